@@ -1,0 +1,1 @@
+"""Open bundles, check them, write them."""

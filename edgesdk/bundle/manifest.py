@@ -1,0 +1,185 @@
+"""`edgesdk.json`: what a bundle says of itself.
+
+Every value is frozen and checked when it is read: a manifest may come from anywhere. Nothing in
+it depends on the clock or on the machine, so the same export gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from edgesdk.errors import DamagedBundle, UnsupportedBundle
+
+MANIFEST_NAME = "edgesdk.json"
+FORMAT_VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(gt=0, lt=2**40)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class FileEntry(_Record):
+    """One file of the bundle: its size in bytes and its hash."""
+
+    name: str
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+    @field_validator("name")
+    @classmethod
+    def _stays_inside(cls, name: str) -> str:
+        parts = PurePosixPath(name).parts
+        plain = re.fullmatch(r"[A-Za-z0-9._/-]+", name)
+        if not plain or name.startswith("/") or ".." in parts or not parts:
+            raise ValueError(f"{name!r} is not a file inside the bundle")
+        return name
+
+
+class ModelShape(_Record):
+    """What an engine must know of a decoder, whoever exported it.
+
+    `sliding_window` is the largest window among the windowed layers (None: every layer sees the
+    whole context). `context_length` is in tokens.
+    """
+
+    architecture: str
+    layers: Count
+    hidden_size: Count
+    heads: Count
+    kv_heads: Count
+    head_size: Count
+    vocab_size: Count
+    context_length: Count
+    sliding_window: Count | None = None
+    parameters: Count
+
+    def kv_bytes_per_token(self, bytes_per_value: int = 4) -> int:
+        """Bytes of KV cache that one token takes (float32 by default)."""
+        return 2 * self.layers * self.kv_heads * self.head_size * bytes_per_value
+
+
+class TokenizerEntry(_Record):
+    """The text side: files, and the special tokens that templates and stopping need."""
+
+    file: str = "tokenizer.json"
+    chat_template: str | None = None
+    add_bos: bool = False
+    bos_token: str | None = None
+    bos_token_id: Annotated[int, Field(ge=0)] | None = None
+    eos_token: str | None = None
+    eos_token_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
+
+
+class Source(_Record):
+    """The checkpoint that came in. `sha256` covers its weight files, in name order."""
+
+    name: str
+    container: Literal["safetensors", "gguf"]
+    sha256: Sha256
+    dtypes: tuple[str, ...]
+
+
+class Quantization(_Record):
+    """How the weights were stored. `bits_per_weight` counts scales and zero-points."""
+
+    weights: str
+    head: str
+    method: str
+    bits_per_weight: float
+
+
+class Quality(_Record):
+    """The bundle against the checkpoint that came in, on the same tokens.
+
+    KL divergence is in nats per token, KL(checkpoint || bundle); `top1_agreement` is the share of
+    positions where both rank the same token first.
+    """
+
+    tokens: Count
+    text_name: str
+    text_sha256: Sha256
+    kl_mean: float
+    kl_median: float
+    kl_p99: float
+    top1_agreement: Annotated[float, Field(ge=0, le=1)]
+    perplexity: float
+    checkpoint_perplexity: float
+
+    def line(self) -> str:
+        """The one-line summary that the command line prints."""
+        return (
+            f"KL {self.kl_mean:.4f} (median {self.kl_median:.4f}, p99 {self.kl_p99:.3f})"
+            f" · top-1 agreement {self.top1_agreement:.1%}"
+            f" · perplexity {self.perplexity:.2f} against {self.checkpoint_perplexity:.2f}"
+            f" · {self.tokens:,} tokens of {self.text_name}"
+        )
+
+
+class Manifest(_Record):
+    """The whole of `edgesdk.json`."""
+
+    format_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
+    format: Literal["onnx", "gguf"]
+    target: str
+    model_file: str
+    shape: ModelShape
+    spec: dict[str, Any] | None
+    tokenizer: TokenizerEntry
+    source: Source
+    quantization: Quantization
+    quality: Quality | None = None
+    licence: str | None = None
+    exporter: str
+    versions: dict[str, str]
+    files: tuple[FileEntry, ...]
+
+    @model_validator(mode="after")
+    def _names_its_files(self) -> Manifest:
+        names = [entry.name for entry in self.files]
+        if len(set(names)) != len(names):
+            raise ValueError("a file is listed twice")
+        for needed in (self.model_file, self.tokenizer.file, self.tokenizer.chat_template):
+            if needed is not None and needed not in names:
+                raise ValueError(f"{needed!r} is not among its files")
+        return self
+
+    def to_json(self) -> str:
+        """Canonical text: the same manifest always gives the same bytes."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+def parse_manifest(text: str | bytes, *, where: str) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        UnsupportedBundle: it was written for another version of the format.
+        DamagedBundle: it is not JSON, or a field is missing, unknown or out of range.
+    """
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedBundle(f"{where} is not valid JSON: {error}.", hint=_REDO) from None
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        raise UnsupportedBundle(
+            f"{where} has format version {version}; this edgesdk reads version {FORMAT_VERSION}.",
+            hint="Upgrade edgesdk, or export the model again.",
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the top level"
+        raise DamagedBundle(f"{where}: {place}: {first['msg']}.", hint=_REDO) from None
+
+
+_REDO = "Pull or export the model again."

@@ -1,0 +1,99 @@
+"""Open a bundle folder: sizes are checked always, hashes on demand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgesdk.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
+from edgesdk.errors import BundleError, DamagedBundle
+
+MAX_MANIFEST_BYTES = 16 * 2**20
+_CHUNK = 4 * 2**20
+_REDO = "Pull or export the model again."
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. `sha256` is the manifest's hash, and so stands for every file in it."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+
+    def file(self, name: str) -> Path:
+        """The path of one of the bundle's files."""
+        return self.path / name
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files, the manifest left out."""
+        return sum(entry.size for entry in self.manifest.files)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether `path` is a folder with a manifest."""
+    return (path / MANIFEST_NAME).is_file()
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Open the bundle in folder `path`; every file must be there with its size.
+
+    Raises:
+        BundleError: there is no bundle there.
+        DamagedBundle: the manifest is malformed, or a file is missing or has another size.
+        UnsupportedBundle: the manifest is of another version.
+    """
+    if not is_bundle(path):
+        raise BundleError(
+            f"{path} is not a bundle: it has no {MANIFEST_NAME}.",
+            hint="Make one with: edgesdk export CHECKPOINT",
+        )
+    manifest_path = path / MANIFEST_NAME
+    if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise DamagedBundle(f"{manifest_path} is larger than a manifest can be.", hint=_REDO)
+    text = manifest_path.read_bytes()
+    manifest = parse_manifest(text, where=str(manifest_path))
+    for entry in manifest.files:
+        _check_size(path / entry.name, entry)
+    return Bundle(path=path, manifest=manifest, sha256=hashlib.sha256(text).hexdigest())
+
+
+def verify_bundle(bundle: Bundle, *, progress: Callable[[int], None] | None = None) -> None:
+    """Hash every file; `progress` is called with the number of bytes just read.
+
+    Raises:
+        DamagedBundle: a file's hash is not the manifest's.
+    """
+    for entry in bundle.manifest.files:
+        path = bundle.file(entry.name)
+        _check_size(path, entry)
+        found = hash_file(path, progress=progress)
+        if found != entry.sha256:
+            raise DamagedBundle(
+                f"{path} is damaged: its SHA-256 is {found}, the manifest says {entry.sha256}.",
+                hint=_REDO,
+            )
+
+
+def hash_file(path: Path, *, progress: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            if progress is not None:
+                progress(len(chunk))
+    return digest.hexdigest()
+
+
+def _check_size(path: Path, entry: FileEntry) -> None:
+    if not path.is_file():
+        raise DamagedBundle(f"{path} is missing from the bundle.", hint=_REDO)
+    size = path.stat().st_size
+    if size != entry.size:
+        raise DamagedBundle(
+            f"{path} has {size:,} bytes; the manifest says {entry.size:,}.", hint=_REDO
+        )

@@ -1,0 +1,1 @@
+"""What runs a model: engines behind one seam, `edgesdk.engines.base`."""

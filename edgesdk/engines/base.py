@@ -1,0 +1,92 @@
+"""The one seam between models and everything above: engines know tokens, nothing else.
+
+Text, templates, sampling, stopping and scheduling live above `Sequence` and are written once;
+kernels, buffers and devices live below it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What runs, and where.
+
+    Attributes:
+        name: the engine and its version, e.g. "onnxruntime 1.31.1".
+        device_asked: the device the caller asked for ("auto" where it did not).
+        device: the device that really runs the model, e.g. "cpu".
+        vocab_size: columns of the logits.
+        context_length: most tokens that one sequence may hold.
+        load_seconds: time that loading took.
+    """
+
+    name: str
+    device_asked: str
+    device: str
+    vocab_size: int
+    context_length: int
+    load_seconds: float
+
+
+class Sequence(Protocol):
+    """One token sequence and its KV cache. Not for two threads at once."""
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The ids that the KV cache holds, in order."""
+
+    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+        """Append `tokens` (int, [n], n >= 1) and return next-token logits.
+
+        Returns:
+            float32 [1, vocab] for "last", [n, vocab] for "all"; row i follows token i. The array
+            is valid until the next call on this sequence; copy it to keep it.
+
+        Raises:
+            ContextOverflow: the sequence would exceed `context_length`; nothing was appended.
+            RequestError: no tokens, or an id outside the vocabulary; nothing was appended.
+            EngineError: the engine failed; the sequence is as it was before the call.
+        """
+
+    def rewind(self, length: int) -> None:
+        """Forget all tokens from position `length` on (0 <= length <= len(tokens))."""
+
+    def fork(self) -> Sequence:
+        """An independent sequence with the same tokens, made without prefill."""
+
+    def save(self, path: Path) -> None:
+        """Write tokens and KV cache to `path` (beside, then renamed)."""
+
+    def restore(self, path: Path) -> None:
+        """Replace this sequence's content with what `save` wrote.
+
+        Raises:
+            RequestError: the file is damaged, or is of another model or engine; the sequence is
+                as it was before the call.
+        """
+
+    def close(self) -> None:
+        """Free the KV cache; further calls raise EngineError. Closing twice is fine."""
+
+
+class Engine(Protocol):
+    """A loaded model. Sequences are cheap; the engine is heavy."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs, and where."""
+
+    def sequence(self) -> Sequence:
+        """A new, empty sequence."""
+
+    def close(self) -> None:
+        """Free the model. Its sequences must not be used afterwards."""

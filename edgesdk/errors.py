@@ -1,0 +1,159 @@
+"""Every error that edgesdk raises on purpose.
+
+Each one inherits a builtin as well, so that code which knows nothing of edgesdk still catches
+it sensibly, and each message ends with what to do about it.
+
+    EdgeError
+    ├── StoreError                      (a model could not be fetched or found)
+    │   ├── UnknownModel                LookupError
+    │   ├── DownloadFailed              ConnectionError
+    │   ├── HashMismatch                ValueError
+    │   ├── NotEnoughSpace              OSError
+    │   └── StoreBusy                   TimeoutError
+    ├── CheckpointError                 ValueError   (what came in cannot be exported)
+    │   ├── DamagedCheckpoint
+    │   ├── ConfigMismatch
+    │   └── UnknownArchitecture
+    ├── ExportError                     RuntimeError (the export itself failed)
+    ├── BundleError                     ValueError   (a bundle cannot be opened)
+    │   ├── DamagedBundle
+    │   └── UnsupportedBundle
+    ├── TemplateError                   ValueError   (a chat template failed or overstepped)
+    ├── EngineError                     RuntimeError (an engine failed to load or to run)
+    ├── MissingExtra                    ImportError  (an optional dependency is absent)
+    ├── RequestError                    ValueError   (the caller asked for the impossible)
+    │   ├── EmptyPrompt
+    │   ├── InvalidText
+    │   ├── InvalidOption
+    │   └── ContextOverflow
+    ├── Cancelled                       RuntimeError
+    └── DeadlineExceeded                TimeoutError
+"""
+
+from __future__ import annotations
+
+
+class EdgeError(Exception):
+    """Base of every error that edgesdk raises on purpose.
+
+    Args:
+        message: what was wrong, and where; one sentence without a trailing newline.
+        hint: what to do about it; one sentence, or None where nothing can be done.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message if hint is None else f"{message} {hint}")
+        self.message = message
+        self.hint = hint
+
+
+class StoreError(EdgeError):
+    """A model could not be fetched into, found in or removed from the store."""
+
+
+class UnknownModel(StoreError, LookupError):
+    """No model of that name is known; the hint carries the nearest names."""
+
+
+class DownloadFailed(StoreError, ConnectionError):
+    """The network or the far side failed; what had arrived is kept for a resume."""
+
+
+class HashMismatch(StoreError, ValueError):
+    """What arrived is not what the catalog promised; nothing of it was kept."""
+
+
+class NotEnoughSpace(StoreError, OSError):
+    """The disk cannot hold the model."""
+
+
+class StoreBusy(StoreError, TimeoutError):
+    """Another process holds the store's lock on this model."""
+
+
+class CheckpointError(EdgeError, ValueError):
+    """The checkpoint that came in cannot be exported."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A file is truncated, or its header says what its bytes do not."""
+
+
+class ConfigMismatch(CheckpointError):
+    """The configuration contradicts the tensors."""
+
+
+class UnknownArchitecture(CheckpointError):
+    """No family file describes this architecture."""
+
+
+class ExportError(EdgeError, RuntimeError):
+    """The export failed; no bundle was left behind."""
+
+
+class BundleError(EdgeError, ValueError):
+    """A bundle cannot be opened."""
+
+
+class DamagedBundle(BundleError):
+    """A file of the bundle is missing, has another size or another hash."""
+
+
+class UnsupportedBundle(BundleError):
+    """The bundle was written for a newer edgesdk, or for a device that is not here."""
+
+
+class TemplateError(EdgeError, ValueError):
+    """A chat template failed, or tried to leave its sandbox."""
+
+
+class EngineError(EdgeError, RuntimeError):
+    """An engine failed to load a model or to run it."""
+
+
+class MissingExtra(EdgeError, ImportError):
+    """An optional dependency is absent; the hint is the pip line that installs it."""
+
+    def __init__(self, package: str, *, extra: str, needed_for: str) -> None:
+        super().__init__(
+            f"{needed_for} needs the package '{package}', which is not installed.",
+            hint=f"Run: pip install 'edgesdk[{extra}]'",
+        )
+
+
+class RequestError(EdgeError, ValueError):
+    """The caller asked for something that cannot be done."""
+
+
+class EmptyPrompt(RequestError):
+    """There is nothing to answer."""
+
+
+class InvalidText(RequestError):
+    """The text is not valid Unicode (a lone surrogate)."""
+
+
+class InvalidOption(RequestError):
+    """An option is unknown or out of its range."""
+
+
+class ContextOverflow(RequestError):
+    """The tokens do not fit the context. Nothing was truncated.
+
+    Attributes:
+        tokens: how many tokens the prompt has.
+        limit: how many the prompt may have.
+    """
+
+    def __init__(self, message: str, *, tokens: int, limit: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.tokens = tokens
+        self.limit = limit
+
+
+class Cancelled(EdgeError, RuntimeError):
+    """The caller cancelled the request."""
+
+
+class DeadlineExceeded(EdgeError, TimeoutError):
+    """The request ran past its deadline."""

@@ -1,0 +1,1 @@
+"""Fetch models and keep them."""

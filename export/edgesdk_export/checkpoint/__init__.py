@@ -1,0 +1,1 @@
+"""Read checkpoints lazily: safetensors and GGUF."""

@@ -1,0 +1,1 @@
+"""Build and write ONNX graphs from a `DecoderSpec`."""

@@ -1,0 +1,1 @@
+"""Turn a GGUF tokenizer into a `tokenizer.json`."""
