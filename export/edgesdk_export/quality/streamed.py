@@ -21,7 +21,7 @@ Float32 = npt.NDArray[np.float32]
 Block = Callable[[npt.NDArray[np.generic]], Float32]
 
 # Head weights held at once, in float32 bytes; the vocabulary is cut into slices of this size.
-_HEAD_BYTES = 128 * 2**20
+_HEAD_BYTES = 32 * 2**20
 
 
 class LayerStack(Protocol):
