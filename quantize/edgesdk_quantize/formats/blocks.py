@@ -81,8 +81,8 @@ def pack(codes: UInt8, bits: int) -> UInt8:
         return codes
     if codes.shape[-1] % 2:
         codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], axis=-1)
-    high = codes[..., 1::2] * np.uint8(16)
-    return codes[..., 0::2] | high
+    packed: UInt8 = codes[..., 0::2] | codes[..., 1::2] * np.uint8(16)
+    return packed
 
 
 def unpack(data: UInt8, bits: int) -> UInt8:

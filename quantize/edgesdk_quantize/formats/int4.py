@@ -22,8 +22,8 @@ _LEVELS = 15
 _MIDDLE = 8
 # Blocks that are searched together: four float32 arrays of [32, 2048] stay within the L2 cache.
 _TILE = 2048
-# Smaller steps than this are treated as zero: their reciprocals would overflow.
 _ONE = np.float32(1)
+# Smaller steps than this are treated as zero: their reciprocals would overflow.
 _TINY = np.float32(1e-30)
 # Range factors of the grid, the plain min-max range (1.0) among them.
 _FACTORS = (1.0, 1.05, 0.95, 0.9, 0.85, 0.8, 0.75)
