@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from edgesdk.store import Store
+
 
 def _find(file_name: str, store_name: str) -> Path:
     folder = os.environ.get("EDGESDK_TEST_MODELS")
-    if folder is not None:
-        path = Path(folder) / file_name
-        if path.is_file():
-            return path
+    if folder is not None and (Path(folder) / file_name).is_file():
+        return Path(folder) / file_name
+    entry = Store().find(store_name, "checkpoint")
+    if entry is not None:
+        return entry.path
     pytest.skip(f"{store_name} is not here: run `edgesdk pull {store_name}` or `make test`")
 
 

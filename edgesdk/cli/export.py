@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import click
@@ -125,7 +126,7 @@ def _resolve(store: Store, checkpoint: str) -> tuple[Path, str, str | None]:
     return entry.path, entry.name, entry.licence
 
 
-def _pipeline():  # type: ignore[no-untyped-def]
+def _pipeline() -> ModuleType:
     """The export pipeline, by name: the runtime does not depend on it."""
     try:
         return importlib.import_module("edgesdk_export.pipeline")
