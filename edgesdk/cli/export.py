@@ -131,7 +131,9 @@ def _pipeline() -> ModuleType:
     try:
         return importlib.import_module("edgesdk_export.pipeline")
     except ModuleNotFoundError as error:
-        raise MissingExtra(error.name or "onnx_ir", extra="export", needed_for="Exporting") from None
+        raise MissingExtra(
+            error.name or "onnx_ir", extra="export", needed_for="Exporting"
+        ) from None
 
 
 def _report(bundle: Bundle, *, as_json: bool) -> None:
