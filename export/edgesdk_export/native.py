@@ -39,8 +39,10 @@ def build_native(
     progress.stage(f"Writing {scheme.name} layers", spec.layers)
     written = write_decoder(decoder, folder, scheme, lambda done, _: progress.advance(done))
 
+    model_path = folder / written.model_file
+
     def measure(windows: Windows, steps: Steps) -> Divergence:
-        reference, candidate = CheckpointStack(decoder), WrittenStack(spec, written.tensors)
+        reference, candidate = CheckpointStack(decoder), WrittenStack(spec, model_path)
         return compare(reference, candidate, windows, progress=steps)
 
     return BuiltModel(

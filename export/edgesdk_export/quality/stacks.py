@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from edgesdk_export.onnx import FloatTensors, PartModel, embed_model, head_model, layer_model
-from edgesdk_export.onnx.stored import StoredTensors
+from edgesdk_export.onnx import (
+    FloatTensors,
+    PartModel,
+    embed_model,
+    head_model,
+    layer_model,
+    read_stored,
+)
 from edgesdk_export.quality.streamed import Block, Float32
 from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.weights import Decoder, LazyTensor
 
 
 class WrittenStack:
-    """The very bytes of a written model, run by the kernels that an app will run."""
+    """The very bytes of a written model, run by the kernels that an app will run.
 
-    def __init__(self, spec: DecoderSpec, tensors: StoredTensors) -> None:
+    Args:
+        model_path: the graph's file, with its weights beside it. It is opened anew for every
+            block, so that the pages of one block are unmapped before the next is read.
+    """
+
+    def __init__(self, spec: DecoderSpec, model_path: Path) -> None:
         self.layers, self.hidden_size, self.vocab_size = _sizes(spec)
         self._spec = spec
-        self._tensors = tensors
+        self._path = model_path
 
     def embed(self) -> Block:
-        return _block(embed_model(self._spec, self._tensors), prepack=True)
+        return _block(embed_model(self._spec, read_stored(self._path)), prepack=True)
 
     def layer(self, index: int) -> Block:
-        return _block(layer_model(self._spec, self._tensors, index), prepack=True)
+        return _block(layer_model(self._spec, read_stored(self._path), index), prepack=True)
 
     def head(self, start: int, stop: int) -> Block:
-        return _block(head_model(self._spec, self._tensors, (start, stop)), prepack=True)
+        part = head_model(self._spec, read_stored(self._path), (start, stop))
+        return _block(part, prepack=True)
 
 
 class CheckpointStack:
