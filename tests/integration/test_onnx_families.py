@@ -11,6 +11,8 @@ from edgesdk_export.onnx import WeightScheme, write_decoder
 from support.onnx_decoding import OnnxDecoding
 from support.tiny_models import VARIANTS, make_tiny
 
+from edgesdk.errors import ExportError
+
 pytestmark = pytest.mark.integration
 
 # Past every window (24 at most), and past phi3's short factors (32).
@@ -78,3 +80,43 @@ def test_logits_are_those_of_transformers(variant, tmp_path):
     last = run.extend(TOKENS, logits_from=len(TOKENS) - 1)
     assert last.shape == (1, spec.vocab_size)
     np.testing.assert_allclose(last[0], expected[-1], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("variant", "overrides"),
+    [
+        # onnxruntime's attention rotates only sizes that are multiples of 16.
+        ("qwen2", {"hidden_size": 96}),
+        ("llama", {"head_dim": 8}),
+        (
+            "phi3-longrope",
+            {
+                "hidden_size": 64,
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "rope_theta": 10_000.0,
+                    "partial_rotary_factor": 0.5,
+                    "short_factor": [1.0, 1.1, 1.2, 1.3],
+                    "long_factor": [1.0, 2.0, 3.0, 4.0],
+                    "original_max_position_embeddings": 32,
+                },
+            },
+        ),
+    ],
+)
+def test_rope_sizes_that_attention_cannot_rotate(variant, overrides, tmp_path):
+    model = make_tiny(variant, tmp_path, **overrides)
+    decoder = read_decoder(open_checkpoint(tmp_path))
+    written = write_decoder(decoder, tmp_path, WeightScheme.named("fp32"))
+    run = OnnxDecoding(tmp_path / written.model_file, decoder.spec, capacity=CAPACITY)
+    pieces = pieces_of(TOKENS, [20, 1, 8, 1, 17, 1])
+    chunked = np.concatenate([run.extend(piece) for piece in pieces])
+    np.testing.assert_allclose(chunked, stepped_logits(model, pieces), atol=TOLERANCE)
+
+
+def test_head_sizes_that_onnxruntime_cannot_run(tmp_path):
+    make_tiny("llama", tmp_path, head_dim=12)
+    decoder = read_decoder(open_checkpoint(tmp_path))
+    with pytest.raises(ExportError, match=r"heads of 12 values.*multiples of 8"):
+        write_decoder(decoder, tmp_path, WeightScheme.named("fp32"))
+    assert not (tmp_path / "model.onnx").exists()
