@@ -11,7 +11,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk.bundle import graph_io
-from edgesdk.bundle.manifest import Manifest, ModelShape, Quantization, Source, TokenizerEntry
+from edgesdk.bundle.manifest import (
+    FileEntry,
+    Manifest,
+    ModelShape,
+    Quantization,
+    Source,
+    TokenizerEntry,
+)
 from edgesdk.bundle.opening import Bundle, open_bundle
 from edgesdk.bundle.writing import seal, staged_folder
 
@@ -113,8 +120,14 @@ def tiny_graph(weights: TinyWeights) -> onnx.ModelProto:
         nodes += [
             helper.make_node(
                 "GroupQueryAttention",
-                [f"q_{layer}", f"k_{layer}", f"v_{layer}", *past]
-                + [graph_io.SEQLENS_K, graph_io.TOTAL_SEQUENCE_LENGTH, "cos", "sin"],
+                [
+                    *(f"{part}_{layer}" for part in "qkv"),
+                    *past,
+                    graph_io.SEQLENS_K,
+                    graph_io.TOTAL_SEQUENCE_LENGTH,
+                    "cos",
+                    "sin",
+                ],
                 [f"mixed_{layer}", *present],
                 domain="com.microsoft",
                 num_heads=HEADS,
@@ -177,6 +190,8 @@ def _manifest(vocab_said: int) -> Manifest:
         ),
         exporter="test",
         versions={},
-        files=({"name": "model.onnx", "size": 0, "sha256": "0" * 64},)  # type: ignore[arg-type]
-        + ({"name": "tokenizer.json", "size": 0, "sha256": "0" * 64},),  # type: ignore[operator]
+        files=tuple(
+            FileEntry(name=name, size=0, sha256="0" * 64)
+            for name in ("model.onnx", "tokenizer.json")
+        ),
     )
