@@ -24,7 +24,6 @@ from edgesdk.store.plan import UrlPart
 from edgesdk.store.progress import Progress
 from edgesdk.store.reference import is_loopback
 
-_CHUNK = 256 * 1024
 # Seconds to wait before each further try; tries that brought new bytes are not counted.
 _DELAYS = (0.3, 1.0, 3.0)
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -132,7 +131,8 @@ def _try_once(
         write_whole(validator, json.dumps(asdict(now)).encode())
         progress.start(stage, total, have)
         with partial.open("ab" if have else "wb") as stream:
-            for chunk in response.iter_raw(_CHUNK):
+            # In the pieces that arrive: gathering larger ones would lose the last on a cut.
+            for chunk in response.iter_raw():
                 stream.write(chunk)
                 progress.advance(len(chunk))
             stream.flush()
