@@ -21,6 +21,8 @@ import onnx_ir as ir
 from edgesdk.bundle.graph_io import past_names, present_names
 from edgesdk.errors import ExportError
 
+# Ops that may stand between a grown cache and the graph's output (casts: all is float32 here).
+COPIES = frozenset({"Identity", "Cast"})
 _HINT = "Only decoders with plain softmax attention over a KV cache can be rewritten."
 
 # What may stand between a cached tensor and the product it enters: layout, never content.
@@ -132,12 +134,15 @@ def _find(
 def _appended(layer: int, past: ir.Value, present: ir.Value) -> tuple[ir.Value, ir.Value]:
     """(the grown cache, what was appended to `past`)."""
     node = present.producer()
-    while node is not None and node.op_type == "Identity":
+    while node is not None and node.op_type in COPIES:
         node = _input(node, 0).producer()
     if node is None or node.op_type != "Concat":
         made_by = "nothing" if node is None else node.op_type
         raise _missing(layer, f"{present.name} is made by {made_by}, not by a Concat")
-    if len(node.inputs) != 2 or node.inputs[0] is not past:
+    before = _input(node, 0)
+    while (made := before.producer()) is not None and made.op_type in COPIES:
+        before = _input(made, 0)
+    if len(node.inputs) != 2 or before is not past:
         raise _missing(layer, f"{present.name} is not {past.name} with new entries appended")
     if node.attributes.get_int("axis", 0) not in (-2, 2):
         raise _missing(layer, f"{present.name} grows along another axis than the third")
@@ -219,7 +224,9 @@ def _is_scalar(value: ir.Value) -> bool:
     if node is None or node.op_type not in _SCALAR_STEPS:
         return False
     return all(
-        _is_shape(source) or _is_scalar(source) or ir.convenience.get_const_tensor(source) is not None
+        _is_shape(source)
+        or _is_scalar(source)
+        or ir.convenience.get_const_tensor(source) is not None
         for source in node.inputs
         if source is not None
     )

@@ -39,6 +39,8 @@ def main(checkpoint: Path, out: Path, rope_theta: float | None) -> None:
             some = ", ".join(str(key) for key in sorted(loading[kind], key=str)[:3])
             raise SystemExit(f"{len(loading[kind])} {kind.replace('_', ' ')}, such as {some}")
     model.eval()
+    if getattr(model.config, "attn_logit_softcapping", None):
+        raise SystemExit("this transformers drops soft caps on attention scores when it exports")
     _check_rope(model, rope_theta)
 
     config = model.config
@@ -51,7 +53,7 @@ def main(checkpoint: Path, out: Path, rope_theta: float | None) -> None:
         "architecture": (config.architectures or [type(model).__name__])[0],
         "hidden_size": config.hidden_size,
         "heads": config.num_attention_heads,
-        "context_length": getattr(config, "max_position_embeddings", None),
+        "context_length": _context_length(config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "versions": {
             name: importlib.import_module("importlib.metadata").version(name)
@@ -62,6 +64,11 @@ def main(checkpoint: Path, out: Path, rope_theta: float | None) -> None:
     convert.onnx_export_from_model(
         model, out, task="text-generation-with-past", do_validation=False, no_post_process=True
     )
+
+
+def _context_length(config: Any) -> int | None:
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    return next((getattr(config, name) for name in names if getattr(config, name, None)), None)
 
 
 def _check_rope(model: Any, theta: float | None) -> None:

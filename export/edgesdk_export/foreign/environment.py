@@ -39,9 +39,7 @@ PINS = (
     "onnxruntime>=1.23,<2",
 )
 _DISK_BYTES = 3 * 2**30
-_OWN_ENVIRONMENT = (
-    f"Or set {VARIABLE} to an environment that has {', '.join(PINS)}."
-)
+_OWN_ENVIRONMENT = f"Or set {VARIABLE} to an environment that has {', '.join(PINS)}."
 
 
 def ready_environment(progress: Progress, *, place: Path | None = None) -> Path:
@@ -96,7 +94,10 @@ def _make(folder: Path, progress: Progress) -> None:
     try:
         progress(f"making an environment for optimum in {folder}")
         created = subprocess.run(
-            [sys.executable, "-m", "venv", str(partial)], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "venv", str(partial)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if created.returncode:
             raise ExportError(
@@ -129,7 +130,14 @@ def _install(python: Path, progress: Progress) -> None:
 def pip_failure(output: str) -> ExportError:
     """The error for a failed `pip install`, told from what pip printed last."""
     lowered = output.lower()
-    unreachable = ("connection", "temporary failure", "name resolution", "timed out", "ssl", "proxy")
+    unreachable = (
+        "connection",
+        "temporary failure",
+        "name resolution",
+        "timed out",
+        "ssl",
+        "proxy",
+    )
     if "no space left" in lowered:
         why, hint = "the disk is full", "Free some space and try again."
     elif any(word in lowered for word in unreachable):

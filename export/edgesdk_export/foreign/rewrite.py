@@ -20,7 +20,7 @@ from edgesdk.bundle.graph_io import (
     TOTAL_SEQUENCE_LENGTH,
 )
 from edgesdk.errors import ExportError
-from edgesdk_export.foreign.attention import Attention
+from edgesdk_export.foreign.attention import COPIES, Attention
 from edgesdk_export.foreign.masking import HeadShape, Masking
 
 _CONTRIB = "com.microsoft"
@@ -76,10 +76,12 @@ class _Builder:
     """Adds nodes in front of a graph; the graph is sorted once at the end."""
 
     def __init__(self, graph: ir.Graph) -> None:
-        self._graph = graph
+        self.graph = graph
         self._count = 0
 
-    def op(self, op_type: str, *inputs: ir.Value, domain: str = "", **attributes: object) -> ir.Value:
+    def op(
+        self, op_type: str, *inputs: ir.Value, domain: str = "", **attributes: object
+    ) -> ir.Value:
         """A node with one output."""
         return self.ops(op_type, inputs, 1, domain, attributes)[0]
 
@@ -102,7 +104,7 @@ class _Builder:
             outputs=[ir.Value(name=f"{name}_{index}") for index in range(outputs)],
             name=name,
         )
-        self._graph.append(node)
+        self.graph.append(node)
         return node.outputs
 
     def int64(self, values: Sequence[int] | int) -> ir.Value:
@@ -112,7 +114,7 @@ class _Builder:
         tensor = ir.tensor(np.asarray(values, np.int64), name=name)
         value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), const_value=tensor)
         value.shape = ir.Shape(tensor.shape)
-        self._graph.register_initializer(value)
+        self.graph.register_initializer(value)
         return value
 
 
@@ -197,9 +199,11 @@ def _replace_output(
 
 
 def _hand_over_output(build: _Builder, old: ir.Value, new: ir.Value, shape: HeadShape) -> None:
-    """Make `new` the graph output that `old` (or an Identity of it) was."""
-    graph = build._graph
-    named = [old, *(n.outputs[0] for n, _ in old.uses() if n.op_type == "Identity")]
+    """Make `new` the graph output that `old` (or a copy of it) was."""
+    graph = build.graph
+    named = [old]
+    for value in named:
+        named += [node.outputs[0] for node, _ in value.uses() if node.op_type in COPIES]
     for index, value in enumerate(graph.outputs):
         if value in named:
             name = value.name
@@ -210,9 +214,7 @@ def _hand_over_output(build: _Builder, old: ir.Value, new: ir.Value, shape: Head
             graph.outputs[index] = new
 
 
-def _replace_cache_sizes(
-    attentions: Sequence[Attention], sizes: _Sizes, shape: HeadShape
-) -> None:
+def _replace_cache_sizes(attentions: Sequence[Attention], sizes: _Sizes, shape: HeadShape) -> None:
     """Sizes that were read off the growing cache: the shared buffer is always larger."""
     build = sizes.build
     heads, width = build.int64([shape.kv_heads]), build.int64([shape.head_size])

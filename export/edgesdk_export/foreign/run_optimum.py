@@ -101,9 +101,7 @@ def _read_back(raw: Path, checkpoint: Path) -> RawExport:
         )
     with np.load(raw / "probe.npz") as probe:
         ids, logits = probe["ids"].astype(np.int64), probe["logits"].astype(np.float32)
-    return RawExport(
-        model_path=raw / "model.onnx", probe_ids=ids, probe_logits=logits, **facts
-    )
+    return RawExport(model_path=raw / "model.onnx", probe_ids=ids, probe_logits=logits, **facts)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
