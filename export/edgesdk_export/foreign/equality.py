@@ -7,6 +7,7 @@ with a KV buffer that is larger than needed.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +70,7 @@ def run_in_pieces(model_path: Path, ids: npt.NDArray[np.int64]) -> Float32:
     }
     borders = [0, total // 2, *range(total - 4, total + 1)]
     return np.concatenate(
-        [
-            _step(session, buffers, ids, start, stop)
-            for start, stop in zip(borders[:-1], borders[1:], strict=True)
-        ]
+        [_step(session, buffers, ids, start, stop) for start, stop in itertools.pairwise(borders)]
     )
 
 

@@ -261,7 +261,7 @@ def _constant_matrix(node: ir.Node) -> ir.Value | None:
     if node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx"):
         return None
     if node.op_type == "Gemm" and (
-        node.attributes.get_int("transA", 0)
+        node.attributes.get_int("transA", 0) == 1
         or node.attributes.get_float("alpha", 1.0) != 1.0
         or node.attributes.get_float("beta", 1.0) != 1.0
     ):

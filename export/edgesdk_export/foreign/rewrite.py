@@ -7,6 +7,7 @@ arrive rotated: the foreign graph knows its own position embedding, and keeps it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -79,9 +80,7 @@ class _Builder:
         self.graph = graph
         self._count = 0
 
-    def op(
-        self, op_type: str, *inputs: ir.Value, domain: str = "", **attributes: object
-    ) -> ir.Value:
+    def op(self, op_type: str, *inputs: ir.Value, domain: str = "", **attributes: Any) -> ir.Value:
         """A node with one output."""
         return self.ops(op_type, inputs, 1, domain, attributes)[0]
 
@@ -91,7 +90,7 @@ class _Builder:
         inputs: Sequence[ir.Value | None],
         outputs: int,
         domain: str,
-        attributes: dict[str, object],
+        attributes: dict[str, Any],
     ) -> Sequence[ir.Value]:
         """A node with several outputs."""
         name = f"{_PREFIX}{op_type}_{self._count}"
@@ -99,7 +98,7 @@ class _Builder:
         node = ir.node(
             op_type,
             inputs,
-            attributes,  # type: ignore[arg-type]
+            attributes,
             domain=domain,
             outputs=[ir.Value(name=f"{name}_{index}") for index in range(outputs)],
             name=name,
@@ -113,7 +112,7 @@ class _Builder:
         self._count += 1
         tensor = ir.tensor(np.asarray(values, np.int64), name=name)
         value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), const_value=tensor)
-        value.shape = ir.Shape(tensor.shape)
+        value.shape = ir.Shape(tensor.shape.numpy())
         self.graph.register_initializer(value)
         return value
 
