@@ -10,7 +10,7 @@ from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families.fields import Fields
 from edgesdk_export.families.reading import Source
 from edgesdk_export.families.rope import rope_from_config
-from edgesdk_export.spec import DecoderSpec, canonical_shapes
+from edgesdk_export.spec import DecoderSpec, RopeSpec, canonical_shapes
 
 HEAD = "lm_head.weight"
 # Buffers that old checkpoints saved; they follow from the rope settings.
@@ -67,21 +67,25 @@ _SANDWICH = {
 }
 
 
-def config_fields(checkpoint: Checkpoint, defaults: Mapping[str, Any]) -> Fields:
-    """The checkpoint's configuration over the family's defaults (transformers leaves out what
-    equals its own).
+def config_fields(
+    checkpoint: Checkpoint, defaults: Mapping[str, Any], *, section: str | None = None
+) -> Fields:
+    """The checkpoint's configuration, or one section of it, over the family's defaults
+    (transformers leaves out what equals its own).
 
     Raises:
         CheckpointError: the weights were quantized by some other tool.
         ConfigMismatch: it asks for something that `DecoderSpec` cannot say.
     """
-    config = Fields({**defaults, **checkpoint.config}, str(checkpoint.path / "config.json"))
-    if "quantization_config" in config:
-        method = config.within("quantization_config").text("quant_method", "an unnamed method")
+    top = Fields(checkpoint.config, str(checkpoint.path / "config.json"))
+    if "quantization_config" in top:
+        method = top.within("quantization_config").text("quant_method", "an unnamed method")
         raise CheckpointError(
             f"{checkpoint.path}: the weights are already quantized with {method}.",
             hint="Export from the original checkpoint, or from a GGUF of it.",
         )
+    chosen = top if section is None else top.within(section)
+    config = Fields({**defaults, **chosen.values}, chosen.where)
     for key, neutral in _UNSUPPORTED.items():
         config.refuse(key, *neutral)
     return config
@@ -98,10 +102,12 @@ def plain_spec(
     *,
     family: str,
     architecture: str,
-    default_theta: float = 10_000.0,
     activation_key: str = "hidden_act",
+    rope: RopeSpec | None = None,
 ) -> DecoderSpec:
-    """The spec of a decoder with pre-norms, no biases and full attention in every layer."""
+    """The spec of a decoder with pre-norms, no biases and full attention in every layer. Its rope
+    is read from the configuration unless it is given; every family but gemma3 documents a theta
+    of 10,000 where there is none."""
     hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
     layers = config.count("num_hidden_layers")
     head_size = config.count("head_dim", max(1, hidden // heads))
@@ -120,7 +126,7 @@ def plain_spec(
         head_size=head_size,
         context_length=config.count("max_position_embeddings"),
         norm_eps=config.positive("rms_norm_eps"),
-        rope=rope_from_config(config, head_size=head_size, default_theta=default_theta),
+        rope=rope or rope_from_config(config, head_size=head_size, default_theta=10_000.0),
         windows=(None,) * layers,
         attention_scale=head_size**-0.5,
         tied=config.flag("tie_word_embeddings"),
@@ -151,15 +157,26 @@ def windows_by_layer_type(
     return tuple(window if slide else None for slide in slides)
 
 
+def upper_windows(config: Fields, spec: DecoderSpec) -> tuple[int | None, ...]:
+    """Qwen's rule: if windows are wanted at all, layers from `max_window_layers` on have one."""
+    window = config.optional_count("sliding_window") if config.flag("use_sliding_window") else None
+    first = config.values.get("max_window_layers")
+    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        raise config.mismatch(f"max_window_layers = {first!r} is not a number of layers")
+    slides = tuple(window is not None and i >= first for i in range(spec.layers))
+    return windows_by_layer_type(config, spec, window, slides)
+
+
 def config_sources(
-    spec: DecoderSpec, *, prefix: str = "model.", norm_offset: float = 0.0
+    spec: DecoderSpec, *, prefix: str = "model.", head: str = HEAD, norm_offset: float = 0.0
 ) -> dict[str, Source]:
-    """Where transformers' own names put each canonical weight."""
+    """Where transformers' own names put each canonical weight. `norm_offset` is what the family
+    adds to its stored norm gains."""
     templates = {**_TEMPLATES, **(_SANDWICH if spec.norm_placement == "sandwich" else {})}
     sources: dict[str, Source] = {}
     for name in canonical_shapes(spec):
         if name == "head.weight":
-            sources[name] = Source(HEAD)
+            sources[name] = Source(head)
             continue
         where, part, kind = split_name(name)
         layer = "" if where is None else f"layers.{where}."

@@ -14,32 +14,31 @@ GGUF_SHORT = "rope_factors_short.weight"
 GGUF_LONG = "rope_factors_long.weight"
 
 
-def rope_from_config(
-    config: Fields, *, head_size: int, default_theta: float, layer_type: str | None = None
-) -> RopeSpec:
+def rope_from_config(config: Fields, *, head_size: int, default_theta: float) -> RopeSpec:
     """Rope of config.json.
 
-    transformers 5 writes `rope_parameters` (one object, or one per layer type); 4 wrote
-    `rope_theta` beside `rope_scaling`. A `rope_scaling` wins, as it does in transformers.
+    transformers 5 writes `rope_parameters`; 4 wrote `rope_theta` beside `rope_scaling`. A
+    `rope_scaling` wins, as it does in transformers.
 
     Raises:
         ConfigMismatch: a kind that `RopeSpec` cannot say, or a field is missing or absurd.
     """
-    found = config.within("rope_scaling") if config.values.get("rope_scaling") else None
-    if found is None:
-        found = config.within("rope_parameters")
-    if layer_type is not None and layer_type in found:
-        found = found.within(layer_type)
+    key = "rope_scaling" if config.values.get("rope_scaling") else "rope_parameters"
+    found = config.within(key)
+    for layer_type in ("full_attention", "sliding_attention"):
+        if layer_type in found:
+            raise found.mismatch("rope parameters per layer type are not supported here")
     theta = found.positive("rope_theta", config.positive("rope_theta", default_theta))
+    return stretched(config, found, theta=theta, head_size=head_size)
+
+
+def stretched(config: Fields, found: Fields, *, theta: float, head_size: int) -> RopeSpec:
+    """The kind of rope that `found`, an object of transformers' rope parameters, asks for."""
     share = found.positive("partial_rotary_factor", config.positive("partial_rotary_factor", 1.0))
-    return stretched(config, found, theta=theta, rotary_size=int(head_size * share))
-
-
-def stretched(config: Fields, found: Fields, *, theta: float, rotary_size: int) -> RopeSpec:
-    """The kind of rope that `found` (transformers' rope parameters) asks for."""
+    rotary_size = int(head_size * share)
+    if not 2 <= rotary_size <= head_size or rotary_size % 2:
+        raise found.mismatch(f"{rotary_size} of {head_size} values of a head would be rotated")
     kind = found.text("rope_type", found.text("type", "default"))
-    if rotary_size < 2 or rotary_size % 2:
-        raise found.mismatch(f"{rotary_size} values of each head would be rotated")
     if kind == "default":
         return RopeSpec(theta, rotary_size)
     if kind == "linear":
@@ -100,6 +99,8 @@ def rope_from_gguf(
     """
     theta = meta.positive("rope.freq_base", default_theta)
     rotary_size = meta.count("rope.dimension_count", head_size)
+    if not 2 <= rotary_size <= head_size or rotary_size % 2:
+        raise meta.mismatch(f"{rotary_size} of {head_size} values of a head would be rotated")
     context = meta.count("context_length")
     original = meta.count("rope.scaling.original_context_length", context)
     # Older converters wrote `rope.scale_linear` for what is now type "linear" with a factor.
