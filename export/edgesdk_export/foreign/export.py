@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
+from onnx_ir.passes.common import IdentityEliminationPass
 
 from edgesdk.bundle.manifest import ModelShape
 from edgesdk.errors import ExportError
@@ -93,6 +94,8 @@ def export_foreign(
 
 def _rewritten(raw: RawExport, progress: Progress) -> tuple[ir.Model, HeadShape, list[Masking]]:
     model = ir.load(raw.model_path)
+    # Weights that hold the same numbers reach their users through an Identity.
+    IdentityEliminationPass()(model)
     attentions = find_attentions(model.graph)
     cache = attentions[0].past_key.shape
     sizes = () if cache is None else tuple(cache)
