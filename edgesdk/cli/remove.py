@@ -1,0 +1,32 @@
+"""`edgesdk remove`."""
+
+from __future__ import annotations
+
+import click
+
+from edgesdk.cli.output import format_bytes, results
+from edgesdk.store import Store
+from edgesdk.store.record import Kind
+
+_EPILOG = """\b
+Examples:
+  edgesdk remove smollm2-135m-instruct
+  edgesdk remove smollm2-135m-instruct --kind bundle
+
+What an unfinished pull of that name left is removed too.
+"""
+
+
+@click.command("remove", epilog=_EPILOG)
+@click.argument("names", nargs=-1, required=True)
+@click.option("--kind", type=click.Choice(["bundle", "checkpoint"]), help="Which, of two.")
+def command(names: tuple[str, ...], kind: Kind | None) -> None:
+    """Remove models from the store."""
+    store = Store()
+    for name in names:
+        removed = store.remove(name, kind)
+        for entry in removed:
+            size = format_bytes(entry.size)
+            results().print(f"Removed {entry.name} ({entry.kind}, {size}).")
+        if not removed:
+            results().print(f"Removed what an unfinished pull of {name} had left.")

@@ -1,0 +1,77 @@
+"""`edgesdk verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from edgesdk.bundle.opening import is_bundle, open_bundle, verify_bundle
+from edgesdk.cli.output import BarProgress, print_json, progress_bar, results
+from edgesdk.errors import BundleError, CheckpointError
+from edgesdk.store import Entry, Store
+
+_EPILOG = """\b
+Examples:
+  edgesdk verify
+  edgesdk verify smollm2-135m-instruct
+  edgesdk verify ./my-bundle --json
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What checking one model found; no problem means that it is as it was."""
+
+    name: str
+    kind: str
+    problem: str | None
+
+
+@click.command("verify", epilog=_EPILOG)
+@click.argument("names", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome of each as JSON.")
+def command(names: tuple[str, ...], as_json: bool) -> int:
+    """Hash the files of models again: NAMES in the store, folders of bundles, or everything."""
+    store = Store()
+    folders = [Path(name) for name in names if is_bundle(Path(name))]
+    wanted = [name for name in names if Path(name) not in folders]
+    for name in wanted:
+        store.get(name)
+    entries = [entry for entry in store.list() if not names or entry.name in wanted]
+    with progress_bar() as progress:
+        outcomes = [_verify_folder(folder, progress) for folder in folders]
+        outcomes += [_verify_entry(store, entry, progress) for entry in entries]
+    if as_json:
+        print_json([asdict(outcome) for outcome in outcomes])
+    else:
+        for outcome in outcomes:
+            verdict = outcome.problem or "every file has its hash"
+            results().print(f"{outcome.name} ({outcome.kind}): {verdict}")
+    return 0 if all(outcome.problem is None for outcome in outcomes) else 1
+
+
+def _verify_entry(store: Store, entry: Entry, progress: BarProgress) -> Outcome:
+    def check() -> None:
+        store.verify(entry.name, entry.kind, progress=progress)
+
+    return _outcome(entry.name, entry.kind, check)
+
+
+def _verify_folder(folder: Path, progress: BarProgress) -> Outcome:
+    def check() -> None:
+        bundle = open_bundle(folder)
+        progress.start(f"checking {folder}", bundle.size)
+        verify_bundle(bundle, progress=progress.advance)
+
+    return _outcome(str(folder), "bundle", check)
+
+
+def _outcome(name: str, kind: str, check: Callable[[], None]) -> Outcome:
+    try:
+        check()
+    except (BundleError, CheckpointError) as error:
+        return Outcome(name, kind, str(error))
+    return Outcome(name, kind, None)

@@ -1,0 +1,259 @@
+"""The decode loop: written once, over any engine's `Sequence`."""
+
+from __future__ import annotations
+
+import codecs
+import threading
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from edgesdk.decode.options import Options
+from edgesdk.decode.sampling import Sampler, log_probability
+from edgesdk.decode.stopping import StopFilter
+from edgesdk.engines.base import EngineInfo, Logits, Sequence
+from edgesdk.errors import ContextOverflow, EmptyPrompt
+from edgesdk.text.base import Tokenizer
+
+FinishReason = Literal["stop", "length", "cancelled", "deadline"]
+
+# Between two chunks of the prompt the loop looks whether it should stop.
+PREFILL_CHUNK = 512
+
+
+class Step(NamedTuple):
+    """One token of the answer, or the end of its text.
+
+    Attributes:
+        token: its id; None where only text that was held back comes out.
+        text: what can be shown now; "" while a character or a possible stop text is incomplete.
+        logprob: natural log-probability under the model's own logits; None if not asked for.
+    """
+
+    token: int | None
+    text: str
+    logprob: float | None
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How an answer ended, and what it took.
+
+    Attributes:
+        reason: "stop" (the model ended it, or a stop text came), "length" (max_tokens, or the
+            context was full), "cancelled" or "deadline".
+        tokens: ids of the answer, the end token left out.
+        prompt_tokens: how many ids the prompt has, of which
+        cached_tokens: so many were in the KV cache.
+        prefill_seconds: time spent on the rest of the prompt.
+        decode_seconds: time spent after the first token; the caller's own time is not in it.
+        decode_steps: tokens that were chosen in that time, the end token counted.
+        time_to_first_token: seconds from the start to the first token; None if none came.
+    """
+
+    reason: FinishReason
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    cached_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    decode_steps: int
+    time_to_first_token: float | None
+
+
+class Generation(Iterator[Step]):
+    """One answer, computed step by step as it is iterated.
+
+    When it ends, in whichever way, `finish` is set and the sequence holds the prompt and the
+    answer as far as they were computed. Closing it before its end counts as a cancellation.
+    """
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        prompt: list[int],
+        tokenizer: Tokenizer,
+        options: Options,
+        *,
+        info: EngineInfo,
+        cancel: threading.Event,
+        logprobs: bool,
+        started: float,
+    ) -> None:
+        self.finish: Finish | None = None
+        self._sequence = sequence
+        self._prompt = prompt
+        self._tokenizer = tokenizer
+        self._options = options
+        self._sampler = Sampler(options, info.vocab_size)
+        self._room = info.context_length - len(prompt)
+        self._cancel = cancel
+        self._logprobs = logprobs
+        self._started = started
+        self._answer: list[int] = []
+        self._cached = 0
+        self._prefill_seconds = 0.0
+        self._decode_seconds = 0.0
+        self._first: float | None = None
+        self._decode_steps = 0
+        self._steps = self._run()
+
+    def __next__(self) -> Step:
+        return next(self._steps)
+
+    def close(self) -> None:
+        """End here; harmless where it has ended."""
+        self._steps.close()
+        if self.finish is None:
+            self._end("cancelled")
+
+    def _run(self) -> Generator[Step, None, None]:
+        logits = self._prefill()
+        reason = self._interruption()
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        stops = StopFilter(self._options.stops)
+        ends, token_bytes = self._tokenizer.eos_token_ids, self._tokenizer.token_bytes
+        answer, extend, choose = self._answer, self._sequence.extend, self._sampler.choose
+        most = min(self._room, self._options.max_tokens or self._room)
+        while reason is None and logits is not None:
+            begun = perf_counter()
+            if answer:
+                logits = extend(answer[-1:])
+            token = choose(logits[0], self._prompt, answer)
+            if token in ends:
+                reason = "stop"
+                self._count(begun)
+                break
+            logprob = log_probability(logits[0], token) if self._logprobs else None
+            answer.append(token)
+            text = stops.feed(decoder.decode(token_bytes(token)))
+            if stops.stopped:
+                reason = "stop"
+            elif len(answer) >= most:
+                reason = "length"
+            self._count(begun)
+            yield Step(token, text, logprob)
+            reason = reason or self._interruption()
+        # An incomplete character at the end stays in the decoder: it would show as U+FFFD.
+        held = stops.flush()
+        self._end(reason or "cancelled")
+        if held:
+            yield Step(None, held, None)
+
+    def _prefill(self) -> Logits | None:
+        """Logits after the prompt; None if the caller's wish to stop came first."""
+        begun = perf_counter()
+        sequence = self._sequence
+        # At least one token must be computed, because its logits are wanted.
+        cached = common_prefix(sequence.tokens, self._prompt[:-1])
+        sequence.rewind(cached)
+        self._cached = cached
+        ids = np.array(self._prompt, np.int64)
+        logits = None
+        for start in range(cached, len(ids), PREFILL_CHUNK):
+            if self._interruption():
+                logits = None
+                break
+            logits = sequence.extend(ids[start : start + PREFILL_CHUNK])
+        self._prefill_seconds = perf_counter() - begun
+        return logits
+
+    def _interruption(self) -> FinishReason | None:
+        if self._cancel.is_set():
+            return "cancelled"
+        deadline = self._options.deadline
+        if deadline is not None and perf_counter() - self._started > deadline:
+            return "deadline"
+        return None
+
+    def _count(self, begun: float) -> None:
+        now = perf_counter()
+        if self._first is None:
+            self._first = now - self._started
+        else:
+            self._decode_seconds += now - begun
+            self._decode_steps += 1
+
+    def _end(self, reason: FinishReason) -> None:
+        self.finish = Finish(
+            reason=reason,
+            tokens=tuple(self._answer),
+            prompt_tokens=len(self._prompt),
+            cached_tokens=self._cached,
+            prefill_seconds=self._prefill_seconds,
+            decode_seconds=self._decode_seconds,
+            decode_steps=self._decode_steps,
+            time_to_first_token=self._first,
+        )
+
+
+def generate(
+    sequence: Sequence,
+    prompt: list[int],
+    tokenizer: Tokenizer,
+    options: Options,
+    *,
+    info: EngineInfo,
+    cancel: threading.Event | None = None,
+    logprobs: bool = False,
+    started: float | None = None,
+) -> Generation:
+    """Start an answer to `prompt`; nothing is computed until it is iterated.
+
+    What the sequence holds already is kept as far as it agrees with `prompt`.
+
+    Args:
+        sequence: its content is replaced by prompt and answer.
+        prompt: token ids.
+        info: of the sequence's engine.
+        cancel: set it, from any thread, to end the answer; looked at before each token and
+            before each `PREFILL_CHUNK` tokens of the prompt.
+        logprobs: give each step its log-probability (costs one pass over the vocabulary).
+        started: `time.perf_counter()` when the request came, from which the deadline and the time
+            to the first token count; now by default.
+
+    Raises:
+        EmptyPrompt: there is no token.
+        ContextOverflow: prompt and one token of the answer do not fit the context.
+        InvalidOption: `logit_bias` names a token outside the vocabulary.
+    """
+    check_fits(len(prompt), info.context_length)
+    return Generation(
+        sequence,
+        prompt,
+        tokenizer,
+        options,
+        info=info,
+        cancel=cancel or threading.Event(),
+        logprobs=logprobs,
+        started=perf_counter() if started is None else started,
+    )
+
+
+def check_fits(tokens: int, context_length: int) -> None:
+    """Raise unless a prompt of `tokens` leaves room for an answer; see `generate`."""
+    if tokens == 0:
+        raise EmptyPrompt("The prompt has no tokens.", hint="Ask something.")
+    limit = context_length - 1
+    if tokens > limit:
+        raise ContextOverflow(
+            f"The prompt has {tokens:,} tokens; {limit:,} fit (the context holds"
+            f" {context_length:,}, and the answer needs at least one).",
+            tokens=tokens,
+            limit=limit,
+            hint=f"Take out at least {tokens - limit:,} tokens, or load the model with a larger"
+            " context if it has one.",
+        )
+
+
+def common_prefix(held: tuple[int, ...], wanted: list[int]) -> int:
+    """How many ids at the start are the same."""
+    count = 0
+    for mine, theirs in zip(held, wanted, strict=False):
+        if mine != theirs:
+            break
+        count += 1
+    return count

@@ -1,0 +1,43 @@
+"""Stop texts in a stream: found across token borders, and never shown in part."""
+
+from __future__ import annotations
+
+
+class StopFilter:
+    """Passes text on until a stop text is complete.
+
+    Where texts overlap, the one that completes first counts; the outcome does not depend on how
+    the text was cut into pieces.
+    """
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.stopped = False
+
+    def feed(self, text: str) -> str:
+        """What may be shown after `text` arrived; `stopped` tells whether it is the last."""
+        if not self._stops:
+            return text
+        held = self._held + text
+        # (where it ends, where it starts): the earliest end, and the longest of those.
+        found = [(at + len(stop), at) for stop in self._stops if (at := held.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            self._held = ""
+            return held[: min(found)[1]]
+        keep = max(_overlap(held, stop) for stop in self._stops)
+        shown = len(held) - keep
+        self._held = held[shown:]
+        return held[:shown]
+
+    def flush(self) -> str:
+        """What was held back as the possible start of a stop text that never came."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a start of `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,134 @@
+"""A GGUF model, bare or from a bundle, on the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+from edgesdk.bundle.opening import Bundle
+from edgesdk.engines.base import EngineInfo
+from edgesdk.engines.gguf.context import LlamaContext
+from edgesdk.engines.gguf.library import LlamaLibrary, load_library
+from edgesdk.engines.gguf.sequence import GgufSequence
+from edgesdk.engines.gguf.tokenizer import LlamaCppTokenizer
+from edgesdk.engines.saved import KvOrigin
+from edgesdk.engines.threads import thread_count
+from edgesdk.errors import EngineError
+
+_MAGIC = b"GGUF"
+_SAMPLES, _SAMPLE_BYTES = 256, 2**16
+
+
+class GgufEngine:
+    """Implements `edgesdk.engines.base.Engine`. Sequences of several threads take turns."""
+
+    def __init__(
+        self, library: LlamaLibrary, context: LlamaContext, info: EngineInfo, origin: KvOrigin
+    ) -> None:
+        self._library = library
+        self._context = context
+        self._info = info
+        self._origin = origin
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def sequence(self) -> GgufSequence:
+        _ = self._context.model  # raises where the engine is closed
+        return GgufSequence(
+            self._context, context_length=self._info.context_length, origin=self._origin
+        )
+
+    def tokenizer(self) -> LlamaCppTokenizer:
+        """The tokenizer that the file carries."""
+        _ = self._context.model
+        return LlamaCppTokenizer(self._library.api, self._context)
+
+    def chat_template(self) -> str | None:
+        """The Jinja chat template that the file carries, if it does."""
+        template = self._library.api.llama_model_chat_template(self._context.model, None)
+        return None if template is None else str(template.decode("utf-8", "replace"))
+
+    def close(self) -> None:
+        self._context.close()
+
+
+def open_engine(
+    source: Bundle | Path, *, device_asked: str, threads: int | None, context: int | None
+) -> GgufEngine:
+    """Load a GGUF bundle, or a bare `.gguf` file.
+
+    Raises:
+        MissingExtra: llama-cpp-python is not installed.
+        EngineError: llama.cpp cannot load the file.
+    """
+    started = time.perf_counter()
+    library = load_library()
+    api = library.api
+    if isinstance(source, Bundle):
+        path, identity = source.file(source.manifest.model_file), source.sha256
+    else:
+        path, identity = source, ""
+    model = _load(library, path)
+    trained = api.llama_model_n_ctx_train(model)
+    context_length = min(trained, context or trained)
+    cache = LlamaContext(
+        library, model, threads=thread_count(threads), context_length=context_length
+    )
+    info = EngineInfo(
+        name=f"llama.cpp (llama-cpp-python {library.version})",
+        device_asked=device_asked,
+        device="cpu",
+        vocab_size=cache.vocab_size,
+        context_length=context_length,
+        load_seconds=time.perf_counter() - started,
+    )
+    origin = KvOrigin(
+        engine="gguf",
+        model=identity or fingerprint(path),
+        layout=f"llama.cpp sequence state, float16, llama-cpp-python {library.version}",
+    )
+    return GgufEngine(library, cache, info, origin)
+
+
+def fingerprint(path: Path) -> str:
+    """Identity of a bare model file: SHA-256 of its size and of 256 even samples of 64 KiB.
+
+    A whole hash of gigabytes would make each start slow. Files under 16 MiB are covered whole;
+    of a larger one the header and parts of most tensors are, which tells models and fine-tunings
+    apart, and is not meant to resist an attacker.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        digest.update(size.to_bytes(8, "little"))
+        last = max(size - _SAMPLE_BYTES, 0)
+        for sample in range(_SAMPLES):
+            stream.seek(last * sample // (_SAMPLES - 1))
+            digest.update(stream.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _load(library: LlamaLibrary, path: Path) -> object:
+    hint = "Download or export the model again."
+    try:
+        with path.open("rb") as stream:
+            magic = stream.read(len(_MAGIC))
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read: {error.strerror}.") from None
+    if magic != _MAGIC:
+        raise EngineError(f"{path} is not a GGUF file: it starts with {magic!r}.", hint=hint)
+    params = library.api.llama_model_default_params()
+    params.n_gpu_layers = 0
+    library.take_errors()
+    model = library.api.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        said = library.take_errors() or "it gives no reason"
+        raise EngineError(f"llama.cpp cannot load {path}: {said}.", hint=hint)
+    if not library.api.llama_model_has_decoder(model):
+        library.api.llama_model_free(model)
+        raise EngineError(f"{path} is an encoder; it cannot generate text.")
+    return model

@@ -1,0 +1,66 @@
+"""llama.cpp through llama-cpp-python's low-level API: imported late, and kept quiet."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from edgesdk.errors import MissingExtra
+
+_LOG = logging.getLogger("edgesdk.llama_cpp")
+_ERROR_LEVEL = 3  # GGML_LOG_LEVEL_ERROR
+
+
+@dataclass(frozen=True)
+class LlamaLibrary:
+    """The loaded library.
+
+    Attributes:
+        api: the module `llama_cpp.llama_cpp`: its functions, by their C names.
+        version: of the Python package; it fixes the llama.cpp that was built into it.
+        log_callback: kept here because llama.cpp holds only its address.
+    """
+
+    api: Any
+    version: str
+    log_callback: Any
+    _errors: collections.deque[str]
+
+    def take_errors(self) -> str:
+        """What llama.cpp has complained of since the last call, as one line; may be empty."""
+        lines = []
+        while self._errors:
+            lines.append(self._errors.popleft())
+        return "; ".join(lines)
+
+
+@functools.lru_cache(maxsize=1)
+def load_library() -> LlamaLibrary:
+    """Import llama.cpp. Its log goes to the logger "edgesdk.llama_cpp", at level DEBUG.
+
+    Raises:
+        MissingExtra: llama-cpp-python is not installed.
+    """
+    try:
+        import llama_cpp
+        from llama_cpp import llama_cpp as api
+    except ImportError as error:
+        raise MissingExtra(
+            "llama-cpp-python", extra="gguf", needed_for="Running a GGUF model"
+        ) from error
+    errors: collections.deque[str] = collections.deque(maxlen=4)
+
+    def log(level: int, text: bytes, _: object) -> None:
+        line = text.decode("utf-8", "replace").strip()
+        if level == _ERROR_LEVEL and line:
+            errors.append(line)
+        if _LOG.isEnabledFor(logging.DEBUG):
+            _LOG.debug("%s", line)
+
+    callback = api.llama_log_callback(log)
+    api.llama_log_set(callback, None)
+    api.llama_backend_init()
+    return LlamaLibrary(api, str(llama_cpp.__version__), callback, errors)

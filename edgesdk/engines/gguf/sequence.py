@@ -1,0 +1,117 @@
+"""One sequence on a GGUF model: an id in the shared llama.cpp context, and its tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesdk.engines.base import Logits
+from edgesdk.engines.gguf.context import LlamaContext
+from edgesdk.engines.request import checked_ids, checked_length, checked_rows
+from edgesdk.engines.saved import KvOrigin, read_saved, write_saved
+from edgesdk.errors import EngineError, RequestError
+
+
+class GgufSequence:
+    """Implements `edgesdk.engines.base.Sequence`."""
+
+    def __init__(self, context: LlamaContext, *, context_length: int, origin: KvOrigin) -> None:
+        self._id: int | None = None
+        self._context = context
+        self._context_length = context_length
+        self._origin = origin
+        self._tokens: list[int] = []
+        self._logits: Logits = np.empty((0, context.vocab_size), np.float32)
+        self._id = context.acquire()
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return tuple(self._tokens)
+
+    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+        sequence = self._open_id()
+        held = len(self._tokens)
+        ids = checked_ids(
+            tokens,
+            held=held,
+            vocab_size=self._context.vocab_size,
+            context_length=self._context_length,
+        )
+        rows = checked_rows(logits, ids.size)
+        if rows != self._logits.shape[0]:
+            self._logits = np.empty((rows, self._context.vocab_size), np.float32)
+        try:
+            self._context.decode(sequence, ids, held, self._logits)
+        except BaseException:
+            self._truncate(sequence, held)
+            raise
+        self._tokens.extend(ids.tolist())
+        return self._logits
+
+    def rewind(self, length: int) -> None:
+        sequence = self._open_id()
+        length = checked_length(length, held=len(self._tokens))
+        if length < len(self._tokens):
+            self._truncate(sequence, length)
+            del self._tokens[length:]
+
+    def fork(self) -> GgufSequence:
+        sequence = self._open_id()
+        twin = GgufSequence(self._context, context_length=self._context_length, origin=self._origin)
+        self._context.copy(sequence, twin._open_id())
+        twin._tokens = list(self._tokens)
+        return twin
+
+    def save(self, path: Path) -> None:
+        state = self._context.state(self._open_id())
+        write_saved(path, self._origin, self._tokens, [state])
+
+    def restore(self, path: Path) -> None:
+        old = self._open_id()
+        tokens, state = read_saved(path, self._origin)
+        if tokens:
+            checked_ids(
+                tokens,
+                held=0,
+                vocab_size=self._context.vocab_size,
+                context_length=self._context_length,
+            )
+        # Into a new id first: a state that llama.cpp refuses must not cost the old one.
+        new = self._context.acquire()
+        try:
+            if tokens and not self._context.load_state(new, state, len(tokens)):
+                raise RequestError(f"{path} holds a KV cache that llama.cpp does not accept.")
+        except BaseException:
+            self._context.release(new)
+            raise
+        self._id = new
+        self._tokens = tokens
+        self._context.release(old)
+
+    def close(self) -> None:
+        if self._id is not None:
+            self._context.release(self._id)
+            self._id = None
+            self._tokens = []
+
+    def __del__(self) -> None:
+        if self._id is not None:
+            self._context.abandon(self._id)
+
+    def _truncate(self, sequence: int, length: int) -> None:
+        if self._context.remove(sequence, length):
+            return
+        # A recurrent state has no past to go back to, so what stays is computed again.
+        self._context.remove(sequence, 0)
+        if length:
+            scratch = np.empty((1, self._context.vocab_size), np.float32)
+            ids = np.array(self._tokens[:length], np.int64)
+            self._context.decode(sequence, ids, 0, scratch)
+
+    def _open_id(self) -> int:
+        if self._id is None:
+            raise EngineError("This sequence is closed.", hint="Ask the engine for a new one.")
+        return self._id

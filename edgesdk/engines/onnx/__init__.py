@@ -1,0 +1,1 @@
+"""ONNX decoders, run by onnxruntime."""

@@ -1,0 +1,158 @@
+"""One sequence on an ONNX decoder.
+
+Every buffer is a numpy array that onnxruntime reads and writes in place: a token costs a few
+stores into small arrays and one call. Only a buffer whose shape changes is bound again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from edgesdk.bundle import graph_io
+from edgesdk.engines.base import Logits
+from edgesdk.engines.onnx.cache import CacheShape, KvCache
+from edgesdk.engines.request import TokenIds, checked_ids, checked_length, checked_rows
+from edgesdk.engines.saved import KvOrigin, read_saved, write_saved
+from edgesdk.errors import EngineError, RequestError
+
+
+@dataclass(frozen=True)
+class LoadedDecoder:
+    """What sequences share: the session, and what it was loaded from."""
+
+    session: ort.InferenceSession
+    cache_shape: CacheShape
+    vocab_size: int
+    context_length: int
+    origin: KvOrigin
+
+
+class OnnxSequence:
+    """Implements `edgesdk.engines.base.Sequence`."""
+
+    def __init__(self, decoder: LoadedDecoder) -> None:
+        self._decoder = decoder
+        self._tokens: list[int] = []
+        self._closed = False
+        self._binding = ort.IOBinding(decoder.session)
+        self._cache = KvCache(decoder.cache_shape)
+        self._logits_from = np.zeros(1, np.int64)
+        self._last_position = np.zeros(1, np.int32)
+        self._total = np.zeros((), np.int32)
+        self._bind_input(graph_io.LOGITS_FROM, self._logits_from)
+        self._bind_input(graph_io.SEQLENS_K, self._last_position)
+        self._bind_input(graph_io.TOTAL_SEQUENCE_LENGTH, self._total)
+        self._ids: TokenIds = np.zeros((1, 0), np.int64)
+        self._rows: Logits = np.zeros((0, decoder.vocab_size), np.float32)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return tuple(self._tokens)
+
+    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+        self._check_open()
+        decoder = self._decoder
+        held = len(self._tokens)
+        ids = checked_ids(
+            tokens,
+            held=held,
+            vocab_size=decoder.vocab_size,
+            context_length=decoder.context_length,
+        )
+        count = ids.size
+        rows = checked_rows(logits, count)
+        total = held + count
+        try:
+            self._prepare(count, rows, total)
+            self._ids[0] = ids
+            self._logits_from[0] = count - rows
+            self._last_position[0] = total - 1
+            self._total[...] = total
+            decoder.session.run_with_iobinding(self._binding)
+        # onnxruntime's exceptions have no common base. Keys and values past `held` may have been
+        # written; nothing reads them, because the length has not moved.
+        except Exception as error:
+            raise EngineError(
+                f"onnxruntime failed on {count} tokens after {held}: {error}"
+            ) from error
+        self._tokens.extend(ids.tolist())
+        return self._rows
+
+    def rewind(self, length: int) -> None:
+        self._check_open()
+        del self._tokens[checked_length(length, held=len(self._tokens)) :]
+
+    def fork(self) -> OnnxSequence:
+        self._check_open()
+        twin = OnnxSequence(self._decoder)
+        twin._tokens = list(self._tokens)
+        if self._cache.capacity:
+            twin._adopt(self._cache.copy(len(self._tokens)))
+        return twin
+
+    def save(self, path: Path) -> None:
+        self._check_open()
+        write_saved(path, self._decoder.origin, self._tokens, self._cache.dump(len(self._tokens)))
+
+    def restore(self, path: Path) -> None:
+        self._check_open()
+        decoder = self._decoder
+        tokens, payload = read_saved(path, decoder.origin)
+        length = len(tokens)
+        numbers = decoder.cache_shape.elements(length)
+        if payload.size != numbers * np.dtype(np.float32).itemsize:
+            raise RequestError(f"{path} has {payload.size} bytes of KV cache for {length} tokens.")
+        cache = KvCache(decoder.cache_shape)
+        if length:
+            checked_ids(
+                tokens,
+                held=0,
+                vocab_size=decoder.vocab_size,
+                context_length=decoder.context_length,
+            )
+            cache.reserve(length, used=0, limit=decoder.context_length)
+            cache.load(payload.view(np.float32), length)
+            self._adopt(cache)
+        self._tokens = tokens
+
+    def close(self) -> None:
+        self._closed = True
+        self._tokens = []
+        self._cache = KvCache(self._decoder.cache_shape)
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+
+    def _prepare(self, count: int, rows: int, total: int) -> None:
+        if total > self._cache.capacity:
+            limit = self._decoder.context_length
+            self._cache.reserve(total, used=len(self._tokens), limit=limit)
+            self._adopt(self._cache)
+        if count != self._ids.shape[1]:
+            self._ids = np.zeros((1, count), np.int64)
+            self._bind_input(graph_io.INPUT_IDS, self._ids)
+        if rows != self._rows.shape[0]:
+            self._rows = np.empty((rows, self._decoder.vocab_size), np.float32)
+            value = ort.OrtValue.ortvalue_from_numpy(self._rows[np.newaxis])
+            self._binding.bind_ortvalue_output(graph_io.LOGITS, value)
+
+    def _adopt(self, cache: KvCache) -> None:
+        self._cache = cache
+        for layer, pair in enumerate(cache.buffers):
+            names = zip(graph_io.past_names(layer), graph_io.present_names(layer), strict=True)
+            for (past, present), buffer in zip(names, pair, strict=True):
+                value = ort.OrtValue.ortvalue_from_numpy(buffer)
+                self._binding.bind_ortvalue_input(past, value)
+                self._binding.bind_ortvalue_output(present, value)
+
+    def _bind_input(self, name: str, array: npt.NDArray[np.generic]) -> None:
+        self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("This sequence is closed.", hint="Ask the engine for a new one.")

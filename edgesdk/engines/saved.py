@@ -1,0 +1,160 @@
+"""The file that keeps a sequence over a restart: who wrote it, its tokens, its KV cache.
+
+    8 bytes   b"EDGEKV" and the format version, little-endian uint16
+    4 bytes   length of the header, little-endian uint32
+    header    JSON: engine, model, layout, tokens, payload_bytes
+    4 bytes   CRC-32 of the header
+    payload   the KV cache of those tokens, in the engine's own layout
+    4 bytes   CRC-32 of the payload
+
+The checksums are there for damage by accident: engines hand the payload to native code, which
+trusts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesdk.errors import RequestError
+
+FORMAT_VERSION = 1
+_MAGIC = b"EDGEKV"
+_PROLOGUE = struct.Struct("<6sHI")
+_CRC = struct.Struct("<I")
+_HINT = "Start a new chat, and save that."
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class KvOrigin:
+    """What a KV cache belongs to; it is of use only where all three are equal.
+
+    Attributes:
+        engine: "onnx" or "gguf".
+        model: identity of the model, a hash in hex.
+        layout: how the payload is to be read: number type, layers, heads, version.
+    """
+
+    engine: str
+    model: str
+    layout: str
+
+
+def write_saved(
+    path: Path, origin: KvOrigin, tokens: Sequence[int], payload: Iterable[npt.NDArray[Any]]
+) -> None:
+    """Write `tokens` and the arrays of `payload`, one after the other, beside and then rename.
+
+    Raises:
+        OSError: the place cannot be written; what stood at `path` is untouched.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            _write(stream, origin, tokens, payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read_saved(path: Path, origin: KvOrigin) -> tuple[list[int], Bytes]:
+    """Tokens and payload of a file that `write_saved` wrote with the same `origin`.
+
+    Raises:
+        RequestError: there is no such file, it is damaged, or it is of another origin.
+    """
+    try:
+        with path.open("rb") as stream:
+            header = _read_header(stream, path)
+            _check_origin(header, origin, path)
+            return header["tokens"], _read_payload(stream, header["payload_bytes"], path)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}.", hint=_HINT) from None
+
+
+def _write(
+    stream: BinaryIO,
+    origin: KvOrigin,
+    tokens: Sequence[int],
+    payload: Iterable[npt.NDArray[Any]],
+) -> None:
+    parts = [np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in payload]
+    header = json.dumps(
+        {
+            "engine": origin.engine,
+            "model": origin.model,
+            "layout": origin.layout,
+            "tokens": list(tokens),
+            "payload_bytes": sum(part.size for part in parts),
+        }
+    ).encode()
+    stream.write(_PROLOGUE.pack(_MAGIC, FORMAT_VERSION, len(header)))
+    stream.write(header)
+    stream.write(_CRC.pack(zlib.crc32(header)))
+    checksum = 0
+    for part in parts:
+        stream.write(part.data)
+        checksum = zlib.crc32(part.data, checksum)
+    stream.write(_CRC.pack(checksum))
+
+
+def _read_header(stream: BinaryIO, path: Path) -> dict[str, Any]:
+    prologue = stream.read(_PROLOGUE.size)
+    if len(prologue) < _PROLOGUE.size or prologue[: len(_MAGIC)] != _MAGIC:
+        raise RequestError(f"{path} is not a saved sequence.", hint=_HINT)
+    _, version, length = _PROLOGUE.unpack(prologue)
+    if version != FORMAT_VERSION:
+        raise RequestError(
+            f"{path} is a saved sequence of format {version}; this edgesdk reads {FORMAT_VERSION}.",
+            hint=_HINT,
+        )
+    left = os.fstat(stream.fileno()).st_size - stream.tell()
+    if length + _CRC.size > left:
+        raise _damaged(path, "it is cut off")
+    text = stream.read(length)
+    if _CRC.unpack(stream.read(_CRC.size))[0] != zlib.crc32(text):
+        raise _damaged(path, "its header has another checksum")
+    header: dict[str, Any] = json.loads(text)
+    if header["payload_bytes"] != left - length - 2 * _CRC.size:
+        raise _damaged(path, "its length is not what its header says")
+    return header
+
+
+def _check_origin(header: dict[str, Any], origin: KvOrigin, path: Path) -> None:
+    for what, found, wanted in (
+        ("engine", header["engine"], origin.engine),
+        ("model", header["model"], origin.model),
+        ("KV layout", header["layout"], origin.layout),
+    ):
+        if found != wanted:
+            raise RequestError(
+                f"{path} was saved with another {what}: {found}, not {wanted}.", hint=_HINT
+            )
+
+
+def _read_payload(stream: BinaryIO, size: int, path: Path) -> Bytes:
+    payload: Bytes = np.empty(size, np.uint8)
+    if stream.readinto(payload.data) != size:  # type: ignore[attr-defined]
+        raise _damaged(path, "it is cut off")
+    if stream.read() != _CRC.pack(zlib.crc32(payload.data)):
+        raise _damaged(path, "its KV cache has another checksum")
+    return payload
+
+
+def _damaged(path: Path, how: str) -> RequestError:
+    return RequestError(f"{path} is damaged: {how}.", hint=_HINT)

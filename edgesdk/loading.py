@@ -1,0 +1,112 @@
+"""`edgesdk.load`: from a name or a place to a model that answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+
+from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
+from edgesdk.engines.registry import open_engine
+from edgesdk.errors import BundleError, EngineError, MissingExtra, UnknownModel
+from edgesdk.model import Model
+from edgesdk.runtime import Runtime
+from edgesdk.text.prompts import PromptEncoder
+from edgesdk.text.template import ChatTemplate
+
+
+def load(
+    what: str | Path,
+    *,
+    device: str = "auto",
+    context: int | None = None,
+    threads: int | None = None,
+) -> Model:
+    """Load a model.
+
+    Args:
+        what: a bundle folder, a `.gguf` file, or a name in the store (there a bundle is
+            preferred to the checkpoint of the same name).
+        device: "auto", or a device that an engine names, such as "cpu".
+        context: most tokens of one conversation; None for the model's own limit.
+        threads: CPU threads; None for one per physical core.
+
+    Raises:
+        UnknownModel: there is no such file, nor such a name in the store.
+        BundleError: the bundle is damaged, or the name is of a checkpoint that has to be
+            exported first.
+        MissingExtra: the engine's package is not installed.
+        TemplateError: the model's chat template is not valid.
+        InvalidOption: no engine runs the model on that device, or an option is out of range.
+        EngineError: the engine cannot load it.
+    """
+    started = perf_counter()
+    source = find(what)
+    try:
+        engine = open_engine(source, device, threads=threads, context=context)
+    except MissingExtra:
+        if isinstance(source, Bundle):
+            raise
+        raise MissingExtra(
+            "llama-cpp-python",
+            extra="gguf",
+            needed_for=f"Running {source.name} without exporting it first"
+            f" (as 'edgesdk export {what}' does)",
+        ) from None
+    try:
+        encoder = _bundle_encoder(source) if isinstance(source, Bundle) else _gguf_encoder(engine)
+    except BaseException:
+        engine.close()
+        raise
+    name = source.manifest.name if isinstance(source, Bundle) else source.stem
+    return Model(name, Runtime(engine, encoder, perf_counter() - started))
+
+
+def find(what: str | Path) -> Bundle | Path:
+    """The opened bundle or the `.gguf` file that `what` means; raises as `load` does."""
+    path = Path(what).expanduser()
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        return path
+    if path.is_dir() and (isinstance(what, Path) or is_bundle(path) or len(path.parts) > 1):
+        return open_bundle(path)
+    from edgesdk.store.names import is_name
+
+    if isinstance(what, Path) or not is_name(what):
+        raise UnknownModel(
+            f"{what} is neither a bundle folder nor a .gguf file, and cannot be a name.",
+            hint="See: edgesdk list",
+        )
+    return _in_store(what)
+
+
+def _in_store(name: str) -> Bundle | Path:
+    from edgesdk.store import Store, is_usable
+
+    entry = is_usable(Store().get(name))
+    if entry.kind == "bundle":
+        return open_bundle(entry.path)
+    if entry.path.suffix.lower() == ".gguf":
+        return entry.path
+    raise BundleError(
+        f"{name} is a checkpoint; it has to be exported before it can run.",
+        hint=f"Run: edgesdk export {name}",
+    )
+
+
+def _bundle_encoder(bundle: Bundle) -> PromptEncoder:
+    from edgesdk.text.tokenizer import BundleTokenizer
+
+    entry = bundle.manifest.tokenizer
+    template = None
+    if entry.chat_template is not None:
+        template = ChatTemplate(bundle.file(entry.chat_template).read_text(encoding="utf-8"))
+    return PromptEncoder(BundleTokenizer.open(bundle), template, entry.bos_token, entry.eos_token)
+
+
+def _gguf_encoder(engine: object) -> PromptEncoder:
+    from edgesdk.engines.gguf.engine import GgufEngine
+
+    if not isinstance(engine, GgufEngine):
+        raise EngineError("A bare .gguf file can only run on llama.cpp.")
+    tokenizer, source = engine.tokenizer(), engine.chat_template()
+    template = None if source is None else ChatTemplate(source)
+    return PromptEncoder(tokenizer, template, tokenizer.bos_token, tokenizer.eos_token)

@@ -1,0 +1,113 @@
+"""What an answer took, and the answer itself."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from edgesdk.decode.loop import Finish, FinishReason
+from edgesdk.engines.base import EngineInfo
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What an answer took. None stands for "not measured".
+
+    Attributes:
+        route: who answered.
+        engine: the engine and its version.
+        device_asked: what the caller asked for; `device` is what it got.
+        prompt_tokens: tokens of the prompt, of which
+        cached_tokens: so many were in the KV cache already.
+        output_tokens: tokens of the answer, the end token left out.
+        load_seconds: time that loading the model took, once.
+        prefill_seconds: time spent on the uncached part of the prompt.
+        decode_seconds: time spent on the tokens after the first.
+        time_to_first_token: seconds from the request to the first token.
+        tokens_per_second: of the decode after the first token.
+        peak_memory_bytes: most resident memory that this process ever had.
+        finish_reason: see `edgesdk.decode.loop.Finish`.
+    """
+
+    route: Literal["local"]
+    engine: str
+    device_asked: str
+    device: str
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    load_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    time_to_first_token: float | None
+    tokens_per_second: float | None
+    peak_memory_bytes: int | None
+    finish_reason: FinishReason
+
+    def line(self) -> str:
+        """One line for people."""
+        cached = f" ({self.cached_tokens:,} cached)" if self.cached_tokens else ""
+        first, speed, memory = "not measured", "not measured", "not measured"
+        if self.time_to_first_token is not None:
+            first = f"{self.time_to_first_token:.2f} s"
+        if self.tokens_per_second is not None:
+            speed = f"{self.tokens_per_second:.1f} tokens/s"
+        if self.peak_memory_bytes is not None:
+            memory = f"{self.peak_memory_bytes / 1e6:,.0f} MB"
+        ended = "" if self.finish_reason == "stop" else f" · ended by {self.finish_reason}"
+        return (
+            f"{self.prompt_tokens:,} tokens in{cached}, {self.output_tokens:,} out"
+            f" · first token {first} · speed {speed} · peak memory {memory}"
+            f" · {self.device} · {self.engine}{ended}"
+        )
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer.
+
+    Attributes:
+        text: all of it.
+        finish_reason: why it ended; also on the receipt.
+        tokens: its ids, the end token left out.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    receipt: Receipt
+    tokens: tuple[int, ...]
+
+
+def receipt_of(finish: Finish, info: EngineInfo, *, load_seconds: float) -> Receipt:
+    """The receipt of an answer that the engine of `info` gave."""
+    timed = finish.decode_steps > 0 and finish.decode_seconds > 0
+    return Receipt(
+        route="local",
+        engine=info.name,
+        device_asked=info.device_asked,
+        device=info.device,
+        prompt_tokens=finish.prompt_tokens,
+        cached_tokens=finish.cached_tokens,
+        output_tokens=len(finish.tokens),
+        load_seconds=load_seconds,
+        prefill_seconds=finish.prefill_seconds,
+        decode_seconds=finish.decode_seconds,
+        time_to_first_token=finish.time_to_first_token,
+        tokens_per_second=finish.decode_steps / finish.decode_seconds if timed else None,
+        peak_memory_bytes=peak_memory_bytes(),
+        finish_reason=finish.reason,
+    )
+
+
+def peak_memory_bytes() -> int | None:
+    """Most resident memory that this process ever had; None where the system does not tell."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kibibytes, except where it is bytes.
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,91 @@
+"""What the store asks of the disk: room beforehand, a clear error when it is full, safe renames."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgesdk.errors import NotEnoughSpace
+
+# What is left free at least: a disk filled to the last byte breaks more than a download.
+RESERVE_BYTES = 32 * 2**20
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Check that `needed` bytes more fit on the disk that holds `folder`.
+
+    Raises:
+        NotEnoughSpace: they do not.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > 0 and free < needed + RESERVE_BYTES:
+        raise NotEnoughSpace(
+            f"{folder} has {free / 1e6:,.0f} MB free; {needed / 1e6:,.0f} MB more are needed"
+            f" (and {RESERVE_BYTES / 1e6:.0f} MB to spare).",
+            hint="Free some space, or set EDGESDK_HOME to a folder on another disk.",
+        )
+
+
+@contextmanager
+def frees_on_full(*partial: Path) -> Iterator[None]:
+    """Run a block that writes to `partial`; when the disk fills up, those files are removed.
+
+    Raises:
+        NotEnoughSpace: the disk (or the user's quota) is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        for path in partial:
+            path.unlink(missing_ok=True)
+        raise disk_full(partial[0].name) from error
+
+
+def disk_full(name: str) -> NotEnoughSpace:
+    """The error for a disk that filled up while the file `name` was written."""
+    return NotEnoughSpace(
+        f"The disk filled up while {name} was written; what there was of it is removed.",
+        hint="Free some space, or set EDGESDK_HOME to a folder on another disk.",
+    )
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file so that it is there whole or not at all, also after a power cut."""
+    beside = path.with_name(f"{path.name}.new")
+    with beside.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the renames in `folder` outlive a power cut, where the system can promise that."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files under `folder`."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

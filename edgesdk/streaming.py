@@ -1,0 +1,190 @@
+"""An answer while it is made: pieces of text, then the reply."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from types import TracebackType
+
+from typing_extensions import Self
+
+from edgesdk.decode.loop import Finish, Generation
+from edgesdk.errors import DeadlineExceeded, RequestError
+from edgesdk.receipt import Receipt, Reply
+
+
+class ReplyStream(Iterator[str]):
+    """Pieces of an answer's text, none of them empty.
+
+    Iterate it in one thread; `cancel` may be called from any. Leaving it before its end (its
+    `with` block, or the last reference to it) cancels the answer.
+
+    Args:
+        generation: the answer.
+        cancel: the event that `generation` looks at.
+        receipt: makes the receipt from how it ended.
+        on_end: called once, with the reply, or with None where an error ended it.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        cancel: threading.Event,
+        *,
+        receipt: Callable[[Finish], Receipt],
+        on_end: Callable[[Reply | None], None],
+    ) -> None:
+        self._generation = generation
+        self._cancel = cancel
+        self._receipt = receipt
+        self._on_end = on_end
+        self._pieces: list[str] = []
+        self._reply: Reply | None = None
+        self._ended = False
+
+    def __next__(self) -> str:
+        if self._ended:
+            raise StopIteration
+        try:
+            for step in self._generation:
+                if step.text:
+                    self._pieces.append(step.text)
+                    return step.text
+        except BaseException:
+            self._ended = True
+            self._on_end(None)
+            raise
+        reply = self._end()
+        if reply.finish_reason == "deadline" and not reply.tokens:
+            raise DeadlineExceeded(
+                "The deadline passed before the first token.",
+                hint="Allow more time, or shorten the prompt.",
+            )
+        raise StopIteration
+
+    @property
+    def reply(self) -> Reply:
+        """The whole answer.
+
+        Raises:
+            RequestError: it has not ended, or an error ended it.
+        """
+        if self._reply is None:
+            raise RequestError(
+                "There is no reply: the answer was not read to its end.",
+                hint="Iterate the stream first, or close it for what is there.",
+            )
+        return self._reply
+
+    def cancel(self) -> None:
+        """End the answer before its next token; the stream then ends with what is there."""
+        self._cancel.set()
+
+    def close(self) -> None:
+        """End the answer here; harmless where it has ended."""
+        if not self._ended:
+            self._generation.close()
+            self._end()
+
+    def _end(self) -> Reply:
+        self._ended = True
+        finish = self._generation.finish
+        assert finish is not None, "a generation that ended has a finish"
+        receipt = self._receipt(finish)
+        self._reply = Reply("".join(self._pieces), finish.reason, receipt, finish.tokens)
+        self._on_end(self._reply)
+        return self._reply
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class AsyncReplyStream(AsyncIterator[str]):
+    """A `ReplyStream` for asyncio: a worker thread computes, the event loop stays free.
+
+    When the task that iterates it is cancelled, decoding stops before its next token. Use it in
+    `async with`, or call `aclose`, if it may not be read to its end.
+    """
+
+    def __init__(self, stream: ReplyStream) -> None:
+        self._stream = stream
+        self._pieces = _relay(stream)
+
+    async def __anext__(self) -> str:
+        return await self._pieces.__anext__()
+
+    @property
+    def reply(self) -> Reply:
+        """As `ReplyStream.reply`."""
+        return self._stream.reply
+
+    def cancel(self) -> None:
+        """As `ReplyStream.cancel`."""
+        self._stream.cancel()
+
+    async def aclose(self) -> None:
+        """End the answer here; harmless where it has ended."""
+        await self._pieces.aclose()
+        self._stream.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def read_all(stream: ReplyStream) -> Reply:
+    """The reply at the end of a stream."""
+    with stream:
+        for _ in stream:
+            pass
+    return stream.reply
+
+
+async def read_all_async(stream: AsyncReplyStream) -> Reply:
+    """The reply at the end of a stream."""
+    async with stream:
+        async for _ in stream:
+            pass
+    return stream.reply
+
+
+async def _relay(stream: ReplyStream) -> AsyncGenerator[str, None]:
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def work() -> None:
+        try:
+            for piece in stream:
+                loop.call_soon_threadsafe(arrived.put_nowait, piece)
+        finally:
+            loop.call_soon_threadsafe(arrived.put_nowait, None)
+
+    worker = loop.run_in_executor(None, work)
+    try:
+        while (piece := await arrived.get()) is not None:
+            yield piece
+    except BaseException:
+        # The sequence is in use until the worker has seen the wish to stop.
+        stream.cancel()
+        await asyncio.wait([worker])
+        raise
+    await worker

@@ -1,0 +1,83 @@
+"""From what a caller asks to the token ids that a model is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from edgesdk.errors import EmptyPrompt, RequestError, TemplateError
+from edgesdk.text.base import Tokenizer
+from edgesdk.text.template import ChatTemplate, Message
+
+Prompt: TypeAlias = str | Sequence[Message]
+
+
+@dataclass(frozen=True)
+class PromptEncoder:
+    """The text side of one model.
+
+    Attributes:
+        template: None for a model that was not trained to chat.
+        bos_token: text of the BOS token, for the template; likewise `eos_token`.
+    """
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    bos_token: str | None
+    eos_token: str | None
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation that the assistant is to continue.
+
+        Where the model wants a BOS token and the template writes none, one is put in front, as
+        llama.cpp does.
+
+        Raises:
+            TemplateError: there is no template, or it failed.
+            InvalidText: a message has a lone surrogate.
+        """
+        if self.template is None:
+            raise TemplateError(
+                "This model has no chat template, so it cannot chat.",
+                hint="Use model.complete(text), or an instruction-tuned model.",
+            )
+        text = self.template.render(messages, bos_token=self.bos_token, eos_token=self.eos_token)
+        has_bos = bool(self.bos_token) and text.startswith(self.bos_token or "")
+        return self.tokenizer.encode(text, add_bos=not has_bos)
+
+    def plain(self, text: str) -> list[int]:
+        """Ids of a text that the model is to go on with.
+
+        Raises:
+            EmptyPrompt: there is no text.
+            InvalidText: it has a lone surrogate.
+        """
+        if not text:
+            raise EmptyPrompt("The text is empty.", hint="Give the model something to go on with.")
+        return self.tokenizer.encode(text, add_bos=True)
+
+
+def messages_of(prompt: Prompt) -> list[dict[str, Any]]:
+    """A prompt as a list of messages: a text is one message of the user.
+
+    Raises:
+        EmptyPrompt: there is no message, or the last one is blank.
+        RequestError: something is not a message.
+    """
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if not messages:
+        raise EmptyPrompt("There are no messages.", hint="Ask something.")
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise RequestError(
+                f"messages[{index}] is not a message.",
+                hint='A message is {"role": "user", "content": "..."}.',
+            )
+        content = message.get("content")
+        if content is None and not message.get("tool_calls"):
+            raise RequestError(f"messages[{index}] has no content.", hint='Give it a "content".')
+    last = messages[-1].get("content")
+    if isinstance(last, str) and not last.strip():
+        raise EmptyPrompt("The prompt is empty.", hint="Ask something.")
+    return [dict(message) for message in messages]

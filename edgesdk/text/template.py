@@ -1,0 +1,109 @@
+"""Chat templates: messages in, the text that the model was trained on out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError as JinjaError
+from jinja2 import TemplateSyntaxError
+
+from edgesdk.errors import RequestError, TemplateError
+from edgesdk.text.sandbox import TemplateSandbox
+
+MAX_SOURCE_CHARACTERS = 2**20
+_HINT = "The template belongs to the model: try messages of other roles, or another model."
+
+Message = Mapping[str, Any]
+
+
+class ChatTemplate:
+    """A compiled chat template. May be used by several threads.
+
+    Args:
+        source: Jinja text, written for transformers' `apply_chat_template`.
+
+    Raises:
+        TemplateError: it is not valid Jinja, or is larger than a million characters.
+    """
+
+    def __init__(self, source: str) -> None:
+        if len(source) > MAX_SOURCE_CHARACTERS:
+            raise TemplateError(f"The chat template has {len(source):,} characters.")
+        self._sandbox = TemplateSandbox()
+        self._sandbox.start()
+        try:
+            self._template = self._sandbox.from_string(source)
+        except TemplateSyntaxError as error:
+            raise TemplateError(
+                f"The chat template is not valid Jinja: line {error.lineno}: {error.message}."
+            ) from None
+        except Exception as error:
+            # Deep nesting, or a constant expression that fails while it is folded.
+            raise TemplateError(f"The chat template does not compile: {_reason(error)}") from None
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        **extra: Any,
+    ) -> str:
+        """The conversation as text.
+
+        Args:
+            messages: mappings with "role" and "content", of JSON values only.
+            tools: JSON schemas of functions, for templates that know tools.
+            add_generation_prompt: end with the header of the assistant's next answer.
+            extra: further variables that some templates read, such as `enable_thinking`.
+
+        Raises:
+            TemplateError: the template raised an error, tried to leave its sandbox, ran for too
+                long or wrote too much.
+            RequestError: a message holds something that is not a JSON value.
+        """
+        tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        variables = {
+            "messages": [plain(m, f"messages[{i}]") for i, m in enumerate(messages)],
+            "tools": plain(tools, "tools"),
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **{name: token for name, token in tokens.items() if token is not None},
+            **{name: plain(value, name) for name, value in extra.items()},
+        }
+        self._sandbox.start()
+        try:
+            return self._template.render(variables)
+        except Exception as error:
+            # Whatever a stranger's code raises is the template's failure, not the program's.
+            raise TemplateError(f"The chat template failed: {_reason(error)}", hint=_HINT) from None
+
+
+def plain(value: Any, where: str) -> Any:
+    """A copy of `value` in plain JSON types, so that a template reaches no method of the caller's.
+
+    Raises:
+        RequestError: some part of it is not a JSON value.
+    """
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    raise RequestError(
+        f"{where} is a {type(value).__name__}; a chat template takes JSON values only."
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    if not isinstance(error, JinjaError):
+        text = f"{type(error).__name__}: {text}"
+    return text if text.endswith((".", "!", "?")) else f"{text}."
