@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,10 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 
 def export(checkpoint: Path, out: Path, scheme: str) -> ForeignModel:
     out.mkdir()
-    return export_foreign(checkpoint, out, WeightScheme.named(scheme), lambda line: None)
+    with tempfile.TemporaryDirectory() as work:
+        return export_foreign(
+            checkpoint, out, WeightScheme.named(scheme), lambda line: None, work=Path(work)
+        )
 
 
 @pytest.fixture(scope="session", params=MODELS)

@@ -55,23 +55,39 @@ def check_equality(model_path: Path, ids: npt.NDArray[np.int64], expected: Float
 
 def run_in_pieces(model_path: Path, ids: npt.NDArray[np.int64]) -> Float32:
     """Logits [n, vocab] of `ids` [n], n >= 8: half at once, then all but four, then one by one."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        str(model_path), options, providers=["CPUExecutionProvider"]
-    )
     total = len(ids)
-    buffers = {
-        node.name: onnxruntime.OrtValue.ortvalue_from_numpy(
-            np.zeros((1, node.shape[1], total + _SPARE, node.shape[3]), np.float32)
-        )
-        for node in session.get_inputs()
-        if node.name.startswith("past_key_values.")
-    }
+    session = open_graph(model_path)
+    buffers = _buffers(session, total + _SPARE)
     borders = [0, total // 2, *range(total - 4, total + 1)]
     return np.concatenate(
         [_step(session, buffers, ids, start, stop) for start, stop in itertools.pairwise(borders)]
     )
+
+
+def run_from_empty(session: onnxruntime.InferenceSession, ids: npt.NDArray[np.int64]) -> Float32:
+    """Logits [n, vocab] of `ids` [n] at once."""
+    return _step(session, _buffers(session, len(ids)), ids, 0, len(ids))
+
+
+def open_graph(model_path: Path) -> onnxruntime.InferenceSession:
+    """A session on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        str(model_path), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _buffers(
+    session: onnxruntime.InferenceSession, capacity: int
+) -> dict[str, onnxruntime.OrtValue]:
+    return {
+        node.name: onnxruntime.OrtValue.ortvalue_from_numpy(
+            np.zeros((1, node.shape[1], capacity, node.shape[3]), np.float32)
+        )
+        for node in session.get_inputs()
+        if node.name.startswith("past_key_values.")
+    }
 
 
 def _step(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +28,7 @@ class ForeignModel:
     Attributes:
         model_file: the graph's file name; its weights lie beside it in one data file.
         bits_per_weight: as in `edgesdk.bundle.manifest.Quantization`.
+        reference: the rewritten graph in float32, which the model was quantized from.
         float32_difference: largest absolute difference of the rewritten float32 graph's logits
             to torch's, measured before quantizing.
         versions: of optimum and of what it ran on, for the manifest.
@@ -38,6 +38,7 @@ class ForeignModel:
     shape: ModelShape
     scheme: WeightScheme
     bits_per_weight: float
+    reference: Path
     float32_difference: float
     versions: dict[str, str]
 
@@ -48,15 +49,17 @@ def export_foreign(
     scheme: WeightScheme | None,
     progress: Progress,
     *,
+    work: Path,
     environment: Path | None = None,
 ) -> ForeignModel:
     """Write `model.onnx` and its data file into the existing folder `out`, through optimum.
 
     Unlike the exporter's own path this holds the whole model in memory, in optimum's process, and
-    writes it to a temporary folder beside `out` in float32.
+    writes it to the folder `work` in float32.
 
     Args:
         checkpoint: a folder with config.json and safetensors.
+        work: an empty folder for what comes in between; the caller removes it.
         scheme: how weights are stored; None = by size, as `default_scheme` says.
         environment: see `ready_environment`.
 
@@ -66,16 +69,15 @@ def export_foreign(
             rewritten; the message says where and what.
     """
     python = ready_environment(progress, place=environment)
-    with tempfile.TemporaryDirectory(prefix=".optimum-", dir=out.parent) as work:
-        raw = run_optimum(python, checkpoint.resolve(), Path(work), progress)
-        model, heads, maskings = _rewritten(raw, progress)
-        rewritten = raw.model_path.with_name("rewritten.onnx")
-        ir.save(model, rewritten)
-        progress("checking the rewritten graph against torch")
-        difference = check_equality(rewritten, raw.probe_ids, raw.probe_logits)
-        chosen = scheme or default_scheme(raw.parameters)
-        progress(f"storing weights as {chosen.name}")
-        bits = store_quantized(model, chosen, out, raw.parameters)
+    raw = run_optimum(python, checkpoint.resolve(), work, progress)
+    model, heads, maskings = _rewritten(raw, progress)
+    reference = raw.model_path.with_name("rewritten.onnx")
+    ir.save(model, reference)
+    progress("checking the rewritten graph against torch")
+    difference = check_equality(reference, raw.probe_ids, raw.probe_logits)
+    chosen = scheme or default_scheme(raw.parameters)
+    progress(f"storing weights as {chosen.name}")
+    bits = store_quantized(model, chosen, out, raw.parameters)
     windows = [masking.window for masking in maskings if masking.window is not None]
     shape = ModelShape(
         architecture=raw.architecture,
@@ -89,7 +91,7 @@ def export_foreign(
         sliding_window=max(windows, default=None),
         parameters=raw.parameters,
     )
-    return ForeignModel(MODEL_FILE, shape, chosen, bits, difference, raw.versions)
+    return ForeignModel(MODEL_FILE, shape, chosen, bits, reference, difference, raw.versions)
 
 
 def _rewritten(raw: RawExport, progress: Progress) -> tuple[ir.Model, HeadShape, list[Masking]]:
