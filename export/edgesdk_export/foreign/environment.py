@@ -113,7 +113,8 @@ def _make(folder: Path, progress: Progress) -> None:
 
 def _install(python: Path, progress: Progress) -> None:
     command = [str(python), "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
-    command += ["--disable-pip-version-check", *PINS]
+    # Only a part of torch is ever imported: compiling all of it takes longer than installing it.
+    command += ["--no-compile", "--disable-pip-version-check", *PINS]
     tail: deque[str] = deque(maxlen=60)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
