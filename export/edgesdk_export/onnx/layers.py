@@ -13,7 +13,7 @@ from edgesdk_export.spec import DecoderSpec
 
 def embed(graph: GraphBuilder, spec: DecoderSpec, input_ids: ir.Value) -> Stream:
     """Token ids int64 [batch, sequence] as hidden states."""
-    if graph.has("embed.codes"):
+    if graph.has("embed.scales"):
         scales = graph.weight("embed.scales")
         hidden = graph.op(
             "GatherBlockQuantized",

@@ -41,7 +41,8 @@ class WrittenModel:
         model_file: the graph's file name; its weights lie beside it in one data file.
         bits_per_weight: all stored weight bytes (scales and zero-points too, rope tables not)
             times 8, divided by the number of parameters.
-        tensors: the stored weights, mapped and not read.
+        tensors: the stored weights, mapped and not read; they point into `folder`, so use
+            `read_stored` once the folder has been renamed.
     """
 
     model_file: str

@@ -58,7 +58,6 @@ _CUTS = {
     "deepseek-r1-qwen": _QWEN_2,
     "stablelm2": _QWEN_2,
     "default": _Cut((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
-    "deepseek-coder": _Cut((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}")),
 }
 
 
