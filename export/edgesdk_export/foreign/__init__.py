@@ -6,3 +6,7 @@
 Unlike the exporter's own path this one is not streamed: optimum holds the whole model in float32
 (about three times its float32 size at the peak).
 """
+
+from edgesdk_export.foreign.build import build_foreign
+
+__all__ = ["build_foreign"]
