@@ -86,11 +86,11 @@ def export(job: ExportJob, progress: Progress) -> Bundle:
     return open_bundle(job.destination)
 
 
-def _build(checkpoint: Checkpoint, folder: Path, job: ExportJob, progress: Progress) -> BuiltModel:
+def _build(
+    checkpoint: Checkpoint, folder: Path, work: Path, job: ExportJob, progress: Progress
+) -> BuiltModel:
     if job.via == "optimum":
-        from edgesdk_export.foreign import build_foreign
-
-        return build_foreign(checkpoint, folder, job.scheme, progress)
+        return build_foreign(checkpoint, folder, job.scheme, progress, work=work)
     return build_native(checkpoint, folder, job.scheme, progress)
 
 

@@ -9,12 +9,9 @@ import pytest
 from edgesdk_export.foreign import environment
 from edgesdk_export.foreign.older_config import expected_rope_theta, with_older_fields
 from edgesdk_export.foreign.run_optimum import failure_line, run_optimum
+from edgesdk_export.progress import Silent
 
 from edgesdk.errors import ConfigMismatch, DamagedCheckpoint, ExportError
-
-
-def ignore(line: str) -> None:
-    pass
 
 
 @pytest.fixture(autouse=True)
@@ -25,29 +22,28 @@ def _no_named_environment(monkeypatch):
 def test_a_named_environment_with_other_versions_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv(environment.VARIABLE, sys.executable)
     with pytest.raises(ExportError, match=r"optimum .*\(needs 2\.1\.0\)"):
-        environment.ready_environment(ignore, place=tmp_path / "unused")
+        environment.ready_environment(Silent(), place=tmp_path / "unused")
     assert not (tmp_path / "unused").exists()
 
 
 def test_a_named_environment_that_is_not_there_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv(environment.VARIABLE, str(tmp_path))
     with pytest.raises(ExportError, match="where no Python is"):
-        environment.ready_environment(ignore)
+        environment.ready_environment(Silent())
 
 
 def test_an_environment_that_is_there_is_reused(tmp_path):
     python = environment._python_of(tmp_path / "made")
     python.parent.mkdir(parents=True)
     python.touch()
-    said: list[str] = []
-    assert environment.ready_environment(said.append, place=tmp_path / "made") == python
-    assert said == []
+    assert environment.ready_environment(Silent(), place=tmp_path / "made") == python
+    assert not python.stat().st_size
 
 
 def test_a_full_disk_is_refused_before_anything_is_made(monkeypatch, tmp_path):
     monkeypatch.setattr(environment, "_DISK_BYTES", 2**60)
     with pytest.raises(ExportError, match="GB free"):
-        environment.ready_environment(ignore, place=tmp_path / "env")
+        environment.ready_environment(Silent(), place=tmp_path / "env")
     assert not (tmp_path / "env").exists()
 
 
@@ -126,4 +122,4 @@ def test_a_checkpoint_without_a_config_is_refused(tmp_path: Path, content):
     if content is not None:
         (checkpoint / "config.json").write_text(content)
     with pytest.raises(DamagedCheckpoint, match=r"config\.json"):
-        run_optimum(Path(sys.executable), checkpoint, work, ignore)
+        run_optimum(Path(sys.executable), checkpoint, work)

@@ -107,7 +107,8 @@ class PlainDecoder:
 
 def measured(model: ir.Model, tmp_path):
     attentions = find_attentions(model.graph)
-    return attentions, measure_masking(model.graph, attentions, HEADS, CONTEXT, tmp_path)
+    found = measure_masking(model.graph, attentions, HEADS, CONTEXT, tmp_path)
+    return attentions, list(found)
 
 
 def test_scale_and_causal_mask_are_measured_and_fused(tmp_path):

@@ -14,15 +14,13 @@ import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from edgesdk.errors import ExportError
-
-Progress = Callable[[str], None]
+from edgesdk_export.progress import Progress
 
 VARIABLE = "EDGESDK_OPTIMUM_ENV"
 
@@ -39,6 +37,8 @@ PINS = (
     "onnxruntime>=1.23,<2",
 )
 _DISK_BYTES = 3 * 2**30
+# How many packages the pins come down to: the length of the progress bar.
+_PACKAGES = 33
 _OWN_ENVIRONMENT = f"Or set {VARIABLE} to an environment that has {', '.join(PINS)}."
 
 
@@ -50,7 +50,6 @@ def ready_environment(progress: Progress, *, place: Path | None = None) -> Path:
     a minute and 1.2 GB with CPU builds of torch.
 
     Args:
-        progress: gets one line per step.
         place: where the environment is, or is to be made.
 
     Raises:
@@ -69,7 +68,7 @@ def ready_environment(progress: Progress, *, place: Path | None = None) -> Path:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        progress("another process is making optimum's environment; waiting for it")
+        progress.stage("Waiting for another process that makes optimum's environment", 1)
         lock.acquire()
     try:
         if not python.exists():
@@ -92,7 +91,7 @@ def _make(folder: Path, progress: Progress) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        progress(f"making an environment for optimum in {folder}")
+        progress.stage("Installing optimum in an environment of its own, once", _PACKAGES)
         created = subprocess.run(
             [sys.executable, "-m", "venv", str(partial)],
             capture_output=True,
@@ -113,18 +112,22 @@ def _make(folder: Path, progress: Progress) -> None:
 
 def _install(python: Path, progress: Progress) -> None:
     command = [str(python), "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
-    command += ["--disable-pip-version-check", *PINS]
+    # Only a part of torch is ever imported: compiling all of it takes longer than installing it.
+    command += ["--no-compile", "--disable-pip-version-check", *PINS]
     tail: deque[str] = deque(maxlen=60)
+    collected = 0
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as pip:
         assert pip.stdout is not None
         for line in pip.stdout:
             tail.append(line.strip())
-            if line.startswith(("Collecting", "Installing", "  Downloading")):
-                progress(line.strip())
+            if line.startswith("Collecting"):
+                collected = min(collected + 1, _PACKAGES - 1)
+                progress.advance(collected)
     if pip.returncode:
         raise pip_failure("\n".join(tail))
+    progress.advance(_PACKAGES)
 
 
 def pip_failure(output: str) -> ExportError:

@@ -1,4 +1,4 @@
-"""Does the rewritten graph say what torch says?
+"""Does the rewritten graph say what torch says, and what did quantizing it cost?
 
 The rewrite follows a pattern, and a pattern can fit what it was not made for. So every export is
 checked on real numbers before anything is quantized: prefill, a second chunk, and single tokens,
@@ -8,11 +8,13 @@ with a KV buffer that is larger than needed.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+from edgesdk_quantize.divergence import Divergence, DivergenceMeter, join
 
 from edgesdk.bundle.graph_io import (
     INPUT_IDS,
@@ -22,22 +24,29 @@ from edgesdk.bundle.graph_io import (
     TOTAL_SEQUENCE_LENGTH,
 )
 from edgesdk.errors import ExportError
+from edgesdk_export.quality.text import Windows
 
 Float32 = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
 
 _SPARE = 9
 # Of the largest logit: float32 sums in another order differ by about 1e-6 of it.
 _TOLERANCE = 1e-4
 
 
-def check_equality(model_path: Path, ids: npt.NDArray[np.int64], expected: Float32) -> float:
+def check_equality(model_path: Path, ids: Ids, expected: Float32) -> float:
     """Largest absolute difference between the graph's logits and `expected` [n, vocab].
+
+    Args:
+        ids: int64 [n], n >= 8; half of them go in at once, then all but four, then one by one.
 
     Raises:
         ExportError: the graph does not run, or differs.
     """
+    borders = [0, len(ids) // 2, *range(len(ids) - 4, len(ids) + 1)]
     try:
-        got = run_in_pieces(model_path, ids)
+        run = _Decoding(model_path, len(ids) + _SPARE)
+        got = np.concatenate([run(ids[a:b], a) for a, b in itertools.pairwise(borders)])
     except Exception as error:
         raise ExportError(
             f"The rewritten graph does not run: {error}.",
@@ -53,59 +62,49 @@ def check_equality(model_path: Path, ids: npt.NDArray[np.int64], expected: Float
     return difference
 
 
-def run_in_pieces(model_path: Path, ids: npt.NDArray[np.int64]) -> Float32:
-    """Logits [n, vocab] of `ids` [n], n >= 8: half at once, then all but four, then one by one."""
-    total = len(ids)
-    session = open_graph(model_path)
-    buffers = _buffers(session, total + _SPARE)
-    borders = [0, total // 2, *range(total - 4, total + 1)]
-    return np.concatenate(
-        [_step(session, buffers, ids, start, stop) for start, stop in itertools.pairwise(borders)]
-    )
+def measure_divergence(
+    reference: Path, candidate: Path, windows: Windows, steps: Callable[[int, int], None]
+) -> Divergence:
+    """Two decoders over the same windows; `steps` is told (windows done, windows)."""
+    count, length = windows.ids.shape
+    models = [_Decoding(path, length) for path in (reference, candidate)]
+    found = []
+    for index, ids in enumerate(windows.ids):
+        meter = DivergenceMeter(ids[1:])
+        meter.add(*(run(ids, 0)[:-1] for run in models))
+        found.append(meter.result())
+        steps(index + 1, count)
+    return join(found)
 
 
-def run_from_empty(session: onnxruntime.InferenceSession, ids: npt.NDArray[np.int64]) -> Float32:
-    """Logits [n, vocab] of `ids` [n] at once."""
-    return _step(session, _buffers(session, len(ids)), ids, 0, len(ids))
+class _Decoding:
+    """A decoder over shared KV buffers; called with ids [n] and the position of the first."""
 
-
-def open_graph(model_path: Path) -> onnxruntime.InferenceSession:
-    """A session on the CPU."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        str(model_path), options, providers=["CPUExecutionProvider"]
-    )
-
-
-def _buffers(
-    session: onnxruntime.InferenceSession, capacity: int
-) -> dict[str, onnxruntime.OrtValue]:
-    return {
-        node.name: onnxruntime.OrtValue.ortvalue_from_numpy(
-            np.zeros((1, node.shape[1], capacity, node.shape[3]), np.float32)
+    def __init__(self, model_path: Path, capacity: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            str(model_path), options, providers=["CPUExecutionProvider"]
         )
-        for node in session.get_inputs()
-        if node.name.startswith("past_key_values.")
-    }
+        self._buffers = {
+            node.name: onnxruntime.OrtValue.ortvalue_from_numpy(
+                np.zeros((1, node.shape[1], capacity, node.shape[3]), np.float32)
+            )
+            for node in self._session.get_inputs()
+            if node.name.startswith("past_key_values.")
+        }
 
-
-def _step(
-    session: onnxruntime.InferenceSession,
-    buffers: dict[str, onnxruntime.OrtValue],
-    ids: npt.NDArray[np.int64],
-    start: int,
-    stop: int,
-) -> Float32:
-    binding = session.io_binding()
-    binding.bind_cpu_input(INPUT_IDS, ids[None, start:stop])
-    binding.bind_cpu_input(LOGITS_FROM, np.array([0], np.int64))
-    binding.bind_cpu_input(SEQLENS_K, np.array([stop - 1], np.int32))
-    binding.bind_cpu_input(TOTAL_SEQUENCE_LENGTH, np.array(stop, np.int32))
-    for name, buffer in buffers.items():
-        binding.bind_ortvalue_input(name, buffer)
-        binding.bind_ortvalue_output(name.replace("past_key_values.", "present."), buffer)
-    binding.bind_output(LOGITS)
-    session.run_with_iobinding(binding)
-    logits: Float32 = binding.get_outputs()[-1].numpy()[0].astype(np.float32)
-    return logits
+    def __call__(self, ids: Ids, start: int) -> Float32:
+        total = start + len(ids)
+        binding = self._session.io_binding()
+        binding.bind_cpu_input(INPUT_IDS, ids[None])
+        binding.bind_cpu_input(LOGITS_FROM, np.array([0], np.int64))
+        binding.bind_cpu_input(SEQLENS_K, np.array([total - 1], np.int32))
+        binding.bind_cpu_input(TOTAL_SEQUENCE_LENGTH, np.array(total, np.int32))
+        for name, buffer in self._buffers.items():
+            binding.bind_ortvalue_input(name, buffer)
+            binding.bind_ortvalue_output(name.replace("past_key_values.", "present."), buffer)
+        binding.bind_output(LOGITS)
+        self._session.run_with_iobinding(binding)
+        logits: Float32 = binding.get_outputs()[-1].numpy()[0]
+        return logits

@@ -11,7 +11,7 @@ from onnx_ir.passes.common import IdentityEliminationPass
 from edgesdk.bundle.manifest import ModelShape
 from edgesdk.errors import ExportError
 from edgesdk_export.foreign.attention import find_attentions
-from edgesdk_export.foreign.environment import Progress, ready_environment
+from edgesdk_export.foreign.environment import ready_environment
 from edgesdk_export.foreign.equality import check_equality
 from edgesdk_export.foreign.masking import HeadShape, Masking, measure_masking
 from edgesdk_export.foreign.quantized import store_quantized
@@ -19,6 +19,7 @@ from edgesdk_export.foreign.rewrite import rewrite
 from edgesdk_export.foreign.run_optimum import RawExport, run_optimum
 from edgesdk_export.onnx.scheme import WeightScheme, default_scheme
 from edgesdk_export.onnx.writer import MODEL_FILE
+from edgesdk_export.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,16 @@ class ForeignModel:
     Attributes:
         model_file: the graph's file name; its weights lie beside it in one data file.
         bits_per_weight: as in `edgesdk.bundle.manifest.Quantization`.
-        reference: the rewritten graph in float32, which the model was quantized from.
-        float32_difference: largest absolute difference of the rewritten float32 graph's logits
-            to torch's, measured before quantizing.
-        versions: of optimum and of what it ran on, for the manifest.
+        float32_path: the rewritten graph before quantizing, in the work folder.
+        float32_difference: largest absolute difference of its logits to torch's.
+        versions: of optimum and of what it ran on.
     """
 
     model_file: str
     shape: ModelShape
     scheme: WeightScheme
     bits_per_weight: float
-    reference: Path
+    float32_path: Path
     float32_difference: float
     versions: dict[str, str]
 
@@ -54,13 +54,13 @@ def export_foreign(
 ) -> ForeignModel:
     """Write `model.onnx` and its data file into the existing folder `out`, through optimum.
 
-    Unlike the exporter's own path this holds the whole model in memory, in optimum's process, and
-    writes it to the folder `work` in float32.
+    Unlike the exporter's own path this holds the whole model in memory, in optimum's process.
 
     Args:
         checkpoint: a folder with config.json and safetensors.
-        work: an empty folder for what comes in between; the caller removes it.
         scheme: how weights are stored; None = by size, as `default_scheme` says.
+        work: an existing, empty folder for the float32 graph, which takes about the size of the
+            model in float32; the caller removes it.
         environment: see `ready_environment`.
 
     Raises:
@@ -69,15 +69,19 @@ def export_foreign(
             rewritten; the message says where and what.
     """
     python = ready_environment(progress, place=environment)
-    raw = run_optimum(python, checkpoint.resolve(), work, progress)
+    progress.stage("Exporting with optimum", 1)
+    raw = run_optimum(python, checkpoint.resolve(), work)
+    progress.advance(1)
     model, heads, maskings = _rewritten(raw, progress)
-    reference = raw.model_path.with_name("rewritten.onnx")
-    ir.save(model, reference)
-    progress("checking the rewritten graph against torch")
-    difference = check_equality(reference, raw.probe_ids, raw.probe_logits)
+    float32_path = raw.model_path.with_name("rewritten.onnx")
+    ir.save(model, float32_path)
+    progress.stage("Checking the graph against torch", 1)
+    difference = check_equality(float32_path, raw.probe_ids, raw.probe_logits)
+    progress.advance(1)
     chosen = scheme or default_scheme(raw.parameters)
-    progress(f"storing weights as {chosen.name}")
+    progress.stage(f"Writing {chosen.name} weights", 1)
     bits = store_quantized(model, chosen, out, raw.parameters)
+    progress.advance(1)
     windows = [masking.window for masking in maskings if masking.window is not None]
     shape = ModelShape(
         architecture=raw.architecture,
@@ -91,7 +95,7 @@ def export_foreign(
         sliding_window=max(windows, default=None),
         parameters=raw.parameters,
     )
-    return ForeignModel(MODEL_FILE, shape, chosen, bits, reference, difference, raw.versions)
+    return ForeignModel(MODEL_FILE, shape, chosen, bits, float32_path, difference, raw.versions)
 
 
 def _rewritten(raw: RawExport, progress: Progress) -> tuple[ir.Model, HeadShape, list[Masking]]:
@@ -108,9 +112,12 @@ def _rewritten(raw: RawExport, progress: Progress) -> tuple[ir.Model, HeadShape,
             hint="This architecture cannot be exported for the shared KV cache.",
         )
     heads = HeadShape(raw.heads, sizes[1], sizes[3])
-    progress(f"rewriting the attention of {len(attentions)} layers")
-    maskings = measure_masking(
+    progress.stage("Rewriting the attention of each layer", len(attentions))
+    maskings = []
+    for masking in measure_masking(
         model.graph, attentions, heads, raw.context_length, raw.model_path.parent
-    )
+    ):
+        maskings.append(masking)
+        progress.advance(len(maskings))
     rewrite(model, attentions, maskings, heads)
     return model, heads, maskings

@@ -7,6 +7,7 @@ scale. GroupQueryAttention can express a scale and a causal mask with a window, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +51,8 @@ class Masking:
 
 def measure_masking(
     graph: ir.Graph, attentions: list[Attention], shape: HeadShape, context: int, work: Path
-) -> list[Masking]:
-    """Scale and window of every layer.
+) -> Iterator[Masking]:
+    """Scale and window of every layer, one after the other.
 
     Args:
         work: the folder the graph was loaded from; a temporary model is written there.
@@ -61,10 +62,8 @@ def measure_masking(
             GroupQueryAttention cannot express.
     """
     cuts = [value for a in attentions for value in (a.present_key, a.present_value)]
-    return [
-        _Probe(graph, attention, cuts, shape, work).masking(min(context, _LONGEST))
-        for attention in attentions
-    ]
+    for attention in attentions:
+        yield _Probe(graph, attention, cuts, shape, work).masking(min(context, _LONGEST))
 
 
 class _Probe:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from edgesdk.errors import DamagedCheckpoint, ExportError
 from edgesdk_export.foreign import driver
-from edgesdk_export.foreign.environment import Progress
 from edgesdk_export.foreign.older_config import expected_rope_theta, with_older_fields
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
@@ -44,7 +43,7 @@ class RawExport:
     versions: dict[str, str]
 
 
-def run_optimum(python: Path, checkpoint: Path, work: Path, progress: Progress) -> RawExport:
+def run_optimum(python: Path, checkpoint: Path, work: Path) -> RawExport:
     """Export the checkpoint in the folder `checkpoint` to plain ONNX inside the folder `work`.
 
     Args:
@@ -67,7 +66,6 @@ def run_optimum(python: Path, checkpoint: Path, work: Path, progress: Progress) 
             _link(path.resolve(), staged / path.name)
 
     theta = expected_rope_theta(config)
-    progress(f"optimum exports {config.get('model_type', 'the model')}")
     ran = subprocess.run(
         [str(python), driver.__file__, str(staged), str(raw), "-" if theta is None else str(theta)],
         capture_output=True,
