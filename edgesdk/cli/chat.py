@@ -17,6 +17,7 @@ from rich.console import Console
 from edgesdk.chat import Chat
 from edgesdk.cli.decoding import changes_from, decoding_options, loaded, loading_options
 from edgesdk.cli.screen import show_answer
+from edgesdk.cli.terminal import quiet_keyboard
 from edgesdk.cli.transcript import save_transcript
 from edgesdk.decode.options import OptionChanges
 from edgesdk.errors import EdgeError
@@ -125,12 +126,13 @@ def _save(console: Console, chat: Chat, model: str, place: str) -> None:
 
 def _answer(console: Console, chat: Chat, line: str, options: OptionChanges) -> None:
     stream = chat.stream(line, **options)
-    with stream, _interruptible(stream):
+    with stream, _interruptible(stream), quiet_keyboard():
         show_answer(console, stream)
     reply = stream.reply
     if reply.finish_reason == "cancelled":
         console.print("Stopped; this turn is forgotten.", style="dim")
     console.print(reply.receipt.line(), style="dim")
+    console.print()
 
 
 @contextlib.contextmanager
