@@ -60,7 +60,7 @@ def test_a_checkpoint_becomes_a_bundle_in_the_store(tiny: Path, tmp_path: Path) 
 def test_wrong_use_is_two_and_a_failed_job_is_one(tiny: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert "--bits" in run("export", str(tiny), "--bits", "5", home=home, expect=2).stderr
-    assert "no checkpoint 'smollm2'" in run("export", "smollm2", home=home, expect=1).stdout
+    assert "no checkpoint 'smollm2'" in run("export", "smollm2", home=home, expect=1).stderr
 
 
 def test_an_unknown_architecture_names_the_known_ones_and_the_way(
