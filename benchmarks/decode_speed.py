@@ -15,8 +15,10 @@ from genai_build import genai_int4, genai_python
 from platformdirs import user_cache_path
 from turns import Contestant, interleave, report, worker_command
 
-# Any ids do; these are words of a plain English sentence in SmolLM2's vocabulary.
-PROMPT = (504, 2365, 6354, 16438, 27003, 690, 260, 23790, 2767, 30, 378, 28, 260, 6354, 436, 253)
+from edgesdk.bundle.opening import open_bundle
+from edgesdk.text.tokenizer import BundleTokenizer
+
+PROMPT = "Write a long story about a lighthouse keeper and the sea."
 
 
 @click.command()
@@ -34,7 +36,8 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     python = genai_python(work)
     peer_folder = genai_int4(python, gguf, work)
-    tail = (threads, tokens, *PROMPT)
+    prompt = BundleTokenizer.open(open_bundle(bundle)).encode(PROMPT)
+    tail = (threads, tokens, *prompt)
     ours = Contestant("edgesdk", worker_command("onnx_worker.py", bundle, *tail))
     peer = Contestant(
         "onnxruntime-genai", worker_command("genai_worker.py", peer_folder, *tail, python=python)

@@ -13,6 +13,7 @@ PINS = (
     "transformers>=5.2,<6",
     "onnx_ir",
     "gguf",
+    "accelerate",  # transformers wants it for reading a GGUF
 )
 
 # The builder wants a Hugging Face folder; transformers dequantizes the GGUF into one.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from edgesdk_export import pipeline
 from edgesdk_export.foreign import environment, run_optimum
 from edgesdk_export.foreign.environment import ready_environment
 from edgesdk_export.foreign.export import ForeignModel, export_foreign
@@ -113,15 +117,42 @@ def export(checkpoint: Path, out: Path, scheme: str) -> ForeignModel:
         shutil.rmtree(work)
 
 
-@pytest.fixture(scope="session", params=MODELS)
-def exported(request, optimum_environment, tmp_path_factory):
-    """(transformers' model, its checkpoint, the float32 export, the export's folder)"""
-    folder = tmp_path_factory.mktemp(request.param)
-    torch.manual_seed(0)
-    model = MODELS[request.param]().eval()
-    save(model, folder / "checkpoint")
-    foreign = export(folder / "checkpoint", folder / "fp32", "fp32")
-    return model, folder / "checkpoint", foreign, folder / "fp32"
+class Exported(NamedTuple):
+    model: PreTrainedModel
+    checkpoint: Path
+    foreign: ForeignModel
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def float32_export(optimum_environment, tmp_path_factory):
+    """A function from a name in MODELS to its float32 export, made once."""
+
+    @functools.cache
+    def make(name: str) -> Exported:
+        folder = tmp_path_factory.mktemp(name)
+        torch.manual_seed(0)
+        model = MODELS[name]().eval()
+        save(model, folder / "checkpoint")
+        foreign = export(folder / "checkpoint", folder / "fp32", "fp32")
+        return Exported(model, folder / "checkpoint", foreign, folder / "fp32")
+
+    return make
+
+
+@pytest.fixture(params=MODELS)
+def exported(request, float32_export) -> Exported:
+    return float32_export(request.param)
+
+
+@pytest.fixture
+def neox(float32_export) -> Exported:
+    return float32_export("gpt_neox")
+
+
+@pytest.fixture
+def falcon(float32_export) -> Exported:
+    return float32_export("falcon")
 
 
 def reference(model: PreTrainedModel) -> np.ndarray:
@@ -161,26 +192,57 @@ def test_shape_and_size_are_the_checkpoints(exported):
     assert foreign.shape.architecture == type(model).__name__
 
 
-def test_int8_and_int4_stay_close(exported, tmp_path):
-    model, checkpoint, foreign, _ = exported
-    expected = torch.log_softmax(torch.tensor(reference(model)), -1)
-    divergences = {}
-    for scheme in ("int8", "int4"):
-        small = export(checkpoint, tmp_path / scheme, scheme)
-        decoding = OnnxDecoding(tmp_path / scheme / small.model_file, small.shape, capacity=48)
-        got = torch.log_softmax(torch.tensor(decoding.extend(IDS)), -1)
-        divergences[scheme] = float((expected.exp() * (expected - got)).sum(-1).mean())
-        assert small.shape == foreign.shape
-        assert small.bits_per_weight < foreign.bits_per_weight / 2
-    assert divergences["int8"] < 0.01
-    assert divergences["int8"] < divergences["int4"] < 0.5
+def divergence(reference_logits: np.ndarray, got: np.ndarray) -> float:
+    """Mean KL(reference || got) in nats."""
+    expected = torch.log_softmax(torch.tensor(reference_logits), -1)
+    return float(
+        (expected.exp() * (expected - torch.log_softmax(torch.tensor(got), -1))).sum(-1).mean()
+    )
 
 
-def test_the_same_checkpoint_gives_the_same_bytes(exported, tmp_path):
-    _, checkpoint, _, folder = exported
-    export(checkpoint, tmp_path / "again", "fp32")
-    for path in folder.iterdir():
-        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+def test_int8_stays_close(neox, tmp_path):
+    model, checkpoint, foreign, _ = neox
+    small = export(checkpoint, tmp_path / "int8", "int8")
+    decoding = OnnxDecoding(tmp_path / "int8" / small.model_file, small.shape, capacity=48)
+    assert divergence(reference(model), decoding.extend(IDS)) < 0.01
+    assert small.shape == foreign.shape
+    assert 8.5 < small.bits_per_weight < 9.5
+
+
+def test_a_bundle_by_the_pipeline_answers_as_transformers_does(falcon, tmp_path):
+    """Twice: the same checkpoint gives the same bytes. int4, with an 8-bit tied head."""
+    model, checkpoint, _, _ = falcon
+    text = EvaluationText("bytes", "The quick brown fox jumps over the lazy dog. " * 8)
+    bundles = [
+        pipeline.export(
+            pipeline.ExportJob(
+                checkpoint=checkpoint,
+                destination=tmp_path / name,
+                name="tiny-falcon",
+                scheme="int4",
+                via="optimum",
+                text=text,
+                quality_tokens=200,
+            ),
+            Silent(),
+        )
+        for name in ("one", "two")
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
+    for path in (tmp_path / "one").iterdir():
+        assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes()
+
+    manifest = bundles[0].manifest
+    assert manifest.exporter.startswith("optimum 2.1.0")
+    assert (manifest.quantization.weights, manifest.quantization.head) == ("int4", "int8")
+    engine = open_engine(bundles[0], threads=1)
+    with contextlib.closing(engine), contextlib.closing(engine.sequence()) as sequence:
+        first = sequence.extend(IDS[:30], logits="all").copy()
+        got = np.concatenate([first, *(sequence.extend([i]).copy() for i in IDS[30:])])
+    measured = divergence(reference(model), got)
+    assert 0 < measured < 0.5
+    assert manifest.quality is not None
+    assert 0 < manifest.quality.kl_mean < 0.5
 
 
 def test_a_position_bias_is_refused_by_name(optimum_environment, tmp_path):
