@@ -1,0 +1,28 @@
+"""Real models for tests that need one: the folder that EDGESDK_TEST_MODELS names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    return _model("SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+@pytest.fixture(scope="session")
+def qwen_coder_gguf() -> Path:
+    return _model("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf")
+
+
+def _model(name: str) -> Path:
+    folder = os.environ.get("EDGESDK_TEST_MODELS")
+    if not folder:
+        pytest.skip("EDGESDK_TEST_MODELS names no folder of models")
+    path = Path(folder) / name
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    return path
