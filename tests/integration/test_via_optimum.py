@@ -17,8 +17,6 @@ from edgesdk_export.foreign import environment, run_optimum
 from edgesdk_export.foreign.environment import ready_environment
 from edgesdk_export.foreign.export import ForeignModel, export_foreign
 from edgesdk_export.onnx import WeightScheme
-from edgesdk_export.pipeline import ExportJob
-from edgesdk_export.pipeline import export as pipeline_export
 from edgesdk_export.progress import Silent
 from edgesdk_export.quality.text import EvaluationText
 from support.onnx_decoding import OnnxDecoding
@@ -280,27 +278,3 @@ def test_a_failed_installation_leaves_nothing_and_says_why(monkeypatch, tmp_path
         ready_environment(Silent(), place=tmp_path / "env")
     assert not (tmp_path / "env").exists()
     assert not (tmp_path / "env.partial").exists()
-
-
-def test_a_bundle_answers_with_transformers_logits(exported, tmp_path):
-    """The whole way: pipeline, quality, bundle, engine."""
-    model, checkpoint, _, _ = exported
-    text = EvaluationText("noise", "a quick brown fox, a lazy dog; " * 20)
-    job = ExportJob(
-        checkpoint=checkpoint,
-        destination=tmp_path / "bundle",
-        name="foreign",
-        scheme="fp32",
-        via="optimum",
-        text=text,
-        quality_tokens=256,
-    )
-    bundle = pipeline_export(job, Silent())
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-    assert bundle.manifest.exporter.startswith("optimum ")
-    assert bundle.manifest.quality is not None
-    assert bundle.manifest.quality.kl_mean < 1e-6
-    engine = open_engine(bundle)
-    sequence = engine.sequence()
-    assert np.abs(sequence.extend(IDS, logits="all") - reference(model)).max() < 1e-3
-    engine.close()
