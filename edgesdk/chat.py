@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Any
 
 from typing_extensions import Self, Unpack
 
-from edgesdk.decode.options import OptionChanges, options_from
+from edgesdk.decode.loop import Generation
+from edgesdk.decode.options import OptionChanges, Options, options_from
 from edgesdk.engines.base import Sequence
 from edgesdk.errors import RequestError
+from edgesdk.overflow import (
+    Overflow,
+    OverflowPolicy,
+    checked_policy,
+    drop_oldest,
+    low_water,
+    prompt_limit,
+)
 from edgesdk.receipt import Reply
 from edgesdk.runtime import Runtime
+from edgesdk.saved_chat import save_chat
 from edgesdk.streaming import AsyncReplyStream, ReplyStream, read_all, read_all_async
+from edgesdk.summarizing import Conversation, Summarizing
 from edgesdk.text.prompts import messages_of
 
 
@@ -28,13 +42,30 @@ class Chat:
     One that was cancelled, left before its end or failed leaves the history as it was.
 
     One turn at a time: asking while an answer is under way raises `RequestError`.
+
+    Args:
+        overflow: see `Model.chat`.
+        turns: the conversation so far, the system message left out.
+        sequence: has some or all of it in its KV cache; the chat's own from now on.
+
+    Raises:
+        InvalidOption: there is no such overflow policy.
     """
 
-    def __init__(self, runtime: Runtime, *, system: str | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        system: str | None = None,
+        overflow: OverflowPolicy = "error",
+        turns: Iterable[dict[str, Any]] = (),
+        sequence: Sequence | None = None,
+    ) -> None:
         self.system = system
         self._runtime = runtime
-        self._turns: list[dict[str, Any]] = []
-        self._sequence: Sequence | None = None
+        self._overflow = checked_policy(overflow)
+        self._turns = [dict(message) for message in turns]
+        self._sequence = sequence
         self._answering = threading.Lock()
 
     @property
@@ -79,8 +110,36 @@ class Chat:
         Raises:
             RequestError: an answer is under way.
         """
-        self._idle()
-        self._turns.clear()
+        with self._alone():
+            self._turns.clear()
+
+    def fork(self) -> Chat:
+        """A chat that goes on from here by itself; what is in the KV cache is not computed again.
+
+        Raises:
+            RequestError: an answer is under way.
+        """
+        with self._alone():
+            twin = None if self._sequence is None else self._sequence.fork()
+            return Chat(
+                self._runtime,
+                system=self.system,
+                overflow=self._overflow,
+                turns=self._turns,
+                sequence=twin,
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation and its KV cache to a file for `Model.restore`.
+
+        The file is written beside its place and then put there, whole.
+
+        Raises:
+            RequestError: an answer is under way, or `path` cannot be written.
+        """
+        with self._alone():
+            sequence = self._held()
+            save_chat(Path(path), sequence, system=self.system, turns=self._turns)
 
     def close(self) -> None:
         """Free the KV cache. The messages stay readable.
@@ -88,8 +147,8 @@ class Chat:
         Raises:
             RequestError: an answer is under way.
         """
-        self._idle()
-        self._drop_cache()
+        with self._alone():
+            self._drop_cache()
 
     def __enter__(self) -> Self:
         return self
@@ -106,8 +165,51 @@ class Chat:
         [question] = messages_of(prompt)
         ids = self._runtime.encoder.chat([*self.messages, question])
         checked = options_from(options)
-        if self._sequence is None:
-            self._sequence = self._runtime.engine.sequence()
+        limit = prompt_limit(self._runtime.engine.info.context_length, checked.max_tokens)
+        if self._overflow != "error" and self._turns and len(ids) > limit:
+            return self._shortened(question, len(ids), checked, started, low_water(limit))
+        on_end = self._joins(question, lambda: self._turns)
+        return self._runtime.answer(self._held(), ids, checked, started=started, on_end=on_end)
+
+    def _shortened(
+        self, question: dict[str, Any], before: int, options: Options, started: float, target: int
+    ) -> ReplyStream:
+        """Answer with as many of the latest turns as fit into `target` tokens."""
+        runtime, sequence = self._runtime, self._held()
+        told = self.messages[: len(self.messages) - len(self._turns)]
+
+        def encode(turns: list[dict[str, Any]]) -> list[int]:
+            return runtime.encoder.chat([*told, *turns, question])
+
+        short = drop_oldest(self._turns, lambda turns: len(encode(turns)), target)
+        if self._overflow == "drop_oldest_turns":
+            ids = encode(short.turns)
+            record = Overflow(self._overflow, len(short.dropped), before, len(ids))
+            on_end = self._joins(question, lambda: short.turns)
+            return runtime.answer(
+                sequence, ids, options, started=started, on_end=on_end, overflow=record
+            )
+        cancel = threading.Event()
+
+        def begin(ids: list[int], chosen: Options) -> Generation:
+            return runtime.begin(sequence, ids, chosen, started=started, cancel=cancel)
+
+        summarizing = Summarizing(
+            Conversation(told, short, question, before),
+            begin=begin,
+            encode=runtime.encoder.chat,
+            options=options,
+            context_length=runtime.engine.info.context_length,
+        )
+        on_end = self._joins(question, lambda: summarizing.turns)
+        return runtime.stream(
+            summarizing, cancel, on_end=on_end, overflow=lambda: summarizing.overflow
+        )
+
+    def _joins(
+        self, question: dict[str, Any], history: Callable[[], list[dict[str, Any]]]
+    ) -> Callable[[Reply | None], None]:
+        """What is to happen when the answer to `question` after `history` ends."""
 
         def on_end(reply: Reply | None) -> None:
             if reply is None:
@@ -116,18 +218,29 @@ class Chat:
             elif reply.finish_reason != "cancelled" and (
                 reply.tokens or reply.finish_reason == "stop"
             ):
-                self._turns += [question, {"role": "assistant", "content": reply.text}]
+                answer = {"role": "assistant", "content": reply.text}
+                self._turns = [*history(), question, answer]
             self._answering.release()
 
-        return self._runtime.answer(self._sequence, ids, checked, started=started, on_end=on_end)
+        return on_end
+
+    def _held(self) -> Sequence:
+        if self._sequence is None:
+            self._sequence = self._runtime.engine.sequence()
+        return self._sequence
 
     def _drop_cache(self) -> None:
         if self._sequence is not None:
             self._sequence.close()
             self._sequence = None
 
-    def _idle(self) -> None:
-        if self._answering.locked():
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._answering.acquire(blocking=False):
             raise RequestError(
                 "This chat is still answering.", hint="Read that stream to its end or close it."
             )
+        try:
+            yield
+        finally:
+            self._answering.release()

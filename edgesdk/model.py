@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 
@@ -10,8 +11,10 @@ from typing_extensions import Self, Unpack
 from edgesdk.chat import Chat
 from edgesdk.decode.options import OptionChanges, Options, options_from
 from edgesdk.engines.base import EngineInfo
+from edgesdk.overflow import OverflowPolicy
 from edgesdk.receipt import Reply
 from edgesdk.runtime import Runtime
+from edgesdk.saved_chat import restore_chat
 from edgesdk.streaming import AsyncReplyStream, ReplyStream, read_all, read_all_async
 from edgesdk.text.prompts import Prompt, messages_of
 
@@ -66,14 +69,37 @@ class Model:
         ids = self._runtime.encoder.plain(text)
         return read_all(self._once(ids, options_from(options), started))
 
-    def chat(self, system: str | None = None) -> Chat:
+    def chat(self, system: str | None = None, *, overflow: OverflowPolicy = "error") -> Chat:
         """A conversation, with a KV cache of its own.
 
         Args:
             system: what the assistant is told before the conversation; None for what the
                 template says by itself.
+            overflow: what to do when a turn leaves the answer no room in the context. "error"
+                raises ContextOverflow when there is none at all. "drop_oldest_turns" leaves out
+                the oldest turns for good; "summarize" puts a summary in their place, which the
+                model writes first. The system message always stays, and a turn stays or goes as
+                a whole. The receipt says what was done.
         """
-        return Chat(self._runtime, system=system)
+        return Chat(self._runtime, system=system, overflow=overflow)
+
+    def restore(self, path: str | Path, *, overflow: OverflowPolicy = "error") -> Chat:
+        """The conversation that `Chat.save` wrote; its next turn starts without prefill.
+
+        Raises:
+            RequestError: the file is damaged, holds no chat, or was saved with another model,
+                engine or KV layout.
+            ContextOverflow: it holds more tokens than this model was loaded for.
+        """
+        sequence = self._runtime.engine.sequence()
+        try:
+            system, turns = restore_chat(Path(path), sequence)
+            return Chat(
+                self._runtime, system=system, overflow=overflow, turns=turns, sequence=sequence
+            )
+        except BaseException:
+            sequence.close()
+            raise
 
     def count(self, prompt: Prompt) -> int:
         """Tokens of a plain text, or of a list of messages as the template writes them."""

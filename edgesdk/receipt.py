@@ -8,6 +8,7 @@ from typing import Literal
 
 from edgesdk.decode.loop import Finish, FinishReason
 from edgesdk.engines.base import EngineInfo
+from edgesdk.overflow import Overflow
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Receipt:
         tokens_per_second: of the decode after the first token.
         peak_memory_bytes: most resident memory that this process ever had.
         finish_reason: see `edgesdk.decode.loop.Finish`.
+        overflow: what was done so that the turn fits the context; None if it fitted.
     """
 
     route: Literal["local"]
@@ -44,6 +46,7 @@ class Receipt:
     tokens_per_second: float | None
     peak_memory_bytes: int | None
     finish_reason: FinishReason
+    overflow: Overflow | None = None
 
     def line(self) -> str:
         """One line for people."""
@@ -56,10 +59,11 @@ class Receipt:
         if self.peak_memory_bytes is not None:
             memory = f"{self.peak_memory_bytes / 1e6:,.0f} MB"
         ended = "" if self.finish_reason == "stop" else f" · ended by {self.finish_reason}"
+        shortened = "" if self.overflow is None else f" · {self.overflow.phrase()}"
         return (
             f"{self.prompt_tokens:,} tokens in{cached}, {self.output_tokens:,} out"
             f" · first token {first} · speed {speed} · peak memory {memory}"
-            f" · {self.device} · {self.engine}{ended}"
+            f" · {self.device} · {self.engine}{shortened}{ended}"
         )
 
 
@@ -79,7 +83,9 @@ class Reply:
     tokens: tuple[int, ...]
 
 
-def receipt_of(finish: Finish, info: EngineInfo, *, load_seconds: float) -> Receipt:
+def receipt_of(
+    finish: Finish, info: EngineInfo, *, load_seconds: float, overflow: Overflow | None = None
+) -> Receipt:
     """The receipt of an answer that the engine of `info` gave."""
     timed = finish.decode_steps > 0 and finish.decode_seconds > 0
     return Receipt(
@@ -97,6 +103,7 @@ def receipt_of(finish: Finish, info: EngineInfo, *, load_seconds: float) -> Rece
         tokens_per_second=finish.decode_steps / finish.decode_seconds if timed else None,
         peak_memory_bytes=peak_memory_bytes(),
         finish_reason=finish.reason,
+        overflow=overflow,
     )
 
 

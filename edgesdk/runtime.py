@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgesdk.decode.loop import Finish, generate
+from edgesdk.decode.loop import Finish, Generation, generate
 from edgesdk.decode.options import Options
 from edgesdk.engines.base import Engine, Sequence
+from edgesdk.overflow import Overflow
 from edgesdk.receipt import Receipt, Reply, receipt_of
-from edgesdk.streaming import ReplyStream
+from edgesdk.streaming import Answer, ReplyStream
 from edgesdk.text.prompts import PromptEncoder
 
 
@@ -30,18 +31,33 @@ class Runtime:
         *,
         started: float,
         on_end: Callable[[Reply | None], None],
+        overflow: Overflow | None = None,
     ) -> ReplyStream:
         """Start an answer to `prompt` on `sequence`.
 
         Args:
             started: `time.perf_counter()` when the request came.
             on_end: see `ReplyStream`; not called where this raises.
+            overflow: what was done so that `prompt` fits, for the receipt.
 
         Raises:
             EmptyPrompt, ContextOverflow, InvalidOption: see `edgesdk.decode.loop.generate`.
         """
         cancel = threading.Event()
-        generation = generate(
+        generation = self.begin(sequence, prompt, options, started=started, cancel=cancel)
+        return self.stream(generation, cancel, on_end=on_end, overflow=lambda: overflow)
+
+    def begin(
+        self,
+        sequence: Sequence,
+        prompt: list[int],
+        options: Options,
+        *,
+        started: float,
+        cancel: threading.Event,
+    ) -> Generation:
+        """An answer without its stream; raises as `answer` does."""
+        return generate(
             sequence,
             prompt,
             self.encoder.tokenizer,
@@ -50,7 +66,20 @@ class Runtime:
             cancel=cancel,
             started=started,
         )
-        return ReplyStream(generation, cancel, receipt=self._receipt, on_end=on_end)
 
-    def _receipt(self, finish: Finish) -> Receipt:
-        return receipt_of(finish, self.engine.info, load_seconds=self.load_seconds)
+    def stream(
+        self,
+        answer: Answer,
+        cancel: threading.Event,
+        *,
+        on_end: Callable[[Reply | None], None],
+        overflow: Callable[[], Overflow | None],
+    ) -> ReplyStream:
+        """The stream of an answer that looks at `cancel`; `overflow` is asked at its end."""
+
+        def receipt(finish: Finish) -> Receipt:
+            return receipt_of(
+                finish, self.engine.info, load_seconds=self.load_seconds, overflow=overflow()
+            )
+
+        return ReplyStream(answer, cancel, receipt=receipt, on_end=on_end)

@@ -6,12 +6,28 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from types import TracebackType
+from typing import Protocol
 
 from typing_extensions import Self
 
-from edgesdk.decode.loop import Finish, Generation
+from edgesdk.decode.loop import Finish, Step
 from edgesdk.errors import DeadlineExceeded, RequestError
 from edgesdk.receipt import Receipt, Reply
+
+
+class Answer(Protocol):
+    """Steps of an answer, as `edgesdk.decode.loop.Generation` gives them."""
+
+    @property
+    def finish(self) -> Finish | None:
+        """How it ended; None before that."""
+
+    def __iter__(self) -> Iterator[Step]: ...
+
+    def __next__(self) -> Step: ...
+
+    def close(self) -> None:
+        """End here, with a finish; harmless where it has ended."""
 
 
 class ReplyStream(Iterator[str]):
@@ -29,7 +45,7 @@ class ReplyStream(Iterator[str]):
 
     def __init__(
         self,
-        generation: Generation,
+        generation: Answer,
         cancel: threading.Event,
         *,
         receipt: Callable[[Finish], Receipt],

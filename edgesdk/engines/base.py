@@ -12,6 +12,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import JsonValue
+
+from edgesdk.engines.saved import KvOrigin, Note
 
 Logits = npt.NDArray[np.float32]
 
@@ -63,11 +66,11 @@ class Sequence(Protocol):
     def fork(self) -> Sequence:
         """An independent sequence with the same tokens, made without prefill."""
 
-    def save(self, path: Path) -> None:
-        """Write tokens and KV cache to `path` (beside, then renamed)."""
+    def save(self, path: Path, note: Note | None = None) -> None:
+        """Write tokens, KV cache and the caller's `note` to `path` (beside, then renamed)."""
 
-    def restore(self, path: Path) -> None:
-        """Replace this sequence's content with what `save` wrote.
+    def restore(self, path: Path) -> dict[str, JsonValue]:
+        """Replace this sequence's content with what `save` wrote; the note comes back.
 
         Raises:
             RequestError: the file is damaged, or is of another model or engine; the sequence is
@@ -84,6 +87,10 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo:
         """What runs, and where."""
+
+    @property
+    def origin(self) -> KvOrigin:
+        """What the KV caches of its sequences are bound to."""
 
     def sequence(self) -> Sequence:
         """A new, empty sequence."""

@@ -1,8 +1,8 @@
-"""The file that keeps a sequence over a restart: who wrote it, its tokens, its KV cache.
+"""The file that keeps a sequence over a restart: who wrote it, its tokens, its KV cache, a note.
 
     8 bytes   b"EDGEKV" and the format version, little-endian uint16
     4 bytes   length of the header, little-endian uint32
-    header    JSON: engine, model, layout, tokens, payload_bytes
+    header    JSON: engine, model, layout, tokens, note, payload_bytes
     4 bytes   CRC-32 of the header
     payload   the KV cache of those tokens, in the engine's own layout
     4 bytes   CRC-32 of the payload
@@ -13,18 +13,18 @@ trusts it.
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from edgesdk.errors import RequestError
 
@@ -36,6 +36,8 @@ _HINT = "Start a new chat, and save that."
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
+# What the caller of `Sequence.save` wants to find again, such as a chat's messages.
+Note = Mapping[str, JsonValue]
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,31 @@ class KvOrigin:
     layout: str
 
 
+class Saved(NamedTuple):
+    """What a file holds: the ids, the caller's note, the KV cache of those ids."""
+
+    tokens: list[int]
+    note: dict[str, JsonValue]
+    payload: Bytes
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    engine: str
+    model: str
+    layout: str
+    tokens: list[Annotated[int, Field(ge=0, lt=2**31)]]
+    note: dict[str, JsonValue]
+    payload_bytes: Annotated[int, Field(ge=0)]
+
+
 def write_saved(
-    path: Path, origin: KvOrigin, tokens: Sequence[int], payload: Iterable[Array]
+    path: Path,
+    origin: KvOrigin,
+    tokens: Sequence[int],
+    payload: Iterable[Array],
+    note: Note | None = None,
 ) -> None:
     """Write `tokens` and the arrays of `payload`, one after the other, beside and then rename.
 
@@ -64,7 +89,7 @@ def write_saved(
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            _write(stream, origin, tokens, list(payload))
+            _write(stream, origin, tokens, list(payload), note or {})
             stream.flush()
             os.fsync(stream.fileno())
         Path(name).replace(path)
@@ -73,8 +98,8 @@ def write_saved(
         raise
 
 
-def read_saved(path: Path, origin: KvOrigin) -> tuple[list[int], Bytes]:
-    """Tokens and payload of a file that `write_saved` wrote with the same `origin`.
+def read_saved(path: Path, origin: KvOrigin) -> Saved:
+    """What `write_saved` wrote to `path` with the same `origin`.
 
     Raises:
         RequestError: there is no such file, it is damaged, or it is of another origin.
@@ -83,21 +108,24 @@ def read_saved(path: Path, origin: KvOrigin) -> tuple[list[int], Bytes]:
         with path.open("rb") as stream:
             header = _read_header(stream, path)
             _check_origin(header, origin, path)
-            return header["tokens"], _read_payload(stream, header["payload_bytes"], path)
+            payload = _read_payload(stream, header.payload_bytes, path)
+            return Saved(header.tokens, header.note, payload)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}.", hint=_HINT) from None
 
 
-def _write(stream: BinaryIO, origin: KvOrigin, tokens: Sequence[int], payload: list[Array]) -> None:
-    header = json.dumps(
-        {
-            "engine": origin.engine,
-            "model": origin.model,
-            "layout": origin.layout,
-            "tokens": list(tokens),
-            "payload_bytes": sum(part.nbytes for part in payload),
-        }
-    ).encode()
+def _write(
+    stream: BinaryIO, origin: KvOrigin, tokens: Sequence[int], payload: list[Array], note: Note
+) -> None:
+    fields = _Header(
+        engine=origin.engine,
+        model=origin.model,
+        layout=origin.layout,
+        tokens=list(tokens),
+        note=dict(note),
+        payload_bytes=sum(part.nbytes for part in payload),
+    )
+    header = fields.model_dump_json().encode()
     stream.write(_PROLOGUE.pack(_MAGIC, FORMAT_VERSION, len(header)))
     stream.write(header)
     stream.write(_CRC.pack(zlib.crc32(header)))
@@ -109,7 +137,7 @@ def _write(stream: BinaryIO, origin: KvOrigin, tokens: Sequence[int], payload: l
     stream.write(_CRC.pack(checksum))
 
 
-def _read_header(stream: BinaryIO, path: Path) -> dict[str, Any]:
+def _read_header(stream: BinaryIO, path: Path) -> _Header:
     prologue = stream.read(_PROLOGUE.size)
     if len(prologue) < _PROLOGUE.size or prologue[: len(_MAGIC)] != _MAGIC:
         raise RequestError(f"{path} is not a saved sequence.", hint=_HINT)
@@ -125,17 +153,20 @@ def _read_header(stream: BinaryIO, path: Path) -> dict[str, Any]:
     text = stream.read(length)
     if _CRC.unpack(stream.read(_CRC.size))[0] != zlib.crc32(text):
         raise _damaged(path, "its header has another checksum")
-    header: dict[str, Any] = json.loads(text)
-    if header["payload_bytes"] != left - length - 2 * _CRC.size:
+    try:
+        header = _Header.model_validate_json(text)
+    except ValidationError as error:
+        raise _damaged(path, f"its header has {error.error_count()} wrong fields") from None
+    if header.payload_bytes != left - length - 2 * _CRC.size:
         raise _damaged(path, "its length is not what its header says")
     return header
 
 
-def _check_origin(header: dict[str, Any], origin: KvOrigin, path: Path) -> None:
+def _check_origin(header: _Header, origin: KvOrigin, path: Path) -> None:
     for what, found, wanted in (
-        ("engine", header["engine"], origin.engine),
-        ("model", header["model"], origin.model),
-        ("KV layout", header["layout"], origin.layout),
+        ("engine", header.engine, origin.engine),
+        ("model", header.model, origin.model),
+        ("KV layout", header.layout, origin.layout),
     ):
         if found != wanted:
             raise RequestError(

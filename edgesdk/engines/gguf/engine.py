@@ -35,6 +35,10 @@ class GgufEngine:
     def info(self) -> EngineInfo:
         return self._info
 
+    @property
+    def origin(self) -> KvOrigin:
+        return self._origin
+
     def sequence(self) -> GgufSequence:
         _ = self._context.model  # raises where the engine is closed
         return GgufSequence(

@@ -7,11 +7,12 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import JsonValue
 
 from edgesdk.engines.base import Logits
 from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.engines.request import checked_ids, checked_length, checked_rows
-from edgesdk.engines.saved import KvOrigin, read_saved, write_saved
+from edgesdk.engines.saved import KvOrigin, Note, read_saved, write_saved
 from edgesdk.errors import EngineError, RequestError
 
 
@@ -65,13 +66,13 @@ class GgufSequence:
         twin._tokens = list(self._tokens)
         return twin
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, note: Note | None = None) -> None:
         state = self._context.state(self._open_id())
-        write_saved(path, self._origin, self._tokens, [state])
+        write_saved(path, self._origin, self._tokens, [state], note)
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path) -> dict[str, JsonValue]:
         old = self._open_id()
-        tokens, state = read_saved(path, self._origin)
+        tokens, note, state = read_saved(path, self._origin)
         if tokens:
             checked_ids(
                 tokens,
@@ -90,6 +91,7 @@ class GgufSequence:
         self._id = new
         self._tokens = tokens
         self._context.release(old)
+        return note
 
     def close(self) -> None:
         if self._id is not None:

@@ -22,10 +22,15 @@ class OnnxEngine:
     def __init__(self, decoder: LoadedDecoder, info: EngineInfo) -> None:
         self._decoder: LoadedDecoder | None = decoder
         self._info = info
+        self._origin = decoder.origin
 
     @property
     def info(self) -> EngineInfo:
         return self._info
+
+    @property
+    def origin(self) -> KvOrigin:
+        return self._origin
 
     def sequence(self) -> OnnxSequence:
         if self._decoder is None:

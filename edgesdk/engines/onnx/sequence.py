@@ -13,12 +13,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+from pydantic import JsonValue
 
 from edgesdk.bundle import graph_io
 from edgesdk.engines.base import Logits
 from edgesdk.engines.onnx.cache import Buffer, CacheShape, KvCache
 from edgesdk.engines.request import TokenIds, checked_ids, checked_length, checked_rows
-from edgesdk.engines.saved import KvOrigin, read_saved, write_saved
+from edgesdk.engines.saved import KvOrigin, Note, read_saved, write_saved
 from edgesdk.errors import EngineError, RequestError
 
 
@@ -96,14 +97,15 @@ class OnnxSequence:
         twin._cache = self._cache.copy(len(self._tokens))
         return twin
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, note: Note | None = None) -> None:
         self._check_open()
-        write_saved(path, self._decoder.origin, self._tokens, self._cache.dump(len(self._tokens)))
+        payload = self._cache.dump(len(self._tokens))
+        write_saved(path, self._decoder.origin, self._tokens, payload, note)
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path) -> dict[str, JsonValue]:
         self._check_open()
         decoder = self._decoder
-        tokens, payload = read_saved(path, decoder.origin)
+        tokens, note, payload = read_saved(path, decoder.origin)
         length = len(tokens)
         numbers = decoder.cache_shape.elements(length)
         if payload.size != numbers * np.dtype(np.float32).itemsize:
@@ -120,6 +122,7 @@ class OnnxSequence:
             cache.load(payload.view(np.float32), length)
         self._cache = cache
         self._tokens = tokens
+        return note
 
     def close(self) -> None:
         self._closed = True

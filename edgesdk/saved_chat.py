@@ -1,0 +1,60 @@
+"""A chat as one file: its messages ride as a note on the saved sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_validator
+
+from edgesdk.engines.base import Sequence
+from edgesdk.errors import RequestError
+
+
+class _ChatNote(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    system: str | None
+    turns: list[dict[str, JsonValue]]
+
+    @field_validator("turns")
+    @classmethod
+    def _have_roles(cls, turns: list[dict[str, JsonValue]]) -> list[dict[str, JsonValue]]:
+        if not all(isinstance(message.get("role"), str) for message in turns):
+            raise ValueError("a message has no role")
+        return turns
+
+
+def save_chat(
+    path: Path, sequence: Sequence, *, system: str | None, turns: Items[dict[str, Any]]
+) -> None:
+    """Write a conversation and the KV cache that `sequence` holds of it.
+
+    Raises:
+        RequestError: `path` cannot be written; what stood there is untouched.
+    """
+    note = _ChatNote(system=system, turns=list(turns))
+    try:
+        sequence.save(path, note.model_dump())
+    except OSError as error:
+        raise RequestError(
+            f"{path} cannot be written: {error.strerror}.", hint="Name another place."
+        ) from None
+
+
+def restore_chat(path: Path, sequence: Sequence) -> tuple[str | None, list[dict[str, Any]]]:
+    """Fill `sequence` with what `save_chat` wrote; system message and turns come back.
+
+    Raises:
+        RequestError: the file is damaged, of another model or engine, or holds no chat.
+        ContextOverflow: it holds more tokens than this model was loaded for.
+    """
+    kept = sequence.restore(path)
+    try:
+        note = _ChatNote.model_validate(kept)
+    except ValidationError:
+        raise RequestError(
+            f"{path} holds no chat.", hint="Give a file that Chat.save wrote."
+        ) from None
+    return note.system, [dict(message) for message in note.turns]
