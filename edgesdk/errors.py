@@ -20,6 +20,7 @@ it sensibly, and each message ends with what to do about it.
     │   └── UnsupportedBundle
     ├── TemplateError                   ValueError   (a chat template failed or overstepped)
     ├── EngineError                     RuntimeError (an engine failed to load or to run)
+    ├── NotEnoughMemory                 MemoryError  (the device cannot hold the model)
     ├── MissingExtra                    ImportError  (an optional dependency is absent)
     ├── RequestError                    ValueError   (the caller asked for the impossible)
     │   ├── EmptyPrompt
@@ -109,6 +110,22 @@ class TemplateError(EdgeError, ValueError):
 
 class EngineError(EdgeError, RuntimeError):
     """An engine failed to load a model or to run it."""
+
+
+class NotEnoughMemory(EdgeError, MemoryError):
+    """The model, or the context that was asked for, does not fit the device's free memory.
+
+    Attributes:
+        needed: bytes.
+        available: bytes.
+    """
+
+    def __init__(
+        self, message: str, *, needed: int, available: int, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.needed = needed
+        self.available = available
 
 
 class MissingExtra(EdgeError, ImportError):

@@ -7,12 +7,14 @@ adds a record here and a module of its own.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import Engine
+from edgesdk.engines.footprint import Footprint
 from edgesdk.engines.threads import thread_count
 from edgesdk.errors import EngineError, InvalidOption
 
@@ -26,6 +28,7 @@ class Backend:
         format: the bundle format that it runs, "onnx" or "gguf".
         device: the device that it runs on, as callers name it.
         opener: "module:function" that loads a model; see `Opener`.
+        footprint: "module:function" that says what memory a model takes; see `footprint`.
         extra: the extra of edgesdk that installs what it needs; None where nothing is needed.
     """
 
@@ -33,6 +36,7 @@ class Backend:
     format: str
     device: str
     opener: str
+    footprint: str
     extra: str | None = None
 
 
@@ -46,8 +50,21 @@ class Opener(Protocol):
 
 # The best first: "auto" takes the first of the model's format.
 BACKENDS = (
-    Backend("onnx-cpu", "onnx", "cpu", "edgesdk.engines.onnx.engine:open_engine"),
-    Backend("gguf-cpu", "gguf", "cpu", "edgesdk.engines.gguf.engine:open_engine", extra="gguf"),
+    Backend(
+        "onnx-cpu",
+        "onnx",
+        "cpu",
+        opener="edgesdk.engines.onnx.engine:open_engine",
+        footprint="edgesdk.engines.onnx.footprint:footprint",
+    ),
+    Backend(
+        "gguf-cpu",
+        "gguf",
+        "cpu",
+        opener="edgesdk.engines.gguf.engine:open_engine",
+        footprint="edgesdk.engines.gguf.footprint:footprint",
+        extra="gguf",
+    ),
 )
 
 
@@ -74,9 +91,20 @@ def open_engine(
     if context is not None and context < 1:
         raise InvalidOption(f"context must be at least 1 token, not {context}.")
     backend = choose_backend(_format(source), device)
-    module, _, function = backend.opener.partition(":")
-    opener = cast("Opener", getattr(importlib.import_module(module), function))
+    opener = cast("Opener", _named(backend.opener))
     return opener(source, device_asked=device, threads=thread_count(threads), context=context)
+
+
+def footprint(source: Bundle | Path, device: str = "auto") -> Footprint:
+    """What an opened bundle, or a bare `.gguf` file, takes in memory; nothing is loaded.
+
+    Raises:
+        InvalidOption: no backend runs this format on `device`.
+        EngineError: the file cannot be read, or is damaged.
+    """
+    backend = choose_backend(_format(source), device)
+    measure = cast("Callable[[Bundle | Path], Footprint]", _named(backend.footprint))
+    return measure(source)
 
 
 def choose_backend(
@@ -95,6 +123,12 @@ def choose_backend(
         f"No engine runs {model_format} models on the device {device!r}.",
         hint=f"Choose from: {', '.join(['auto', *sorted({b.device for b in fitting})])}.",
     )
+
+
+def _named(place: str) -> object:
+    module, _, function = place.partition(":")
+    found: object = getattr(importlib.import_module(module), function)
+    return found
 
 
 def _format(source: Bundle | Path) -> str:

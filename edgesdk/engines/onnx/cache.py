@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 Buffer = npt.NDArray[np.float32]
 
-_SMALLEST = 256
+# Tokens; the least that is made room for.
+SMALLEST = 256
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class KvCache:
         Capacities double, so that a token costs the same on average however long the text grows.
         On MemoryError the cache is as it was.
         """
-        capacity = _SMALLEST
+        capacity = SMALLEST
         while capacity < length:
             capacity *= 2
         self._replace(min(capacity, limit), used)

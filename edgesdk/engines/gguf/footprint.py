@@ -1,0 +1,107 @@
+"""What a GGUF model takes in memory on the CPU.
+
+llama.cpp maps the file, packs some types of weights into a copy, and holds one context whose cells
+double. The constants are fitted to peaks measured with llama-cpp-python 0.3.36 on Linux x86-64
+(SmolLM2-135M Q4_1 and Qwen2.5-Coder-1.5B Q4_K_M, 30 to 2,100 tokens).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgesdk.bundle.opening import Bundle
+from edgesdk.engines.footprint import MIB, PROCESS_BYTES, MemoryNeed
+from edgesdk.engines.gguf.context import _BATCH, _BATCH_ROWS, _FIRST_CELLS
+from edgesdk.engines.gguf.metadata import Metadata, read_metadata
+
+# llama.cpp's library and its Python bindings.
+_RUNTIME_BYTES = 21 * MIB
+_VOCABULARY_BYTES_PER_ENTRY = 370
+# Q4_0, Q4_K and IQ4_NL: what ggml-cpu/repack.cpp interleaves on AVX2 (Arm: more types).
+_PACKED_KINDS = frozenset({2, 12, 20})
+_PACKED_ROWS = 8
+_GATHERED = "token_embd.weight"
+
+
+@dataclass(frozen=True)
+class GgufFootprint:
+    """Implements `edgesdk.engines.footprint.Footprint`.
+
+    Attributes:
+        file_bytes: all of it gets mapped and read.
+        packed_bytes: what of it is there a second time, packed.
+        embedding_bytes: what of it is only gathered from, a row for each token.
+    """
+
+    context_length: int
+    kv_bytes_per_token: int
+    file_bytes: int
+    packed_bytes: int
+    embedding_bytes: int
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+
+    @property
+    def read_bytes_per_token(self) -> int:
+        return self.file_bytes - self.embedding_bytes
+
+    def need(self, context: int) -> MemoryNeed:
+        cells = _FIRST_CELLS
+        while cells < context:
+            cells *= 2
+        # While a context of twice the cells takes over, the old one and a copy of what is in it
+        # are there too.
+        growth = cells if cells > _FIRST_CELLS else 0
+        activations = 4 * _BATCH * (2 * self.intermediate_size + 8 * self.hidden_size)
+        mask, rows = 2 * _BATCH * cells, 4 * _BATCH_ROWS * self.vocab_size
+        return MemoryNeed(
+            process=PROCESS_BYTES,
+            runtime=_RUNTIME_BYTES + self.vocab_size * _VOCABULARY_BYTES_PER_ENTRY,
+            weights=self.file_bytes + self.packed_bytes,
+            kv_cache=cells * self.kv_bytes_per_token,
+            scratch=growth * self.kv_bytes_per_token + activations + mask + rows,
+        )
+
+
+def footprint(source: Bundle | Path) -> GgufFootprint:
+    """The footprint of a GGUF bundle, or of a bare `.gguf` file.
+
+    Raises:
+        EngineError: the file cannot be read, or is damaged.
+    """
+    path = source.file(source.manifest.model_file) if isinstance(source, Bundle) else source
+    found = read_metadata(path)
+    hidden = found.number("embedding_length", 0)
+    names = {tensor.name for tensor in found.tensors}
+    gathered = [t.size for t in found.tensors if t.name == _GATHERED and "output.weight" in names]
+    packed = [
+        tensor.size
+        for tensor in found.tensors
+        if tensor.kind in _PACKED_KINDS
+        and tensor.rows % _PACKED_ROWS == 0
+        and tensor.name != _GATHERED
+    ]
+    return GgufFootprint(
+        context_length=found.number("context_length", _FIRST_CELLS),
+        kv_bytes_per_token=_kv_bytes_per_token(found, hidden),
+        file_bytes=path.stat().st_size,
+        packed_bytes=sum(packed),
+        embedding_bytes=sum(gathered),
+        hidden_size=hidden,
+        intermediate_size=found.number("feed_forward_length", 0),
+        vocab_size=found.lengths.get("tokenizer.ggml.tokens", 0),
+    )
+
+
+def _kv_bytes_per_token(found: Metadata, hidden: int) -> int:
+    """float16 keys and values of all layers."""
+    heads = found.number("attention.head_count", 1)
+    kv_heads = found.number("attention.head_count_kv", heads)
+    head_size = hidden // max(heads, 1)
+    widths = (
+        found.number("attention.key_length", head_size),
+        found.number("attention.value_length", head_size),
+    )
+    return 2 * found.number("block_count", 0) * kv_heads * sum(widths)
