@@ -169,7 +169,10 @@ class Chat:
         if self._overflow != "error" and self._turns and len(ids) > limit:
             return self._shortened(question, len(ids), checked, started, low_water(limit))
         on_end = self._joins(question, lambda: self._turns)
-        return self._runtime.answer(self._held(), ids, checked, started=started, on_end=on_end)
+        shared = 0 if self._turns else self._runtime.shared_tokens([*self.messages, question], ids)
+        return self._runtime.answer(
+            self._held(), ids, checked, started=started, on_end=on_end, shared=shared
+        )
 
     def _shortened(
         self, question: dict[str, Any], before: int, options: Options, started: float, target: int

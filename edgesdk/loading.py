@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from time import perf_counter
 
+from edgesdk import planning
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.engines.registry import open_engine
 from edgesdk.errors import BundleError, EngineError, MissingExtra, UnknownModel
 from edgesdk.model import Model
+from edgesdk.planning import Plan, require_memory
+from edgesdk.prefixes import PrefixCache
 from edgesdk.runtime import Runtime
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
@@ -20,6 +23,8 @@ def load(
     device: str = "auto",
     context: int | None = None,
     threads: int | None = None,
+    prefix_cache: PrefixCache | Path | bool = False,
+    check_memory: bool = True,
 ) -> Model:
     """Load a model.
 
@@ -29,6 +34,10 @@ def load(
         device: "auto", or a device that an engine names, such as "cpu".
         context: most tokens of one conversation; None for the model's own limit.
         threads: CPU threads; None for one per physical core.
+        prefix_cache: where the KV caches of system messages, and of what `Model.remember` is
+            given, are kept for later prompts; a folder, or True for the store's own.
+        check_memory: refuse a model that cannot fit, instead of being killed for it: with
+            `context` tokens if they are given, else with any.
 
     Raises:
         UnknownModel: there is no such file, nor such a name in the store.
@@ -38,9 +47,12 @@ def load(
         TemplateError: the model's chat template is not valid.
         InvalidOption: no engine runs the model on that device, or an option is out of range.
         EngineError: the engine cannot load it.
+        NotEnoughMemory: the device's free memory cannot hold it.
     """
     started = perf_counter()
     source = find(what)
+    if check_memory:
+        require_memory(source, context=context, device=device)
     try:
         engine = open_engine(source, device, threads=threads, context=context)
     except MissingExtra:
@@ -58,7 +70,42 @@ def load(
         engine.close()
         raise
     name = source.manifest.name if isinstance(source, Bundle) else source.stem
-    return Model(name, Runtime(engine, encoder, perf_counter() - started))
+    prefixes = _prefix_cache(prefix_cache)
+    runtime = Runtime(engine, encoder, perf_counter() - started, prefixes)
+    return Model(name, runtime, source)
+
+
+def plan(
+    what: str | Path,
+    *,
+    context: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Plan:
+    """What a model would need in memory, against what the device has; nothing is loaded.
+
+    Args:
+        what: as for `load`.
+        context: tokens of the conversation to plan for; None for the model's own limit.
+        threads: how many are to read memory; None for one per physical core.
+
+    Raises:
+        InvalidOption: `context` is not between 1 and the model's limit.
+        UnknownModel, BundleError, EngineError: as `load`.
+    """
+    return planning.plan(find(what), context=context, device=device, threads=threads)
+
+
+def _prefix_cache(asked: PrefixCache | Path | bool) -> PrefixCache | None:
+    if isinstance(asked, PrefixCache):
+        return asked
+    if isinstance(asked, Path):
+        return PrefixCache(asked)
+    if not asked:
+        return None
+    from edgesdk.store import default_root
+
+    return PrefixCache(default_root() / "prefixes")
 
 
 def find(what: str | Path) -> Bundle | Path:

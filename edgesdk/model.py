@@ -8,10 +8,14 @@ from types import TracebackType
 
 from typing_extensions import Self, Unpack
 
+from edgesdk.bundle.opening import Bundle
 from edgesdk.chat import Chat
 from edgesdk.decode.options import OptionChanges, Options, options_from
+from edgesdk.device_memory import private_bytes
 from edgesdk.engines.base import EngineInfo
+from edgesdk.errors import RequestError
 from edgesdk.overflow import OverflowPolicy
+from edgesdk.planning import Plan, plan
 from edgesdk.receipt import Reply
 from edgesdk.runtime import Runtime
 from edgesdk.saved_chat import restore_chat
@@ -36,9 +40,10 @@ class Model:
         EngineError: the engine failed.
     """
 
-    def __init__(self, name: str, runtime: Runtime) -> None:
+    def __init__(self, name: str, runtime: Runtime, source: Bundle | Path | None = None) -> None:
         self.name = name
         self._runtime = runtime
+        self._source = source
 
     @property
     def info(self) -> EngineInfo:
@@ -52,8 +57,10 @@ class Model:
     def stream(self, prompt: Prompt, **options: Unpack[OptionChanges]) -> ReplyStream:
         """Answer a prompt piece by piece."""
         started = perf_counter()
-        ids = self._runtime.encoder.chat(messages_of(prompt))
-        return self._once(ids, options_from(options), started)
+        messages = messages_of(prompt)
+        ids = self._runtime.encoder.chat(messages)
+        shared = self._runtime.shared_tokens(messages, ids)
+        return self._once(ids, options_from(options), started, shared)
 
     async def arespond(self, prompt: Prompt, **options: Unpack[OptionChanges]) -> Reply:
         """`respond` for asyncio; cancelling the task stops the decoding."""
@@ -107,6 +114,41 @@ class Model:
             return len(self._runtime.encoder.tokenizer.encode(prompt))
         return len(self._runtime.encoder.chat(messages_of(prompt)))
 
+    def remember(self, prompt: Prompt) -> int:
+        """Compute the beginning of later prompts now and keep it on disk, for this process or
+        another; what they begin with is then read instead of computed.
+
+        Args:
+            prompt: a text that later prompts start with, or messages that later conversations
+                start with.
+
+        Returns:
+            How many tokens are kept.
+
+        Raises:
+            RequestError: the model was loaded without a prefix cache, there are too few tokens
+                to keep, or the cache's folder cannot be written.
+        """
+        return self._runtime.remember(messages_of(prompt))
+
+    def plan(self, context: int | None = None) -> Plan:
+        """What this model needs in memory, against what the device has; see `edgesdk.plan`.
+
+        What this process holds already counts as available, since the model is in it.
+
+        Raises:
+            InvalidOption: `context` is not between 1 and the model's limit.
+            RequestError: the model does not come from a file.
+        """
+        if self._source is None:
+            raise RequestError("A model that does not come from a file cannot be planned for.")
+        return plan(
+            self._source,
+            context=context,
+            device=self.info.device_asked,
+            held=private_bytes(),
+        )
+
     def close(self) -> None:
         """Free the model. Its chats must not be used afterwards."""
         self._runtime.engine.close()
@@ -122,7 +164,9 @@ class Model:
     ) -> None:
         self.close()
 
-    def _once(self, ids: list[int], options: Options, started: float) -> ReplyStream:
+    def _once(
+        self, ids: list[int], options: Options, started: float, shared: int = 0
+    ) -> ReplyStream:
         """An answer on a sequence of its own."""
         sequence = self._runtime.engine.sequence()
 
@@ -130,7 +174,9 @@ class Model:
             sequence.close()
 
         try:
-            return self._runtime.answer(sequence, ids, options, started=started, on_end=on_end)
+            return self._runtime.answer(
+                sequence, ids, options, started=started, on_end=on_end, shared=shared
+            )
         except BaseException:
             sequence.close()
             raise

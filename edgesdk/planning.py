@@ -47,12 +47,14 @@ def plan(
     context: int | None = None,
     device: str = "auto",
     threads: int | None = None,
+    held: int = 0,
 ) -> Plan:
     """Plan for an opened bundle or a `.gguf` file; nothing is loaded.
 
     Args:
         context: tokens of the conversation; None for the model's own limit.
         threads: how many read memory; None for what `edgesdk.load` would take.
+        held: bytes that the model may take beyond what the system has free.
 
     Raises:
         InvalidOption: `context` is not between 1 and the model's limit, or an option is out of
@@ -68,7 +70,7 @@ def plan(
     return plan_for(
         found,
         wanted,
-        available=available_bytes(),
+        available=available_bytes() + held,
         bandwidth=bandwidth(thread_count(threads)),
     )
 

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from typing import Any
 
-from edgesdk.decode.loop import Finish, Generation, generate
+from edgesdk.decode.loop import PREFILL_CHUNK, Finish, Generation, generate
 from edgesdk.decode.options import Options
 from edgesdk.engines.base import Engine, Sequence
+from edgesdk.errors import EngineError, RequestError
 from edgesdk.overflow import Overflow
+from edgesdk.prefixes import PrefixCache
 from edgesdk.receipt import Receipt, Reply, receipt_of
 from edgesdk.streaming import Answer, ReplyStream
+from edgesdk.text.beginnings import beginning
 from edgesdk.text.prompts import PromptEncoder
+
+_LOG = logging.getLogger("edgesdk.prefixes")
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A loaded model's parts. `load_seconds` is what loading all of them took."""
+    """A loaded model's parts.
+
+    Attributes:
+        load_seconds: what loading all of them took.
+        prefixes: where beginnings of prompts are kept; None for nowhere.
+    """
 
     engine: Engine
     encoder: PromptEncoder
     load_seconds: float
+    prefixes: PrefixCache | None = None
 
     def answer(
         self,
@@ -32,6 +46,7 @@ class Runtime:
         started: float,
         on_end: Callable[[Reply | None], None],
         overflow: Overflow | None = None,
+        shared: int = 0,
     ) -> ReplyStream:
         """Start an answer to `prompt` on `sequence`.
 
@@ -39,13 +54,20 @@ class Runtime:
             started: `time.perf_counter()` when the request came.
             on_end: see `ReplyStream`; not called where this raises.
             overflow: what was done so that `prompt` fits, for the receipt.
+            shared: how many tokens at the start of `prompt` later prompts will start with too.
 
         Raises:
             EmptyPrompt, ContextOverflow, InvalidOption: see `edgesdk.decode.loop.generate`.
         """
         cancel = threading.Event()
         generation = self.begin(sequence, prompt, options, started=started, cancel=cancel)
-        return self.stream(generation, cancel, on_end=on_end, overflow=lambda: overflow)
+
+        def ended(reply: Reply | None) -> None:
+            if shared and reply is not None and reply.finish_reason != "cancelled":
+                self._keep(sequence, shared)
+            on_end(reply)
+
+        return self.stream(generation, cancel, on_end=ended, overflow=lambda: overflow)
 
     def begin(
         self,
@@ -65,6 +87,7 @@ class Runtime:
             info=self.engine.info,
             cancel=cancel,
             started=started,
+            warm=None if self.prefixes is None else self._warm,
         )
 
     def stream(
@@ -83,3 +106,51 @@ class Runtime:
             )
 
         return ReplyStream(answer, cancel, receipt=receipt, on_end=on_end)
+
+    def shared_tokens(self, messages: Items[dict[str, Any]], ids: list[int]) -> int:
+        """How many of `ids` at their start come from the system message; 0 where none is kept."""
+        if self.prefixes is None or messages[0]["role"] != "system":
+            return 0
+        start = beginning(self.encoder, messages[:1])
+        return len(start) if ids[: len(start)] == start else 0
+
+    def remember(self, messages: Items[dict[str, Any]]) -> int:
+        """See `edgesdk.model.Model.remember`."""
+        if self.prefixes is None:
+            raise RequestError(
+                "This model was loaded without a prefix cache.",
+                hint="Load it with prefix_cache=True.",
+            )
+        ids = beginning(self.encoder, messages)
+        if len(ids) < self.prefixes.at_least:
+            raise RequestError(
+                f"There are {len(ids)} tokens to remember; {self.prefixes.at_least} are the least"
+                " that is kept.",
+                hint="Short beginnings are computed quickly; just ask.",
+            )
+        sequence = self.engine.sequence()
+        try:
+            self._warm(sequence, ids)
+            for start in range(len(sequence.tokens), len(ids), PREFILL_CHUNK):
+                sequence.extend(ids[start : start + PREFILL_CHUNK])
+            self.prefixes.keep(sequence, self.engine.origin, len(ids))
+        except OSError as error:
+            raise RequestError(
+                f"{self.prefixes.folder} cannot be written: {error.strerror}."
+            ) from error
+        finally:
+            sequence.close()
+        return len(ids)
+
+    def _warm(self, sequence: Sequence, prompt: list[int]) -> None:
+        if self.prefixes is not None:
+            self.prefixes.restore(sequence, self.engine.origin, prompt)
+
+    def _keep(self, sequence: Sequence, length: int) -> None:
+        """Keep a beginning if that is possible; the answer does not depend on it."""
+        if self.prefixes is None:
+            return
+        try:
+            self.prefixes.keep(sequence, self.engine.origin, length)
+        except (OSError, EngineError) as error:
+            _LOG.warning("a prefix of %d tokens was not kept: %s", length, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal, NamedTuple
@@ -82,6 +82,7 @@ class Generation(Iterator[Step]):
         cancel: threading.Event,
         logprobs: bool,
         started: float,
+        warm: Callable[[Sequence, list[int]], None] | None,
     ) -> None:
         self.finish: Finish | None = None
         self._sequence = sequence
@@ -93,6 +94,7 @@ class Generation(Iterator[Step]):
         self._cancel = cancel
         self._logprobs = logprobs
         self._started = started
+        self._warm = warm
         self._answer: list[int] = []
         self._cached = 0
         self._prefill_seconds = 0.0
@@ -147,6 +149,8 @@ class Generation(Iterator[Step]):
         """Logits after the prompt; None if the caller's wish to stop came first."""
         begun = perf_counter()
         sequence = self._sequence
+        if self._warm is not None:
+            self._warm(sequence, self._prompt)
         # At least one token must be computed, because its logits are wanted.
         cached = common_prefix(sequence.tokens, self._prompt[:-1])
         sequence.rewind(cached)
@@ -200,6 +204,7 @@ def generate(
     cancel: threading.Event | None = None,
     logprobs: bool = False,
     started: float | None = None,
+    warm: Callable[[Sequence, list[int]], None] | None = None,
 ) -> Generation:
     """Start an answer to `prompt`; nothing is computed until it is iterated.
 
@@ -214,6 +219,8 @@ def generate(
         logprobs: give each step its log-probability (costs one pass over the vocabulary).
         started: `time.perf_counter()` when the request came, from which the deadline and the time
             to the first token count; now by default.
+        warm: called before the prompt is computed; may fill the sequence with a beginning of it
+            from elsewhere.
 
     Raises:
         EmptyPrompt: there is no token.
@@ -230,6 +237,7 @@ def generate(
         cancel=cancel or threading.Event(),
         logprobs=logprobs,
         started=perf_counter() if started is None else started,
+        warm=warm,
     )
 
 

@@ -11,10 +11,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import JsonValue
 
 from edgesdk.engines.base import EngineInfo, Logits
+from edgesdk.engines.saved import KvOrigin, Note, read_saved, write_saved
 from edgesdk.errors import ContextOverflow, EngineError, RequestError
 from edgesdk.model import Model
+from edgesdk.prefixes import PrefixCache
 from edgesdk.runtime import Runtime
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
@@ -72,13 +75,17 @@ class FakeSequence:
         del self._tokens[length:]
 
     def fork(self) -> FakeSequence:
-        raise NotImplementedError
+        twin = self._engine.sequence()
+        twin._tokens = list(self._tokens)
+        return twin
 
-    def save(self, path: Path) -> None:
-        raise NotImplementedError
+    def save(self, path: Path, note: Note | None = None) -> None:
+        cache = np.array(self._tokens, np.float32)
+        write_saved(path, self._engine.origin, self._tokens, [cache], note)
 
-    def restore(self, path: Path) -> None:
-        raise NotImplementedError
+    def restore(self, path: Path) -> dict[str, JsonValue]:
+        self._tokens, note, _ = read_saved(path, self._engine.origin)
+        return note
 
     def close(self) -> None:
         self.closed = True
@@ -102,6 +109,7 @@ class FakeEngine:
         self.answer = answer
         self.before_extend = before_extend
         self.sequences: list[FakeSequence] = []
+        self.origin = KvOrigin("fake", "00" * 32, "float32")
         self.info = EngineInfo("fake 1", "auto", "cpu", VOCAB, context_length, 0.0)
 
     def sequence(self) -> FakeSequence:
@@ -119,8 +127,13 @@ class FakeEngine:
         pass
 
 
-def fake_model(engine: FakeEngine | None = None, *, template: str | None = TEMPLATE) -> Model:
+def fake_model(
+    engine: FakeEngine | None = None,
+    *,
+    template: str | None = TEMPLATE,
+    prefixes: PrefixCache | None = None,
+) -> Model:
     """A model around a fake engine."""
     compiled = None if template is None else ChatTemplate(template)
     encoder = PromptEncoder(ByteTokenizer(), compiled, None, None)
-    return Model("fake", Runtime(engine or FakeEngine(), encoder, 0.25))
+    return Model("fake", Runtime(engine or FakeEngine(), encoder, 0.25, prefixes))

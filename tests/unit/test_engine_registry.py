@@ -10,7 +10,7 @@ from edgesdk.engines.gguf.library import load_library
 from edgesdk.engines.registry import BACKENDS, Backend, choose_backend, open_engine
 from edgesdk.errors import EngineError, InvalidOption, MissingExtra
 
-NPU = Backend("onnx-npu", "onnx", "npu", "nowhere:open_engine")
+NPU = Backend("onnx-npu", "onnx", "npu", "nowhere:open_engine", "nowhere:footprint")
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from edgesdk.engines.saved import KvOrigin, read_saved, write_saved
 from edgesdk.errors import RequestError
@@ -15,19 +18,21 @@ from edgesdk.errors import RequestError
 ORIGIN = KvOrigin(engine="onnx", model="ab" * 32, layout="float32, 2 layers")
 TOKENS = [5, 0, 151_935]
 PARTS = [np.arange(12, dtype=np.float32).reshape(3, 4)[:, :2], np.ones(3, np.float16)]
+NOTE = {"system": "Grüß Gott \u2028", "turns": [{"role": "user", "n": [1, 2.5, None]}]}
 PAYLOAD = b"".join(part.tobytes() for part in PARTS)
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "saved"
-    write_saved(path, ORIGIN, TOKENS, PARTS)
+    write_saved(path, ORIGIN, TOKENS, PARTS, NOTE)
     return path
 
 
 def test_round_trip(saved: Path) -> None:
-    tokens, payload = read_saved(saved, ORIGIN)
+    tokens, note, payload = read_saved(saved, ORIGIN)
     assert tokens == TOKENS
+    assert note == NOTE
     assert payload.tobytes() == PAYLOAD
 
 
@@ -89,7 +94,32 @@ def test_a_folder(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_leaves_the_old_file(saved: Path) -> None:
     before = saved.read_bytes()
-    with pytest.raises(TypeError):
+    with pytest.raises(ValidationError):
         write_saved(saved, ORIGIN, [object()], PARTS)  # type: ignore[list-item]
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    field=st.sampled_from(["engine", "tokens", "note", "payload_bytes", "more"]),
+    value=st.none() | st.integers() | st.text() | st.lists(st.integers(-9, 2**70)) | st.floats(),
+)
+def test_a_header_that_somebody_wrote(tmp_path: Path, field: str, value: object) -> None:
+    fields = {
+        "engine": ORIGIN.engine,
+        "model": ORIGIN.model,
+        "layout": ORIGIN.layout,
+        "tokens": TOKENS,
+        "note": {},
+        "payload_bytes": 0,
+    } | {field: value}
+    header = json.dumps(fields).encode()
+    crc = struct.pack("<I", zlib.crc32(header))
+    path = tmp_path / "written"
+    path.write_bytes(b"EDGEKV" + struct.pack("<HI", 1, len(header)) + header + crc + bytes(4))
+    try:
+        saved = read_saved(path, ORIGIN)
+    except RequestError:
+        return
+    assert all(0 <= token < 2**31 for token in saved.tokens)

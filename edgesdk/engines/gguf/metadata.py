@@ -87,7 +87,7 @@ def read_metadata(path: Path) -> Metadata:
                 return _Reader(data).metadata()
     except OSError as error:
         raise EngineError(f"{path} cannot be read: {error.strerror}.") from None
-    except (struct.error, KeyError, ValueError, OverflowError) as error:
+    except (struct.error, KeyError, ValueError, ArithmeticError) as error:
         raise EngineError(f"The GGUF header of {path} is damaged: {error!r}.", hint=_HINT) from None
 
 
