@@ -21,18 +21,20 @@ from edgesdk.cli.terminal import quiet_keyboard
 from edgesdk.cli.transcript import save_transcript
 from edgesdk.decode.options import OptionChanges
 from edgesdk.errors import EdgeError
+from edgesdk.overflow import OverflowPolicy
 from edgesdk.streaming import ReplyStream
 
 _EPILOG = """\b
 Examples:
   edgesdk chat smollm2-135m-instruct
   edgesdk chat ./my-bundle --system "You are terse." --temperature 0.7
+  edgesdk chat smollm2-135m-instruct --restore yesterday.chat
 """
 _COMMANDS = {
     "/help": "show this",
     "/reset": "forget the conversation",
     "/system TEXT": "tell the assistant something first; without TEXT, nothing",
-    "/save PATH": "write the conversation to a file: Markdown for .md, else JSON",
+    "/save PATH": "write the conversation: .chat for --restore, .md for people, else JSON",
     "/exit": "leave, as Ctrl-D does",
 }
 _HELP = "\n".join(
@@ -46,24 +48,44 @@ _HELP = "\n".join(
 @click.command("chat", epilog=_EPILOG)
 @click.argument("model")
 @click.option("--system", help="What the assistant is told first.")
+@click.option(
+    "--restore",
+    type=click.Path(path_type=Path),
+    help="Go on with a conversation that /save wrote to a .chat file.",
+)
+@click.option(
+    "--overflow",
+    type=click.Choice(["error", "drop_oldest_turns", "summarize"]),
+    default="error",
+    show_default=True,
+    help="What to do when the context is full.",
+)
 @decoding_options
 @loading_options
 def command(
     model: str,
     system: str | None,
+    restore: Path | None,
+    overflow: OverflowPolicy,
     device: str,
     context: int | None,
     threads: int | None,
     **given: Any,
 ) -> None:
     """Chat with MODEL: a name in the store, a bundle folder or a .gguf file."""
+    if restore is not None and system is not None:
+        raise click.UsageError("A restored conversation has its own --system message.")
     console = Console(markup=False, highlight=False, emoji=False)
     # Gives `input` line editing and the history of this session, where the system has it.
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401
     with (
         loaded(model, device=device, context=context, threads=threads) as opened,
-        opened.chat(system) as chat,
+        (
+            opened.chat(system, overflow=overflow)
+            if restore is None
+            else opened.restore(restore, overflow=overflow)
+        ) as chat,
     ):
         info = opened.info
         console.print(
@@ -120,7 +142,10 @@ def _save(console: Console, chat: Chat, model: str, place: str) -> None:
         console.print("Say where: /save PATH", style="red")
         return
     path = Path(place).expanduser()
-    save_transcript(path, chat.messages, model=model)
+    if path.suffix.lower() == ".chat":
+        chat.save(path)
+    else:
+        save_transcript(path, chat.messages, model=model)
     console.print(f"Saved to {path}", style="dim")
 
 

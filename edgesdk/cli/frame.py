@@ -21,6 +21,7 @@ _SUBCOMMANDS = {
     "export": Subcommand("edgesdk.cli.export:command", "Turn a checkpoint into a bundle."),
     "run": Subcommand("edgesdk.cli.run:command", "Answer one prompt."),
     "chat": Subcommand("edgesdk.cli.chat:command", "Chat with a model."),
+    "fit": Subcommand("edgesdk.cli.fit:command", "Say whether a model fits this device."),
     "doctor": Subcommand("edgesdk.cli.doctor:command", "Say what works on this machine."),
 }
 _EXAMPLES = """\b

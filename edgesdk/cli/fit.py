@@ -1,0 +1,73 @@
+"""`edgesdk fit`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from edgesdk.cli.output import format_bytes, print_json, results
+from edgesdk.loading import plan
+from edgesdk.planning import Plan
+
+_EPILOG = """\b
+Examples:
+  edgesdk fit smollm2-135m-instruct
+  edgesdk fit ./my-bundle --context 8192
+  edgesdk fit model.gguf --json
+
+The exit code is 1 when the model does not fit with that context.
+"""
+
+
+@click.command("fit", epilog=_EPILOG)
+@click.argument("model")
+@click.option(
+    "--context", type=int, help="Tokens of the conversation; the model's limit if left out."
+)
+@click.option("--device", default="auto", show_default=True, help="Where it is to run.")
+@click.option("--threads", type=int, help="CPU threads; one per physical core by default.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def command(
+    model: str, context: int | None, device: str, threads: int | None, as_json: bool
+) -> int:
+    """Say whether MODEL fits this device's memory, and how fast it can be at most.
+
+    MODEL is a name in the store, a bundle folder or a .gguf file. It is not loaded.
+    """
+    found = plan(model, context=context, device=device, threads=threads)
+    if as_json:
+        print_json(asdict(found) | {"need": asdict(found.need) | {"total": found.need.total}})
+    else:
+        _print(found)
+    return 0 if found.fits else 1
+
+
+def _print(found: Plan) -> None:
+    out, need = results(), found.need
+    rows = [
+        ("context", f"{found.context:,} of {found.model_context:,} tokens"),
+        ("weights", format_bytes(need.weights)),
+        (
+            "KV cache",
+            f"{format_bytes(need.kv_cache)} ({format_bytes(found.kv_bytes_per_1000_tokens)}"
+            " per 1,000 tokens)",
+        ),
+        ("scratch", format_bytes(need.scratch)),
+        ("runtime", format_bytes(need.process + need.runtime)),
+        ("in all", f"{format_bytes(need.total)}; {format_bytes(found.available)} available"),
+        (
+            "longest",
+            f"{found.longest_context:,} tokens fit" if found.longest_context else "nothing fits",
+        ),
+        (
+            "speed",
+            f"at most {found.tokens_per_second:,.1f} tokens/s (memory moves"
+            f" {format_bytes(found.bandwidth)}/s)",
+        ),
+    ]
+    out.print(
+        "it fits" if found.fits else "it does not fit", style="green" if found.fits else "red"
+    )
+    for key, value in rows:
+        out.print(f"  {key:<9} {value}")
