@@ -26,8 +26,9 @@ class Plan:
         fits: whether it can give what is needed beyond this process's own start.
         longest_context: most tokens that fit, up to the model's own limit; 0 if none do.
         bandwidth: bytes per second that memory was measured to move.
-        tokens_per_second: of decode at a full context, if reading weights and KV cache were all
-            the work: a bound from above, which slow processors stay well under.
+        tokens_per_second: of decode with an empty KV cache, if reading the weights were all the
+            work: a bound from above, which slow processors stay well under.
+        tokens_per_second_full: likewise with a KV cache of `context` tokens to read.
     """
 
     context: int
@@ -39,6 +40,7 @@ class Plan:
     longest_context: int
     bandwidth: float
     tokens_per_second: float
+    tokens_per_second_full: float
 
 
 def plan(
@@ -78,7 +80,7 @@ def plan(
 def plan_for(found: Footprint, context: int, *, available: int, bandwidth: float) -> Plan:
     """The plan, from figures that were measured elsewhere."""
     need = found.need(context)
-    read = found.read_bytes_per_token + context * found.kv_bytes_per_token
+    read = found.read_bytes_per_token
     return Plan(
         context=context,
         model_context=found.context_length,
@@ -89,6 +91,7 @@ def plan_for(found: Footprint, context: int, *, available: int, bandwidth: float
         longest_context=longest_context(found, available),
         bandwidth=bandwidth,
         tokens_per_second=bandwidth / read,
+        tokens_per_second_full=bandwidth / (read + context * found.kv_bytes_per_token),
     )
 
 

@@ -22,9 +22,7 @@ The exit code is 1 when the model does not fit with that context.
 
 @click.command("fit", epilog=_EPILOG)
 @click.argument("model")
-@click.option(
-    "--context", type=int, help="Tokens of the conversation; the model's limit if left out."
-)
+@click.option("--context", type=int, help="Tokens of the conversation; by default the limit.")
 @click.option("--device", default="auto", show_default=True, help="Where it is to run.")
 @click.option("--threads", type=int, help="CPU threads; one per physical core by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
@@ -62,12 +60,12 @@ def _print(found: Plan) -> None:
         ),
         (
             "speed",
-            f"at most {found.tokens_per_second:,.1f} tokens/s (memory moves"
+            f"at most {found.tokens_per_second:,.1f} tokens/s,"
+            f" {found.tokens_per_second_full:,.1f} when the context is full (memory moves"
             f" {format_bytes(found.bandwidth)}/s)",
         ),
     ]
-    out.print(
-        "it fits" if found.fits else "it does not fit", style="green" if found.fits else "red"
-    )
+    verdict, style = ("it fits", "green") if found.fits else ("it does not fit", "red")
+    out.print(verdict, style=style)
     for key, value in rows:
         out.print(f"  {key:<9} {value}")
