@@ -1,0 +1,231 @@
+"""Prompt beginnings on disk, on a fake engine whose tokens are bytes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.fake_engine import FakeEngine, FakeSequence, fake_model
+
+from edgesdk.engines.saved import KvOrigin
+from edgesdk.errors import EngineError, RequestError
+from edgesdk.prefixes import PrefixCache
+
+SYSTEM = "You know all of this: " + "fact, " * 60
+SHARED = len(f"system: {SYSTEM}\nuser: ")
+
+
+def _cache(folder: Path, **limits: int) -> PrefixCache:
+    return PrefixCache(folder / "prefixes", **limits)
+
+
+def _files(cache: PrefixCache) -> list[Path]:
+    return sorted(cache.folder.glob("*/*.kv"))
+
+
+def test_a_system_message_is_computed_once(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    with fake_model(prefixes=cache).chat(SYSTEM) as chat:
+        assert chat.respond("One").receipt.cached_tokens == 0
+    engine = FakeEngine()
+    with fake_model(engine, prefixes=cache).chat(SYSTEM) as chat:
+        assert chat.respond("Two").receipt.cached_tokens == SHARED
+    assert engine.sequences[0].extended[0] == len("Two\n\x02")
+    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "Three"}]
+    assert fake_model(prefixes=cache).respond(messages).receipt.cached_tokens == SHARED
+    assert len(_files(cache)) == 1
+
+
+def test_a_short_system_message_is_not_kept(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    fake_model(prefixes=cache).chat("Be kind.").respond("One")
+    fake_model(prefixes=cache).respond("x" * 500)
+    assert not cache.folder.exists()
+
+
+def test_a_cancelled_answer_keeps_nothing(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    with fake_model(prefixes=cache).chat(SYSTEM).stream("One") as stream:
+        next(stream)
+    assert not cache.folder.exists()
+
+
+def test_a_document_is_remembered(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    document = "All about DNS. " * 40
+    kept = fake_model(prefixes=cache).remember(document)
+    assert kept == len(f"user: {document}")
+    reply = fake_model(prefixes=cache).respond(document + "What is it about?")
+    assert reply.receipt.cached_tokens == kept
+
+
+def test_the_longest_beginning_wins(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    model = fake_model(prefixes=cache)
+    short, long = "a" * 300, "a" * 700
+    kept = [model.remember(text) for text in (short, long)]
+    assert model.respond(long + " And?").receipt.cached_tokens == kept[1]
+    assert model.respond("a" * 650 + "b").receipt.cached_tokens == kept[0]
+    assert model.respond("b" * 900).receipt.cached_tokens == 0
+    # A whole prompt that is kept still computes its last token, for the logits.
+    assert model.respond(short).receipt.cached_tokens == kept[0]
+
+
+def test_what_the_sequence_holds_already_is_not_read_again(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    model = fake_model(prefixes=cache)
+    model.remember("a" * 300)
+    with model.chat() as chat:
+        assert chat.respond("a" * 320).receipt.cached_tokens == 306
+        [path] = _files(cache)
+        path.write_bytes(b"damaged")
+        assert chat.respond("Go on").receipt.cached_tokens > 306
+    assert path.exists()
+
+
+def test_another_model_does_not_hit(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    fake_model(prefixes=cache).remember("a" * 300)
+    engine = FakeEngine()
+    engine.origin = KvOrigin("fake", "11" * 32, "float32")
+    assert fake_model(engine, prefixes=cache).respond("a" * 320).receipt.cached_tokens == 0
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    kept=st.lists(st.text("ab", min_size=4, max_size=12), max_size=4),
+    asked=st.text("ab", min_size=1, max_size=16),
+)
+def test_never_a_wrong_hit(
+    tmp_path_factory: pytest.TempPathFactory, kept: list[str], asked: str
+) -> None:
+    cache = _cache(tmp_path_factory.mktemp("cache"), at_least=4)
+    engine = FakeEngine()
+    for text in kept:
+        sequence = engine.sequence()
+        sequence.extend(list(text.encode()))
+        cache.keep(sequence, engine.origin, len(text))
+    prompt = list(asked.encode())
+    fresh = engine.sequence()
+    cache.restore(fresh, engine.origin, prompt)
+    fitting = [len(text) for text in kept if asked.startswith(text)]
+    assert list(fresh.tokens) == prompt[: max(fitting, default=0)]
+
+
+def test_a_file_under_a_wrong_name_is_no_hit_and_goes(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    model = fake_model(prefixes=cache)
+    model.remember("a" * 300)
+    model.remember("b" * 300)
+    first, second = _files(cache)
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(b"junk")
+    for letter in "ab":
+        reply = model.respond(letter * 300 + "!")
+        assert reply.receipt.cached_tokens <= len("user: ")
+        assert reply.text == "Hello there."
+    assert len(_files(cache)) < 2
+
+
+def test_the_least_recently_used_goes(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    model = fake_model(prefixes=cache)
+    model.remember("a" * 300)
+    [first] = _files(cache)
+    cache.limit_bytes = 2 * first.stat().st_size + 100
+    model.remember("b" * 300)
+    [second] = set(_files(cache)) - {first}
+    os.utime(first, (2, 2))
+    os.utime(second, (1, 1))
+    model.remember("c" * 300)
+    assert len(_files(cache)) == 2
+    assert first in _files(cache)
+    assert sum(path.stat().st_size for path in _files(cache)) <= cache.limit_bytes
+
+
+def test_a_hit_counts_as_use(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    model = fake_model(prefixes=cache)
+    model.remember("a" * 300)
+    [path] = _files(cache)
+    os.utime(path, (1, 1))
+    model.respond("a" * 300 + "!")
+    assert path.stat().st_mtime > 1
+
+
+def test_one_that_is_larger_than_the_limit_is_not_kept(tmp_path: Path) -> None:
+    cache = _cache(tmp_path, limit_bytes=100)
+    model = fake_model(prefixes=cache)
+    model.remember("a" * 300)
+    assert _files(cache) == []
+
+
+def test_leftovers_of_a_dead_process_go(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    model = fake_model(prefixes=cache)
+    model.remember("a" * 300)
+    home = _files(cache)[0].parent
+    stale, fresh = home / ".300-ab.kv.x1", home / ".300-ab.kv.x2"
+    for path in (stale, fresh):
+        path.write_bytes(b"half")
+    os.utime(stale, (1, 1))
+    model.remember("b" * 300)
+    assert not stale.exists()
+    assert fresh.exists()
+
+
+def test_a_folder_that_cannot_be_written_spoils_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "prefixes").write_text("a file is in the way")
+    model = fake_model(prefixes=_cache(tmp_path))
+    assert model.chat(SYSTEM).respond("One").text == "Hello there."
+    with pytest.raises(RequestError, match="cannot be written"):
+        model.remember("a" * 300)
+
+
+def test_an_engine_that_cannot_fork_spoils_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork(self: FakeSequence) -> FakeSequence:
+        raise EngineError("64 sequences of this model are open.")
+
+    monkeypatch.setattr(FakeSequence, "fork", fork)
+    model = fake_model(prefixes=_cache(tmp_path))
+    assert model.chat(SYSTEM).respond("One").text == "Hello there."
+
+
+def test_remember_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="prefix_cache=True"):
+        fake_model().remember("a" * 300)
+    with pytest.raises(RequestError, match="256 are the least"):
+        fake_model(prefixes=_cache(tmp_path)).remember("a" * 20)
+
+
+def test_many_at_once(tmp_path: Path) -> None:
+    cache = _cache(tmp_path, limit_bytes=20_000)
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            model = fake_model(prefixes=cache)
+            for turn in range(12):
+                text = chr(97 + (seed + turn) % 6) * 300
+                model.remember(text)
+                reply = model.respond(text + "?")
+                assert reply.text == "Hello there."
+                assert reply.receipt.cached_tokens in (0, 306)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    model = fake_model(prefixes=cache)
+    model.remember("z" * 300)
+    assert sum(path.stat().st_size for path in _files(cache)) <= cache.limit_bytes
