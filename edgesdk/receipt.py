@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from edgesdk.decode.loop import Finish, FinishReason
@@ -113,6 +114,11 @@ def peak_memory_bytes() -> int | None:
         import psutil
 
         return int(psutil.Process().memory_info().peak_wset)
+    if sys.platform == "linux":
+        # getrusage would also count what the parent process was when it started this one.
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+        return int(peaks[0]) * 1024 if peaks else None
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
