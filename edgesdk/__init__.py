@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgesdk.errors import InvalidOption as InvalidOption
     from edgesdk.errors import InvalidText as InvalidText
     from edgesdk.errors import MissingExtra as MissingExtra
+    from edgesdk.errors import NotEnoughMemory as NotEnoughMemory
     from edgesdk.errors import NotEnoughSpace as NotEnoughSpace
     from edgesdk.errors import RequestError as RequestError
     from edgesdk.errors import StoreBusy as StoreBusy
@@ -41,7 +42,11 @@ if TYPE_CHECKING:
     from edgesdk.errors import UnknownModel as UnknownModel
     from edgesdk.errors import UnsupportedBundle as UnsupportedBundle
     from edgesdk.loading import load as load
+    from edgesdk.loading import plan as plan
     from edgesdk.model import Model as Model
+    from edgesdk.overflow import Overflow as Overflow
+    from edgesdk.planning import Plan as Plan
+    from edgesdk.prefixes import PrefixCache as PrefixCache
     from edgesdk.receipt import Receipt as Receipt
     from edgesdk.receipt import Reply as Reply
     from edgesdk.store import Store as Store
@@ -70,8 +75,12 @@ _HOME = {
     "InvalidText": "edgesdk.errors",
     "MissingExtra": "edgesdk.errors",
     "Model": "edgesdk.model",
+    "NotEnoughMemory": "edgesdk.errors",
     "NotEnoughSpace": "edgesdk.errors",
     "Options": "edgesdk.decode.options",
+    "Overflow": "edgesdk.overflow",
+    "Plan": "edgesdk.planning",
+    "PrefixCache": "edgesdk.prefixes",
     "Receipt": "edgesdk.receipt",
     "Reply": "edgesdk.receipt",
     "ReplyStream": "edgesdk.streaming",
@@ -85,6 +94,7 @@ _HOME = {
     "UnsupportedBundle": "edgesdk.errors",
     "load": "edgesdk.loading",
     "open_bundle": "edgesdk.bundle.opening",
+    "plan": "edgesdk.loading",
 }
 
 __all__ = [
@@ -109,8 +119,12 @@ __all__ = [
     "InvalidText",
     "MissingExtra",
     "Model",
+    "NotEnoughMemory",
     "NotEnoughSpace",
     "Options",
+    "Overflow",
+    "Plan",
+    "PrefixCache",
     "Receipt",
     "Reply",
     "ReplyStream",
@@ -125,6 +139,7 @@ __all__ = [
     "__version__",
     "load",
     "open_bundle",
+    "plan",
 ]
 
 

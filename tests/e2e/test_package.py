@@ -37,8 +37,12 @@ PUBLIC = [
     "InvalidText",
     "MissingExtra",
     "Model",
+    "NotEnoughMemory",
     "NotEnoughSpace",
     "Options",
+    "Overflow",
+    "Plan",
+    "PrefixCache",
     "Receipt",
     "Reply",
     "ReplyStream",
@@ -53,6 +57,7 @@ PUBLIC = [
     "__version__",
     "load",
     "open_bundle",
+    "plan",
 ]
 
 pytestmark = pytest.mark.e2e
