@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.untrained_gguf import write_untrained_gguf
 
 from edgesdk.device_memory import available_bytes, bandwidth
 from edgesdk.engines.footprint import MemoryNeed
@@ -94,31 +94,8 @@ def test_bandwidth_is_of_memory() -> None:
     assert 1e8 < bandwidth(1) < 1e13
 
 
-def _written(path: Path) -> Path:
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(2)
-    writer.add_context_length(512)
-    writer.add_embedding_length(64)
-    writer.add_feed_forward_length(96)
-    writer.add_head_count(4)
-    writer.add_head_count_kv([1, 2])
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_add_bos_token(True)
-    writer.add_token_list(["a", "b", "ü"])
-    numbers = np.arange(64 * 16, dtype=np.float32).reshape(16, 64)
-    writer.add_tensor("output_norm.weight", numbers[0, :3])
-    for name in ("token_embd.weight", "output.weight", "blk.0.attn_q.weight"):
-        kind = gguf.GGMLQuantizationType.Q4_0
-        writer.add_tensor(name, gguf.quants.quantize(numbers, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 def test_a_footprint_of_a_gguf(tmp_path: Path) -> None:
-    path = _written(tmp_path / "a.gguf")
+    path = write_untrained_gguf(tmp_path / "a.gguf")
     found = footprint(path)
     matrix = 16 * 64 // 32 * 18
     assert found == GgufFootprint(
@@ -134,7 +111,7 @@ def test_a_footprint_of_a_gguf(tmp_path: Path) -> None:
 
 
 def test_a_gguf_header(tmp_path: Path) -> None:
-    path = _written(tmp_path / "a.gguf")
+    path = write_untrained_gguf(tmp_path / "a.gguf")
     found, reference = read_metadata(path), gguf.GGUFReader(path)
     assert len(found.tensors) == len(reference.tensors)
     for mine, theirs in zip(found.tensors, reference.tensors, strict=True):
@@ -153,7 +130,7 @@ def test_a_gguf_header(tmp_path: Path) -> None:
 def test_a_damaged_gguf_header_is_an_error_or_nothing(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "whole.gguf"
     if not path.exists():
-        _written(path)
+        write_untrained_gguf(path)
     whole = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, min(len(whole), 4_000) - 1))
