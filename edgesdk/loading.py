@@ -8,9 +8,11 @@ from time import perf_counter
 from edgesdk import planning
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.engines.registry import open_engine
+from edgesdk.engines.threads import thread_count
 from edgesdk.errors import BundleError, EngineError, MissingExtra, UnknownModel
 from edgesdk.model import Model
 from edgesdk.planning import Plan, require_memory
+from edgesdk.power import Governor, PacedEngine, PowerPolicy
 from edgesdk.prefixes import PrefixCache
 from edgesdk.runtime import Runtime
 from edgesdk.text.prompts import PromptEncoder
@@ -25,6 +27,7 @@ def load(
     threads: int | None = None,
     prefix_cache: PrefixCache | Path | bool = False,
     check_memory: bool = True,
+    power: PowerPolicy | Governor | None = None,
 ) -> Model:
     """Load a model.
 
@@ -38,6 +41,9 @@ def load(
             given, are kept for later prompts; a folder, or True for the store's own.
         check_memory: refuse a model that cannot fit, instead of being killed for it: with
             `context` tokens if they are given, else with any.
+        power: how hard to work the device, by its battery and temperature: "performance",
+            "balanced", "saver", or a function from `edgesdk.power.PowerState` to
+            `edgesdk.power.Pace`. None asks no sensor.
 
     Raises:
         UnknownModel: there is no such file, nor such a name in the store.
@@ -51,6 +57,9 @@ def load(
     """
     started = perf_counter()
     source = find(what)
+    governor = power if power is None or isinstance(power, Governor) else Governor(power)
+    if governor is not None:
+        threads = governor.threads(thread_count(threads))
     if check_memory:
         require_memory(source, context=context, device=device)
     try:
@@ -70,8 +79,9 @@ def load(
         engine.close()
         raise
     name = source.manifest.name if isinstance(source, Bundle) else source.stem
+    paced = engine if governor is None else PacedEngine(engine, governor)
     prefixes = _prefix_cache(prefix_cache)
-    runtime = Runtime(engine, encoder, perf_counter() - started, prefixes)
+    runtime = Runtime(paced, encoder, perf_counter() - started, prefixes)
     return Model(name, runtime, source)
 
 
