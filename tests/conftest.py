@@ -1,4 +1,4 @@
-"""Real models for tests that need one: the folder that EDGESDK_TEST_MODELS names."""
+"""Real models come from a folder that the environment names; tests skip where it is absent."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+
+
+def _model(name: str) -> Path:
+    folder = os.environ.get("EDGESDK_TEST_MODELS")
+    if not folder:
+        pytest.skip("EDGESDK_TEST_MODELS names no folder of test models")
+    path = Path(folder) / name
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -16,13 +26,3 @@ def smollm2_gguf() -> Path:
 @pytest.fixture(scope="session")
 def qwen_coder_gguf() -> Path:
     return _model("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf")
-
-
-def _model(name: str) -> Path:
-    folder = os.environ.get("EDGESDK_TEST_MODELS")
-    if not folder:
-        pytest.skip("EDGESDK_TEST_MODELS names no folder of models")
-    path = Path(folder) / name
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
-    return path

@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import Engine
+from edgesdk.engines.threads import thread_count
 from edgesdk.errors import EngineError, InvalidOption
 
 
@@ -39,7 +40,7 @@ class Opener(Protocol):
     """Loads a model: a bundle, or a bare model file where the format allows that."""
 
     def __call__(
-        self, source: Bundle | Path, *, device_asked: str, threads: int | None, context: int | None
+        self, source: Bundle | Path, *, device_asked: str, threads: int, context: int | None
     ) -> Engine: ...
 
 
@@ -75,7 +76,7 @@ def open_engine(
     backend = choose_backend(_format(source), device)
     module, _, function = backend.opener.partition(":")
     opener = cast("Opener", getattr(importlib.import_module(module), function))
-    return opener(source, device_asked=device, threads=threads, context=context)
+    return opener(source, device_asked=device, threads=thread_count(threads), context=context)
 
 
 def choose_backend(

@@ -34,6 +34,7 @@ _PROLOGUE = struct.Struct("<6sHI")
 _CRC = struct.Struct("<I")
 _HINT = "Start a new chat, and save that."
 
+Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -53,7 +54,7 @@ class KvOrigin:
 
 
 def write_saved(
-    path: Path, origin: KvOrigin, tokens: Sequence[int], payload: Iterable[npt.NDArray[Any]]
+    path: Path, origin: KvOrigin, tokens: Sequence[int], payload: Iterable[Array]
 ) -> None:
     """Write `tokens` and the arrays of `payload`, one after the other, beside and then rename.
 
@@ -63,7 +64,7 @@ def write_saved(
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            _write(stream, origin, tokens, payload)
+            _write(stream, origin, tokens, list(payload))
             stream.flush()
             os.fsync(stream.fileno())
         Path(name).replace(path)
@@ -87,29 +88,24 @@ def read_saved(path: Path, origin: KvOrigin) -> tuple[list[int], Bytes]:
         raise RequestError(f"{path} cannot be read: {error.strerror}.", hint=_HINT) from None
 
 
-def _write(
-    stream: BinaryIO,
-    origin: KvOrigin,
-    tokens: Sequence[int],
-    payload: Iterable[npt.NDArray[Any]],
-) -> None:
-    parts = [np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in payload]
+def _write(stream: BinaryIO, origin: KvOrigin, tokens: Sequence[int], payload: list[Array]) -> None:
     header = json.dumps(
         {
             "engine": origin.engine,
             "model": origin.model,
             "layout": origin.layout,
             "tokens": list(tokens),
-            "payload_bytes": sum(part.size for part in parts),
+            "payload_bytes": sum(part.nbytes for part in payload),
         }
     ).encode()
     stream.write(_PROLOGUE.pack(_MAGIC, FORMAT_VERSION, len(header)))
     stream.write(header)
     stream.write(_CRC.pack(zlib.crc32(header)))
     checksum = 0
-    for part in parts:
-        stream.write(part.data)
-        checksum = zlib.crc32(part.data, checksum)
+    for part in payload:
+        chunk = np.ascontiguousarray(part).data
+        stream.write(chunk)
+        checksum = zlib.crc32(chunk, checksum)
     stream.write(_CRC.pack(checksum))
 
 

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from edgesdk.engines.gguf.library import load_library
 from edgesdk.errors import BundleError, EngineError, MissingExtra, UnknownModel
 from edgesdk.loading import find, load
 from edgesdk.store import Store
@@ -69,8 +67,11 @@ def test_without_llama_cpp_a_pulled_gguf_says_how_to_export_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _pulled(tmp_path, "tiny-model", "a.gguf")
-    monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    load_library.cache_clear()
+
+    def absent() -> None:
+        raise MissingExtra("llama-cpp-python", extra="gguf", needed_for="Running GGUF models")
+
+    monkeypatch.setattr("edgesdk.engines.gguf.engine.load_library", absent)
 
     with pytest.raises(MissingExtra, match=r"edgesdk export tiny-model.*edgesdk\[gguf\]"):
         load("tiny-model")

@@ -10,14 +10,13 @@ from pathlib import Path
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo
 from edgesdk.engines.gguf.context import LlamaContext
+from edgesdk.engines.gguf.header import check_header
 from edgesdk.engines.gguf.library import LlamaLibrary, load_library
 from edgesdk.engines.gguf.sequence import GgufSequence
 from edgesdk.engines.gguf.tokenizer import LlamaCppTokenizer
 from edgesdk.engines.saved import KvOrigin
-from edgesdk.engines.threads import thread_count
 from edgesdk.errors import EngineError
 
-_MAGIC = b"GGUF"
 _SAMPLES, _SAMPLE_BYTES = 256, 2**16
 
 
@@ -57,7 +56,7 @@ class GgufEngine:
 
 
 def open_engine(
-    source: Bundle | Path, *, device_asked: str, threads: int | None, context: int | None
+    source: Bundle | Path, *, device_asked: str, threads: int, context: int | None
 ) -> GgufEngine:
     """Load a GGUF bundle, or a bare `.gguf` file.
 
@@ -75,9 +74,7 @@ def open_engine(
     model = _load(library, path)
     trained = api.llama_model_n_ctx_train(model)
     context_length = min(trained, context or trained)
-    cache = LlamaContext(
-        library, model, threads=thread_count(threads), context_length=context_length
-    )
+    cache = LlamaContext(library, model, threads=threads, context_length=context_length)
     info = EngineInfo(
         name=f"llama.cpp (llama-cpp-python {library.version})",
         device_asked=device_asked,
@@ -113,21 +110,16 @@ def fingerprint(path: Path) -> str:
 
 
 def _load(library: LlamaLibrary, path: Path) -> object:
-    hint = "Download or export the model again."
-    try:
-        with path.open("rb") as stream:
-            magic = stream.read(len(_MAGIC))
-    except OSError as error:
-        raise EngineError(f"{path} cannot be read: {error.strerror}.") from None
-    if magic != _MAGIC:
-        raise EngineError(f"{path} is not a GGUF file: it starts with {magic!r}.", hint=hint)
+    check_header(path)
     params = library.api.llama_model_default_params()
     params.n_gpu_layers = 0
     library.take_errors()
     model = library.api.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         said = library.take_errors() or "it gives no reason"
-        raise EngineError(f"llama.cpp cannot load {path}: {said}.", hint=hint)
+        raise EngineError(
+            f"llama.cpp cannot load {path}: {said}.", hint="Download or export the model again."
+        )
     if not library.api.llama_model_has_decoder(model):
         library.api.llama_model_free(model)
         raise EngineError(f"{path} is an encoder; it cannot generate text.")

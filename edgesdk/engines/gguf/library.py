@@ -11,7 +11,7 @@ from typing import Any
 from edgesdk.errors import MissingExtra
 
 _LOG = logging.getLogger("edgesdk.llama_cpp")
-_ERROR_LEVEL = 3  # GGML_LOG_LEVEL_ERROR
+_ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR in ggml.h
 
 
 @dataclass(frozen=True)

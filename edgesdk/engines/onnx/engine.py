@@ -13,7 +13,6 @@ from edgesdk.engines.onnx.cache import CacheShape
 from edgesdk.engines.onnx.graph import check_graph
 from edgesdk.engines.onnx.sequence import LoadedDecoder, OnnxSequence
 from edgesdk.engines.saved import KvOrigin
-from edgesdk.engines.threads import thread_count
 from edgesdk.errors import EngineError
 
 
@@ -38,7 +37,7 @@ class OnnxEngine:
 
 
 def open_engine(
-    source: Bundle | Path, *, device_asked: str, threads: int | None, context: int | None
+    source: Bundle | Path, *, device_asked: str, threads: int, context: int | None
 ) -> OnnxEngine:
     """Load the decoder of an ONNX bundle.
 
@@ -51,7 +50,7 @@ def open_engine(
     started = time.perf_counter()
     shape = source.manifest.shape
     path = source.file(source.manifest.model_file)
-    session = _session(path, thread_count(threads))
+    session = _session(path, threads)
     check_graph(session.get_inputs(), session.get_outputs(), shape, where=str(path))
     context_length = min(shape.context_length, context or shape.context_length)
     decoder = LoadedDecoder(

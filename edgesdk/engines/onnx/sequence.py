@@ -16,8 +16,8 @@ import onnxruntime as ort
 
 from edgesdk.bundle import graph_io
 from edgesdk.engines.base import Logits
-from edgesdk.engines.onnx.cache import CacheShape, KvCache
-from edgesdk.engines.request import TokenIds, checked_ids, checked_length, checked_rows
+from edgesdk.engines.onnx.cache import Buffer, CacheShape, KvCache
+from edgesdk.engines.request import checked_ids, checked_length, checked_rows
 from edgesdk.engines.saved import KvOrigin, read_saved, write_saved
 from edgesdk.errors import EngineError, RequestError
 
@@ -42,13 +42,14 @@ class OnnxSequence:
         self._closed = False
         self._binding = ort.IOBinding(decoder.session)
         self._cache = KvCache(decoder.cache_shape)
+        self._bound: tuple[tuple[Buffer, Buffer], ...] = ()
         self._logits_from = np.zeros(1, np.int64)
         self._last_position = np.zeros(1, np.int32)
         self._total = np.zeros((), np.int32)
         self._bind_input(graph_io.LOGITS_FROM, self._logits_from)
         self._bind_input(graph_io.SEQLENS_K, self._last_position)
         self._bind_input(graph_io.TOTAL_SEQUENCE_LENGTH, self._total)
-        self._ids: TokenIds = np.zeros((1, 0), np.int64)
+        self._ids: npt.NDArray[np.int64] = np.zeros((1, 0), np.int64)
         self._rows: Logits = np.zeros((0, decoder.vocab_size), np.float32)
 
     @property
@@ -65,12 +66,15 @@ class OnnxSequence:
             vocab_size=decoder.vocab_size,
             context_length=decoder.context_length,
         )
-        count = ids.size
+        count = len(ids)
         rows = checked_rows(logits, count)
         total = held + count
         try:
             self._prepare(count, rows, total)
-            self._ids[0] = ids
+            if count == 1:
+                self._ids[0, 0] = ids[0]
+            else:
+                self._ids[0] = ids
             self._logits_from[0] = count - rows
             self._last_position[0] = total - 1
             self._total[...] = total
@@ -81,7 +85,7 @@ class OnnxSequence:
             raise EngineError(
                 f"onnxruntime failed on {count} tokens after {held}: {error}"
             ) from error
-        self._tokens.extend(ids.tolist())
+        self._tokens += ids
         return self._rows
 
     def rewind(self, length: int) -> None:
@@ -92,8 +96,7 @@ class OnnxSequence:
         self._check_open()
         twin = OnnxSequence(self._decoder)
         twin._tokens = list(self._tokens)
-        if self._cache.capacity:
-            twin._adopt(self._cache.copy(len(self._tokens)))
+        twin._cache = self._cache.copy(len(self._tokens))
         return twin
 
     def save(self, path: Path) -> None:
@@ -118,13 +121,14 @@ class OnnxSequence:
             )
             cache.reserve(length, used=0, limit=decoder.context_length)
             cache.load(payload.view(np.float32), length)
-            self._adopt(cache)
+        self._cache = cache
         self._tokens = tokens
 
     def close(self) -> None:
         self._closed = True
         self._tokens = []
         self._cache = KvCache(self._decoder.cache_shape)
+        self._bound = ()
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
 
@@ -132,23 +136,27 @@ class OnnxSequence:
         if total > self._cache.capacity:
             limit = self._decoder.context_length
             self._cache.reserve(total, used=len(self._tokens), limit=limit)
-            self._adopt(self._cache)
+        if self._bound is not self._cache.buffers:
+            self._bind_cache()
         if count != self._ids.shape[1]:
-            self._ids = np.zeros((1, count), np.int64)
-            self._bind_input(graph_io.INPUT_IDS, self._ids)
+            room: npt.NDArray[np.int64] = np.zeros((1, count), np.int64)
+            self._bind_input(graph_io.INPUT_IDS, room)
+            self._ids = room
         if rows != self._rows.shape[0]:
-            self._rows = np.empty((rows, self._decoder.vocab_size), np.float32)
-            value = ort.OrtValue.ortvalue_from_numpy(self._rows[np.newaxis])
+            out: Logits = np.empty((rows, self._decoder.vocab_size), np.float32)
+            value = ort.OrtValue.ortvalue_from_numpy(out[np.newaxis])
             self._binding.bind_ortvalue_output(graph_io.LOGITS, value)
+            self._rows = out
 
-    def _adopt(self, cache: KvCache) -> None:
-        self._cache = cache
-        for layer, pair in enumerate(cache.buffers):
+    def _bind_cache(self) -> None:
+        buffers = self._cache.buffers
+        for layer, pair in enumerate(buffers):
             names = zip(graph_io.past_names(layer), graph_io.present_names(layer), strict=True)
             for (past, present), buffer in zip(names, pair, strict=True):
                 value = ort.OrtValue.ortvalue_from_numpy(buffer)
                 self._binding.bind_ortvalue_input(past, value)
                 self._binding.bind_ortvalue_output(present, value)
+        self._bound = buffers
 
     def _bind_input(self, name: str, array: npt.NDArray[np.generic]) -> None:
         self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))

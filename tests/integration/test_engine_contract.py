@@ -1,0 +1,386 @@
+"""What `edgesdk.engines.base` promises, held to by every engine.
+
+Each case brings a reference that shares no code with the engine: a numpy decoder without a cache
+for the ONNX one, a bare llama.cpp loop for the GGUF one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bare_llama import BareLlama
+from tiny_onnx_bundle import VOCAB, reference_logits, tiny_weights, write_tiny_bundle
+
+from edgesdk.engines.base import Engine, Logits, Sequence
+from edgesdk.engines.registry import open_engine
+from edgesdk.errors import ContextOverflow, EngineError, InvalidOption, RequestError
+
+pytestmark = pytest.mark.integration
+
+CONTEXT = 700
+
+
+@dataclass(frozen=True)
+class Case:
+    """An engine to test.
+
+    Attributes:
+        reopen: opens the same model once more.
+        reference: logits of all positions of a list of ids, [n, vocab].
+        same: whether engine logits are those of the reference, rounding allowed for.
+        ids: 700 ids of text.
+    """
+
+    engine: Engine
+    reopen: Callable[[], Engine]
+    reference: Callable[[list[int]], Logits]
+    same: Callable[[Logits, Logits], bool]
+    ids: list[int]
+
+
+@pytest.fixture(scope="module", params=["onnx", "gguf"])
+def case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
+    make = {"onnx": _onnx_case, "gguf": _gguf_case}[request.param]
+    yield from make(request, tmp_path_factory)
+
+
+def _onnx_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
+    bundle = write_tiny_bundle(tmp_path_factory.mktemp("tiny") / "tiny")
+    weights = tiny_weights()
+    engine = open_engine(bundle, threads=1)
+    yield Case(
+        engine=engine,
+        reopen=lambda: open_engine(bundle, threads=1),
+        reference=lambda ids: reference_logits(weights, ids),
+        same=lambda found, wanted: bool(np.allclose(found, wanted, atol=2e-3)),
+        ids=np.random.default_rng(5).integers(0, VOCAB, CONTEXT).tolist(),
+    )
+    engine.close()
+
+
+def _gguf_case(request: pytest.FixtureRequest, _: Any) -> Iterator[Case]:
+    pytest.importorskip("llama_cpp")
+    path: Path = request.getfixturevalue("smollm2_gguf")
+    with pytest.MonkeyPatch.context() as patch:
+        # The least that llama.cpp makes, so that short tests cross a border of the cache.
+        patch.setattr("edgesdk.engines.gguf.context._FIRST_CELLS", 256)
+        engine = open_engine(path, threads=1, context=CONTEXT)
+        bare = BareLlama(path)
+        yield Case(
+            engine=engine,
+            reopen=lambda: open_engine(path, threads=1, context=CONTEXT),
+            reference=bare.logits,
+            same=_same_distribution,
+            ids=bare.encode(_TEXT)[:CONTEXT],
+        )
+        bare.close()
+    engine.close()
+
+
+def _same_distribution(found: Logits, wanted: Logits) -> bool:
+    """llama.cpp rounds activations to 8 bits, by other kernels for other batch sizes: single
+    logits of one model move by 0.5 with the way that a text is cut, the distribution hardly."""
+    log_found, log_wanted = _log_softmax(found), _log_softmax(wanted)
+    divergence = (np.exp(log_wanted) * (log_wanted - log_found)).sum(axis=1)
+    top = wanted.argmax(axis=1)
+    lead = found.max(axis=1) - found[np.arange(len(found)), top]
+    return bool(divergence.max() < 0.06 and lead.max() < 0.5)
+
+
+def _log_softmax(logits: Logits) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def check_next(case: Case, sequence: Sequence, ids: list[int]) -> None:
+    """`ids` appended to `sequence` must give the logits of a recompute of everything."""
+    before = list(sequence.tokens)
+    found = sequence.extend(ids)
+    wanted = case.reference(before + ids)[-1:]
+    assert found.shape == wanted.shape
+    assert found.dtype == np.float32
+    assert case.same(found, wanted)
+    assert sequence.tokens == tuple(before + ids)
+
+
+def test_one_piece(case: Case) -> None:
+    sequence = case.engine.sequence()
+    assert sequence.tokens == ()
+    check_next(case, sequence, case.ids[:40])
+
+
+def test_all_rows_of_one_piece(case: Case) -> None:
+    ids = case.ids[:150]
+    found = case.engine.sequence().extend(ids, logits="all")
+    wanted = case.reference(ids)
+    assert found.shape == wanted.shape == (150, case.engine.info.vocab_size)
+    assert case.same(found, wanted)
+
+
+def test_all_rows_are_the_last_rows_step_by_step(case: Case) -> None:
+    stepwise = case.engine.sequence()
+    stepwise.extend(case.ids[:10])
+    pieces = stepwise.fork().extend(case.ids[10:18], logits="all")
+    steps = [stepwise.extend([token]).copy()[0] for token in case.ids[10:18]]
+    assert case.same(pieces, np.stack(steps))
+
+
+@pytest.mark.parametrize("cuts", [(1, 39), (39, 1), (7, 8, 1, 24), (1,) * 40])
+def test_pieces(case: Case, cuts: tuple[int, ...]) -> None:
+    sequence = case.engine.sequence()
+    wanted = case.reference(case.ids[:40])
+    start = 0
+    for cut in cuts:
+        found = sequence.extend(np.array(case.ids[start : start + cut]))
+        start += cut
+        assert case.same(found, wanted[start - 1 : start])
+    sequence.close()
+
+
+def test_rewind_and_go_on_differently(case: Case) -> None:
+    sequence = case.engine.sequence()
+    sequence.extend(case.ids[:30])
+    for length in (30, 12, 1, 0):
+        sequence.rewind(length)
+        assert sequence.tokens == tuple(case.ids[:length])
+        check_next(case, sequence, case.ids[50:60])
+        sequence.rewind(length)
+
+
+@pytest.mark.parametrize("length", [-1, 6])
+def test_rewind_out_of_range(case: Case, length: int) -> None:
+    sequence = case.engine.sequence()
+    sequence.extend(case.ids[:5])
+    with pytest.raises(RequestError, match=f"Cannot rewind to {length}"):
+        sequence.rewind(length)
+    check_next(case, sequence, case.ids[5:7])
+
+
+def test_fork_and_parent_go_their_own_ways(case: Case) -> None:
+    parent = case.engine.sequence()
+    parent.extend(case.ids[:20])
+    child = parent.fork()
+    assert child.tokens == parent.tokens
+    check_next(case, child, case.ids[100:105])
+    check_next(case, parent, case.ids[20:25])
+    parent.close()
+    child.rewind(22)
+    check_next(case, child, case.ids[200:203])
+
+
+def test_fork_of_nothing(case: Case) -> None:
+    check_next(case, case.engine.sequence().fork(), case.ids[:5])
+
+
+def test_growth_keeps_what_is_there(case: Case) -> None:
+    sequence, other = case.engine.sequence(), case.engine.sequence()
+    other.extend(case.ids[300:320])
+    wanted = case.reference(case.ids)
+    start = 0
+    for end in (250, 257, 513, CONTEXT - 1, CONTEXT):
+        found = sequence.extend(case.ids[start:end])
+        assert case.same(found, wanted[end - 1 : end]), end
+        start = end
+    check_next(case, other, case.ids[320:325])
+    sequence.close()
+
+
+def test_past_the_context(case: Case) -> None:
+    sequence = case.engine.sequence()
+    sequence.extend(case.ids[:8])
+    assert case.engine.info.context_length == CONTEXT
+    with pytest.raises(ContextOverflow, match="701 tokens do not fit the context of 700") as caught:
+        sequence.extend(case.ids[: CONTEXT - 7])
+    assert (caught.value.tokens, caught.value.limit) == (CONTEXT + 1, CONTEXT)
+    check_next(case, sequence, case.ids[8:11])
+
+
+@pytest.mark.parametrize(
+    "wrong", [[], [[1, 2]], [-1], [2**40], [1, -3], ["a"], [1.5], [True], [2**70], [[1], [2, 3]]]
+)
+def test_tokens_that_are_none(case: Case, wrong: Any) -> None:
+    sequence = case.engine.sequence()
+    sequence.extend(case.ids[:8])
+    with pytest.raises(RequestError):
+        sequence.extend(wrong)
+    check_next(case, sequence, case.ids[8:11])
+
+
+def test_first_id_past_the_vocabulary(case: Case) -> None:
+    sequence = case.engine.sequence()
+    vocab = case.engine.info.vocab_size
+    sequence.extend([vocab - 1])
+    with pytest.raises(RequestError, match=f"{vocab} is outside the vocabulary of {vocab}"):
+        sequence.extend([0, vocab])
+
+
+def test_rows_that_are_neither(case: Case) -> None:
+    sequence = case.engine.sequence()
+    with pytest.raises(InvalidOption, match="'first'"):
+        sequence.extend([1], logits="first")  # type: ignore[arg-type]
+    assert sequence.tokens == ()
+
+
+def test_save_and_restore_in_a_new_engine(case: Case, tmp_path: Path) -> None:
+    saved = case.engine.sequence()
+    saved.extend(case.ids[:30])
+    path = tmp_path / "a.sequence"
+    saved.save(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.sequence"]
+    check_next(case, saved, case.ids[60:62])
+    engine = case.reopen()
+    restored = engine.sequence()
+    restored.extend(case.ids[400:420])
+    restored.restore(path)
+    assert restored.tokens == tuple(case.ids[:30])
+    check_next(case, restored, case.ids[30:35])
+    restored.close()
+    engine.close()
+
+
+def test_restore_more_than_the_cache_has_room_for(case: Case, tmp_path: Path) -> None:
+    saved = case.engine.sequence()
+    saved.extend(case.ids[:300])
+    saved.save(tmp_path / "long")
+    saved.close()
+    engine = case.reopen()
+    restored = engine.sequence()
+    restored.restore(tmp_path / "long")
+    check_next(case, restored, case.ids[300:302])
+    restored.close()
+    engine.close()
+
+
+def test_save_and_restore_nothing(case: Case, tmp_path: Path) -> None:
+    case.engine.sequence().save(tmp_path / "empty")
+    sequence = case.engine.sequence()
+    sequence.extend(case.ids[:4])
+    sequence.restore(tmp_path / "empty")
+    assert sequence.tokens == ()
+    check_next(case, sequence, case.ids[4:8])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:5],
+        lambda data: data[:40],
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-1],
+        lambda data: data + b"x",
+        lambda data: b"x" + data[1:],
+        lambda data: data[:30] + bytes([data[30] ^ 1]) + data[31:],
+        lambda data: data[:-100] + bytes([data[-100] ^ 1]) + data[-99:],
+    ],
+)
+def test_restore_a_damaged_file(
+    case: Case, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    sequence = case.engine.sequence()
+    sequence.extend(case.ids[:12])
+    path = tmp_path / "saved"
+    sequence.save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    sequence.extend(case.ids[12:14])
+    with pytest.raises(RequestError, match="saved"):
+        sequence.restore(path)
+    check_next(case, sequence, case.ids[14:16])
+    sequence.close()
+
+
+def test_restore_a_file_that_is_not_there(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"nowhere cannot be read: No such file"):
+        case.engine.sequence().restore(tmp_path / "nowhere")
+
+
+def test_closed_sequence(case: Case, tmp_path: Path) -> None:
+    sequence = case.engine.sequence()
+    sequence.extend(case.ids[:4])
+    sequence.close()
+    sequence.close()
+    for use in (
+        lambda: sequence.extend([1]),
+        lambda: sequence.rewind(0),
+        lambda: sequence.fork(),
+        lambda: sequence.save(tmp_path / "x"),
+        lambda: sequence.restore(tmp_path / "x"),
+    ):
+        with pytest.raises(EngineError, match="closed"):
+            use()
+
+
+def test_closed_engine(case: Case) -> None:
+    engine = case.reopen()
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="engine is closed"):
+        engine.sequence()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_interleaved_sequences(case: Case, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    alive: list[Sequence] = [case.engine.sequence()]
+    mirror: list[list[int]] = [[]]
+    for _ in range(30):
+        at = int(rng.integers(len(alive)))
+        sequence, ids = alive[at], mirror[at]
+        action = rng.choice(["extend", "extend", "extend", "rewind", "fork", "new", "close"])
+        if action == "extend":
+            start = int(rng.integers(600))
+            new = case.ids[start : start + int(rng.integers(1, 9))]
+            mode = "all" if rng.random() < 0.3 else "last"
+            found = sequence.extend(new, logits=mode)
+            ids += new
+            assert case.same(found, case.reference(ids)[-len(found) :])
+        elif action == "rewind":
+            length = int(rng.integers(len(ids) + 1))
+            sequence.rewind(length)
+            del ids[length:]
+        elif action == "fork":
+            alive.append(sequence.fork())
+            mirror.append(list(ids))
+        elif action == "new":
+            alive.append(case.engine.sequence())
+            mirror.append([])
+        elif len(alive) > 1:
+            sequence.close()
+            del alive[at], mirror[at]
+        assert [list(one.tokens) for one in alive] == mirror
+    for sequence in alive:
+        check_next(case, sequence, case.ids[:2])
+        sequence.close()
+
+
+def test_sequences_on_several_threads(case: Case) -> None:
+    found: dict[int, Logits] = {}
+
+    def run(number: int) -> None:
+        sequence = case.engine.sequence()
+        for token in case.ids[number : number + 12]:
+            last = sequence.extend([token])
+        found[number] = last.copy()
+        sequence.close()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(4):
+        wanted = case.reference(case.ids[number : number + 12])[-1:]
+        assert case.same(found[number], wanted)
+
+
+_TEXT = "\n".join(
+    f"{number} times {number + 3} is {number * (number + 3)}, and rivers flow from the "
+    "mountains to the sea, past towns where people trade fish for cloth."
+    for number in range(60)
+)
