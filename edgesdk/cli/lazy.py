@@ -9,8 +9,6 @@ from typing import Any
 
 import click
 
-from edgesdk.store.names import suggestion
-
 
 @dataclass(frozen=True)
 class Subcommand:
@@ -50,6 +48,8 @@ class LazyGroup(click.Group):
         """As click does; an unknown name gets the nearest ones."""
         name = args[0]
         if name not in self._subcommands and not name.startswith("-"):
+            from edgesdk.store.names import suggestion
+
             hint = suggestion(name, self._subcommands)
             raise click.UsageError(f"No such command {name!r}.{f' {hint}' if hint else ''}", ctx)
         return super().resolve_command(ctx, args)

@@ -80,6 +80,7 @@ class Assembler:
             piece = self._fetch(part, stage, number)
             if isinstance(part, UrlPart) and len(file.parts) == 1:
                 piece.replace(grown)
+                length = size_of(grown)
             else:
                 length = self._append(part, piece, grown, length)
             write_whole(journal, json.dumps({"parts": number + 1, "length": length}).encode())

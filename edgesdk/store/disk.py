@@ -13,7 +13,7 @@ from edgesdk.errors import NotEnoughSpace
 
 # What is left free at least: a disk filled to the last byte breaks more than a download.
 RESERVE_BYTES = 32 * 2**20
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -44,7 +44,7 @@ def safe_file_name(name: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to three of the known names that are most like `name`, the most alike first."""
     choices = sorted(set(known))
-    alike = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    alike = difflib.get_close_matches(name, choices, n=3, cutoff=0.65)
     holding = [choice for choice in choices if len(name) >= 3 and name in choice]
     return list(dict.fromkeys([*holding, *alike]))[:3]
 

@@ -2,7 +2,8 @@
 
 The bytes go to `NAME.partial`, what they are a part of to `NAME.validator`. A later try asks for
 the rest with Range and If-Range (RFC 9110, sections 13.1.5 and 14), so that bytes of two versions
-never meet in one file.
+never meet in one file. A server that names no version is asked for the rest only where a hash,
+known beforehand, will tell whether it all fits together.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import ssl
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +25,6 @@ from edgesdk.store.plan import UrlPart
 from edgesdk.store.progress import Progress
 from edgesdk.store.reference import is_loopback
 
-_CHUNK = 256 * 1024
 # Seconds to wait before each further try; tries that brought new bytes are not counted.
 _DELAYS = (0.3, 1.0, 3.0)
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -48,18 +49,16 @@ class _Interrupted(Exception):
     """This try ended early; another one may bring the rest."""
 
 
-def make_client(*, verify: str | None = None, proxy: str | None = None) -> httpx.Client:
+def make_client(*, certificates: str | None = None, proxy: str | None = None) -> httpx.Client:
     """A client that follows redirects, but never from TLS to an unprotected other machine.
 
     Args:
-        verify: a file of CA certificates, instead of the default ones.
+        certificates: a file of CA certificates, instead of the default ones.
         proxy: the proxy's address, instead of the environment's.
     """
-    import ssl
-
-    context = True if verify is None else ssl.create_default_context(cafile=verify)
+    default = certificates is None
     return httpx.Client(
-        verify=context,
+        verify=True if default else ssl.create_default_context(cafile=certificates),
         proxy=proxy,
         follow_redirects=True,
         timeout=httpx.Timeout(60.0, connect=15.0),
@@ -78,6 +77,8 @@ def fetch(
     """
     partial = target.with_name(f"{target.name}.partial")
     validator = target.with_name(f"{target.name}.validator")
+    if target.exists():
+        return
     furthest, failures = size_of(partial), 0
     while True:
         try:
@@ -93,6 +94,8 @@ def fetch(
                 raise _failed(part, error, arrived) from error
             progress.note(f"{stage}: {error or type(error).__name__}; trying again")
             time.sleep(_DELAYS[max(failures - 1, 0)])
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _failed(part, error, size_of(partial)) from error
     partial.replace(target)
     validator.unlink(missing_ok=True)
 
@@ -106,10 +109,14 @@ def _try_once(
     progress: Progress,
 ) -> None:
     before = _read_validator(validator)
-    have = size_of(partial) if before is not None and before.if_range else 0
+    if_range = before.if_range if before is not None else None
+    resumable = before is not None and (if_range is not None or part.promised)
+    have = size_of(partial) if resumable else 0
     headers = dict(part.headers) | {"Accept-Encoding": "identity"}
-    if have and before is not None and before.if_range:
-        headers |= {"Range": f"bytes={have}-", "If-Range": before.if_range}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    if have and if_range is not None:
+        headers["If-Range"] = if_range
     with client.stream("GET", part.url, headers=headers) as response:
         if response.status_code == 416 and _whole_length(response) == have:
             return
@@ -123,10 +130,14 @@ def _try_once(
         total = have + int(length) if length.isdecimal() else None
         if total is not None:
             require_space(partial.parent, total - have)
+        if not have:
+            # Before its validator is replaced, or a kill would leave old bytes under a new one.
+            partial.unlink(missing_ok=True)
         write_whole(validator, json.dumps(asdict(now)).encode())
         progress.start(stage, total, have)
         with partial.open("ab" if have else "wb") as stream:
-            for chunk in response.iter_raw(_CHUNK):
+            # In the pieces that arrive: gathering larger ones would lose the last on a cut.
+            for chunk in response.iter_raw():
                 stream.write(chunk)
                 progress.advance(len(chunk))
             stream.flush()

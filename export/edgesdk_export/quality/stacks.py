@@ -1,0 +1,93 @@
+"""A checkpoint and a written model as stacks of layers that onnxruntime runs one at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from edgesdk_export.onnx import (
+    FloatTensors,
+    PartModel,
+    embed_model,
+    head_model,
+    layer_model,
+    read_stored,
+)
+from edgesdk_export.quality.streamed import Block, Float32
+from edgesdk_export.spec import DecoderSpec
+from edgesdk_export.weights import Decoder, LazyTensor
+
+
+class WrittenStack:
+    """The very bytes of a written model, run by the kernels that an app will run.
+
+    Args:
+        model_path: the graph's file, with its weights beside it. It is opened anew for every
+            block, so that the pages of one block are unmapped before the next is read.
+    """
+
+    def __init__(self, spec: DecoderSpec, model_path: Path) -> None:
+        self.layers, self.hidden_size, self.vocab_size = _sizes(spec)
+        self._spec = spec
+        self._path = model_path
+
+    def embed(self) -> Block:
+        return _block(embed_model(self._spec, read_stored(self._path)), prepack=True)
+
+    def layer(self, index: int) -> Block:
+        return _block(layer_model(self._spec, read_stored(self._path), index), prepack=True)
+
+    def head(self, start: int, stop: int) -> Block:
+        part = head_model(self._spec, read_stored(self._path), (start, stop))
+        return _block(part, prepack=True)
+
+
+class CheckpointStack:
+    """A checkpoint's own weights, computed in float32."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.layers, self.hidden_size, self.vocab_size = _sizes(decoder.spec)
+        self._decoder = decoder
+        self._tensors = FloatTensors(decoder)
+
+    def embed(self) -> Block:
+        # Only the rows that occur are read: the whole matrix may be larger than everything else.
+        spec, table = self._decoder.spec, self._decoder.weights["embed.weight"]
+        return lambda ids: _gather(table, ids) * np.float32(spec.embedding_scale)
+
+    # Packing float32 matrices would hold them twice, and pays off only over many calls.
+    def layer(self, index: int) -> Block:
+        return _block(layer_model(self._decoder.spec, self._tensors, index), prepack=False)
+
+    def head(self, start: int, stop: int) -> Block:
+        part = head_model(self._decoder.spec, self._tensors, (start, stop))
+        return _block(part, prepack=False)
+
+
+def _sizes(spec: DecoderSpec) -> tuple[int, int, int]:
+    return spec.layers, spec.hidden_size, spec.vocab_size
+
+
+def _gather(table: LazyTensor, ids: npt.NDArray[Any]) -> Float32:
+    unique, places = np.unique(ids, return_inverse=True)
+    rows = np.concatenate([table.rows(int(i), int(i) + 1) for i in unique])
+    return rows[places.reshape(ids.shape)]
+
+
+def _block(part: PartModel, *, prepack: bool) -> Block:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    session = part.session(options)
+    (name,) = (port.name for port in session.get_inputs())
+
+    def run(values: npt.NDArray[Any]) -> Float32:
+        (result,) = session.run(None, {name: values})
+        return np.asarray(result)
+
+    return run

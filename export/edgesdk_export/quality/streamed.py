@@ -1,0 +1,91 @@
+"""Run two models side by side, one layer of each at a time, and compare their logits.
+
+Hidden states of all windows stay in memory, weights of one layer do: a model far larger than memory
+is measured exactly, with the kernels that will run it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from edgesdk_quantize.divergence import Divergence, DivergenceMeter, join
+
+from edgesdk_export.quality.text import Windows
+
+Float32 = npt.NDArray[np.float32]
+
+# Embeds ids [1, length], or maps hidden states [1, length, hidden] to hidden states or logits.
+Block = Callable[[npt.NDArray[np.generic]], Float32]
+
+# Head weights held at once, in float32 bytes; the vocabulary is cut into slices of this size.
+_HEAD_BYTES = 32 * 2**20
+
+
+class LayerStack(Protocol):
+    """A decoder that runs piece by piece; a block is freed before the next is asked for."""
+
+    @property
+    def layers(self) -> int: ...
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def embed(self) -> Block:
+        """Token ids int64 [1, length] to hidden states float32 [1, length, hidden]."""
+
+    def layer(self, index: int) -> Block:
+        """One layer over a whole window, causal, from an empty KV cache."""
+
+    def head(self, start: int, stop: int) -> Block:
+        """Final norm and head: hidden states to logits [1, length, stop - start]."""
+
+
+def compare(
+    reference: LayerStack,
+    candidate: LayerStack,
+    windows: Windows,
+    *,
+    progress: Callable[[int, int], None],
+) -> Divergence:
+    """KL, agreement and likelihoods of `candidate` against `reference`, per predicted position.
+
+    `progress` is called with (steps done, steps in all); a step is a layer or a slice of the head.
+    """
+    width = max(1, _HEAD_BYTES // (4 * reference.hidden_size))
+    slices = [
+        (start, min(start + width, reference.vocab_size))
+        for start in range(0, reference.vocab_size, width)
+    ]
+    steps = reference.layers + len(slices)
+    ours = _each(candidate.embed(), windows.ids[:, None])
+    theirs = _each(reference.embed(), windows.ids[:, None])
+    for index in range(reference.layers):
+        ours = _each(candidate.layer(index), ours)
+        theirs = _each(reference.layer(index), theirs)
+        progress(index + 1, steps)
+
+    meters = [DivergenceMeter(row[1:]) for row in windows.ids]
+    for done, (start, stop) in enumerate(slices):
+        candidate_head, reference_head = candidate.head(start, stop), reference.head(start, stop)
+        for meter, mine, other in zip(meters, ours, theirs, strict=True):
+            meter.add(reference_head(other[:, :-1])[0], candidate_head(mine[:, :-1])[0])
+        progress(reference.layers + done + 1, steps)
+    return join([meter.result() for meter in meters])
+
+
+def _each(block: Block, states: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """One block over every window, in place where the shape stays."""
+    first = block(states[0])
+    out = states if first.shape == states[0].shape and first.dtype == states.dtype else None
+    if out is None:
+        out = np.empty((len(states), *first.shape), first.dtype)
+    out[0] = first
+    for index in range(1, len(states)):
+        out[index] = block(states[index])
+    return out

@@ -1,0 +1,117 @@
+"""What the formats of onnxruntime's MatMulNBits and GatherBlockQuantized operators share.
+
+A matrix [N, K] (one row per output feature) is cut along K into blocks; the last one is padded
+with zeros. Each block stores unsigned codes and one float32 scale:
+
+    weight = scale * (code - zero_point)
+
+where the zero-point is a stored code, or 2 ** (bits - 1) where a format stores none.
+Layout: com.microsoft.MatMulNBits in onnxruntime's docs/ContribOperators.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+UInt8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A quantized matrix [N, K], in onnxruntime's layout.
+
+    Attributes:
+        data: uint8 [N, blocks, block * bits / 8]; the first of two 4-bit codes is the low half.
+        scales: float32 [N, blocks].
+        zero_points: uint8 [N, ceil(blocks * bits / 8)], packed as `data` is; None = 2**(bits - 1).
+    """
+
+    data: UInt8
+    scales: Float32
+    zero_points: UInt8 | None
+
+
+class BlockFormat(Protocol):
+    """A number format with one scale per block of weights. Rows are independent of each other."""
+
+    @property
+    def name(self) -> str:
+        """For manifests and logs, e.g. "int4"."""
+
+    @property
+    def bits(self) -> int:
+        """Bits of one code: 4 or 8."""
+
+    @property
+    def block(self) -> int:
+        """Weights that share a scale: a power of two, at least 16."""
+
+    @property
+    def has_zero_points(self) -> bool:
+        """Whether zero-points are stored."""
+
+    def quantize(self, rows: Float32) -> Packed:
+        """Quantize float32 [N, K].
+
+        Raises:
+            ValueError: a weight is NaN or infinite; the message gives its row and column.
+        """
+
+
+def dequantize(packed: Packed, *, bits: int, columns: int) -> Float32:
+    """The float32 [N, columns] that an operator computes with."""
+    rows, blocks, _ = packed.data.shape
+    codes = unpack(packed.data, bits).astype(np.float32)
+    if packed.zero_points is None:
+        zeros: Float32 = np.full((rows, blocks), 1 << (bits - 1), np.float32)
+    else:
+        zeros = unpack(packed.zero_points, bits)[:, :blocks].astype(np.float32)
+    weights: Float32 = (codes - zeros[..., None]) * packed.scales[..., None]
+    return weights.reshape(rows, -1)[:, :columns]
+
+
+def pack(codes: UInt8, bits: int) -> UInt8:
+    """Codes [..., n] as bytes [..., ceil(n * bits / 8)], low half first."""
+    if bits == 8:
+        return codes
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], axis=-1)
+    packed: UInt8 = codes[..., 0::2] | codes[..., 1::2] * np.uint8(16)
+    return packed
+
+
+def unpack(data: UInt8, bits: int) -> UInt8:
+    """The inverse of `pack`; an odd tail comes back with one code more."""
+    if bits == 8:
+        return data
+    return np.stack([data & 15, data >> 4], axis=-1).reshape(*data.shape[:-1], -1)
+
+
+def to_blocks(rows: Float32, block: int) -> Float32:
+    """float32 [N, K] as [N, blocks, block], the tail padded with zeros.
+
+    Raises:
+        ValueError: a weight is NaN or infinite.
+    """
+    check_finite(rows)
+    padding = -rows.shape[1] % block
+    if padding:
+        rows = np.pad(rows, ((0, 0), (0, padding)))
+    return rows.reshape(rows.shape[0], -1, block)
+
+
+def check_finite(values: npt.NDArray[np.floating]) -> None:
+    """Refuse NaN and infinities.
+
+    Raises:
+        ValueError: with the index and the value of the first one.
+    """
+    finite = np.isfinite(values)
+    if not finite.all():
+        index = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(f"the value at {list(index)} is {values[index]}")

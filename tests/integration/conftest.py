@@ -1,0 +1,43 @@
+"""Bundles of the real model, exported once for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from edgesdk_export.pipeline import ExportJob, export
+from edgesdk_export.progress import Silent
+
+from edgesdk.bundle.opening import Bundle
+
+# Enough for a mean KL within a few percent; `edgesdk export` itself takes 8,192.
+QUALITY_TOKENS = 2_048
+
+
+def _bundle(gguf: Path, scheme: str, folder: Path) -> Bundle:
+    job = ExportJob(
+        checkpoint=gguf,
+        destination=folder / scheme,
+        name=f"smollm2-135m-instruct-{scheme}",
+        scheme=scheme,
+        quality_tokens=QUALITY_TOKENS,
+    )
+    return export(job, Silent())
+
+
+@pytest.fixture(scope="session")
+def smollm2_fp32(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """SmolLM2 in float32."""
+    return _bundle(smollm2_gguf, "fp32", tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="session")
+def smollm2_int8(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """SmolLM2 in 8 bits."""
+    return _bundle(smollm2_gguf, "int8", tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="session")
+def smollm2_int4(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """SmolLM2 in 4 bits."""
+    return _bundle(smollm2_gguf, "int4", tmp_path_factory.mktemp("bundles"))

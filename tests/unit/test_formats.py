@@ -1,0 +1,192 @@
+"""Number formats against onnxruntime's own kernels, and their error bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from edgesdk_quantize.formats import Int4, Int4Symmetric, Int8
+from edgesdk_quantize.formats.blocks import dequantize, pack, unpack
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from onnx import TensorProto, helper, numpy_helper
+
+FORMATS = [Int4(), Int4Symmetric(), Int8(), Int4(block=16), Int8(block=64)]
+names = pytest.mark.parametrize("form", FORMATS, ids=lambda form: f"{form.name}-{form.block}")
+
+# Blocks of smaller magnitudes become zeros.
+NOTHING = 1e-28
+
+finite = st.floats(-1e6, 1e6, width=32)
+matrices = st.integers(1, 3).flatmap(
+    lambda rows: st.integers(1, 70).flatmap(
+        lambda columns: arrays(np.float32, (rows, columns), elements=finite)
+    )
+)
+
+
+def normal(rows, columns, seed=0):
+    return np.random.default_rng(seed).standard_t(5, (rows, columns)).astype(np.float32)
+
+
+def restored(form, weights):
+    packed = form.quantize(weights)
+    return dequantize(packed, bits=form.bits, columns=weights.shape[1])
+
+
+def run_node(node, weights, feed_name, feed, out_shape):
+    """Run one contrib node whose other inputs are initializers."""
+    kind = helper.np_dtype_to_tensor_dtype(feed.dtype)
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info(feed_name, kind, feed.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, out_shape)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    onnx.checker.check_model(model)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {feed_name: feed})[0]
+
+
+@names
+@pytest.mark.parametrize(("rows", "columns"), [(5, 128), (8, 96), (3, 72), (7, 33)])
+def test_matmul_kernel_multiplies_by_the_dequantized_matrix(form, rows, columns):
+    weights, x = normal(rows, columns), normal(4, columns, seed=1)
+    packed = form.quantize(weights)
+    stored = {"b": packed.data, "s": packed.scales}
+    if form.has_zero_points:
+        stored["z"] = packed.zero_points
+    node = helper.make_node(
+        "MatMulNBits",
+        ["x", *stored],
+        ["y"],
+        domain="com.microsoft",
+        K=columns,
+        N=rows,
+        bits=form.bits,
+        block_size=form.block,
+        accuracy_level=1,
+    )
+    y = run_node(node, stored, "x", x, (4, rows))
+    np.testing.assert_allclose(y, x @ restored(form, weights).T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", [Int8(), Int8(block=16)], ids=["32", "16"])
+def test_gather_kernel_returns_dequantized_rows(form):
+    weights = normal(40, 96)
+    packed = form.quantize(weights)
+    node = helper.make_node(
+        "GatherBlockQuantized",
+        ["d", "ids", "s", "z"],
+        ["y"],
+        domain="com.microsoft",
+        bits=8,
+        block_size=form.block,
+        gather_axis=0,
+        quantize_axis=1,
+    )
+    stored = {"d": packed.data.reshape(40, 96), "s": packed.scales, "z": packed.zero_points}
+    ids = np.array([[3, 39], [0, 3]])
+    y = run_node(node, stored, "ids", ids, (2, 2, 96))
+    np.testing.assert_array_equal(y, restored(form, weights)[ids])
+
+
+@names
+@given(weights=matrices)
+@settings(max_examples=60, deadline=None)
+def test_every_weight_comes_back_within_a_step_of_its_block(form, weights):
+    back = restored(form, weights)
+    padding = -weights.shape[1] % form.block
+    blocks = np.pad(weights, ((0, 0), (0, padding))).reshape(len(weights), -1, form.block)
+    errors = np.pad(back - weights, ((0, 0), (0, padding))).reshape(blocks.shape)
+    spans = np.maximum(blocks.max(-1), 0) - np.minimum(blocks.min(-1), 0)
+    if isinstance(form, Int8):
+        # Half a step, and half a step more where rounding the zero-point clips an end.
+        bound = spans / 255
+    else:
+        # Least squares may clip an outlier, but no more than plain rounding's whole error.
+        step = spans / 15 if form.has_zero_points else np.abs(blocks).max(-1) / 7
+        bound = step * np.sqrt(form.block) * 0.5
+    error = np.sqrt((errors.astype(np.float64) ** 2).sum(-1)) if form.bits == 4 else errors
+    limit = bound if form.bits == 4 else bound[..., None]
+    assert (np.abs(error) <= limit * 1.001 + 1e-6 * spans.max() + NOTHING).all()
+
+
+@pytest.mark.parametrize("form", [Int4(), Int4Symmetric()], ids=lambda form: form.name)
+@given(weights=arrays(np.float32, (4, 64), elements=finite))
+@settings(max_examples=60, deadline=None)
+def test_search_is_never_worse_than_rounding_to_nearest(form, weights):
+    blocks = weights.reshape(4, 2, 32).astype(np.float64)
+    errors = ((restored(form, weights).reshape(blocks.shape) - blocks) ** 2).sum(-1)
+    if form.has_zero_points:
+        low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
+        step = (high - low) / 15
+    else:
+        low, step = None, np.abs(blocks).max(-1) / 7
+    step = np.where(step > 0, step, 1)[..., None]
+    zero = 8 if low is None else np.rint(-low[..., None] / step)
+    codes = np.clip(np.rint(blocks / step) + zero, 0, 15)
+    plain = (((codes - zero) * step - blocks) ** 2).sum(-1)
+    assert (errors <= plain * (1 + 1e-4) + 1e-9 * (blocks**2).sum(-1) + NOTHING**2 * 32).all()
+
+
+def test_search_beats_rounding_to_nearest_on_bell_shaped_weights():
+    weights = normal(256, 512)
+    blocks = weights.reshape(256, -1, 32)
+    low, high = blocks.min(-1, keepdims=True), blocks.max(-1, keepdims=True)
+    step = (high - low) / 15
+    zero = np.rint(-low / step)
+    plain = (np.clip(np.rint(blocks / step) + zero, 0, 15) - zero) * step - blocks
+    searched = restored(Int4(), weights) - weights
+    assert np.mean(searched**2) < 0.94 * np.mean(plain**2)
+
+
+@names
+@pytest.mark.parametrize("magnitude", [1e-42, 1e-20, 1e20, 3e38])
+def test_extreme_magnitudes(form, magnitude):
+    with np.errstate(all="raise", under="ignore"):
+        weights = np.clip(normal(2, 64), -1, 1) * np.float32(magnitude)
+        back = restored(form, weights.astype(np.float32))
+    assert np.isfinite(back).all()
+    if magnitude > 1e-30:
+        worst = 0.02 if form.bits == 8 else 0.2
+        assert np.abs(back / magnitude - weights / magnitude).max() < worst
+
+
+@names
+def test_zeros_stay_zeros(form):
+    np.testing.assert_array_equal(restored(form, np.zeros((2, 48), np.float32)), 0)
+
+
+@names
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_refused_with_its_place(form, bad):
+    weights = normal(3, 40)
+    weights[2, 17] = bad
+    with pytest.raises(ValueError, match=r"\[2, 17\] is -?(nan|inf)"):
+        form.quantize(weights)
+
+
+@names
+def test_rows_do_not_depend_on_their_neighbours(form):
+    weights = normal(300, 320)
+    whole = form.quantize(weights)
+    alone = form.quantize(weights[250:251])
+    np.testing.assert_array_equal(whole.data[250:251], alone.data)
+    np.testing.assert_array_equal(whole.scales[250:251], alone.scales)
+
+
+@given(
+    codes=arrays(
+        np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.integers(0, 15)
+    )
+)
+def test_unpack_undoes_pack(codes):
+    np.testing.assert_array_equal(unpack(pack(codes, 4), 4)[:, : codes.shape[1]], codes)

@@ -1,0 +1,38 @@
+"""Rules of the text that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("edgesdk", "export", "quantize", "samples", "benchmarks")
+
+
+def _sources() -> list[Path]:
+    return [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+
+
+def test_no_file_grows_past_one_idea() -> None:
+    long = {str(p.relative_to(ROOT)): n for p in _sources() if (n := _lines(p)) > 400}
+    assert long == {}
+
+
+def test_nothing_is_left_for_later() -> None:
+    marker = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
+    found = [str(path.relative_to(ROOT)) for path in _sources() if marker.search(path.read_text())]
+    assert found == []
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in _sources()
+        if ast.get_docstring(ast.parse(path.read_text())) is None
+    ]
+    assert silent == []
+
+
+def _lines(path: Path) -> int:
+    return len(path.read_text().splitlines())

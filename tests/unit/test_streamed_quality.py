@@ -1,0 +1,107 @@
+"""Streaming two models through memory layer by layer gives what running them whole gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from edgesdk_export.quality import streamed
+from edgesdk_export.quality.text import EvaluationText, Windows, cut_windows, default_text
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from edgesdk.errors import ExportError
+
+
+@dataclass(frozen=True)
+class ToyStack:
+    """embed -> tanh layers -> head, all dense."""
+
+    table: np.ndarray
+    weights: tuple[np.ndarray, ...]
+    out: np.ndarray
+
+    @property
+    def layers(self) -> int:
+        return len(self.weights)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.table.shape[1]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.table.shape[0]
+
+    def embed(self):
+        return lambda ids: self.table[ids]
+
+    def layer(self, index: int):
+        return lambda hidden: hidden + np.tanh(hidden @ self.weights[index])
+
+    def head(self, start: int, stop: int):
+        return lambda hidden: hidden @ self.out[:, start:stop]
+
+    def whole(self, ids: np.ndarray) -> np.ndarray:
+        hidden = self.table[ids]
+        for weight in self.weights:
+            hidden = hidden + np.tanh(hidden @ weight)
+        return hidden @ self.out
+
+
+def _toy(seed: int, noise: float = 0.0) -> ToyStack:
+    rng, other = np.random.default_rng(seed), np.random.default_rng(99)
+
+    def draw(*shape: int) -> np.ndarray:
+        base = rng.standard_normal(shape)
+        return (base + noise * other.standard_normal(shape)).astype(np.float32)
+
+    return ToyStack(draw(50, 8), tuple(draw(8, 8) for _ in range(3)), draw(8, 50))
+
+
+@pytest.mark.parametrize("head_bytes", [1 << 20, 17 * 4 * 8, 1])
+def test_streamed_equals_whole(monkeypatch: pytest.MonkeyPatch, head_bytes: int) -> None:
+    monkeypatch.setattr(streamed, "_HEAD_BYTES", head_bytes)
+    reference, candidate = _toy(1), _toy(1, noise=0.05)
+    ids = np.random.default_rng(2).integers(0, 50, (4, 9))
+    steps = []
+    found = streamed.compare(
+        reference, candidate, Windows(ids), progress=lambda done, total: steps.append((done, total))
+    )
+    p = torch.log_softmax(torch.tensor(reference.whole(ids)[:, :-1]).double(), -1).flatten(0, 1)
+    q = torch.log_softmax(torch.tensor(candidate.whole(ids)[:, :-1]).double(), -1).flatten(0, 1)
+    kl = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+    np.testing.assert_allclose(found.kl, kl, rtol=1e-3, atol=1e-5)
+    targets = torch.tensor(ids[:, 1:]).flatten()[:, None]
+    np.testing.assert_allclose(found.candidate_nll, -q.gather(1, targets)[:, 0], rtol=1e-4)
+    assert found.kl.mean() > 1e-3
+    assert [done for done, _ in steps] == list(range(1, steps[-1][1] + 1))
+
+
+def _letters() -> bytes:
+    vocab = {chr(c): c - 32 for c in range(32, 127)} | {"\n": 95}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=" "))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return tokenizer.to_str().encode()
+
+
+def test_windows_are_cut_from_the_start_and_begin_with_bos() -> None:
+    text = EvaluationText("t", "abcdefghij" * 30)
+    plain = cut_windows(text, _letters(), tokens=20, bos=None, context=10)
+    assert plain.ids.shape == (2, 10)
+    assert (plain.ids[0] == np.frombuffer(b"abcdefghij", np.uint8) - 32).all()
+    assert plain.predictions == 18
+    with_bos = cut_windows(text, _letters(), tokens=20, bos=7, context=10)
+    assert with_bos.ids.shape == (3, 10)
+    assert (with_bos.ids[:, 0] == 7).all()
+    assert with_bos.ids[1, 1] == ord("j") - 32
+
+
+def test_a_text_too_short_says_how_long_it_must_be() -> None:
+    with pytest.raises(ExportError, match="'t' has 3 tokens; one window takes 10"):
+        cut_windows(EvaluationText("t", "abc"), _letters(), tokens=20, bos=None, context=10)
+
+
+def test_the_default_text_is_long_enough_for_every_report() -> None:
+    assert len(default_text().text) > 300_000
