@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edgesdk_quantize.formats import BlockFormat, Int4, Int8
+from edgesdk_quantize.formats import BlockFormat, Int4, Int8, Int8Symmetric
 
 from edgesdk.errors import RequestError
 
@@ -61,8 +61,8 @@ class WeightScheme:
 _SCHEMES = (
     WeightScheme("fp32", "fp32", "fp32"),
     WeightScheme("fp16", "fp16", "fp16"),
-    WeightScheme("int8", Int8(), Int8()),
-    WeightScheme("int4", Int4(), Int8()),
+    WeightScheme("int8", Int8(), Int8Symmetric()),
+    WeightScheme("int4", Int4(), Int8Symmetric()),
 )
 
 
