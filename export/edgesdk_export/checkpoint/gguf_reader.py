@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ class GgufTensor:
             CheckpointError: the gguf package cannot dequantize this type.
             DamagedCheckpoint: the file was cut since it was opened.
         """
+        if start == stop:
+            return np.empty((0, *self.shape[1:]), dtype=np.float32)
         if len(self.shape) == 1:
             return self._decode(self.region.read(0, self.row_bytes))[0, start:stop]
         per_row = math.prod(self.shape[1:-1]) * self.row_bytes
@@ -75,6 +78,7 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
     return dict(header.metadata), tensors
 
 
+@cache
 def _can_dequantize(kind: GGMLQuantizationType) -> bool:
     block_bytes = GGML_QUANT_SIZES[kind][1]
     try:

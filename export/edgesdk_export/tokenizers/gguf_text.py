@@ -28,7 +28,7 @@ def read_gguf_text(checkpoint: Checkpoint) -> TextFiles:
         add_bos = byte_bpe.adds_bos(vocabulary)
     elif kind == "llama":
         tokenizer = sentencepiece_bpe.build_sentencepiece_bpe(
-            vocabulary, model_name=checkpoint.name
+            vocabulary, model_name=str(checkpoint.config.get("general.name"))
         )
         add_bos = sentencepiece_bpe.adds_bos(vocabulary)
     else:

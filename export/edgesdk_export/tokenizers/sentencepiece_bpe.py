@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from edgesdk_export.tokenizers.vocabulary import TokenKind, Vocabulary, add_fixed_tokens
 
 _SPACE = "▁"
+_PHI3_KEEPS_SPACE = frozenset(("<unk>", "<s>", "<|endoftext|>"))
 
 
 def adds_bos(vocabulary: Vocabulary) -> bool:
@@ -19,7 +20,7 @@ def adds_bos(vocabulary: Vocabulary) -> bool:
 
 
 def build_sentencepiece_bpe(vocabulary: Vocabulary, *, model_name: str) -> Tokenizer:
-    """A tokenizer that gives llama.cpp's ids.
+    """A tokenizer that gives llama.cpp's ids. `model_name` is the metadata's `general.name`.
 
     Raises:
         DamagedCheckpoint: the scores do not match the tokens, or there is no unknown token.
@@ -50,9 +51,9 @@ def build_sentencepiece_bpe(vocabulary: Vocabulary, *, model_name: str) -> Token
     else:
         tokenizer.normalizer = escape
         tokenizer.decoder = decoders.Sequence(unescape)
-    # llama.cpp knows from the name alone that these models' control tokens eat whitespace.
+    # llama.cpp, too, knows from the name alone that these models' tokens eat whitespace.
     phi3 = any(mark in model_name.lower() for mark in ("phi-3", "phi3"))
-    add_fixed_tokens(tokenizer, vocabulary, rstrip=phi3)
+    add_fixed_tokens(tokenizer, vocabulary, rstrip_but=_PHI3_KEEPS_SPACE if phi3 else None)
     return tokenizer
 
 

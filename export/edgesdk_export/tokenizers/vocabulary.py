@@ -89,15 +89,16 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
     return Vocabulary(bare.where, values, tokens, tuple(kinds))
 
 
-def add_fixed_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary, *, rstrip: bool = False) -> None:
+def add_fixed_tokens(
+    tokenizer: Tokenizer, vocabulary: Vocabulary, *, rstrip_but: frozenset[str] | None = None
+) -> None:
     """Tokens that are found in the raw text before anything else happens to it. Control tokens
-    are special: they stand for no bytes. `rstrip`: control tokens swallow whitespace that follows.
-    """
+    are special: they stand for no bytes. With `rstrip_but` all others than these swallow the
+    whitespace that follows them."""
     fixed = []
     for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True):
         if kind in (TokenKind.CONTROL, TokenKind.UNKNOWN, TokenKind.USER_DEFINED) and token:
+            rstrip = rstrip_but is not None and token not in rstrip_but
             special = kind != TokenKind.USER_DEFINED
-            fixed.append(
-                AddedToken(token, special=special, normalized=False, rstrip=rstrip and special)
-            )
+            fixed.append(AddedToken(token, special=special, normalized=False, rstrip=rstrip))
     tokenizer.add_tokens(fixed)
