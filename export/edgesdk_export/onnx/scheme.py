@@ -25,7 +25,8 @@ class WeightScheme:
     Attributes:
         name: "fp32", "fp16", "int8", "int4".
         linear: of the linear layers.
-        embedding: of the embedding and the head (one tensor where they are tied).
+        embedding: of the embedding and the head (one tensor where they are tied); a block format
+            must have 8 bits.
     """
 
     name: str
