@@ -13,15 +13,119 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from edgesdk.bundle.opening import Bundle as Bundle
     from edgesdk.bundle.opening import open_bundle as open_bundle
+    from edgesdk.chat import Chat as Chat
+    from edgesdk.decode.options import Options as Options
+    from edgesdk.errors import BundleError as BundleError
+    from edgesdk.errors import Cancelled as Cancelled
+    from edgesdk.errors import CheckpointError as CheckpointError
+    from edgesdk.errors import ConfigMismatch as ConfigMismatch
+    from edgesdk.errors import ContextOverflow as ContextOverflow
+    from edgesdk.errors import DamagedBundle as DamagedBundle
+    from edgesdk.errors import DamagedCheckpoint as DamagedCheckpoint
+    from edgesdk.errors import DeadlineExceeded as DeadlineExceeded
+    from edgesdk.errors import DownloadFailed as DownloadFailed
     from edgesdk.errors import EdgeError as EdgeError
+    from edgesdk.errors import EmptyPrompt as EmptyPrompt
+    from edgesdk.errors import EngineError as EngineError
+    from edgesdk.errors import ExportError as ExportError
+    from edgesdk.errors import HashMismatch as HashMismatch
+    from edgesdk.errors import InvalidOption as InvalidOption
+    from edgesdk.errors import InvalidText as InvalidText
+    from edgesdk.errors import MissingExtra as MissingExtra
+    from edgesdk.errors import NotEnoughSpace as NotEnoughSpace
+    from edgesdk.errors import RequestError as RequestError
+    from edgesdk.errors import StoreBusy as StoreBusy
+    from edgesdk.errors import StoreError as StoreError
+    from edgesdk.errors import TemplateError as TemplateError
+    from edgesdk.errors import UnknownArchitecture as UnknownArchitecture
+    from edgesdk.errors import UnknownModel as UnknownModel
+    from edgesdk.errors import UnsupportedBundle as UnsupportedBundle
+    from edgesdk.loading import load as load
+    from edgesdk.model import Model as Model
+    from edgesdk.receipt import Receipt as Receipt
+    from edgesdk.receipt import Reply as Reply
+    from edgesdk.store import Store as Store
+    from edgesdk.streaming import AsyncReplyStream as AsyncReplyStream
+    from edgesdk.streaming import ReplyStream as ReplyStream
 
 _HOME = {
+    "AsyncReplyStream": "edgesdk.streaming",
     "Bundle": "edgesdk.bundle.opening",
+    "BundleError": "edgesdk.errors",
+    "Cancelled": "edgesdk.errors",
+    "Chat": "edgesdk.chat",
+    "CheckpointError": "edgesdk.errors",
+    "ConfigMismatch": "edgesdk.errors",
+    "ContextOverflow": "edgesdk.errors",
+    "DamagedBundle": "edgesdk.errors",
+    "DamagedCheckpoint": "edgesdk.errors",
+    "DeadlineExceeded": "edgesdk.errors",
+    "DownloadFailed": "edgesdk.errors",
     "EdgeError": "edgesdk.errors",
+    "EmptyPrompt": "edgesdk.errors",
+    "EngineError": "edgesdk.errors",
+    "ExportError": "edgesdk.errors",
+    "HashMismatch": "edgesdk.errors",
+    "InvalidOption": "edgesdk.errors",
+    "InvalidText": "edgesdk.errors",
+    "MissingExtra": "edgesdk.errors",
+    "Model": "edgesdk.model",
+    "NotEnoughSpace": "edgesdk.errors",
+    "Options": "edgesdk.decode.options",
+    "Receipt": "edgesdk.receipt",
+    "Reply": "edgesdk.receipt",
+    "ReplyStream": "edgesdk.streaming",
+    "RequestError": "edgesdk.errors",
+    "Store": "edgesdk.store",
+    "StoreBusy": "edgesdk.errors",
+    "StoreError": "edgesdk.errors",
+    "TemplateError": "edgesdk.errors",
+    "UnknownArchitecture": "edgesdk.errors",
+    "UnknownModel": "edgesdk.errors",
+    "UnsupportedBundle": "edgesdk.errors",
+    "load": "edgesdk.loading",
     "open_bundle": "edgesdk.bundle.opening",
 }
 
-__all__ = ["Bundle", "EdgeError", "__version__", "open_bundle"]
+__all__ = [
+    "AsyncReplyStream",
+    "Bundle",
+    "BundleError",
+    "Cancelled",
+    "Chat",
+    "CheckpointError",
+    "ConfigMismatch",
+    "ContextOverflow",
+    "DamagedBundle",
+    "DamagedCheckpoint",
+    "DeadlineExceeded",
+    "DownloadFailed",
+    "EdgeError",
+    "EmptyPrompt",
+    "EngineError",
+    "ExportError",
+    "HashMismatch",
+    "InvalidOption",
+    "InvalidText",
+    "MissingExtra",
+    "Model",
+    "NotEnoughSpace",
+    "Options",
+    "Receipt",
+    "Reply",
+    "ReplyStream",
+    "RequestError",
+    "Store",
+    "StoreBusy",
+    "StoreError",
+    "TemplateError",
+    "UnknownArchitecture",
+    "UnknownModel",
+    "UnsupportedBundle",
+    "__version__",
+    "load",
+    "open_bundle",
+]
 
 
 def __getattr__(name: str) -> object:

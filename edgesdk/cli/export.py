@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import click
 from rich.console import Console
@@ -26,9 +24,6 @@ from edgesdk.cli.output import format_bytes, print_json, remarks, results
 from edgesdk.errors import MissingExtra
 from edgesdk.store import Store
 from edgesdk.store.names import derive_name, is_name
-
-if TYPE_CHECKING:
-    from edgesdk_export.pipeline import ExportJob
 
 _EPILOG = """\b
 CHECKPOINT is a model that was pulled (see: edgesdk list), a folder with safetensors, or a .gguf.
@@ -81,7 +76,7 @@ def command(
     bits: str | None,
     name: str | None,
     output: Path | None,
-    via: str,
+    via: Literal["edgesdk", "optimum"],
     text_file: Path | None,
     quality_tokens: int | None,
     skip_existing: bool,
@@ -98,21 +93,25 @@ def command(
         bundle = open_bundle(destination)
         remarks().print(f"{bundle.manifest.name} is here already: {destination}")
     else:
-        pipeline = _pipeline()
-        text = None if text_file is None else pipeline.text_from_file(text_file)
-        job: ExportJob = pipeline.ExportJob(
+        try:
+            from edgesdk_export.pipeline import ExportJob, export
+            from edgesdk_export.quality.text import text_from_file
+        except ModuleNotFoundError as error:
+            absent = error.name or "onnx_ir"
+            raise MissingExtra(absent, extra="export", needed_for="Exporting") from None
+        job = ExportJob(
             checkpoint=source,
             destination=destination,
             name=bundle_name if is_name(bundle_name) else derive_name(bundle_name),
             scheme=scheme,
             via=via,
-            text=text,
+            text=None if text_file is None else text_from_file(text_file),
             quality_tokens=quality_tokens,
             licence=licence,
             replace=force,
         )
         with _drawn_progress() as progress:
-            bundle = pipeline.export(job, progress)
+            bundle = export(job, progress)
     _report(bundle, as_json=as_json)
 
 
@@ -124,16 +123,6 @@ def _resolve(store: Store, checkpoint: str) -> tuple[Path, str, str | None]:
         return path, derive_name(stem), None
     entry = store.get(checkpoint, "checkpoint")
     return entry.path, entry.name, entry.licence
-
-
-def _pipeline() -> ModuleType:
-    """The export pipeline, by name: the runtime does not depend on it."""
-    try:
-        return importlib.import_module("edgesdk_export.pipeline")
-    except ModuleNotFoundError as error:
-        raise MissingExtra(
-            error.name or "onnx_ir", extra="export", needed_for="Exporting"
-        ) from None
 
 
 def _report(bundle: Bundle, *, as_json: bool) -> None:

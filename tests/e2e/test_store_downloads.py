@@ -268,6 +268,24 @@ def test_a_busy_server_is_asked_again(store: Store, server: RangeServer) -> None
     assert len(server.asked("/m.gguf")) == 4
 
 
+@pytest.mark.usefixtures("_hasty")
+def test_without_versions_a_known_hash_makes_a_resume_safe(
+    store: Store, server: RangeServer
+) -> None:
+    reference = server.url(f"/m.gguf#sha256={SHA256}")
+    server.files["/m.gguf"] = Served(BODY, etag=None, cuts=[1_000_000, 0, 0, 0, 0])
+    with pytest.raises(DownloadFailed):
+        store.pull(reference)
+    server.files["/m.gguf"] = Served(BODY[::-1], etag=None)
+    with pytest.raises(HashMismatch):
+        store.pull(reference)
+    assert leftovers(store) == []
+
+    server.files["/m.gguf"] = Served(BODY, etag=None, cuts=[2_000_000])
+    assert store.pull(reference).sha256 == SHA256
+    assert server.asked("/m.gguf")[-1].range == "bytes=2000000-"
+
+
 def test_a_redirect_is_followed(store: Store, server: RangeServer) -> None:
     server.files["/m.gguf"] = Served(b"", location="/elsewhere")
     server.files["/elsewhere"] = Served(BODY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import torch
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.spec import canonical_shapes
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.reference_decoder import logits_of
 from support.tiny_models import VARIANTS, make_tiny
 
@@ -144,6 +148,9 @@ def test_a_tied_config_with_a_differing_head(tmp_path):
         ({"residual_multiplier": 0.22}, "residual_multiplier"),
         ({"num_local_experts": 8}, "num_local_experts"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps = 'small'"),
+        ({"num_hidden_layers": 2**39}, "num_hidden_layers = 549755813888"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps = 1000"),
+        ({"rope_parameters": {"rope_theta": 1.0}}, "rope_theta = 1.0 is not above 1"),
         ({"hidden_size": -1}, "hidden_size = -1"),
         ({"hidden_size": "absent"}, "hidden_size is missing"),
         ({"rope_parameters": {"rope_theta": float("nan")}}, "rope_theta"),
@@ -169,3 +176,38 @@ def test_unknown_architecture_says_which_are_known(name, tmp_path):
     edit_config(tmp_path, model_type=name)
     with pytest.raises(UnknownArchitecture, match=r"gemma2.*phi3.*--via optimum"):
         read_decoder(open_checkpoint(tmp_path))
+
+
+JSON = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5),
+    st.lists(st.one_of(st.text(max_size=20), st.floats(), st.none()), max_size=4),
+    st.dictionaries(
+        st.sampled_from(
+            ["rope_type", "type", "factor", "rope_theta", "full_attention", "sliding_attention",
+             "short_factor", "original_max_position_embeddings", "partial_rotary_factor"]
+        ),
+        st.one_of(st.floats(), st.integers(), st.sampled_from(["yarn", "longrope", "llama3"])),
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    found = {}
+    for variant in ("llama", "qwen2-windowed", "gemma2", "gemma3", "phi3-longrope"):
+        folder = tmp_path_factory.mktemp(variant)
+        make_tiny(variant, folder)
+        found[variant] = open_checkpoint(folder)
+    return found
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_no_config_gives_another_exception(data, checkpoints):
+    checkpoint = checkpoints[data.draw(st.sampled_from(sorted(checkpoints)))]
+    keys = st.sampled_from(
+        [*checkpoint.config, "rope_scaling", "rope_theta", "quantization_config", "layer_types"]
+    )
+    config = {**checkpoint.config, **data.draw(st.dictionaries(keys, JSON, max_size=3))}
+    with contextlib.suppress(CheckpointError):
+        read_decoder(dataclasses.replace(checkpoint, config=config))

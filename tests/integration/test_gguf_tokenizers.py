@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.tokenizers import read_text
-from edgesdk_export.tokenizers.byte_bpe import _CUTS
+from edgesdk_export.tokenizers.byte_bpe import CUTS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers
@@ -151,7 +151,7 @@ def byte_vocabulary(path: Path, pre: str) -> Path:
     )
 
 
-@pytest.mark.parametrize("pre", sorted(_CUTS))
+@pytest.mark.parametrize("pre", sorted(CUTS))
 def test_each_way_of_cutting(pre, tmp_path):
     ours, theirs, _ = load(byte_vocabulary(tmp_path / "x.gguf", pre))
     rng = random.Random(2)

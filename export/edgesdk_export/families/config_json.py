@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from edgesdk.errors import CheckpointError
 from edgesdk_export.checkpoint import Checkpoint
-from edgesdk_export.families.fields import Fields
+from edgesdk_export.families.fields import MAX_LAYERS, Fields
 from edgesdk_export.families.reading import Source
 from edgesdk_export.families.rope import rope_from_config
 from edgesdk_export.spec import DecoderSpec, RopeSpec, canonical_shapes
@@ -109,7 +109,7 @@ def plain_spec(
     is read from the configuration unless it is given; every family but gemma3 documents a theta
     of 10,000 where there is none."""
     hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
-    layers = config.count("num_hidden_layers")
+    layers = config.count("num_hidden_layers", limit=MAX_LAYERS)
     head_size = config.count("head_dim", max(1, hidden // heads))
     activation = config.text(activation_key)
     if activation not in _ACTIVATIONS:

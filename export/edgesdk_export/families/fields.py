@@ -9,6 +9,9 @@ from typing import Any
 
 from edgesdk.errors import ConfigMismatch
 
+# No decoder is deeper; a lie here would cost memory before any tensor could belie it.
+MAX_LAYERS = 4096
+
 _HINT = "Compare the configuration with the one that the model was published with."
 
 
@@ -34,21 +37,17 @@ class Fields:
             raise self._wrong(key, "an object")
         return Fields(value, f"{self.where}: {key}")
 
-    def count(self, key: str, default: int | None = None) -> int:
-        """A positive integer."""
+    def count(self, key: str, default: int | None = None, *, limit: int = 2**40) -> int:
+        """A positive integer up to `limit`."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**40:
-            raise self._wrong(key, "a positive integer")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= limit:
+            raise self._wrong(key, f"a positive integer up to {limit:,}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number."""
         value = self._get(key, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
+        if not _is_finite(value):
             raise self._wrong(key, "a number")
         return float(value)
 
@@ -76,9 +75,7 @@ class Fields:
     def numbers(self, key: str) -> tuple[float, ...]:
         """A list of finite numbers above zero."""
         value = self._get(key, None)
-        if not isinstance(value, list | tuple) or not all(
-            isinstance(n, int | float) and math.isfinite(n) and n > 0 for n in value
-        ):
+        if not isinstance(value, list) or not all(_is_finite(n) and n > 0 for n in value):
             raise self._wrong(key, "a list of numbers above 0")
         return tuple(map(float, value))
 
@@ -124,3 +121,10 @@ class Fields:
         shown = repr(self.values.get(key))
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         return ConfigMismatch(f"{self.where}: {key} = {shown} is not {wanted}.", hint=_HINT)
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    # JSON has integers that no float can hold.
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**1000

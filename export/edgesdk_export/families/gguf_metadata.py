@@ -7,7 +7,7 @@ from typing import Any
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families.config_json import split_name
-from edgesdk_export.families.fields import Fields
+from edgesdk_export.families.fields import MAX_LAYERS, Fields
 from edgesdk_export.families.reading import Source
 from edgesdk_export.families.rope import (
     GGUF_FREQUENCIES,
@@ -80,7 +80,7 @@ def plain_spec(
     """The spec of a decoder with pre-norms, no biases and full attention in every layer. The head
     is tied where there is no tensor for it, as llama.cpp has it."""
     hidden, heads = meta.count("embedding_length"), meta.count("attention.head_count")
-    layers = meta.count("block_count")
+    layers = meta.count("block_count", limit=MAX_LAYERS)
     head_size = meta.count("attention.key_length", max(1, hidden // heads))
     if meta.count("attention.value_length", head_size) != head_size:
         raise meta.mismatch("keys and values of different sizes are not supported")

@@ -38,6 +38,8 @@ def stretched(config: Fields, found: Fields, *, theta: float, head_size: int) ->
     rotary_size = int(head_size * share)
     if not 2 <= rotary_size <= head_size or rotary_size % 2:
         raise found.mismatch(f"{rotary_size} of {head_size} values of a head would be rotated")
+    if theta <= 1:
+        raise found.mismatch(f"rope_theta = {theta} is not above 1")
     kind = found.text("rope_type", found.text("type", "default"))
     if kind == "default":
         return RopeSpec(theta, rotary_size)
@@ -98,6 +100,8 @@ def rope_from_gguf(
         ConfigMismatch: a kind that `RopeSpec` cannot say, or a field is missing or absurd.
     """
     theta = meta.positive("rope.freq_base", default_theta)
+    if theta <= 1:
+        raise meta.mismatch(f"rope.freq_base = {theta} is not above 1")
     rotary_size = meta.count("rope.dimension_count", head_size)
     if not 2 <= rotary_size <= head_size or rotary_size % 2:
         raise meta.mismatch(f"{rotary_size} of {head_size} values of a head would be rotated")
@@ -156,7 +160,9 @@ def rope_from_gguf(
 
 def _longrope_attention(factor: float, original: int) -> float:
     """The paper's temperature for a context stretched `factor` times (arXiv:2402.13753)."""
-    return 1.0 if factor <= 1.0 else math.sqrt(1 + math.log(factor) / math.log(original))
+    if factor <= 1.0 or original < 2:
+        return 1.0
+    return math.sqrt(1 + math.log(factor) / math.log(original))
 
 
 def _yarn_attention(found: Fields, factor: float) -> float:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgesdk_quantize.divergence import Divergence
@@ -22,12 +18,18 @@ from edgesdk_export.quality.text import Windows
 
 
 def build_foreign(
-    checkpoint: Checkpoint, folder: Path, scheme_name: str | None, progress: Progress
+    checkpoint: Checkpoint,
+    folder: Path,
+    scheme_name: str | None,
+    progress: Progress,
+    *,
+    work: Path,
 ) -> BuiltModel:
     """Write the ONNX model of any decoder that optimum knows into `folder`.
 
-    Quality is measured against the rewritten float32 graph, which was checked against torch. That
-    graph lies beside `folder` as long as the returned value lives.
+    Args:
+        work: an empty folder, which must stay until the quality is measured: the reference is the
+            rewritten float32 graph in it, which was checked against torch.
 
     Raises:
         CheckpointError: the checkpoint's config.json cannot be used.
@@ -39,15 +41,12 @@ def build_foreign(
             " export.",
             hint="Give --via optimum a folder with config.json and safetensors.",
         )
-    work = Path(tempfile.mkdtemp(prefix=".optimum-", dir=folder.parent))
-    try:
-        scheme = None if scheme_name is None else WeightScheme.named(scheme_name)
-        model = export_foreign(checkpoint.path, folder, scheme, progress, work=work)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    measurement = _Measurement(model.float32_path, folder / model.model_file)
-    weakref.finalize(measurement, shutil.rmtree, work, ignore_errors=True)
+    scheme = None if scheme_name is None else WeightScheme.named(scheme_name)
+    model = export_foreign(checkpoint.path, folder, scheme, progress, work=work)
+
+    def measure(windows: Windows, steps: Steps) -> Divergence:
+        return measure_divergence(model.float32_path, folder / model.model_file, windows, steps)
+
     return BuiltModel(
         shape=model.shape,
         spec=None,
@@ -58,17 +57,7 @@ def build_foreign(
             method=model.scheme.method,
             bits_per_weight=round(model.bits_per_weight, 3),
         ),
-        exporter=", ".join(f"{name} {version}" for name, version in model.versions.items()),
-        measure=measurement,
+        exporter=f"optimum {model.versions['optimum']}",
+        measure=measure,
+        versions=model.versions,
     )
-
-
-@dataclass(frozen=True)
-class _Measurement:
-    """Compares the float32 graph with the stored one; the former is removed with this value."""
-
-    reference: Path
-    candidate: Path
-
-    def __call__(self, windows: Windows, steps: Steps) -> Divergence:
-        return measure_divergence(self.reference, self.candidate, windows, steps)

@@ -18,7 +18,12 @@ def embed(graph: GraphBuilder, spec: DecoderSpec, input_ids: ir.Value) -> Stream
         hidden = graph.op(
             "GatherBlockQuantized",
             "embed/gather",
-            [graph.weight("embed.rows"), input_ids, scales],
+            [
+                graph.weight("embed.rows"),
+                input_ids,
+                scales,
+                graph.weight("embed.zero_points") if graph.has("embed.zero_points") else None,
+            ],
             domain=CONTRIB,
             bits=8,
             block_size=block_size(spec.hidden_size, sizes(scales)[1]),

@@ -42,7 +42,8 @@ _PLAIN = _Cut((_GPT2,))
 _LLAMA_3 = _Cut((_LLAMA3,), whole_words=True, add_bos=True)
 _QWEN_2 = _Cut((_QWEN2,))
 
-_CUTS = {
+# By the name that GGUF files carry in `tokenizer.ggml.pre`.
+CUTS = {
     "gpt-2": _PLAIN,
     "phi-2": _PLAIN,
     "olmo": _PLAIN,
@@ -93,11 +94,11 @@ def build_byte_bpe(vocabulary: Vocabulary) -> Tokenizer:
 
 def _cut_of(vocabulary: Vocabulary) -> _Cut:
     name = vocabulary.values.get("pre")
-    cut = _CUTS.get(name) if isinstance(name, str) else None
+    cut = CUTS.get(name) if isinstance(name, str) else None
     if cut is None:
         raise CheckpointError(
             f"{vocabulary.where}: the pre-tokenizer {name!r} is not known; known are "
-            f"{', '.join(sorted(_CUTS))}.",
+            f"{', '.join(sorted(CUTS))}.",
             hint="Export from the original safetensors folder, which has a tokenizer.json.",
         )
     return cut

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,8 @@ def read_folder_text(checkpoint: Checkpoint) -> TextFiles:
 
     bos_token, eos_token = _text_of(named.get("bos_token")), _text_of(named.get("eos_token"))
     bos_id = _id_of(tokenizer, path, bos_token)
-    if bos_id is None and isinstance(checkpoint.config.get("bos_token_id"), int):
-        bos_id = int(checkpoint.config["bos_token_id"])
+    if bos_id is None and (configured := _ids(checkpoint.config.get("bos_token_id"))):
+        bos_id = configured[0]
         bos_token = tokenizer.id_to_token(bos_id)
     eos_ids = [
         *_ids(_id_of(tokenizer, path, eos_token)),
@@ -128,7 +127,11 @@ def _id_of(tokenizer: Tokenizer, path: Path, token: str | None) -> int | None:
     return int(found)
 
 
-def _ids(value: Any) -> Iterable[int]:
+def _ids(value: Any) -> list[int]:
     """An id, a list of ids, or nothing."""
     values = value if isinstance(value, list) else [value]
-    return [item for item in values if isinstance(item, int) and not isinstance(item, bool)]
+    return [
+        item
+        for item in values
+        if isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**31
+    ]

@@ -26,11 +26,11 @@ _ONE = np.float32(1)
 # Smaller steps than this are treated as zero: their reciprocals would overflow.
 _TINY = np.float32(1e-30)
 # Range factors of the grid, the plain min-max range (1.0) among them.
-_FACTORS = (1.0, 1.05, 0.95, 0.9, 0.85, 0.8, 0.75)
+_FACTORS = (1.0, 1.06, 0.94, 0.88, 0.82, 0.76)
 _ZERO_SHIFTS = (0, -1, 1)
 # An unsigned step of 1.0 puts the largest magnitude on -8; 8/7 puts it on +7.
-_SIGNED_FACTORS = (1.0, 8 / 7, 1.07, 0.95, 0.9, 0.85, 0.8)
-_REFINEMENTS = 2
+_SIGNED_FACTORS = (1.0, 8 / 7, 1.06, 0.94, 0.88, 0.82)
+_REFINEMENTS = 1
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,149 @@
+"""`edgesdk chat`."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+from rich.console import Console
+
+from edgesdk.chat import Chat
+from edgesdk.cli.decoding import changes_from, decoding_options, loaded, loading_options
+from edgesdk.cli.screen import show_answer
+from edgesdk.cli.terminal import quiet_keyboard
+from edgesdk.cli.transcript import save_transcript
+from edgesdk.decode.options import OptionChanges
+from edgesdk.errors import EdgeError
+from edgesdk.streaming import ReplyStream
+
+_EPILOG = """\b
+Examples:
+  edgesdk chat smollm2-135m-instruct
+  edgesdk chat ./my-bundle --system "You are terse." --temperature 0.7
+"""
+_COMMANDS = {
+    "/help": "show this",
+    "/reset": "forget the conversation",
+    "/system TEXT": "tell the assistant something first; without TEXT, nothing",
+    "/save PATH": "write the conversation to a file: Markdown for .md, else JSON",
+    "/exit": "leave, as Ctrl-D does",
+}
+_HELP = "\n".join(
+    [
+        *(f"  {name:<13} {meaning}" for name, meaning in _COMMANDS.items()),
+        "  Ctrl-C        stop the answer; the turn is then forgotten",
+    ]
+)
+
+
+@click.command("chat", epilog=_EPILOG)
+@click.argument("model")
+@click.option("--system", help="What the assistant is told first.")
+@decoding_options
+@loading_options
+def command(
+    model: str,
+    system: str | None,
+    device: str,
+    context: int | None,
+    threads: int | None,
+    **given: Any,
+) -> None:
+    """Chat with MODEL: a name in the store, a bundle folder or a .gguf file."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    # Gives `input` line editing and the history of this session, where the system has it.
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401
+    with (
+        loaded(model, device=device, context=context, threads=threads) as opened,
+        opened.chat(system) as chat,
+    ):
+        info = opened.info
+        console.print(
+            f"{opened.name} on {info.device} · /help for help, Ctrl-D to leave", style="dim"
+        )
+        _talk(console, chat, opened.name, changes_from(given))
+
+
+def _talk(console: Console, chat: Chat, model: str, options: OptionChanges) -> None:
+    while True:
+        try:
+            line = input("> " if console.is_terminal else "").strip()
+        except EOFError:
+            console.print()
+            return
+        except KeyboardInterrupt:
+            console.print("\nCtrl-D or /exit leaves.", style="dim")
+            continue
+        try:
+            if re.fullmatch(r"/[a-z]+", line.split(" ", 1)[0]):
+                if not _obey(console, chat, model, line):
+                    return
+            elif line:
+                _answer(console, chat, line, options)
+        except EdgeError as error:
+            console.print(f"error: {error}", style="red")
+
+
+def _obey(console: Console, chat: Chat, model: str, line: str) -> bool:
+    """Do what a command line says; False ends the program."""
+    name, _, rest = line.partition(" ")
+    rest = rest.strip()
+    if name in ("/exit", "/quit"):
+        return False
+    if name == "/help":
+        console.print(_HELP)
+    elif name == "/reset":
+        chat.reset()
+        console.print("The conversation is forgotten.", style="dim")
+    elif name == "/system":
+        chat.system = rest or None
+        console.print("Noted." if rest else "The system message is gone.", style="dim")
+    elif name == "/save":
+        _save(console, chat, model, rest)
+    else:
+        near = difflib.get_close_matches(name, [known.split()[0] for known in _COMMANDS], n=1)
+        hint = f"Did you mean {near[0]}?" if near else "See /help."
+        console.print(f"There is no command {name}. {hint}", style="red")
+    return True
+
+
+def _save(console: Console, chat: Chat, model: str, place: str) -> None:
+    if not place:
+        console.print("Say where: /save PATH", style="red")
+        return
+    path = Path(place).expanduser()
+    save_transcript(path, chat.messages, model=model)
+    console.print(f"Saved to {path}", style="dim")
+
+
+def _answer(console: Console, chat: Chat, line: str, options: OptionChanges) -> None:
+    stream = chat.stream(line, **options)
+    with stream, _interruptible(stream), quiet_keyboard():
+        show_answer(console, stream)
+    reply = stream.reply
+    if reply.finish_reason == "cancelled":
+        console.print("Stopped; this turn is forgotten.", style="dim")
+    console.print(reply.receipt.line(), style="dim")
+    console.print()
+
+
+@contextlib.contextmanager
+def _interruptible(stream: ReplyStream) -> Iterator[None]:
+    """Ctrl-C stops the answer, and nothing else, while the block runs."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stream.cancel()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

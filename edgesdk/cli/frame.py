@@ -1,0 +1,90 @@
+"""The frame around the subcommands: their map, and how a run ends."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from edgesdk import __version__
+from edgesdk.cli.lazy import LazyGroup, Subcommand
+from edgesdk.errors import EdgeError, InvalidOption
+
+_SUBCOMMANDS = {
+    "pull": Subcommand("edgesdk.cli.pull:command", "Fetch a model into the store."),
+    "list": Subcommand("edgesdk.cli.list:command", "List the models in the store."),
+    "show": Subcommand("edgesdk.cli.show:command", "Show what is known of a model."),
+    "verify": Subcommand("edgesdk.cli.verify:command", "Check models against their hashes."),
+    "remove": Subcommand("edgesdk.cli.remove:command", "Remove models from the store."),
+    "export": Subcommand("edgesdk.cli.export:command", "Turn a checkpoint into a bundle."),
+    "run": Subcommand("edgesdk.cli.run:command", "Answer one prompt."),
+    "chat": Subcommand("edgesdk.cli.chat:command", "Chat with a model."),
+    "doctor": Subcommand("edgesdk.cli.doctor:command", "Say what works on this machine."),
+}
+_EXAMPLES = """\b
+Examples:
+  edgesdk pull smollm2-135m-instruct
+  edgesdk export smollm2-135m-instruct
+  edgesdk run smollm2-135m-instruct "Name three rivers."
+  edgesdk chat smollm2-135m-instruct
+"""
+
+
+@click.command(
+    cls=LazyGroup,
+    subcommands=_SUBCOMMANDS,
+    epilog=_EXAMPLES,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="edgesdk")
+@click.option("--debug", is_flag=True, help="On an error, show the traceback too.")
+@click.pass_context
+def group(ctx: click.Context, debug: bool) -> None:
+    """Small language models on the device."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 the job failed, 2 wrong use, 130 interrupted."""
+    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    # Asked of the arguments, because an error may come before they are parsed.
+    debug = "--debug" in arguments[: _first_word(arguments)]
+    try:
+        status = group.main(arguments, prog_name="edgesdk", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except click.UsageError as error:
+        helper = f" See: {error.ctx.command_path} --help" if error.ctx is not None else ""
+        message = error.format_message()
+        stop = "" if message.endswith((".", "?")) else "."
+        return _fail(f"{message}{stop}{helper}", 2, debug=debug)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 1, debug=debug)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted.", 130, debug=debug)
+    except InvalidOption as error:
+        return _fail(str(error), 2, debug=debug)
+    except EdgeError as error:
+        return _fail(str(error), 1, debug=debug)
+    except Exception as error:
+        place = "" if debug else " Run it with 'edgesdk --debug' for the traceback."
+        return _fail(f"{type(error).__name__}: {error}.{place}", 1, debug=debug)
+
+
+def _first_word(arguments: list[str]) -> int:
+    words = (i for i, argument in enumerate(arguments) if not argument.startswith("-"))
+    return next(words, len(arguments))
+
+
+def _fail(message: str, status: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"edgesdk: error: {' '.join(message.split())}", err=True)
+    return status

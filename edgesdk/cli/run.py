@@ -1,0 +1,93 @@
+"""`edgesdk run`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from edgesdk.cli.decoding import changes_from, decoding_options, loaded, loading_options
+from edgesdk.cli.output import print_json, remarks
+from edgesdk.cli.terminal import printable
+from edgesdk.errors import InvalidText
+from edgesdk.streaming import ReplyStream
+
+_EPILOG = """\b
+Examples:
+  edgesdk run smollm2-135m-instruct "Name three rivers."
+  edgesdk run ./my-bundle --temperature 0.7 --seed 1 "A poem about rain."
+  git diff | edgesdk run model.gguf --system "Write a commit message." -
+  edgesdk run smollm2-135m-instruct "Name a river." --json | jq -r .text
+"""
+
+
+@click.command("run", epilog=_EPILOG)
+@click.argument("model")
+@click.argument("prompt", required=False)
+@click.option("--system", help="What the assistant is told first.")
+@decoding_options
+@loading_options
+@click.option("--json", "as_json", is_flag=True, help="Print text and receipt as one JSON object.")
+@click.option("--no-receipt", is_flag=True, help="Do not print the receipt on stderr.")
+def command(
+    model: str,
+    prompt: str | None,
+    system: str | None,
+    device: str,
+    context: int | None,
+    threads: int | None,
+    as_json: bool,
+    no_receipt: bool,
+    **given: Any,
+) -> None:
+    """Answer one PROMPT with MODEL.
+
+    MODEL is a name in the store, a bundle folder or a .gguf file. Without PROMPT, or with '-', the
+    prompt is read from standard input.
+    """
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": _prompt(prompt)})
+    with (
+        loaded(model, device=device, context=context, threads=threads) as opened,
+        opened.stream(messages, **changes_from(given)) as stream,
+    ):
+        if as_json:
+            for _ in stream:
+                pass
+        else:
+            _print(stream)
+    reply = stream.reply
+    if as_json:
+        print_json({"text": reply.text, "receipt": asdict(reply.receipt)})
+    elif not no_receipt:
+        remarks().print(reply.receipt.line(), style="dim")
+
+
+def _prompt(given: str | None) -> str:
+    if given not in (None, "-"):
+        return str(given)
+    if given is None and sys.stdin.isatty():
+        raise click.UsageError("There is no prompt: give one, or pipe it in.")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidText(
+            f"Standard input is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}.",
+            hint="Convert it first, for example with iconv.",
+        ) from None
+
+
+def _print(stream: ReplyStream) -> None:
+    show = printable if sys.stdout.isatty() else str
+    try:
+        for piece in stream:
+            sys.stdout.write(show(piece))
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has had enough, as `head` has. Python would complain at exit otherwise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

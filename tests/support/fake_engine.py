@@ -1,0 +1,126 @@
+"""An engine without a model: tokens are bytes, and the answer is written beforehand.
+
+Byte 2 opens an answer and byte 3 ends it; both are control tokens, so no text shows for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesdk.engines.base import EngineInfo, Logits
+from edgesdk.errors import ContextOverflow, EngineError, RequestError
+from edgesdk.model import Model
+from edgesdk.runtime import Runtime
+from edgesdk.text.prompts import PromptEncoder
+from edgesdk.text.template import ChatTemplate
+
+OPEN, END, VOCAB = 2, 3, 256
+TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m.role == 'assistant' %}\x02{{ m.content }}\x03{% else %}{{ m.role }}: {{ m.content }}\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}\x02{% endif %}"
+)
+
+
+class ByteTokenizer:
+    """Implements `Tokenizer`: UTF-8 bytes are the ids."""
+
+    vocab_size = VOCAB
+    eos_token_ids = frozenset({END})
+
+    def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
+        return list(text.encode("utf-8"))
+
+    def token_bytes(self, token: int) -> bytes:
+        return b"" if token in (OPEN, END) else bytes([token])
+
+
+class FakeSequence:
+    """Implements `Sequence`; `extended` lists how many tokens each call brought."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+        self._tokens: list[int] = []
+        self.extended: list[int] = []
+        self.closed = False
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return tuple(self._tokens)
+
+    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+        if self.closed:
+            raise EngineError("closed")
+        ids = [int(token) for token in np.atleast_1d(np.asarray(tokens))]
+        if not ids:
+            raise RequestError("no tokens")
+        self._engine.before_extend(self)
+        total = len(self._tokens) + len(ids)
+        if total > self._engine.info.context_length:
+            raise ContextOverflow("full", tokens=total, limit=self._engine.info.context_length)
+        self._tokens += ids
+        self.extended.append(len(ids))
+        return self._engine.logits(self._tokens)
+
+    def rewind(self, length: int) -> None:
+        assert 0 <= length <= len(self._tokens)
+        del self._tokens[length:]
+
+    def fork(self) -> FakeSequence:
+        raise NotImplementedError
+
+    def save(self, path: Path) -> None:
+        raise NotImplementedError
+
+    def restore(self, path: Path) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeEngine:
+    """Implements `Engine`.
+
+    Args:
+        answer: bytes that follow the last byte 2 of the sequence; then byte 3.
+        before_extend: called before each `extend`, to wait, to count or to fail.
+    """
+
+    def __init__(
+        self,
+        answer: bytes = b"Hello there.",
+        *,
+        context_length: int = 4096,
+        before_extend: Callable[[FakeSequence], None] = lambda sequence: None,
+    ) -> None:
+        self.answer = answer
+        self.before_extend = before_extend
+        self.sequences: list[FakeSequence] = []
+        self.info = EngineInfo("fake 1", "auto", "cpu", VOCAB, context_length, 0.0)
+
+    def sequence(self) -> FakeSequence:
+        self.sequences.append(FakeSequence(self))
+        return self.sequences[-1]
+
+    def logits(self, tokens: list[int]) -> Logits:
+        """The written token is the likeliest, the ids after it less and less likely."""
+        since = tokens[::-1].index(OPEN) if OPEN in tokens else 0
+        written = self.answer[since] if since < len(self.answer) else END
+        distance = (np.arange(VOCAB) - written) % VOCAB
+        return (-0.5 * distance).astype(np.float32)[None]
+
+    def close(self) -> None:
+        pass
+
+
+def fake_model(engine: FakeEngine | None = None, *, template: str | None = TEMPLATE) -> Model:
+    """A model around a fake engine."""
+    compiled = None if template is None else ChatTemplate(template)
+    encoder = PromptEncoder(ByteTokenizer(), compiled, None, None)
+    return Model("fake", Runtime(engine or FakeEngine(), encoder, 0.25))

@@ -1,0 +1,120 @@
+"""The text side of a safetensors folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgesdk_export.checkpoint import open_checkpoint
+from edgesdk_export.tokenizers import read_text
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from edgesdk.errors import CheckpointError, DamagedCheckpoint
+
+VOCABULARY = {"<s>": 0, "</s>": 1, "<|end|>": 2, "a": 3, "b": 4, "<unk>": 5}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_file({"w": np.zeros(2, np.float32)}, tmp_path / "model.safetensors")
+    write(tmp_path, "config.json", {"eos_token_id": 1})
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["<s>", "</s>", "<|end|>"])
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(),
+            processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)]),
+        ]
+    )
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=8, pad_token="</s>")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    write(tmp_path, "tokenizer_config.json", {"bos_token": "<s>", "eos_token": {"content": "</s>"}})
+    return tmp_path
+
+
+def write(folder: Path, name: str, value: object) -> None:
+    (folder / name).write_text(json.dumps(value))
+
+
+def read(folder: Path):
+    return read_text(open_checkpoint(folder))
+
+
+def test_the_tokenizer_adds_and_cuts_nothing(folder):
+    original = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert len(original.encode("a b a b a b").ids) == 8
+    text = read(folder)
+    bare = Tokenizer.from_buffer(text.tokenizer_json)
+    assert bare.encode("a b a b a b").ids == [3, 4, 3, 4, 3, 4]
+    assert bare.encode("a<|end|>").ids == [3, 2]
+    assert text == read(folder)
+
+
+def test_a_harmless_tokenizer_keeps_its_bytes(folder):
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.post_processor = processors.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert read(folder).tokenizer_json == (folder / "tokenizer.json").read_bytes()
+
+
+def test_bos_is_added_if_the_post_processor_did(folder):
+    entry = read(folder).entry
+    assert (entry.add_bos, entry.bos_token, entry.bos_token_id) == (True, "<s>", 0)
+    write(folder, "tokenizer_config.json", {"bos_token": "<s>", "add_bos_token": False})
+    assert not read(folder).entry.add_bos
+
+
+def test_bos_comes_from_the_config_where_the_tokenizer_names_none(folder):
+    write(folder, "tokenizer_config.json", {})
+    write(folder, "config.json", {"bos_token_id": 0, "eos_token_id": [1, 2]})
+    entry = read(folder).entry
+    assert (entry.bos_token, entry.bos_token_id) == ("<s>", 0)
+    assert (entry.eos_token, entry.eos_token_ids) == ("</s>", (1, 2))
+
+
+def test_all_ends_are_gathered_in_order(folder):
+    write(folder, "generation_config.json", {"eos_token_id": [2, 1]})
+    entry = read(folder).entry
+    assert (entry.eos_token, entry.eos_token_ids) == ("</s>", (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("{{ x }}", "{{ x }}"),
+        ([{"name": "tool", "template": "T"}, {"name": "default", "template": "D"}], "D"),
+        ([{"name": "tool", "template": "T"}], "T"),
+        (None, None),
+        (7, None),
+    ],
+)
+def test_templates_in_the_tokenizer_config(folder, value, expected):
+    write(folder, "tokenizer_config.json", {"chat_template": value})
+    text = read(folder)
+    assert text.chat_template == expected
+    assert text.entry.chat_template == ("chat_template.jinja" if expected else None)
+
+
+def test_a_template_file_comes_first(folder):
+    write(folder, "tokenizer_config.json", {"chat_template": "old"})
+    (folder / "chat_template.jinja").write_text("new é", encoding="utf-8")
+    assert read(folder).chat_template == "new é"
+
+
+def test_what_cannot_be_read(folder):
+    write(folder, "tokenizer_config.json", {"eos_token": "<nope>"})
+    with pytest.raises(DamagedCheckpoint, match="'<nope>' is not in the vocabulary"):
+        read(folder)
+    (folder / "tokenizer.json").write_text('{"model": 7}')
+    with pytest.raises(DamagedCheckpoint, match=r"tokenizer\.json cannot be loaded"):
+        read(folder)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
+        read(folder)
