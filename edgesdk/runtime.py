@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import perf_counter
 
 from edgesdk.decode.loop import Finish, generate
 from edgesdk.decode.options import Options
 from edgesdk.engines.base import Engine, Sequence
 from edgesdk.receipt import Receipt, Reply, receipt_of
+from edgesdk.scheduling import Cancel, Gate, GatedSequence
 from edgesdk.streaming import ReplyStream
 from edgesdk.text.prompts import PromptEncoder
 
@@ -21,6 +22,10 @@ class Runtime:
     engine: Engine
     encoder: PromptEncoder
     load_seconds: float
+    gate: Gate = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gate", Gate(self.engine.info.concurrency))
 
     def answer(
         self,
@@ -40,9 +45,19 @@ class Runtime:
         Raises:
             EmptyPrompt, ContextOverflow, InvalidOption: see `edgesdk.decode.loop.generate`.
         """
-        cancel = threading.Event()
+        cancel = Cancel(self.gate)
+
+        def remaining() -> float | None:
+            return None if options.deadline is None else started + options.deadline - perf_counter()
+
         generation = generate(
-            sequence,
+            GatedSequence(
+                sequence,
+                self.gate,
+                options.priority,
+                stopped=cancel.is_set,
+                remaining=remaining,
+            ),
             prompt,
             self.encoder.tokenizer,
             options,
