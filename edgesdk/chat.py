@@ -192,7 +192,7 @@ class Chat:
             return runtime.answer(
                 sequence, ids, options, started=started, on_end=on_end, overflow=record
             )
-        cancel = threading.Event()
+        cancel = runtime.cancel_event()
 
         def begin(ids: list[int], chosen: Options) -> Generation:
             return runtime.begin(sequence, ids, chosen, started=started, cancel=cancel)

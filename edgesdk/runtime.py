@@ -6,7 +6,8 @@ import logging
 import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 from edgesdk.decode.loop import PREFILL_CHUNK, Finish, Generation, generate
@@ -16,6 +17,7 @@ from edgesdk.errors import EngineError, RequestError
 from edgesdk.overflow import Overflow
 from edgesdk.prefixes import PrefixCache
 from edgesdk.receipt import Receipt, Reply, receipt_of
+from edgesdk.scheduling import Cancel, Gate, GatedSequence
 from edgesdk.streaming import Answer, ReplyStream
 from edgesdk.text.beginnings import beginning
 from edgesdk.text.prompts import PromptEncoder
@@ -36,6 +38,10 @@ class Runtime:
     encoder: PromptEncoder
     load_seconds: float
     prefixes: PrefixCache | None = None
+    gate: Gate = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gate", Gate(self.engine.info.concurrency))
 
     def answer(
         self,
@@ -59,7 +65,7 @@ class Runtime:
         Raises:
             EmptyPrompt, ContextOverflow, InvalidOption: see `edgesdk.decode.loop.generate`.
         """
-        cancel = threading.Event()
+        cancel = self.cancel_event()
         generation = self.begin(sequence, prompt, options, started=started, cancel=cancel)
 
         def ended(reply: Reply | None) -> None:
@@ -68,6 +74,10 @@ class Runtime:
             on_end(reply)
 
         return self.stream(generation, cancel, on_end=ended, overflow=lambda: overflow)
+
+    def cancel_event(self) -> threading.Event:
+        """An event that ends an answer, also while it waits for its turn."""
+        return Cancel(self.gate)
 
     def begin(
         self,
@@ -79,8 +89,18 @@ class Runtime:
         cancel: threading.Event,
     ) -> Generation:
         """An answer without its stream; raises as `answer` does."""
+
+        def remaining() -> float | None:
+            return None if options.deadline is None else started + options.deadline - perf_counter()
+
         return generate(
-            sequence,
+            GatedSequence(
+                sequence,
+                self.gate,
+                options.priority,
+                stopped=cancel.is_set,
+                remaining=remaining,
+            ),
             prompt,
             self.encoder.tokenizer,
             options,

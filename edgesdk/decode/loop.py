@@ -16,6 +16,7 @@ from edgesdk.decode.sampling import Sampler, log_probability
 from edgesdk.decode.stopping import StopFilter
 from edgesdk.engines.base import EngineInfo, Logits, Sequence
 from edgesdk.errors import ContextOverflow, EmptyPrompt
+from edgesdk.scheduling import Interrupted
 from edgesdk.text.base import Tokenizer
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
@@ -104,7 +105,11 @@ class Generation(Iterator[Step]):
         self._steps = self._run()
 
     def __next__(self) -> Step:
-        return next(self._steps)
+        try:
+            return next(self._steps)
+        except Interrupted:
+            self._end(self._interruption() or "cancelled")
+            raise StopIteration from None
 
     def close(self) -> None:
         """End here; harmless where it has ended."""

@@ -29,6 +29,7 @@ class OptionChanges(TypedDict, total=False):
     logit_bias: Mapping[int, float]
     seed: int | None
     deadline: float | None
+    priority: int
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Options:
         seed: of the random generator; None for another one each time.
         deadline: seconds that the answer may take, prefill included; what is there then is the
             answer.
+        priority: from -10 to 10; of the answers that wait for the engine, a higher one goes first.
 
     Raises:
         InvalidOption: a value is of a wrong type or out of its range.
@@ -69,6 +71,7 @@ class Options:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     deadline: float | None = None
+    priority: int = 0
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1, optional=True)
@@ -83,6 +86,8 @@ class Options:
         _whole("seed", self.seed, 0, optional=True)
         if self.deadline is not None:
             _number("deadline", self.deadline, 0, math.inf, above=True)
+        _whole("priority", self.priority, -10)
+        _number("priority", self.priority, -10, 10)
         object.__setattr__(self, "stop", _stops(self.stop))
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
 

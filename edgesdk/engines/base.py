@@ -30,6 +30,7 @@ class EngineInfo:
         vocab_size: columns of the logits.
         context_length: most tokens that one sequence may hold.
         load_seconds: time that loading took.
+        concurrency: how many calls of `extend` are best under way at once, on as many sequences.
     """
 
     name: str
@@ -38,6 +39,7 @@ class EngineInfo:
     vocab_size: int
     context_length: int
     load_seconds: float
+    concurrency: int = 1
 
 
 class Sequence(Protocol):

@@ -3,13 +3,17 @@
 They live in one unified KV cache under ids of their own, so that a fork costs nothing and several
 of them can go into one batch. The cache starts small; when a batch finds no room, a context of
 twice the cells takes over its state.
+
+Callers that want tokens at the same time share a batch: one pass over the weights serves them all.
+llama.cpp rounds activations to 8 bits and takes other kernels for other batch sizes, so logits of
+a step in company differ slightly from those of the same step alone, and a greedy answer may go
+another way where two tokens are nearly as likely.
 """
 
 from __future__ import annotations
 
 import collections
 import ctypes
-import threading
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -17,26 +21,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgesdk.engines.base import Logits
+from edgesdk.engines.gguf.batch import (
+    BATCH_ROWS,
+    BATCH_TOKENS,
+    SHARED_PART,
+    BatchPlan,
+    LogitsBuffer,
+    Part,
+    Request,
+    TokenBatch,
+)
 from edgesdk.engines.gguf.library import LlamaLibrary
+from edgesdk.engines.gguf.turns import Turn, Turns
 from edgesdk.errors import EngineError
 
 MAX_SEQUENCES = 64
-_FIRST_CELLS = 1024
-_BATCH = 512
-# llama.cpp keeps a logits row for each position that asks for one, so long "all" requests go
-# through in parts.
-_BATCH_ROWS = 64
+FIRST_CELLS = 1024
 _NO_ROOM = 1  # llama_decode found no free cells; its state is as before
-
-
-class LogitsBuffer:
-    """Room for `rows` rows of logits, float32 [rows, vocab], and where it lies in memory."""
-
-    def __init__(self, rows: int, vocab_size: int) -> None:
-        self.rows = rows
-        self.array: Logits = np.empty((rows, vocab_size), np.float32)
-        self.address: int = self.array.ctypes.data
 
 
 @dataclass
@@ -61,18 +62,20 @@ class LlamaContext:
         self._api = library.api
         self._library = library
         self._threads = threads
-        self._lock = threading.Lock()
+        self.turns: Turns[Request] = Turns()
         self._native = _Native(model)
         self._free = weakref.finalize(self, _free, library.api, self._native)
         vocab = self._api.llama_model_get_vocab(model)
         self.vocab_size: int = self._api.llama_vocab_n_tokens(vocab)
         self.vocab = vocab
         self._row_bytes = 4 * self.vocab_size
-        self._most_cells = MAX_SEQUENCES * max(context_length, _FIRST_CELLS)
-        self._cells = _FIRST_CELLS
+        self._most_cells = MAX_SEQUENCES * max(context_length, FIRST_CELLS)
+        self._cells = FIRST_CELLS
         self._idle_ids = list(range(MAX_SEQUENCES))
         self._abandoned_ids: collections.deque[int] = collections.deque()
-        self._batch = _Batch(self._api)
+        self._batch = TokenBatch(self._api, MAX_SEQUENCES)
+        self._batches = 0
+        self._latest: dict[int, int] = {}
         self._native.context = self._open(self._cells)
 
     @property
@@ -92,7 +95,7 @@ class LlamaContext:
         Raises:
             EngineError: all ids are in use.
         """
-        with self._lock:
+        with self.turns.alone():
             self._collect()
             if not self._idle_ids:
                 raise EngineError(
@@ -102,9 +105,10 @@ class LlamaContext:
 
     def release(self, sequence: int) -> None:
         """Give an id and its cells back."""
-        with self._lock:
+        with self.turns.alone():
             if self._native.context is not None:
                 self._remove(sequence, 0)
+            self._latest.pop(sequence, None)
             self._idle_ids.append(sequence)
 
     def abandon(self, sequence: int) -> None:
@@ -117,34 +121,30 @@ class LlamaContext:
         Raises:
             EngineError: llama.cpp failed; the sequence may hold some of the positions.
         """
-        with self._lock:
-            count, rows, address = len(ids), out.rows, out.address
-            offset = 0
-            while offset < count:
-                silent = max(count - rows - offset, 0)
-                part = min(count - offset, _BATCH, silent + _BATCH_ROWS)
-                wanted = max(part - silent, 0)
-                self._run(self._batch.fill(sequence, ids[offset : offset + part], start, wanted))
-                if wanted:
-                    size = wanted * self._row_bytes
-                    ctypes.memmove(address, self._api.llama_get_logits(self._context()), size)
-                    address += size
-                start += part
-                offset += part
+        request = Request(sequence, ids, start, out)
+        while not request.done:
+            turn = Turn(request)
+            try:
+                if self.turns.wait(turn):
+                    self._lead(request)
+            finally:
+                self.turns.leave(turn)
+        if request.error is not None:
+            raise request.error
 
     def remove(self, sequence: int, start: int) -> bool:
         """Forget positions from `start` on; False where the cache can only forget them all."""
-        with self._lock:
+        with self.turns.alone():
             return self._remove(sequence, start)
 
     def copy(self, source: int, target: int) -> None:
         """Let `target` share the cells of `source`."""
-        with self._lock:
+        with self.turns.alone():
             self._api.llama_memory_seq_cp(self._memory(), source, target, -1, -1)
 
     def state(self, sequence: int) -> npt.NDArray[np.uint8]:
         """The KV cache of one sequence in llama.cpp's own layout."""
-        with self._lock:
+        with self.turns.alone():
             context = self._context()
             size = self._api.llama_state_seq_get_size(context, sequence)
             state = np.empty(size, np.uint8)
@@ -159,7 +159,7 @@ class LlamaContext:
         Args:
             length: how many tokens `state` is of; only a state of that many is taken.
         """
-        with self._lock:
+        with self.turns.alone():
             if not self._set_state(sequence, state):
                 # Twice the cells and more always leave a free stretch for all of it.
                 enough = self._cells + length
@@ -172,15 +172,74 @@ class LlamaContext:
 
     def close(self) -> None:
         """Free the context and the model; every later call raises EngineError."""
-        with self._lock:
+        with self.turns.alone():
             self._free()
 
-    def _run(self, batch: Any) -> None:
+    def _lead(self, mine: Request) -> None:
+        """Run the next part of `mine`, together with what others wait for."""
+        plan = BatchPlan(SHARED_PART if self._shared(mine) else BATCH_TOKENS)
+        plan.add(mine)
+        taken = self.turns.take(plan.add)
+        try:
+            if taken:
+                self._run_together(plan.parts)
+            else:
+                self._run(plan.parts)
+        finally:
+            for turn in taken:
+                if turn.asked is not None and turn.asked.done:
+                    self.turns.finish(turn)
+                else:
+                    self.turns.put_back(turn)
+
+    def _shared(self, mine: Request) -> bool:
+        """Whether others want tokens too: they wait, or were served a moment ago."""
+        if len(mine.ids) <= SHARED_PART:
+            return True  # it is no longer than a part anyway
+        since = self._batches - 1
+        return self.turns.waiting > 0 or any(
+            latest >= since
+            for sequence, latest in self._latest.items()
+            if sequence != mine.sequence
+        )
+
+    def _run_together(self, parts: list[Part]) -> None:
+        """Run `parts` as one batch; if that fails each alone, so that each has its own error."""
+        try:
+            self._run(parts)
+        except BaseException as error:
+            # Some positions may be in the cache without being counted.
+            for part in parts:
+                try:
+                    self._remove(part.request.sequence, part.request.start + part.request.offset)
+                except EngineError as closed:
+                    part.request.error = closed
+            if not isinstance(error, EngineError):
+                raise
+            for part in parts:
+                if part.request.error is None:
+                    try:
+                        self._run([part])
+                    except EngineError as own:
+                        part.request.error = own
+
+    def _run(self, parts: list[Part]) -> None:
+        batch = self._batch.fill(parts)
         while (status := self._api.llama_decode(self._context(), batch)) != 0:
             if status != _NO_ROOM:
                 raise self._error(f"llama.cpp failed to run a batch (status {status})")
             if not self._collect():
                 self._grow()
+        self._batches += 1
+        address = 0
+        for part in parts:
+            if part.rows and not address:
+                # The rows lie in the order of the batch.
+                rows = self._api.llama_get_logits(self._context())
+                address = ctypes.addressof(rows.contents)
+            part.commit(address, self._row_bytes)
+            address += part.rows * self._row_bytes
+            self._latest[part.request.sequence] = self._batches
 
     def _grow(self) -> None:
         cells = 2 * self._cells
@@ -201,9 +260,9 @@ class LlamaContext:
     def _open(self, cells: int) -> Any:
         params = self._api.llama_context_default_params()
         params.n_ctx = cells
-        params.n_batch = params.n_ubatch = _BATCH
+        params.n_batch = params.n_ubatch = BATCH_TOKENS
         params.n_seq_max = MAX_SEQUENCES
-        params.n_outputs_max = params.n_outputs_max_per_seq = _BATCH_ROWS
+        params.n_outputs_max = params.n_outputs_max_per_seq = BATCH_ROWS
         params.kv_unified = True
         # A windowed cache that drops what it has slid past could not be rewound.
         params.swa_full = True
@@ -219,6 +278,7 @@ class LlamaContext:
         while self._abandoned_ids:
             sequence = self._abandoned_ids.popleft()
             self._remove(sequence, 0)
+            self._latest.pop(sequence, None)
             self._idle_ids.append(sequence)
         return found
 
@@ -242,46 +302,6 @@ class LlamaContext:
     def _error(self, what: str) -> EngineError:
         said = self._library.take_errors()
         return EngineError(f"{what}: {said}." if said else f"{what}.")
-
-
-class _Batch:
-    """A llama_batch over numpy arrays, filled without a loop over tokens."""
-
-    def __init__(self, api: Any) -> None:
-        self._tokens = np.zeros(_BATCH, np.int32)
-        self._positions = np.zeros(_BATCH, np.int32)
-        self._counts = np.ones(_BATCH, np.int32)
-        self._wanted = np.zeros(_BATCH, np.int8)
-        self._range = np.arange(_BATCH, dtype=np.int32)
-        # Every position of a batch belongs to one sequence, so all rows point at one id.
-        self._id = np.zeros(1, np.int32)
-        self._ids = np.full(_BATCH, self._id.ctypes.data, np.uintp)
-        fields = dict(api.llama_batch._fields_)
-        self._batch = api.llama_batch(
-            n_tokens=0,
-            token=ctypes.cast(self._tokens.ctypes.data, fields["token"]),
-            pos=ctypes.cast(self._positions.ctypes.data, fields["pos"]),
-            n_seq_id=ctypes.cast(self._counts.ctypes.data, fields["n_seq_id"]),
-            seq_id=ctypes.cast(self._ids.ctypes.data, fields["seq_id"]),
-            logits=ctypes.cast(self._wanted.ctypes.data, fields["logits"]),
-        )
-
-    def fill(self, sequence: int, tokens: list[int], start: int, wanted: int) -> Any:
-        """The batch of `tokens` at positions from `start` on, logits for the last `wanted`."""
-        count = len(tokens)
-        self._id[0] = sequence
-        # Single stores, because array operations are cold code after a pass over the weights.
-        if count == 1:
-            self._tokens[0] = tokens[0]
-            self._positions[0] = start
-            self._wanted[0] = wanted
-        else:
-            self._tokens[:count] = tokens
-            np.add(self._range[:count], start, out=self._positions[:count])
-            self._wanted[: count - wanted] = 0
-            self._wanted[count - wanted : count] = 1
-        self._batch.n_tokens = count
-        return self._batch
 
 
 def _bytes(array: npt.NDArray[np.uint8]) -> Any:

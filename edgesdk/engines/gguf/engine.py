@@ -17,11 +17,13 @@ from edgesdk.engines.gguf.tokenizer import LlamaCppTokenizer
 from edgesdk.engines.saved import KvOrigin
 from edgesdk.errors import EngineError
 
+# Calls that may share a batch; more would make each step of all of them longer.
+_CONCURRENCY = 8
 _SAMPLES, _SAMPLE_BYTES = 256, 2**16
 
 
 class GgufEngine:
-    """Implements `edgesdk.engines.base.Engine`. Sequences of several threads take turns."""
+    """Implements `edgesdk.engines.base.Engine`. Sequences of several threads share batches."""
 
     def __init__(
         self, library: LlamaLibrary, context: LlamaContext, info: EngineInfo, origin: KvOrigin
@@ -86,6 +88,7 @@ def open_engine(
         vocab_size=cache.vocab_size,
         context_length=context_length,
         load_seconds=time.perf_counter() - started,
+        concurrency=_CONCURRENCY,
     )
     origin = KvOrigin(
         engine="gguf",

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.footprint import MIB, PROCESS_BYTES, MemoryNeed
-from edgesdk.engines.gguf.context import _BATCH, _BATCH_ROWS, _FIRST_CELLS
+from edgesdk.engines.gguf.batch import BATCH_ROWS, BATCH_TOKENS
+from edgesdk.engines.gguf.context import FIRST_CELLS
 from edgesdk.engines.gguf.metadata import Metadata, read_metadata
 
 # llama.cpp's library and its Python bindings.
@@ -48,14 +49,14 @@ class GgufFootprint:
         return self.file_bytes - self.embedding_bytes
 
     def need(self, context: int) -> MemoryNeed:
-        cells = _FIRST_CELLS
+        cells = FIRST_CELLS
         while cells < context:
             cells *= 2
         # While a context of twice the cells takes over, the old one and a copy of what is in it
         # are there too.
-        growth = cells if cells > _FIRST_CELLS else 0
-        activations = 4 * _BATCH * (2 * self.intermediate_size + 8 * self.hidden_size)
-        mask, rows = 2 * _BATCH * cells, 4 * _BATCH_ROWS * self.vocab_size
+        growth = cells if cells > FIRST_CELLS else 0
+        activations = 4 * BATCH_TOKENS * (2 * self.intermediate_size + 8 * self.hidden_size)
+        mask, rows = 2 * BATCH_TOKENS * cells, 4 * BATCH_ROWS * self.vocab_size
         return MemoryNeed(
             process=PROCESS_BYTES,
             runtime=_RUNTIME_BYTES + self.vocab_size * _VOCABULARY_BYTES_PER_ENTRY,
@@ -84,7 +85,7 @@ def footprint(source: Bundle | Path) -> GgufFootprint:
         and tensor.name != _GATHERED
     ]
     return GgufFootprint(
-        context_length=found.number("context_length", _FIRST_CELLS),
+        context_length=found.number("context_length", FIRST_CELLS),
         kv_bytes_per_token=_kv_bytes_per_token(found, hidden),
         file_bytes=path.stat().st_size,
         packed_bytes=sum(packed),

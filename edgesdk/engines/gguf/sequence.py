@@ -9,7 +9,8 @@ import numpy.typing as npt
 from pydantic import JsonValue
 
 from edgesdk.engines.base import Logits
-from edgesdk.engines.gguf.context import LlamaContext, LogitsBuffer
+from edgesdk.engines.gguf.batch import LogitsBuffer
+from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.engines.request import checked_ids, checked_length, checked_rows
 from edgesdk.engines.saved import KvOrigin, Note, read_saved, write_saved
 from edgesdk.errors import EngineError, RequestError

@@ -1,0 +1,109 @@
+"""A lock whose holder may also do the work of those who wait for it.
+
+Flat combining (Hendler, Incze, Shavit, Tzafrir: "Flat Combining and the Synchronization-Parallelism
+Tradeoff", SPAA 2010) without a thread of its own: whoever has the turn takes requests out of the
+queue and runs them together with its own; a caller that is alone pays for two short locks.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+Asked = TypeVar("Asked")
+
+
+class Turn(Generic[Asked]):
+    """One caller's place in the queue.
+
+    Args:
+        asked: what another caller may do for this one; None where only this one can.
+    """
+
+    def __init__(self, asked: Asked | None = None) -> None:
+        self.asked = asked
+        self.woken: threading.Lock | None = None
+        self.left = False
+
+
+class Turns(Generic[Asked]):
+    """First come, first served."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._holder: Turn[Asked] | None = None
+        self._queue: collections.deque[Turn[Asked]] = collections.deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait now."""
+        return len(self._queue)
+
+    def wait(self, turn: Turn[Asked]) -> bool:
+        """Wait in the queue.
+
+        Returns:
+            True: it is this caller's turn. False: another caller did what `turn` asks for.
+            In either case, and after an exception too, `leave` must follow.
+        """
+        with self._guard:
+            if self._holder is None:
+                self._holder = turn
+                return True
+            turn.woken = threading.Lock()
+            turn.woken.acquire()
+            self._queue.append(turn)
+        turn.woken.acquire()
+        return self._holder is turn
+
+    def leave(self, turn: Turn[Asked]) -> None:
+        """End the turn, or give up waiting for it."""
+        with self._guard:
+            turn.left = True
+            if self._holder is turn:
+                self._holder = self._queue.popleft() if self._queue else None
+                if self._holder is not None:
+                    _wake(self._holder)
+            elif turn in self._queue:
+                self._queue.remove(turn)
+
+    def take(self, wanted: Callable[[Asked], bool]) -> list[Turn[Asked]]:
+        """Take those out of the queue whose request is `wanted`; asked of each, the first first.
+
+        Only whoever has the turn may call this; it owes each of them `finish` or `put_back`.
+        """
+        if not self._queue:
+            return []
+        with self._guard:
+            taken = [turn for turn in self._queue if turn.asked is not None and wanted(turn.asked)]
+            for turn in taken:
+                self._queue.remove(turn)
+        return taken
+
+    def finish(self, turn: Turn[Asked]) -> None:
+        """What `turn` asked for is done."""
+        _wake(turn)
+
+    def put_back(self, turn: Turn[Asked]) -> None:
+        """Let `turn` wait again, as the last, if its caller still does."""
+        with self._guard:
+            if not turn.left:
+                self._queue.append(turn)
+
+    @contextmanager
+    def alone(self) -> Generator[None, None, None]:
+        """A turn that does nobody else's work."""
+        turn: Turn[Asked] = Turn()
+        try:
+            self.wait(turn)
+            yield
+        finally:
+            self.leave(turn)
+
+
+def _wake(turn: Turn[Asked]) -> None:
+    assert turn.woken is not None, "who waits can be woken"
+    turn.woken.release()

@@ -1,0 +1,215 @@
+"""The gate before the engine: who goes first, and who may give up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from edgesdk.errors import DeadlineExceeded, InvalidOption
+from edgesdk.model import Model
+from edgesdk.scheduling import AGEING, Cancel, Gate, Interrupted
+from tests.support.fake_engine import FakeEngine, FakeSequence, fake_model
+
+
+class Callers:
+    """Threads at a gate; each stays inside until it is told to go."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.order: list[str] = []
+        self.interrupted: list[str] = []
+        self._go = threading.Semaphore(0)
+        self._threads: list[threading.Thread] = []
+
+    def arrive(self, name: str, priority: int = 0, cancel: Cancel | None = None) -> None:
+        """A new caller; it waits when this returns."""
+        waiting = self.gate.waiting
+
+        def run() -> None:
+            stopped = (lambda: False) if cancel is None else cancel.is_set
+            try:
+                self.gate.enter(priority, stopped=stopped)
+            except Interrupted:
+                self.interrupted.append(name)
+                return
+            self.order.append(name)
+            self._go.acquire()
+            self.gate.leave()
+
+        self._threads.append(threading.Thread(target=run, daemon=True))
+        self._threads[-1].start()
+        until(lambda: self.gate.waiting == waiting + 1)
+
+    def next(self) -> str:
+        """The name of who comes in when the one inside leaves."""
+        count = len(self.order)
+        self._go.release()
+        until(lambda: len(self.order) > count)
+        return self.order[-1]
+
+    def finish(self) -> list[str]:
+        """Let all go; the names in the order of their coming in."""
+        for _ in self._threads:
+            self._go.release()
+        for thread in self._threads:
+            thread.join(timeout=30)
+            assert not thread.is_alive()
+        return self.order
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Let the other threads run until what must happen has happened."""
+    tick = threading.Event()
+    for _ in range(60_000):
+        if true():
+            return
+        tick.wait(0.0005)
+    raise AssertionError("it did not happen")
+
+
+@pytest.fixture
+def gate() -> Gate:
+    """A gate of width 1 with the test inside."""
+    gate = Gate(1)
+    gate.enter()
+    return gate
+
+
+def test_first_come_first_served(gate: Gate) -> None:
+    callers = Callers(gate)
+    for name in "abcde":
+        callers.arrive(name)
+    gate.leave()
+    assert callers.finish() == list("abcde")
+
+
+def test_higher_priorities_first_and_ties_in_turn(gate: Gate) -> None:
+    callers = Callers(gate)
+    for name, priority in [("a", 0), ("b", 2), ("c", -1), ("d", 2), ("e", 0), ("f", 5)]:
+        callers.arrive(name, priority)
+    gate.leave()
+    assert callers.finish() == list("fbdaec")
+
+
+def test_a_low_priority_is_passed_over_only_so_often(gate: Gate) -> None:
+    callers = Callers(gate)
+    callers.arrive("low", 0)
+    callers.arrive("high 0", 2)
+    gate.leave()
+    until(lambda: callers.order == ["high 0"])
+    for number in range(1, 4 * AGEING):
+        callers.arrive(f"high {number}", 2)
+        if callers.next() == "low":
+            break
+    assert callers.finish().index("low") == 2 * AGEING
+
+
+def test_no_more_than_its_width_are_inside() -> None:
+    gate = Gate(2)
+    gate.enter()
+    gate.enter()
+    callers = Callers(gate)
+    callers.arrive("a")
+    callers.arrive("b")
+    gate.leave()
+    until(lambda: callers.order == ["a"])
+    assert gate.waiting == 1
+    gate.leave()
+    assert callers.finish() == ["a", "b"]
+    gate.enter()
+    gate.enter()
+    with pytest.raises(Interrupted):
+        gate.enter(seconds=0)
+
+
+def test_cancelled_while_waiting(gate: Gate) -> None:
+    callers = Callers(gate)
+    cancel = Cancel(gate)
+    callers.arrive("a")
+    callers.arrive("b", 9, cancel)
+    callers.arrive("c")
+    cancel.set()
+    until(lambda: callers.interrupted == ["b"])
+    assert callers.order == []
+    gate.leave()
+    assert callers.finish() == ["a", "c"]
+    gate.enter()  # the place is free again
+
+
+def test_cancelled_before_it_waits(gate: Gate) -> None:
+    cancel = Cancel(gate)
+    cancel.set()
+    with pytest.raises(Interrupted):
+        gate.enter(stopped=cancel.is_set)
+    assert gate.waiting == 0
+
+
+def test_no_time_to_wait(gate: Gate) -> None:
+    with pytest.raises(Interrupted):
+        gate.enter(seconds=-1.0)
+    assert gate.waiting == 0
+
+
+class Stalled:
+    """A model of concurrency 1 whose engine is busy with another answer until `proceed`."""
+
+    def __init__(self) -> None:
+        self.proceed = threading.Event()
+        self.busy = threading.Event()
+        self.engine = FakeEngine(before_extend=self._before)
+        self.model: Model = fake_model(self.engine)
+        self._first = threading.Thread(target=lambda: self.model.respond("first"), daemon=True)
+        self._first.start()
+        assert self.busy.wait(30)
+
+    def end(self) -> None:
+        self.proceed.set()
+        self._first.join(timeout=30)
+        assert not self._first.is_alive()
+
+    def _before(self, sequence: FakeSequence) -> None:
+        if sequence is self.engine.sequences[0]:
+            self.busy.set()
+            assert self.proceed.wait(30)
+
+
+def test_cancel_ends_an_answer_that_waits_for_the_engine() -> None:
+    stalled = Stalled()
+    stream = stalled.model.stream("second")
+    reader = threading.Thread(target=lambda: list(stream), daemon=True)
+    reader.start()
+    until(lambda: stalled.model._runtime.gate.waiting == 1)
+    stream.cancel()
+    reader.join(timeout=30)
+    assert not reader.is_alive()
+    assert stream.reply.finish_reason == "cancelled"
+    assert stalled.engine.sequences[1].extended == []
+    assert stalled.engine.sequences[1].closed
+    stalled.end()
+
+
+def test_deadline_ends_an_answer_that_waits_for_the_engine() -> None:
+    stalled = Stalled()
+    with pytest.raises(DeadlineExceeded):
+        stalled.model.respond("second", deadline=0.01)
+    assert stalled.engine.sequences[1].extended == []
+    stalled.end()
+
+
+def test_an_engine_that_fails_frees_its_place() -> None:
+    def fail(_: FakeSequence) -> None:
+        raise RuntimeError("broken")
+
+    engine = FakeEngine(before_extend=fail)
+    model = fake_model(engine)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="broken"):
+            model.respond("Hello")
+
+
+@pytest.mark.parametrize("priority", [-11, 11, 0.5, True, "1"])
+def test_priority_out_of_range(priority: object) -> None:
+    with pytest.raises(InvalidOption, match="priority"):
+        fake_model().respond("Hello", priority=priority)  # type: ignore[arg-type]
