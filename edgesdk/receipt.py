@@ -28,6 +28,8 @@ class Receipt:
         tokens_per_second: of the decode after the first token.
         peak_memory_bytes: most resident memory that this process ever had.
         finish_reason: see `edgesdk.decode.loop.Finish`.
+        drafted_tokens: guesses that speculation verified, of which
+        accepted_tokens: so many were right.
     """
 
     route: Literal["local"]
@@ -44,6 +46,8 @@ class Receipt:
     tokens_per_second: float | None
     peak_memory_bytes: int | None
     finish_reason: FinishReason
+    drafted_tokens: int
+    accepted_tokens: int
 
     def line(self) -> str:
         """One line for people."""
@@ -97,6 +101,8 @@ def receipt_of(finish: Finish, info: EngineInfo, *, load_seconds: float) -> Rece
         tokens_per_second=finish.decode_steps / finish.decode_seconds if timed else None,
         peak_memory_bytes=peak_memory_bytes(),
         finish_reason=finish.reason,
+        drafted_tokens=finish.drafted_tokens,
+        accepted_tokens=finish.accepted_tokens,
     )
 
 

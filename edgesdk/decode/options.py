@@ -7,10 +7,13 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from typing_extensions import TypedDict
 
 from edgesdk.errors import InvalidOption
+
+Speculation = Literal["auto", "lookup", "off"]
 
 
 class OptionChanges(TypedDict, total=False):
@@ -29,6 +32,7 @@ class OptionChanges(TypedDict, total=False):
     logit_bias: Mapping[int, float]
     seed: int | None
     deadline: float | None
+    speculate: Speculation
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,12 @@ class Options:
         seed: of the random generator; None for another one each time.
         deadline: seconds that the answer may take, prefill included; what is there then is the
             answer.
+        speculate: verify guesses of the next tokens together, which is faster where many are
+            right and stops by itself where they are not. "auto" guesses with the draft model, or
+            from the text so far where none was loaded, and, where chance plays no part
+            (temperature 0, or a seed), only if the engine was measured to compute the same logits
+            together as one by one: the answer is that of "off". "lookup" guesses from the text so
+            far without that proof: a near tie of two tokens may then fall the other way.
 
     Raises:
         InvalidOption: a value is of a wrong type or out of its range.
@@ -69,6 +79,7 @@ class Options:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     deadline: float | None = None
+    speculate: Speculation = "auto"
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1, optional=True)
@@ -83,6 +94,11 @@ class Options:
         _whole("seed", self.seed, 0, optional=True)
         if self.deadline is not None:
             _number("deadline", self.deadline, 0, math.inf, above=True)
+        if self.speculate not in get_args(Speculation):
+            raise InvalidOption(
+                f"speculate must be one of {', '.join(get_args(Speculation))},"
+                f" not {self.speculate!r}."
+            )
         object.__setattr__(self, "stop", _stops(self.stop))
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
 
@@ -90,6 +106,11 @@ class Options:
     def stops(self) -> tuple[str, ...]:
         """`stop`, always as a tuple."""
         return tuple(self.stop)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same prompt must always get the same answer."""
+        return self.temperature == 0 or self.seed is not None
 
     @property
     def penalizes(self) -> bool:
