@@ -6,6 +6,7 @@ from pathlib import Path
 from time import perf_counter
 
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
+from edgesdk.decode.draft import Draft, check_same_tokens
 from edgesdk.engines.registry import open_engine
 from edgesdk.errors import BundleError, EngineError, MissingExtra, UnknownModel
 from edgesdk.model import Model
@@ -20,6 +21,7 @@ def load(
     device: str = "auto",
     context: int | None = None,
     threads: int | None = None,
+    draft: str | Path | None = None,
 ) -> Model:
     """Load a model.
 
@@ -29,6 +31,8 @@ def load(
         device: "auto", or a device that an engine names, such as "cpu".
         context: most tokens of one conversation; None for the model's own limit.
         threads: CPU threads; None for one per physical core.
+        draft: a smaller model with the same tokenizer, named as `what` is, which guesses tokens
+            for this one; see `Options.speculate`.
 
     Raises:
         UnknownModel: there is no such file, nor such a name in the store.
@@ -36,7 +40,8 @@ def load(
             exported first.
         MissingExtra: the engine's package is not installed.
         TemplateError: the model's chat template is not valid.
-        InvalidOption: no engine runs the model on that device, or an option is out of range.
+        InvalidOption: no engine runs the model on that device, an option is out of range, or the
+            draft model has another tokenizer.
         EngineError: the engine cannot load it.
     """
     started = perf_counter()
@@ -57,8 +62,34 @@ def load(
     except BaseException:
         engine.close()
         raise
+    drafting = None
+    if draft is not None:
+        try:
+            drafting = _draft(draft, encoder, device=device, context=context, threads=threads)
+        except BaseException:
+            engine.close()
+            raise
     name = source.manifest.name if isinstance(source, Bundle) else source.stem
-    return Model(name, Runtime(engine, encoder, perf_counter() - started))
+    return Model(name, Runtime(engine, encoder, perf_counter() - started, drafting))
+
+
+def _draft(
+    what: str | Path,
+    target: PromptEncoder,
+    *,
+    device: str,
+    context: int | None,
+    threads: int | None,
+) -> Draft:
+    source = find(what)
+    engine = open_engine(source, device, threads=threads, context=context)
+    try:
+        encoder = _bundle_encoder(source) if isinstance(source, Bundle) else _gguf_encoder(engine)
+        check_same_tokens(target.tokenizer, encoder.tokenizer, name=str(what))
+    except BaseException:
+        engine.close()
+        raise
+    return Draft(engine, vocab_size=target.tokenizer.vocab_size)
 
 
 def find(what: str | Path) -> Bundle | Path:

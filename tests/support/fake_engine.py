@@ -63,16 +63,22 @@ class FakeSequence:
         total = len(self._tokens) + len(ids)
         if total > self._engine.info.context_length:
             raise ContextOverflow("full", tokens=total, limit=self._engine.info.context_length)
+        held = len(self._tokens)
         self._tokens += ids
         self.extended.append(len(ids))
-        return self._engine.logits(self._tokens)
+        first = held + 1 if logits == "all" else total
+        return np.concatenate(
+            [self._engine.logits(self._tokens[:n]) for n in range(first, total + 1)]
+        )
 
     def rewind(self, length: int) -> None:
         assert 0 <= length <= len(self._tokens)
         del self._tokens[length:]
 
     def fork(self) -> FakeSequence:
-        raise NotImplementedError
+        twin = FakeSequence(self._engine)
+        twin._tokens = list(self._tokens)
+        return twin
 
     def save(self, path: Path) -> None:
         raise NotImplementedError
