@@ -7,7 +7,9 @@ _SLOPE = 0.3
 _ACCEPTED, _REJECTED = 3.0, 1.0
 # Weight of the past against one more round.
 _KEPT = 0.8
-_LEAST_GAIN = 1.05
+_SLOPE_KEPT = 0.6
+# Measurements err, and a draft that fails costs more than one that is left out loses.
+_LEAST_GAIN = 1.15
 _FIRST_PAUSE, _LONGEST_PAUSE = 16, 512
 
 
@@ -23,7 +25,7 @@ class Pace:
     def __init__(self) -> None:
         self._accepted, self._rejected = _ACCEPTED, _REJECTED
         self._slope = _SLOPE
-        self._settled = False
+        self._settled = self._measured = False
         self._plain_seconds: float | None = None
         self._pause = _FIRST_PAUSE
         self._waiting = 0
@@ -58,7 +60,9 @@ class Pace:
         # The first draft also pays for an index, or for a draft model's prefill.
         if self._settled and self._plain_seconds:
             slope = max(seconds / self._plain_seconds - 1, 0.0) / proposed
-            self._slope = _KEPT * self._slope + (1 - _KEPT) * slope
+            kept = _SLOPE_KEPT if self._measured else 0.0
+            self._slope = kept * self._slope + (1 - kept) * slope
+            self._measured = True
         self._settled = True
         self._accepted = _KEPT * self._accepted + accepted
         self._rejected = _KEPT * self._rejected + (accepted < proposed)
