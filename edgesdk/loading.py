@@ -7,6 +7,7 @@ from time import perf_counter
 
 from edgesdk import planning
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
+from edgesdk.decode.draft import Draft, check_same_tokens
 from edgesdk.engines.registry import open_engine
 from edgesdk.engines.threads import thread_count
 from edgesdk.errors import BundleError, EngineError, MissingExtra, UnknownModel
@@ -28,6 +29,7 @@ def load(
     prefix_cache: PrefixCache | Path | bool = False,
     check_memory: bool = True,
     power: PowerPolicy | Governor | None = None,
+    draft: str | Path | None = None,
 ) -> Model:
     """Load a model.
 
@@ -44,6 +46,8 @@ def load(
         power: how hard to work the device, by its battery and temperature: "performance",
             "balanced", "saver", or a function from `edgesdk.power.PowerState` to
             `edgesdk.power.Pace`. None asks no sensor.
+        draft: a smaller model with the same tokenizer, named as `what` is, which guesses tokens
+            for this one; see `Options.speculate`.
 
     Raises:
         UnknownModel: there is no such file, nor such a name in the store.
@@ -51,7 +55,8 @@ def load(
             exported first.
         MissingExtra: the engine's package is not installed.
         TemplateError: the model's chat template is not valid.
-        InvalidOption: no engine runs the model on that device, or an option is out of range.
+        InvalidOption: no engine runs the model on that device, an option is out of range, or the
+            draft model has another tokenizer.
         EngineError: the engine cannot load it.
         NotEnoughMemory: the device's free memory cannot hold it.
     """
@@ -78,10 +83,17 @@ def load(
     except BaseException:
         engine.close()
         raise
+    drafting = None
+    if draft is not None:
+        try:
+            drafting = _draft(draft, encoder, device=device, context=context, threads=threads)
+        except BaseException:
+            engine.close()
+            raise
     name = source.manifest.name if isinstance(source, Bundle) else source.stem
     paced = engine if governor is None else PacedEngine(engine, governor)
     prefixes = _prefix_cache(prefix_cache)
-    runtime = Runtime(paced, encoder, perf_counter() - started, prefixes)
+    runtime = Runtime(paced, encoder, perf_counter() - started, prefixes, drafting)
     return Model(name, runtime, source)
 
 
@@ -116,6 +128,25 @@ def _prefix_cache(asked: PrefixCache | Path | bool) -> PrefixCache | None:
     from edgesdk.store import default_root
 
     return PrefixCache(default_root() / "prefixes")
+
+
+def _draft(
+    what: str | Path,
+    target: PromptEncoder,
+    *,
+    device: str,
+    context: int | None,
+    threads: int | None,
+) -> Draft:
+    source = find(what)
+    engine = open_engine(source, device, threads=threads, context=context)
+    try:
+        encoder = _bundle_encoder(source) if isinstance(source, Bundle) else _gguf_encoder(engine)
+        check_same_tokens(target.tokenizer, encoder.tokenizer, name=str(what))
+    except BaseException:
+        engine.close()
+        raise
+    return Draft(engine, vocab_size=target.tokenizer.vocab_size)
 
 
 def find(what: str | Path) -> Bundle | Path:

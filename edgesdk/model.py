@@ -151,7 +151,7 @@ class Model:
 
     def close(self) -> None:
         """Free the model. Its chats must not be used afterwards."""
-        self._runtime.engine.close()
+        self._runtime.close()
 
     def __enter__(self) -> Self:
         return self

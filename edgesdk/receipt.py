@@ -31,6 +31,8 @@ class Receipt:
         peak_memory_bytes: most resident memory that this process ever had.
         finish_reason: see `edgesdk.decode.loop.Finish`.
         overflow: what was done so that the turn fits the context; None if it fitted.
+        drafted_tokens: guesses that speculation verified, of which
+        accepted_tokens: so many were right.
     """
 
     route: Literal["local"]
@@ -47,6 +49,8 @@ class Receipt:
     tokens_per_second: float | None
     peak_memory_bytes: int | None
     finish_reason: FinishReason
+    drafted_tokens: int
+    accepted_tokens: int
     overflow: Overflow | None = None
 
     def line(self) -> str:
@@ -104,6 +108,8 @@ def receipt_of(
         tokens_per_second=finish.decode_steps / finish.decode_seconds if timed else None,
         peak_memory_bytes=peak_memory_bytes(),
         finish_reason=finish.reason,
+        drafted_tokens=finish.drafted_tokens,
+        accepted_tokens=finish.accepted_tokens,
         overflow=overflow,
     )
 

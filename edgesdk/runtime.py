@@ -10,8 +10,13 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from edgesdk.decode.draft import Draft
+from edgesdk.decode.lookup import PromptLookup
 from edgesdk.decode.loop import PREFILL_CHUNK, Finish, Generation, generate
 from edgesdk.decode.options import Options
+from edgesdk.decode.pace import Pace
+from edgesdk.decode.rows import RowCheck
+from edgesdk.decode.speculation import Drafter, Speculator
 from edgesdk.engines.base import Engine, Sequence
 from edgesdk.errors import EngineError, RequestError
 from edgesdk.overflow import Overflow
@@ -32,12 +37,16 @@ class Runtime:
     Attributes:
         load_seconds: what loading all of them took.
         prefixes: where beginnings of prompts are kept; None for nowhere.
+        draft: a smaller model of the same vocabulary, which guesses.
+        rows: what was measured of the engine.
     """
 
     engine: Engine
     encoder: PromptEncoder
     load_seconds: float
     prefixes: PrefixCache | None = None
+    draft: Draft | None = None
+    rows: RowCheck = field(default_factory=RowCheck)
     gate: Gate = field(init=False)
 
     def __post_init__(self) -> None:
@@ -108,6 +117,7 @@ class Runtime:
             cancel=cancel,
             started=started,
             warm=None if self.prefixes is None else self._warm,
+            speculator=self._speculator(prompt, options),
         )
 
     def stream(
@@ -174,3 +184,20 @@ class Runtime:
             self.prefixes.keep(sequence, self.engine.origin, length)
         except (OSError, EngineError) as error:
             _LOG.warning("a prefix of %d tokens was not kept: %s", length, error)
+
+    def close(self) -> None:
+        """Free the models."""
+        self.engine.close()
+        if self.draft is not None:
+            self.draft.close()
+
+    def _speculator(self, prompt: list[int], options: Options) -> Speculator | None:
+        if options.speculate == "off":
+            return None
+        proven = options.speculate == "auto" and options.repeatable
+        drafter: Drafter
+        if self.draft is not None and options.speculate == "auto":
+            drafter = self.draft.drafter()
+        else:
+            drafter = PromptLookup()
+        return Speculator(prompt, drafter, self.rows if proven else None, Pace())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from time import perf_counter
@@ -13,6 +14,7 @@ import numpy as np
 
 from edgesdk.decode.options import Options
 from edgesdk.decode.sampling import Sampler, log_probability
+from edgesdk.decode.speculation import Speculator
 from edgesdk.decode.stopping import StopFilter
 from edgesdk.engines.base import EngineInfo, Logits, Sequence
 from edgesdk.errors import ContextOverflow, EmptyPrompt
@@ -53,6 +55,8 @@ class Finish:
         decode_seconds: time spent after the first token; the caller's own time is not in it.
         decode_steps: tokens that were chosen in that time, the end token counted.
         time_to_first_token: seconds from the start to the first token; None if none came.
+        drafted_tokens: guesses that the model verified, of which
+        accepted_tokens: so many were right.
     """
 
     reason: FinishReason
@@ -63,6 +67,8 @@ class Finish:
     decode_seconds: float
     decode_steps: int
     time_to_first_token: float | None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Generation(Iterator[Step]):
@@ -84,6 +90,7 @@ class Generation(Iterator[Step]):
         logprobs: bool,
         started: float,
         warm: Callable[[Sequence, list[int]], None] | None,
+        speculator: Speculator | None,
     ) -> None:
         self.finish: Finish | None = None
         self._sequence = sequence
@@ -96,7 +103,10 @@ class Generation(Iterator[Step]):
         self._logprobs = logprobs
         self._started = started
         self._warm = warm
+        self._speculator = speculator
         self._answer: list[int] = []
+        # Chosen already, by a verified draft, and not given out yet.
+        self._ahead: deque[tuple[int, float | None]] = deque()
         self._cached = 0
         self._prefill_seconds = 0.0
         self._decode_seconds = 0.0
@@ -123,18 +133,18 @@ class Generation(Iterator[Step]):
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         stops = StopFilter(self._options.stops)
         ends, token_bytes = self._tokenizer.eos_token_ids, self._tokenizer.token_bytes
-        answer, extend, choose = self._answer, self._sequence.extend, self._sampler.choose
+        answer = self._answer
         most = min(self._room, self._options.max_tokens or self._room)
         while reason is None and logits is not None:
             begun = perf_counter()
             if answer:
-                logits = extend(answer[-1:])
-            token = choose(logits[0], self._prompt, answer)
+                token, logprob = self._next(most - len(answer))
+            else:
+                token, logprob = self._chosen(logits[0], answer)
             if token in ends:
                 reason = "stop"
                 self._count(begun)
                 break
-            logprob = log_probability(logits[0], token) if self._logprobs else None
             answer.append(token)
             text = stops.feed(decoder.decode(token_bytes(token)))
             if stops.stopped:
@@ -149,6 +159,38 @@ class Generation(Iterator[Step]):
         self._end(reason or "cancelled")
         if held:
             yield Step(None, held, None)
+
+    def _next(self, room: int) -> tuple[int, float | None]:
+        """The token after the answer so far, which may still get `room` tokens."""
+        if self._ahead:
+            return self._ahead.popleft()
+        speculator = self._speculator
+        if speculator is None:
+            return self._chosen(self._sequence.extend(self._answer[-1:])[0], self._answer)
+        draft = speculator.draft(self._sequence, self._answer[-1], room - 1)
+        if draft:
+            self._verify(draft, speculator)
+            return self._ahead.popleft()
+        row = self._sequence.extend(self._answer[-1:])[0]
+        speculator.stepped(row)
+        return self._chosen(row, self._answer)
+
+    def _verify(self, draft: list[int], speculator: Speculator) -> None:
+        """Choose the next tokens as far as the draft is right, and one more."""
+        rows = self._sequence.extend([self._answer[-1], *draft], logits="all")
+        answer = list(self._answer)
+        for row, guess in zip(rows, [*draft, None], strict=True):
+            token, logprob = self._chosen(row, answer)
+            self._ahead.append((token, logprob))
+            answer.append(token)
+            if token != guess or token in self._tokenizer.eos_token_ids:
+                break
+        self._sequence.rewind(len(self._prompt) + len(answer) - 1)
+        speculator.verified(len(draft), answer[len(self._answer) : -1])
+
+    def _chosen(self, row: Logits, answer: list[int]) -> tuple[int, float | None]:
+        token = self._sampler.choose(row, self._prompt, answer)
+        return token, log_probability(row, token) if self._logprobs else None
 
     def _prefill(self) -> Logits | None:
         """Logits after the prompt; None if the caller's wish to stop came first."""
@@ -187,6 +229,11 @@ class Generation(Iterator[Step]):
             self._decode_steps += 1
 
     def _end(self, reason: FinishReason) -> None:
+        speculator = self._speculator
+        if speculator is not None:
+            speculator.close()
+        if self._ahead:
+            self._sequence.rewind(len(self._prompt) + len(self._answer))
         self.finish = Finish(
             reason=reason,
             tokens=tuple(self._answer),
@@ -196,6 +243,8 @@ class Generation(Iterator[Step]):
             decode_seconds=self._decode_seconds,
             decode_steps=self._decode_steps,
             time_to_first_token=self._first,
+            drafted_tokens=speculator.drafted if speculator else 0,
+            accepted_tokens=speculator.accepted if speculator else 0,
         )
 
 
@@ -210,6 +259,7 @@ def generate(
     logprobs: bool = False,
     started: float | None = None,
     warm: Callable[[Sequence, list[int]], None] | None = None,
+    speculator: Speculator | None = None,
 ) -> Generation:
     """Start an answer to `prompt`; nothing is computed until it is iterated.
 
@@ -226,6 +276,8 @@ def generate(
             to the first token count; now by default.
         warm: called before the prompt is computed; may fill the sequence with a beginning of it
             from elsewhere.
+        speculator: drafts tokens of this one answer, and is closed at its end; None for the plain
+            loop.
 
     Raises:
         EmptyPrompt: there is no token.
@@ -243,6 +295,7 @@ def generate(
         logprobs=logprobs,
         started=perf_counter() if started is None else started,
         warm=warm,
+        speculator=speculator,
     )
 
 

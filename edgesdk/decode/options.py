@@ -7,10 +7,13 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from typing_extensions import TypedDict
 
 from edgesdk.errors import InvalidOption
+
+Speculation = Literal["auto", "lookup", "off"]
 
 
 class OptionChanges(TypedDict, total=False):
@@ -30,6 +33,7 @@ class OptionChanges(TypedDict, total=False):
     seed: int | None
     deadline: float | None
     priority: int
+    speculate: Speculation
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,12 @@ class Options:
         deadline: seconds that the answer may take, prefill included; what is there then is the
             answer.
         priority: from -10 to 10; of the answers that wait for the engine, a higher one goes first.
+        speculate: verify guesses of the next tokens together, which is faster where many are
+            right and stops by itself where they are not. "auto" guesses with the draft model, or
+            from the text so far where none was loaded, and, where chance plays no part
+            (temperature 0, or a seed), only if the engine was measured to compute the same logits
+            together as one by one: the answer is that of "off". "lookup" guesses from the text so
+            far without that proof: a near tie of two tokens may then fall the other way.
 
     Raises:
         InvalidOption: a value is of a wrong type or out of its range.
@@ -72,6 +82,7 @@ class Options:
     seed: int | None = None
     deadline: float | None = None
     priority: int = 0
+    speculate: Speculation = "auto"
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1, optional=True)
@@ -88,6 +99,11 @@ class Options:
             _number("deadline", self.deadline, 0, math.inf, above=True)
         _whole("priority", self.priority, -10)
         _number("priority", self.priority, -10, 10)
+        if self.speculate not in get_args(Speculation):
+            raise InvalidOption(
+                f"speculate must be one of {', '.join(get_args(Speculation))},"
+                f" not {self.speculate!r}."
+            )
         object.__setattr__(self, "stop", _stops(self.stop))
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
 
@@ -95,6 +111,11 @@ class Options:
     def stops(self) -> tuple[str, ...]:
         """`stop`, always as a tuple."""
         return tuple(self.stop)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same prompt must always get the same answer."""
+        return self.temperature == 0 or self.seed is not None
 
     @property
     def penalizes(self) -> bool:

@@ -36,7 +36,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[En
         source = request.getfixturevalue("smollm2_gguf")
     with pytest.MonkeyPatch.context() as patch:
         # The least that llama.cpp makes, so that the cache also grows under way.
-        patch.setattr("edgesdk.engines.gguf.context._FIRST_CELLS", 256)
+        patch.setattr("edgesdk.engines.gguf.context.FIRST_CELLS", 256)
         opened = open_engine(source, threads=1, context=CONTEXT)
     yield opened
     opened.close()

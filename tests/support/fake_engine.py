@@ -66,9 +66,13 @@ class FakeSequence:
         total = len(self._tokens) + len(ids)
         if total > self._engine.info.context_length:
             raise ContextOverflow("full", tokens=total, limit=self._engine.info.context_length)
+        held = len(self._tokens)
         self._tokens += ids
         self.extended.append(len(ids))
-        return self._engine.logits(self._tokens)
+        first = held + 1 if logits == "all" else total
+        return np.concatenate(
+            [self._engine.logits(self._tokens[:n]) for n in range(first, total + 1)]
+        )
 
     def rewind(self, length: int) -> None:
         assert 0 <= length <= len(self._tokens)

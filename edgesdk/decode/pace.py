@@ -1,0 +1,77 @@
+"""How many tokens are worth drafting: decided by what the last drafts cost and brought."""
+
+from __future__ import annotations
+
+# The first guesses, before anything is measured.
+_SLOPE = 0.3
+_ACCEPTED, _REJECTED = 3.0, 1.0
+# Weight of the past against one more round.
+_KEPT = 0.8
+_SLOPE_KEPT = 0.6
+# Measurements err, and a draft that fails costs more than one that is left out loses.
+_LEAST_GAIN = 1.15
+_FIRST_PAUSE, _LONGEST_PAUSE = 16, 512
+
+
+class Pace:
+    """The length that promises the most tokens per second; 0 where none promises a gain.
+
+    Leviathan et al. 2023, arXiv:2211.17192, section 3: where each drafted token is accepted with
+    probability a, n of them bring (1 - a^(n+1)) / (1 - a) tokens. Their verification is taken to
+    cost 1 + slope * n plain steps. a and slope are measured as it goes; after a pause, twice as
+    long each time, drafting is tried again.
+    """
+
+    def __init__(self) -> None:
+        self._accepted, self._rejected = _ACCEPTED, _REJECTED
+        self._slope = _SLOPE
+        self._settled = self._measured = False
+        self._plain_seconds: float | None = None
+        self._pause = _FIRST_PAUSE
+        self._waiting = 0
+
+    def length(self, most: int) -> int:
+        """How many tokens to draft now, at most `most`. Ask once for each step."""
+        if self._waiting:
+            self._waiting -= 1
+            return 0
+        if most < 1 or self._plain_seconds is None:
+            return 0
+        rate = self._accepted / (self._accepted + self._rejected)
+        best, gain = 0, _LEAST_GAIN
+        tokens = power = 1.0
+        for length in range(1, most + 1):
+            power *= rate
+            tokens += power
+            promised = tokens / (1 + self._slope * length)
+            if promised > gain:
+                best, gain = length, promised
+        if best == 0:
+            self._rest()
+        return best
+
+    def plain(self, seconds: float) -> None:
+        """A step without a draft took this long."""
+        known = self._plain_seconds
+        self._plain_seconds = seconds if known is None else _KEPT * known + (1 - _KEPT) * seconds
+
+    def drafted(self, proposed: int, accepted: int, seconds: float) -> None:
+        """A step with a draft took this long, the drafting and the way back counted."""
+        # The first draft also pays for an index, or for a draft model's prefill.
+        if self._settled and self._plain_seconds:
+            slope = max(seconds / self._plain_seconds - 1, 0.0) / proposed
+            kept = _SLOPE_KEPT if self._measured else 0.0
+            self._slope = kept * self._slope + (1 - kept) * slope
+            self._measured = True
+        self._settled = True
+        self._accepted = _KEPT * self._accepted + accepted
+        self._rejected = _KEPT * self._rejected + (accepted < proposed)
+        if accepted == proposed:
+            self._pause = _FIRST_PAUSE
+
+    def _rest(self) -> None:
+        self._waiting = self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        # Enough hope for a short try afterwards, not for a long one.
+        self._accepted, self._rejected = _ACCEPTED / 2, _REJECTED
+        self._slope = (self._slope + _SLOPE) / 2

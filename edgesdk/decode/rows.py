@@ -1,0 +1,90 @@
+"""Whether tokens that are computed together get the very logits they get one by one.
+
+Kernels may add in another order for one row than for several. The difference is in the last bit,
+but 8-bit activations blow it up, and then a near tie can fall the other way: greedy answers would
+change. Nothing that an engine says about itself settles this (it depends on kernels, threads and
+the length of the text), so it is measured.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as TokenIds
+
+import numpy as np
+
+from edgesdk.engines.base import Logits, Sequence
+from edgesdk.errors import EngineError
+
+# As many as are ever verified at once.
+ROWS = 8
+# A different hidden state changes every logit, so some of them tell.
+_STRIDE = 61
+# Kernels change with the length of the cache; llama.cpp pads that to this.
+_SPAN = 256
+
+
+class RowCheck:
+    """What is known of one engine. Shared by its answers, on several threads."""
+
+    def __init__(self) -> None:
+        self._refuted = False
+        self._spans: frozenset[int] = frozenset()
+
+    def verdict(self, length: int) -> bool | None:
+        """Whether rows agree in a text of `length` tokens; None while that was not measured.
+
+        One refutation counts for every length: keys and values of an earlier span that differ
+        make all later logits differ.
+        """
+        if self._refuted:
+            return False
+        return True if length // _SPAN in self._spans else None
+
+    def measure(self, sequence: Sequence, tokens: TokenIds[int], rows: RecentRows) -> None:
+        """Compute the tokens of `rows`, the last that `sequence` holds, once more, together.
+
+        Where there is no room for a fork, nothing is measured.
+
+        Args:
+            sequence: left as it is; a fork does the work.
+            tokens: what it holds.
+        """
+        try:
+            fork = sequence.fork()
+        except (EngineError, MemoryError):
+            return
+        try:
+            fork.rewind(len(tokens) - ROWS)
+            together = fork.extend(list(tokens[-ROWS:]), logits="all")
+            agree = bool(np.array_equal(together[:, ::_STRIDE], rows.stacked()))
+        finally:
+            fork.close()
+        if agree:
+            self._spans |= {len(tokens) // _SPAN}
+        else:
+            self._refuted = True
+
+
+class RecentRows:
+    """Some logits of the last tokens that were computed one by one, without a gap."""
+
+    def __init__(self) -> None:
+        self._rows: deque[Logits] = deque(maxlen=ROWS)
+
+    @property
+    def full(self) -> bool:
+        """Whether there are enough for a measurement."""
+        return len(self._rows) == ROWS
+
+    def add(self, row: Logits) -> None:
+        """Keep a part of `row`, float32 [vocab]."""
+        self._rows.append(row[::_STRIDE].copy())
+
+    def clear(self) -> None:
+        """A gap: what comes next was not computed one by one."""
+        self._rows.clear()
+
+    def stacked(self) -> Logits:
+        """float32 [ROWS, part of vocab]."""
+        return np.stack(self._rows)
