@@ -9,12 +9,12 @@ from typing import Any
 
 from typing_extensions import Self, Unpack
 
-from edgesdk.decode.options import OptionChanges, options_from
 from edgesdk.engines.base import Sequence
 from edgesdk.errors import RequestError
 from edgesdk.receipt import Reply
 from edgesdk.runtime import Runtime
 from edgesdk.streaming import AsyncReplyStream, ReplyStream, read_all, read_all_async
+from edgesdk.structure.asking import AskChanges, asked_from
 from edgesdk.text.prompts import messages_of
 
 
@@ -43,11 +43,11 @@ class Chat:
         told = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*told, *(dict(message) for message in self._turns)]
 
-    def respond(self, prompt: str, **options: Unpack[OptionChanges]) -> Reply:
+    def respond(self, prompt: str, **options: Unpack[AskChanges]) -> Reply:
         """Answer the user's next message."""
         return read_all(self.stream(prompt, **options))
 
-    def stream(self, prompt: str, **options: Unpack[OptionChanges]) -> ReplyStream:
+    def stream(self, prompt: str, **options: Unpack[AskChanges]) -> ReplyStream:
         """Answer the user's next message piece by piece.
 
         Raises:
@@ -65,11 +65,11 @@ class Chat:
             self._answering.release()
             raise
 
-    async def arespond(self, prompt: str, **options: Unpack[OptionChanges]) -> Reply:
+    async def arespond(self, prompt: str, **options: Unpack[AskChanges]) -> Reply:
         """`respond` for asyncio; cancelling the task stops the decoding."""
         return await read_all_async(self.astream(prompt, **options))
 
-    def astream(self, prompt: str, **options: Unpack[OptionChanges]) -> AsyncReplyStream:
+    def astream(self, prompt: str, **options: Unpack[AskChanges]) -> AsyncReplyStream:
         """`stream` for asyncio; cancelling the task stops the decoding."""
         return AsyncReplyStream(self.stream(prompt, **options))
 
@@ -102,10 +102,10 @@ class Chat:
     ) -> None:
         self.close()
 
-    def _turn(self, prompt: str, options: OptionChanges, started: float) -> ReplyStream:
+    def _turn(self, prompt: str, options: AskChanges, started: float) -> ReplyStream:
         [question] = messages_of(prompt)
         ids = self._runtime.encoder.chat([*self.messages, question])
-        checked = options_from(options)
+        asked = asked_from(options)
         if self._sequence is None:
             self._sequence = self._runtime.engine.sequence()
 
@@ -119,7 +119,14 @@ class Chat:
                 self._turns += [question, {"role": "assistant", "content": reply.text}]
             self._answering.release()
 
-        return self._runtime.answer(self._sequence, ids, checked, started=started, on_end=on_end)
+        return self._runtime.answer(
+            self._sequence,
+            ids,
+            asked.options,
+            started=started,
+            on_end=on_end,
+            structure=asked.structure,
+        )
 
     def _drop_cache(self) -> None:
         if self._sequence is not None:

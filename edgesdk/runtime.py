@@ -5,12 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
-from edgesdk.decode.loop import Finish, generate
+from edgesdk.decode.constraint import Constraint
+from edgesdk.decode.loop import Finish, FinishReason, generate
 from edgesdk.decode.options import Options
 from edgesdk.engines.base import Engine, Sequence
 from edgesdk.receipt import Receipt, Reply, receipt_of
 from edgesdk.streaming import ReplyStream
+from edgesdk.structure.answer import value_of
+from edgesdk.structure.asking import Structure
+from edgesdk.structure.masking import Vocabulary
 from edgesdk.text.prompts import PromptEncoder
 
 
@@ -30,17 +36,24 @@ class Runtime:
         *,
         started: float,
         on_end: Callable[[Reply | None], None],
+        structure: Structure | None = None,
     ) -> ReplyStream:
         """Start an answer to `prompt` on `sequence`.
 
         Args:
             started: `time.perf_counter()` when the request came.
             on_end: see `ReplyStream`; not called where this raises.
+            structure: the form that the answer is held to.
 
         Raises:
             EmptyPrompt, ContextOverflow, InvalidOption: see `edgesdk.decode.loop.generate`.
         """
         cancel = threading.Event()
+        constraint: Constraint | None = None
+        parse: Callable[[str, FinishReason], Any] | None = None
+        if structure is not None:
+            constraint = self.vocabulary.constraint(structure.grammar)
+            parse = partial(value_of, structure, constraint)
         generation = generate(
             sequence,
             prompt,
@@ -49,8 +62,14 @@ class Runtime:
             info=self.engine.info,
             cancel=cancel,
             started=started,
+            constraint=constraint,
         )
-        return ReplyStream(generation, cancel, receipt=self._receipt, on_end=on_end)
+        return ReplyStream(generation, cancel, receipt=self._receipt, on_end=on_end, parse=parse)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """For the masks of structures; made when the first one is asked for."""
+        return Vocabulary(self.encoder.tokenizer)
 
     def _receipt(self, finish: Finish) -> Receipt:
         return receipt_of(finish, self.engine.info, load_seconds=self.load_seconds)

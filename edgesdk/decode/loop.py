@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from edgesdk.decode.constraint import Constraint
 from edgesdk.decode.options import Options
 from edgesdk.decode.sampling import Sampler, log_probability
 from edgesdk.decode.stopping import StopFilter
@@ -43,8 +44,8 @@ class Finish:
     """How an answer ended, and what it took.
 
     Attributes:
-        reason: "stop" (the model ended it, or a stop text came), "length" (max_tokens, or the
-            context was full), "cancelled" or "deadline".
+        reason: "stop" (the model, a stop text or a constraint ended it), "length" (max_tokens, or
+            the context was full), "cancelled" or "deadline".
         tokens: ids of the answer, the end token left out.
         prompt_tokens: how many ids the prompt has, of which
         cached_tokens: so many were in the KV cache.
@@ -82,6 +83,7 @@ class Generation(Iterator[Step]):
         cancel: threading.Event,
         logprobs: bool,
         started: float,
+        constraint: Constraint | None,
     ) -> None:
         self.finish: Finish | None = None
         self._sequence = sequence
@@ -93,6 +95,7 @@ class Generation(Iterator[Step]):
         self._cancel = cancel
         self._logprobs = logprobs
         self._started = started
+        self._constraint = constraint
         self._answer: list[int] = []
         self._cached = 0
         self._prefill_seconds = 0.0
@@ -117,20 +120,24 @@ class Generation(Iterator[Step]):
         stops = StopFilter(self._options.stops)
         ends, token_bytes = self._tokenizer.eos_token_ids, self._tokenizer.token_bytes
         answer, extend, choose = self._answer, self._sequence.extend, self._sampler.choose
+        constraint = self._constraint
         most = min(self._room, self._options.max_tokens or self._room)
         while reason is None and logits is not None:
             begun = perf_counter()
             if answer:
                 logits = extend(answer[-1:])
-            token = choose(logits[0], self._prompt, answer)
+            scores = logits[0] if constraint is None else constraint.masked(logits[0])
+            token = choose(scores, self._prompt, answer)
             if token in ends:
                 reason = "stop"
                 self._count(begun)
                 break
             logprob = log_probability(logits[0], token) if self._logprobs else None
             answer.append(token)
+            if constraint is not None:
+                constraint.accept(token)
             text = stops.feed(decoder.decode(token_bytes(token)))
-            if stops.stopped:
+            if stops.stopped or (constraint is not None and constraint.finished):
                 reason = "stop"
             elif len(answer) >= most:
                 reason = "length"
@@ -200,6 +207,7 @@ def generate(
     cancel: threading.Event | None = None,
     logprobs: bool = False,
     started: float | None = None,
+    constraint: Constraint | None = None,
 ) -> Generation:
     """Start an answer to `prompt`; nothing is computed until it is iterated.
 
@@ -214,6 +222,7 @@ def generate(
         logprobs: give each step its log-probability (costs one pass over the vocabulary).
         started: `time.perf_counter()` when the request came, from which the deadline and the time
             to the first token count; now by default.
+        constraint: at its start; holds the answer to a form.
 
     Raises:
         EmptyPrompt: there is no token.
@@ -230,6 +239,7 @@ def generate(
         cancel=cancel or threading.Event(),
         logprobs=logprobs,
         started=perf_counter() if started is None else started,
+        constraint=constraint,
     )
 
 
