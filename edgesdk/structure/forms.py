@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ def structure_of(form: str, value: Any) -> Structure:
         return schema_structure(value)
     matcher = guidance().LLMatcher
     if form == "choices":
-        return Structure(matcher.grammar_from_lark(_alternatives(value)), read=str)
+        return Structure(matcher.grammar_from_regex(_alternatives(value)), read=str)
     if not isinstance(value, str):
         raise InvalidOption(f"{form!r} is {value!r}, not a text.")
     make = matcher.grammar_from_regex if form == "regex" else matcher.grammar_from_lark
@@ -47,7 +46,13 @@ def _alternatives(choices: Any) -> str:
             raise InvalidOption(f"'choices' has {choice!r}, which is not a text to answer with.")
         if any("\ud800" <= character <= "\udfff" for character in choice):
             raise InvalidOption(f"'choices' has {choice!r}, which is not valid Unicode.")
-    return "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+    return "|".join("".join(map(_literal, choice)) for choice in choices)
+
+
+def _literal(character: str) -> str:
+    """A character in a regular expression, where it must stand for nothing but itself."""
+    plain = character.isascii() and character.isalnum()
+    return character if plain else f"\\x{{{ord(character):x}}}"
 
 
 def _one_line(problem: str) -> str:

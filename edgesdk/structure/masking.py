@@ -38,7 +38,7 @@ class Vocabulary:
             InvalidOption: the grammar allows no answer at all.
         """
         matcher = guidance().LLMatcher(self._tokens, grammar, log_level=0)
-        constraint = GrammarConstraint(matcher, self._size)
+        constraint = GrammarConstraint(matcher, self._tokens, self._size)
         if not constraint.has_answer():
             raise InvalidOption(
                 f"No answer has the form that was asked for.{_detail(matcher)}",
@@ -53,12 +53,15 @@ class GrammarConstraint:
 
     Args:
         matcher: at its start.
+        tokens: the `LLTokenizer` that the matcher works on.
         size: ids that the tokenizer has; logits beyond them only pad the model's last matrix.
     """
 
-    def __init__(self, matcher: Any, size: int) -> None:
+    def __init__(self, matcher: Any, tokens: Any, size: int) -> None:
         self._matcher = matcher
+        self._tokens = tokens
         self._size = size
+        self._answer: list[int] = []
 
     def masked(self, logits: Logits) -> Logits:
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
@@ -66,8 +69,8 @@ class GrammarConstraint:
         if self._matcher.is_error() or not allowed.any():
             raise StructureError(
                 f"The answer cannot go on within its form.{_detail(self._matcher)}",
-                text="",
-                hint="Make the form simpler.",
+                text=self._tokens.decode_str(self._answer),
+                hint="Make the form simpler, without characters that the model has no tokens for.",
             )
         masked = np.full_like(logits, -np.inf)
         shared = min(self._size, logits.size)
@@ -76,6 +79,7 @@ class GrammarConstraint:
 
     def accept(self, token: int) -> None:
         self._matcher.consume_token(token)
+        self._answer.append(token)
 
     @property
     def complete(self) -> bool:
@@ -103,9 +107,29 @@ class _Tokens:
         self.special_token_ids = ends
         self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
         self._tokenizer = tokenizer
+        self._ids = {piece: token for token, piece in enumerate(self.tokens) if piece}
+        self._longest = max(map(len, self.tokens))
 
     def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+        """Ids that spell `text`, which llguidance prefers where it is the only way to go on."""
+        ids = self._tokenizer.encode(text)
+        data = text.encode()
+        # A control token's name in the text became that token, which stands for no text.
+        spelled = b"".join(self.tokens[token] for token in ids)
+        return ids if spelled == data else self._greedy(data)
+
+    def _greedy(self, data: bytes) -> list[int]:
+        """Longest tokens first, as far as there are any."""
+        ids: list[int] = []
+        at = 0
+        while at < len(data):
+            pieces = (data[at:end] for end in range(min(len(data), at + self._longest), at, -1))
+            piece = next((piece for piece in pieces if piece in self._ids), None)
+            if piece is None:
+                break
+            ids.append(self._ids[piece])
+            at += len(piece)
+        return ids
 
 
 def _detail(matcher: Any) -> str:

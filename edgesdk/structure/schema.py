@@ -12,6 +12,7 @@ from edgesdk.structure.asking import Structure
 from edgesdk.structure.finite import endless_reference
 from edgesdk.structure.guidance import guidance
 from edgesdk.structure.subschemas import subschemas
+from edgesdk.structure.wellformed import check_shape
 
 # Small models that may write whitespace between JSON tokens tend to never stop doing so.
 _COMPACT = {"whitespace_flexible": False}
@@ -35,6 +36,7 @@ def json_grammar(schema: dict[str, Any]) -> str:
     Raises:
         InvalidOption: see `schema_structure`.
     """
+    check_shape(schema)
     problem = _problem(schema)
     if problem is not None:
         raise InvalidOption(
