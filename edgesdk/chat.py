@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
 from time import perf_counter
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self, Unpack
 
+from edgesdk.decode.options import OptionChanges, options_from
 from edgesdk.engines.base import Sequence
 from edgesdk.errors import RequestError
 from edgesdk.receipt import Reply
 from edgesdk.runtime import Runtime
 from edgesdk.streaming import AsyncReplyStream, ReplyStream, read_all, read_all_async
-from edgesdk.structure.asking import AskChanges, asked_from
+from edgesdk.structure.asking import AskChanges, Asked, asked_from
 from edgesdk.text.prompts import messages_of
+
+if TYPE_CHECKING:
+    from edgesdk.tools.acting import Acted
 
 
 class Chat:
@@ -54,13 +59,12 @@ class Chat:
             RequestError: the answer before it is still under way.
         """
         started = perf_counter()
-        if not self._answering.acquire(blocking=False):
-            raise RequestError(
-                "This chat is still answering.",
-                hint="Read that stream to its end or close it first; use a chat per thread.",
-            )
+        self._begin()
         try:
-            return self._turn(prompt, options, started)
+            news = messages_of(prompt)
+            ids = self._runtime.encoder.chat([*self.messages, *news])
+            asked = asked_from(options)
+            return self._turn(news, ids, asked, started, after=self._answering.release)
         except BaseException:
             self._answering.release()
             raise
@@ -72,6 +76,55 @@ class Chat:
     def astream(self, prompt: str, **options: Unpack[AskChanges]) -> AsyncReplyStream:
         """`stream` for asyncio; cancelling the task stops the decoding."""
         return AsyncReplyStream(self.stream(prompt, **options))
+
+    def act(
+        self,
+        prompt: str,
+        tools: Iterable[Callable[..., Any]],
+        *,
+        max_rounds: int = 8,
+        **options: Unpack[OptionChanges],
+    ) -> Acted:
+        """Answer the user's next message with the help of Python functions.
+
+        The model may call them, several in one answer, which run in that order; it is told what
+        they return, or why a call failed, and answers again. Arguments are checked against the
+        type hints before a function runs. All answers and results join the history, unless this
+        raises: then the history is as it was.
+
+        Args:
+            tools: functions with type hints; docstrings say to the model what they are for.
+            max_rounds: most answers that may call tools.
+            options: hold for each answer by itself.
+
+        Raises:
+            ToolRoundsExceeded: the model still calls tools after `max_rounds` rounds.
+            InvalidOption: a function cannot be a tool, or an option is unknown or out of range.
+            RequestError: an answer is under way.
+        """
+        from edgesdk.tools.acting import act
+        from edgesdk.tools.dialect import dialect_of
+        from edgesdk.tools.function import toolbox
+
+        box, asked = toolbox(tools), Asked(options_from(options), None)
+        encoder, specs = self._runtime.encoder, [tool.spec for tool in box.values()]
+        dialect = dialect_of(encoder.template)
+
+        def ask(news: list[dict[str, Any]]) -> Reply:
+            started = perf_counter()
+            messages = dialect.messages([*self.messages, *news], specs)
+            ids = encoder.chat(messages, tools=specs)
+            return read_all(self._turn(news, ids, asked, started, after=lambda: None))
+
+        self._begin()
+        held = len(self._turns)
+        try:
+            return act(ask, messages_of(prompt), box, dialect, max_rounds=max_rounds)
+        except BaseException:
+            del self._turns[held:]
+            raise
+        finally:
+            self._answering.release()
 
     def reset(self) -> None:
         """Forget the conversation; `system` stays.
@@ -102,10 +155,16 @@ class Chat:
     ) -> None:
         self.close()
 
-    def _turn(self, prompt: str, options: AskChanges, started: float) -> ReplyStream:
-        [question] = messages_of(prompt)
-        ids = self._runtime.encoder.chat([*self.messages, question])
-        asked = asked_from(options)
+    def _turn(
+        self,
+        news: list[dict[str, Any]],
+        ids: list[int],
+        asked: Asked,
+        started: float,
+        *,
+        after: Callable[[], None],
+    ) -> ReplyStream:
+        """Answer `news`; `ids` are those of the whole conversation. `after` runs at the end."""
         if self._sequence is None:
             self._sequence = self._runtime.engine.sequence()
 
@@ -116,8 +175,8 @@ class Chat:
             elif reply.finish_reason != "cancelled" and (
                 reply.tokens or reply.finish_reason == "stop"
             ):
-                self._turns += [question, {"role": "assistant", "content": reply.text}]
-            self._answering.release()
+                self._turns += [*news, {"role": "assistant", "content": reply.text}]
+            after()
 
         return self._runtime.answer(
             self._sequence,
@@ -127,6 +186,13 @@ class Chat:
             on_end=on_end,
             structure=asked.structure,
         )
+
+    def _begin(self) -> None:
+        if not self._answering.acquire(blocking=False):
+            raise RequestError(
+                "This chat is still answering.",
+                hint="Read that stream to its end or close it first; use a chat per thread.",
+            )
 
     def _drop_cache(self) -> None:
         if self._sequence is not None:

@@ -29,6 +29,7 @@ it sensibly, and each message ends with what to do about it.
     ├── StructureError                  ValueError   (an answer of a given form did not succeed)
     │   ├── IncompleteStructure
     │   └── RejectedStructure
+    ├── ToolRoundsExceeded              RuntimeError (a model did not stop calling tools)
     ├── Cancelled                       RuntimeError
     └── DeadlineExceeded                TimeoutError
 """
@@ -172,6 +173,10 @@ class IncompleteStructure(StructureError):
 
 class RejectedStructure(StructureError):
     """The answer has the form of its schema, but the schema's own type refuses the value."""
+
+
+class ToolRoundsExceeded(EdgeError, RuntimeError):
+    """The model still called tools after the rounds that it was given."""
 
 
 class Cancelled(EdgeError, RuntimeError):
