@@ -112,14 +112,18 @@ class Chat:
 
         def ask(news: list[dict[str, Any]]) -> Reply:
             started = perf_counter()
-            messages = dialect.messages([*self.messages, *news], specs)
+            messages = dialect.conversation([*self.messages, *news], specs)
             ids = encoder.chat(messages, tools=specs)
             return read_all(self._turn(news, ids, asked, started, after=lambda: None))
+
+        def restate(message: dict[str, Any]) -> None:
+            self._turns[-1] = message
 
         self._begin()
         held = len(self._turns)
         try:
-            return act(ask, messages_of(prompt), box, dialect, max_rounds=max_rounds)
+            question = messages_of(prompt)
+            return act(ask, restate, question, box, dialect, max_rounds=max_rounds)
         except BaseException:
             del self._turns[held:]
             raise

@@ -30,7 +30,6 @@ class ChatTemplate:
     def __init__(self, source: str) -> None:
         if len(source) > MAX_SOURCE_CHARACTERS:
             raise TemplateError(f"The chat template has {len(source):,} characters.")
-        self.source = source
         self._sandbox = TemplateSandbox()
         self._sandbox.start()
         try:

@@ -36,6 +36,7 @@ class Acted:
 
 def act(
     ask: Callable[[list[dict[str, Any]]], Reply],
+    restate: Callable[[dict[str, Any]], None],
     question: list[dict[str, Any]],
     tools: Mapping[str, Tool],
     dialect: Dialect,
@@ -46,6 +47,7 @@ def act(
 
     Args:
         ask: gives the answer to further messages of one conversation, and remembers both.
+        restate: replaces the last answer in that memory by another message.
         max_rounds: most answers that may call tools.
 
     Raises:
@@ -57,9 +59,10 @@ def act(
         calls = calls_in(reply.text)
         if not calls:
             return Acted(reply, tuple(runs))
+        restate(dialect.answer(reply.text, calls))
         done = [_run(call, tools) for call in calls]
         runs += done
-        reply = ask(dialect.results([(run.call, run.result) for run in done]))
+        reply = ask(dialect.told([(run.call, run.result) for run in done]))
     if not calls_in(reply.text):
         return Acted(reply, tuple(runs))
     raise ToolRoundsExceeded(

@@ -166,3 +166,32 @@ def test_a_template_without_tools_gets_them_in_the_system_message() -> None:
     assert '"name": "add"' in prompts[0]
     assert prompts[1].endswith("user: <tool_response>\n5\n</tool_response>\n\x02")
     assert chat.messages[0] == {"role": "system", "content": "Be brief."}
+
+
+WITH_CALLS = WITH_TOOLS.replace(
+    "{{ m.content }}\x03",
+    "{{ m.content }}{% for c in m.tool_calls or [] %}[{{ c.function.name }}:"
+    "{{ c.function.arguments | tojson }}]{% endfor %}\x03",
+)
+
+
+def test_a_template_that_writes_calls_writes_them_its_own_way() -> None:
+    fenced = f"```json\n{json.dumps({'name': 'add', 'arguments': {'a': 2, 'b': 3}})}\n```"
+    chat, prompts = _chat(fenced, "It is 5.", template=WITH_CALLS)
+
+    assert chat.act("2 + 3?", [add]).reply.text == "It is 5."
+    assert '\x02[add:{"a": 2, "b": 3}]\x03add gave 5\n\x02' in prompts[1]
+    assert chat.messages[1]["tool_calls"][0]["function"]["name"] == "add"
+
+
+def test_a_template_that_refuses_several_calls_gets_answers_as_they_were() -> None:
+    only_one = WITH_CALLS.replace(
+        "{% for m in messages %}",
+        "{% for m in messages %}{% if (m.tool_calls or []) | length > 1 %}"
+        "{{ raise_exception('one call only') }}{% endif %}",
+    )
+    answer = _call("add", a=1, b=1) + _call("add", a=2, b=2)
+    chat, prompts = _chat(answer, "2 and 4", template=only_one)
+
+    assert chat.act("?", [add]).reply.text == "2 and 4"
+    assert f"\x02{answer}\x03add gave 2" in prompts[1]

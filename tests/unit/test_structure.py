@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import re
+import sys
 import time
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ from edgesdk.errors import (
     DeadlineExceeded,
     IncompleteStructure,
     InvalidOption,
+    MissingExtra,
     RejectedStructure,
     RequestError,
     StructureError,
@@ -147,6 +149,15 @@ def test_an_answer_keeps_to_a_grammar(model: Model) -> None:
     for seed in range(10):
         text = model.respond("?", grammar=grammar, seed=seed, **HOT).parsed
         assert re.fullmatch(r"[1-9]\d{0,2}(\+[1-9]\d{0,2})*", text)
+
+
+def test_without_llguidance_the_error_says_how_to_get_it(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+
+    with pytest.raises(MissingExtra, match=r"edgesdk\[structure\]"):
+        model.respond("?", choices=["a"])
 
 
 def test_no_whitespace_stands_between_json_tokens(model: Model) -> None:
