@@ -202,7 +202,7 @@ def test_int8_stays_close(neox, tmp_path):
     model, checkpoint, foreign, _ = neox
     small = export(checkpoint, tmp_path / "int8", "int8")
     decoding = OnnxDecoding(tmp_path / "int8" / small.model_file, small.shape, capacity=48)
-    assert divergence(reference(model), decoding.extend(IDS)) < 0.01
+    assert divergence(reference(model), decoding.extend(IDS)) < 0.002
     assert small.shape == foreign.shape
     assert 8.5 < small.bits_per_weight < 9.5
 
