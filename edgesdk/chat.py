@@ -16,7 +16,7 @@ from edgesdk.errors import RequestError
 from edgesdk.receipt import Reply
 from edgesdk.runtime import Runtime
 from edgesdk.streaming import AsyncReplyStream, ReplyStream, read_all, read_all_async
-from edgesdk.structure.asking import AskChanges, Asked, asked_from
+from edgesdk.structure.asking import AskChanges, asked_from
 from edgesdk.text.prompts import messages_of
 
 if TYPE_CHECKING:
@@ -61,10 +61,7 @@ class Chat:
         started = perf_counter()
         self._begin()
         try:
-            news = messages_of(prompt)
-            ids = self._runtime.encoder.chat([*self.messages, *news])
-            asked = asked_from(options)
-            return self._turn(news, ids, asked, started, after=self._answering.release)
+            return self._turn(prompt, options, started)
         except BaseException:
             self._answering.release()
             raise
@@ -106,29 +103,31 @@ class Chat:
         from edgesdk.tools.dialect import dialect_of
         from edgesdk.tools.function import toolbox
 
-        box, asked = toolbox(tools), Asked(options_from(options), None)
+        box, checked = toolbox(tools), options_from(options)
         encoder, specs = self._runtime.encoder, [tool.spec for tool in box.values()]
         dialect = dialect_of(encoder.template)
+
+        def on_end(reply: Reply | None) -> None:
+            if reply is None:
+                self._drop_cache()
 
         def ask(news: list[dict[str, Any]]) -> Reply:
             started = perf_counter()
             messages = dialect.conversation([*self.messages, *news], specs)
             ids = encoder.chat(messages, tools=specs)
-            return read_all(self._turn(news, ids, asked, started, after=lambda: None))
-
-        def restate(message: dict[str, Any]) -> None:
-            self._turns[-1] = message
+            if self._sequence is None:
+                self._sequence = self._runtime.engine.sequence()
+            return read_all(
+                self._runtime.answer(self._sequence, ids, checked, started=started, on_end=on_end)
+            )
 
         self._begin()
-        held = len(self._turns)
         try:
-            question = messages_of(prompt)
-            return act(ask, restate, question, box, dialect, max_rounds=max_rounds)
-        except BaseException:
-            del self._turns[held:]
-            raise
+            acted = act(ask, messages_of(prompt), box, dialect, max_rounds=max_rounds)
+            self._turns += acted.messages
         finally:
             self._answering.release()
+        return acted
 
     def reset(self) -> None:
         """Forget the conversation; `system` stays.
@@ -159,16 +158,10 @@ class Chat:
     ) -> None:
         self.close()
 
-    def _turn(
-        self,
-        news: list[dict[str, Any]],
-        ids: list[int],
-        asked: Asked,
-        started: float,
-        *,
-        after: Callable[[], None],
-    ) -> ReplyStream:
-        """Answer `news`; `ids` are those of the whole conversation. `after` runs at the end."""
+    def _turn(self, prompt: str, options: AskChanges, started: float) -> ReplyStream:
+        [question] = messages_of(prompt)
+        ids = self._runtime.encoder.chat([*self.messages, question])
+        asked = asked_from(options)
         if self._sequence is None:
             self._sequence = self._runtime.engine.sequence()
 
@@ -179,8 +172,8 @@ class Chat:
             elif reply.finish_reason != "cancelled" and (
                 reply.tokens or reply.finish_reason == "stop"
             ):
-                self._turns += [*news, {"role": "assistant", "content": reply.text}]
-            after()
+                self._turns += [question, {"role": "assistant", "content": reply.text}]
+            self._answering.release()
 
         return self._runtime.answer(
             self._sequence,

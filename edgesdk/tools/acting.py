@@ -28,15 +28,21 @@ class ToolRun:
 
 @dataclass(frozen=True)
 class Acted:
-    """The answer at the end of a loop, and the calls on the way, in order."""
+    """The end of a loop.
+
+    Attributes:
+        reply: the answer that calls no tool.
+        runs: the calls before it, in order.
+        messages: all that was said, from the question to the answer.
+    """
 
     reply: Reply
     runs: tuple[ToolRun, ...]
+    messages: tuple[dict[str, Any], ...]
 
 
 def act(
     ask: Callable[[list[dict[str, Any]]], Reply],
-    restate: Callable[[dict[str, Any]], None],
     question: list[dict[str, Any]],
     tools: Mapping[str, Tool],
     dialect: Dialect,
@@ -46,29 +52,31 @@ def act(
     """Ask until an answer calls no tool.
 
     Args:
-        ask: gives the answer to further messages of one conversation, and remembers both.
-        restate: replaces the last answer in that memory by another message.
+        ask: gives the answer to messages; each time it gets those of the time before, and more.
         max_rounds: most answers that may call tools.
 
     Raises:
         ToolRoundsExceeded: one answer more calls tools; those calls were not run.
     """
     runs: list[ToolRun] = []
-    reply = ask(question)
+    messages = list(question)
+    reply = ask(messages)
     for _ in range(max_rounds):
         calls = calls_in(reply.text)
         if not calls:
-            return Acted(reply, tuple(runs))
-        restate(dialect.answer(reply.text, calls))
+            break
         done = [_run(call, tools) for call in calls]
         runs += done
-        reply = ask(dialect.told([(run.call, run.result) for run in done]))
-    if not calls_in(reply.text):
-        return Acted(reply, tuple(runs))
-    raise ToolRoundsExceeded(
-        f"The model still calls tools after {max_rounds} rounds.",
-        hint="Raise max_rounds, or say in the prompt when the work is done.",
-    )
+        messages.append(dialect.answer(reply.text, calls))
+        messages += dialect.told([(run.call, run.result) for run in done])
+        reply = ask(messages)
+    if calls_in(reply.text):
+        raise ToolRoundsExceeded(
+            f"The model still calls tools after {max_rounds} rounds.",
+            hint="Raise max_rounds, or say in the prompt when the work is done.",
+        )
+    messages.append({"role": "assistant", "content": reply.text})
+    return Acted(reply, tuple(runs), tuple(messages))
 
 
 def _run(call: ToolCall, tools: Mapping[str, Tool]) -> ToolRun:
