@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ class Terminal:
             encoding="utf-8",
             codec_errors="replace",
             timeout=120,
+            # Else a test run in the background would hand its deafness to Ctrl-C on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def ask(self, line: str) -> str:

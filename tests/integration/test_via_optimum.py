@@ -232,7 +232,10 @@ def test_a_bundle_by_the_pipeline_answers_as_transformers_does(falcon, tmp_path)
 
     manifest = bundles[0].manifest
     assert manifest.exporter.startswith("optimum 2.1.0")
-    assert (manifest.quantization.weights, manifest.quantization.head) == ("int4", "int8")
+    assert (manifest.quantization.weights, manifest.quantization.head) == (
+        "int4",
+        "int8-symmetric",
+    )
     engine = open_engine(bundles[0], threads=1)
     with contextlib.closing(engine), contextlib.closing(engine.sequence()) as sequence:
         first = sequence.extend(IDS[:30], logits="all").copy()
