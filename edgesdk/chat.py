@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self, Unpack
 
@@ -28,8 +28,12 @@ from edgesdk.receipt import Reply
 from edgesdk.runtime import Runtime
 from edgesdk.saved_chat import save_chat
 from edgesdk.streaming import AsyncReplyStream, ReplyStream, read_all, read_all_async
+from edgesdk.structure.asking import AskChanges, Asked, asked_from
 from edgesdk.summarizing import Conversation, Summarizing
 from edgesdk.text.prompts import messages_of
+
+if TYPE_CHECKING:
+    from edgesdk.tools.acting import Acted
 
 
 class Chat:
@@ -74,35 +78,81 @@ class Chat:
         told = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*told, *(dict(message) for message in self._turns)]
 
-    def respond(self, prompt: str, **options: Unpack[OptionChanges]) -> Reply:
+    def respond(self, prompt: str, **options: Unpack[AskChanges]) -> Reply:
         """Answer the user's next message."""
         return read_all(self.stream(prompt, **options))
 
-    def stream(self, prompt: str, **options: Unpack[OptionChanges]) -> ReplyStream:
+    def stream(self, prompt: str, **options: Unpack[AskChanges]) -> ReplyStream:
         """Answer the user's next message piece by piece.
 
         Raises:
             RequestError: the answer before it is still under way.
         """
         started = perf_counter()
-        if not self._answering.acquire(blocking=False):
-            raise RequestError(
-                "This chat is still answering.",
-                hint="Read that stream to its end or close it first; use a chat per thread.",
-            )
+        self._begin()
         try:
             return self._turn(prompt, options, started)
         except BaseException:
             self._answering.release()
             raise
 
-    async def arespond(self, prompt: str, **options: Unpack[OptionChanges]) -> Reply:
+    async def arespond(self, prompt: str, **options: Unpack[AskChanges]) -> Reply:
         """`respond` for asyncio; cancelling the task stops the decoding."""
         return await read_all_async(self.astream(prompt, **options))
 
-    def astream(self, prompt: str, **options: Unpack[OptionChanges]) -> AsyncReplyStream:
+    def astream(self, prompt: str, **options: Unpack[AskChanges]) -> AsyncReplyStream:
         """`stream` for asyncio; cancelling the task stops the decoding."""
         return AsyncReplyStream(self.stream(prompt, **options))
+
+    def act(
+        self,
+        prompt: str,
+        tools: Iterable[Callable[..., Any]],
+        *,
+        max_rounds: int = 8,
+        **options: Unpack[OptionChanges],
+    ) -> Acted:
+        """Answer the user's next message with the help of Python functions.
+
+        The model may call them, several in one answer, which run in that order; it is told what
+        they return, or why a call failed, and answers again. Arguments are checked against the
+        type hints before a function runs. All answers and results join the history, unless this
+        raises: then the history is as it was.
+
+        Args:
+            tools: functions with type hints; docstrings say to the model what they are for.
+            max_rounds: most answers that may call tools.
+            options: hold for each answer by itself.
+
+        Raises:
+            ToolRoundsExceeded: the model still calls tools after `max_rounds` rounds.
+            InvalidOption: a function cannot be a tool, or an option is unknown or out of range.
+            RequestError: an answer is under way.
+        """
+        from edgesdk.tools.acting import act
+        from edgesdk.tools.dialect import dialect_of
+        from edgesdk.tools.function import toolbox
+
+        box, checked = toolbox(tools), options_from(options)
+        encoder, specs = self._runtime.encoder, [tool.spec for tool in box.values()]
+        dialect = dialect_of(encoder.template)
+
+        def on_end(reply: Reply | None) -> None:
+            if reply is None:
+                self._drop_cache()
+
+        def ask(news: list[dict[str, Any]]) -> Reply:
+            started = perf_counter()
+            messages = dialect.conversation([*self.messages, *news], specs)
+            ids = encoder.chat(messages, tools=specs)
+            return read_all(
+                self._runtime.answer(self._held(), ids, checked, started=started, on_end=on_end)
+            )
+
+        with self._alone():
+            acted = act(ask, messages_of(prompt), box, dialect, max_rounds=max_rounds)
+            self._turns += acted.messages
+        return acted
 
     def reset(self) -> None:
         """Forget the conversation; `system` stays.
@@ -161,21 +211,27 @@ class Chat:
     ) -> None:
         self.close()
 
-    def _turn(self, prompt: str, options: OptionChanges, started: float) -> ReplyStream:
+    def _turn(self, prompt: str, options: AskChanges, started: float) -> ReplyStream:
         [question] = messages_of(prompt)
         ids = self._runtime.encoder.chat([*self.messages, question])
-        checked = options_from(options)
-        limit = prompt_limit(self._runtime.engine.info.context_length, checked.max_tokens)
+        asked = asked_from(options)
+        limit = prompt_limit(self._runtime.engine.info.context_length, asked.options.max_tokens)
         if self._overflow != "error" and self._turns and len(ids) > limit:
-            return self._shortened(question, len(ids), checked, started, low_water(limit))
+            return self._shortened(question, len(ids), asked, started, low_water(limit))
         on_end = self._joins(question, lambda: self._turns)
         shared = 0 if self._turns else self._runtime.shared_tokens([*self.messages, question], ids)
         return self._runtime.answer(
-            self._held(), ids, checked, started=started, on_end=on_end, shared=shared
+            self._held(),
+            ids,
+            asked.options,
+            started=started,
+            on_end=on_end,
+            shared=shared,
+            structure=asked.structure,
         )
 
     def _shortened(
-        self, question: dict[str, Any], before: int, options: Options, started: float, target: int
+        self, question: dict[str, Any], before: int, asked: Asked, started: float, target: int
     ) -> ReplyStream:
         """Answer with as many of the latest turns as fit into `target` tokens."""
         runtime, sequence = self._runtime, self._held()
@@ -190,23 +246,38 @@ class Chat:
             record = Overflow(self._overflow, len(short.dropped), before, len(ids))
             on_end = self._joins(question, lambda: short.turns)
             return runtime.answer(
-                sequence, ids, options, started=started, on_end=on_end, overflow=record
+                sequence,
+                ids,
+                asked.options,
+                started=started,
+                on_end=on_end,
+                overflow=record,
+                structure=asked.structure,
             )
         cancel = runtime.cancel_event()
+        constraint, parse = runtime.held_to(asked.structure)
 
         def begin(ids: list[int], chosen: Options) -> Generation:
-            return runtime.begin(sequence, ids, chosen, started=started, cancel=cancel)
+            # The summary is free text; only the answer has a form.
+            form = constraint if chosen is asked.options else None
+            return runtime.begin(
+                sequence, ids, chosen, started=started, cancel=cancel, constraint=form
+            )
 
         summarizing = Summarizing(
             Conversation(told, short, question, before),
             begin=begin,
             encode=runtime.encoder.chat,
-            options=options,
+            options=asked.options,
             context_length=runtime.engine.info.context_length,
         )
         on_end = self._joins(question, lambda: summarizing.turns)
         return runtime.stream(
-            summarizing, cancel, on_end=on_end, overflow=lambda: summarizing.overflow
+            summarizing,
+            cancel,
+            on_end=on_end,
+            overflow=lambda: summarizing.overflow,
+            parse=parse,
         )
 
     def _joins(
@@ -231,6 +302,13 @@ class Chat:
         if self._sequence is None:
             self._sequence = self._runtime.engine.sequence()
         return self._sequence
+
+    def _begin(self) -> None:
+        if not self._answering.acquire(blocking=False):
+            raise RequestError(
+                "This chat is still answering.",
+                hint="Read that stream to its end or close it first; use a chat per thread.",
+            )
 
     def _drop_cache(self) -> None:
         if self._sequence is not None:

@@ -27,6 +27,10 @@ it sensibly, and each message ends with what to do about it.
     │   ├── InvalidText
     │   ├── InvalidOption
     │   └── ContextOverflow
+    ├── StructureError                  ValueError   (an answer of a given form did not succeed)
+    │   ├── IncompleteStructure
+    │   └── RejectedStructure
+    ├── ToolRoundsExceeded              RuntimeError (a model did not stop calling tools)
     ├── Cancelled                       RuntimeError
     └── DeadlineExceeded                TimeoutError
 """
@@ -166,6 +170,30 @@ class ContextOverflow(RequestError):
         super().__init__(message, hint=hint)
         self.tokens = tokens
         self.limit = limit
+
+
+class StructureError(EdgeError, ValueError):
+    """An answer that was asked for in a given form could not be made.
+
+    Attributes:
+        text: what there is of it.
+    """
+
+    def __init__(self, message: str, *, text: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.text = text
+
+
+class IncompleteStructure(StructureError):
+    """The answer was cut short (tokens, context or time ran out) before its form was complete."""
+
+
+class RejectedStructure(StructureError):
+    """The answer has the form of its schema, but the schema's own type refuses the value."""
+
+
+class ToolRoundsExceeded(EdgeError, RuntimeError):
+    """The model still called tools after the rounds that it was given."""
 
 
 class Cancelled(EdgeError, RuntimeError):

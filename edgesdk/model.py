@@ -10,7 +10,6 @@ from typing_extensions import Self, Unpack
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.chat import Chat
-from edgesdk.decode.options import OptionChanges, Options, options_from
 from edgesdk.device_memory import private_bytes
 from edgesdk.engines.base import EngineInfo
 from edgesdk.errors import RequestError
@@ -20,6 +19,7 @@ from edgesdk.receipt import Reply
 from edgesdk.runtime import Runtime
 from edgesdk.saved_chat import restore_chat
 from edgesdk.streaming import AsyncReplyStream, ReplyStream, read_all, read_all_async
+from edgesdk.structure.asking import AskChanges, Asked, asked_from
 from edgesdk.text.prompts import Prompt, messages_of
 
 
@@ -27,15 +27,20 @@ class Model:
     """A loaded model; `edgesdk.load` makes one. May be used by several threads.
 
     A prompt is a text, or a list of messages such as `{"role": "user", "content": "Hello"}`.
-    Options are those of `edgesdk.Options`, as keyword arguments.
+    Options are those of `edgesdk.Options`, as keyword arguments. At most one of `schema`, `regex`,
+    `choices` and `grammar` holds the answer to a form (see `edgesdk.structure.asking.AskChanges`);
+    the reply's `parsed` is then its value.
 
     All ways to ask raise:
         EmptyPrompt: there is nothing to answer.
         InvalidText: the prompt has a lone surrogate.
-        InvalidOption: an option is unknown or out of its range.
+        InvalidOption: an option is unknown or out of its range, or a form cannot be enforced.
         TemplateError: the model cannot chat, or its template refuses the messages.
         ContextOverflow: the prompt does not fit the context. Nothing is ever truncated. An answer
             that fills the context ends with the finish reason "length".
+        IncompleteStructure: max_tokens, the context or the deadline cut an answer of a given form.
+        RejectedStructure: the schema's type refuses a value of the right form (a validator, say).
+        MissingExtra: a form is asked for, and llguidance is not installed.
         DeadlineExceeded: the deadline passed before the first token.
         EngineError: the engine failed.
     """
@@ -50,31 +55,31 @@ class Model:
         """What runs, and where."""
         return self._runtime.engine.info
 
-    def respond(self, prompt: Prompt, **options: Unpack[OptionChanges]) -> Reply:
+    def respond(self, prompt: Prompt, **options: Unpack[AskChanges]) -> Reply:
         """Answer a prompt."""
         return read_all(self.stream(prompt, **options))
 
-    def stream(self, prompt: Prompt, **options: Unpack[OptionChanges]) -> ReplyStream:
+    def stream(self, prompt: Prompt, **options: Unpack[AskChanges]) -> ReplyStream:
         """Answer a prompt piece by piece."""
         started = perf_counter()
         messages = messages_of(prompt)
         ids = self._runtime.encoder.chat(messages)
         shared = self._runtime.shared_tokens(messages, ids)
-        return self._once(ids, options_from(options), started, shared)
+        return self._once(ids, asked_from(options), started, shared)
 
-    async def arespond(self, prompt: Prompt, **options: Unpack[OptionChanges]) -> Reply:
+    async def arespond(self, prompt: Prompt, **options: Unpack[AskChanges]) -> Reply:
         """`respond` for asyncio; cancelling the task stops the decoding."""
         return await read_all_async(self.astream(prompt, **options))
 
-    def astream(self, prompt: Prompt, **options: Unpack[OptionChanges]) -> AsyncReplyStream:
+    def astream(self, prompt: Prompt, **options: Unpack[AskChanges]) -> AsyncReplyStream:
         """`stream` for asyncio; cancelling the task stops the decoding."""
         return AsyncReplyStream(self.stream(prompt, **options))
 
-    def complete(self, text: str, **options: Unpack[OptionChanges]) -> Reply:
+    def complete(self, text: str, **options: Unpack[AskChanges]) -> Reply:
         """Go on with a text as it is, without a chat template."""
         started = perf_counter()
         ids = self._runtime.encoder.plain(text)
-        return read_all(self._once(ids, options_from(options), started))
+        return read_all(self._once(ids, asked_from(options), started))
 
     def chat(self, system: str | None = None, *, overflow: OverflowPolicy = "error") -> Chat:
         """A conversation, with a KV cache of its own.
@@ -164,9 +169,7 @@ class Model:
     ) -> None:
         self.close()
 
-    def _once(
-        self, ids: list[int], options: Options, started: float, shared: int = 0
-    ) -> ReplyStream:
+    def _once(self, ids: list[int], asked: Asked, started: float, shared: int = 0) -> ReplyStream:
         """An answer on a sequence of its own."""
         sequence = self._runtime.engine.sequence()
 
@@ -175,7 +178,13 @@ class Model:
 
         try:
             return self._runtime.answer(
-                sequence, ids, options, started=started, on_end=on_end, shared=shared
+                sequence,
+                ids,
+                asked.options,
+                started=started,
+                on_end=on_end,
+                structure=asked.structure,
+                shared=shared,
             )
         except BaseException:
             sequence.close()

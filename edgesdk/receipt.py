@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from edgesdk.decode.loop import Finish, FinishReason
 from edgesdk.engines.base import EngineInfo
@@ -80,12 +80,15 @@ class Reply:
         text: all of it.
         finish_reason: why it ended; also on the receipt.
         tokens: its ids, the end token left out.
+        parsed: the value, where a form was asked for: an instance of the schema's type, a JSON
+            value, or the text. None where none was, and where the caller cancelled the answer.
     """
 
     text: str
     finish_reason: FinishReason
     receipt: Receipt
     tokens: tuple[int, ...]
+    parsed: Any = None
 
 
 def receipt_of(

@@ -7,12 +7,14 @@ import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from time import perf_counter
 from typing import Any
 
+from edgesdk.decode.constraint import Constraint
 from edgesdk.decode.draft import Draft
 from edgesdk.decode.lookup import PromptLookup
-from edgesdk.decode.loop import PREFILL_CHUNK, Finish, Generation, generate
+from edgesdk.decode.loop import PREFILL_CHUNK, Finish, FinishReason, Generation, generate
 from edgesdk.decode.options import Options
 from edgesdk.decode.pace import Pace
 from edgesdk.decode.rows import RowCheck
@@ -24,8 +26,13 @@ from edgesdk.prefixes import PrefixCache
 from edgesdk.receipt import Receipt, Reply, receipt_of
 from edgesdk.scheduling import Cancel, Gate, GatedSequence
 from edgesdk.streaming import Answer, ReplyStream
+from edgesdk.structure.answer import value_of
+from edgesdk.structure.asking import Structure
+from edgesdk.structure.masking import Vocabulary
 from edgesdk.text.beginnings import beginning
 from edgesdk.text.prompts import PromptEncoder
+
+Parse = Callable[[str, FinishReason], Any]
 
 _LOG = logging.getLogger("edgesdk.prefixes")
 
@@ -62,6 +69,7 @@ class Runtime:
         on_end: Callable[[Reply | None], None],
         overflow: Overflow | None = None,
         shared: int = 0,
+        structure: Structure | None = None,
     ) -> ReplyStream:
         """Start an answer to `prompt` on `sequence`.
 
@@ -70,19 +78,30 @@ class Runtime:
             on_end: see `ReplyStream`; not called where this raises.
             overflow: what was done so that `prompt` fits, for the receipt.
             shared: how many tokens at the start of `prompt` later prompts will start with too.
+            structure: the form that the answer is held to.
 
         Raises:
             EmptyPrompt, ContextOverflow, InvalidOption: see `edgesdk.decode.loop.generate`.
         """
         cancel = self.cancel_event()
-        generation = self.begin(sequence, prompt, options, started=started, cancel=cancel)
+        constraint, parse = self.held_to(structure)
+        generation = self.begin(
+            sequence, prompt, options, started=started, cancel=cancel, constraint=constraint
+        )
 
         def ended(reply: Reply | None) -> None:
             if shared and reply is not None and reply.finish_reason != "cancelled":
                 self._keep(sequence, shared)
             on_end(reply)
 
-        return self.stream(generation, cancel, on_end=ended, overflow=lambda: overflow)
+        return self.stream(generation, cancel, on_end=ended, overflow=lambda: overflow, parse=parse)
+
+    def held_to(self, structure: Structure | None) -> tuple[Constraint | None, Parse | None]:
+        """What holds an answer to a form, and what reads its value off the text."""
+        if structure is None:
+            return None, None
+        constraint = self.vocabulary.constraint(structure.grammar)
+        return constraint, partial(value_of, structure, constraint)
 
     def cancel_event(self) -> threading.Event:
         """An event that ends an answer, also while it waits for its turn."""
@@ -96,6 +115,7 @@ class Runtime:
         *,
         started: float,
         cancel: threading.Event,
+        constraint: Constraint | None,
     ) -> Generation:
         """An answer without its stream; raises as `answer` does."""
 
@@ -117,8 +137,15 @@ class Runtime:
             cancel=cancel,
             started=started,
             warm=None if self.prefixes is None else self._warm,
-            speculator=self._speculator(prompt, options),
+            # Drafts that run ahead of a constraint would not know what it allows.
+            speculator=self._speculator(prompt, options) if constraint is None else None,
+            constraint=constraint,
         )
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """For the masks of structures; made when the first one is asked for."""
+        return Vocabulary(self.encoder.tokenizer)
 
     def stream(
         self,
@@ -127,6 +154,7 @@ class Runtime:
         *,
         on_end: Callable[[Reply | None], None],
         overflow: Callable[[], Overflow | None],
+        parse: Parse | None = None,
     ) -> ReplyStream:
         """The stream of an answer that looks at `cancel`; `overflow` is asked at its end."""
 
@@ -135,7 +163,7 @@ class Runtime:
                 finish, self.engine.info, load_seconds=self.load_seconds, overflow=overflow()
             )
 
-        return ReplyStream(answer, cancel, receipt=receipt, on_end=on_end)
+        return ReplyStream(answer, cancel, receipt=receipt, on_end=on_end, parse=parse)
 
     def shared_tokens(self, messages: Items[dict[str, Any]], ids: list[int]) -> int:
         """How many of `ids` at their start come from the system message; 0 where none is kept."""

@@ -6,11 +6,11 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from typing_extensions import Self
 
-from edgesdk.decode.loop import Finish, Step
+from edgesdk.decode.loop import Finish, FinishReason, Step
 from edgesdk.errors import DeadlineExceeded, RequestError
 from edgesdk.receipt import Receipt, Reply
 
@@ -41,6 +41,8 @@ class ReplyStream(Iterator[str]):
         cancel: the event that `generation` looks at.
         receipt: makes the receipt from how it ended.
         on_end: called once, with the reply, or with None where an error ended it.
+        parse: makes the reply's `parsed` from the whole text and why it ended; what it
+            raises comes at the end of the stream.
     """
 
     def __init__(
@@ -50,11 +52,13 @@ class ReplyStream(Iterator[str]):
         *,
         receipt: Callable[[Finish], Receipt],
         on_end: Callable[[Reply | None], None],
+        parse: Callable[[str, FinishReason], Any] | None = None,
     ) -> None:
         self._generation = generation
         self._cancel = cancel
         self._receipt = receipt
         self._on_end = on_end
+        self._parse = parse
         self._pieces: list[str] = []
         self._reply: Reply | None = None
         self._ended = False
@@ -67,11 +71,12 @@ class ReplyStream(Iterator[str]):
                 if step.text:
                     self._pieces.append(step.text)
                     return step.text
+            parsed = self._parsed()
         except BaseException:
             self._ended = True
             self._on_end(None)
             raise
-        reply = self._end()
+        reply = self._end(parsed)
         if reply.finish_reason == "deadline" and not reply.tokens:
             raise DeadlineExceeded(
                 "The deadline passed before the first token.",
@@ -103,12 +108,19 @@ class ReplyStream(Iterator[str]):
             self._generation.close()
             self._end()
 
-    def _end(self) -> Reply:
+    def _parsed(self) -> Any:
+        finish = self._generation.finish
+        assert finish is not None, "a generation that ended has a finish"
+        if self._parse is None or (finish.reason == "deadline" and not finish.tokens):
+            return None
+        return self._parse("".join(self._pieces), finish.reason)
+
+    def _end(self, parsed: Any = None) -> Reply:
         self._ended = True
         finish = self._generation.finish
         assert finish is not None, "a generation that ended has a finish"
         receipt = self._receipt(finish)
-        self._reply = Reply("".join(self._pieces), finish.reason, receipt, finish.tokens)
+        self._reply = Reply("".join(self._pieces), finish.reason, receipt, finish.tokens, parsed)
         self._on_end(self._reply)
         return self._reply
 

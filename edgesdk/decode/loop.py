@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from edgesdk.decode.constraint import Constraint
 from edgesdk.decode.options import Options
 from edgesdk.decode.sampling import Sampler, log_probability
 from edgesdk.decode.speculation import Speculator
@@ -46,8 +47,8 @@ class Finish:
     """How an answer ended, and what it took.
 
     Attributes:
-        reason: "stop" (the model ended it, or a stop text came), "length" (max_tokens, or the
-            context was full), "cancelled" or "deadline".
+        reason: "stop" (the model, a stop text or a constraint ended it), "length" (max_tokens, or
+            the context was full), "cancelled" or "deadline".
         tokens: ids of the answer, the end token left out.
         prompt_tokens: how many ids the prompt has, of which
         cached_tokens: so many were in the KV cache.
@@ -91,6 +92,7 @@ class Generation(Iterator[Step]):
         started: float,
         warm: Callable[[Sequence, list[int]], None] | None,
         speculator: Speculator | None,
+        constraint: Constraint | None,
     ) -> None:
         self.finish: Finish | None = None
         self._sequence = sequence
@@ -104,6 +106,7 @@ class Generation(Iterator[Step]):
         self._started = started
         self._warm = warm
         self._speculator = speculator
+        self._constraint = constraint
         self._answer: list[int] = []
         # Chosen already, by a verified draft, and not given out yet.
         self._ahead: deque[tuple[int, float | None]] = deque()
@@ -134,6 +137,7 @@ class Generation(Iterator[Step]):
         stops = StopFilter(self._options.stops)
         ends, token_bytes = self._tokenizer.eos_token_ids, self._tokenizer.token_bytes
         answer = self._answer
+        constraint = self._constraint
         most = min(self._room, self._options.max_tokens or self._room)
         while reason is None and logits is not None:
             begun = perf_counter()
@@ -146,8 +150,10 @@ class Generation(Iterator[Step]):
                 self._count(begun)
                 break
             answer.append(token)
+            if constraint is not None:
+                constraint.accept(token)
             text = stops.feed(decoder.decode(token_bytes(token)))
-            if stops.stopped:
+            if stops.stopped or (constraint is not None and constraint.finished):
                 reason = "stop"
             elif len(answer) >= most:
                 reason = "length"
@@ -189,7 +195,8 @@ class Generation(Iterator[Step]):
         speculator.verified(len(draft), answer[len(self._answer) : -1])
 
     def _chosen(self, row: Logits, answer: list[int]) -> tuple[int, float | None]:
-        token = self._sampler.choose(row, self._prompt, answer)
+        scores = row if self._constraint is None else self._constraint.masked(row)
+        token = self._sampler.choose(scores, self._prompt, answer)
         return token, log_probability(row, token) if self._logprobs else None
 
     def _prefill(self) -> Logits | None:
@@ -260,6 +267,7 @@ def generate(
     started: float | None = None,
     warm: Callable[[Sequence, list[int]], None] | None = None,
     speculator: Speculator | None = None,
+    constraint: Constraint | None = None,
 ) -> Generation:
     """Start an answer to `prompt`; nothing is computed until it is iterated.
 
@@ -278,6 +286,7 @@ def generate(
             from elsewhere.
         speculator: drafts tokens of this one answer, and is closed at its end; None for the plain
             loop.
+        constraint: at its start; holds the answer to a form.
 
     Raises:
         EmptyPrompt: there is no token.
@@ -296,6 +305,7 @@ def generate(
         started=perf_counter() if started is None else started,
         warm=warm,
         speculator=speculator,
+        constraint=constraint,
     )
 
 

@@ -82,7 +82,7 @@ class Options:
     seed: int | None = None
     deadline: float | None = None
     priority: int = 0
-    speculate: Speculation = "auto"
+    speculate: Speculation = "off"
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1, optional=True)

@@ -27,8 +27,10 @@ class PromptEncoder:
     bos_token: str | None
     eos_token: str | None
 
-    def chat(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation that the assistant is to continue.
+    def chat(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
+        """Ids of a conversation that the assistant is to continue; `tools` as in `render`.
 
         Where the model wants a BOS token and the template writes none, one is put in front, as
         llama.cpp does.
@@ -42,7 +44,9 @@ class PromptEncoder:
                 "This model has no chat template, so it cannot chat.",
                 hint="Use model.complete(text), or an instruction-tuned model.",
             )
-        text = self.template.render(messages, bos_token=self.bos_token, eos_token=self.eos_token)
+        text = self.template.render(
+            messages, tools=tools, bos_token=self.bos_token, eos_token=self.eos_token
+        )
         has_bos = bool(self.bos_token) and text.startswith(self.bos_token or "")
         return self.tokenizer.encode(text, add_bos=not has_bos)
 

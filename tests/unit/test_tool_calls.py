@@ -1,0 +1,211 @@
+"""Tool calls in answers, and functions as tools."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field, ValidationError
+
+from edgesdk.errors import InvalidOption
+from edgesdk.tools.calls import ToolCall, calls_in
+from edgesdk.tools.function import tool_of, toolbox
+
+LIMA = ToolCall("weather", {"city": "Lima"})
+OSLO = ToolCall("weather", {"city": "Oslo"})
+_LIMA = '{"name": "weather", "arguments": {"city": "Lima"}}'
+_OSLO = '{"name": "weather", "arguments": {"city": "Oslo"}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        (f"<tool_call>\n{_LIMA}\n</tool_call>", [LIMA]),
+        (f"I look.\n<tool_call>{_LIMA}</tool_call>\n<tool_call>{_OSLO}</tool_call>", [LIMA, OSLO]),
+        (f"<tool_call>[{_LIMA}, {_OSLO}]</tool_call>", [LIMA, OSLO]),
+        (f"<tool_call>\n{_LIMA}\n{_OSLO}\n</tool_call>", [LIMA, OSLO]),
+        (f"<tool_call>{_LIMA}", [LIMA]),
+        ('{"name": "weather", "parameters": {"city": "Lima"}}', [LIMA]),
+        (f"<|python_tag|>{_LIMA}; {_OSLO}", [LIMA, OSLO]),
+        (f"```json\n{_LIMA}\n```", [LIMA]),
+        (f'{{"type": "function", "function": {_LIMA}}}', [LIMA]),
+        ('<tool_call>{"name": "now"}</tool_call>', [ToolCall("now", {})]),
+        (
+            '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>',
+            [ToolCall("f", {"a": 1})],
+        ),
+    ],
+)
+def test_calls_are_found_in_the_ways_that_families_write_them(
+    text: str, calls: list[ToolCall]
+) -> None:
+    assert list(calls_in(text)) == calls
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "It is 12 degrees.", '{"name": "Bob", "age": 3}', "[1, 2]", "{oops", "Use {x}.", "[]"],
+)
+def test_an_answer_in_words_or_other_json_is_no_call(text: str) -> None:
+    assert calls_in(text) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('<tool_call>{"name": "weather", "argum', "not valid JSON"),
+        ("<tool_call></tool_call>", "empty"),
+        ("<tool_call>5</tool_call>", "not an object"),
+        ('<tool_call>{"name": "f", "arguments": [1]}</tool_call>', "of f are not an object"),
+        ('<tool_call>{"name": "f", "arguments": "{"}</tool_call>', "of f are not valid JSON"),
+    ],
+)
+def test_a_tagged_call_that_is_broken_says_why(text: str, problem: str) -> None:
+    [call] = calls_in(text)
+    assert problem in str(call.problem)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    arguments=st.dictionaries(st.text(), _JSON, max_size=3).filter(
+        lambda value: "tool_call>" not in json.dumps(value)
+    ),
+    write=st.sampled_from(
+        [
+            lambda call: f"<tool_call>\n{call}\n</tool_call>",
+            lambda call: f"Well. <tool_call>[{call}]</tool_call> So.",
+            lambda call: call.replace('"arguments"', '"parameters"', 1),
+        ]
+    ),
+)
+def test_arguments_come_through_as_they_were_written(
+    arguments: dict[str, Any], write: Callable[[str], str]
+) -> None:
+    call = json.dumps({"name": "f", "arguments": arguments})
+    assert calls_in(write(call)) == (ToolCall("f", arguments),)
+
+
+@given(st.text(alphabet='<tool_call>/{}[]":, \nname1') | st.text())
+def test_any_text_is_read_without_an_error(text: str) -> None:
+    calls_in(text)
+    calls_in(f"<tool_call>{text}</tool_call>")
+
+
+class Place(BaseModel):
+    city: str
+    country: str = "Peru"
+
+
+def forecast(
+    place: Place,
+    day: datetime.date,
+    unit: Literal["C", "F"] = "C",
+    hours: Annotated[int, Field(ge=1, le=24)] = 24,
+) -> str:
+    """Tell the weather
+    that will be.
+
+    Args:
+        place: where
+            it is.
+        day (date): when it is.
+
+    Returns:
+        A sentence.
+    """
+    return f"{place.city}, {place.country}, {day:%d.%m.}, {unit}, {hours}"
+
+
+def test_a_tool_is_described_by_type_hints_and_docstring() -> None:
+    function = tool_of(forecast).spec["function"]
+
+    assert function["name"] == "forecast"
+    assert function["description"] == "Tell the weather that will be."
+    parameters = function["parameters"]
+    assert parameters["required"] == ["place", "day"]
+    assert parameters["additionalProperties"] is False
+    assert parameters["properties"]["place"]["description"] == "where it is."
+    assert parameters["properties"]["day"] == {
+        "type": "string",
+        "format": "date",
+        "description": "when it is.",
+    }
+    assert parameters["properties"]["hours"]["maximum"] == 24
+
+
+def test_sphinx_docstrings_are_read() -> None:
+    def add(a: int, b: int) -> int:
+        """Add numbers.
+
+        :param a: the first
+        :param int b: the second
+        :returns: the sum
+        """
+        return a + b
+
+    tool = tool_of(add)
+    assert tool.description == "Add numbers."
+    assert [p["description"] for p in tool.parameters["properties"].values()] == [
+        "the first",
+        "the second",
+    ]
+
+
+def test_a_tool_gets_arguments_of_its_types() -> None:
+    given = {"place": {"city": "Lima"}, "day": "2026-01-02", "hours": 3}
+    assert tool_of(forecast).run(given) == "Lima, Peru, 02.01., C, 3"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"place": {"city": "Lima"}, "day": "soon"},
+        {"place": {"city": 3}, "day": "2026-01-02"},
+        {"place": {"city": "Lima"}, "day": "2026-01-02", "hours": 25},
+        {"place": {"city": "Lima"}, "day": "2026-01-02", "mood": "good"},
+    ],
+)
+def test_wrong_arguments_never_reach_the_function(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        tool_of(forecast).run(given)
+
+
+async def _asynchronous() -> None:
+    pass
+
+
+def _positional(a: int, /) -> None:
+    pass
+
+
+def _unknown_type(a: threading.Lock) -> None:  # type: ignore[name-defined]  # noqa: F821
+    pass
+
+
+@pytest.mark.parametrize(
+    ("functions", "said"),
+    [
+        ([], "no tools"),
+        ([forecast, forecast], "Two tools"),
+        ([lambda: None], "not a function with a name"),
+        (["forecast"], "not a function with a name"),
+        ([_asynchronous], "asynchronous"),
+        ([_positional], "positional-only"),
+        ([_unknown_type], "no JSON Schema"),
+    ],
+)
+def test_what_cannot_be_a_tool_is_refused(functions: list[Any], said: str) -> None:
+    with pytest.raises(InvalidOption, match=said):
+        toolbox(functions)
