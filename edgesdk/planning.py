@@ -10,7 +10,7 @@ from edgesdk.device_memory import available_bytes, bandwidth
 from edgesdk.engines.footprint import Footprint, MemoryNeed
 from edgesdk.engines.registry import footprint
 from edgesdk.engines.threads import thread_count
-from edgesdk.errors import InvalidOption, NotEnoughMemory
+from edgesdk.errors import EngineError, InvalidOption, NotEnoughMemory
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,16 @@ def longest_context(found: Footprint, available: int) -> int:
 def require_memory(source: Bundle | Path, *, context: int | None, device: str) -> None:
     """Raise unless the model fits: with `context` tokens if they are asked for, else with one.
 
+    A file that cannot be read passes: its engine says better what is wrong with it.
+
     Raises:
         NotEnoughMemory: it does not fit.
-        InvalidOption, EngineError: as `plan`.
+        InvalidOption: no backend runs it on `device`.
     """
-    found = footprint(source, device)
+    try:
+        found = footprint(source, device)
+    except EngineError:
+        return
     check_fits(found, min(context or 1, found.context_length), available=available_bytes())
 
 
