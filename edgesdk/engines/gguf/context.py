@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import collections
 import ctypes
+import time
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,12 @@ from edgesdk.engines.gguf.turns import Turn, Turns
 from edgesdk.errors import EngineError
 
 MAX_SEQUENCES = 64
+_SMALL = 8  # tokens of a step; drafts are checked in one
 FIRST_CELLS = 1024
+# A step waits for the others of the batch before it, which their callers are choosing tokens for:
+# for this share of that batch's time at most. When that was in vain, so many batches do not wait.
+_GATHER_SHARE = 0.5
+_GATHER_PAUSE = 16
 _NO_ROOM = 1  # llama_decode found no free cells; its state is as before
 
 
@@ -76,6 +82,8 @@ class LlamaContext:
         self._batch = TokenBatch(self._api, MAX_SEQUENCES)
         self._batches = 0
         self._latest: dict[int, int] = {}
+        self._seconds = 0.0
+        self._gather_from = 0
         self._native.context = self._open(self._cells)
 
     @property
@@ -177,6 +185,7 @@ class LlamaContext:
 
     def _lead(self, mine: Request) -> None:
         """Run the next part of `mine`, together with what others wait for."""
+        self._gather(mine)
         plan = BatchPlan(SHARED_PART if self._shared(mine) else BATCH_TOKENS)
         plan.add(mine)
         taken = self.turns.take(plan.add)
@@ -192,12 +201,24 @@ class LlamaContext:
                 else:
                     self.turns.put_back(turn)
 
+    def _gather(self, mine: Request) -> None:
+        """Without this, callers split into groups that take turns, each with half-empty batches."""
+        if len(mine.ids) > _SMALL or self._batches < self._gather_from:
+            return
+        others = self._others(mine)
+        if others and not self.turns.gather(others, _GATHER_SHARE * self._seconds):
+            self._gather_from = self._batches + _GATHER_PAUSE
+
     def _shared(self, mine: Request) -> bool:
         """Whether others want tokens too: they wait, or were served a moment ago."""
         if len(mine.ids) <= SHARED_PART:
             return True  # it is no longer than a part anyway
+        return self.turns.waiting > 0 or self._others(mine) > 0
+
+    def _others(self, mine: Request) -> int:
+        """How many other sequences the last two batches served."""
         since = self._batches - 1
-        return self.turns.waiting > 0 or any(
+        return sum(
             latest >= since
             for sequence, latest in self._latest.items()
             if sequence != mine.sequence
@@ -225,6 +246,7 @@ class LlamaContext:
 
     def _run(self, parts: list[Part]) -> None:
         batch = self._batch.fill(parts)
+        started = time.perf_counter()
         while (status := self._api.llama_decode(self._context(), batch)) != 0:
             if status != _NO_ROOM:
                 raise self._error(f"llama.cpp failed to run a batch (status {status})")
@@ -240,6 +262,7 @@ class LlamaContext:
             part.commit(address, self._row_bytes)
             address += part.rows * self._row_bytes
             self._latest[part.request.sequence] = self._batches
+        self._seconds = time.perf_counter() - started
 
     def _grow(self) -> None:
         cells = 2 * self._cells

@@ -36,6 +36,8 @@ class Turns(Generic[Asked]):
         self._guard = threading.Lock()
         self._holder: Turn[Asked] | None = None
         self._queue: collections.deque[Turn[Asked]] = collections.deque()
+        self._gathered = threading.Event()
+        self._enough = 0
 
     @property
     def waiting(self) -> int:
@@ -56,6 +58,8 @@ class Turns(Generic[Asked]):
             turn.woken = threading.Lock()
             turn.woken.acquire()
             self._queue.append(turn)
+            if len(self._queue) == self._enough:
+                self._gathered.set()
         turn.woken.acquire()
         return self._holder is turn
 
@@ -69,6 +73,21 @@ class Turns(Generic[Asked]):
                     _wake(self._holder)
             elif turn in self._queue:
                 self._queue.remove(turn)
+
+    def gather(self, count: int, seconds: float) -> bool:
+        """Let others come before going on; False where fewer than `count` wait after `seconds`.
+
+        Only whoever has the turn may call this.
+        """
+        with self._guard:
+            if len(self._queue) >= count:
+                return True
+            self._gathered.clear()
+            self._enough = count
+        try:
+            return self._gathered.wait(seconds)
+        finally:
+            self._enough = 0
 
     def take(self, wanted: Callable[[Asked], bool]) -> list[Turn[Asked]]:
         """Take those out of the queue whose request is `wanted`; asked of each, the first first.

@@ -15,6 +15,9 @@ from edgesdk.engines.onnx.sequence import LoadedDecoder, OnnxSequence
 from edgesdk.engines.saved import KvOrigin
 from edgesdk.errors import EngineError
 
+# Calls at once: onnxruntime's threads leave gaps between operators, which other calls fill.
+_CONCURRENCY = 4
+
 
 class OnnxEngine:
     """Implements `edgesdk.engines.base.Engine`. Sequences may run on several threads at once."""
@@ -77,6 +80,7 @@ def open_engine(
         vocab_size=shape.vocab_size,
         context_length=context_length,
         load_seconds=time.perf_counter() - started,
+        concurrency=_CONCURRENCY,
     )
     return OnnxEngine(decoder, info)
 
