@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-# The first guesses, before anything is measured.
-_SLOPE = 0.3
-_ACCEPTED, _REJECTED = 3.0, 1.0
+# The first guesses, before anything is measured: just enough hope for a short, cheap try.
+_SLOPE = 0.4
+_ACCEPTED, _REJECTED = 2.0, 1.0
 # Weight of the past against one more round.
 _KEPT = 0.8
 _SLOPE_KEPT = 0.6
@@ -72,6 +72,5 @@ class Pace:
     def _rest(self) -> None:
         self._waiting = self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        # Enough hope for a short try afterwards, not for a long one.
-        self._accepted, self._rejected = _ACCEPTED / 2, _REJECTED
+        self._accepted, self._rejected = _ACCEPTED, _REJECTED
         self._slope = (self._slope + _SLOPE) / 2
