@@ -220,11 +220,12 @@ class Runtime:
             self.draft.close()
 
     def _speculator(self, prompt: list[int], options: Options) -> Speculator | None:
-        if options.speculate == "off":
+        way = options.speculate or ("off" if self.draft is None else "auto")
+        if way == "off":
             return None
-        proven = options.speculate == "auto" and options.repeatable
+        proven = way == "auto" and options.repeatable
         drafter: Drafter
-        if self.draft is not None and options.speculate == "auto":
+        if self.draft is not None and way == "auto":
             drafter = self.draft.drafter()
         else:
             drafter = PromptLookup()

@@ -33,7 +33,7 @@ class OptionChanges(TypedDict, total=False):
     seed: int | None
     deadline: float | None
     priority: int
-    speculate: Speculation
+    speculate: Speculation | None
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class Options:
             from the text so far where none was loaded, and, where chance plays no part
             (temperature 0, or a seed), only if the engine was measured to compute the same logits
             together as one by one: the answer is that of "off". "lookup" guesses from the text so
-            far without that proof: a near tie of two tokens may then fall the other way.
+            far without that proof: a near tie of two tokens may then fall the other way. None is
+            "auto" where a draft model was loaded, else "off": whether guessing from the text pays
+            depends on the model, the engine and the task (see benchmarks/runtime.py).
 
     Raises:
         InvalidOption: a value is of a wrong type or out of its range.
@@ -82,7 +84,7 @@ class Options:
     seed: int | None = None
     deadline: float | None = None
     priority: int = 0
-    speculate: Speculation = "off"
+    speculate: Speculation | None = None
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1, optional=True)
@@ -99,7 +101,7 @@ class Options:
             _number("deadline", self.deadline, 0, math.inf, above=True)
         _whole("priority", self.priority, -10)
         _number("priority", self.priority, -10, 10)
-        if self.speculate not in get_args(Speculation):
+        if self.speculate not in (None, *get_args(Speculation)):
             raise InvalidOption(
                 f"speculate must be one of {', '.join(get_args(Speculation))},"
                 f" not {self.speculate!r}."

@@ -204,7 +204,7 @@ COPY = "one two three four five six seven eight nine ten "
 def test_a_model_drafts_from_the_text_by_itself() -> None:
     engine = FakeEngine((2 * COPY).encode())
 
-    reply = fake_model(engine).respond("Count twice.")
+    reply = fake_model(engine).respond("Count twice.", speculate="auto")
 
     assert reply.text == 2 * COPY
     assert reply.receipt.drafted_tokens >= reply.receipt.accepted_tokens > 0
@@ -222,7 +222,7 @@ def test_off_is_the_plain_loop() -> None:
 def test_where_rows_differ_only_what_is_left_to_chance_is_drafted() -> None:
     def drafted(**options: object) -> int:
         model = fake_model(RoundingEngine((2 * COPY).encode()))
-        reply = model.respond("Count twice.", **options)  # type: ignore[arg-type]
+        reply = model.respond("Count twice.", **{"speculate": "auto", **options})  # type: ignore[arg-type]
         assert reply.text == 2 * COPY
         return reply.receipt.drafted_tokens
 
@@ -235,9 +235,9 @@ def test_where_rows_differ_only_what_is_left_to_chance_is_drafted() -> None:
 def test_rows_are_measured_once_for_a_span_of_lengths() -> None:
     engine = FakeEngine((2 * COPY).encode())
     model = fake_model(engine)
-    model.respond("Count twice.")
+    model.respond("Count twice.", speculate="auto")
     before = engine.sequences[0].extended
-    model.respond("Count twice.")
+    model.respond("Count twice.", speculate="auto")
 
     assert engine.sequences[1].extended.index(before[0]) == 0
     assert model._runtime.rows.verdict(100) is True
