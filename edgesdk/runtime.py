@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgesdk.decode.loop import Finish, generate
+from edgesdk.decode.loop import Finish, Generation, generate
 from edgesdk.decode.options import Options
 from edgesdk.engines.base import Engine, Sequence
 from edgesdk.receipt import Receipt, Reply, receipt_of
@@ -41,16 +41,35 @@ class Runtime:
             EmptyPrompt, ContextOverflow, InvalidOption: see `edgesdk.decode.loop.generate`.
         """
         cancel = threading.Event()
-        generation = generate(
+        generation = self.generate(sequence, prompt, options, cancel=cancel, started=started)
+        return ReplyStream(generation, cancel, receipt=self._receipt, on_end=on_end)
+
+    def generate(
+        self,
+        sequence: Sequence,
+        prompt: list[int],
+        options: Options,
+        *,
+        cancel: threading.Event,
+        started: float,
+        logprobs: bool = False,
+        top_logprobs: int = 0,
+    ) -> Generation:
+        """The steps of an answer, for those who keep sequences of their own.
+
+        Arguments and errors are those of `edgesdk.decode.loop.generate`.
+        """
+        return generate(
             sequence,
             prompt,
             self.encoder.tokenizer,
             options,
             info=self.engine.info,
             cancel=cancel,
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
             started=started,
         )
-        return ReplyStream(generation, cancel, receipt=self._receipt, on_end=on_end)
 
     def _receipt(self, finish: Finish) -> Receipt:
         return receipt_of(finish, self.engine.info, load_seconds=self.load_seconds)

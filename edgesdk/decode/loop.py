@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from edgesdk.decode.options import Options
-from edgesdk.decode.sampling import Sampler, log_probability
+from edgesdk.decode.sampling import Sampler, log_probability, top_log_probabilities
 from edgesdk.decode.stopping import StopFilter
 from edgesdk.engines.base import EngineInfo, Logits, Sequence
 from edgesdk.errors import ContextOverflow, EmptyPrompt
@@ -31,11 +31,13 @@ class Step(NamedTuple):
         token: its id; None where only text that was held back comes out.
         text: what can be shown now; "" while a character or a possible stop text is incomplete.
         logprob: natural log-probability under the model's own logits; None if not asked for.
+        likeliest: the likeliest ids with theirs, the best first; empty if not asked for.
     """
 
     token: int | None
     text: str
     logprob: float | None
+    likeliest: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Generation(Iterator[Step]):
         info: EngineInfo,
         cancel: threading.Event,
         logprobs: bool,
+        top_logprobs: int,
         started: float,
     ) -> None:
         self.finish: Finish | None = None
@@ -92,6 +95,7 @@ class Generation(Iterator[Step]):
         self._room = info.context_length - len(prompt)
         self._cancel = cancel
         self._logprobs = logprobs
+        self._top_logprobs = top_logprobs
         self._started = started
         self._answer: list[int] = []
         self._cached = 0
@@ -128,6 +132,7 @@ class Generation(Iterator[Step]):
                 self._count(begun)
                 break
             logprob = log_probability(logits[0], token) if self._logprobs else None
+            likeliest = top_log_probabilities(logits[0], self._top_logprobs)
             answer.append(token)
             text = stops.feed(decoder.decode(token_bytes(token)))
             if stops.stopped:
@@ -135,7 +140,7 @@ class Generation(Iterator[Step]):
             elif len(answer) >= most:
                 reason = "length"
             self._count(begun)
-            yield Step(token, text, logprob)
+            yield Step(token, text, logprob, likeliest)
             reason = reason or self._interruption()
         # An incomplete character at the end stays in the decoder: it would show as U+FFFD.
         held = stops.flush()
@@ -199,6 +204,7 @@ def generate(
     info: EngineInfo,
     cancel: threading.Event | None = None,
     logprobs: bool = False,
+    top_logprobs: int = 0,
     started: float | None = None,
 ) -> Generation:
     """Start an answer to `prompt`; nothing is computed until it is iterated.
@@ -212,6 +218,7 @@ def generate(
         cancel: set it, from any thread, to end the answer; looked at before each token and
             before each `PREFILL_CHUNK` tokens of the prompt.
         logprobs: give each step its log-probability (costs one pass over the vocabulary).
+        top_logprobs: give each step so many of the likeliest ids.
         started: `time.perf_counter()` when the request came, from which the deadline and the time
             to the first token count; now by default.
 
@@ -229,6 +236,7 @@ def generate(
         info=info,
         cancel=cancel or threading.Event(),
         logprobs=logprobs,
+        top_logprobs=top_logprobs,
         started=perf_counter() if started is None else started,
     )
 
