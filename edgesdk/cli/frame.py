@@ -21,6 +21,7 @@ _SUBCOMMANDS = {
     "export": Subcommand("edgesdk.cli.export:command", "Turn a checkpoint into a bundle."),
     "run": Subcommand("edgesdk.cli.run:command", "Answer one prompt."),
     "chat": Subcommand("edgesdk.cli.chat:command", "Chat with a model."),
+    "serve": Subcommand("edgesdk.cli.serve:command", "Serve models over OpenAI's HTTP API."),
     "doctor": Subcommand("edgesdk.cli.doctor:command", "Say what works on this machine."),
 }
 _EXAMPLES = """\b
