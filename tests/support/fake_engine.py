@@ -72,7 +72,9 @@ class FakeSequence:
         del self._tokens[length:]
 
     def fork(self) -> FakeSequence:
-        raise NotImplementedError
+        twin = self._engine.sequence()
+        twin._tokens = list(self._tokens)
+        return twin
 
     def save(self, path: Path) -> None:
         raise NotImplementedError
