@@ -167,8 +167,9 @@ def top_log_probabilities(logits: Logits, count: int) -> tuple[tuple[int, float]
     count = min(count, logits.size)
     ids = np.argpartition(logits, -count)[-count:]
     order = ids[np.argsort(-logits[ids], kind="stable")]
-    norm = float(np.log(np.exp(logits - logits.max(), dtype=np.float64).sum()) + logits.max())
-    return tuple((int(token), float(logits[token]) - norm) for token in order)
+    shifted = logits - logits.max()
+    norm = np.log(np.exp(shifted, dtype=np.float64).sum())
+    return tuple((int(token), float(shifted[token] - norm)) for token in order)
 
 
 def _softmax(logits: Logits, highest: float, temperature: float) -> Probabilities:
