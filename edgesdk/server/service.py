@@ -48,8 +48,8 @@ class Job:
 class Answer:
     """An answer that a worker thread computes.
 
-    Leaving `steps` before its end ends the computation before its next token. What the answer
-    holds (its model, its turn) is freed by the worker's end and by nothing else.
+    Whoever asked for it cancels it when its steps are no longer wanted. What it holds (its model,
+    its turn) is freed by the worker's end and by nothing else.
     """
 
     def __init__(self, resident: Resident, job: Job, ids: list[int]) -> None:
@@ -68,11 +68,8 @@ class Answer:
 
     async def steps(self) -> AsyncGenerator[Step, None]:
         """The steps as they come; may be iterated once. Raises what the worker did."""
-        try:
-            while (step := await self._arrived.get()) is not None:
-                yield step
-        finally:
-            self.cancel()
+        while (step := await self._arrived.get()) is not None:
+            yield step
         if self.error is not None:
             raise self.error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -344,6 +345,23 @@ def test_a_full_queue_is_a_rate_limit() -> None:
 
     with served(models, parallel=1, queue=2) as server:
         asyncio.run(run(server))
+
+
+def test_what_cannot_be_answered_does_not_wait_for_its_turn() -> None:
+    gate = Gate(shut=True)
+    models = FakeModels(slow=lambda: FakeEngine(before_extend=gate, context_length=64))
+    with served(models, parallel=1) as server, client_of(server) as client:
+        other = threading.Thread(
+            target=client.chat.completions.create, kwargs={"model": "slow", "messages": user("Hi")}
+        )
+        other.start()
+        try:
+            server.until(running=1)
+            with pytest.raises(openai.BadRequestError):
+                client.chat.completions.create(model="slow", messages=user("x" * 64))
+        finally:
+            gate.open()
+            other.join()
 
 
 def test_the_deadline_counts_the_wait() -> None:
