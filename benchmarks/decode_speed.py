@@ -4,6 +4,8 @@
 
 BUNDLE is `edgesdk export MODEL.gguf --bits 4`'s. The first run installs onnxruntime-genai in an
 environment of its own (its builder's needs conflict with other extras) and builds its model there.
+By default that build has a 4-bit head and no zero-points, where edgesdk spends bytes for quality;
+`--recipe same-formats` builds the peer in edgesdk's formats, so that only graph and loop differ.
 """
 
 from __future__ import annotations
@@ -11,31 +13,38 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from genai_build import genai_int4, genai_python
+from genai_build import RECIPES, genai_int4, genai_python
 from platformdirs import user_cache_path
 from turns import Contestant, interleave, report, worker_command
 
 from edgesdk.bundle.opening import open_bundle
 from edgesdk.text.tokenizer import BundleTokenizer
 
-PROMPT = "Write a long story about a lighthouse keeper and the sea."
+PROMPT = "Once upon a time, in a small village by the sea, there lived a lighthouse keeper who"
 
 
 @click.command()
 @click.option("--gguf", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--bundle", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), help="Where the peer is kept.")
+@click.option("--recipe", type=click.Choice(list(RECIPES)), default="default", show_default=True)
 @click.option("--tokens", default=128, show_default=True, help="Decoded in each run.")
 @click.option("--pairs", default=7, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 def main(
-    gguf: Path, bundle: Path, work: Path | None, tokens: int, pairs: int, threads: int
+    gguf: Path,
+    bundle: Path,
+    work: Path | None,
+    recipe: str,
+    tokens: int,
+    pairs: int,
+    threads: int,
 ) -> None:
     """Compare decode speeds."""
     work = work or user_cache_path("edgesdk") / "benchmarks"
     work.mkdir(parents=True, exist_ok=True)
     python = genai_python(work)
-    peer_folder = genai_int4(python, gguf, work)
+    peer_folder = genai_int4(python, gguf, work, recipe)
     prompt = BundleTokenizer.open(open_bundle(bundle)).encode(PROMPT)
     tail = (threads, tokens, *prompt)
     ours = Contestant("edgesdk", worker_command("onnx_worker.py", bundle, *tail))
@@ -51,6 +60,7 @@ def main(
         "onnxruntime-genai",
         pairs_of_speeds,
         model=gguf.stem,
+        peer_recipe=recipe,
         tokens=tokens,
         threads=threads,
     )

@@ -21,8 +21,13 @@ _UNPACK = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, name, out = sys.argv[1:]
-model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-model.save_pretrained(out)
+read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+# What came from a GGUF still counts as quantized and may not be saved: move it to a plain model.
+if hasattr(read.config, "quantization_config"):
+    del read.config.quantization_config
+plain = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
+plain.load_state_dict(read.state_dict())
+plain.save_pretrained(out)
 AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(out)
 """
 
@@ -40,15 +45,24 @@ def genai_python(work: Path) -> Path:
     return python
 
 
-def genai_int4(python: Path, gguf: Path, work: Path) -> Path:
-    """The folder of genai's own default int4 CPU build of `gguf`; made if it is not there."""
-    out = work / f"{gguf.stem}-genai-int4"
+# The builder's own default, and edgesdk's formats: zero-points, and an 8-bit head.
+RECIPES = {
+    "default": (),
+    "same-formats": ("algo_config=rtn_last", "is_symmetric=false"),
+}
+
+
+def genai_int4(python: Path, gguf: Path, work: Path, recipe: str) -> Path:
+    """The folder of genai's own int4 CPU build of `gguf`; made if it is not there."""
+    out = work / f"{gguf.stem}-genai-int4-{recipe}"
     if not (out / "genai_config.json").exists():
         print("building genai's int4 model ...", file=sys.stderr)
         unpacked = work / f"{gguf.stem}-hf"
         _run([python, "-c", _UNPACK, gguf.resolve().parent, gguf.name, unpacked])
         builder = [python, "-m", "onnxruntime_genai.models.builder", "-m", unpacked, "-o", out]
-        _run([*builder, "-p", "int4", "-e", "cpu", "-c", work / "builder-cache"])
+        builder += ["-p", "int4", "-e", "cpu", "-c", work / "builder-cache"]
+        options = RECIPES[recipe]
+        _run([*builder, *(["--extra_options", *options] if options else [])])
     return out
 
 

@@ -7,19 +7,41 @@ import numpy.typing as npt
 
 from edgesdk.errors import ContextOverflow, InvalidOption, RequestError
 
-TokenIds = npt.NDArray[np.int64]
-
 
 def checked_ids(
-    tokens: npt.ArrayLike, *, held: int, vocab_size: int, context_length: int
-) -> TokenIds:
-    """`tokens` as int64 [n], fit to be appended to a sequence that holds `held` tokens.
+    tokens: npt.ArrayLike | list[int], *, held: int, vocab_size: int, context_length: int
+) -> list[int]:
+    """`tokens`, fit to be appended to a sequence that holds `held` tokens.
 
     Raises:
         RequestError: `tokens` is empty, not one-dimensional, not integers, or has an id outside
             0 <= id < vocab_size.
         ContextOverflow: held + n > context_length.
     """
+    # The way of a decode loop. After a pass over the weights numpy's code is no longer in the
+    # processor's caches, and asking it about one integer takes 50 us.
+    if isinstance(tokens, list) and len(tokens) == 1 and type(tokens[0]) is int:
+        ids, low, high = tokens, tokens[0], tokens[0]
+    else:
+        ids, low, high = _ids_of(tokens)
+    if low < 0 or high >= vocab_size:
+        raise RequestError(
+            f"Token id {low if low < 0 else high} is outside the vocabulary of {vocab_size}.",
+            hint="Encode the text with this model's own tokenizer.",
+        )
+    total = held + len(ids)
+    if total > context_length:
+        raise ContextOverflow(
+            f"{total} tokens do not fit the context of {context_length}"
+            + (f" ({held} are in it already)." if held else "."),
+            tokens=total,
+            limit=context_length,
+            hint=f"Shorten the text by {total - context_length} tokens, or start over.",
+        )
+    return ids
+
+
+def _ids_of(tokens: npt.ArrayLike) -> tuple[list[int], int, int]:
     try:
         given = np.asarray(tokens)
     except (ValueError, OverflowError) as error:
@@ -30,22 +52,7 @@ def checked_ids(
         )
     if given.dtype.kind not in "iu":
         raise RequestError(f"Token ids must be integers; got {given.dtype}.")
-    low, high = (given[0], given[0]) if given.size == 1 else (given.min(), given.max())
-    if low < 0 or high >= vocab_size:
-        raise RequestError(
-            f"Token id {int(low if low < 0 else high)} is outside the vocabulary of {vocab_size}.",
-            hint="Encode the text with this model's own tokenizer.",
-        )
-    total = held + given.size
-    if total > context_length:
-        raise ContextOverflow(
-            f"{total} tokens do not fit the context of {context_length}"
-            + (f" ({held} are in it already)." if held else "."),
-            tokens=total,
-            limit=context_length,
-            hint=f"Shorten the text by {total - context_length} tokens, or start over.",
-        )
-    return given.astype(np.int64, copy=False)
+    return given.tolist(), int(given.min()), int(given.max())
 
 
 def checked_rows(logits: str, count: int) -> int:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 class BareLlama:
     """Computes everything anew in each call."""
 
-    def __init__(self, path: Path, *, cells: int = 1024, threads: int = 2) -> None:
+    def __init__(self, path: Path, *, cells: int = 1024, threads: int = 1) -> None:
         from llama_cpp import llama_cpp as api
 
         self._api = api

@@ -70,11 +70,11 @@ def _gguf_case(request: pytest.FixtureRequest, _: Any) -> Iterator[Case]:
     with pytest.MonkeyPatch.context() as patch:
         # The least that llama.cpp makes, so that short tests cross a border of the cache.
         patch.setattr("edgesdk.engines.gguf.context._FIRST_CELLS", 256)
-        engine = open_engine(path, threads=2, context=CONTEXT)
+        engine = open_engine(path, threads=1, context=CONTEXT)
         bare = BareLlama(path)
         yield Case(
             engine=engine,
-            reopen=lambda: open_engine(path, threads=2, context=CONTEXT),
+            reopen=lambda: open_engine(path, threads=1, context=CONTEXT),
             reference=bare.logits,
             same=_same_distribution,
             ids=bare.encode(_TEXT)[:CONTEXT],

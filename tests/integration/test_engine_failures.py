@@ -84,7 +84,7 @@ def test_saved_by_another_model(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def gguf(smollm2_gguf: Path) -> Iterator[Engine]:
-    engine = open_engine(smollm2_gguf, threads=2)
+    engine = open_engine(smollm2_gguf, threads=1)
     yield engine
     engine.close()
 

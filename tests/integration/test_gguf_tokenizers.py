@@ -12,7 +12,7 @@ import pytest
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.tokenizers import read_text
 from edgesdk_export.tokenizers.byte_bpe import CUTS
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers
 
@@ -79,6 +79,9 @@ texts = st.text(st.one_of(st.sampled_from(" \t\r\n'aZ1.<|中é"), characters), m
 @given(text=texts)
 def test_any_text(model, text, request):
     ours, theirs, _ = request.getfixturevalue(model)
+    # SmolLM2 has no token for some bytes (0x06, say). Both sides drop them, but `tokenizers` before
+    # it merges their neighbours and llama.cpp after.
+    assume(ours.decode(ours.encode(text).ids, skip_special_tokens=False) == text)
     assert ours.encode(text).ids == theirs(text)
 
 

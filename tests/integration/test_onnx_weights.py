@@ -160,7 +160,7 @@ def test_bits_per_weight_and_progress(tiny, tmp_path):
     assert written.bits_per_weight == 32
     assert seen == list(range(1, decoder.spec.layers + 1))
     int8 = write_decoder(decoder, tmp_path, WeightScheme.named("int8"))
-    assert 9.25 < int8.bits_per_weight < 9.75  # norms are float32
+    assert 9.2 < int8.bits_per_weight < 9.75  # norms are float32
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

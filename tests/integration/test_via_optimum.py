@@ -202,7 +202,7 @@ def test_int8_stays_close(neox, tmp_path):
     model, checkpoint, foreign, _ = neox
     small = export(checkpoint, tmp_path / "int8", "int8")
     decoding = OnnxDecoding(tmp_path / "int8" / small.model_file, small.shape, capacity=48)
-    assert divergence(reference(model), decoding.extend(IDS)) < 0.01
+    assert divergence(reference(model), decoding.extend(IDS)) < 0.002
     assert small.shape == foreign.shape
     assert 8.5 < small.bits_per_weight < 9.5
 
@@ -232,7 +232,10 @@ def test_a_bundle_by_the_pipeline_answers_as_transformers_does(falcon, tmp_path)
 
     manifest = bundles[0].manifest
     assert manifest.exporter.startswith("optimum 2.1.0")
-    assert (manifest.quantization.weights, manifest.quantization.head) == ("int4", "int8")
+    assert (manifest.quantization.weights, manifest.quantization.head) == (
+        "int4",
+        "int8-symmetric",
+    )
     engine = open_engine(bundles[0], threads=1)
     with contextlib.closing(engine), contextlib.closing(engine.sequence()) as sequence:
         first = sequence.extend(IDS[:30], logits="all").copy()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import gguf
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from edgesdk_quantize.formats import Int4, Int4Symmetric, Int8
+from edgesdk_quantize.formats import Int4, Int4Symmetric, Int8, Int8Symmetric
 from edgesdk_quantize.formats.blocks import dequantize, pack, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
 
-FORMATS = [Int4(), Int4Symmetric(), Int8(), Int4(block=16), Int8(block=64)]
+FORMATS = [Int4(), Int4Symmetric(), Int8(), Int8Symmetric(), Int4(block=16), Int8(block=64)]
 names = pytest.mark.parametrize("form", FORMATS, ids=lambda form: f"{form.name}-{form.block}")
 
 # Blocks of smaller magnitudes become zeros.
@@ -78,13 +79,15 @@ def test_matmul_kernel_multiplies_by_the_dequantized_matrix(form, rows, columns)
     np.testing.assert_allclose(y, x @ restored(form, weights).T, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("form", [Int8(), Int8(block=16)], ids=["32", "16"])
+@pytest.mark.parametrize(
+    "form", [Int8(), Int8Symmetric(), Int8(block=16)], ids=["asymmetric", "symmetric", "block 16"]
+)
 def test_gather_kernel_returns_dequantized_rows(form):
     weights = normal(40, 96)
     packed = form.quantize(weights)
     node = helper.make_node(
         "GatherBlockQuantized",
-        ["d", "ids", "s", "z"],
+        ["d", "ids", "s", *(["z"] if form.has_zero_points else [])],
         ["y"],
         domain="com.microsoft",
         bits=8,
@@ -92,7 +95,9 @@ def test_gather_kernel_returns_dequantized_rows(form):
         gather_axis=0,
         quantize_axis=1,
     )
-    stored = {"d": packed.data.reshape(40, 96), "s": packed.scales, "z": packed.zero_points}
+    stored = {"d": packed.data.reshape(40, 96), "s": packed.scales}
+    if form.has_zero_points:
+        stored["z"] = packed.zero_points
     ids = np.array([[3, 39], [0, 3]])
     y = run_node(node, stored, "ids", ids, (2, 2, 96))
     np.testing.assert_array_equal(y, restored(form, weights)[ids])
@@ -110,6 +115,8 @@ def test_every_weight_comes_back_within_a_step_of_its_block(form, weights):
     if isinstance(form, Int8):
         # Half a step, and half a step more where rounding the zero-point clips an end.
         bound = spans / 255
+    elif isinstance(form, Int8Symmetric):
+        bound = np.abs(blocks).max(-1) / 254
     else:
         # Least squares may clip an outlier, but no more than plain rounding's whole error.
         step = spans / 15 if form.has_zero_points else np.abs(blocks).max(-1) / 7
@@ -190,3 +197,10 @@ def test_rows_do_not_depend_on_their_neighbours(form):
 )
 def test_unpack_undoes_pack(codes):
     np.testing.assert_array_equal(unpack(pack(codes, 4), 4)[:, : codes.shape[1]], codes)
+
+
+def test_weights_that_ggml_stored_as_q8_0_are_kept_exactly():
+    weights = normal(16, 128)
+    stored = gguf.quants.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
+    given = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType.Q8_0)
+    np.testing.assert_allclose(restored(Int8Symmetric(), given), given, rtol=1e-6)

@@ -30,6 +30,15 @@ _BATCH_ROWS = 64
 _NO_ROOM = 1  # llama_decode found no free cells; its state is as before
 
 
+class LogitsBuffer:
+    """Room for `rows` rows of logits, float32 [rows, vocab], and where it lies in memory."""
+
+    def __init__(self, rows: int, vocab_size: int) -> None:
+        self.rows = rows
+        self.array: Logits = np.empty((rows, vocab_size), np.float32)
+        self.address: int = self.array.ctypes.data
+
+
 @dataclass
 class _Native:
     """The pointers to free; shared with the finalizer, which must not hold the context itself."""
@@ -102,15 +111,14 @@ class LlamaContext:
         """Like `release`, at some later time; takes no lock, so a finalizer may call it."""
         self._abandoned_ids.append(sequence)
 
-    def decode(self, sequence: int, ids: npt.NDArray[np.int64], start: int, out: Logits) -> None:
-        """Run `ids` at positions from `start` on; the logits of the last len(out) go to `out`.
+    def decode(self, sequence: int, ids: list[int], start: int, out: LogitsBuffer) -> None:
+        """Run `ids` at positions from `start` on; the logits of the last `out.rows` go to `out`.
 
         Raises:
             EngineError: llama.cpp failed; the sequence may hold some of the positions.
         """
         with self._lock:
-            count, rows = ids.size, out.shape[0]
-            address = out.ctypes.data
+            count, rows, address = len(ids), out.rows, out.address
             offset = 0
             while offset < count:
                 silent = max(count - rows - offset, 0)
@@ -258,14 +266,20 @@ class _Batch:
             logits=ctypes.cast(self._wanted.ctypes.data, fields["logits"]),
         )
 
-    def fill(self, sequence: int, tokens: npt.NDArray[np.int64], start: int, wanted: int) -> Any:
+    def fill(self, sequence: int, tokens: list[int], start: int, wanted: int) -> Any:
         """The batch of `tokens` at positions from `start` on, logits for the last `wanted`."""
-        count = tokens.size
+        count = len(tokens)
         self._id[0] = sequence
-        self._tokens[:count] = tokens
-        np.add(self._range[:count], start, out=self._positions[:count])
-        self._wanted[: count - wanted] = 0
-        self._wanted[count - wanted : count] = 1
+        # Single stores, because array operations are cold code after a pass over the weights.
+        if count == 1:
+            self._tokens[0] = tokens[0]
+            self._positions[0] = start
+            self._wanted[0] = wanted
+        else:
+            self._tokens[:count] = tokens
+            np.add(self._range[:count], start, out=self._positions[:count])
+            self._wanted[: count - wanted] = 0
+            self._wanted[count - wanted : count] = 1
         self._batch.n_tokens = count
         return self._batch
 

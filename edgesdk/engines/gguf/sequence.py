@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from edgesdk.engines.base import Logits
-from edgesdk.engines.gguf.context import LlamaContext
+from edgesdk.engines.gguf.context import LlamaContext, LogitsBuffer
 from edgesdk.engines.request import checked_ids, checked_length, checked_rows
 from edgesdk.engines.saved import KvOrigin, read_saved, write_saved
 from edgesdk.errors import EngineError, RequestError
@@ -24,7 +23,7 @@ class GgufSequence:
         self._context_length = context_length
         self._origin = origin
         self._tokens: list[int] = []
-        self._logits: Logits = np.empty((0, context.vocab_size), np.float32)
+        self._logits = LogitsBuffer(0, context.vocab_size)
         self._id = context.acquire()
 
     @property
@@ -40,16 +39,16 @@ class GgufSequence:
             vocab_size=self._context.vocab_size,
             context_length=self._context_length,
         )
-        rows = checked_rows(logits, ids.size)
-        if rows != self._logits.shape[0]:
-            self._logits = np.empty((rows, self._context.vocab_size), np.float32)
+        rows = checked_rows(logits, len(ids))
+        if rows != self._logits.rows:
+            self._logits = LogitsBuffer(rows, self._context.vocab_size)
         try:
             self._context.decode(sequence, ids, held, self._logits)
         except BaseException:
             self._truncate(sequence, held)
             raise
-        self._tokens.extend(ids.tolist())
-        return self._logits
+        self._tokens += ids
+        return self._logits.array
 
     def rewind(self, length: int) -> None:
         sequence = self._open_id()
@@ -107,9 +106,8 @@ class GgufSequence:
         # A recurrent state has no past to go back to, so what stays is computed again.
         self._context.remove(sequence, 0)
         if length:
-            scratch = np.empty((1, self._context.vocab_size), np.float32)
-            ids = np.array(self._tokens[:length], np.int64)
-            self._context.decode(sequence, ids, 0, scratch)
+            scratch = LogitsBuffer(1, self._context.vocab_size)
+            self._context.decode(sequence, self._tokens[:length], 0, scratch)
 
     def _open_id(self) -> int:
         if self._id is None:

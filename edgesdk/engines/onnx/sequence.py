@@ -17,7 +17,7 @@ import onnxruntime as ort
 from edgesdk.bundle import graph_io
 from edgesdk.engines.base import Logits
 from edgesdk.engines.onnx.cache import Buffer, CacheShape, KvCache
-from edgesdk.engines.request import TokenIds, checked_ids, checked_length, checked_rows
+from edgesdk.engines.request import checked_ids, checked_length, checked_rows
 from edgesdk.engines.saved import KvOrigin, read_saved, write_saved
 from edgesdk.errors import EngineError, RequestError
 
@@ -49,7 +49,7 @@ class OnnxSequence:
         self._bind_input(graph_io.LOGITS_FROM, self._logits_from)
         self._bind_input(graph_io.SEQLENS_K, self._last_position)
         self._bind_input(graph_io.TOTAL_SEQUENCE_LENGTH, self._total)
-        self._ids: TokenIds = np.zeros((1, 0), np.int64)
+        self._ids: npt.NDArray[np.int64] = np.zeros((1, 0), np.int64)
         self._rows: Logits = np.zeros((0, decoder.vocab_size), np.float32)
 
     @property
@@ -66,12 +66,15 @@ class OnnxSequence:
             vocab_size=decoder.vocab_size,
             context_length=decoder.context_length,
         )
-        count = ids.size
+        count = len(ids)
         rows = checked_rows(logits, count)
         total = held + count
         try:
             self._prepare(count, rows, total)
-            self._ids[0] = ids
+            if count == 1:
+                self._ids[0, 0] = ids[0]
+            else:
+                self._ids[0] = ids
             self._logits_from[0] = count - rows
             self._last_position[0] = total - 1
             self._total[...] = total
@@ -82,7 +85,7 @@ class OnnxSequence:
             raise EngineError(
                 f"onnxruntime failed on {count} tokens after {held}: {error}"
             ) from error
-        self._tokens.extend(ids.tolist())
+        self._tokens += ids
         return self._rows
 
     def rewind(self, length: int) -> None:
@@ -136,9 +139,9 @@ class OnnxSequence:
         if self._bound is not self._cache.buffers:
             self._bind_cache()
         if count != self._ids.shape[1]:
-            ids: TokenIds = np.zeros((1, count), np.int64)
-            self._bind_input(graph_io.INPUT_IDS, ids)
-            self._ids = ids
+            room: npt.NDArray[np.int64] = np.zeros((1, count), np.int64)
+            self._bind_input(graph_io.INPUT_IDS, room)
+            self._ids = room
         if rows != self._rows.shape[0]:
             out: Logits = np.empty((rows, self._decoder.vocab_size), np.float32)
             value = ort.OrtValue.ortvalue_from_numpy(out[np.newaxis])

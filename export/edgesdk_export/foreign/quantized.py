@@ -91,8 +91,8 @@ class _Store:
                 self._replace(head, product)
             return
         if columns % form.block == 0 and form.bits == 8:
-            rows = self._matrix(table, False, form)
-            codes = rows[0].const_value
+            stored_codes, scales, *zeros = self._matrix(table, False, form)
+            codes = stored_codes.const_value
             assert isinstance(codes, ir.ExternalTensor)
             name = f"{table.name}.rows"
             view = self._data.view(name, codes, ir.DataType.UINT8, _array(table).shape)
@@ -101,7 +101,7 @@ class _Store:
                 self._node(
                     gather,
                     "GatherBlockQuantized",
-                    [self._initializer(view), ids, rows[1]],
+                    [self._initializer(view), ids, scales, *zeros],
                     CONTRIB,
                     bits=form.bits,
                     block_size=form.block,

@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from edgesdk_export.onnx.graph import CONTRIB, GraphBuilder, sizes
 
-# MatMulNBits may round activations to 8 bits a block: twice the speed, no measurable loss.
+# MatMulNBits rounds activations to 8 bits a block. On SmolLM2-135M that costs .003 of KL
+# divergence; without it onnxruntime 1.31 decodes at a tenth of the speed.
 _INT8_ACTIVATIONS = 4
 
 

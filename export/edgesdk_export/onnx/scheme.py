@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edgesdk_quantize.formats import BlockFormat, Int4, Int8
+from edgesdk_quantize.formats import BlockFormat, Int4, Int8, Int8Symmetric
 
 from edgesdk.errors import RequestError
 
@@ -25,7 +25,8 @@ class WeightScheme:
     Attributes:
         name: "fp32", "fp16", "int8", "int4".
         linear: of the linear layers.
-        embedding: of the embedding and the head (one tensor where they are tied).
+        embedding: of the embedding and the head (one tensor where they are tied); a block format
+            must have 8 bits.
     """
 
     name: str
@@ -61,8 +62,8 @@ class WeightScheme:
 _SCHEMES = (
     WeightScheme("fp32", "fp32", "fp32"),
     WeightScheme("fp16", "fp16", "fp16"),
-    WeightScheme("int8", Int8(), Int8()),
-    WeightScheme("int4", Int4(), Int8()),
+    WeightScheme("int8", Int8(), Int8Symmetric()),
+    WeightScheme("int4", Int4(), Int8Symmetric()),
 )
 
 

@@ -2,6 +2,6 @@
 
 from edgesdk_quantize.formats.blocks import BlockFormat, Packed
 from edgesdk_quantize.formats.int4 import Int4, Int4Symmetric
-from edgesdk_quantize.formats.int8 import Int8
+from edgesdk_quantize.formats.int8 import Int8, Int8Symmetric
 
-__all__ = ["BlockFormat", "Int4", "Int4Symmetric", "Int8", "Packed"]
+__all__ = ["BlockFormat", "Int4", "Int4Symmetric", "Int8", "Int8Symmetric", "Packed"]

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from edgesdk.errors import ContextOverflow, EmptyPrompt, EngineError, RequestError
+from tests.support.fake_engine import FakeEngine, FakeSequence, fake_model
+
+
+def _said(*turns: str) -> list[dict[str, str]]:
+    roles = ("user", "assistant")
+    return [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
+
+
+def test_turns_join_the_conversation_and_reuse_its_cache() -> None:
+    engine = FakeEngine(b"Yes.")
+    chat = fake_model(engine).chat(system="Be brief.")
+    first = chat.respond("One?")
+    second = chat.respond("Two?")
+
+    system = {"role": "system", "content": "Be brief."}
+    assert chat.messages == [system, *_said("One?", "Yes.", "Two?", "Yes.")]
+    assert len(engine.sequences) == 1
+    # All of the first turn but its end token, which was chosen and not computed.
+    held = first.receipt.prompt_tokens + first.receipt.output_tokens
+    assert second.receipt.cached_tokens == held
+    assert bytes(engine.sequences[0].tokens).startswith(
+        b"system: Be brief.\nuser: One?\n\x02Yes.\x03"
+    )
+
+
+def test_the_cache_is_reused_as_far_as_the_answers_tokens_come_back() -> None:
+    engine = FakeEngine(b"a\xffb")
+    chat = fake_model(engine).chat()
+    first = chat.respond("One?")
+
+    second = chat.respond("Two?")
+
+    # The byte that is no text became U+FFFD in the history.
+    assert first.text == "a\ufffdb"
+    assert second.receipt.cached_tokens == first.receipt.prompt_tokens + 1
+
+
+@pytest.mark.parametrize("how", ["cancel", "close", "leave"])
+def test_a_turn_that_was_stopped_leaves_the_history_as_it_was(how: str) -> None:
+    chat = fake_model().chat()
+    chat.respond("One?")
+    stream = chat.stream("Two?")
+    next(stream)
+    if how == "cancel":
+        stream.cancel()
+        list(stream)
+    elif how == "close":
+        stream.close()
+    else:
+        del stream
+
+    assert chat.messages == _said("One?", "Hello there.")
+    assert chat.respond("Three?").receipt.cached_tokens > 20
+    assert chat.messages == _said("One?", "Hello there.", "Three?", "Hello there.")
+
+
+def test_a_turn_that_failed_leaves_the_history_and_drops_the_cache() -> None:
+    failing = [False]
+
+    def fail(sequence: FakeSequence) -> None:
+        if failing[0]:
+            raise EngineError("broken")
+
+    engine = FakeEngine(before_extend=fail)
+    chat = fake_model(engine).chat()
+    chat.respond("One?")
+    failing[0] = True
+    with pytest.raises(EngineError):
+        chat.respond("Two?")
+    failing[0] = False
+
+    assert chat.messages == _said("One?", "Hello there.")
+    assert chat.respond("Three?").receipt.cached_tokens == 0
+    assert engine.sequences[0].closed
+
+
+def test_an_answer_cut_by_max_tokens_or_a_deadline_joins_the_history() -> None:
+    def wait(sequence: FakeSequence) -> None:
+        time.sleep(0.03 if sequence.extended else 0)
+
+    chat = fake_model().chat()
+    chat.respond("One?", max_tokens=3)
+    slow = fake_model(FakeEngine(before_extend=wait)).chat()
+    reply = slow.respond("One?", deadline=0.02)
+
+    assert chat.messages == _said("One?", "Hel")
+    assert slow.messages == _said("One?", reply.text)
+
+
+def test_asking_while_an_answer_is_under_way_is_an_error() -> None:
+    chat = fake_model().chat()
+    stream = chat.stream("One?")
+    next(stream)
+
+    for forbidden in (lambda: chat.stream("Two?"), chat.reset, chat.close):
+        with pytest.raises(RequestError, match="still answering"):
+            forbidden()
+    list(stream)
+    assert chat.respond("Two?").text == "Hello there."
+
+
+def test_a_refused_turn_does_not_block_the_next() -> None:
+    chat = fake_model(FakeEngine(context_length=60)).chat()
+
+    with pytest.raises(EmptyPrompt):
+        chat.respond(" ")
+    with pytest.raises(ContextOverflow):
+        chat.respond("x" * 100)
+    assert chat.respond("One?").text == "Hello there."
+    assert chat.messages == _said("One?", "Hello there.")
+
+
+def test_a_conversation_that_outgrows_the_context_is_refused_not_cut() -> None:
+    chat = fake_model(FakeEngine(context_length=60)).chat()
+    chat.respond("One?")
+
+    with pytest.raises(ContextOverflow, match="Take out"):
+        chat.respond("x" * 30)
+    assert chat.messages == _said("One?", "Hello there.")
+
+
+def test_reset_forgets_the_turns_and_keeps_the_system_message() -> None:
+    chat = fake_model().chat(system="Be brief.")
+    chat.respond("One?")
+    chat.reset()
+
+    assert chat.messages == [{"role": "system", "content": "Be brief."}]
+    assert chat.respond("Two?").receipt.cached_tokens == len("system: Be brief.\nuser: ")
+
+
+def test_messages_are_a_copy() -> None:
+    chat = fake_model().chat()
+    chat.respond("One?")
+    chat.messages[0]["content"] = "changed"
+    chat.messages.clear()
+
+    assert chat.messages == _said("One?", "Hello there.")
+
+
+def test_closing_frees_the_cache() -> None:
+    engine = FakeEngine()
+    with fake_model(engine).chat() as chat:
+        chat.respond("One?")
+    chat.close()
+
+    assert engine.sequences[0].closed
+    assert chat.messages == _said("One?", "Hello there.")
+
+
+async def test_turns_in_tasks_join_the_conversation_unless_cancelled() -> None:
+    def slowly(sequence: FakeSequence) -> None:
+        time.sleep(0.002)
+
+    engine = FakeEngine(b"x" * 1000, before_extend=slowly)
+    chat = fake_model(engine).chat()
+    task = asyncio.create_task(chat.arespond("One?"))
+    while not engine.sequences or len(engine.sequences[0].extended) < 3:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert chat.messages == []
+
+    engine.answer = b"Yes."
+    assert (await chat.arespond("Two?")).text == "Yes."
+    assert [piece async for piece in chat.astream("Three?")] == ["Y", "e", "s", "."]
+    assert chat.messages == _said("Two?", "Yes.", "Three?", "Yes.")

@@ -1,0 +1,57 @@
+"""The tree in the docstring is the tree in the code, and every leaf is catchable as a builtin."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from edgesdk import errors
+from edgesdk.errors import EdgeError, MissingExtra
+
+CLASSES = {
+    name: found
+    for name, found in vars(errors).items()
+    if inspect.isclass(found) and issubclass(found, EdgeError)
+}
+
+
+def _drawn() -> dict[str, str]:
+    """Name -> parent, read off the drawing."""
+    parents: dict[str, str] = {}
+    stack: list[tuple[int, str]] = []
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.match(r"^    ([│ ]*(?:[├└]── )?)(\w+)", line)
+        if found and found[2] in CLASSES:
+            depth = len(found[1]) // 4
+            stack = [entry for entry in stack if entry[0] < depth]
+            if stack:
+                parents[found[2]] = stack[-1][1]
+            stack.append((depth, found[2]))
+    return parents
+
+
+def test_the_drawing_is_the_tree() -> None:
+    real = {
+        name: found.__mro__[1].__name__ for name, found in CLASSES.items() if found is not EdgeError
+    }
+    assert _drawn() == real
+
+
+@pytest.mark.parametrize("name", sorted(set(CLASSES) - {"EdgeError", "StoreError"}))
+def test_every_error_is_a_builtin_too(name: str) -> None:
+    builtins = [base for base in CLASSES[name].__mro__ if base.__module__ == "builtins"]
+    assert any(base not in (Exception, BaseException, object) for base in builtins)
+
+
+def test_the_message_ends_with_what_to_do() -> None:
+    error = EdgeError("It broke.", hint="Mend it.")
+    assert str(error) == "It broke. Mend it."
+    assert (error.message, error.hint) == ("It broke.", "Mend it.")
+
+
+def test_a_missing_extra_is_a_runnable_line() -> None:
+    error = MissingExtra("gguf", extra="export", needed_for="Reading a GGUF file")
+    assert error.hint == "Run: pip install 'edgesdk[export]'"
+    assert isinstance(error, ImportError)
