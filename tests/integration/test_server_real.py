@@ -1,4 +1,8 @@
-"""`edgesdk serve` with a real model, against the same model in this process."""
+"""`edgesdk serve` with a real model, against the same model in this process.
+
+In float32: with fewer bits, how much of a prompt is cached changes the rounding, and with it now
+and then a word of a greedy answer.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +27,20 @@ LONG = "You are terse. " + "Facts: rivers run to the sea, and the sea is not ful
 
 
 @pytest.fixture(scope="module")
-def model(smollm2_int4: Bundle) -> Iterator[edgesdk.Model]:
-    with edgesdk.load(smollm2_int4.path, threads=1) as loaded:
+def model(smollm2_fp32: Bundle) -> Iterator[edgesdk.Model]:
+    with edgesdk.load(smollm2_fp32.path, threads=1) as loaded:
         yield loaded
 
 
 @pytest.fixture(scope="module")
 def client(
-    smollm2_int4: Bundle, tmp_path_factory: pytest.TempPathFactory
+    smollm2_fp32: Bundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[openai.OpenAI]:
     """A client of a server process that has the bundle."""
     home: Path = tmp_path_factory.mktemp("home")
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "edgesdk", "serve", str(smollm2_int4.path)),
+            *(sys.executable, "-m", "edgesdk", "serve", str(smollm2_fp32.path)),
             *("--port", "0", "--threads", "1", "--grace", "1"),
         ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "EDGESDK_HOME": str(home)},
