@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -170,6 +171,9 @@ async def _send_stream(events: AsyncIterator[bytes], send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
     async for event in events:
         await send({"type": "http.response.body", "body": event, "more_body": True})
+        # Neither sending nor a step that is there already gives way to the loop by itself, and it
+        # is the loop that notices a client's leaving.
+        await asyncio.sleep(0)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
