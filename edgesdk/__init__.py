@@ -29,15 +29,19 @@ if TYPE_CHECKING:
     from edgesdk.errors import EngineError as EngineError
     from edgesdk.errors import ExportError as ExportError
     from edgesdk.errors import HashMismatch as HashMismatch
+    from edgesdk.errors import IncompleteStructure as IncompleteStructure
     from edgesdk.errors import InvalidOption as InvalidOption
     from edgesdk.errors import InvalidText as InvalidText
     from edgesdk.errors import MissingExtra as MissingExtra
     from edgesdk.errors import NotEnoughMemory as NotEnoughMemory
     from edgesdk.errors import NotEnoughSpace as NotEnoughSpace
+    from edgesdk.errors import RejectedStructure as RejectedStructure
     from edgesdk.errors import RequestError as RequestError
     from edgesdk.errors import StoreBusy as StoreBusy
     from edgesdk.errors import StoreError as StoreError
+    from edgesdk.errors import StructureError as StructureError
     from edgesdk.errors import TemplateError as TemplateError
+    from edgesdk.errors import ToolRoundsExceeded as ToolRoundsExceeded
     from edgesdk.errors import UnknownArchitecture as UnknownArchitecture
     from edgesdk.errors import UnknownModel as UnknownModel
     from edgesdk.errors import UnsupportedBundle as UnsupportedBundle
@@ -52,8 +56,10 @@ if TYPE_CHECKING:
     from edgesdk.store import Store as Store
     from edgesdk.streaming import AsyncReplyStream as AsyncReplyStream
     from edgesdk.streaming import ReplyStream as ReplyStream
+    from edgesdk.tools.acting import Acted as Acted
 
 _HOME = {
+    "Acted": "edgesdk.tools.acting",
     "AsyncReplyStream": "edgesdk.streaming",
     "Bundle": "edgesdk.bundle.opening",
     "BundleError": "edgesdk.errors",
@@ -71,6 +77,7 @@ _HOME = {
     "EngineError": "edgesdk.errors",
     "ExportError": "edgesdk.errors",
     "HashMismatch": "edgesdk.errors",
+    "IncompleteStructure": "edgesdk.errors",
     "InvalidOption": "edgesdk.errors",
     "InvalidText": "edgesdk.errors",
     "MissingExtra": "edgesdk.errors",
@@ -82,13 +89,16 @@ _HOME = {
     "Plan": "edgesdk.planning",
     "PrefixCache": "edgesdk.prefixes",
     "Receipt": "edgesdk.receipt",
+    "RejectedStructure": "edgesdk.errors",
     "Reply": "edgesdk.receipt",
     "ReplyStream": "edgesdk.streaming",
     "RequestError": "edgesdk.errors",
     "Store": "edgesdk.store",
     "StoreBusy": "edgesdk.errors",
     "StoreError": "edgesdk.errors",
+    "StructureError": "edgesdk.errors",
     "TemplateError": "edgesdk.errors",
+    "ToolRoundsExceeded": "edgesdk.errors",
     "UnknownArchitecture": "edgesdk.errors",
     "UnknownModel": "edgesdk.errors",
     "UnsupportedBundle": "edgesdk.errors",
@@ -98,6 +108,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Acted",
     "AsyncReplyStream",
     "Bundle",
     "BundleError",
@@ -115,6 +126,7 @@ __all__ = [
     "EngineError",
     "ExportError",
     "HashMismatch",
+    "IncompleteStructure",
     "InvalidOption",
     "InvalidText",
     "MissingExtra",
@@ -126,13 +138,16 @@ __all__ = [
     "Plan",
     "PrefixCache",
     "Receipt",
+    "RejectedStructure",
     "Reply",
     "ReplyStream",
     "RequestError",
     "Store",
     "StoreBusy",
     "StoreError",
+    "StructureError",
     "TemplateError",
+    "ToolRoundsExceeded",
     "UnknownArchitecture",
     "UnknownModel",
     "UnsupportedBundle",

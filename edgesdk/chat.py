@@ -260,7 +260,7 @@ class Chat:
         def begin(ids: list[int], chosen: Options) -> Generation:
             # The summary is free text; only the answer has a form.
             form = constraint if chosen is asked.options else None
-            return runtime.begin(
+            return runtime.generate(
                 sequence, ids, chosen, started=started, cancel=cancel, constraint=form
             )
 

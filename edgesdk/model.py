@@ -55,6 +55,11 @@ class Model:
         """What runs, and where."""
         return self._runtime.engine.info
 
+    @property
+    def runtime(self) -> Runtime:
+        """Its parts, for those who keep sequences of their own, as the server does."""
+        return self._runtime
+
     def respond(self, prompt: Prompt, **options: Unpack[AskChanges]) -> Reply:
         """Answer a prompt."""
         return read_all(self.stream(prompt, **options))

@@ -85,7 +85,7 @@ class Runtime:
         """
         cancel = self.cancel_event()
         constraint, parse = self.held_to(structure)
-        generation = self.begin(
+        generation = self.generate(
             sequence, prompt, options, started=started, cancel=cancel, constraint=constraint
         )
 
@@ -107,7 +107,7 @@ class Runtime:
         """An event that ends an answer, also while it waits for its turn."""
         return Cancel(self.gate)
 
-    def begin(
+    def generate(
         self,
         sequence: Sequence,
         prompt: list[int],
@@ -115,9 +115,15 @@ class Runtime:
         *,
         started: float,
         cancel: threading.Event,
-        constraint: Constraint | None,
+        constraint: Constraint | None = None,
+        logprobs: bool = False,
+        top_logprobs: int = 0,
     ) -> Generation:
-        """An answer without its stream; raises as `answer` does."""
+        """The steps of an answer, for those who keep sequences of their own.
+
+        Arguments and errors are those of `edgesdk.decode.loop.generate`; `cancel` is best a
+        `cancel_event()`, which also ends a wait for the engine.
+        """
 
         def remaining() -> float | None:
             return None if options.deadline is None else started + options.deadline - perf_counter()
@@ -135,6 +141,8 @@ class Runtime:
             options,
             info=self.engine.info,
             cancel=cancel,
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
             started=started,
             warm=None if self.prefixes is None else self._warm,
             # Drafts that run ahead of a constraint would not know what it allows.

@@ -22,6 +22,7 @@ _SUBCOMMANDS = {
     "run": Subcommand("edgesdk.cli.run:command", "Answer one prompt."),
     "chat": Subcommand("edgesdk.cli.chat:command", "Chat with a model."),
     "fit": Subcommand("edgesdk.cli.fit:command", "Say whether a model fits this device."),
+    "serve": Subcommand("edgesdk.cli.serve:command", "Serve models over OpenAI's HTTP API."),
     "doctor": Subcommand("edgesdk.cli.doctor:command", "Say what works on this machine."),
 }
 _EXAMPLES = """\b

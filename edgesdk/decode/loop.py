@@ -14,7 +14,7 @@ import numpy as np
 
 from edgesdk.decode.constraint import Constraint
 from edgesdk.decode.options import Options
-from edgesdk.decode.sampling import Sampler, log_probability
+from edgesdk.decode.sampling import Sampler, log_probability, top_log_probabilities
 from edgesdk.decode.speculation import Speculator
 from edgesdk.decode.stopping import StopFilter
 from edgesdk.engines.base import EngineInfo, Logits, Sequence
@@ -35,11 +35,13 @@ class Step(NamedTuple):
         token: its id; None where only text that was held back comes out.
         text: what can be shown now; "" while a character or a possible stop text is incomplete.
         logprob: natural log-probability under the model's own logits; None if not asked for.
+        likeliest: the likeliest ids with theirs, the best first; empty if not asked for.
     """
 
     token: int | None
     text: str
     logprob: float | None
+    likeliest: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class Finish:
     accepted_tokens: int = 0
 
 
+# A token, its log-probability if asked for, and the likeliest ids with theirs.
+_Choice = tuple[int, float | None, tuple[tuple[int, float], ...]]
+
+
 class Generation(Iterator[Step]):
     """One answer, computed step by step as it is iterated.
 
@@ -89,6 +95,7 @@ class Generation(Iterator[Step]):
         info: EngineInfo,
         cancel: threading.Event,
         logprobs: bool,
+        top_logprobs: int,
         started: float,
         warm: Callable[[Sequence, list[int]], None] | None,
         speculator: Speculator | None,
@@ -103,13 +110,14 @@ class Generation(Iterator[Step]):
         self._room = info.context_length - len(prompt)
         self._cancel = cancel
         self._logprobs = logprobs
+        self._top_logprobs = top_logprobs
         self._started = started
         self._warm = warm
         self._speculator = speculator
         self._constraint = constraint
         self._answer: list[int] = []
         # Chosen already, by a verified draft, and not given out yet.
-        self._ahead: deque[tuple[int, float | None]] = deque()
+        self._ahead: deque[_Choice] = deque()
         self._cached = 0
         self._prefill_seconds = 0.0
         self._decode_seconds = 0.0
@@ -142,9 +150,9 @@ class Generation(Iterator[Step]):
         while reason is None and logits is not None:
             begun = perf_counter()
             if answer:
-                token, logprob = self._next(most - len(answer))
+                token, logprob, likeliest = self._next(most - len(answer))
             else:
-                token, logprob = self._chosen(logits[0], answer)
+                token, logprob, likeliest = self._chosen(logits[0], answer)
             if token in ends:
                 reason = "stop"
                 self._count(begun)
@@ -158,7 +166,7 @@ class Generation(Iterator[Step]):
             elif len(answer) >= most:
                 reason = "length"
             self._count(begun)
-            yield Step(token, text, logprob)
+            yield Step(token, text, logprob, likeliest)
             reason = reason or self._interruption()
         # An incomplete character at the end stays in the decoder: it would show as U+FFFD.
         held = stops.flush()
@@ -166,7 +174,7 @@ class Generation(Iterator[Step]):
         if held:
             yield Step(None, held, None)
 
-    def _next(self, room: int) -> tuple[int, float | None]:
+    def _next(self, room: int) -> _Choice:
         """The token after the answer so far, which may still get `room` tokens."""
         if self._ahead:
             return self._ahead.popleft()
@@ -186,18 +194,20 @@ class Generation(Iterator[Step]):
         rows = self._sequence.extend([self._answer[-1], *draft], logits="all")
         answer = list(self._answer)
         for row, guess in zip(rows, [*draft, None], strict=True):
-            token, logprob = self._chosen(row, answer)
-            self._ahead.append((token, logprob))
+            choice = self._chosen(row, answer)
+            token = choice[0]
+            self._ahead.append(choice)
             answer.append(token)
             if token != guess or token in self._tokenizer.eos_token_ids:
                 break
         self._sequence.rewind(len(self._prompt) + len(answer) - 1)
         speculator.verified(len(draft), answer[len(self._answer) : -1])
 
-    def _chosen(self, row: Logits, answer: list[int]) -> tuple[int, float | None]:
+    def _chosen(self, row: Logits, answer: list[int]) -> _Choice:
         scores = row if self._constraint is None else self._constraint.masked(row)
         token = self._sampler.choose(scores, self._prompt, answer)
-        return token, log_probability(row, token) if self._logprobs else None
+        logprob = log_probability(row, token) if self._logprobs else None
+        return token, logprob, top_log_probabilities(row, self._top_logprobs)
 
     def _prefill(self) -> Logits | None:
         """Logits after the prompt; None if the caller's wish to stop came first."""
@@ -264,6 +274,7 @@ def generate(
     info: EngineInfo,
     cancel: threading.Event | None = None,
     logprobs: bool = False,
+    top_logprobs: int = 0,
     started: float | None = None,
     warm: Callable[[Sequence, list[int]], None] | None = None,
     speculator: Speculator | None = None,
@@ -280,6 +291,7 @@ def generate(
         cancel: set it, from any thread, to end the answer; looked at before each token and
             before each `PREFILL_CHUNK` tokens of the prompt.
         logprobs: give each step its log-probability (costs one pass over the vocabulary).
+        top_logprobs: give each step so many of the likeliest ids.
         started: `time.perf_counter()` when the request came, from which the deadline and the time
             to the first token count; now by default.
         warm: called before the prompt is computed; may fill the sequence with a beginning of it
@@ -302,6 +314,7 @@ def generate(
         info=info,
         cancel=cancel or threading.Event(),
         logprobs=logprobs,
+        top_logprobs=top_logprobs,
         started=perf_counter() if started is None else started,
         warm=warm,
         speculator=speculator,

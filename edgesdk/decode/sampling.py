@@ -160,6 +160,18 @@ def log_probability(logits: Logits, token: int) -> float:
     return float(shifted[token] - np.log(np.exp(shifted, dtype=np.float64).sum()))
 
 
+def top_log_probabilities(logits: Logits, count: int) -> tuple[tuple[int, float], ...]:
+    """The `count` likeliest ids and what `log_probability` says of them, the best first."""
+    if count == 0:
+        return ()
+    count = min(count, logits.size)
+    ids = np.argpartition(logits, -count)[-count:]
+    order = ids[np.argsort(-logits[ids], kind="stable")]
+    shifted = logits - logits.max()
+    norm = np.log(np.exp(shifted, dtype=np.float64).sum())
+    return tuple((int(token), float(shifted[token] - norm)) for token in order)
+
+
 def _softmax(logits: Logits, highest: float, temperature: float) -> Probabilities:
     # As small as float32 can divide by; it leaves only the likeliest.
     weights = np.exp((logits - np.float32(highest)) / np.float32(max(temperature, 1e-30)))

@@ -16,6 +16,7 @@ import edgesdk
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "optimum", "llama_cpp", "onnxruntime")
 PUBLIC = [
+    "Acted",
     "AsyncReplyStream",
     "Bundle",
     "BundleError",
@@ -33,6 +34,7 @@ PUBLIC = [
     "EngineError",
     "ExportError",
     "HashMismatch",
+    "IncompleteStructure",
     "InvalidOption",
     "InvalidText",
     "MissingExtra",
@@ -44,13 +46,16 @@ PUBLIC = [
     "Plan",
     "PrefixCache",
     "Receipt",
+    "RejectedStructure",
     "Reply",
     "ReplyStream",
     "RequestError",
     "Store",
     "StoreBusy",
     "StoreError",
+    "StructureError",
     "TemplateError",
+    "ToolRoundsExceeded",
     "UnknownArchitecture",
     "UnknownModel",
     "UnsupportedBundle",

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgesdk.decode.options import Options
-from edgesdk.decode.sampling import Sampler, candidates, draw, log_probability
+from edgesdk.decode.sampling import (
+    Sampler,
+    candidates,
+    draw,
+    log_probability,
+    top_log_probabilities,
+)
 from edgesdk.errors import EngineError, InvalidOption
 
 _LOGITS = hnp.arrays(
@@ -163,3 +169,15 @@ def test_forbidding_every_token_is_an_error(temperature: float) -> None:
 def test_a_bias_outside_the_vocabulary_is_an_error() -> None:
     with pytest.raises(InvalidOption, match=r"token 9.*vocabulary has 9"):
         Sampler(Options(logit_bias={9: 1.0}), 9)
+
+
+@given(_LOGITS, st.integers(0, 70))
+def test_the_likeliest_come_in_order_with_their_log_probabilities(
+    logits: np.ndarray, count: int
+) -> None:
+    order = sorted(range(logits.size), key=lambda token: -logits[token])[:count]
+
+    found = top_log_probabilities(logits, count)
+
+    assert [token for token, _ in found] == order
+    assert [value for _, value in found] == [log_probability(logits, token) for token in order]

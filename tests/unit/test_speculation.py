@@ -239,7 +239,7 @@ def test_rows_are_measured_once_for_a_span_of_lengths() -> None:
     before = engine.sequences[0].extended
     model.respond("Count twice.", speculate="auto")
 
-    assert engine.sequences[1].extended.index(before[0]) == 0
+    assert engine.sequences[-1].extended.index(before[0]) == 0
     assert model._runtime.rows.verdict(100) is True
     assert model._runtime.rows.verdict(1000) is None
 
@@ -317,7 +317,7 @@ def test_the_pace_stops_where_several_tokens_cost_as_much_as_one_by_one() -> Non
 
 def _draft_runtime(target: FakeEngine, draft: FakeEngine) -> Runtime:
     encoder = PromptEncoder(ByteTokenizer(), None, None, None)
-    return Runtime(target, encoder, 0.0, Draft(draft, vocab_size=VOCAB))
+    return Runtime(target, encoder, 0.0, draft=Draft(draft, vocab_size=VOCAB))
 
 
 def test_a_draft_model_that_thinks_alike_is_always_right() -> None:

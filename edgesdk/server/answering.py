@@ -1,0 +1,193 @@
+"""The two paths that answer: read the body, wait, and send JSON or a stream of events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from time import perf_counter
+
+import anyio
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from edgesdk.decode.loop import Finish, Step
+from edgesdk.errors import EdgeError
+from edgesdk.server.asking import Asked
+from edgesdk.server.failures import ApiError, stopping, told, too_late
+from edgesdk.server.service import Answer, Service
+from edgesdk.server.settings import ServerSettings
+from edgesdk.server.shapes import Json, Shape
+
+_BODY_SECONDS = 30.0
+# A client hears of a refusal only after it has sent its body, so that much of one is read.
+_READ_ANYWAY = 16
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+_log = logging.getLogger("edgesdk.server")
+
+
+class Answering:
+    """ASGI application of one path.
+
+    A client that goes away cancels whatever its request is at: waiting, prefill or decode.
+    """
+
+    def __init__(
+        self, service: Service, ask: Callable[[bytes, ServerSettings, float], Asked]
+    ) -> None:
+        self._service = service
+        self._ask = ask
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = perf_counter()
+        try:
+            body = await read_body(scope, receive, self._service.settings.body_limit)
+            asked = self._ask(body, self._service.settings, started)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            await _send_error(error, "messages", scope, receive, send)
+            return
+        async with anyio.create_task_group() as group:
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                group.cancel_scope.cancel()
+
+            group.start_soon(watch)
+            await self._answer(asked, scope, receive, send)
+            group.cancel_scope.cancel()
+
+    async def _answer(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            answer = await self._service.answer(asked.job)
+            try:
+                async with aclosing(answer.steps()) as steps:
+                    # Nothing is sent before the first step: until then an error has a status.
+                    first = await anext(steps, None)
+                    if first is None:
+                        _finish_of(answer)
+                    shape = asked.shape_for(answer.resident.model)
+                    everything = _with_first(first, steps)
+                    if asked.stream:
+                        await _send_stream(_events(answer, everything, shape, asked), send)
+                        return
+                    taken = [step async for step in everything]
+            finally:
+                answer.cancel()
+            text = "".join(step.text for step in taken)
+            whole = shape.whole(taken, text, _finish_of(answer))
+            await JSONResponse(whole)(scope, receive, send)
+        except Exception as error:
+            await _send_error(error, asked.param, scope, receive, send)
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The body of a JSON request.
+
+    Raises:
+        ApiError: it is not declared as JSON (415), too large (413), or too slow to come (408).
+        ClientDisconnect: the client went away.
+    """
+    declared = Headers(scope=scope).get("content-type", "")
+    body = bytearray()
+    size = 0
+    with anyio.move_on_after(_BODY_SECONDS) as scope_of_time:
+        async for part in Request(scope, receive).stream():
+            size += len(part)
+            if size <= limit:
+                body += part
+            elif size > _READ_ANYWAY * limit:
+                break
+    if scope_of_time.cancelled_caught:
+        raise ApiError(408, "The request's body did not come in time.", code="body_too_slow")
+    if size > limit:
+        raise ApiError(413, f"The body is larger than {limit:,} bytes.", code="body_too_large")
+    if declared.partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(
+            415, "The Content-Type must be application/json.", code="unsupported_media_type"
+        )
+    return bytes(body)
+
+
+async def _with_first(first: Step | None, rest: AsyncIterator[Step]) -> AsyncIterator[Step]:
+    if first is not None:
+        yield first
+        async for step in rest:
+            yield step
+
+
+async def _events(
+    answer: Answer, steps: AsyncIterator[Step], shape: Shape, asked: Asked
+) -> AsyncIterator[bytes]:
+    """The stream's events (server-sent events, as OpenAI uses them)."""
+    for chunk in shape.opening():
+        yield _event(chunk)
+    held: list[Step] = []
+    try:
+        async for step in steps:
+            held.append(step)
+            if step.text:
+                yield _event(shape.chunk(held, step.text))
+                held = []
+        finish = _finish_of(answer)
+    except Exception as error:
+        yield _event(_api_error(error, asked.param).body())
+        return
+    if held and asked.job.logprobs:
+        yield _event(shape.chunk(held, ""))
+    yield _event(shape.closing(finish))
+    if asked.wants_usage:
+        yield _event(shape.usage_chunk(finish))
+    yield b"data: [DONE]\n\n"
+
+
+def _event(content: Json) -> bytes:
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return f"data: {text}\n\n".encode()
+
+
+def _finish_of(answer: Answer) -> Finish:
+    """How an answer ended, where that is something to show."""
+    finish = answer.finish
+    assert finish is not None, "an answer whose steps ended without an error has a finish"
+    if finish.reason == "cancelled":
+        raise stopping()
+    if finish.reason == "deadline" and not finish.tokens:
+        raise too_late()
+    return finish
+
+
+async def _send_stream(events: AsyncIterator[bytes], send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+    async for event in events:
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+        # Neither sending nor a step that is there already gives way to the loop by itself, and it
+        # is the loop that notices a client's leaving.
+        await asyncio.sleep(0)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_error(
+    error: Exception, param: str, scope: Scope, receive: Receive, send: Send
+) -> None:
+    said = _api_error(error, param)
+    await JSONResponse(said.body(), said.status, said.headers)(scope, receive, send)
+
+
+def _api_error(error: Exception, param: str) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, EdgeError):
+        return told(error, param=param)
+    _log.error("An answer failed", exc_info=error)
+    return ApiError(500, "The server failed; its log says more.", code="internal_error")

@@ -1,0 +1,133 @@
+"""The HTTP application: its paths, and what surrounds them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edgesdk.server.answering import Answering
+from edgesdk.server.asking import ask_chat, ask_completion
+from edgesdk.server.failures import ApiError, unknown_model
+from edgesdk.server.guard import Guard
+from edgesdk.server.metrics import Metrics
+from edgesdk.server.service import Service
+from edgesdk.server.shapes import model_entry
+
+_CLIENT_GONE = 499
+
+
+def create_app(service: Service) -> ASGIApp:
+    """The ASGI application of a server; its lifespan closes `service`."""
+
+    async def health(request: Request) -> Response:
+        room = service.room
+        state = {
+            "status": "stopping" if room.closed else "ok",
+            "running": room.running,
+            "waiting": room.waiting,
+        }
+        return JSONResponse(state, 503 if room.closed else 200)
+
+    async def metrics(request: Request) -> Response:
+        return Response(service.metrics.text(), media_type=Metrics.content_type)
+
+    async def models(request: Request) -> Response:
+        offers = await service.in_thread(service.source.offers)
+        return JSONResponse({"object": "list", "data": [model_entry(offer) for offer in offers]})
+
+    async def model(request: Request) -> Response:
+        name = request.path_params["name"]
+        offer = await service.in_thread(lambda: service.source.find(name))
+        if offer is None:
+            raise unknown_model(name)
+        return JSONResponse(model_entry(offer))
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        tidying = asyncio.create_task(service.keep_tidy())
+        try:
+            yield
+        finally:
+            tidying.cancel()
+            await service.close()
+
+    routes = [
+        Route("/health", health),
+        Route("/metrics", metrics),
+        Route("/v1/models", models),
+        Route("/v1/models/{name}", model),
+        Route("/v1/chat/completions", Answering(service, ask_chat), methods=["POST"]),
+        Route("/v1/completions", Answering(service, ask_completion), methods=["POST"]),
+    ]
+    known = {route.path for route in routes}
+    middleware = [Middleware(_Counting, metrics=service.metrics, known=known)]
+    if service.settings.origins:
+        # Before the guard, because a browser's preflight request carries no key.
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=service.settings.origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["authorization", "content-type"],
+            )
+        )
+    middleware.append(Middleware(Guard, settings=service.settings))
+    return Starlette(
+        routes=routes,
+        middleware=middleware,
+        exception_handlers={ApiError: _refused, HTTPException: _http_error},
+        lifespan=lifespan,
+    )
+
+
+class _Counting:
+    """ASGI middleware that counts requests by path and status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, known: set[str]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._known = known
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = _CLIENT_GONE
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        finally:
+            # Only paths of ours, or strangers could make the metrics grow without end.
+            path = scope["path"] if scope["path"] in self._known else "other"
+            self._metrics.count_request(path, status)
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body(), error.status, error.headers)
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    messages: Mapping[int, str] = {
+        404: f"There is nothing at {request.url.path}.",
+        405: f"{request.method} is not possible at {request.url.path}.",
+    }
+    said = ApiError(error.status_code, messages.get(error.status_code, error.detail))
+    return JSONResponse(said.body(), said.status, error.headers)

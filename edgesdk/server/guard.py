@@ -1,0 +1,63 @@
+"""Who may use the server, asked before anything of a request's body is read.
+
+A page that a browser shows can send requests to this machine too. It is kept out by the name
+that it must put into Host (DNS rebinding), by Origin, and because only `application/json` is
+taken, which a browser does not send to a stranger without asking first.
+"""
+
+from __future__ import annotations
+
+import hmac
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from edgesdk.server.failures import ApiError
+from edgesdk.server.settings import ServerSettings
+
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+# A health check has no key to send, and learns no more than that the server runs.
+_OPEN_PATHS = frozenset({"/health"})
+
+
+class Guard:
+    """ASGI middleware that lets only allowed requests through."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._check(Headers(scope=scope), scope["path"])
+            except ApiError as error:
+                response = JSONResponse(error.body(), error.status, error.headers)
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, headers: Headers, path: str) -> None:
+        settings = self._settings
+        host = _host_name(headers.get("host", ""))
+        if settings.is_loopback and host not in _LOCAL_NAMES | {settings.host}:
+            raise ApiError(403, "This server answers to its loopback address only.", code="host")
+        origin = headers.get("origin")
+        if origin is not None and origin not in settings.origins:
+            raise ApiError(403, f"Pages from {origin!r} may not use this server.", code="origin")
+        if settings.api_key is not None and path not in _OPEN_PATHS:
+            scheme, _, key = headers.get("authorization", "").partition(" ")
+            given = key.strip().encode("utf-8", "surrogateescape")
+            wanted = settings.api_key.strip().encode("utf-8", "surrogateescape")
+            if not hmac.compare_digest(given, wanted) or scheme.lower() != "bearer":
+                raise ApiError(401, "The API key is missing or wrong.", code="invalid_api_key")
+
+
+def _host_name(host: str) -> str:
+    """The name in a Host header, without its port; "" where it cannot be one."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""

@@ -1,0 +1,89 @@
+"""What `/metrics` shows, in Prometheus' text format. Nothing of it is global to the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psutil
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from edgesdk.decode.loop import Finish
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_RATES = (1, 2, 5, 10, 20, 40, 60, 80, 120, 200, 400)
+
+
+class Metrics:
+    """One server's counters and gauges."""
+
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "edgesdk_requests",
+            "Requests by path and status.",
+            ["path", "status"],
+            registry=registry,
+        )
+        self._prompt = Counter(
+            "edgesdk_prompt_tokens", "Tokens of prompts.", ["model"], registry=registry
+        )
+        self._cached = Counter(
+            "edgesdk_cached_tokens", "Those that a KV cache held.", ["model"], registry=registry
+        )
+        self._output = Counter(
+            "edgesdk_output_tokens", "Tokens of answers.", ["model"], registry=registry
+        )
+        self._ended = Counter(
+            "edgesdk_answers",
+            "Answers by how they ended.",
+            ["model", "reason"],
+            registry=registry,
+        )
+        self._first = Histogram(
+            "edgesdk_time_to_first_token_seconds",
+            "From the request to its first token.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._rate = Histogram(
+            "edgesdk_tokens_per_second",
+            "Of the decode after the first token, by answer.",
+            ["model"],
+            buckets=_RATES,
+            registry=registry,
+        )
+        self.gauge("edgesdk_resident_memory_bytes", "Memory of the process.", _resident_memory)
+
+    def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """A value that is read when the metrics are."""
+        Gauge(name, help_text, registry=self._registry).set_function(read)
+
+    def count_request(self, path: str, status: int) -> None:
+        """A request was answered, with this status."""
+        self._requests.labels(path, str(status)).inc()
+
+    def count_failure(self, model: str) -> None:
+        """An error ended an answer."""
+        self._ended.labels(model, "error").inc()
+
+    def count_answer(self, model: str, finish: Finish) -> None:
+        """An answer ended."""
+        self._ended.labels(model, finish.reason).inc()
+        self._prompt.labels(model).inc(finish.prompt_tokens)
+        self._cached.labels(model).inc(finish.cached_tokens)
+        self._output.labels(model).inc(len(finish.tokens))
+        if finish.time_to_first_token is not None:
+            self._first.labels(model).observe(finish.time_to_first_token)
+        if finish.decode_steps and finish.decode_seconds > 0:
+            self._rate.labels(model).observe(finish.decode_steps / finish.decode_seconds)
+
+    def text(self) -> bytes:
+        """All of it."""
+        return generate_latest(self._registry)
+
+
+def _resident_memory() -> float:
+    return float(psutil.Process().memory_info().rss)

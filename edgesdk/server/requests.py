@@ -1,0 +1,216 @@
+"""Requests as OpenAI's API has them, checked; and the `Options` that they ask for.
+
+A parameter that this server does not know is refused, because leaving it out silently would change
+the answer. Those that OpenAI keeps for its own bookkeeping are taken and have no effect.
+Source: https://platform.openai.com/docs/api-reference, chat/completions and completions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgesdk.decode.options import Options
+from edgesdk.server.failures import ApiError
+
+# OpenAI's default for the old endpoint.
+_COMPLETION_TOKENS = 16
+
+_Flat = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides the text."""
+
+    model_config = _Flat
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class TextPart(BaseModel):
+    """A part of a message."""
+
+    model_config = _Flat
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """A message of a conversation; tool calls are looked at in `structure`."""
+
+    model_config = _Flat
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    refusal: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The message as chat templates know it: text in one piece, and older role names."""
+        content = self.content
+        if isinstance(content, list):
+            content = "".join(part.text for part in content)
+        role = "system" if self.role == "developer" else self.role
+        named = {} if self.name is None else {"name": self.name}
+        return {"role": role, "content": content, **named}
+
+
+class Sampling(BaseModel):
+    """What both endpoints have in common."""
+
+    model_config = _Flat
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    seed: int | None = None
+    n: int | None = None
+    user: str | None = None
+    # Not OpenAI's, but known to other servers of its API.
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with a count of its tokens."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def options(self, *, deadline: float) -> Options:
+        """Decoding options; like OpenAI's, they sample at temperature 1 unless told otherwise.
+
+        Raises:
+            InvalidOption: a value is out of its range.
+        """
+        return Options(
+            max_tokens=self._most_tokens(),
+            stop=() if self.stop is None else self.stop,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_k=self.top_k or 0,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            min_p=self.min_p or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=self.logit_bias or {},
+            # OpenAI's seeds are 64 bits with a sign.
+            seed=None if self.seed is None else self.seed % 2**64,
+            deadline=deadline,
+        )
+
+    def check(self) -> None:
+        """Raise 400 where fields that are right by themselves do not go together."""
+        if self.n not in (None, 1):
+            raise ApiError(400, "Only n=1 is supported.", param="n", code="unsupported_value")
+        if self.stream_options is not None and not self.stream:
+            raise ApiError(
+                400, "stream_options goes with stream=true only.", param="stream_options"
+            )
+
+    def _most_tokens(self) -> int | None:
+        return self.max_tokens
+
+
+class ChatRequest(Sampling):
+    """The body of `/v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: list[Literal["text"]] | None = None
+    metadata: dict[str, Any] | None = None
+    store: Literal[False] | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        both = (self.max_tokens, self.max_completion_tokens)
+        if None not in both and len(set(both)) == 2:
+            raise ApiError(
+                400,
+                "max_tokens and max_completion_tokens contradict each other.",
+                param="max_tokens",
+            )
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs goes with logprobs=true only.", param="top_logprobs")
+
+    def _most_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+
+class CompletionRequest(Sampling):
+    """The body of `/v1/completions`: one prompt, as text or as token ids."""
+
+    prompt: (
+        str
+        | Annotated[list[int], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=1)]
+    )
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    best_of: Literal[1] | None = None
+    echo: Literal[False] | None = None
+    suffix: Literal[""] | None = None
+
+    def _most_tokens(self) -> int | None:
+        return self.max_tokens or _COMPLETION_TOKENS
+
+
+_Request = TypeVar("_Request", ChatRequest, CompletionRequest)
+
+
+def parse(kind: type[_Request], body: bytes) -> _Request:
+    """A checked request.
+
+    Raises:
+        ApiError: 400; it says which field is wrong, and how.
+    """
+    try:
+        request = kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _explained(error) from None
+    request.check()
+    return request
+
+
+def _explained(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"The body is not valid JSON: {first['msg']}.", code="invalid_json")
+    param = ".".join(str(part) for part in first["loc"]) or None
+    if first["type"] == "extra_forbidden":
+        return ApiError(
+            400,
+            f"The parameter {param!r} is not supported.",
+            param=param,
+            code="unsupported_parameter",
+        )
+    if first["type"] == "missing":
+        return ApiError(
+            400,
+            f"The parameter {param!r} is missing.",
+            param=param,
+            code="missing_required_parameter",
+        )
+    where = "The body" if param is None else f"The parameter {param!r}"
+    return ApiError(
+        400, f"{where} is not valid: {first['msg']}.", param=param, code="invalid_value"
+    )

@@ -1,0 +1,110 @@
+"""A server process: it listens, says where, and drains when it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from edgesdk.errors import InvalidOption
+from edgesdk.server.app import create_app
+from edgesdk.server.service import Service
+from edgesdk.server.settings import ServerSettings
+from edgesdk.server.sources import ModelSource
+
+# Beyond the grace time, for the engine calls that are under way when it ends.
+_LAST_SECONDS = 10.0
+
+
+def serve(
+    source: ModelSource, settings: ServerSettings, *, on_start: Callable[[str], None]
+) -> None:
+    """Serve until SIGTERM or Ctrl-C; then finish what runs and return.
+
+    Args:
+        on_start: called with the server's URL when it takes requests.
+
+    Raises:
+        InvalidOption: the address cannot be listened at.
+    """
+    listener = listen(settings.host, settings.port)
+    service = Service(source, settings)
+    with _no_death_by_signal(), listener:
+        asyncio.run(DrainingServer(service, listener, on_start).serve(sockets=[listener]))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens at an address.
+
+    Raises:
+        InvalidOption: it is taken, or not this machine's.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        return socket.create_server(address, family=family, backlog=128)
+    except OSError as error:
+        raise InvalidOption(
+            f"Cannot listen at {host}:{port}: {error.strerror or error}.",
+            hint="Choose another --port, or 0 for any that is free.",
+        ) from None
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, with a way to end that the service takes part in."""
+
+    def __init__(
+        self, service: Service, listener: socket.socket, on_start: Callable[[str], None]
+    ) -> None:
+        config = uvicorn.Config(
+            create_app(service),
+            http="h11",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(service.settings.grace + _LAST_SECONDS),
+        )
+        super().__init__(config)
+        self._service = service
+        self._url = url_of(listener)
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_start(self._url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        draining = asyncio.create_task(self._service.drain())
+        await super().shutdown(sockets)
+        await draining
+
+
+def url_of(listener: socket.socket) -> str:
+    """The URL of the server behind a socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def _no_death_by_signal() -> Iterator[None]:
+    """uvicorn sends itself the signals again that it ended by; here they have done their work."""
+
+    def ignore(number: int, frame: FrameType | None) -> None:
+        pass
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, ignore) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,224 @@
+"""One answer from its request to its last token: queue, model, turn, worker thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TypeVar
+
+import anyio
+
+from edgesdk.decode.loop import Finish, Step, check_fits
+from edgesdk.decode.options import Options
+from edgesdk.server.failures import stopping, too_late
+from edgesdk.server.metrics import Metrics
+from edgesdk.server.settings import ServerSettings
+from edgesdk.server.shelf import Resident, Shelf
+from edgesdk.server.sources import ModelSource
+from edgesdk.server.waiting import Place, WaitingRoom
+from edgesdk.text.prompts import PromptEncoder
+
+_Result = TypeVar("_Result")
+_SPARE_THREADS = 4
+_IDLE_CHECK_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be answered.
+
+    Attributes:
+        encode: makes the prompt's ids; runs in a worker thread.
+        started: `time.perf_counter()` when the request came.
+    """
+
+    model: str
+    encode: Callable[[PromptEncoder], list[int]]
+    options: Options
+    started: float
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+
+class Answer:
+    """An answer that a worker thread computes.
+
+    Whoever asked for it cancels it when its steps are no longer wanted. What it holds (its model,
+    its turn) is freed by the worker's end and by nothing else.
+    """
+
+    def __init__(self, resident: Resident, job: Job, ids: list[int]) -> None:
+        self.resident = resident
+        self.finish: Finish | None = None
+        self.error: BaseException | None = None
+        self._job = job
+        self._ids = ids
+        self._cancel = resident.model.runtime.cancel_event()
+        self._loop = asyncio.get_running_loop()
+        self._arrived: asyncio.Queue[Step | None] = asyncio.Queue()
+
+    def cancel(self) -> None:
+        """End it before its next token."""
+        self._cancel.set()
+
+    async def steps(self) -> AsyncGenerator[Step, None]:
+        """The steps as they come; may be iterated once. Raises what the worker did."""
+        while (step := await self._arrived.get()) is not None:
+            yield step
+        if self.error is not None:
+            raise self.error
+
+    def compute(self) -> None:
+        """Decode; for a worker thread."""
+        pool, job = self.resident.sequences, self._job
+        try:
+            sequence = pool.take(self._ids)
+            try:
+                generation = self.resident.model.runtime.generate(
+                    sequence,
+                    self._ids,
+                    job.options,
+                    cancel=self._cancel,
+                    started=job.started,
+                    logprobs=job.logprobs,
+                    top_logprobs=job.top_logprobs,
+                )
+                for step in generation:
+                    self._loop.call_soon_threadsafe(self._arrived.put_nowait, step)
+            except BaseException:
+                # After an error nothing is known of the cache for sure.
+                sequence.close()
+                raise
+            pool.give_back(sequence)
+            self.finish = generation.finish
+        except BaseException as error:
+            self.error = error
+
+    def end(self) -> None:
+        """Let `steps` end."""
+        self._arrived.put_nowait(None)
+
+
+class Service:
+    """Answers jobs with the models of a source. Everything but `compute` is for one event loop."""
+
+    def __init__(self, source: ModelSource, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.source = source
+        self.metrics = Metrics()
+        self.room = WaitingRoom(settings.queue)
+        self._executor = ThreadPoolExecutor(
+            settings.parallel * settings.max_models + _SPARE_THREADS, "edgesdk-serve"
+        )
+        self.shelf = Shelf(source, settings, self._executor)
+        self._waiting: set[anyio.CancelScope] = set()
+        self._running: set[Answer] = set()
+        self._show_gauges()
+
+    async def answer(self, job: Job) -> Answer:
+        """Start an answer when its turn has come.
+
+        Raises:
+            ApiError: the queue is full, the deadline passed, the server is shutting down, or the
+                model is unknown or cannot be loaded.
+            EdgeError: the prompt cannot be encoded or does not fit.
+        """
+        with ExitStack() as held:
+            place = self.room.enter()
+            held.callback(place.leave)
+            left = self.settings.deadline - (perf_counter() - job.started)
+            with anyio.move_on_after(left) as scope:
+                self._waiting.add(scope)
+                try:
+                    resident, ids = await self._turn(job, place, held)
+                finally:
+                    self._waiting.discard(scope)
+            if scope.cancelled_caught:
+                raise stopping() if self.room.closed else too_late()
+            self.room.check_open()
+            return self._start(Answer(resident, job, ids), held)
+
+    async def in_thread(self, work: Callable[[], _Result]) -> _Result:
+        """Run something that blocks."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    async def keep_tidy(self) -> None:
+        """Unload idle models, for ever."""
+        while True:
+            await asyncio.sleep(min(_IDLE_CHECK_SECONDS, self.settings.idle_seconds or 1.0))
+            await self.shelf.evict_idle()
+
+    async def drain(self) -> None:
+        """Take no more requests; return when all answers have ended.
+
+        Those that wait are sent away, those that run get `grace` seconds.
+        """
+        self.room.closed = True
+        for scope in self._waiting:
+            scope.cancel()
+        with anyio.move_on_after(self.settings.grace):
+            await self._until_still()
+        for answer in self._running:
+            answer.cancel()
+        await self._until_still()
+
+    async def close(self) -> None:
+        """Drain, and free the models."""
+        await self.drain()
+        await self.shelf.close()
+        self._executor.shutdown()
+
+    async def _turn(self, job: Job, place: Place, held: ExitStack) -> tuple[Resident, list[int]]:
+        slot = await self.shelf.enter(job.model)
+        held.callback(self.shelf.leave, slot)
+        # The model stays, and others may wait for it, when this request is given up.
+        resident = await asyncio.shield(slot.resident)
+        ids = await self.in_thread(lambda: job.encode(resident.model.runtime.encoder))
+        check_fits(len(ids), resident.model.info.context_length)
+        await resident.turns.acquire()
+        held.callback(resident.turns.release)
+        place.start()
+        return resident, ids
+
+    def _start(self, answer: Answer, held: ExitStack) -> Answer:
+        computed = self._executor.submit(answer.compute)
+        holdings = held.pop_all()
+        self._running.add(answer)
+        loop = asyncio.get_running_loop()
+
+        def over() -> None:
+            holdings.close()
+            self._running.discard(answer)
+            name = answer.resident.offer.name
+            if answer.finish is None:
+                self.metrics.count_failure(name)
+            else:
+                self.metrics.count_answer(name, answer.finish)
+            answer.end()
+
+        computed.add_done_callback(lambda _: loop.call_soon_threadsafe(over))
+        return answer
+
+    async def _until_still(self) -> None:
+        while self._running:
+            await asyncio.sleep(0.02)
+
+    def _show_gauges(self) -> None:
+        gauge, residents = self.metrics.gauge, self.shelf.residents
+        gauge("edgesdk_requests_waiting", "Requests in the queue.", lambda: self.room.waiting)
+        gauge("edgesdk_requests_running", "Answers under way.", lambda: self.room.running)
+        gauge("edgesdk_models_loaded", "Models in memory.", lambda: len(residents()))
+        gauge(
+            "edgesdk_model_bytes",
+            "Bytes of the files of the loaded models.",
+            lambda: sum(resident.offer.size for resident in residents()),
+        )
+        gauge(
+            "edgesdk_sequences_idle",
+            "KV caches that are kept for a conversation's next turn.",
+            lambda: sum(len(resident.sequences) for resident in residents()),
+        )

@@ -1,0 +1,77 @@
+"""What a server is told at its start: one frozen value, checked when it is made."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from dataclasses import dataclass, field
+
+from edgesdk.errors import InvalidOption
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where a server listens, who may use it, and how much it takes on.
+
+    Attributes:
+        host: an address or name of this machine.
+        port: 0 for any that is free.
+        api_key: what clients must present; only a loopback address does without.
+        origins: web origins, such as "http://localhost:3000", whose pages may use the server.
+        max_models: most models that are loaded at the same time.
+        memory_limit: most bytes of the files of all loaded models together; None for no limit.
+        idle_seconds: a model that nobody used for so long is unloaded.
+        parallel: most answers that one model gives at the same time.
+        kept_sequences: idle KV caches that a model keeps for the next turns of its conversations.
+        queue: most requests that wait for their turn.
+        deadline: seconds that a request may take, its wait included.
+        grace: seconds that running answers get when the server is told to stop.
+        body_limit: most bytes of a request.
+
+    Raises:
+        InvalidOption: a value is out of its range, or the address is open to others and there is
+            no key.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_key: str | None = field(default=None, repr=False)
+    origins: tuple[str, ...] = ()
+    max_models: int = 2
+    memory_limit: int | None = None
+    idle_seconds: float = 300.0
+    parallel: int = 4
+    kept_sequences: int = 4
+    queue: int = 32
+    deadline: float = 600.0
+    grace: float = 30.0
+    body_limit: int = 4 * 2**20
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise InvalidOption(f"port must be from 0 to 65535, not {self.port}.")
+        for name in ("max_models", "parallel", "queue", "body_limit"):
+            if getattr(self, name) < 1:
+                raise InvalidOption(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("kept_sequences", "idle_seconds", "grace"):
+            if getattr(self, name) < 0:
+                raise InvalidOption(f"{name} must not be negative.")
+        if not 0 < self.deadline < math.inf:
+            raise InvalidOption(f"deadline must be above 0 seconds, not {self.deadline}.")
+        if self.api_key is not None and not self.api_key.strip():
+            raise InvalidOption("The API key is blank.", hint="Give one, or leave it out.")
+        if self.api_key is None and not self.is_loopback:
+            raise InvalidOption(
+                f"{self.host} can be reached from other machines, so an API key is needed.",
+                hint="Set EDGESDK_API_KEY, or listen on 127.0.0.1.",
+            )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach `host`."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

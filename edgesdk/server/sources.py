@@ -1,0 +1,109 @@
+"""Which models a server may load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from edgesdk.bundle.opening import Bundle
+from edgesdk.errors import InvalidOption
+from edgesdk.loading import find, load
+from edgesdk.model import Model
+from edgesdk.store import Entry, Store
+from edgesdk.store.names import is_name
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model that can be loaded.
+
+    Attributes:
+        size: bytes of its files.
+        created: when its files were written, in seconds since 1970.
+    """
+
+    name: str
+    size: int
+    created: int
+
+
+class ModelSource(Protocol):
+    """Models by name. Called from several threads."""
+
+    def offers(self) -> list[Offer]:
+        """All models, by name."""
+
+    def find(self, name: str) -> Offer | None:
+        """The model of that name, if there is one."""
+
+    def load(self, name: str) -> Model:
+        """Load it; raises as `edgesdk.load` does."""
+
+
+class StoreModels:
+    """The runnable models of the store, and those that were named at the start.
+
+    Args:
+        named: bundle folders, `.gguf` files or names, as `edgesdk.load` takes them. They go
+            before models of the store that have the same name.
+        device, context, threads: as for `edgesdk.load`.
+
+    Raises:
+        InvalidOption: two of `named` have the same name.
+        UnknownModel, BundleError: one of them cannot be found or opened.
+    """
+
+    def __init__(
+        self,
+        named: Sequence[str] = (),
+        *,
+        store: Store | None = None,
+        device: str = "auto",
+        context: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._store = store or Store()
+        self._device = device
+        self._context = context
+        self._threads = threads
+        self._named: dict[str, tuple[str | Path, Offer]] = {}
+        for what in named:
+            offer = _offer_of(find(what))
+            if offer.name in self._named:
+                raise InvalidOption(
+                    f"Two models are called {offer.name!r}.", hint="Serve one of them elsewhere."
+                )
+            self._named[offer.name] = (what, offer)
+
+    def offers(self) -> list[Offer]:
+        stored = (_stored(entry) for entry in self._store.list())
+        found = {offer.name: offer for offer in stored if offer is not None}
+        found |= {name: offer for name, (_, offer) in self._named.items()}
+        return sorted(found.values(), key=lambda offer: offer.name)
+
+    def find(self, name: str) -> Offer | None:
+        if name in self._named:
+            return self._named[name][1]
+        entry = self._store.find(name) if is_name(name) else None
+        return None if entry is None else _stored(entry)
+
+    def load(self, name: str) -> Model:
+        what = self._named[name][0] if name in self._named else self._store.get(name).path
+        return load(what, device=self._device, context=self._context, threads=self._threads)
+
+
+def _stored(entry: Entry) -> Offer | None:
+    """None where the model is damaged, or must be exported first."""
+    runnable = entry.kind == "bundle" or entry.path.suffix.lower() == ".gguf"
+    if entry.problem is not None or not runnable:
+        return None
+    return Offer(entry.name, entry.size, int(entry.path.stat().st_mtime))
+
+
+def _offer_of(source: Bundle | Path) -> Offer:
+    if isinstance(source, Bundle):
+        written = source.file(source.manifest.model_file).stat()
+        return Offer(source.manifest.name, source.size, int(written.st_mtime))
+    return Offer(source.stem, source.stat().st_size, int(source.stat().st_mtime))

@@ -1,0 +1,132 @@
+"""A server in a thread, on a loopback port, with models that are not real."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+from support.fake_engine import END, OPEN, VOCAB, FakeEngine, fake_model
+
+from edgesdk.engines.base import Logits
+from edgesdk.model import Model
+from edgesdk.server.running import DrainingServer, listen
+from edgesdk.server.service import Service
+from edgesdk.server.settings import ServerSettings
+from edgesdk.server.sources import Offer
+
+_PATIENCE = 20.0
+
+
+class EchoEngine(FakeEngine):
+    """Answers with the user's last message, so that a mixed-up answer shows."""
+
+    def logits(self, tokens: list[int]) -> Logits:
+        at = len(tokens) - 1 - tokens[::-1].index(OPEN)
+        answer = bytes(tokens[:at]).rpartition(b"user: ")[2].removesuffix(b"\n")
+        since = len(tokens) - 1 - at
+        row = np.full((1, VOCAB), -50, np.float32)
+        row[0, answer[since] if since < len(answer) else END] = 50
+        return row
+
+
+class FakeModels:
+    """Implements `ModelSource` over factories of engines; `loads` counts."""
+
+    def __init__(self, size: int = 100, **engines: Callable[[], FakeEngine]) -> None:
+        self._engines = engines
+        self._size = size
+        self.loads: list[str] = []
+
+    def offers(self) -> list[Offer]:
+        return [Offer(name, self._size, 1_700_000_000) for name in sorted(self._engines)]
+
+    def find(self, name: str) -> Offer | None:
+        return next((offer for offer in self.offers() if offer.name == name), None)
+
+    def load(self, name: str) -> Model:
+        self.loads.append(name)
+        return fake_model(self._engines[name]())
+
+
+class Gate:
+    """Holds engines up: `before_extend` waits while the gate is shut."""
+
+    def __init__(self, *, shut: bool = False) -> None:
+        self._open = threading.Event()
+        if not shut:
+            self._open.set()
+        self.open = self._open.set
+        self.shut = self._open.clear
+
+    def __call__(self, sequence: object) -> None:
+        assert self._open.wait(_PATIENCE), "nobody opened the gate"
+
+
+class Served:
+    """A running server."""
+
+    def __init__(self, server: DrainingServer, service: Service, url: str) -> None:
+        self.server = server
+        self.service = service
+        self.url = url
+
+    def post(self, path: str, **arguments: Any) -> httpx.Response:
+        return httpx.post(self.url + path, timeout=_PATIENCE, **arguments)
+
+    def get(self, path: str, **arguments: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=_PATIENCE, **arguments)
+
+    def state(self) -> dict[str, Any]:
+        return dict(self.get("/health").json())
+
+    def until(self, **wanted: Any) -> None:
+        """Wait until `/health` says so."""
+        wait_for(lambda: self.state().items() >= wanted.items(), lambda: self.state())
+
+
+@contextmanager
+def served(source: Any, **settings: Any) -> Iterator[Served]:
+    """Serve while the block runs."""
+    chosen = ServerSettings(**{"port": 0, "grace": 0.0, **settings})
+    started = threading.Event()
+    found: list[str] = []
+
+    def on_start(url: str) -> None:
+        found.append(url)
+        started.set()
+
+    def run() -> None:
+        async def main() -> None:
+            service = Service(source, chosen)
+            with listen(chosen.host, chosen.port) as listener:
+                server = DrainingServer(service, listener, on_start)
+                running.append(Served(server, service, ""))
+                await server.serve(sockets=[listener])
+
+        asyncio.run(main())
+
+    running: list[Served] = []
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert started.wait(_PATIENCE), "the server did not start"
+    running[0].url = found[0]
+    try:
+        yield running[0]
+    finally:
+        running[0].server.should_exit = True
+        thread.join(_PATIENCE)
+        assert not thread.is_alive(), "the server did not end"
+
+
+def wait_for(condition: Callable[[], bool], describe: Callable[[], object] = lambda: "") -> None:
+    """Wait for something that another thread brings about."""
+    end = time.monotonic() + _PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"it did not come about: {describe()}"
+        time.sleep(0.01)

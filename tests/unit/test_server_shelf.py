@@ -1,0 +1,216 @@
+"""Which models are loaded, and which idle sequences are kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from support.fake_engine import FakeEngine
+from support.served import FakeModels
+
+from edgesdk.errors import EngineError
+from edgesdk.server.failures import ApiError
+from edgesdk.server.sequences import SequencePool
+from edgesdk.server.settings import ServerSettings
+from edgesdk.server.shelf import Shelf, Slot
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class CountingEngine(FakeEngine):
+    """Remembers that it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@asynccontextmanager
+async def shelf_of(
+    models: FakeModels, clock: Clock | None = None, **settings: Any
+) -> AsyncIterator[Shelf]:
+    with ThreadPoolExecutor(4) as executor:
+        shelf = Shelf(models, ServerSettings(**settings), executor, clock=clock or Clock())
+        yield shelf
+        await shelf.close()
+
+
+async def use(shelf: Shelf, name: str) -> Slot:
+    """Use a model once, and wait until it is loaded."""
+    slot = await shelf.enter(name)
+    await slot.resident
+    return slot
+
+
+def loaded(shelf: Shelf) -> list[str]:
+    return sorted(resident.offer.name for resident in shelf.residents())
+
+
+async def settled() -> None:
+    """Let everything that can go on do so."""
+    for _ in range(20):
+        await asyncio.sleep(0.005)
+
+
+async def test_a_model_is_loaded_once_for_all_who_ask() -> None:
+    models = FakeModels(a=FakeEngine)
+    async with shelf_of(models) as shelf:
+        slots = await asyncio.gather(*(use(shelf, "a") for _ in range(5)))
+        assert models.loads == ["a"]
+        assert {id(slot) for slot in slots} == {id(slots[0])}
+        for slot in slots:
+            shelf.leave(slot)
+
+
+async def test_the_one_used_longest_ago_makes_room() -> None:
+    clock = Clock()
+    engines = {name: CountingEngine() for name in "abc"}
+    models = FakeModels(**{name: (lambda e=e: e) for name, e in engines.items()})
+    async with shelf_of(models, clock, max_models=2) as shelf:
+        for name in ("a", "b", "a", "c"):
+            clock.now += 1
+            shelf.leave(await use(shelf, name))
+        assert loaded(shelf) == ["a", "c"]
+        assert engines["b"].closed
+        assert not engines["a"].closed
+
+
+async def test_one_that_is_in_use_never_makes_room() -> None:
+    models = FakeModels(a=FakeEngine, b=FakeEngine)
+    async with shelf_of(models, max_models=1) as shelf:
+        held = await use(shelf, "a")
+        waiting = asyncio.create_task(use(shelf, "b"))
+        late = asyncio.create_task(use(shelf, "a"))
+        await settled()
+        assert not waiting.done()
+        # The loaded model is busy, but who came later does not go before who waits for room.
+        assert not late.done()
+        assert loaded(shelf) == ["a"]
+        shelf.leave(held)
+        slot = await waiting
+        assert loaded(shelf) == ["b"]
+        shelf.leave(slot)
+        shelf.leave(await late)
+        assert models.loads == ["a", "b", "a"]
+
+
+async def test_one_who_waits_for_room_can_give_up() -> None:
+    models = FakeModels(a=FakeEngine, b=FakeEngine)
+    async with shelf_of(models, max_models=1) as shelf:
+        held = await use(shelf, "a")
+        waiting = asyncio.create_task(use(shelf, "b"))
+        await settled()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        shelf.leave(await use(shelf, "a"))
+        shelf.leave(held)
+        assert models.loads == ["a"]
+
+
+async def test_the_memory_limit() -> None:
+    models = FakeModels(size=60, a=FakeEngine, b=FakeEngine)
+    async with shelf_of(models, memory_limit=100, max_models=5) as shelf:
+        for name in ("a", "b"):
+            shelf.leave(await use(shelf, name))
+        assert loaded(shelf) == ["b"]
+    async with shelf_of(models, memory_limit=59) as shelf:
+        with pytest.raises(ApiError) as caught:
+            await shelf.enter("a")
+        assert (caught.value.status, caught.value.code) == (503, "model_too_large")
+
+
+async def test_idle_models_are_unloaded() -> None:
+    clock = Clock()
+    engine = CountingEngine()
+    models = FakeModels(a=lambda: engine, b=FakeEngine)
+    async with shelf_of(models, clock, idle_seconds=10) as shelf:
+        first, second = await use(shelf, "a"), await use(shelf, "b")
+        shelf.leave(first)
+        clock.now = 9.9
+        await shelf.evict_idle()
+        assert loaded(shelf) == ["a", "b"]
+        clock.now = 10
+        await shelf.evict_idle()
+        assert engine.closed
+        assert loaded(shelf) == ["b"]
+        shelf.leave(second)
+        assert (await use(shelf, "a")).users == 1
+        assert models.loads == ["a", "b", "a"]
+
+
+async def test_a_model_that_fails_to_load_is_tried_again() -> None:
+    def fail() -> FakeEngine:
+        raise EngineError("No such device.")
+
+    models = FakeModels(a=fail)
+    async with shelf_of(models, max_models=1) as shelf:
+        for attempt in (1, 2):
+            slot = await shelf.enter("a")
+            with pytest.raises(ApiError, match="No such device") as caught:
+                await slot.resident
+            shelf.leave(slot)
+            assert caught.value.status == 503
+            assert caught.value.headers["retry-after"]
+            await settled()
+            assert len(models.loads) == attempt
+        with pytest.raises(ApiError) as missing:
+            await shelf.enter("absent")
+        assert missing.value.status == 404
+
+
+def filled(engine: FakeEngine, pool: SequencePool, tokens: list[int]) -> Any:
+    sequence = engine.sequence()
+    sequence.extend(tokens)
+    pool.give_back(sequence)
+    return sequence
+
+
+def test_the_next_turn_gets_the_sequence_of_the_last() -> None:
+    engine = FakeEngine()
+    pool = SequencePool(engine, 4)
+    filled(engine, pool, [1, 2, 9])
+    mine = filled(engine, pool, [1, 2, 3, 4])
+    assert pool.take([1, 2, 3, 4, 5]) is mine
+    assert len(pool) == 1
+
+
+def test_another_conversation_gets_a_fork_of_a_long_beginning() -> None:
+    engine = FakeEngine()
+    pool = SequencePool(engine, 4)
+    beginning = [7] * 100
+    theirs = filled(engine, pool, [*beginning, *[8] * 200])
+    mine = pool.take([*beginning, 9])
+    assert mine is not theirs
+    assert mine.tokens == theirs.tokens
+    mine.rewind(100)
+    assert len(theirs.tokens) == 300
+    assert pool.take([*beginning, *[8] * 200, 1]) is theirs
+
+
+def test_a_beginning_that_is_not_worth_a_copy() -> None:
+    engine = FakeEngine()
+    pool = SequencePool(engine, 4)
+    filled(engine, pool, [7] * 100)
+    assert pool.take([7, 7, 1]).tokens == ()
+    assert pool.take([1]).tokens == ()
+
+
+@pytest.mark.parametrize("limit", [0, 2])
+def test_no_more_are_kept_than_that(limit: int) -> None:
+    engine = FakeEngine()
+    pool = SequencePool(engine, limit)
+    sequences = [filled(engine, pool, [i]) for i in range(1, 5)]
+    assert [s.closed for s in sequences] == [True] * (4 - limit) + [False] * limit
+    pool.close()
+    assert all(s.closed for s in sequences)
