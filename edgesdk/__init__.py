@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from edgesdk.chat import Chat as Chat
     from edgesdk.decode.options import Options as Options
     from edgesdk.errors import BundleError as BundleError
-    from edgesdk.errors import Cancelled as Cancelled
     from edgesdk.errors import CheckpointError as CheckpointError
     from edgesdk.errors import ConfigMismatch as ConfigMismatch
     from edgesdk.errors import ContextOverflow as ContextOverflow
@@ -63,7 +62,6 @@ _HOME = {
     "AsyncReplyStream": "edgesdk.streaming",
     "Bundle": "edgesdk.bundle.opening",
     "BundleError": "edgesdk.errors",
-    "Cancelled": "edgesdk.errors",
     "Chat": "edgesdk.chat",
     "CheckpointError": "edgesdk.errors",
     "ConfigMismatch": "edgesdk.errors",
@@ -112,7 +110,6 @@ __all__ = [
     "AsyncReplyStream",
     "Bundle",
     "BundleError",
-    "Cancelled",
     "Chat",
     "CheckpointError",
     "ConfigMismatch",

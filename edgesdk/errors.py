@@ -31,7 +31,6 @@ it sensibly, and each message ends with what to do about it.
     │   ├── IncompleteStructure
     │   └── RejectedStructure
     ├── ToolRoundsExceeded              RuntimeError (a model did not stop calling tools)
-    ├── Cancelled                       RuntimeError
     └── DeadlineExceeded                TimeoutError
 """
 
@@ -194,10 +193,6 @@ class RejectedStructure(StructureError):
 
 class ToolRoundsExceeded(EdgeError, RuntimeError):
     """The model still called tools after the rounds that it was given."""
-
-
-class Cancelled(EdgeError, RuntimeError):
-    """The caller cancelled the request."""
 
 
 class DeadlineExceeded(EdgeError, TimeoutError):

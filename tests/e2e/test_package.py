@@ -20,7 +20,6 @@ PUBLIC = [
     "AsyncReplyStream",
     "Bundle",
     "BundleError",
-    "Cancelled",
     "Chat",
     "CheckpointError",
     "ConfigMismatch",
