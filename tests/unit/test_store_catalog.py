@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -10,7 +12,7 @@ from edgesdk.errors import DownloadFailed, UnknownModel
 from edgesdk.store.catalog import catalog, look_up, parse_catalog
 from edgesdk.store.choosing import choose_files
 from edgesdk.store.plan import WheelPart
-from edgesdk.store.wheels import PipSettings, parse_pip_settings
+from edgesdk.store.wheels import PipSettings, parse_default_index, parse_pip_settings
 
 
 def _text(**changes: object) -> str:
@@ -99,7 +101,7 @@ def test_pip_settings_follow_pips_order() -> None:
             "nonsense",
         ]
     )
-    assert parse_pip_settings(listing) == PipSettings(
+    assert parse_pip_settings(listing, default_index="https://other.example/simple") == PipSettings(
         indexes=("https://download.example/simple", "https://one.example", "https://two.example"),
         certificates="/ca.pem",
         proxy=None,
@@ -107,5 +109,21 @@ def test_pip_settings_follow_pips_order() -> None:
 
 
 def test_without_an_index_nothing_is_looked_up() -> None:
-    assert parse_pip_settings(":env:.no-index='1'").indexes == ()
-    assert parse_pip_settings("").indexes == ("https://pypi.org/simple",)
+    own = "https://index.example/simple"
+    assert parse_pip_settings(":env:.no-index='1'", default_index=own).indexes == ()
+    assert parse_pip_settings("", default_index=own).indexes == (own,)
+    assert parse_pip_settings("", default_index=None).indexes == ()
+
+
+def test_pip_names_its_default_index_itself() -> None:
+    text = """
+      -i, --index-url <url>       Base URL of the Python Package
+                                  Index (default
+                                  https://index.example/simple). This
+                                  should point to (default nothing).
+    """
+    assert parse_default_index(text) == "https://index.example/simple"
+    assert parse_default_index("no such option") is None
+    command = [sys.executable, "-m", "pip", "download", "--help"]
+    real = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert (parse_default_index(real) or "").startswith("https://")
