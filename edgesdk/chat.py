@@ -317,10 +317,7 @@ class Chat:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        if not self._answering.acquire(blocking=False):
-            raise RequestError(
-                "This chat is still answering.", hint="Read that stream to its end or close it."
-            )
+        self._begin()
         try:
             yield
         finally:
