@@ -1,7 +1,7 @@
 """Parts of a decoder as models of their own, for a pass that holds one layer at a time.
 
 Each part is drawn by the same code as in the whole model, over either a checkpoint's weights
-(`FloatTensors`) or the very bytes of a written model (`read_stored`, `WrittenModel.tensors`).
+(`FloatTensors`) or the very bytes of a written model (`read_stored`).
 A text goes through `embed_model`, every `layer_model`, and `head_model`:
 
     embed_model   input_ids int64 [batch, sequence]             -> hidden

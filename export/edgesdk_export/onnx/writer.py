@@ -48,7 +48,6 @@ class WrittenModel:
     model_file: str
     bits_per_weight: float
     scheme: WeightScheme
-    tensors: StoredTensors
 
 
 def write_decoder(
@@ -67,14 +66,13 @@ def write_decoder(
     with ExternalDataWriter(folder / DATA_FILE) as data:
         store = _Store(decoder, data)
         _store_all(store, spec, scheme, progress)
-    tensors = StoredTensors(store.tensors)
-    ir.save(decoder_model(spec, tensors), folder / MODEL_FILE)
+    ir.save(decoder_model(spec, StoredTensors(store.tensors)), folder / MODEL_FILE)
     weight_bytes = sum(
         tensor.nbytes
         for name, tensor in store.tensors.items()
         if name != "embed.rows" and not name.endswith((".cos", ".sin"))
     )
-    return WrittenModel(MODEL_FILE, weight_bytes * 8 / spec.parameters, scheme, tensors)
+    return WrittenModel(MODEL_FILE, weight_bytes * 8 / spec.parameters, scheme)
 
 
 def check_runnable(spec: DecoderSpec, scheme: WeightScheme) -> None:
