@@ -40,6 +40,7 @@ _OSLO = '{"name": "weather", "arguments": {"city": "Oslo"}}'
         ('{"name": "weather", "parameters": {"city": "Lima"}}', [LIMA]),
         (f"<|python_tag|>{_LIMA}; {_OSLO}", [LIMA, OSLO]),
         (f"```json\n{_LIMA}\n```", [LIMA]),
+        (f"{{{_LIMA}}}", [LIMA]),
         (f'{{"type": "function", "function": {_LIMA}}}', [LIMA]),
         ('<tool_call>{"name": "now"}</tool_call>', [ToolCall("now", {})]),
         (
