@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import JsonValue
 
 from edgesdk.engines.base import Engine, EngineInfo, Logits, Sequence
+from edgesdk.engines.caller import Caller
 from edgesdk.engines.saved import KvOrigin, Note
 from edgesdk.errors import InvalidOption
 
@@ -201,11 +202,17 @@ class PacedSequence:
     def tokens(self) -> tuple[int, ...]:
         return self._sequence.tokens
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        logits: Literal["last", "all"] = "last",
+        caller: Caller | None = None,
+    ) -> Logits:
         # Before and not after: a first token is not kept waiting for its own pause.
         self._owed = self._governor.rest(self._worked, self._owed)
         begun = self._governor.clock()
-        rows = self._sequence.extend(tokens, logits=logits)
+        rows = self._sequence.extend(tokens, logits=logits, caller=caller)
         self._worked = self._governor.clock() - begun
         return rows
 

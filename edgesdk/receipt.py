@@ -24,9 +24,10 @@ class Receipt:
         cached_tokens: so many were in the KV cache already.
         output_tokens: tokens of the answer, the end token left out.
         load_seconds: time that loading the model took, once.
+        queue_seconds: time spent waiting while the engine worked for others; not in the next two.
         prefill_seconds: time spent on the uncached part of the prompt.
         decode_seconds: time spent on the tokens after the first.
-        time_to_first_token: seconds from the request to the first token.
+        time_to_first_token: seconds from the request to the first token, waiting included.
         tokens_per_second: of the decode after the first token.
         peak_memory_bytes: most resident memory that this process ever had.
         finish_reason: see `edgesdk.decode.loop.Finish`.
@@ -43,6 +44,7 @@ class Receipt:
     cached_tokens: int
     output_tokens: int
     load_seconds: float
+    queue_seconds: float
     prefill_seconds: float
     decode_seconds: float
     time_to_first_token: float | None
@@ -105,6 +107,7 @@ def receipt_of(
         cached_tokens=finish.cached_tokens,
         output_tokens=len(finish.tokens),
         load_seconds=load_seconds,
+        queue_seconds=finish.queue_seconds,
         prefill_seconds=finish.prefill_seconds,
         decode_seconds=finish.decode_seconds,
         time_to_first_token=finish.time_to_first_token,
