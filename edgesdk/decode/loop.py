@@ -50,8 +50,6 @@ class Finish:
         tokens: ids of the answer, the end token left out.
         prompt_tokens: how many ids the prompt has, of which
         cached_tokens: so many were in the KV cache.
-        queue_seconds: time spent waiting for the engine, which worked for others; it is in none of
-            the two that follow.
         prefill_seconds: time spent on the rest of the prompt.
         decode_seconds: time spent after the first token; the caller's own time is not in it.
         decode_steps: tokens that were chosen in that time, the end token counted.
@@ -59,6 +57,9 @@ class Finish:
             none came.
         drafted_tokens: guesses that the model verified, of which
         accepted_tokens: so many were right.
+        queue_seconds: time spent waiting while the engine worked for others; neither prefill nor
+            decode has it.
+        paused_seconds: time that a power policy rested; a part of prefill and decode.
     """
 
     reason: FinishReason
@@ -72,6 +73,7 @@ class Finish:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     queue_seconds: float = 0.0
+    paused_seconds: float = 0.0
 
 
 # A token, its log-probability if asked for, and the likeliest ids with theirs.
@@ -222,6 +224,8 @@ class Generation(Iterator[Step]):
         begun = self._clock()
         sequence = self._sequence
         try:
+            if self._interruption():
+                raise Interrupted
             if self._warm is not None:
                 self._warm(sequence, self._prompt)
             # At least one token must be computed, because its logits are wanted.
@@ -270,6 +274,7 @@ class Generation(Iterator[Step]):
             drafted_tokens=speculator.drafted if speculator else 0,
             accepted_tokens=speculator.accepted if speculator else 0,
             queue_seconds=self._caller.waited,
+            paused_seconds=self._caller.paused,
         )
 
 

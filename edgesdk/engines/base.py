@@ -32,6 +32,7 @@ class EngineInfo:
         context_length: most tokens that one sequence may hold.
         load_seconds: time that loading took.
         concurrency: how many calls of `extend` are best under way at once, on as many sequences.
+        threads: CPU threads that one call uses; None where that is not known.
     """
 
     name: str
@@ -41,6 +42,7 @@ class EngineInfo:
     context_length: int
     load_seconds: float
     concurrency: int = 1
+    threads: int | None = None
 
 
 class Sequence(Protocol):

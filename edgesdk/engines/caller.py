@@ -22,10 +22,12 @@ class Caller:
     Attributes:
         waited: seconds that its calls have waited for those of others. Whoever makes it wait adds
             to it.
+        paused: seconds that its calls have rested for a power policy.
     """
 
     def __init__(self, until: float | None = None) -> None:
         self.waited = 0.0
+        self.paused = 0.0
         self._until = until
         self._timed = until is None
         self._stopped = False
