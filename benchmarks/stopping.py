@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import click
 
-from edgesdk.decode.prefill import prefill
+from edgesdk.decode.prefill import PREFILL_CHUNK, prefill
 from edgesdk.engines.caller import Caller
 from edgesdk.loading import load
 from edgesdk.model import Model
@@ -100,9 +100,11 @@ def main(models: tuple[str, ...], tokens: int, tries: int, pairs: int, threads: 
         with load(name, threads=threads, context=2 * tokens) as model:
             ids = model.runtime.encoder.plain(prompt_of(model, tokens, -1))
             alone, ready = [], []
-            for _ in range(pairs):
-                ready.append(prefill_seconds(model, ids, stoppable=True))
-                alone.append(prefill_seconds(model, ids, stoppable=False))
+            prefill_seconds(model, ids[:PREFILL_CHUNK], stoppable=True)
+            for number in range(pairs):
+                for stoppable in (True, False) if number % 2 else (False, True):
+                    seconds = prefill_seconds(model, ids, stoppable=stoppable)
+                    (ready if stoppable else alone).append(seconds)
             found: dict[str, list[float]] = {"prefill": [], "decode": []}
             for what, milliseconds in latencies(model, tokens, tries, min(ready)):
                 found[what].append(milliseconds)

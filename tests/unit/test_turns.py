@@ -165,12 +165,20 @@ def test_gathering_ends_when_enough_wait(held: tuple[Turns[int], Turn[int]]) -> 
     assert not turns.gather(1, 0.0)
     waiters.send(0)
     assert turns.gather(1, 0.0)
-    thread = threading.Thread(target=waiters.send, args=(1,), daemon=True)
+    late = Turn(1)
+    led: list[bool] = []
+
+    def come() -> None:
+        led.append(turns.wait(late))
+        turns.leave(late)
+
+    thread = threading.Thread(target=come, daemon=True)
     thread.start()
     assert turns.gather(2, 30.0)
     turns.leave(mine)
     waiters.join()
     thread.join(30)
+    assert led == [True]
 
 
 @pytest.mark.parametrize("seed", range(3))
