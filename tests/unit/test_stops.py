@@ -329,7 +329,7 @@ def test_the_receipt_tells_waiting_from_computing() -> None:
 
     engine = FakeEngine(before_extend=hold)
     model = fake_model(engine)
-    first, second = model.stream("first"), model.stream("second")
+    first, second = (model.stream(prompt, max_tokens=1) for prompt in ("first", "second"))
     threads = [threading.Thread(target=list, args=(s,), daemon=True) for s in (first, second)]
     threads[0].start()
     assert entered.wait(30)

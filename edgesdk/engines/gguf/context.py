@@ -36,17 +36,13 @@ from edgesdk.engines.gguf.batch import (
     Request,
     TokenBatch,
 )
+from edgesdk.engines.gguf.company import Company
 from edgesdk.engines.gguf.library import LlamaLibrary
 from edgesdk.engines.gguf.turns import Turn, Turns
 from edgesdk.errors import EngineError
 
 MAX_SEQUENCES = 64
-_SMALL = 8  # tokens of a step; drafts are checked in one
 FIRST_CELLS = 1024
-# A step waits for the others of the batch before it, which their callers are choosing tokens for:
-# for this share of that batch's time at most. When that was in vain, so many batches do not wait.
-_GATHER_SHARE = 0.5
-_GATHER_PAUSE = 16
 _ABORTED = 2  # llama_decode was told to; what it had computed of the batch is gone
 _NO_ROOM = 1  # llama_decode found no free cells; its state is as before
 
@@ -89,10 +85,7 @@ class LlamaContext:
         self._idle_ids = collections.deque(range(MAX_SEQUENCES))
         self._released_ids: collections.deque[int] = collections.deque()
         self._batch = TokenBatch(self._api, MAX_SEQUENCES)
-        self._batches = 0
-        self._latest: dict[int, int] = {}
-        self._seconds = 0.0
-        self._gather_from = 0
+        self._company = Company(self.turns)
         self._running: list[Part] = []
         self._abort = AbortFlag(library)
         self._native.context = self._open(self._cells)
@@ -222,10 +215,10 @@ class LlamaContext:
 
     def _lead(self, mine: Request) -> None:
         """Run the next part of `mine`, together with what others wait for."""
-        self._gather(mine)
+        self._company.gather(mine)
         if mine.stopped:
             return
-        plan = BatchPlan(SHARED_PART if self._shared(mine) else BATCH_TOKENS)
+        plan = BatchPlan(SHARED_PART if self._company.shares(mine) else BATCH_TOKENS)
         plan.add(mine)
         taken = self.turns.take(plan.add)
         try:
@@ -241,29 +234,6 @@ class LlamaContext:
                     self.turns.finish(turn)
                 else:
                     self.turns.put_back(turn)
-
-    def _gather(self, mine: Request) -> None:
-        """Without this, callers split into groups that take turns, each with half-empty batches."""
-        if len(mine.ids) > _SMALL or self._batches < self._gather_from:
-            return
-        others = self._others(mine)
-        if others and not self.turns.gather(others, _GATHER_SHARE * self._seconds):
-            self._gather_from = self._batches + _GATHER_PAUSE
-
-    def _shared(self, mine: Request) -> bool:
-        """Whether others want tokens too: they wait, or were served a moment ago."""
-        if len(mine.ids) <= SHARED_PART:
-            return True  # it is no longer than a part anyway
-        return self.turns.waiting > 0 or self._others(mine) > 0
-
-    def _others(self, mine: Request) -> int:
-        """How many other sequences the last two batches served."""
-        since = self._batches - 1
-        return sum(
-            latest >= since
-            for sequence, latest in self._latest.items()
-            if sequence != mine.sequence
-        )
 
     def _run_together(self, parts: list[Part]) -> None:
         """Run `parts` as one batch; if that fails each alone, so that each has its own error."""
@@ -312,7 +282,6 @@ class LlamaContext:
                     self._grow()
         finally:
             self._running = []
-        self._batches += 1
         address = 0
         for part in parts:
             if part.rows and not address:
@@ -321,10 +290,10 @@ class LlamaContext:
                 address = ctypes.addressof(rows.contents)
             part.commit(address, self._row_bytes)
             address += part.rows * self._row_bytes
-            self._latest[part.request.sequence] = self._batches
-        self._seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started
         for part in parts:
-            part.request.seconds += self._seconds
+            part.request.seconds += seconds
+        self._company.served(parts, seconds)
 
     def _decode(self, batch: Any) -> int:
         # A stop sets `stopped` first and then looks at `_running`, which is set by now: one of the
@@ -372,7 +341,7 @@ class LlamaContext:
         while self._released_ids:
             sequence = self._released_ids.popleft()
             self._remove(sequence, 0)
-            self._latest.pop(sequence, None)
+            self._company.forget(sequence)
             self._idle_ids.append(sequence)
         return found
 
