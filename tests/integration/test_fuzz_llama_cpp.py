@@ -53,7 +53,12 @@ class Loader:
 
     @staticmethod
     def _start() -> subprocess.Popen[str]:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "OMP_NUM_THREADS": "1",
+            # ggml would call a debugger when it aborts, and that takes seconds.
+            "GGML_NO_BACKTRACE": "1",
+        }
         return subprocess.Popen(
             [sys.executable, str(WORKER)],
             stdin=subprocess.PIPE,
