@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -74,6 +75,25 @@ def loader() -> Iterator[Loader]:
     loader = Loader()
     yield loader
     loader.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "value"),
+    [
+        ("block_count", "<I", 0),
+        ("block_count", "<I", 513),
+        ("attention.layer_norm_rms_epsilon", "<f", -1.0),
+        ("attention.layer_norm_rms_epsilon", "<f", float("nan")),
+    ],
+)
+def test_numbers_that_llama_cpp_would_abort_over(
+    loader: Loader, key: str, kind: str, value: float, tmp_path: Path
+) -> None:
+    path = write_small_gguf(tmp_path / "odd.gguf", "llama")
+    whole = path.read_bytes()
+    at = whole.index(f"llama.{key}".encode()) + len(f"llama.{key}") + 4
+    path.write_bytes(whole[:at] + struct.pack(kind, value) + whole[at + 4 :])
+    assert loader.attempt(path)[0] == "EngineError"
 
 
 @pytest.mark.parametrize("vocabulary", ["llama", "gpt2"])
