@@ -1,4 +1,4 @@
-"""Damaged GGUF headers before llama.cpp itself: it loads them or we refuse them; it never aborts."""
+"""Damaged GGUF headers before llama.cpp itself: loaded or refused, and never an abort."""
 
 from __future__ import annotations
 

@@ -73,17 +73,22 @@ def test_a_real_model_keeps_to_generated_schemas(model: Model) -> None:
                 max_tokens=48,
             )
         except IncompleteStructure as error:
-            assert "max_tokens" in str(error)
-            with pytest.raises(ValueError):
-                jsonschema.validate(json.loads(error.text), schema)
+            cut.append(error)
             return False
         jsonschema.validate(reply.parsed, schema)
         return True
 
+    cut: list[IncompleteStructure] = []
     with ThreadPoolExecutor(4) as pool:
         whole = list(pool.map(is_whole, range(200)))
     # The rest fill 48 tokens with decimals and with names in other alphabets.
     assert sum(whole) > 150
+    for error in cut:
+        assert "max_tokens" in str(error)
+        # A text of digits is a number already, which more digits could have made valid.
+        if error.text.startswith(("{", "[", '"')):
+            with pytest.raises(ValueError):
+                json.loads(error.text)
 
 
 def test_a_real_model_chooses(model: Model) -> None:

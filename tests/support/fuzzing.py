@@ -97,24 +97,23 @@ def _within(value: Any) -> Iterator[dict[str, Any] | list[Any]]:
 
 
 def outcome(attempt: Callable[[], object]) -> str:
-    """"accepted", or the kind of our error; anything else fails the test.
+    """ "accepted", or the kind of our error; anything else fails the test.
 
-    So do an error whose text is empty, of many lines or very long, and more than `MOST_BYTES` of
-    memory.
+    So do an error whose text is empty or very long, and more than `MOST_BYTES` of memory.
     """
     tracemalloc.start()
+    came, said = "accepted", "nothing"
     try:
         attempt()
-        return "accepted"
     except EdgeError as error:
-        said = str(error)
-        assert said.strip(), f"{type(error).__name__} says nothing"
-        assert len(said) < _LONGEST_TEXT, said
-        return type(error).__name__
+        came, said = type(error).__name__, str(error)
     finally:
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert most < MOST_BYTES, f"{most:,} bytes"
+    assert said.strip(), f"{came} says nothing"
+    assert len(said) < _LONGEST_TEXT, said
+    assert most < MOST_BYTES, f"{most:,} bytes"
+    return came
 
 
 def report(name: str, seen: Counter[str]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import struct
 import zlib
 from collections import Counter
@@ -40,7 +40,7 @@ def _regions(whole: bytes) -> list[tuple[int, int]]:
     """Magic, version, length, header, its checksum, payload, its checksum; the end."""
     header_end = 12 + struct.unpack_from("<I", whole, 8)[0]
     ends = [0, 6, 8, 12, header_end, header_end + 4, len(whole) - 4, len(whole)]
-    return [*zip(ends[:-1], ends[1:], strict=True), (len(whole) - 1, len(whole))]
+    return [*itertools.pairwise(ends), (len(whole) - 1, len(whole))]
 
 
 def _go_on(model: Model, path: Path) -> None:
@@ -71,7 +71,11 @@ def test_chats_that_somebody_wrote(model: Model, saved: Path) -> None:
     for chance in chances(ROUNDS):
         text = json.dumps(damaged_json(header, chance)).encode()
         saved.write_bytes(
-            whole[:8] + struct.pack("<I", len(text)) + text + struct.pack("<I", zlib.crc32(text)) + rest
+            whole[:8]
+            + struct.pack("<I", len(text))
+            + text
+            + struct.pack("<I", zlib.crc32(text))
+            + rest
         )
         seen[outcome(lambda: _go_on(model, saved))] += 1
     report("chat fields", seen)
@@ -153,4 +157,4 @@ def test_a_folder_where_a_prefix_should_be(tmp_path: Path) -> None:
     assert model.respond("a" * 40 + "!", max_tokens=3).text == "Hel"
     with pytest.raises(EdgeError):
         model.remember("a" * 40)
-    assert os.listdir(path.parent) == [path.name]
+    assert list(path.parent.iterdir()) == [path]

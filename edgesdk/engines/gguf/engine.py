@@ -11,8 +11,8 @@ from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo
 from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.engines.gguf.header import check_header
-from edgesdk.engines.gguf.limits import check_limits
 from edgesdk.engines.gguf.library import LlamaLibrary, load_library
+from edgesdk.engines.gguf.limits import check_limits
 from edgesdk.engines.gguf.sequence import GgufSequence
 from edgesdk.engines.gguf.tokenizer import LlamaCppTokenizer
 from edgesdk.engines.saved import KvOrigin
