@@ -96,6 +96,13 @@ def test_numbers_that_llama_cpp_would_abort_over(
     assert loader.attempt(path)[0] == "EngineError"
 
 
+def test_a_vocabulary_without_a_byte(loader: Loader, tmp_path: Path) -> None:
+    path = write_small_gguf(tmp_path / "odd.gguf", "llama")
+    path.write_bytes(path.read_bytes().replace(b"<0x61>", b"<0x6g>"))
+    kind, text = loader.attempt(path)
+    assert (kind, "byte 97" in text) == ("EngineError", True)
+
+
 @pytest.mark.parametrize("vocabulary", ["llama", "gpt2"])
 def test_damaged_headers(loader: Loader, vocabulary: str, tmp_path: Path) -> None:
     good = write_small_gguf(tmp_path / "good.gguf", vocabulary)

@@ -6,6 +6,7 @@ damage each time: `EDGESDK_FUZZ_SEED` names where to start.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -68,11 +69,11 @@ def _damage(data: bytearray, at: int, chance: random.Random) -> None:
 
 def damaged_json(value: Any, chance: random.Random) -> Any:
     """A copy of a JSON value where one to three places have another value, name or nothing."""
-    copy = json.loads(json.dumps(value))
+    changed = json.loads(json.dumps(value))
     for _ in range(chance.choice((1, 1, 2, 3))):
-        holders = [inner for inner in _within(copy) if inner]
+        holders = [inner for inner in _within(changed) if inner]
         if not holders:
-            return chance.choice(_ODD)
+            return copy.deepcopy(chance.choice(_ODD))
         holder = chance.choice(holders)
         key = chance.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
         way = chance.random()
@@ -85,8 +86,8 @@ def damaged_json(value: Any, chance: random.Random) -> Any:
         elif way < 0.5 and isinstance(holder[key], int):
             holder[key] += chance.choice((-1, 1, 2**20, -(2**20)))
         else:
-            holder[key] = chance.choice(_ODD)
-    return copy
+            holder[key] = copy.deepcopy(chance.choice(_ODD))
+    return changed
 
 
 def _within(value: Any) -> Iterator[dict[str, Any] | list[Any]]:

@@ -118,8 +118,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _load(library: LlamaLibrary, path: Path) -> object:
-    check_header(path)
-    check_limits(path)
+    check_limits(path, check_header(path))
     params = library.api.llama_model_default_params()
     params.n_gpu_layers = 0
     library.take_errors()

@@ -26,8 +26,11 @@ _HINT = "Download or export the model again."
 MOST_ITEMS = 2**22
 
 
-def check_header(path: Path) -> None:
+def check_header(path: Path) -> frozenset[bytes]:
     """Walk the metadata up to the vocabulary, and look for a token that is there twice.
+
+    Returns:
+        The texts of the vocabulary.
 
     Raises:
         EngineError: the file cannot be read, is no GGUF file, ends too early, or repeats a token.
@@ -45,11 +48,13 @@ def check_header(path: Path) -> None:
         raise EngineError(f"{path} cannot be read: {error.strerror}.") from None
     except (struct.error, KeyError, IndexError, OverflowError, ValueError) as error:
         raise EngineError(f"The GGUF header of {path} is damaged: {error!r}.", hint=_HINT) from None
-    if len(set(tokens)) != len(tokens):
+    texts = frozenset(tokens)
+    if len(texts) != len(tokens):
         twice = collections.Counter(tokens).most_common(1)[0][0]
         raise EngineError(
             f"The vocabulary of {path} is damaged: it has the token {twice!r} twice.", hint=_HINT
         )
+    return texts
 
 
 def _tokens(data: mmap.mmap) -> list[bytes]:
