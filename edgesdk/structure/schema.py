@@ -9,6 +9,7 @@ from typing import Any
 
 from edgesdk.errors import InvalidOption, RejectedStructure
 from edgesdk.structure.asking import Structure
+from edgesdk.structure.dialects import narrowed
 from edgesdk.structure.finite import endless_reference
 from edgesdk.structure.guidance import guidance
 from edgesdk.structure.subschemas import subschemas
@@ -56,7 +57,8 @@ def json_grammar(schema: dict[str, Any]) -> str:
 
 
 def _compile(schema: dict[str, Any]) -> str:
-    grammar: str = guidance().LLMatcher.grammar_from_json_schema(schema, overrides=_COMPACT)
+    matcher = guidance().LLMatcher
+    grammar: str = matcher.grammar_from_json_schema(narrowed(schema), overrides=_COMPACT)
     return grammar
 
 
