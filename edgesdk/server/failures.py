@@ -9,7 +9,9 @@ from edgesdk.errors import (
     ContextOverflow,
     DeadlineExceeded,
     EdgeError,
+    MissingExtra,
     RequestError,
+    StructureError,
     TemplateError,
     UnknownModel,
 )
@@ -76,6 +78,16 @@ def unknown_model(name: str) -> ApiError:
     )
 
 
+def missing(param: str) -> ApiError:
+    """The request lacks a field."""
+    return ApiError(
+        400,
+        f"The parameter {param!r} is missing.",
+        param=param,
+        code="missing_required_parameter",
+    )
+
+
 def busy(seconds: float) -> ApiError:
     """The queue is full."""
     return ApiError(
@@ -124,6 +136,10 @@ def told(error: EdgeError, *, param: str) -> ApiError:
         return ApiError(400, str(error), code="context_length_exceeded", param=param)
     if isinstance(error, RequestError | TemplateError):
         return ApiError(400, str(error))
+    if isinstance(error, StructureError):
+        return ApiError(400, str(error), code="structure_failed")
+    if isinstance(error, MissingExtra):
+        return ApiError(501, str(error), code="missing_extra")
     if isinstance(error, DeadlineExceeded):
         return too_late()
     return ApiError(500, str(error))
