@@ -14,16 +14,26 @@ from typing import Any
 from edgesdk.errors import TemplateError
 from edgesdk.text.template import ChatTemplate
 from edgesdk.tools.calls import ToolCall
+from edgesdk.tools.syntax import HERMES, SMOLLM, CallSyntax, learned_syntax
 
 _SYSTEM = """You may call functions to answer the user. They are listed in <tools></tools>:
 <tools>
 {specs}
 </tools>
-To call one, answer with only this, one for each call:
-<tool_call>
-{{"name": <function-name>, "arguments": <args-json-object>}}
-</tool_call>
+To call {how}:
+{example}
 The results come in <tool_response></tool_response>; then answer the user in words."""
+_EXAMPLE = '{"name": <function-name>, "arguments": <args-json-object>}'
+_WORDS = {
+    HERMES: (
+        "one, answer with only this, one for each call",
+        f"<tool_call>\n{_EXAMPLE}\n</tool_call>",
+    ),
+    SMOLLM: (
+        "them, answer with only this, one list of all calls",
+        f"<tool_call>[{_EXAMPLE}]</tool_call>",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -34,11 +44,14 @@ class Dialect:
         tools: the tools that it is given.
         calls: the calls of an assistant's message, also several.
         results: messages of the role "tool".
+        syntax: how its model writes calls; None where the template writes them in a way that
+            is not JSON, or not at all.
     """
 
     tools: bool
     calls: bool
     results: bool
+    syntax: CallSyntax | None
 
     def conversation(
         self, messages: list[dict[str, Any]], specs: Sequence[dict[str, Any]]
@@ -46,7 +59,9 @@ class Dialect:
         """The messages as the template is to be given them."""
         if self.tools:
             return messages
-        told = _SYSTEM.format(specs="\n".join(json.dumps(spec["function"]) for spec in specs))
+        how, example = _WORDS[self.syntax or HERMES]
+        listed = "\n".join(json.dumps(spec["function"]) for spec in specs)
+        told = _SYSTEM.format(specs=listed, how=how, example=example)
         if messages and messages[0]["role"] == "system":
             first, *others = messages
             return [{**first, "content": f"{first['content']}\n\n{told}"}, *others]
@@ -78,38 +93,74 @@ class Dialect:
         return [{"role": "user", "content": "\n".join(blocks)}]
 
 
+_ASKED = {"role": "user", "content": "?"}
+_PROBES = (
+    ToolCall("probe_one", {"probe_key": "first", "probe_other": 1}, id="prob00001"),
+    ToolCall("probe_two", {"probe_key": "second", "probe_other": 2}, id="prob00002"),
+)
+_SPEC = {
+    "name": "probe_one",
+    "description": "A probe.",
+    "parameters": {
+        "type": "object",
+        "properties": {"probe_key": {"type": "string", "description": "A key."}},
+        "required": ["probe_key"],
+    },
+}
+
+
 def dialect_of(template: ChatTemplate | None) -> Dialect:
     """What a template writes, found out by trying; without a template, nothing."""
     if template is None:
-        return Dialect(tools=False, calls=False, results=False)
-    asked = {"role": "user", "content": "?"}
-    calls = [ToolCall("probe_one", {}), ToolCall("probe_two", {})]
-    spec = {"name": "probe_one", "description": "", "parameters": {"type": "object"}}
-    full = Dialect(tools=True, calls=True, results=True)
-    results = full.told([(calls[0], "result_one")])
-    if not _writes(template, [asked], "probe_one", tools=[{"type": "function", "function": spec}]):
+        return Dialect(tools=False, calls=False, results=False, syntax=HERMES)
+    tools = [{"type": "function", "function": _SPEC}]
+    if "probe_one" not in (_rendered(template, [_ASKED], tools=tools) or ""):
         # It may write any role, but its model was not trained on those of tools.
-        return Dialect(tools=False, calls=False, results=False)
+        named = _rendered(template, [_ASKED]) or ""
+        own = SMOLLM if "SmolLM" in named else HERMES
+        return Dialect(tools=False, calls=False, results=False, syntax=own)
+    syntax = learned_syntax(lambda calls: _answered(template, calls), _PROBES)
+    full = Dialect(tools=True, calls=True, results=True, syntax=syntax)
+    several = [_ASKED, full.answer("", _PROBES), *full.told([(c, "result") for c in _PROBES])]
+    one = [_ASKED, full.answer("", _PROBES[:1]), *full.told([(_PROBES[0], "result_one")])]
     return Dialect(
         tools=True,
-        calls=_writes(
-            template, [asked, full.answer("", calls), *results], "probe_one", "probe_two"
-        ),
-        results=_writes(template, [asked, full.answer("", calls[:1]), *results], "result_one"),
+        calls="probe_two" in (_rendered(template, several) or ""),
+        results="result_one" in (_rendered(template, one) or ""),
+        syntax=syntax,
     )
 
 
-def _writes(
+def _answered(template: ChatTemplate, calls: Sequence[ToolCall]) -> str | None:
+    """What a template writes for an answer that makes `calls`, without what ends any answer."""
+    words = "probe_words"
+    message = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [_written(call, 0) | {"id": call.id} for call in calls],
+    }
+    prompt = _rendered(template, [_ASKED])
+    plain = _rendered(template, [_ASKED, {"role": "assistant", "content": words}], ask=False)
+    whole = _rendered(template, [_ASKED, message], ask=False)
+    if prompt is None or plain is None or whole is None or not whole.startswith(prompt):
+        return None
+    ending = plain.rpartition(words)[2]
+    return whole[len(prompt) :].removesuffix(ending)
+
+
+def _rendered(
     template: ChatTemplate,
     messages: list[dict[str, Any]],
-    *marks: str,
+    *,
     tools: list[dict[str, Any]] | None = None,
-) -> bool:
+    ask: bool = True,
+) -> str | None:
     try:
-        text = template.render(messages, tools=tools, bos_token="", eos_token="")
+        return template.render(
+            messages, tools=tools, add_generation_prompt=ask, bos_token="", eos_token=""
+        )
     except TemplateError:
-        return False
-    return all(mark in text for mark in marks)
+        return None
 
 
 def _written(call: ToolCall, place: int) -> dict[str, Any]:
