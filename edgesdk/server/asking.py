@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgesdk.model import Model
 from edgesdk.runtime import Runtime
 from edgesdk.server.calling import CallReader, Reader, TextReader
+from edgesdk.server.failures import ApiError
 from edgesdk.server.messages import conversation, uses_tools
 from edgesdk.server.prompting import ChatPrompt
 from edgesdk.server.requests import ChatRequest, CompletionRequest, parse
@@ -15,7 +16,7 @@ from edgesdk.server.service import Job, Prepared
 from edgesdk.server.settings import ServerSettings
 from edgesdk.server.shapes import ChatShape, CompletionShape, Shape, Stamp
 from edgesdk.server.structure import format_asked
-from edgesdk.server.tooling import toolset_of
+from edgesdk.server.tooling import Toolset, toolset_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def ask_chat(body: bytes, settings: ServerSettings, started: float) -> Asked:
     request = parse(ChatRequest, body)
     form = format_asked(request)
     toolset = toolset_of(request.tools, request.tool_choice, request.parallel_tool_calls)
+    if toolset is not None:
+        _check_together(request, toolset)
     prompt = ChatPrompt(
         conversation(request.messages), toolset, form, tools_used=uses_tools(request.messages)
     )
@@ -69,6 +72,20 @@ def ask_chat(body: bytes, settings: ServerSettings, started: float) -> Asked:
         wants_usage=request.wants_usage,
         param="messages",
     )
+
+
+def _check_together(request: ChatRequest, toolset: Toolset) -> None:
+    form = request.response_format
+    if form is not None and form.type != "text" and not toolset.must_call:
+        raise ApiError(
+            400,
+            "response_format and tools exclude each other, unless tool_choice demands a call.",
+            param="response_format",
+        )
+    if request.stop and (toolset.must_call or toolset.strict):
+        raise ApiError(
+            400, "stop excludes calls that must be whole: it would cut them short.", param="stop"
+        )
 
 
 def ask_completion(body: bytes, settings: ServerSettings, started: float) -> Asked:

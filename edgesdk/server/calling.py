@@ -6,6 +6,7 @@ where that never comes about, it is text for the user after all.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
@@ -14,6 +15,7 @@ from edgesdk.tools.calls import calls_in
 
 Part: TypeAlias = str | Called
 
+_DECODER = json.JSONDecoder()
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 # What an answer starts with that is a call as a whole, as Llama and models without tags have it.
 _STARTS = ("{", "[", "<|python_tag|>", "```json", "```\n")
@@ -89,6 +91,8 @@ class CallReader:
 
     def _in_call(self) -> list[Part] | None:
         end = self._held.find(_CLOSE)
+        while end >= 0 and _ends_in_a_text(self._held[:end]):
+            end = self._held.find(_CLOSE, end + 1)
         if end < 0:
             return None
         block, self._held = self._held[: end + len(_CLOSE)], self._held[end + len(_CLOSE) :]
@@ -113,3 +117,14 @@ def _overlap(text: str) -> int:
     """How much of the end of `text` may be the start of a tag."""
     longest = min(len(text), len(_OPEN) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(_OPEN[:n])), 0)
+
+
+def _ends_in_a_text(call: str) -> bool:
+    """Whether the JSON after the tag is cut between quotes, where the closing tag is no tag."""
+    try:
+        _DECODER.raw_decode(call.partition(_OPEN)[2].lstrip())
+    except json.JSONDecodeError as error:
+        return error.msg.startswith("Unterminated string")
+    except RecursionError:
+        return False
+    return False

@@ -79,12 +79,14 @@ class Toolset:
     Attributes:
         specs: all that the model is told of, as chat templates take them.
         checks: of those that it may call, by name: whether arguments fit.
+        strict: those whose arguments are to fit by construction, not only by chance.
         must_call: whether the answer is nothing but calls.
         parallel: whether it may call several at once.
     """
 
     specs: tuple[dict[str, Any], ...]
     checks: Mapping[str, Callable[[dict[str, Any]], bool]]
+    strict: frozenset[str]
     must_call: bool
     parallel: bool
 
@@ -139,6 +141,7 @@ def toolset_of(
     return Toolset(
         specs=tuple(tool.plain() for tool in tools),
         checks={name: checks[name] for name in names},
+        strict=frozenset(t.function.name for t in tools if t.function.strict) & set(names),
         must_call=choice.must,
         parallel=parallel is not False,
     )
