@@ -228,6 +228,11 @@ class Service:
             lambda: sum(resident.offer.size for resident in residents()),
         )
         gauge(
+            "edgesdk_model_memory_bytes",
+            "Memory that the loaded models are reckoned to need, each with a full context.",
+            lambda: sum(resident.memory for resident in residents()),
+        )
+        gauge(
             "edgesdk_sequences_idle",
             "KV caches that are kept for a conversation's next turn.",
             lambda: sum(len(resident.sequences) for resident in residents()),

@@ -52,7 +52,10 @@ TOOL_TEMPLATE = (
 
 
 class FakeModels:
-    """Implements `ModelSource` over factories of engines; `loads` counts."""
+    """Implements `ModelSource` over factories of engines; `loads` counts.
+
+    Each has files of `size` bytes, and needs ten times as much memory.
+    """
 
     def __init__(
         self, size: int = 100, template: str = TEMPLATE, **engines: Callable[[], FakeEngine]
@@ -67,6 +70,9 @@ class FakeModels:
 
     def find(self, name: str) -> Offer | None:
         return next((offer for offer in self.offers() if offer.name == name), None)
+
+    def memory(self, name: str) -> int:
+        return 10 * self._size
 
     def load(self, name: str) -> Model:
         self.loads.append(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -119,15 +120,50 @@ async def test_one_who_waits_for_room_can_give_up() -> None:
 
 
 async def test_the_memory_limit() -> None:
+    # Files of 60 bytes, and 600 of memory.
     models = FakeModels(size=60, a=FakeEngine, b=FakeEngine)
-    async with shelf_of(models, memory_limit=100, max_models=5) as shelf:
-        for name in ("a", "b"):
-            shelf.leave(await use(shelf, name))
-        assert loaded(shelf) == ["b"]
-    async with shelf_of(models, memory_limit=59) as shelf:
+    for limit, kept in ((1199, ["b"]), (1200, ["a", "b"])):
+        async with shelf_of(models, memory_limit=limit, max_models=5) as shelf:
+            for name in ("a", "b"):
+                shelf.leave(await use(shelf, name))
+            assert loaded(shelf) == kept
+    async with shelf_of(models, memory_limit=599) as shelf:
         with pytest.raises(ApiError) as caught:
             await shelf.enter("a")
         assert (caught.value.status, caught.value.code) == (503, "model_too_large")
+
+
+async def test_one_who_gives_up_while_room_is_made_leaves_nothing_behind() -> None:
+    closing, closed = threading.Event(), threading.Event()
+
+    class SlowToClose(FakeEngine):
+        def close(self) -> None:
+            closing.set()
+            assert closed.wait(20)
+
+    models = FakeModels(a=SlowToClose, b=FakeEngine)
+    async with shelf_of(models, max_models=1) as shelf:
+        shelf.leave(await use(shelf, "a"))
+        waiting = asyncio.create_task(use(shelf, "b"))
+        await asyncio.to_thread(closing.wait, 20)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        closed.set()
+        shelf.leave(await use(shelf, "b"))
+        assert models.loads == ["a", "b"]
+
+
+async def test_a_model_that_cannot_be_opened() -> None:
+    class Damaged(FakeModels):
+        def memory(self, name: str) -> int:
+            raise EngineError("The header is cut off.")
+
+    models = Damaged(a=FakeEngine)
+    async with shelf_of(models) as shelf:
+        with pytest.raises(ApiError, match="The header is cut off") as caught:
+            await shelf.enter("a")
+        assert (caught.value.status, caught.value.code) == (503, "model_not_loaded")
+        assert models.loads == []
 
 
 async def test_idle_models_are_unloaded() -> None:
