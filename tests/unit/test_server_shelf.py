@@ -7,17 +7,22 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.fake_engine import FakeEngine
 from support.served import FakeModels
+from support.untrained_gguf import write_untrained_gguf
 
+import edgesdk
 from edgesdk.errors import EngineError
 from edgesdk.server.failures import ApiError
 from edgesdk.server.sequences import SequencePool
 from edgesdk.server.settings import ServerSettings
 from edgesdk.server.shelf import Shelf, Slot
+from edgesdk.server.sources import StoreModels
+from edgesdk.store import Store
 
 
 class Clock:
@@ -250,3 +255,14 @@ def test_no_more_are_kept_than_that(limit: int) -> None:
     assert [s.closed for s in sequences] == [True] * (4 - limit) + [False] * limit
     pool.close()
     assert all(s.closed for s in sequences)
+
+
+@pytest.mark.parametrize(("context", "planned"), [(None, 512), (64, 64), (10**9, 512)])
+def test_the_memory_of_a_file_is_that_of_its_plan(
+    tmp_path: Path, context: int | None, planned: int
+) -> None:
+    path = write_untrained_gguf(tmp_path / "tiny.gguf")
+    models = StoreModels([str(path)], store=Store(tmp_path / "store"), context=context)
+    need = edgesdk.plan(path, context=planned).need
+    assert models.memory("tiny") == need.runtime + need.weights + need.kv_cache + need.scratch
+    assert models.memory("tiny") > path.stat().st_size
