@@ -98,7 +98,17 @@ def ask_completion(body: bytes, settings: ServerSettings, started: float) -> Ask
         if isinstance(prompt, str):
             return Prepared(encoder.plain(prompt))
         first = prompt[0]
-        ids = encoder.plain(first) if isinstance(first, str) else [*map(int, prompt)]
+        if isinstance(first, str):
+            return Prepared(encoder.plain(first))
+        ids, size = [*map(int, prompt)], encoder.tokenizer.vocab_size
+        for index, token in enumerate(ids):
+            if not 0 <= token < size:
+                raise ApiError(
+                    400,
+                    f"The tokens of this model are from 0 to {size - 1:,}.",
+                    param=f"prompt.{index}",
+                    code="invalid_value",
+                )
         return Prepared(ids)
 
     def shape_for(model: Model) -> Shape:

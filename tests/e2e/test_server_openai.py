@@ -198,6 +198,13 @@ def test_text_completions(client: openai.OpenAI) -> None:
     assert short.usage.completion_tokens == 16
 
 
+@pytest.mark.parametrize("token", [-1, 256, 10**30])
+def test_ids_that_are_no_tokens(client: openai.OpenAI, token: int) -> None:
+    with pytest.raises(openai.BadRequestError, match="from 0 to 255") as caught:
+        client.completions.create(model="hello", prompt=[2, token])
+    assert caught.value.param == "prompt.1"
+
+
 def test_a_conversation_reuses_its_cache(client: openai.OpenAI) -> None:
     first = user("What is a rather long question that only this test asks?")
     reply = client.chat.completions.create(model="hello", messages=first, temperature=0)
