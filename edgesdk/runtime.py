@@ -26,11 +26,12 @@ from edgesdk.prefixes import PrefixCache
 from edgesdk.receipt import Receipt, Reply, receipt_of
 from edgesdk.scheduling import Cancel, Gate, GatedSequence
 from edgesdk.streaming import Answer, ReplyStream
-from edgesdk.structure.answer import value_of
+from edgesdk.structure.answer import value_of, value_of_free
 from edgesdk.structure.asking import Structure
 from edgesdk.structure.masking import Vocabulary
 from edgesdk.text.beginnings import beginning
 from edgesdk.text.prompts import PromptEncoder
+from edgesdk.tools.dialect import Dialect, dialect_of
 
 Parse = Callable[[str, FinishReason], Any]
 
@@ -100,6 +101,8 @@ class Runtime:
         """What holds an answer to a form, and what reads its value off the text."""
         if structure is None:
             return None, None
+        if structure.grammar is None:
+            return None, partial(value_of_free, structure)
         constraint = self.vocabulary.constraint(structure.grammar)
         return constraint, partial(value_of, structure, constraint)
 
@@ -154,6 +157,26 @@ class Runtime:
     def vocabulary(self) -> Vocabulary:
         """For the masks of structures; made when the first one is asked for."""
         return Vocabulary(self.encoder.tokenizer)
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """What the chat template knows of tools."""
+        return dialect_of(self.encoder.template)
+
+    def encode(
+        self, messages: Items[dict[str, Any]], specs: Items[dict[str, Any]] = ()
+    ) -> list[int]:
+        """Ids of a conversation, which may have tool calls and results.
+
+        Args:
+            messages, specs: in the form of OpenAI's API; see `edgesdk.tools.dialect.Dialect`.
+
+        Raises:
+            TemplateError, InvalidText, RequestError: see `PromptEncoder.chat`.
+        """
+        return self.encoder.chat(
+            self.dialect.conversation(messages, specs), tools=list(specs) or None
+        )
 
     def stream(
         self,

@@ -29,7 +29,7 @@ class ToolCall:
     """A call that a model asks for.
 
     Attributes:
-        arguments: by name; not yet checked against the tool.
+        arguments: JSON values by name.
         problem: why it cannot be run as it was written; None if it can.
         id: tells it from other calls of its conversation; "" where the model gave it none and
             nobody else has yet.
@@ -39,6 +39,10 @@ class ToolCall:
     arguments: dict[str, Any]
     problem: str | None = None
     id: str = ""
+
+
+class ToolCalls(tuple[ToolCall, ...]):
+    """The calls of an answer, in order; the value of answers that may call tools."""
 
 
 def calls_in(text: str) -> tuple[ToolCall, ...]:
@@ -55,6 +59,12 @@ def calls_in(text: str) -> tuple[ToolCall, ...]:
     # Without a tag, JSON may as well be what the user asked for: it has to look like a call.
     calls = tuple(_calls(body, only_clear=True))
     return () if any(call.problem for call in calls) else calls
+
+
+def words_before_calls(text: str) -> str:
+    """What an answer that calls tools says before its calls, as far as a mark tells them apart."""
+    places = [place for mark in (_TAG, *_MARKS) if (place := text.find(mark)) >= 0]
+    return text[: min(places)].strip() if places else ""
 
 
 def _tagged(text: str) -> Iterator[ToolCall]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Literal
 
-from edgesdk.tools.calls import ToolCall
+from edgesdk.tools.calls import ToolCall, calls_in
 
 Field = Literal["name", "arguments", "id"]
 
@@ -85,7 +85,7 @@ def learned_syntax(
         probes: two calls with unlike names, arguments and ids, none of which JSON escapes.
 
     Returns:
-        None where the calls are not written as JSON objects.
+        None where the calls are not written as JSON objects that `calls_in` reads.
     """
     one, two = write(probes[:1]), write(probes)
     if one is None:
@@ -111,7 +111,10 @@ def learned_syntax(
         closing=last[end:].rstrip(),
         separators=separators,
     )
-    return CallSyntax(**{**vars(syntax), "between": _between(syntax, two, probes)})
+    syntax = replace(syntax, between=_between(syntax, two, probes))
+    # Other shapes of JSON than those that are read here would be held to, and then not understood.
+    read = [(call.name, call.arguments) for call in calls_in(syntax.write(probes[:1]))]
+    return syntax if read == [(probes[0].name, probes[0].arguments)] else None
 
 
 def _places(text: str, call: ToolCall, separators: tuple[str, str]) -> dict[Field, tuple[int, int]]:

@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from edgesdk.errors import InvalidOption
 from edgesdk.tools.calls import ToolCall, calls_in
-from edgesdk.tools.function import tool_of, toolbox
+from edgesdk.tools.function import tool_of
+from edgesdk.tools.offer import toolbox
 
 LIMA = ToolCall("weather", {"city": "Lima"})
 OSLO = ToolCall("weather", {"city": "Oslo"})
@@ -182,11 +183,11 @@ def test_wrong_arguments_never_reach_the_function(given: dict[str, Any]) -> None
         tool_of(forecast).run(given)
 
 
-async def _asynchronous() -> None:
+def _positional(a: int, /) -> None:
     pass
 
 
-def _positional(a: int, /) -> None:
+def _any_number(*numbers: int) -> None:
     pass
 
 
@@ -201,11 +202,15 @@ def _unknown_type(a: threading.Lock) -> None:  # type: ignore[name-defined]  # n
         ([forecast, forecast], "Two tools"),
         ([lambda: None], "not a function with a name"),
         (["forecast"], "not a function with a name"),
-        ([_asynchronous], "asynchronous"),
+        ([_any_number], r"\*numbers"),
+        ([{"type": "function"}], "no function with a name"),
+        ([{"function": {"name": "f", "parameters": 3}}], "no JSON Schema"),
+        (forecast, "not a list"),
+        ("forecast", "not a list"),
         ([_positional], "positional-only"),
         ([_unknown_type], "no JSON Schema"),
     ],
 )
-def test_what_cannot_be_a_tool_is_refused(functions: list[Any], said: str) -> None:
+def test_what_cannot_be_a_tool_is_refused(functions: Any, said: str) -> None:
     with pytest.raises(InvalidOption, match=said):
         toolbox(functions)

@@ -85,7 +85,7 @@ WEEK = ToolCall("get_all", {"days": 7, "place": "Oslo"}, id="abcdefgh2")
 
 
 def _structure(syntax: CallSyntax | None, **asked: Any) -> Structure:
-    dialect = Dialect(tools=True, calls=True, results=True, syntax=syntax)
+    dialect = Dialect(tools=True, calls=2, results=True, syntax=syntax)
     return call_structure(dialect, SPECS, TOKENIZER, **asked)
 
 
@@ -198,7 +198,7 @@ def test_noise_that_is_held_to_calls_is_calls_with_valid_arguments(syntax: CallS
 
 def test_a_schema_that_cannot_be_enforced_is_refused_by_name_or_loosened() -> None:
     odd = _spec("odd", {"a": {"type": "string", "pattern": "^(?!x).*$"}}, ["a"])
-    dialect = Dialect(tools=True, calls=True, results=True, syntax=HERMES)
+    dialect = Dialect(tools=True, calls=2, results=True, syntax=HERMES)
     with pytest.raises(InvalidOption, match=r"'odd'.*pattern"):
         call_structure(dialect, [odd], TOKENIZER)
     loose = call_structure(dialect, loosened([odd, *SPECS]), TOKENIZER, choice="required")
@@ -207,7 +207,7 @@ def test_a_schema_that_cannot_be_enforced_is_refused_by_name_or_loosened() -> No
 
 
 def test_what_cannot_be_chosen_is_refused() -> None:
-    dialect = Dialect(tools=True, calls=True, results=True, syntax=HERMES)
+    dialect = Dialect(tools=True, calls=2, results=True, syntax=HERMES)
     with pytest.raises(InvalidOption, match=r"'none'.*get_all"):
         _structure(HERMES, choice="none")
     with pytest.raises(InvalidOption, match="no tools"):
@@ -217,7 +217,7 @@ def test_what_cannot_be_chosen_is_refused() -> None:
 def test_names_and_texts_of_schemas_may_hold_any_character() -> None:
     name = 'q"uo\\te'
     spec = _spec(name, {'k"\n': {"const": 'line\n"two" %json {'}}, ['k"\n'])
-    dialect = Dialect(tools=True, calls=True, results=True, syntax=HERMES)
+    dialect = Dialect(tools=True, calls=2, results=True, syntax=HERMES)
     structure = call_structure(dialect, [spec], TOKENIZER, choice="required")
     text = HERMES.write([ToolCall(name, {'k"\n': 'line\n"two" %json {'})])
     assert _allows(structure, text)
