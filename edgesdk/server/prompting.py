@@ -12,10 +12,8 @@ from edgesdk.server.structure import FORMAT, blamed_on
 from edgesdk.server.tooling import Toolset
 from edgesdk.structure.asking import Structure
 from edgesdk.text.base import Tokenizer
-from edgesdk.tools.calls import ToolCall
 from edgesdk.tools.constraint import call_structure, loosened
-from edgesdk.tools.dialect import Dialect, dialect_of
-from edgesdk.tools.syntax import CallSyntax
+from edgesdk.tools.dialect import Dialect
 
 
 @dataclass(frozen=True)
@@ -41,30 +39,25 @@ class ChatPrompt:
             ApiError: 400; its chat template knows no tools, or no answer has the form.
             TemplateError, InvalidText: see `PromptEncoder.chat`.
         """
-        encoder, toolset = runtime.encoder, self.toolset
+        toolset = self.toolset
         if toolset is None and not self.tools_used:
-            ids = encoder.chat(self.messages)
+            ids = runtime.encoder.chat(self.messages)
+        elif not runtime.dialect.tools:
+            raise ApiError(
+                400,
+                "This model's chat template knows no tools. Use a model that was trained to call"
+                " them.",
+                param="tools" if toolset else "messages",
+                code="unsupported_parameter",
+            )
+        else:
+            ids = runtime.encode(self.messages, () if toolset is None else toolset.specs)
+        if toolset is None:
             with blamed_on(FORMAT):
-                constraint, _ = runtime.held_to(self.form)
-            return Prepared(ids, constraint)
-        dialect = dialect_of(encoder.template)
-        if toolset is not None and not dialect.tools:
-            raise _without("tools", "tools")
-        specs = None if toolset is None else toolset.specs
-        ids = encoder.chat(self._told(dialect), tools=specs)
-        with blamed_on(FORMAT if toolset is None else "tools"):
-            form = self.form if toolset is None else call_form(toolset, dialect, encoder.tokenizer)
-            constraint, _ = runtime.held_to(form)
-        return Prepared(ids, constraint)
-
-    def _told(self, dialect: Dialect) -> list[dict[str, Any]]:
-        """The messages, with calls as text where the template does not write several."""
-        if self.tools_used and not (dialect.results and (dialect.calls or dialect.syntax)):
-            raise _without("calls of tools and their results", "messages")
-        if dialect.calls or dialect.syntax is None:
-            return self.messages
-        syntax = dialect.syntax
-        return [_spelled(m, syntax) if m.get("tool_calls") else m for m in self.messages]
+                return Prepared(ids, runtime.held_to(self.form)[0])
+        with blamed_on("tools"):
+            form = call_form(toolset, runtime.dialect, runtime.encoder.tokenizer)
+            return Prepared(ids, runtime.held_to(form)[0])
 
 
 def call_form(toolset: Toolset, dialect: Dialect, tokenizer: Tokenizer) -> Structure | None:
@@ -86,22 +79,3 @@ def call_form(toolset: Toolset, dialect: Dialect, tokenizer: Tokenizer) -> Struc
         for spec in specs
     ]
     return call_structure(dialect, held, tokenizer, choice="auto", parallel=toolset.parallel)
-
-
-def _spelled(message: dict[str, Any], syntax: CallSyntax) -> dict[str, Any]:
-    calls = [
-        ToolCall(call["function"]["name"], call["function"]["arguments"], id=call["id"])
-        for call in message["tool_calls"]
-    ]
-    before = f"{message['content']}\n" if message["content"] else ""
-    return {"role": "assistant", "content": before + syntax.write(calls)}
-
-
-def _without(what: str, param: str) -> ApiError:
-    return ApiError(
-        400,
-        f"This model's chat template has no place for {what}. Use a model that was trained to call"
-        " tools.",
-        param=param,
-        code="unsupported_parameter",
-    )

@@ -371,10 +371,10 @@ def test_a_model_that_knows_no_tools() -> None:
         served(FakeModels(echo=EchoEngine)) as server,
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client,
     ):
-        with pytest.raises(openai.BadRequestError, match="chat template has no place") as caught:
+        with pytest.raises(openai.BadRequestError, match="chat template knows no tools") as caught:
             ask(client, "x")
         assert caught.value.param == "tools"
-        with pytest.raises(openai.BadRequestError, match="chat template has no place") as caught:
+        with pytest.raises(openai.BadRequestError, match="chat template knows no tools") as caught:
             ask(client, "", messages=[*user("x"), assistant(made_call()), result()], tools=[])
         assert caught.value.param == "messages"
         assert ask(client, "Hi", tool_choice="none").message.content == "Hi"
