@@ -16,6 +16,8 @@ from edgesdk.errors import (
     UnknownModel,
 )
 
+_MOST = 800
+
 
 class ApiError(Exception):
     """What a client is told instead of an answer.
@@ -36,9 +38,10 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after: int | None = None,
     ) -> None:
-        super().__init__(message)
+        # Much of it may be the client's own: a name, a part of a schema.
+        self.message = message if len(message) <= _MOST else f"{message[: _MOST - 3]}..."
+        super().__init__(self.message)
         self.status = status
-        self.message = message
         self.code = code
         self.param = param
         self.retry_after = retry_after

@@ -53,6 +53,14 @@ class Job:
     top_logprobs: int = 0
 
 
+def contained_in_thread(error: BaseException) -> Exception:
+    """What a worker thread may hand to the event loop.
+
+    A panic in a library written in Rust is no `Exception`, and would end the loop.
+    """
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))
+
+
 class Answer:
     """An answer that a worker thread computes.
 
@@ -63,7 +71,7 @@ class Answer:
     def __init__(self, resident: Resident, job: Job, prepared: Prepared) -> None:
         self.resident = resident
         self.finish: Finish | None = None
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
         self._job = job
         self._prepared = prepared
         self._cancel = resident.model.runtime.cancel_event()
@@ -106,7 +114,7 @@ class Answer:
             pool.give_back(sequence)
             self.finish = generation.finish
         except BaseException as error:
-            self.error = error
+            self.error = contained_in_thread(error)
 
     def end(self) -> None:
         """Let `steps` end."""
@@ -154,7 +162,14 @@ class Service:
 
     async def in_thread(self, work: Callable[[], _Result]) -> _Result:
         """Run something that blocks."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+        def contained() -> _Result:
+            try:
+                return work()
+            except BaseException as error:
+                raise contained_in_thread(error) from None
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, contained)
 
     async def keep_tidy(self) -> None:
         """Unload idle models, for ever."""

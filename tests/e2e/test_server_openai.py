@@ -298,6 +298,23 @@ def test_an_engine_that_fails(client: openai.OpenAI, server: Served, stream: boo
     server.until(running=0, waiting=0)
 
 
+def test_a_panic_ends_one_answer_and_not_the_server() -> None:
+    class Panic(BaseException):
+        """As PyO3 raises it for a panic of Rust."""
+
+    def panic(sequence: object) -> None:
+        raise Panic("index out of bounds")
+
+    models = FakeModels(hello=FakeEngine, rusty=lambda: FakeEngine(before_extend=panic))
+    with served(models) as server, client_of(server) as client:
+        for _ in range(2):
+            with pytest.raises(openai.InternalServerError, match="its log says more"):
+                client.chat.completions.create(model="rusty", messages=user("Hi"))
+        server.until(running=0, waiting=0)
+        reply = client.chat.completions.create(model="hello", messages=user("Hi"), temperature=0)
+        assert reply.choices[0].message.content == "Hello there."
+
+
 def test_an_engine_that_fails_in_the_middle_of_a_stream() -> None:
     def fail_late(sequence: Any) -> None:
         if len(sequence.extended) > 3:
