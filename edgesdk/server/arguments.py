@@ -16,7 +16,7 @@ from edgesdk.errors import MissingExtra
 from edgesdk.server.failures import ApiError
 from edgesdk.structure.subschemas import subschemas
 
-# Compiling and checking stay well under a second up to here.
+# Compiling and checking take about a second up to here, and some more in proportion.
 MOST_CHARACTERS = 100_000
 
 

@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from edgesdk.server.arguments import argument_check
+from edgesdk.server.arguments import MOST_CHARACTERS, argument_check
 from edgesdk.server.failures import ApiError
 from edgesdk.server.messages import FLAT
 from edgesdk.tools.calls import ToolCall
 
+# No model's context holds as much, and reading it takes seconds already.
+_MOST_CHARACTERS = 2 * MOST_CHARACTERS
 _NO_ARGUMENTS = {"type": "object", "properties": {}}
 
 
@@ -125,6 +127,10 @@ def toolset_of(
         return None
     if not tools:
         raise ApiError(400, "This tool_choice goes with tools only.", param="tool_choice")
+    if len(json.dumps([tool.plain() for tool in tools])) > _MOST_CHARACTERS:
+        raise ApiError(
+            400, f"The tools are longer than {_MOST_CHARACTERS:,} characters.", param="tools"
+        )
     checks: dict[str, Callable[[dict[str, Any]], bool]] = {}
     for index, tool in enumerate(tools):
         name, at = tool.function.name, f"tools.{index}.function"

@@ -311,6 +311,7 @@ def test_an_empty_result_is_a_result(client: openai.OpenAI) -> None:
         ({"tool_choice": 3}, "tool_choice", "must be"),
         ({"response_format": {"type": "json_object"}}, "response_format", "exclude"),
         ({"tool_choice": "required", "stop": "x"}, "stop", "cut"),
+        ({"tools": [tool(description="x" * 200_000)]}, "tools", "200,000"),
     ],
 )
 def test_tools_that_cannot_be_used(
