@@ -138,24 +138,29 @@ async def test_the_memory_limit() -> None:
         assert (caught.value.status, caught.value.code) == (503, "model_too_large")
 
 
-async def test_one_who_gives_up_while_room_is_made_leaves_nothing_behind() -> None:
-    closing, closed = threading.Event(), threading.Event()
+async def test_one_who_gives_up_while_room_is_made_leaves_no_model_behind() -> None:
+    gate = threading.Event()
+    engine = CountingEngine()
 
-    class SlowToClose(FakeEngine):
-        def close(self) -> None:
-            closing.set()
-            assert closed.wait(20)
+    class Busy(FakeModels):
+        def memory(self, name: str) -> int:
+            # The only thread is taken when the old model is to be freed.
+            if name == "b":
+                executor.submit(gate.wait, 20)
+            return super().memory(name)
 
-    models = FakeModels(a=SlowToClose, b=FakeEngine)
-    async with shelf_of(models, max_models=1) as shelf:
+    models = Busy(a=lambda: engine, b=FakeEngine)
+    with ThreadPoolExecutor(1) as executor:
+        shelf = Shelf(models, ServerSettings(max_models=1), executor)
         shelf.leave(await use(shelf, "a"))
         waiting = asyncio.create_task(use(shelf, "b"))
-        await asyncio.to_thread(closing.wait, 20)
+        await settled()
         waiting.cancel()
         await asyncio.wait([waiting])
-        closed.set()
-        shelf.leave(await use(shelf, "b"))
-        assert models.loads == ["a", "b"]
+        gate.set()
+        await settled()
+        assert loaded(shelf) == []
+        assert engine.closed
 
 
 async def test_a_model_that_cannot_be_opened() -> None:
