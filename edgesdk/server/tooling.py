@@ -20,7 +20,7 @@ from edgesdk.tools.calls import ToolCall
 
 # No model's context holds as much, and reading it takes seconds already.
 _MOST_CHARACTERS = 2 * MOST_CHARACTERS
-_NO_ARGUMENTS = {"type": "object", "properties": {}}
+_NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 class FunctionSpec(BaseModel):
@@ -42,12 +42,18 @@ class ToolSpec(BaseModel):
     type: Literal["function"]
     function: FunctionSpec
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The schema of the arguments; without one, the function takes none."""
+        given = self.function.parameters
+        return _NO_ARGUMENTS if given is None else given
+
     def plain(self) -> dict[str, Any]:
         """The tool as chat templates take it."""
         function = {
             "name": self.function.name,
             "description": self.function.description or "",
-            "parameters": self.function.parameters or _NO_ARGUMENTS,
+            "parameters": self.parameters,
         }
         return {"type": "function", "function": function}
 
@@ -136,8 +142,7 @@ def toolset_of(
         name, at = tool.function.name, f"tools.{index}.function"
         if name in checks:
             raise ApiError(400, f"Two tools are named {name!r}.", param=f"{at}.name")
-        schema = tool.function.parameters or _NO_ARGUMENTS
-        checks[name] = argument_check(schema, param=f"{at}.parameters")
+        checks[name] = argument_check(tool.parameters, param=f"{at}.parameters")
     names = checks if choice.names is None else choice.names
     absent = [name for name in names if name not in checks]
     if absent:
