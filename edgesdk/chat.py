@@ -94,8 +94,8 @@ class Chat:
         self._begin()
         try:
             turn = self._turn(prompt)
-            asked, offer = self._asked(options, turn)
-            return self._answer(turn, asked, offer, started, self._joins(turn))
+            asked, _ = self._asked(options, turn)
+            return self._answer(turn, asked, started, self._joins(turn))
         except BaseException:
             self._answering.release()
             raise
@@ -272,23 +272,19 @@ class Chat:
         return Turn(told, list(self._turns), asked)
 
     def _asked(self, options: Mapping[str, object], turn: Turn) -> tuple[Asked, Offer | None]:
-        encoder = self._runtime.encoder
-        return asked_with_tools(
+        """What the caller asks for; `turn` then tells the model of the tools."""
+        asked, offer = asked_with_tools(
             options,
             lambda: self._runtime.dialect,
-            encoder.tokenizer,
+            self._runtime.encoder.tokenizer,
             lambda: used_ids([*turn.history, *turn.news]),
         )
+        turn.specs = () if offer is None else offer.specs
+        return asked, offer
 
     def _answer(
-        self,
-        turn: Turn,
-        asked: Asked,
-        offer: Offer | None,
-        started: float,
-        on_end: Callable[[Reply | None], None],
+        self, turn: Turn, asked: Asked, started: float, on_end: Callable[[Reply | None], None]
     ) -> ReplyStream:
-        turn.specs = () if offer is None else offer.specs
         return turn.answer(
             self._runtime,
             self._held(),
@@ -321,7 +317,7 @@ class Chat:
 
         def ask(seconds: float | None) -> ReplyStream:
             timed = asked._replace(options=replace(asked.options, deadline=seconds))
-            return self._answer(turn, timed, offer, perf_counter(), on_end)
+            return self._answer(turn, timed, perf_counter(), on_end)
 
         return turn, acting, offer.functions, ask
 

@@ -210,7 +210,7 @@ class Runtime:
                 "This model was loaded without a prefix cache.",
                 hint="Load it with prefix_cache=True.",
             )
-        ids = beginning(self.encoder, messages)
+        ids = beginning(self.encoder, self.dialect.conversation(messages))
         if len(ids) < self.prefixes.at_least:
             raise RequestError(
                 f"There are {len(ids)} tokens to remember; {self.prefixes.at_least} are the least"

@@ -5,7 +5,7 @@ Families write them in a few ways, all of them JSON with a name and arguments:
 - Hermes, Qwen, SmolLM: `<tool_call>{...}</tool_call>`, one tag for each call or a list in one;
 - Llama 3: the whole answer is `{"name": ..., "parameters": {...}}`, several after each other;
 - Mistral: `[TOOL_CALLS][{...}, {...}]`, of which often only the list is text, each with an id;
-- models that learned none of them well: the same in a code fence.
+- models that learned none of them well: the same in a code fence, or in braces twice.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ def calls_in(text: str) -> tuple[ToolCall, ...]:
         body = body.removeprefix(mark).lstrip()
     fenced = _FENCED.match(body)
     body = fenced[1].strip() if fenced else body
+    if body.startswith("{{") and body.endswith("}}"):
+        # So the template of Qwen2.5-Coder shows it, which was to be filled in by Python.
+        body = body[1:-1]
     if not body.startswith(("{", "[")):
         return ()
     # Without a tag, JSON may as well be what the user asked for: it has to look like a call.

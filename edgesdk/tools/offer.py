@@ -10,6 +10,7 @@ from edgesdk.errors import InvalidOption, MissingExtra
 from edgesdk.structure.asking import AskChanges, Asked, Structure, asked_from
 from edgesdk.text.base import Tokenizer
 from edgesdk.tools.calls import ToolCall, ToolCalls, calls_in
+from edgesdk.tools.checking import faults_of_binding, faults_of_schema
 
 if TYPE_CHECKING:
     from edgesdk.tools.dialect import Dialect
@@ -109,7 +110,11 @@ def offered(
     try:
         from edgesdk.tools.constraint import call_structure, loosened
 
-        held = call_structure(dialect, loosened(list(specs.values())), tokenizer, choice=choice)
+        # What a function takes is checked by its hints too; a schema is all there is of others.
+        held_to = [
+            loosened([spec])[0] if name in functions else spec for name, spec in specs.items()
+        ]
+        held = call_structure(dialect, held_to, tokenizer, choice=choice)
         structure = replace(held, read=read)
     except MissingExtra:
         if choice != "auto":
@@ -146,18 +151,6 @@ def toolbox(tools: Any) -> tuple[dict[str, Spec], dict[str, Tool]]:
     return specs, functions
 
 
-def check_arguments(tool: Tool, call: ToolCall) -> str | None:
-    """Why a tool refuses the arguments of a call; None if it takes them."""
-    from pydantic import ValidationError
-
-    try:
-        tool.bind(call.arguments)
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
-        return f"invalid arguments: {'; '.join(faults)}"
-    return None
-
-
 def _checked(call: ToolCall, specs: Mapping[str, Spec], functions: Mapping[str, Tool]) -> ToolCall:
     if call.problem is not None:
         return call
@@ -165,7 +158,11 @@ def _checked(call: ToolCall, specs: Mapping[str, Spec], functions: Mapping[str, 
         known = ", ".join(specs)
         return replace(call, problem=f"there is no tool {call.name!r}; use {known}.")
     tool = functions.get(call.name)
-    return call if tool is None else replace(call, problem=check_arguments(tool, call))
+    if tool is not None:
+        faults = faults_of_binding(tool, call.arguments)
+    else:
+        faults = faults_of_schema(specs[call.name]["function"].get("parameters"), call.arguments)
+    return replace(call, problem=f"invalid arguments: {'; '.join(faults)}") if faults else call
 
 
 def _with_ids(calls: Iterable[ToolCall], used_ids: Collection[str]) -> Iterable[ToolCall]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import decimal
+import json
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +26,7 @@ from edgesdk.errors import (
 from edgesdk.overflow import drop_oldest
 from edgesdk.tools import constraint
 from edgesdk.tools.calls import ToolCall
+from edgesdk.tools.checking import faults_of_schema
 from tests.support.fake_engine import TEMPLATE, FakeSequence, fake_model
 from tests.support.script_engine import HERMES_TEMPLATE, ScriptEngine, call, script_chat
 
@@ -187,6 +190,45 @@ def test_tools_may_be_described_and_run_elsewhere() -> None:
     assert asked.arguments == {"at": "door"}
     assert '"name": "look"' in prompts[0]
     assert chat.respond(tools=[SPEC]).text == "Closed."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"at": 5}, "at: 5 is not of type 'string'"),
+        ({}, "'at' is a required property"),
+        ({"at": "door"}, None),
+    ],
+)
+def test_calls_in_another_familys_way_are_checked_against_a_described_tool(
+    arguments: dict[str, Any], problem: str | None
+) -> None:
+    # A fence is no mark of this family, so nothing holds what is in it.
+    fenced = f"```json\n{json.dumps({'name': 'look', 'arguments': arguments})}\n```"
+    chat, _ = script_chat(fenced, "Fine.")
+    [asked] = chat.respond("?", tools=[SPEC]).tool_calls
+    assert asked.problem == (problem and f"invalid arguments: {problem}")
+
+
+def test_a_described_tool_whose_schema_cannot_be_enforced_is_refused() -> None:
+    remote = {"type": "object", "properties": {"a": {"$ref": "https://example.com/a.json"}}}
+    odd = {"type": "function", "function": {"name": "odd", "parameters": remote}}
+    chat, _ = script_chat("Hello.")
+    with pytest.raises(InvalidOption, match="'odd'"):
+        chat.respond("?", tools=[odd])
+    assert faults_of_schema(remote, {"a": 1})[0].startswith("the schema of the tool refers to")
+    assert faults_of_schema(None, {"a": 1}) == ["a: not an argument"]
+
+
+def test_a_function_whose_schema_cannot_be_enforced_is_checked_by_its_hints() -> None:
+    def pay(amount: decimal.Decimal) -> str:
+        return str(amount * 2)
+
+    chat, _ = script_chat(call("pay", amount="x"), call("pay", amount="1.50"), "Paid.")
+    assert [run.result for run in chat.act("?", [pay]).runs] == [
+        "Error: invalid arguments: amount: Input should be a valid decimal",
+        "3.00",
+    ]
 
 
 def test_a_model_answers_messages_with_calls_and_results() -> None:
