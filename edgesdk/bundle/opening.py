@@ -28,6 +28,14 @@ class Bundle:
         """The path of one of the bundle's files."""
         return self.path / name
 
+    def text(self, name: str) -> str:
+        """What one of its files says.
+
+        Raises:
+            DamagedBundle: it is no UTF-8.
+        """
+        return utf8(self.file(name))
+
     @property
     def size(self) -> int:
         """Bytes of all its files, the manifest left out."""
@@ -77,6 +85,20 @@ def verify_bundle(bundle: Bundle, *, progress: Callable[[int], None] | None = No
                 f"{path} is damaged: its SHA-256 is {found}, the manifest says {entry.sha256}.",
                 hint=_REDO,
             )
+
+
+def utf8(path: Path) -> str:
+    """The text of a file of a bundle.
+
+    Raises:
+        DamagedBundle: it is no UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedBundle(
+            f"{path} is damaged: it is no UTF-8 at byte {error.start}.", hint=_REDO
+        ) from None
 
 
 def hash_file(path: Path, *, progress: Callable[[int], None] | None = None) -> str:

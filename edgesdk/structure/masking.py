@@ -8,7 +8,8 @@ import numpy as np
 
 from edgesdk.engines.base import Logits
 from edgesdk.errors import InvalidOption, StructureError
-from edgesdk.structure.guidance import guidance, panics_as
+from edgesdk.panics import panics_as
+from edgesdk.structure.guidance import guidance
 from edgesdk.text.base import Tokenizer
 
 
@@ -37,7 +38,7 @@ class Vocabulary:
         Raises:
             InvalidOption: the grammar allows no answer at all.
         """
-        with panics_as(InvalidOption):
+        with panics_as("llguidance", InvalidOption):
             matcher = guidance().LLMatcher(self._tokens, grammar, log_level=0)
             constraint = GrammarConstraint(matcher, self._tokens, self._size)
             has_answer = constraint.has_answer()
@@ -66,7 +67,7 @@ class GrammarConstraint:
         self._answer: list[int] = []
 
     def masked(self, logits: Logits) -> Logits:
-        with panics_as(self._failure):
+        with panics_as("llguidance", self._failure):
             bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, count=self._size, bitorder="little").view(bool)
         if self._matcher.is_error() or not allowed.any():
@@ -77,7 +78,7 @@ class GrammarConstraint:
         return masked
 
     def accept(self, token: int) -> None:
-        with panics_as(self._failure):
+        with panics_as("llguidance", self._failure):
             self._matcher.consume_token(token)
         self._answer.append(token)
 

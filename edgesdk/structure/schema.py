@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from edgesdk.errors import InvalidOption, RejectedStructure
+from edgesdk.panics import panics_as
 from edgesdk.structure.asking import Structure
 from edgesdk.structure.dialects import narrowed
 from edgesdk.structure.finite import endless_reference
-from edgesdk.structure.guidance import guidance, panics_as
+from edgesdk.structure.guidance import guidance
 from edgesdk.structure.subschemas import subschemas
 from edgesdk.structure.wellformed import check_shape
 
@@ -68,7 +69,7 @@ def _problem(schema: dict[str, Any]) -> str | None:
     if "x-guidance" in schema:
         return "'x-guidance' is not a keyword of JSON Schema."
     try:
-        with panics_as(InvalidOption):
+        with panics_as("llguidance", InvalidOption):
             grammar = _compile(schema)
             problem: str = guidance().LLMatcher.validate_grammar(grammar)
     except InvalidOption as error:
