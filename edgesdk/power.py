@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from edgesdk.engines.base import Engine, EngineInfo, Logits, Sequence
+from edgesdk.engines.base import Engine, EngineInfo, Logits, Rows, Sequence
 from edgesdk.engines.saved import KvOrigin, Note
 from edgesdk.errors import InvalidOption
 
@@ -201,7 +201,7 @@ class PacedSequence:
     def tokens(self) -> tuple[int, ...]:
         return self._sequence.tokens
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(self, tokens: npt.ArrayLike, *, logits: Rows = "last") -> Logits:
         # Before and not after: a first token is not kept waiting for its own pause.
         self._owed = self._governor.rest(self._worked, self._owed)
         begun = self._governor.clock()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Literal
 
 import numpy.typing as npt
 
-from edgesdk.engines.base import Logits, Sequence
+from edgesdk.engines.base import Logits, Rows, Sequence
 
 # A request that was passed over so many times counts as one priority higher.
 AGEING = 8
@@ -158,7 +157,7 @@ class GatedSequence:
     def tokens(self) -> tuple[int, ...]:
         return self._sequence.tokens
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(self, tokens: npt.ArrayLike, *, logits: Rows = "last") -> Logits:
         """As `Sequence.extend`.
 
         Raises:

@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from edgesdk.engines.saved import KvOrigin, Note
 
 Logits = npt.NDArray[np.float32]
+Rows = Literal["last", "all", "each"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,14 @@ class Sequence(Protocol):
     def tokens(self) -> tuple[int, ...]:
         """The ids that the KV cache holds, in order."""
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(self, tokens: npt.ArrayLike, *, logits: Rows = "last") -> Logits:
         """Append `tokens` (int, [n], n >= 1) and return next-token logits.
 
         Returns:
-            float32 [1, vocab] for "last", [n, vocab] for "all"; row i follows token i. The array
-            is valid until the next call on this sequence; copy it to keep it.
+            float32 [1, vocab] for "last", [n, vocab] for "all" and "each"; row i follows token i.
+            "each" asks for the very numbers that one call for each token would give: the engine
+            takes the kernels of one token where it can, and is then slower than for "all". The
+            array is valid until the next call on this sequence; copy it to keep it.
 
         Raises:
             ContextOverflow: the sequence would exceed `context_length`; nothing was appended.

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from edgesdk.engines.base import EngineInfo, Logits
+from edgesdk.engines.base import EngineInfo, Logits, Rows
 from edgesdk.engines.saved import KvOrigin, Note, read_saved, write_saved
 from edgesdk.errors import ContextOverflow, EngineError, RequestError
 from edgesdk.model import Model
@@ -56,7 +55,7 @@ class FakeSequence:
     def tokens(self) -> tuple[int, ...]:
         return tuple(self._tokens)
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(self, tokens: npt.ArrayLike, *, logits: Rows = "last") -> Logits:
         if self.closed:
             raise EngineError("closed")
         ids = [int(token) for token in np.atleast_1d(np.asarray(tokens))]
@@ -69,7 +68,7 @@ class FakeSequence:
         held = len(self._tokens)
         self._tokens += ids
         self.extended.append(len(ids))
-        first = held + 1 if logits == "all" else total
+        first = held + 1 if logits != "last" else total
         return np.concatenate(
             [self._engine.logits(self._tokens[:n]) for n in range(first, total + 1)]
         )

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ from edgesdk.decode.loop import Generation, generate
 from edgesdk.decode.options import Options
 from edgesdk.decode.pace import Pace
 from edgesdk.decode.speculation import Drafter, Speculator
-from edgesdk.engines.base import Logits
+from edgesdk.engines.base import Logits, Rows
 from edgesdk.errors import InvalidOption
 from edgesdk.runtime import Runtime
 from edgesdk.text.prompts import PromptEncoder
@@ -69,7 +68,7 @@ class RandomEngine(FakeEngine):
 class Rounding(FakeSequence):
     """Several rows together come out a last bit apart from one alone."""
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(self, tokens: npt.ArrayLike, *, logits: Rows = "last") -> Logits:
         rows = super().extend(tokens, logits=logits)
         return rows if np.size(tokens) == 1 else np.nextafter(rows, np.float32(np.inf))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from edgesdk.engines.base import Logits
+from edgesdk.engines.base import Logits, Rows
 from edgesdk.engines.gguf.batch import LogitsBuffer
 from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.engines.request import checked_ids, checked_length, checked_rows
@@ -32,7 +31,7 @@ class GgufSequence:
     def tokens(self) -> tuple[int, ...]:
         return tuple(self._tokens)
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(self, tokens: npt.ArrayLike, *, logits: Rows = "last") -> Logits:
         sequence = self._open_id()
         held = len(self._tokens)
         ids = checked_ids(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +15,10 @@ import onnxruntime as ort
 from pydantic import JsonValue
 
 from edgesdk.bundle import graph_io
-from edgesdk.engines.base import Logits
+from edgesdk.engines.base import Logits, Rows
+from edgesdk.engines.onnx.apart import MOST_APART, RowsApart
 from edgesdk.engines.onnx.cache import Buffer, CacheShape, KvCache
+from edgesdk.engines.onnx.mirror import POSSIBLE
 from edgesdk.engines.request import checked_ids, checked_length, checked_rows
 from edgesdk.engines.saved import KvOrigin, Note, read_saved, write_saved
 from edgesdk.errors import EngineError, RequestError
@@ -44,6 +45,7 @@ class OnnxSequence:
         self._binding = ort.IOBinding(decoder.session)
         self._cache = KvCache(decoder.cache_shape)
         self._bound: tuple[tuple[Buffer, Buffer], ...] = ()
+        self._apart: dict[int, RowsApart] = {}
         self._logits_from = np.zeros(1, np.int64)
         self._last_position = np.zeros(1, np.int32)
         self._total = np.zeros((), np.int32)
@@ -57,7 +59,7 @@ class OnnxSequence:
     def tokens(self) -> tuple[int, ...]:
         return tuple(self._tokens)
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(self, tokens: npt.ArrayLike, *, logits: Rows = "last") -> Logits:
         self._check_open()
         decoder = self._decoder
         held = len(self._tokens)
@@ -70,16 +72,10 @@ class OnnxSequence:
         count = len(ids)
         rows = checked_rows(logits, count)
         total = held + count
+        apart = logits == "each" and 1 < count <= MOST_APART and POSSIBLE
         try:
-            self._prepare(count, rows, total)
-            if count == 1:
-                self._ids[0, 0] = ids[0]
-            else:
-                self._ids[0] = ids
-            self._logits_from[0] = count - rows
-            self._last_position[0] = total - 1
-            self._total[...] = total
-            decoder.session.run_with_iobinding(self._binding)
+            self._reserve(total)
+            found = self._rows_apart(ids) if apart else self._rows_together(ids, rows)
         # onnxruntime's exceptions have no common base. Keys and values past `held` may have been
         # written; nothing reads them, because the length has not moved.
         except Exception as error:
@@ -87,7 +83,7 @@ class OnnxSequence:
                 f"onnxruntime failed on {count} tokens after {held}: {error}"
             ) from error
         self._tokens += ids
-        return self._rows
+        return found
 
     def rewind(self, length: int) -> None:
         self._check_open()
@@ -132,13 +128,39 @@ class OnnxSequence:
         self._tokens = []
         self._cache = KvCache(self._decoder.cache_shape)
         self._bound = ()
+        self._apart.clear()
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
 
-    def _prepare(self, count: int, rows: int, total: int) -> None:
+    def _reserve(self, total: int) -> None:
         if total > self._cache.capacity:
             limit = self._decoder.context_length
             self._cache.reserve(total, used=len(self._tokens), limit=limit)
+
+    def _rows_apart(self, ids: list[int]) -> Logits:
+        held = len(self._tokens)
+        self._cache.spread(MOST_APART, used=held)
+        apart = self._apart.get(len(ids))
+        if apart is None or not apart.fits(self._cache):
+            decoder = self._decoder
+            apart = RowsApart(decoder.session, self._cache, len(ids), decoder.vocab_size)
+            self._apart[len(ids)] = apart
+        return apart.run(ids, held)
+
+    def _rows_together(self, ids: list[int], rows: int) -> Logits:
+        count, total = len(ids), len(self._tokens) + len(ids)
+        self._prepare(count, rows)
+        if count == 1:
+            self._ids[0, 0] = ids[0]
+        else:
+            self._ids[0] = ids
+        self._logits_from[0] = count - rows
+        self._last_position[0] = total - 1
+        self._total[...] = total
+        self._decoder.session.run_with_iobinding(self._binding)
+        return self._rows
+
+    def _prepare(self, count: int, rows: int) -> None:
         if self._bound is not self._cache.buffers:
             self._bind_cache()
         if count != self._ids.shape[1]:
