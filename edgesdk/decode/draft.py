@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as TokenIds
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgesdk.decode.pace import Costs
 from edgesdk.engines.base import Engine, Sequence
 from edgesdk.errors import InvalidOption
 from edgesdk.text.base import Tokenizer
@@ -18,10 +19,12 @@ class Draft:
 
     Attributes:
         vocab_size: ids that the target's tokenizer has; models pad their logits beyond them.
+        costs: of a draft and its verification together.
     """
 
     engine: Engine
     vocab_size: int
+    costs: Costs = field(default_factory=Costs)
 
     def drafter(self) -> DraftModel:
         """A drafter for one answer."""

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from edgesdk.decode.pace import Pace
 from edgesdk.decode.rows import ROWS, RecentRows, RowCheck
-from edgesdk.engines.base import Logits, Sequence
+from edgesdk.engines.base import Logits, Rows, Sequence
 
 MOST_DRAFTED = ROWS - 1
 
@@ -41,6 +41,9 @@ class Speculator:
         prompt: ids before the answer.
         check: draft only where rows are known to agree, so that the answer is certainly the plain
             loop's; None where agreement does not matter.
+
+    Attributes:
+        rows: what the sequence is to be asked for when it verifies a draft.
         pace: how much to draft.
     """
 
@@ -50,6 +53,7 @@ class Speculator:
         self._drafter = drafter
         self._check = check
         self._pace = pace
+        self.rows: Rows = "all" if check is None else "each"
         self._recent = RecentRows()
         self._tokens = list(prompt)
         self._begun = 0.0
@@ -64,6 +68,8 @@ class Speculator:
         """
         self._begun = perf_counter()
         self._tokens.append(last)
+        if self._check is not None and self._check.refuted:
+            return []
         length = self._pace.length(min(most, MOST_DRAFTED))
         if length == 0:
             return []
@@ -73,8 +79,10 @@ class Speculator:
     def stepped(self, row: Logits) -> None:
         """A step without a draft gave `row`, float32 [vocab]."""
         self._pace.plain(perf_counter() - self._begun)
-        if self._check is not None:
+        if self._check is not None and self._check.verdict(len(self._tokens)) is None:
             self._recent.add(row)
+        else:
+            self._recent.clear()
 
     def verified(self, drafted: int, right: list[int]) -> None:
         """Of a draft of `drafted` tokens, `right` were accepted."""

@@ -12,7 +12,7 @@ from edgesdk.decode.draft import Draft, DraftModel, check_same_tokens
 from edgesdk.decode.lookup import PromptLookup
 from edgesdk.decode.loop import Generation, generate
 from edgesdk.decode.options import Options
-from edgesdk.decode.pace import Pace
+from edgesdk.decode.pace import Costs, Pace
 from edgesdk.decode.speculation import Drafter, Speculator
 from edgesdk.engines.base import Logits, Rows
 from edgesdk.errors import InvalidOption
@@ -94,7 +94,7 @@ def _generation(
         options,
         info=engine.info,
         logprobs=logprobs,
-        speculator=None if drafter is None else Speculator(PROMPT, drafter, None, Eager()),
+        speculator=None if drafter is None else Speculator(PROMPT, drafter, None, Eager(Costs())),
     )
 
 
@@ -274,7 +274,7 @@ def test_a_copy_is_followed_past_tokens_that_are_common() -> None:
 
 
 def test_the_pace_grows_while_drafts_are_right() -> None:
-    pace = Pace()
+    pace = Pace(Costs())
     assert pace.length(7) == 0
     pace.plain(1.0)
     lengths = []
@@ -287,7 +287,7 @@ def test_the_pace_grows_while_drafts_are_right() -> None:
 
 
 def test_the_pace_stops_where_drafts_are_wrong_and_tries_ever_more_seldom() -> None:
-    pace = Pace()
+    pace = Pace(Costs())
     tries = []
     for step in range(2_000):
         length = pace.length(7)
@@ -302,7 +302,7 @@ def test_the_pace_stops_where_drafts_are_wrong_and_tries_ever_more_seldom() -> N
 
 
 def test_the_pace_stops_where_several_tokens_cost_as_much_as_one_by_one() -> None:
-    pace = Pace()
+    pace = Pace(Costs())
     drafted = 0
     for _ in range(500):
         length = pace.length(7)
