@@ -238,4 +238,6 @@ class Runtime:
         costs = self.costs
         if self.draft is not None and way == "auto":
             drafter, costs = self.draft.drafter(), self.draft.costs
-        return Speculator(prompt, drafter, self.rows if proven else None, Pace(costs))
+        return Speculator(
+            prompt, drafter, self.rows if proven else None, Pace(costs, watching=drafter.free)
+        )

@@ -38,6 +38,8 @@ class Draft:
 class DraftModel:
     """Implements `Drafter` with the likeliest tokens of a draft model."""
 
+    free = False
+
     def __init__(self, engine: Engine, vocab_size: int) -> None:
         self._engine = engine
         self._vocab_size = vocab_size

@@ -8,6 +8,8 @@ from collections import deque
 # The first guesses, before anything is measured: just enough hope for a short, cheap try.
 _SLOPE = 0.4
 _ACCEPTED, _REJECTED = 2.0, 1.0
+# Where guesses can be watched, some must have been right before the first draft.
+_WATCHED_ACCEPTED, _WATCHED_REJECTED = 1.0, 3.0
 # Weight of the past against one more round.
 _KEPT = 0.8
 # Measurements that count: enough for a median that a busy machine does not sway.
@@ -45,13 +47,19 @@ class Pace:
 
     Leviathan et al. 2023, arXiv:2211.17192, section 3: where each drafted token is accepted with
     probability a, n of them bring (1 - a^(n+1)) / (1 - a) tokens. Their verification is taken to
-    cost 1 + slope * n plain steps. a is measured for each answer, slope for all of them; after a
+    cost 1 + slope * n plain steps. a is measured for each answer, slope for all of them. After a
     pause, twice as long each time, drafting is tried again.
+
+    Args:
+        watching: `watched` is told of guesses at plain steps too, so there is no need to draft in
+            order to learn a.
     """
 
-    def __init__(self, costs: Costs) -> None:
+    def __init__(self, costs: Costs, *, watching: bool = False) -> None:
         self._costs = costs
-        self._accepted, self._rejected = _ACCEPTED, _REJECTED
+        self._watching = watching
+        self._prior = (_WATCHED_ACCEPTED, _WATCHED_REJECTED) if watching else (_ACCEPTED, _REJECTED)
+        self._accepted, self._rejected = self._prior
         self._settled = False
         self._plain_seconds: float | None = None
         self._pause = _FIRST_PAUSE
@@ -74,7 +82,8 @@ class Pace:
             promised = tokens / (1 + slope * length)
             if promised > gain:
                 best, gain = length, promised
-        if best == 0:
+        hopeless = (1 + most) / (1 + slope * most) <= _LEAST_GAIN
+        if best == 0 and (hopeless or not self._watching):
             self._rest()
         return best
 
@@ -82,6 +91,11 @@ class Pace:
         """A step without a draft took this long."""
         known = self._plain_seconds
         self._plain_seconds = seconds if known is None else _KEPT * known + (1 - _KEPT) * seconds
+
+    def watched(self, right: bool) -> None:
+        """A guess that was not verified turned out to be right or wrong."""
+        self._accepted = _KEPT * self._accepted + right
+        self._rejected = _KEPT * self._rejected + (not right)
 
     def drafted(self, proposed: int, accepted: int, seconds: float) -> None:
         """A step with a draft took this long, the drafting and the way back counted."""
@@ -97,5 +111,5 @@ class Pace:
     def _rest(self) -> None:
         self._waiting = self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        self._accepted, self._rejected = _ACCEPTED, _REJECTED
+        self._accepted, self._rejected = self._prior
         self._costs.doubt()

@@ -46,6 +46,12 @@ class RowCheck:
             return False
         return True if length // _SPAN in self._spans else None
 
+    def allows(self, length: int) -> bool:
+        """Whether `ROWS` tokens behind `length` are known to agree. None do across a border of
+        spans: some models and engines compute what lies beyond it in another way."""
+        border = length // _SPAN != (length + ROWS) // _SPAN
+        return self.verdict(length) is True and not border
+
     def measure(self, sequence: Sequence, tokens: TokenIds[int], rows: RecentRows) -> None:
         """Compute the tokens of `rows`, the last that `sequence` holds, once more, together.
 

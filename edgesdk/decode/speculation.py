@@ -22,7 +22,13 @@ MOST_DRAFTED = ROWS - 1
 
 
 class Drafter(Protocol):
-    """Guesses how a text goes on."""
+    """Guesses how a text goes on.
+
+    Attributes:
+        free: a guess costs next to nothing, so there may be one at every step.
+    """
+
+    free: bool
 
     def propose(self, tokens: TokenIds[int], most: int) -> list[int]:
         """At most `most` ids that may follow `tokens`; none if there is no good guess.
@@ -57,6 +63,8 @@ class Speculator:
         self._recent = RecentRows()
         self._tokens = list(prompt)
         self._begun = 0.0
+        # What a free drafter thinks of the next token, while plain steps are taken.
+        self._guess: int | None = None
         self.drafted = 0
         self.accepted = 0
 
@@ -70,11 +78,18 @@ class Speculator:
         self._tokens.append(last)
         if self._check is not None and self._check.refuted:
             return []
+        if self._guess is not None:
+            self._pace.watched(self._guess == last)
+            self._guess = None
         length = self._pace.length(min(most, MOST_DRAFTED))
-        if length == 0:
+        if length == 0 and not self._drafter.free:
             return []
-        proposed = self._drafter.propose(self._tokens, length)[:length]
-        return proposed if proposed and self._lossless(sequence) else []
+        proposed = self._drafter.propose(self._tokens, max(length, 1))
+        if length and proposed and self._lossless(sequence):
+            return proposed[:length]
+        if proposed and self._drafter.free:
+            self._guess = proposed[0]
+        return []
 
     def stepped(self, row: Logits) -> None:
         """A step without a draft gave `row`, float32 [vocab]."""
@@ -103,4 +118,4 @@ class Speculator:
         if self._check.verdict(held) is None and self._recent.full:
             self._check.measure(sequence, self._tokens[:held], self._recent)
             self._begun = perf_counter()
-        return bool(self._check.verdict(held) and self._check.verdict(held + ROWS))
+        return self._check.allows(held)
