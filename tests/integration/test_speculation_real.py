@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgesdk.bundle.opening import Bundle
+from edgesdk.decode.pace import Costs
 from edgesdk.loading import load
 from edgesdk.model import Model
 from edgesdk.receipt import Reply
@@ -52,6 +53,12 @@ def model(request: pytest.FixtureRequest) -> Iterator[Model]:
     # One thread, so that llama.cpp does not split its attention, and drafting is really tried.
     with load(source, threads=1, context=1024) as loaded:
         yield loaded
+
+
+@pytest.fixture(autouse=True)
+def _cheap_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafting is tried whatever the clock says."""
+    monkeypatch.setattr(Costs, "slope", 0.1)
 
 
 @pytest.mark.parametrize("prompt", [*COPYING, *CHATTING])
