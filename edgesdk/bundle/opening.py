@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,9 +91,16 @@ def hash_file(path: Path, *, progress: Callable[[int], None] | None = None) -> s
 
 
 def _check_size(path: Path, entry: FileEntry) -> None:
-    if not path.is_file():
-        raise DamagedBundle(f"{path} is missing from the bundle.", hint=_REDO)
-    size = path.stat().st_size
+    try:
+        found = path.stat()
+    except OSError as error:
+        # Not there, or of a name that no file can have.
+        raise DamagedBundle(
+            f"{path} is missing from the bundle: {error.strerror}.", hint=_REDO
+        ) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise DamagedBundle(f"{path} is not a file.", hint=_REDO)
+    size = found.st_size
     if size != entry.size:
         raise DamagedBundle(
             f"{path} has {size:,} bytes; the manifest says {entry.size:,}.", hint=_REDO

@@ -7,7 +7,6 @@ may round in another way on another processor: logits are what the attention put
 from __future__ import annotations
 
 import platform
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,7 @@ from edgesdk.engines.onnx.cache import CacheShape
 from edgesdk.engines.onnx.sequence import LoadedDecoder, OnnxSequence
 from edgesdk.engines.saved import KvOrigin
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(sys.platform != "linux", reason="needs memory that only Linux has"),
-]
+pytestmark = pytest.mark.integration
 
 LAYERS, HEADS, KV_HEADS, HEAD, VOCAB, CONTEXT = 2, 6, 2, 16, 96, 700
 WIDTH = (HEADS + 2 * KV_HEADS) * HEAD
@@ -139,12 +135,24 @@ def test_a_rewind_and_a_fork_leave_the_others_alone() -> None:
         np.testing.assert_array_equal(rows, single[at : at + 4])
 
 
-def test_more_rows_than_a_batch_takes_are_computed_together() -> None:
+@pytest.mark.parametrize("memory", ["too little", "enough"])
+def test_without_a_batch_each_row_is_a_call(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: int) -> None:
+        raise OSError("no such memory")
+
+    count = 30
+    if memory == "too little":
+        monkeypatch.setattr("edgesdk.engines.onnx.cache.mirrored", refused)
+        count = 5
     decoder = attention_decoder(1)
-    ids = np.random.default_rng(4).integers(0, VOCAB, 40).tolist()
+    ids = np.random.default_rng(4).integers(0, VOCAB, 10 + count).tolist()
     one, other = OnnxSequence(decoder), OnnxSequence(decoder)
-    np.testing.assert_array_equal(one.extend(ids, logits="each"), other.extend(ids, logits="all"))
+    one.extend(ids[:10])
+    other.extend(ids[:10])
+    single = np.concatenate([other.extend([token]).copy() for token in ids[10:]])
+    np.testing.assert_array_equal(one.extend(ids[10:], logits="each"), single)
     assert one.tokens == other.tokens
+    np.testing.assert_array_equal(one.extend([1]), other.extend([1]))
 
 
 def test_what_was_written_apart_is_saved_and_restored(tmp_path: Path) -> None:

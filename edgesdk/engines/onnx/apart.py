@@ -31,8 +31,7 @@ class RowsApart:
     def __init__(
         self, session: ort.InferenceSession, cache: KvCache, rows: int, vocab_size: int
     ) -> None:
-        self._session = session
-        self._binding = ort.IOBinding(session)
+        self.binding = ort.IOBinding(session)
         self._stacks = cache.stacks
         self._offsets = np.arange(rows, dtype=np.int32)
         self._ids = np.zeros((rows, 1), np.int64)
@@ -46,24 +45,27 @@ class RowsApart:
             (graph_io.SEQLENS_K, self._last_positions),
             (graph_io.TOTAL_SEQUENCE_LENGTH, self._total),
         ):
-            self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+            self.binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         for layer, pair in enumerate(self._stacks):
             names = zip(graph_io.past_names(layer), graph_io.present_names(layer), strict=True)
             for (past, present), stack in zip(names, pair, strict=True):
                 value = ort.OrtValue.ortvalue_from_numpy(stack[:rows])
-                self._binding.bind_ortvalue_input(past, value)
-                self._binding.bind_ortvalue_output(present, value)
+                self.binding.bind_ortvalue_input(past, value)
+                self.binding.bind_ortvalue_output(present, value)
         out = ort.OrtValue.ortvalue_from_numpy(self._logits)
-        self._binding.bind_ortvalue_output(graph_io.LOGITS, out)
+        self.binding.bind_ortvalue_output(graph_io.LOGITS, out)
 
     def fits(self, cache: KvCache) -> bool:
         """Whether the cache is still the one that is bound here."""
         return self._stacks is cache.stacks
 
-    def run(self, ids: list[int], held: int) -> Logits:
-        """Logits after each of `ids`, float32 [rows, vocab], behind `held` tokens."""
+    @property
+    def logits(self) -> Logits:
+        """After each token of the last run, float32 [rows, vocab]."""
+        return self._logits[:, 0]
+
+    def set(self, ids: list[int], held: int) -> None:
+        """What the next run computes: `ids`, behind `held` tokens."""
         self._ids[:, 0] = ids
         np.add(self._offsets, held, out=self._last_positions)
         self._total[...] = held + len(ids)
-        self._session.run_with_iobinding(self._binding)
-        return self._logits[:, 0]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import sys
 
 import numpy as np
 import numpy.typing as npt
-
-POSSIBLE = sys.platform == "linux"
 
 # Of <sys/mman.h>; Python's mmap has no use for it.
 _MAP_FIXED = 0x10
@@ -26,8 +25,10 @@ def mirrored(blocks: int, size: int, copies: int) -> npt.NDArray[np.uint8]:
         size: of a block, bytes; a multiple of `mmap.PAGESIZE`.
 
     Raises:
-        OSError: the system grants no such memory.
+        OSError: the system grants no such memory; only Linux does.
     """
+    if sys.platform != "linux":
+        raise OSError(errno.ENOSYS, "Only Linux has such memory")
     # The pages are laid over a reservation, which gives them all back when the array is gone.
     reserved = mmap.mmap(-1, blocks * copies * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     whole = np.frombuffer(reserved, np.uint8).reshape(blocks, copies, size)
