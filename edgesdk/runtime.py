@@ -14,7 +14,7 @@ from edgesdk.decode.draft import Draft
 from edgesdk.decode.lookup import PromptLookup
 from edgesdk.decode.loop import Finish, FinishReason, Generation, generate
 from edgesdk.decode.options import Options
-from edgesdk.decode.pace import Pace
+from edgesdk.decode.pace import Costs, Pace
 from edgesdk.decode.prefill import prefill
 from edgesdk.decode.rows import RowCheck
 from edgesdk.decode.speculation import Drafter, Speculator
@@ -46,7 +46,8 @@ class Runtime:
         load_seconds: what loading all of them took.
         prefixes: where beginnings of prompts are kept; None for nowhere.
         draft: a smaller model of the same vocabulary, which guesses.
-        rows: what was measured of the engine.
+        rows: whether the engine's rows agree, as far as that was measured.
+        costs: of the verification of what was looked up.
     """
 
     engine: Engine
@@ -55,6 +56,7 @@ class Runtime:
     prefixes: PrefixCache | None = None
     draft: Draft | None = None
     rows: RowCheck = field(default_factory=RowCheck)
+    costs: Costs = field(default_factory=Costs)
     gate: Gate = field(init=False)
     draft_gate: Gate = field(init=False)
 
@@ -248,17 +250,18 @@ class Runtime:
             self.draft.close()
 
     def _speculator(self, prompt: list[int], options: Options, caller: Caller) -> Speculator | None:
-        way = options.speculate or ("off" if self.draft is None else "auto")
+        way = options.speculate or "auto"
         if way == "off":
             return None
         proven = way == "auto" and options.repeatable
-        drafter: Drafter
+        drafter: Drafter = PromptLookup()
+        costs = self.costs
         if self.draft is not None and way == "auto":
 
             def gated(sequence: Sequence) -> Sequence:
                 return GatedSequence(sequence, self.draft_gate, options.priority, caller)
 
-            drafter = self.draft.drafter(gated)
-        else:
-            drafter = PromptLookup()
-        return Speculator(prompt, drafter, self.rows if proven else None, Pace())
+            drafter, costs = self.draft.drafter(gated), self.draft.costs
+        return Speculator(
+            prompt, drafter, self.rows if proven else None, Pace(costs, watching=drafter.free)
+        )
