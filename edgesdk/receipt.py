@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgesdk.decode.loop import Finish, FinishReason
+from edgesdk.device_memory import counted_twice
 from edgesdk.engines.base import EngineInfo
 from edgesdk.overflow import Overflow
 from edgesdk.tools.calls import ToolCall, words_before_calls
@@ -160,7 +161,7 @@ def peak_memory_bytes() -> int | None:
         # getrusage would also count what the parent process was when it started this one.
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-        return int(peaks[0]) * 1024 if peaks else None
+        return int(peaks[0]) * 1024 - counted_twice() if peaks else None
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -7,6 +7,7 @@ may round in another way on another processor: logits are what the attention put
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk.bundle import graph_io
+from edgesdk.engines.onnx.apart import writes_first
 from edgesdk.engines.onnx.cache import CacheShape
 from edgesdk.engines.onnx.sequence import LoadedDecoder, OnnxSequence
 from edgesdk.engines.saved import KvOrigin
@@ -85,6 +87,7 @@ def attention_decoder(threads: int, **attributes: float) -> LoadedDecoder:
         vocab_size=VOCAB,
         context_length=CONTEXT,
         origin=KvOrigin("onnx", "00" * 32, "float32"),
+        apart=True,
     )
 
 
@@ -165,3 +168,31 @@ def test_what_was_written_apart_is_saved_and_restored(tmp_path: Path) -> None:
     back.restore(tmp_path / "kept")
     wanted = sequence.extend(ids[18:22], logits="each").copy()
     np.testing.assert_array_equal(back.extend(ids[18:22], logits="each"), wanted)
+
+
+@pytest.mark.parametrize(
+    ("spec", "release", "known"),
+    [
+        ({"attention_softcap": None}, "1.31.1", True),
+        ({"attention_softcap": None}, "1.30.0", False),
+        ({"attention_softcap": None}, "1.32.0", False),
+        ({"attention_softcap": 50.0}, "1.31.1", False),
+        ({}, "1.31.1", False),
+    ],
+)
+def test_the_order_of_writing_is_relied_on_only_where_it_is_known(
+    spec: dict[str, float | None], release: str, known: bool
+) -> None:
+    assert writes_first(spec, release) is known
+
+
+def test_nor_where_the_kernels_are_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
+    assert not writes_first({"attention_softcap": None}, "1.31.1")
+
+
+def test_an_unknown_order_means_single_calls() -> None:
+    known = attention_decoder(1)
+    unknown = replace(known, apart=False)
+    found = [OnnxSequence(decoder).extend([5, 6, 7], logits="each") for decoder in (known, unknown)]
+    assert np.array_equal(*found)

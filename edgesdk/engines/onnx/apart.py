@@ -4,11 +4,16 @@ onnxruntime's attention takes other kernels for several rows than for one; their
 the last bits, which the 8-bit activations of quantized matrices blow up to other logits. But the
 rows of a batch are each computed as one row alone. So a batch is made of the tokens: row i is a
 sequence that ends at token i, and all of them see the same KV cache. Each writes its own key and
-value there; the operator does all the writing before it reads (onnxruntime 1.31; where it does
-not, `edgesdk.decode.rows` finds out).
+value there, and the operator must do all the writing before it reads. That is an order that no
+document promises, so it is relied on only for releases that were read and tested; besides,
+`edgesdk.decode.rows` measures before anything depends on it.
 """
 
 from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -19,6 +24,22 @@ from edgesdk.engines.onnx.cache import KvCache
 
 # As many as a batch can have.
 MOST_APART = 8
+
+# contrib_ops/cpu/bert/gqa_attention_base.h of these: the flash path puts all new keys and values
+# into the cache, then reads. The path for soft caps does both head by head, on several threads.
+_READ_RELEASES = ("1.31.",)
+_NO_FLASH = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+
+
+def writes_first(spec: Mapping[str, Any], release: str = ort.__version__) -> bool:
+    """Whether the attention of a bundle is known to do all its writing before it reads.
+
+    Args:
+        spec: of the bundle's manifest; one that says nothing of soft caps is not known.
+        release: of onnxruntime.
+    """
+    uncapped = spec.get("attention_softcap", "unknown") is None
+    return uncapped and release.startswith(_READ_RELEASES) and not os.environ.get(_NO_FLASH)
 
 
 class RowsApart:

@@ -26,13 +26,19 @@ from edgesdk.errors import EngineError, RequestError
 
 @dataclass(frozen=True)
 class LoadedDecoder:
-    """What sequences share: the session, and what it was loaded from."""
+    """What sequences share: the session, and what it was loaded from.
+
+    Attributes:
+        apart: whether several tokens can be computed by the kernels of one; see
+            `edgesdk.engines.onnx.apart`.
+    """
 
     session: ort.InferenceSession
     cache_shape: CacheShape
     vocab_size: int
     context_length: int
     origin: KvOrigin
+    apart: bool
 
 
 class OnnxSequence:
@@ -172,7 +178,7 @@ class OnnxSequence:
 
     def _spread(self, rows: int) -> bool:
         """Make the cache ready for a batch of `rows` tokens; False where that is impossible."""
-        if rows > MOST_APART:
+        if rows > MOST_APART or not self._decoder.apart:
             return False
         try:
             self._cache.spread(MOST_APART, used=len(self._tokens))
