@@ -1,0 +1,124 @@
+"""A decoder and its text side become one GGUF file, a few rows in memory at a time."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgesdk_quantize.formats import ggml
+from edgesdk_quantize.formats.blocks import UInt8
+from edgesdk_quantize.formats.ggml import GgmlFormat
+from gguf.constants import GGML_QUANT_VERSION
+
+from edgesdk.errors import ExportError
+from edgesdk_export.gguf.architectures import decoder_metadata, rope_tensors
+from edgesdk_export.gguf.container import TensorPlan, Value, write_container
+from edgesdk_export.gguf.mixes import FileType, choose_types
+from edgesdk_export.gguf.tensors import StoredTensor, stored_tensors
+from edgesdk_export.weights import Decoder, Float32
+
+# By canonical name of the weight: how much an error in each of its columns matters, float32 [K].
+Importance = Mapping[str, Float32]
+
+
+@dataclass(frozen=True)
+class WrittenGguf:
+    """What was written.
+
+    Attributes:
+        types: of every matrix, by tensor name.
+        head_type: of the matrix that gives the logits.
+        bits_per_weight: of all tensors, norms and rope factors included.
+    """
+
+    types: Mapping[str, GgmlFormat]
+    head_type: GgmlFormat
+    bits_per_weight: float
+
+
+def write_gguf(
+    decoder: Decoder,
+    path: Path,
+    file_type: FileType,
+    *,
+    name: str,
+    vocabulary: Mapping[str, Value],
+    licence: str | None = None,
+    importance: Importance | None = None,
+    types: Mapping[str, GgmlFormat] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> WrittenGguf:
+    """Write a GGUF that llama.cpp runs. The same input gives the same bytes.
+
+    Args:
+        name: what the model calls itself.
+        vocabulary: the `tokenizer.*` metadata.
+        importance: what quantizers weigh errors with; weights that it does not name have none.
+        types: of matrices that depart from the mixture, by tensor name.
+        progress: called with the number of layers that are over.
+
+    Raises:
+        ExportError: llama.cpp cannot compute this decoder, or a weight cannot be stored.
+        MissingExtra: llama-cpp-python, which has ggml's quantizers, is not installed.
+    """
+    spec = decoder.spec
+    stored = stored_tensors(spec)
+    places = [tensor.place for tensor in stored if len(tensor.shape) > 1]
+    chosen = choose_types(file_type, spec, places, weighted=importance is not None)
+    chosen |= types or {}
+    plans = [
+        TensorPlan(
+            tensor.name,
+            tensor.shape,
+            chosen.get(tensor.name, ggml.F32),
+            functools.partial(
+                _packed, decoder, tensor, chosen.get(tensor.name, ggml.F32), importance or {}
+            ),
+        )
+        for tensor in stored
+    ]
+    # llama.cpp wants what follows from the metadata beside the weights.
+    for factors_name, values in rope_tensors(spec).items():
+        plans.append(TensorPlan(factors_name, values.shape, ggml.F32, lambda values=values: (values,)))
+    metadata: dict[str, Value] = {
+        **decoder_metadata(spec),
+        "general.type": "model",
+        "general.name": name,
+        **({} if licence is None else {"general.license": licence}),
+        "general.file_type": int(file_type.number),
+        "general.quantization_version": GGML_QUANT_VERSION,
+        **vocabulary,
+    }
+    last_of_layer = {tensor.name: tensor.layer for tensor in stored if tensor.layer is not None}
+
+    def written(tensor: str) -> None:
+        layer = last_of_layer.get(tensor)
+        if progress is not None and layer is not None:
+            progress(layer)
+
+    write_container(path, metadata, plans, written=written)
+    if progress is not None:
+        progress(spec.layers)
+    head = chosen.get("output.weight", chosen["token_embd.weight"])
+    bits = 8 * sum(plan.size for plan in plans)
+    return WrittenGguf(chosen, head, bits / sum(math.prod(plan.shape) for plan in plans))
+
+
+def _packed(
+    decoder: Decoder, tensor: StoredTensor, form: GgmlFormat, importance: Importance
+) -> Iterator[Float32 | UInt8]:
+    weights = importance.get(tensor.parts[0])
+    for chunk in tensor.chunks(decoder):
+        if form == ggml.F32:
+            yield chunk
+            continue
+        try:
+            yield form.quantize(chunk, weights)
+        except ValueError as error:
+            raise ExportError(
+                f"Tensor {tensor.name} ({', '.join(tensor.parts)}): {error}.",
+                hint="Choose another type, such as f32.",
+            ) from None
