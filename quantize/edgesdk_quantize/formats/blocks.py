@@ -105,8 +105,11 @@ def to_blocks(rows: Float32, block: int) -> Float32:
     return rows.reshape(rows.shape[0], -1, block)
 
 
-def check_finite(values: npt.NDArray[np.floating]) -> None:
+def check_finite(values: npt.NDArray[np.floating], *, first_row: int = 0) -> None:
     """Refuse NaN and infinities.
+
+    Args:
+        first_row: what the first row is called in the message, where `values` are a part.
 
     Raises:
         ValueError: with the index and the value of the first one.
@@ -114,4 +117,5 @@ def check_finite(values: npt.NDArray[np.floating]) -> None:
     finite = np.isfinite(values)
     if not finite.all():
         index = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(f"the value at {list(index)} is {values[index]}")
+        place = [first_row + index[0], *index[1:]]
+        raise ValueError(f"the value at {place} is {values[index]}")
