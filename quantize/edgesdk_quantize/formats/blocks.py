@@ -62,6 +62,9 @@ class BlockFormat(Protocol):
             ValueError: a weight is NaN or infinite; the message gives its row and column.
         """
 
+    def dequantize(self, packed: Packed, *, columns: int) -> Float32:
+        """The float32 [N, columns] that an operator computes with."""
+
 
 def dequantize(packed: Packed, *, bits: int, columns: int) -> Float32:
     """The float32 [N, columns] that an operator computes with."""
