@@ -86,7 +86,8 @@ class ActivationGrid:
     def dequantize(self, codes: npt.NDArray[np.unsignedinteger]) -> Float32:
         """The float32 values of codes, as DequantizeLinear computes them."""
         shifted: Float32 = codes.astype(np.float32) - np.float32(self.zero_point)
-        return shifted * np.float32(self.scale)
+        shifted *= np.float32(self.scale)
+        return shifted
 
 
 @dataclass(frozen=True)
