@@ -62,6 +62,9 @@ class BlockFormat(Protocol):
             ValueError: a weight is NaN or infinite; the message gives its row and column.
         """
 
+    def dequantize(self, packed: Packed, *, columns: int) -> Float32:
+        """The float32 [N, columns] that an operator computes with."""
+
 
 def dequantize(packed: Packed, *, bits: int, columns: int) -> Float32:
     """The float32 [N, columns] that an operator computes with."""
@@ -105,8 +108,11 @@ def to_blocks(rows: Float32, block: int) -> Float32:
     return rows.reshape(rows.shape[0], -1, block)
 
 
-def check_finite(values: npt.NDArray[np.floating]) -> None:
+def check_finite(values: npt.NDArray[np.floating], *, first_row: int = 0) -> None:
     """Refuse NaN and infinities.
+
+    Args:
+        first_row: what the first row is called in the message, where `values` are a part.
 
     Raises:
         ValueError: with the index and the value of the first one.
@@ -114,4 +120,5 @@ def check_finite(values: npt.NDArray[np.floating]) -> None:
     finite = np.isfinite(values)
     if not finite.all():
         index = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(f"the value at {list(index)} is {values[index]}")
+        place = [first_row + index[0], *index[1:]]
+        raise ValueError(f"the value at {place} is {values[index]}")

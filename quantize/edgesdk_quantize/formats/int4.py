@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgesdk_quantize.formats.blocks import Float32, Packed, pack, to_blocks
+from edgesdk_quantize.formats.blocks import Float32, Packed, dequantize, pack, to_blocks
 
 _LEVELS = 15
 _MIDDLE = 8
@@ -46,6 +46,10 @@ class Int4:
         """See `BlockFormat.quantize`."""
         return _quantize(rows, self.block, symmetric=False)
 
+    def dequantize(self, packed: Packed, *, columns: int) -> Float32:
+        """See `BlockFormat.dequantize`."""
+        return dequantize(packed, bits=self.bits, columns=columns)
+
 
 @dataclass(frozen=True)
 class Int4Symmetric:
@@ -62,6 +66,10 @@ class Int4Symmetric:
     def quantize(self, rows: Float32) -> Packed:
         """See `BlockFormat.quantize`."""
         return _quantize(rows, self.block, symmetric=True)
+
+    def dequantize(self, packed: Packed, *, columns: int) -> Float32:
+        """See `BlockFormat.dequantize`."""
+        return dequantize(packed, bits=self.bits, columns=columns)
 
 
 def _quantize(rows: Float32, block: int, *, symmetric: bool) -> Packed:
