@@ -11,31 +11,25 @@ from edgesdk_quantize.divergence import Divergence
 import edgesdk
 from edgesdk.bundle.manifest import ModelShape, Quantization
 from edgesdk_export.built import BuiltModel, Steps
-from edgesdk_export.checkpoint import Checkpoint
-from edgesdk_export.families import read_decoder
-from edgesdk_export.onnx import WeightScheme, default_scheme, write_decoder
+from edgesdk_export.onnx import WeightScheme, write_decoder
 from edgesdk_export.onnx.scheme import format_name
 from edgesdk_export.progress import Progress
 from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
 from edgesdk_export.quality.streamed import compare
 from edgesdk_export.quality.text import Windows
 from edgesdk_export.spec import DecoderSpec
+from edgesdk_export.weights import Decoder
 
 
 def build_native(
-    checkpoint: Checkpoint, folder: Path, scheme_name: str | None, progress: Progress
+    decoder: Decoder, folder: Path, scheme: WeightScheme, progress: Progress
 ) -> BuiltModel:
-    """Write the ONNX model of a checkpoint whose family is known into `folder`.
+    """Write the ONNX model of a decoder into `folder`.
 
     Raises:
-        CheckpointError: the checkpoint is of no known family, or contradicts itself.
         ExportError: a weight cannot be stored.
     """
-    decoder = read_decoder(checkpoint)
     spec = decoder.spec
-    scheme = (
-        default_scheme(spec.parameters) if scheme_name is None else WeightScheme.named(scheme_name)
-    )
     progress.stage(f"Writing {scheme.name} layers", spec.layers)
     written = write_decoder(decoder, folder, scheme, lambda done, _: progress.advance(done))
 
@@ -46,7 +40,7 @@ def build_native(
         return compare(reference, candidate, windows, progress=steps)
 
     return BuiltModel(
-        shape=_shape(spec),
+        shape=shape_of(spec),
         # Through JSON, so that what is stored equals what is read back (lists, not tuples).
         spec=json.loads(json.dumps(dataclasses.asdict(spec))),
         model_file=written.model_file,
@@ -61,7 +55,8 @@ def build_native(
     )
 
 
-def _shape(spec: DecoderSpec) -> ModelShape:
+def shape_of(spec: DecoderSpec) -> ModelShape:
+    """What an engine must know of a decoder."""
     return ModelShape(
         architecture=spec.architecture,
         layers=spec.layers,

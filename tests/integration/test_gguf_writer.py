@@ -3,7 +3,6 @@ tokenizer's ids, and its own quantizer writes the same tensors."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,8 @@ from edgesdk_export.tokenizers import read_text
 from support.reference_decoder import logits_of
 from support.tiny_models import make_tiny
 
-from edgesdk.errors import ExportError
-
-llama_cpp = pytest.importorskip("llama_cpp")
-from support.llama_vocab import llama_encoder
+pytest.importorskip("llama_cpp")
+import llama_cpp
 from support.tiny_ggufs import llama_cpp_logits
 
 pytestmark = pytest.mark.integration

@@ -160,7 +160,9 @@ def _scaling(spec: DecoderSpec) -> dict[str, Value]:
 def _llama3_factors(rope: RopeSpec) -> Float32:
     """What each frequency is divided by (`_compute_llama3_parameters` of transformers): nothing
     for short waves, `factor` for long ones, and between them a blend."""
-    frequencies = rope.theta ** -(np.arange(0, rope.rotary_size, 2, dtype=np.float64) / rope.rotary_size)
+    frequencies = rope.theta ** -(
+        np.arange(0, rope.rotary_size, 2, dtype=np.float64) / rope.rotary_size
+    )
     waves = (rope.original_context or 0) * frequencies / (2 * math.pi)
     spread = rope.high_freq_factor - rope.low_freq_factor
     smooth = np.clip((waves - rope.low_freq_factor) / spread, 0.0, 1.0)

@@ -1,8 +1,8 @@
 """Which ggml type each tensor of a file is stored in: llama-quantize's own rules.
 
-A file type such as Q4_K_M is a mixture. The rules are those of `llama_tensor_get_type` in llama.cpp's
-src/llama-quant.cpp, for decoders without experts, so that a file has tensor for tensor the types
-that llama-quantize gives it.
+A file type such as Q4_K_M is a mixture. The rules are those of `llama_tensor_get_type` in
+llama.cpp's src/llama-quant.cpp, for decoders without experts, so that a file has tensor for tensor
+the types that llama-quantize gives it.
 """
 
 from __future__ import annotations
@@ -108,16 +108,12 @@ def choose_types(
     if file_type.is_float:
         return {place.name: file_type.base for place in places}
     return {
-        place.name: ggml.fallback(
-            _wanted(file_type, spec, place, weighted=weighted), place.columns
-        )
+        place.name: ggml.fallback(_wanted(file_type, spec, place, weighted=weighted), place.columns)
         for place in places
     }
 
 
-def _wanted(
-    file_type: FileType, spec: DecoderSpec, place: Place, *, weighted: bool
-) -> GgmlFormat:
+def _wanted(file_type: FileType, spec: DecoderSpec, place: Place, *, weighted: bool) -> GgmlFormat:
     name, base = file_type.name, file_type.base
     layer, layers = place.layer, spec.layers
     # A tied embedding is the head, too.

@@ -8,6 +8,7 @@ that was trained as one says something else, which no scores can say.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,8 +41,7 @@ def piece_scores(
                     hint=_HINT,
                 )
     changes = sum(
-        left + right != later[0] + later[1]
-        for (left, right), later in zip(merges, merges[1:], strict=False)
+        left + right != later[0] + later[1] for (left, right), later in itertools.pairwise(merges)
     )
     if changes + 1 > len(order):
         raise CheckpointError(

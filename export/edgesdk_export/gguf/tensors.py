@@ -69,8 +69,10 @@ class StoredTensor:
             for chunk in row_chunks(decoder.weights[part], multiple=self.interleaved_head or 1):
                 _refuse_broken(part, start, chunk)
                 start += len(chunk)
-                yield chunk if self.interleaved_head is None else _interleave(
-                    chunk, self.interleaved_head
+                yield (
+                    chunk
+                    if self.interleaved_head is None
+                    else _interleave(chunk, self.interleaved_head)
                 )
 
 

@@ -115,8 +115,8 @@ def _copied(metadata: Mapping[str, Any]) -> dict[str, Value]:
         if not key.startswith("tokenizer."):
             continue
         if isinstance(value, list) and value and not isinstance(value[0], str):
-            kind = np.float32 if isinstance(value[0], float) else np.int32
-            copied[key] = np.array(value, kind)
+            floats = isinstance(value[0], float)
+            copied[key] = np.array(value, np.float32) if floats else np.array(value, np.int32)
         else:
             copied[key] = value
     return copied

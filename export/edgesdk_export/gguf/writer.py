@@ -20,7 +20,7 @@ from edgesdk_export.gguf.mixes import FileType, choose_types
 from edgesdk_export.gguf.tensors import StoredTensor, stored_tensors
 from edgesdk_export.weights import Decoder, Float32
 
-# By canonical name of the weight: how much an error in each of its columns matters, float32 [K].
+# By tensor name ("blk.0.attn_q.weight"): how much an error in each column matters, float32 [K].
 Importance = Mapping[str, Float32]
 
 
@@ -56,7 +56,7 @@ def write_gguf(
     Args:
         name: what the model calls itself.
         vocabulary: the `tokenizer.*` metadata.
-        importance: what quantizers weigh errors with; weights that it does not name have none.
+        importance: what quantizers weigh errors with; tensors that it does not name have none.
         types: of matrices that depart from the mixture, by tensor name.
         progress: called with the number of layers that are over.
 
@@ -80,9 +80,10 @@ def write_gguf(
         )
         for tensor in stored
     ]
-    # llama.cpp wants what follows from the metadata beside the weights.
-    for factors_name, values in rope_tensors(spec).items():
-        plans.append(TensorPlan(factors_name, values.shape, ggml.F32, lambda values=values: (values,)))
+    plans += [
+        TensorPlan(factors, values.shape, ggml.F32, functools.partial(tuple, (values,)))
+        for factors, values in rope_tensors(spec).items()
+    ]
     metadata: dict[str, Value] = {
         **decoder_metadata(spec),
         "general.type": "model",
@@ -110,7 +111,7 @@ def write_gguf(
 def _packed(
     decoder: Decoder, tensor: StoredTensor, form: GgmlFormat, importance: Importance
 ) -> Iterator[Float32 | UInt8]:
-    weights = importance.get(tensor.parts[0])
+    weights = importance.get(tensor.name)
     for chunk in tensor.chunks(decoder):
         if form == ggml.F32:
             yield chunk

@@ -1,0 +1,85 @@
+"""The route to GGUF, as the export pipeline sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+from pathlib import Path
+
+from edgesdk_quantize.divergence import Divergence
+
+import edgesdk
+from edgesdk.bundle.manifest import Quantization
+from edgesdk_export.built import BuiltModel, Steps
+from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
+from edgesdk_export.families import read_decoder
+from edgesdk_export.gguf.architectures import context_of
+from edgesdk_export.gguf.mixes import FileType
+from edgesdk_export.gguf.vocabulary import vocabulary_metadata
+from edgesdk_export.gguf.writer import write_gguf
+from edgesdk_export.native import shape_of
+from edgesdk_export.progress import Progress
+from edgesdk_export.quality.stacks import CheckpointStack
+from edgesdk_export.quality.streamed import compare
+from edgesdk_export.quality.text import Windows
+from edgesdk_export.tokenizers import TextFiles
+from edgesdk_export.weights import Decoder
+
+MODEL_FILE = "model.gguf"
+
+
+def build_gguf(
+    checkpoint: Checkpoint,
+    decoder: Decoder,
+    text: TextFiles,
+    folder: Path,
+    file_type: FileType,
+    progress: Progress,
+) -> BuiltModel:
+    """Write the GGUF of a checkpoint into `folder`.
+
+    Its quality is that of the stored weights, computed in float32: llama.cpp's kernels also round
+    what is multiplied with them, differently on each processor.
+
+    Raises:
+        CheckpointError: llama.cpp has no tokenizer like the checkpoint's.
+        ExportError: llama.cpp cannot compute this decoder, or a weight cannot be stored.
+        MissingExtra: llama-cpp-python, which has ggml's quantizers, is not installed.
+    """
+    spec = decoder.spec
+    vocabulary = vocabulary_metadata(checkpoint, text, spec.vocab_size)
+    progress.stage(f"Writing {file_type.name} layers", spec.layers)
+    path = folder / MODEL_FILE
+    written = write_gguf(
+        decoder,
+        path,
+        file_type,
+        name=checkpoint.name,
+        vocabulary=vocabulary,
+        licence=checkpoint.licence,
+        progress=progress.advance,
+    )
+    stored = dataclasses.replace(spec, context_length=context_of(spec))
+
+    def measure(windows: Windows, steps: Steps) -> Divergence:
+        candidate = CheckpointStack(read_decoder(open_checkpoint(path)))
+        return compare(CheckpointStack(decoder), candidate, windows, progress=steps)
+
+    tools = ["gguf"] if file_type.name == "f32" else ["gguf", "llama-cpp-python"]
+    return BuiltModel(
+        shape=shape_of(stored),
+        spec=json.loads(json.dumps(dataclasses.asdict(stored))),
+        model_file=MODEL_FILE,
+        quantization=Quantization(
+            weights=file_type.name,
+            head=written.head_type.name.lower(),
+            method="stored as f32"
+            if file_type.name == "f32"
+            else "ggml's quantizers, without importance weights",
+            bits_per_weight=round(written.bits_per_weight, 3),
+        ),
+        exporter=f"edgesdk {edgesdk.__version__}",
+        versions={tool: importlib.metadata.version(tool) for tool in tools},
+        measure=measure,
+    )
