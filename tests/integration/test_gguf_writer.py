@@ -3,6 +3,7 @@ tokenizer's ids, and its own quantizer writes the same tensors."""
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from edgesdk_export.gguf import (
 from edgesdk_export.tokenizers import read_text
 from support.reference_decoder import logits_of
 from support.tiny_models import make_tiny
+
+from edgesdk.errors import ExportError
 
 pytest.importorskip("llama_cpp")
 import llama_cpp
@@ -142,3 +145,77 @@ def test_one_step_gives_the_tensors_of_llama_cpp_s_quantizer(kind, wide, tmp_pat
     checkpoint, f32 = wide
     theirs = quantized_by_llama_cpp(f32, tmp_path / "theirs.gguf", kind)
     assert_same_tensors(write(checkpoint, tmp_path / "ours.gguf", kind), theirs)
+
+
+def test_one_step_on_a_real_model(smollm2_gguf, tmp_path):
+    """SmolLM2's rows are of 576 and 1,536 values: K-quants with and without their fallbacks."""
+    f32 = write(smollm2_gguf, tmp_path / "f32.gguf")
+    theirs = quantized_by_llama_cpp(f32, tmp_path / "theirs.gguf", "q4_k_m")
+    f32.unlink()
+    assert_same_tensors(write(smollm2_gguf, tmp_path / "ours.gguf", "q4_k_m"), theirs)
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q4_k_m", "iq4_xs", "q2_k"])
+def test_importance_weighs_as_in_llama_cpp_s_quantizer(kind, tmp_path):
+    """Given for every matrix but the embedding and one other, as imatrix files have it."""
+    make_tiny("llama", tmp_path / "hf", **_WIDE)
+    f32 = write(tmp_path / "hf", tmp_path / "f32.gguf")
+    rng = np.random.default_rng(5)
+    importance = {
+        info.name: rng.exponential(size=info.shape[-1]).astype(np.float32)
+        for info in read_gguf_header(f32).tensors
+        if info.name.startswith("blk.")
+        and len(info.shape) > 1
+        and info.name != "blk.3.ffn_up.weight"
+    }
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.nthread, params.ftype = 1, file_type_named(kind).number
+    entries = (llama_cpp.llama_model_imatrix_data * (len(importance) + 1))()
+    for entry, (name, values) in zip(entries, importance.items(), strict=False):
+        entry.name, entry.size = name.encode(), len(values)
+        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    params.imatrix = ctypes.cast(entries, type(params.imatrix))
+    theirs = tmp_path / "theirs.gguf"
+    assert llama_cpp.llama_model_quantize(str(f32).encode(), str(theirs).encode(), params) == 0
+    ours = write(tmp_path / "hf", tmp_path / "ours.gguf", kind, importance=importance)
+    assert_same_tensors(ours, theirs)
+    assert tensors_of(ours) != tensors_of(write(tmp_path / "hf", tmp_path / "plain.gguf", kind))
+
+
+REFUSED = {
+    "qwen3": ({}, "qkv bias .* 'qwen3'"),
+    "gemma2": ({}, "attention scale of 0.204"),
+    "gemma3": ({}, "attention scale of 0.204"),
+    "qwen2": (
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10_000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
+        "llama3 rope .* 'qwen2'",
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", REFUSED)
+def test_what_llama_cpp_would_compute_differently_is_refused(variant, tmp_path):
+    overrides, message = REFUSED[variant]
+    make_tiny(variant, tmp_path / "hf", **overrides)
+    with pytest.raises(ExportError, match=message):
+        write(tmp_path / "hf", tmp_path / "x.gguf")
+    assert not (tmp_path / "x.gguf").exists()
+
+
+def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
+    model = make_tiny("llama", tmp_path / "hf")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 4] = 70_000
+    model.save_pretrained(tmp_path / "hf")
+    with pytest.raises(ExportError, match=r"blk\.1\.ffn_up\.weight \(layers\.1\.up\.weight\).*F16"):
+        write(tmp_path / "hf", tmp_path / "x.gguf", "f16")
+    write(tmp_path / "hf", tmp_path / "x.gguf", "bf16")

@@ -3,7 +3,8 @@
 A GGUF names its pre-tokenizer (`tokenizer.ggml.pre`) and llama.cpp has the code. llama.cpp's
 converter finds the name by hashing the ids of a sample text; here the parts of `tokenizer.json` are
 compared with those of the published tokenizers, so that what is not known can be shown. The names
-and what each one implies: `llama_vocab::impl::load` in llama.cpp's src/llama-vocab.cpp.
+and what each one implies: `llama_vocab::impl::load` in llama.cpp's src/llama-vocab.cpp. Its own
+patterns for "tekken" and "gpt-4o" cut combining marks off their letters; the others are exact.
 """
 
 from __future__ import annotations

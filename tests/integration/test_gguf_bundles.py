@@ -1,0 +1,142 @@
+"""GGUF bundles: what an export leaves, and that an engine computes with it what the model does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from edgesdk_export.pipeline import ExportJob, export
+from edgesdk_export.progress import Silent
+from edgesdk_export.quality.text import EvaluationText
+from edgesdk_export.recipes import load_recipe
+from support.tiny_models import make_tiny
+
+import edgesdk
+from edgesdk.bundle.opening import Bundle, verify_bundle
+from edgesdk.engines.registry import open_engine
+from edgesdk.errors import ExportError, RequestError
+
+pytest.importorskip("llama_cpp")
+
+pytestmark = pytest.mark.integration
+
+TEXT = EvaluationText("fox.txt", "the quick brown fox jumps over the lazy dog " * 400)
+TOKENS = [(7 * i * i + 3 * i) % 320 for i in range(40)]
+
+
+def bundle_of(source: Path, target: Path, **settings) -> Bundle:
+    job = ExportJob(
+        checkpoint=source,
+        destination=target,
+        name="tiny",
+        text=TEXT,
+        **{"format": "gguf", "quality_tokens": 512, **settings},
+    )
+    return export(job, Silent())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A llama of two blocks of 256 to a row, and the folder that it is saved in."""
+    folder = tmp_path_factory.mktemp("tiny") / "hf"
+    return make_tiny("llama", folder, hidden_size=256, intermediate_size=512), folder
+
+
+def test_a_bundle_is_whole_and_says_what_it_is(checkpoint, tmp_path):
+    model, folder = checkpoint
+    bundle = bundle_of(folder, tmp_path / "b", scheme="f32")
+    verify_bundle(bundle)
+    manifest = bundle.manifest
+    assert (manifest.format, manifest.target, manifest.model_file) == ("gguf", "cpu", "model.gguf")
+    assert manifest.quantization.weights == "f32"
+    assert manifest.quantization.bits_per_weight == 32
+    assert manifest.quality is not None
+    assert manifest.quality.kl_mean < 1e-9
+    assert sorted(path.name for path in bundle.path.iterdir()) == [
+        "chat_template.jinja",
+        "edgesdk.json",
+        "model.gguf",
+        "recipe.toml",
+        "tokenizer.json",
+    ]
+    stored = load_recipe(str(bundle.file("recipe.toml")))
+    assert stored.gguf is not None
+    assert (stored.name, stored.gguf.type, stored.onnx) == ("fast", "f32", None)
+    engine = open_engine(bundle)
+    sequence = engine.sequence()
+    ours = sequence.extend(TOKENS, logits="all")
+    sequence.close()
+    engine.close()
+    with torch.no_grad():
+        theirs = model(torch.tensor([TOKENS])).logits[0].numpy()
+    # The engine's KV cache is float16.
+    np.testing.assert_allclose(ours, theirs, atol=0.05 * np.abs(theirs).max())
+
+
+def test_fewer_bits_cost_more_and_the_quality_says_so(checkpoint, tmp_path):
+    _, folder = checkpoint
+    bundles = [
+        bundle_of(folder, tmp_path / kind, scheme=kind) for kind in ("q8_0", "q4_k_m", "q2_k")
+    ]
+    losses = [bundle.manifest.quality.kl_mean for bundle in bundles]
+    assert losses == sorted(losses)
+    assert [bundle.manifest.quantization.head for bundle in bundles] == ["q8_0", "q6_k", "q6_k"]
+    sizes = [bundle.size for bundle in bundles]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_bundle_answers(checkpoint, tmp_path):
+    bundle_of(checkpoint[1], tmp_path / "b", scheme="q4_k_m", quality_tokens=0)
+    with edgesdk.load(tmp_path / "b") as model:
+        assert model.respond("fox", max_tokens=4).receipt.output_tokens > 0
+
+
+@pytest.mark.parametrize("form", ["onnx", "gguf"])
+@pytest.mark.parametrize("bits", ["few", "all"])
+def test_the_same_inputs_give_the_same_bytes(form, bits, checkpoint, tmp_path):
+    schemes = {"onnx": ("int4", "fp32"), "gguf": ("q4_k_m", "f32")}[form]
+    made = [
+        bundle_of(checkpoint[1], tmp_path / name, format=form, scheme=schemes[bits == "all"])
+        for name in ("one", "two")
+    ]
+    one, two = ({path.name: path.read_bytes() for path in bundle.path.iterdir()} for bundle in made)
+    assert one == two
+
+
+def test_a_stored_recipe_makes_the_same_bundle_again(checkpoint, tmp_path):
+    once = bundle_of(checkpoint[1], tmp_path / "one", scheme="iq4_nl", quality_tokens=0)
+    again = bundle_of(
+        checkpoint[1],
+        tmp_path / "two",
+        recipe=load_recipe(str(once.file("recipe.toml"))),
+        quality_tokens=0,
+    )
+    assert once.manifest == again.manifest
+
+
+def test_an_onnx_recipe_changes_the_bundle(checkpoint, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[onnx]\nbits = 4\nblock = 64\nsymmetric = true\n")
+    settings = {"format": "onnx", "recipe": load_recipe(str(path)), "quality_tokens": 0}
+    mine = bundle_of(checkpoint[1], tmp_path / "b", **settings)
+    assert mine.manifest.quantization.weights == "int4-symmetric"
+    assert "block 64" in mine.manifest.quantization.method
+    assert 'name = "mine"' in mine.file("recipe.toml").read_text()
+
+
+def test_what_cannot_be_made_leaves_nothing(checkpoint, tmp_path):
+    broken = make_tiny("qwen3", tmp_path / "hf")
+    assert broken is not None
+    with pytest.raises(ExportError, match="qkv bias"):
+        bundle_of(tmp_path / "hf", tmp_path / "out" / "b")
+    with pytest.raises(RequestError, match="'int4'"):
+        bundle_of(checkpoint[1], tmp_path / "out" / "b", scheme="int4")
+    with pytest.raises(RequestError, match="optimum makes no GGUF"):
+        bundle_of(checkpoint[1], tmp_path / "out" / "b", via="optimum")
+    path = tmp_path / "mine.toml"
+    path.write_text("[gguf]\nmethod = 'magic'\n")
+    with pytest.raises(ExportError, match="'magic' is not available"):
+        bundle_of(checkpoint[1], tmp_path / "out" / "b", recipe=load_recipe(str(path)))
+    assert list((tmp_path / "out").iterdir()) == []
