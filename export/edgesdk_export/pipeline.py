@@ -89,7 +89,7 @@ def export(job: ExportJob, progress: Progress) -> Bundle:
         recipe = _recipe(job)
         checkpoint = open_checkpoint(job.checkpoint)
         text = read_text(checkpoint)
-        with tempfile.TemporaryDirectory(prefix=".work.", dir=job.destination.parent) as work:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as work:
             built = _build(checkpoint, text, folder, Path(work), recipe, job, progress)
             _write_text(folder, text)
             _write_recipe(folder, recipe.only(job.format, built.shape.parameters))
