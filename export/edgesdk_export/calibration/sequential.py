@@ -62,7 +62,7 @@ class SequentialQuantizer:
             for matrix in TAP_OF
         }
         for matrix, rows in weights.items():
-            _check(f"{at}{matrix}", rows)
+            check_weights(f"{at}{matrix}", rows)
         meters = {tap: MomentsMeter(weights[tap].shape[1]) for tap in TAPS}
         run_layer(part, self._states, {tap: meters[tap].add for tap in TAPS}, prepack=False)
         del part
@@ -83,7 +83,12 @@ class SequentialQuantizer:
         self._states = run_layer(part, self._states, prepack=True)
 
 
-def _check(matrix: str, rows: Float32) -> None:
+def check_weights(matrix: str, rows: Float32) -> None:
+    """Refuse NaN and infinities.
+
+    Raises:
+        ExportError: with the matrix's stored name.
+    """
     try:
         check_finite(rows)
     except ValueError as error:

@@ -7,7 +7,7 @@ import sysconfig
 from pathlib import Path
 
 from edgesdk.errors import ExportError
-from edgesdk_export.quality.text import WINDOW, EvaluationText, Windows, cut_windows
+from edgesdk_export.quality.text import EvaluationText, Windows, cut_windows
 
 # With fewer, second moments say more about the text than about the model.
 FEWEST_TOKENS = 2_048
@@ -15,12 +15,50 @@ DEFAULT_TOKENS = 8_192
 
 # Modules whose docstrings are long and mostly prose, on many subjects.
 _MODULES = (
-    "argparse collections/__init__ contextlib csv datetime decimal difflib doctest email/message "
-    "fractions functools heapq imaplib inspect ipaddress locale logging/__init__ mailbox "
-    "optparse os pathlib pdb pickletools platform random re/__init__ sched smtplib socket "
-    "statistics string subprocess tarfile textwrap threading traceback turtle typing "
-    "unittest/case unittest/mock urllib/request uuid wave weakref zipfile/__init__ zipfile re"
-).split()
+    "argparse",
+    "collections/__init__",
+    "contextlib",
+    "csv",
+    "datetime",
+    "decimal",
+    "difflib",
+    "doctest",
+    "fractions",
+    "functools",
+    "heapq",
+    "imaplib",
+    "inspect",
+    "ipaddress",
+    "locale",
+    "logging/__init__",
+    "mailbox",
+    "optparse",
+    "os",
+    "pathlib",
+    "pdb",
+    "pickletools",
+    "platform",
+    "random",
+    "sched",
+    "smtplib",
+    "socket",
+    "statistics",
+    "string",
+    "subprocess",
+    "tarfile",
+    "textwrap",
+    "threading",
+    "traceback",
+    "turtle",
+    "typing",
+    "unittest/case",
+    "unittest/mock",
+    "urllib/request",
+    "uuid",
+    "wave",
+    "weakref",
+    "zipfile",
+)
 
 
 def calibration_windows(
@@ -37,12 +75,12 @@ def calibration_windows(
         ExportError: it is shorter than calibration needs; the message has both numbers.
     """
     windows = cut_windows(text, tokenizer_json, tokens=tokens, bos=bos, context=context)
-    # Whole windows only; the text may be a part of one longer.
-    needed = min(FEWEST_TOKENS, tokens)
-    if windows.ids.size < needed - WINDOW:
+    # A window that is not full is dropped, so the text may hold almost one window more.
+    given, needed = int(windows.ids.size), min(FEWEST_TOKENS, tokens)
+    if given < needed:
         raise ExportError(
-            f"The calibration text {text.name!r} gives {windows.ids.size} tokens in whole windows; "
-            f"calibration needs at least {needed}.",
+            f"The calibration text {text.name!r} gives {given} tokens in whole windows; "
+            f"calibration needs {needed}.",
             hint="Give a longer text.",
         )
     return windows
