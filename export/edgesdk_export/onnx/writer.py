@@ -10,12 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from edgesdk_quantize.formats import BlockFormat
+from edgesdk_quantize.formats import BlockFormat, Packed
 from edgesdk_quantize.formats.blocks import check_finite
 
 from edgesdk.errors import ExportError
 from edgesdk_export.onnx.decoder import decoder_model
 from edgesdk_export.onnx.external_data import ExternalDataWriter
+from edgesdk_export.onnx.quantizer import LayerQuantizer
 from edgesdk_export.onnx.rope import rope_chunks, rope_table
 from edgesdk_export.onnx.scheme import FloatFormat, WeightScheme
 from edgesdk_export.onnx.stored import StoredTensors, matrix_parts, norm_names, rope_layers
@@ -51,11 +52,16 @@ class WrittenModel:
 
 
 def write_decoder(
-    decoder: Decoder, folder: Path, scheme: WeightScheme, progress: Progress | None = None
+    decoder: Decoder,
+    folder: Path,
+    scheme: WeightScheme,
+    progress: Progress | None = None,
+    quantizer: LayerQuantizer | None = None,
 ) -> WrittenModel:
     """Write `model.onnx` and `model.onnx.data` into `folder`, a few rows of weights at a time.
 
-    The same decoder and scheme give the same bytes.
+    The same decoder, scheme and quantizer give the same bytes. `quantizer` decides the codes of
+    the linear layers, in formats of its own; None = the scheme's format rounds each row by itself.
 
     Raises:
         ExportError: a weight is NaN or infinite or does not fit the format, or the decoder's
@@ -65,7 +71,7 @@ def write_decoder(
     check_runnable(spec, scheme)
     with ExternalDataWriter(folder / DATA_FILE) as data:
         store = _Store(decoder, data)
-        _store_all(store, spec, scheme, progress)
+        _store_all(store, spec, scheme, progress, quantizer)
     ir.save(decoder_model(spec, StoredTensors(store.tensors)), folder / MODEL_FILE)
     weight_bytes = sum(
         tensor.nbytes
@@ -95,7 +101,11 @@ def check_runnable(spec: DecoderSpec, scheme: WeightScheme) -> None:
 
 
 def _store_all(
-    store: _Store, spec: DecoderSpec, scheme: WeightScheme, progress: Progress | None
+    store: _Store,
+    spec: DecoderSpec,
+    scheme: WeightScheme,
+    progress: Progress | None,
+    quantizer: LayerQuantizer | None,
 ) -> None:
     matrices = matrix_parts(spec)
     norms = norm_names(spec)
@@ -106,8 +116,13 @@ def _store_all(
         at = f"layers.{index}."
         for name in [name for name in norms if name.startswith(at)]:
             store.vector(name, (name,))
+        packed = {} if quantizer is None else quantizer.layer(index)
         for matrix in [matrix for matrix in matrices if matrix.startswith(at)]:
-            store.matrix(matrix, matrices.pop(matrix), scheme.linear)
+            parts = matrices.pop(matrix)
+            if quantizer is None:
+                store.matrix(matrix, parts, scheme.linear)
+            else:
+                store.packed(matrix, parts, packed[matrix])
         if progress is not None:
             progress(index + 1, spec.layers)
     store.vector("final_norm.weight", ("final_norm.weight",))
@@ -137,8 +152,16 @@ class _Store:
             self._add(f"{name}.weight", ir.DataType.FLOAT16, (rows, columns), _halves(chunks))
         else:
             self._blocks(name, rows, columns, chunks, form)
-        if f"{parts[0]}.bias" in self._weights:
-            self.vector(f"{name}.bias", tuple(f"{part}.bias" for part in parts))
+        self._biases(name, parts)
+
+    def packed(self, name: str, parts: tuple[str, ...], packed: Packed) -> None:
+        """Store a matrix that is quantized already, and the biases of its `parts`."""
+        self._add(f"{name}.codes", ir.DataType.UINT8, packed.data.shape, [packed.data])
+        self._add(f"{name}.scales", ir.DataType.FLOAT, packed.scales.shape, [packed.scales])
+        zeros = packed.zero_points
+        if zeros is not None:
+            self._add(f"{name}.zero_points", ir.DataType.UINT8, zeros.shape, [zeros])
+        self._biases(name, parts)
 
     def vector(self, name: str, parts: tuple[str, ...]) -> None:
         """Store vectors, one after another, as one float32 vector."""
@@ -159,6 +182,10 @@ class _Store:
         for column, part in enumerate(("cos", "sin")):
             chunks = (pair[column] for pair in rope_chunks(rope, spec.context_length))
             self._add(f"{name}.{part}", ir.DataType.FLOAT, (table.rows, table.columns), chunks)
+
+    def _biases(self, name: str, parts: tuple[str, ...]) -> None:
+        if f"{parts[0]}.bias" in self._weights:
+            self.vector(f"{name}.bias", tuple(f"{part}.bias" for part in parts))
 
     def _blocks(
         self,
