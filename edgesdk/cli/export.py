@@ -93,6 +93,12 @@ _SCHEMES = {
     help="Who draws the graph; optimum knows more architectures.",
 )
 @click.option(
+    "--calibration",
+    "calibration_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A UTF-8 text for recipes that calibrate (default: docstrings of Python's library).",
+)
+@click.option(
     "--text",
     "text_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -116,6 +122,7 @@ def command(
     name: str | None,
     output: Path | None,
     via: Literal["edgesdk", "optimum"],
+    calibration_file: Path | None,
     text_file: Path | None,
     quality_tokens: int | None,
     skip_existing: bool,
@@ -148,6 +155,7 @@ def command(
             recipe=load_recipe(recipe),
             scheme=scheme,
             via=via,
+            calibration=None if calibration_file is None else text_from_file(calibration_file),
             text=None if text_file is None else text_from_file(text_file),
             quality_tokens=quality_tokens,
             licence=licence,

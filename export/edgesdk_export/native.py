@@ -11,7 +11,7 @@ from edgesdk_quantize.divergence import Divergence
 import edgesdk
 from edgesdk.bundle.manifest import ModelShape, Quantization
 from edgesdk_export.built import BuiltModel, Steps
-from edgesdk_export.onnx import WeightScheme, write_decoder
+from edgesdk_export.onnx import LayerQuantizer, WeightScheme, write_decoder
 from edgesdk_export.onnx.scheme import format_name
 from edgesdk_export.progress import Progress
 from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
@@ -22,16 +22,23 @@ from edgesdk_export.weights import Decoder
 
 
 def build_native(
-    decoder: Decoder, folder: Path, scheme: WeightScheme, progress: Progress
+    decoder: Decoder,
+    folder: Path,
+    scheme: WeightScheme,
+    progress: Progress,
+    *,
+    quantizer: LayerQuantizer | None = None,
 ) -> BuiltModel:
-    """Write the ONNX model of a decoder into `folder`.
+    """Write the ONNX model of a decoder into `folder`; `quantizer` decides its layers' codes.
 
     Raises:
         ExportError: a weight cannot be stored.
     """
     spec = decoder.spec
     progress.stage(f"Writing {scheme.name} layers", spec.layers)
-    written = write_decoder(decoder, folder, scheme, lambda done, _: progress.advance(done))
+    written = write_decoder(
+        decoder, folder, scheme, lambda done, _: progress.advance(done), quantizer
+    )
 
     model_path = folder / written.model_file
 
@@ -47,7 +54,7 @@ def build_native(
         quantization=Quantization(
             weights=format_name(scheme.linear),
             head=format_name(scheme.embedding),
-            method=scheme.method,
+            method=scheme.method if quantizer is None else quantizer.method,
             bits_per_weight=round(written.bits_per_weight, 3),
         ),
         exporter=f"edgesdk {edgesdk.__version__}",

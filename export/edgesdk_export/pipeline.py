@@ -19,6 +19,12 @@ from edgesdk.bundle.opening import Bundle, open_bundle
 from edgesdk.bundle.writing import seal, staged_folder
 from edgesdk.errors import ExportError, RequestError
 from edgesdk_export.built import BuiltModel
+from edgesdk_export.calibrated import (
+    CalibrationText,
+    layer_quantizer,
+    tensor_importance,
+)
+from edgesdk_export.calibration.text import builtin_calibration_text, calibration_windows
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.foreign import build_foreign
@@ -31,7 +37,9 @@ from edgesdk_export.quality.text import (
     default_text,
 )
 from edgesdk_export.recipes import BundleFormat, Recipe, load_recipe
+from edgesdk_export.recipes.model import CalibrationRecipe, OnnxRecipe
 from edgesdk_export.tokenizers import TextFiles, read_text
+from edgesdk_export.weights import Decoder
 
 TEMPLATE_FILE = "chat_template.jinja"
 RECIPE_FILE = "recipe.toml"
@@ -56,6 +64,7 @@ class ExportJob:
         scheme: weights that the recipe is overruled with: "fp32", "fp16", "int8" or "int4" in
             ONNX, a type such as "q4_k_m" in GGUF.
         via: who draws the graph: our own families, or optimum for any other architecture.
+        calibration: what methods that need a text are given; None = one that lies at hand.
         text: what quality is measured on; None = the built-in text.
         quality_tokens: on how many tokens; 0 = not measured, None = by the model's size.
         licence: where the checkpoint does not say.
@@ -70,6 +79,7 @@ class ExportJob:
     recipe: Recipe | None = None
     scheme: str | None = None
     via: Literal["edgesdk", "optimum"] = "edgesdk"
+    calibration: EvaluationText | None = None
     text: EvaluationText | None = None
     quality_tokens: int | None = None
     licence: str | None = None
@@ -105,6 +115,11 @@ def _recipe(job: ExportJob) -> Recipe:
         raise RequestError(f"optimum makes no {job.format.upper()}.", hint="Leave out --via.")
     recipe = job.recipe or load_recipe("fast")
     recipe.require(job.format)
+    if job.via == "optimum" and recipe.calibrates("onnx"):
+        raise RequestError(
+            f"The recipe {recipe.name} calibrates, which cannot be done via optimum.",
+            hint="Choose --recipe fast.",
+        )
     return recipe if job.scheme is None else recipe.asking_for(job.format, job.scheme)
 
 
@@ -121,10 +136,34 @@ def _build(
         return build_foreign(checkpoint, folder, recipe.onnx_scheme, progress, work=work)
     decoder = read_decoder(checkpoint)
     parameters = decoder.spec.parameters
+    calibration = _calibration_text(decoder, text, recipe, job)
     if job.format == "gguf":
         file_type = recipe.gguf_type(parameters)
-        return build_gguf(checkpoint, decoder, text, folder, file_type, progress)
-    return build_native(decoder, folder, recipe.onnx_scheme(parameters), progress)
+        importance = tensor_importance(file_type, decoder, calibration, progress)
+        return build_gguf(
+            checkpoint, decoder, text, folder, file_type, progress, importance=importance
+        )
+    scheme = recipe.onnx_scheme(parameters)
+    section = recipe.section("onnx")
+    assert isinstance(section, OnnxRecipe)
+    quantizer = layer_quantizer(section, scheme, decoder, calibration, progress)
+    return build_native(decoder, folder, scheme, progress, quantizer=quantizer)
+
+
+def _calibration_text(
+    decoder: Decoder, text: TextFiles, recipe: Recipe, job: ExportJob
+) -> CalibrationText | None:
+    if not recipe.calibrates(job.format):
+        return None
+    source = job.calibration or builtin_calibration_text()
+    windows = calibration_windows(
+        source,
+        text.tokenizer_json,
+        bos=text.entry.bos_token_id if text.entry.add_bos else None,
+        context=decoder.spec.context_length,
+        tokens=(recipe.calibration or CalibrationRecipe()).tokens,
+    )
+    return CalibrationText(windows, source.name)
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:

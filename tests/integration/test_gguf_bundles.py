@@ -140,3 +140,32 @@ def test_what_cannot_be_made_leaves_nothing(checkpoint, tmp_path):
     with pytest.raises(ExportError, match="'magic' is not available"):
         bundle_of(checkpoint[1], tmp_path / "out" / "b", recipe=load_recipe(str(path)))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+CALIBRATED = {
+    "onnx balanced": ("onnx", "int4", "balanced", "importance weights"),
+    "onnx best": ("onnx", "int4", "best", "GPTQ"),
+    "gguf balanced": ("gguf", "q4_k_m", "balanced", "with importance weights"),
+}
+
+
+@pytest.mark.parametrize("case", CALIBRATED)
+def test_recipes_that_calibrate_come_closer_to_the_checkpoint(case, checkpoint, tmp_path):
+    """Calibrated on the text that is measured, so that chance has no part in it."""
+    form, scheme, name, method = CALIBRATED[case]
+    settings = {"format": form, "scheme": scheme, "quality_tokens": 2048}
+    plain = bundle_of(checkpoint[1], tmp_path / "plain", **settings)
+    made = [
+        bundle_of(
+            checkpoint[1],
+            tmp_path / copy,
+            recipe=load_recipe(name),
+            calibration=EvaluationText("long", TEXT.text * 6),
+            **settings,
+        )
+        for copy in ("one", "two")
+    ]
+    assert made[0].manifest.quality.kl_mean < plain.manifest.quality.kl_mean
+    assert method in made[0].manifest.quantization.method
+    assert "[calibration]" in made[0].file("recipe.toml").read_text()
+    assert made[0].manifest == made[1].manifest

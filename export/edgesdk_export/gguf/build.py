@@ -17,7 +17,7 @@ from edgesdk_export.families import read_decoder
 from edgesdk_export.gguf.architectures import context_of
 from edgesdk_export.gguf.mixes import FileType
 from edgesdk_export.gguf.vocabulary import vocabulary_metadata
-from edgesdk_export.gguf.writer import write_gguf
+from edgesdk_export.gguf.writer import Importance, write_gguf
 from edgesdk_export.native import shape_of
 from edgesdk_export.progress import Progress
 from edgesdk_export.quality.stacks import CheckpointStack
@@ -36,6 +36,8 @@ def build_gguf(
     folder: Path,
     file_type: FileType,
     progress: Progress,
+    *,
+    importance: Importance | None = None,
 ) -> BuiltModel:
     """Write the GGUF of a checkpoint into `folder`.
 
@@ -58,6 +60,7 @@ def build_gguf(
         name=checkpoint.name,
         vocabulary=vocabulary,
         licence=checkpoint.licence,
+        importance=importance,
         progress=progress.advance,
     )
     stored = dataclasses.replace(spec, context_length=context_of(spec))
@@ -74,12 +77,16 @@ def build_gguf(
         quantization=Quantization(
             weights=file_type.name,
             head=written.head_type.name.lower(),
-            method="stored as f32"
-            if file_type.name == "f32"
-            else "ggml's quantizers, without importance weights",
+            method=_method(file_type, weighted=importance is not None),
             bits_per_weight=round(written.bits_per_weight, 3),
         ),
         exporter=f"edgesdk {edgesdk.__version__}",
         versions={tool: importlib.metadata.version(tool) for tool in tools},
         measure=measure,
     )
+
+
+def _method(file_type: FileType, *, weighted: bool) -> str:
+    if file_type.is_float:
+        return f"stored as {file_type.name}"
+    return f"ggml's quantizers, {'with' if weighted else 'without'} importance weights"

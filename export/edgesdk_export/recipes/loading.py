@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from edgesdk.errors import RequestError
-from edgesdk_export.recipes.model import GgufRecipe, OnnxRecipe, Recipe
+from edgesdk_export.recipes.model import CalibrationRecipe, GgufRecipe, OnnxRecipe, Recipe
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,6 +22,7 @@ _SECTIONS: dict[tuple[str, ...], type[BaseModel]] = {
     (): Recipe,
     ("onnx",): OnnxRecipe,
     ("gguf",): GgufRecipe,
+    ("calibration",): CalibrationRecipe,
 }
 
 

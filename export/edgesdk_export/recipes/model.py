@@ -6,7 +6,7 @@ import json
 from typing import Annotated, Literal
 
 from edgesdk_quantize.formats import BlockFormat, Int4, Int4Symmetric, Int8, Int8Symmetric
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edgesdk.errors import ExportError, RequestError
 from edgesdk_export.gguf.mixes import FileType, file_type_named, file_type_names
@@ -17,7 +17,10 @@ BundleFormat = Literal["onnx", "gguf"]
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 _TYPES = {8: "q8_0", 4: "q4_k_m"}
 # By bundle format: how weights can be rounded.
-METHODS: dict[BundleFormat, tuple[str, ...]] = {"onnx": ("nearest",), "gguf": ("nearest",)}
+METHODS: dict[BundleFormat, tuple[str, ...]] = {
+    "onnx": ("nearest", "importance", "gptq"),
+    "gguf": ("nearest", "importance"),
+}
 
 
 class _Record(BaseModel):
@@ -40,6 +43,8 @@ class OnnxRecipe(_Record):
         embedding: of embedding and head; "auto": "int8-symmetric" beside integers, else the
             format of the other weights.
         method: a name of `METHODS`.
+        damping: of "gptq": part of the mean second moment that is added to each.
+        sweeps: of "gptq": how often scales and codes are gone through afterwards.
     """
 
     bits: Literal["auto", 4, 8, 16, 32] = "auto"
@@ -47,6 +52,8 @@ class OnnxRecipe(_Record):
     symmetric: bool = False
     embedding: Literal["auto", "int8", "int8-symmetric", "fp16", "fp32"] = "auto"
     method: str = "nearest"
+    damping: Annotated[float, Field(gt=0, le=1)] = 0.01
+    sweeps: Annotated[int, Field(ge=0, le=100)] = 0
 
     def resolved(self, parameters: int) -> OnnxRecipe:
         """With the bits that "auto" means for a model of so many parameters."""
@@ -100,6 +107,16 @@ class GgufRecipe(_Record):
         return file_type_named(self.resolved(parameters).type)
 
 
+class CalibrationRecipe(_Record):
+    """What methods that look at a text are given.
+
+    Attributes:
+        tokens: how much of the text.
+    """
+
+    tokens: Annotated[int, Field(ge=512, le=2**24)] = 8192
+
+
 class Recipe(_Record):
     """A whole recipe.
 
@@ -107,12 +124,14 @@ class Recipe(_Record):
         name: what messages call it.
         summary: one line for people.
         onnx, gguf: None = no bundle of that format can be made with it.
+        calibration: for methods that look at a text; None = its defaults.
     """
 
     name: str
     summary: str = ""
     onnx: OnnxRecipe | None = None
     gguf: GgufRecipe | None = None
+    calibration: CalibrationRecipe | None = None
 
     def require(self, form: BundleFormat) -> None:
         """Check that bundles of a format can be made with this recipe.
@@ -121,12 +140,16 @@ class Recipe(_Record):
             RequestError: it says nothing of that format.
             ExportError: it names a method that there is not.
         """
-        section = self._section(form)
+        section = self.section(form)
         if section.method not in METHODS[form]:
             raise ExportError(
                 f"The recipe {self.name}: the method {section.method!r} is not available for "
                 f"{form}; available: {', '.join(METHODS[form])}."
             )
+
+    def calibrates(self, form: BundleFormat) -> bool:
+        """Whether the method looks at what the model computes."""
+        return self.section(form).method != "nearest"
 
     def asking_for(self, form: BundleFormat, weights: str) -> Recipe:
         """The same with other weights: "fp32", "fp16", "int8", "int4" in ONNX, a type in GGUF.
@@ -138,35 +161,48 @@ class Recipe(_Record):
             change: dict[str, object] = {"type": file_type_named(weights).name}
         else:
             change = {"bits": _BITS[WeightScheme.named(weights).name]}
-        return self.model_copy(update={form: self._section(form).model_copy(update=change)})
+        return self.model_copy(update={form: self.section(form).model_copy(update=change)})
 
     def onnx_scheme(self, parameters: int) -> WeightScheme:
         """How an ONNX model of so many parameters is stored; see `require`."""
-        section = self._section("onnx")
+        section = self.section("onnx")
         assert isinstance(section, OnnxRecipe)
         return section.scheme(parameters)
 
     def gguf_type(self, parameters: int) -> FileType:
         """How a GGUF of so many parameters is stored; see `require`."""
-        section = self._section("gguf")
+        section = self.section("gguf")
         assert isinstance(section, GgufRecipe)
         return section.file_type(parameters)
 
     def only(self, form: BundleFormat, parameters: int) -> Recipe:
         """What is done to a bundle of that format, with nothing left to be decided."""
-        section = self._section(form).resolved(parameters)
-        return self.model_copy(update={"onnx": None, "gguf": None, form: section})
+        section = self.section(form).resolved(parameters)
+        calibration = (self.calibration or CalibrationRecipe()) if self.calibrates(form) else None
+        return Recipe.model_construct(
+            name=self.name,
+            summary=self.summary,
+            onnx=section if isinstance(section, OnnxRecipe) else None,
+            gguf=section if isinstance(section, GgufRecipe) else None,
+            calibration=calibration,
+        )
 
     def to_toml(self) -> str:
         """The recipe as TOML; the same recipe gives the same text."""
         lines = [f"name = {_toml(self.name)}", f"summary = {_toml(self.summary)}"]
-        for name, section in (("onnx", self.onnx), ("gguf", self.gguf)):
+        sections = {"onnx": self.onnx, "gguf": self.gguf, "calibration": self.calibration}
+        for name, section in sections.items():
             if section is not None:
                 lines += ["", f"[{name}]"]
                 lines += [f"{key} = {_toml(value)}" for key, value in section.model_dump().items()]
         return "\n".join(lines) + "\n"
 
-    def _section(self, form: BundleFormat) -> OnnxRecipe | GgufRecipe:
+    def section(self, form: BundleFormat) -> OnnxRecipe | GgufRecipe:
+        """What it says of a format.
+
+        Raises:
+            RequestError: nothing.
+        """
         section = self.onnx if form == "onnx" else self.gguf
         if section is None:
             raise RequestError(
@@ -176,6 +212,6 @@ class Recipe(_Record):
         return section
 
 
-def _toml(value: str | int | bool) -> str:
+def _toml(value: str | float) -> str:
     """JSON's strings, numbers and booleans are TOML's, but for one character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
