@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from edgesdk_export.calibration.importance import gguf_names
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.checkpoint.gguf_header import read_gguf_header
 from edgesdk_export.families import read_decoder
@@ -219,3 +220,16 @@ def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
     with pytest.raises(ExportError, match=r"blk\.1\.ffn_up\.weight \(layers\.1\.up\.weight\).*F16"):
         write(tmp_path / "hf", tmp_path / "x.gguf", "f16")
     write(tmp_path / "hf", tmp_path / "x.gguf", "bf16")
+
+
+@pytest.mark.parametrize("variant", ["llama", "phi3"])
+def test_importance_is_named_as_the_tensors_are(variant, tmp_path):
+    make_tiny(variant, tmp_path / "hf")
+    spec = read_decoder(open_checkpoint(tmp_path / "hf")).spec
+    named = {name for names in gguf_names(spec).values() for name in names}
+    matrices = {
+        info.name
+        for info in read_gguf_header(write(tmp_path / "hf", tmp_path / "x.gguf")).tensors
+        if info.name.startswith("blk.") and len(info.shape) > 1
+    }
+    assert named == matrices

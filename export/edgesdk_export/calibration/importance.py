@@ -22,7 +22,7 @@ from gguf import GGUFWriter
 
 from edgesdk.errors import CheckpointError
 from edgesdk_export.checkpoint.gguf_reader import read_gguf
-from edgesdk_export.families.gguf_metadata import gguf_sources
+from edgesdk_export.gguf.tensors import stored_tensors
 from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.weights import Float32, read_whole
 
@@ -134,11 +134,12 @@ def read_importance(path: Path) -> ImportanceMatrix:
 
 def gguf_names(spec: DecoderSpec) -> dict[str, tuple[str, ...]]:
     """Tap of a layer ("layers.3.qkv") -> the GGUF matrices that read the same input."""
-    sources = gguf_sources(spec)
     reads = {"qkv": ("q", "k", "v"), "o": ("o",), "gate": ("gate", "up"), "down": ("down",)}
+    # Where matrices are fused, as in phi3, one tensor holds several parts.
+    holders = {part: tensor.name for tensor in stored_tensors(spec) for part in tensor.parts}
     names = {}
     for index in range(spec.layers):
         for tap, parts in reads.items():
-            tensors = [sources[f"layers.{index}.{part}.weight"].tensor for part in parts]
+            tensors = [holders[f"layers.{index}.{part}.weight"] for part in parts]
             names[f"layers.{index}.{tap}"] = tuple(dict.fromkeys(tensors))
     return names
