@@ -55,6 +55,7 @@ def build_native(
             head=format_name(scheme.embedding),
             method=scheme.method,
             bits_per_weight=round(written.bits_per_weight, 3),
+            source_blocks=written.source_blocks,
         ),
         exporter=f"edgesdk {edgesdk.__version__}",
         measure=measure,
