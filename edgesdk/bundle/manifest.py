@@ -100,9 +100,9 @@ class SourceBlocks(_Record):
     relative_error: Annotated[float, Field(ge=0)]
 
     def line(self) -> str:
-        """In words: "Q4_0: 28 kept exactly"."""
+        """In words: "Q4_0: 28 kept exactly as int4-symmetric"."""
         if self.relative_error == 0:
-            return f"{self.source}: {self.tensors:,} kept exactly"
+            return f"{self.source}: {self.tensors:,} kept exactly as {self.stored}"
         return (
             f"{self.source}: {self.tensors:,} rounded again to {self.stored}, relative error"
             f" {self.relative_error:.2%}"

@@ -40,12 +40,13 @@ def kept_form(source: str, form: BlockFormat) -> BlockFormat | None:
 
 def keep(source: str, raw: UInt8, form: BlockFormat) -> Packed:
     """Rows of ggml type `source`, uint8 [N, bytes of a row], in a format of `kept_form`."""
-    read = _READERS[source][1]
-    groups = raw.reshape(len(raw), -1, _BLOCK_BYTES[source])
-    codes = read(groups).astype(np.int16) + (1 << (form.bits - 1))
+    groups = _blocks(source, raw)
+    signed = _READERS[source][1](groups)
+    codes = (signed.astype(np.int16) + (1 << (form.bits - 1))).astype(np.uint8)
+    per_row = groups.shape[1] * _GROUP // form.block
     scales = groups[..., :2].copy().view("<f2")[..., 0].astype(np.float32)
-    blocks = codes.astype(np.uint8).reshape(len(raw), -1, form.block)
-    return Packed(pack(blocks, form.bits), np.repeat(scales, _GROUP // form.block, axis=1), None)
+    data = pack(codes.reshape(len(raw), per_row, form.block), form.bits)
+    return Packed(data, np.repeat(scales, _GROUP // form.block, axis=1), None)
 
 
 def steps_of(source: str, raw: UInt8, block: int) -> Float32 | None:
@@ -53,14 +54,20 @@ def steps_of(source: str, raw: UInt8, block: int) -> Float32 | None:
     for types of 4-bit codes with minima. None for others, and for blocks of several groups."""
     if _GROUP % block or source not in ("Q4_1", "Q4_K"):
         return None
-    blocks = raw.reshape(len(raw), -1, _BLOCK_BYTES[source])
+    blocks = _blocks(source, raw)
     steps = blocks[..., :2].copy().view("<f2").astype(np.float32)
     if source == "Q4_K":
         # 6-bit scales of 8 groups; `get_scale_min_k4` of ggml's src/ggml-quants.c.
         low, shared = blocks[..., 4:8], blocks[..., 12:16]
         scales = np.concatenate([low & 63, (shared & 15) | (low >> 6) << 4], axis=-1)
         steps = steps * scales
-    return np.repeat(np.abs(steps).reshape(len(raw), -1), _GROUP // block, axis=1)
+    groups = np.abs(steps).reshape(len(raw), steps.shape[1] * steps.shape[2])
+    return np.repeat(groups, _GROUP // block, axis=1)
+
+
+def _blocks(source: str, raw: UInt8) -> UInt8:
+    size = _BLOCK_BYTES[source]
+    return raw.reshape(len(raw), raw.shape[1] // size, size)
 
 
 def _halves(codes: UInt8) -> UInt8:
