@@ -9,7 +9,7 @@ from pathlib import Path
 from edgesdk_quantize.divergence import Divergence
 
 import edgesdk
-from edgesdk.bundle.manifest import ModelShape, Quantization, SourceBlocks
+from edgesdk.bundle.manifest import ModelShape, Quantization
 from edgesdk_export.built import BuiltModel, Steps
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import read_decoder
@@ -20,7 +20,6 @@ from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
 from edgesdk_export.quality.streamed import compare
 from edgesdk_export.quality.text import Windows
 from edgesdk_export.spec import DecoderSpec
-from edgesdk_export.weights import BlockTensor, Decoder
 
 
 def build_native(
@@ -34,7 +33,9 @@ def build_native(
     """
     decoder = read_decoder(checkpoint)
     spec = decoder.spec
-    scheme = _scheme(decoder) if scheme_name is None else WeightScheme.named(scheme_name)
+    scheme = (
+        default_scheme(spec.parameters) if scheme_name is None else WeightScheme.named(scheme_name)
+    )
     progress.stage(f"Writing {scheme.name} layers", spec.layers)
     written = write_decoder(decoder, folder, scheme, lambda done, _: progress.advance(done))
 
@@ -52,31 +53,13 @@ def build_native(
         quantization=Quantization(
             weights=format_name(scheme.linear),
             head=format_name(scheme.embedding),
-            method=_method(scheme, written.source_blocks),
+            method=written.method,
             bits_per_weight=round(written.bits_per_weight, 3),
             source_blocks=written.source_blocks,
         ),
         exporter=f"edgesdk {edgesdk.__version__}",
         measure=measure,
     )
-
-
-def _scheme(decoder: Decoder) -> WeightScheme:
-    """By the model's size; 4 bits at any size where the checkpoint's own blocks are kept in them,
-    which costs nothing."""
-    four = WeightScheme.named("int4")
-    assert not isinstance(four.linear, str)
-    kept = [
-        isinstance(tensor, BlockTensor) and tensor.kept_form(four.linear) is not None
-        for name, tensor in decoder.weights.items()
-        if len(tensor.shape) == 2 and name not in ("embed.weight", "head.weight")
-    ]
-    return four if all(kept) else default_scheme(decoder.spec.parameters)
-
-
-def _method(scheme: WeightScheme, blocks: tuple[SourceBlocks, ...]) -> str:
-    kept = sorted({entry.source for entry in blocks if entry.relative_error == 0})
-    return f"{scheme.method}; blocks of {', '.join(kept)} kept" if kept else scheme.method
 
 
 def _shape(spec: DecoderSpec) -> ModelShape:

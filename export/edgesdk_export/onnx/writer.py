@@ -50,6 +50,13 @@ class WrittenModel:
     scheme: WeightScheme
     source_blocks: tuple[SourceBlocks, ...]
 
+    @property
+    def method(self) -> str:
+        """How the weights were rounded, in words for the manifest."""
+        kept = sorted({entry.source for entry in self.source_blocks if not entry.relative_error})
+        text = self.scheme.method
+        return f"{text}; blocks of {', '.join(kept)} kept" if kept else text
+
 
 def write_decoder(
     decoder: Decoder, folder: Path, scheme: WeightScheme, progress: Progress | None = None
