@@ -212,6 +212,8 @@ def _report(bundle: Bundle, *, as_json: bool) -> None:
         f" {format_bytes(bundle.size)}"
     )
     out.print(f"  path     {bundle.path}")
+    for entry in stored.source_blocks:
+        out.print(f"  blocks   {entry.line()}")
     quality = "not measured" if manifest.quality is None else manifest.quality.line()
     out.print(f"  quality  {quality}")
 

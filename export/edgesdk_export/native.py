@@ -54,8 +54,9 @@ def build_native(
         quantization=Quantization(
             weights=format_name(scheme.linear),
             head=format_name(scheme.embedding),
-            method=scheme.method if quantizer is None else quantizer.method,
+            method=written.method if quantizer is None else quantizer.method,
             bits_per_weight=round(written.bits_per_weight, 3),
+            source_blocks=written.source_blocks,
         ),
         exporter=f"edgesdk {edgesdk.__version__}",
         measure=measure,

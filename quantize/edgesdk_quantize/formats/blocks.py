@@ -78,6 +78,14 @@ def dequantize(packed: Packed, *, bits: int, columns: int) -> Float32:
     return weights.reshape(rows, -1)[:, :columns]
 
 
+def with_zero_points(packed: Packed, bits: int) -> Packed:
+    """The same weights with zero-points stored; for a matrix some of whose rows need them."""
+    if packed.zero_points is not None:
+        return packed
+    zeros = np.full(packed.scales.shape, 1 << (bits - 1), np.uint8)
+    return Packed(packed.data, packed.scales, pack(zeros, bits))
+
+
 def pack(codes: UInt8, bits: int) -> UInt8:
     """Codes [..., n] as bytes [..., ceil(n * bits / 8)], low half first."""
     if bits == 8:
