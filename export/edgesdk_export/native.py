@@ -11,6 +11,7 @@ from edgesdk_quantize.divergence import Divergence
 import edgesdk
 from edgesdk.bundle.manifest import ModelShape, Quantization
 from edgesdk_export.built import BuiltModel, Steps
+from edgesdk_export.calibration.plan import Calibration, calibrate
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.onnx import WeightScheme, default_scheme, write_decoder
@@ -20,24 +21,49 @@ from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
 from edgesdk_export.quality.streamed import compare
 from edgesdk_export.quality.text import Windows
 from edgesdk_export.spec import DecoderSpec
+from edgesdk_export.tokenizers import TextFiles
 
 
 def build_native(
-    checkpoint: Checkpoint, folder: Path, scheme_name: str | None, progress: Progress
+    checkpoint: Checkpoint,
+    folder: Path,
+    scheme_name: str | None,
+    progress: Progress,
+    *,
+    text: TextFiles,
+    calibration: Calibration | None = None,
 ) -> BuiltModel:
     """Write the ONNX model of a checkpoint whose family is known into `folder`.
 
+    Args:
+        text: the checkpoint's tokenizer, for the calibration text.
+        calibration: None = each weight is rounded by itself.
+
     Raises:
         CheckpointError: the checkpoint is of no known family, or contradicts itself.
-        ExportError: a weight cannot be stored.
+        ExportError: a weight cannot be stored, or the calibration text is too short.
+        RequestError: the calibration does not go with the scheme.
     """
     decoder = read_decoder(checkpoint)
     spec = decoder.spec
     scheme = (
         default_scheme(spec.parameters) if scheme_name is None else WeightScheme.named(scheme_name)
     )
+    source, quantizer = decoder, None
+    if calibration is not None:
+        calibrated = calibrate(
+            decoder,
+            scheme,
+            calibration,
+            tokenizer_json=text.tokenizer_json,
+            bos=text.entry.bos_token_id if text.entry.add_bos else None,
+            progress=progress,
+        )
+        source, quantizer = calibrated.decoder, calibrated.quantizer
     progress.stage(f"Writing {scheme.name} layers", spec.layers)
-    written = write_decoder(decoder, folder, scheme, lambda done, _: progress.advance(done))
+    written = write_decoder(
+        source, folder, scheme, lambda done, _: progress.advance(done), quantizer
+    )
 
     model_path = folder / written.model_file
 
@@ -51,9 +77,9 @@ def build_native(
         spec=json.loads(json.dumps(dataclasses.asdict(spec))),
         model_file=written.model_file,
         quantization=Quantization(
-            weights=format_name(scheme.linear),
+            weights=format_name(scheme.linear) if quantizer is None else quantizer.formats,
             head=format_name(scheme.embedding),
-            method=scheme.method,
+            method=scheme.method if quantizer is None else quantizer.method,
             bits_per_weight=round(written.bits_per_weight, 3),
         ),
         exporter=f"edgesdk {edgesdk.__version__}",

@@ -17,8 +17,9 @@ from edgesdk_quantize.divergence import Divergence
 from edgesdk.bundle.manifest import Manifest, Quality, Source
 from edgesdk.bundle.opening import Bundle, open_bundle
 from edgesdk.bundle.writing import seal, staged_folder
-from edgesdk.errors import ExportError
+from edgesdk.errors import ExportError, RequestError
 from edgesdk_export.built import BuiltModel
+from edgesdk_export.calibration.plan import Calibration
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.foreign import build_foreign
 from edgesdk_export.native import build_native
@@ -47,6 +48,7 @@ class ExportJob:
         destination: the bundle's folder; its parent is made where it is missing.
         name: the bundle's name, also the source's in its manifest.
         scheme: "fp32", "fp16", "int8" or "int4"; None = by the model's size.
+        calibration: how codes are found with the help of a text; None = each weight by itself.
         via: who draws the graph: our own families, or optimum for any other architecture.
         text: what quality is measured on; None = the built-in text.
         quality_tokens: on how many tokens; 0 = not measured, None = by the model's size.
@@ -58,6 +60,7 @@ class ExportJob:
     destination: Path
     name: str
     scheme: str | None = None
+    calibration: Calibration | None = None
     via: Literal["edgesdk", "optimum"] = "edgesdk"
     text: EvaluationText | None = None
     quality_tokens: int | None = None
@@ -71,13 +74,14 @@ def export(job: ExportJob, progress: Progress) -> Bundle:
     Raises:
         CheckpointError: the checkpoint cannot be read, or is of no known family.
         ExportError: the export failed, or the disk is full.
+        RequestError: the job contradicts itself.
         BundleError: something stands at the destination.
     """
     with _full_disk_is_clear(job), staged_folder(job.destination, replace=job.replace) as folder:
         checkpoint = open_checkpoint(job.checkpoint)
         text = read_text(checkpoint)
         with tempfile.TemporaryDirectory(prefix=".work.", dir=job.destination.parent) as work:
-            built = _build(checkpoint, folder, Path(work), job, progress)
+            built = _build(checkpoint, text, folder, Path(work), job, progress)
             _write_text(folder, text)
             quality = _measure(built, text, job, progress)
         progress.stage("Hashing", 1)
@@ -87,11 +91,22 @@ def export(job: ExportJob, progress: Progress) -> Bundle:
 
 
 def _build(
-    checkpoint: Checkpoint, folder: Path, work: Path, job: ExportJob, progress: Progress
+    checkpoint: Checkpoint,
+    text: TextFiles,
+    folder: Path,
+    work: Path,
+    job: ExportJob,
+    progress: Progress,
 ) -> BuiltModel:
-    if job.via == "optimum":
-        return build_foreign(checkpoint, folder, job.scheme, progress, work=work)
-    return build_native(checkpoint, folder, job.scheme, progress)
+    if job.via == "edgesdk":
+        return build_native(
+            checkpoint, folder, job.scheme, progress, text=text, calibration=job.calibration
+        )
+    if job.calibration is not None:
+        raise RequestError(
+            "A model that optimum draws cannot be calibrated.", hint="Leave calibration out."
+        )
+    return build_foreign(checkpoint, folder, job.scheme, progress, work=work)
 
 
 def _write_text(folder: Path, text: TextFiles) -> None:
