@@ -57,6 +57,7 @@ def build_native(
             calibration,
             tokenizer_json=text.tokenizer_json,
             bos=text.entry.bos_token_id if text.entry.add_bos else None,
+            work=folder,
             progress=progress,
         )
         source, quantizer = calibrated.decoder, calibrated.quantizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from edgesdk_quantize.formats import BlockFormat, Int4, Int8
@@ -13,6 +14,7 @@ from edgesdk_quantize.methods.calibrated import Rounding
 from edgesdk.errors import RequestError
 from edgesdk_export.calibration.activation_aware import activation_aware
 from edgesdk_export.calibration.collecting import collect_importance
+from edgesdk_export.calibration.generated import GENERATED_NAME, own_writing
 from edgesdk_export.calibration.sensitivity import MatrixCost, measure_costs
 from edgesdk_export.calibration.sequential import SequentialQuantizer
 from edgesdk_export.calibration.text import (
@@ -41,6 +43,7 @@ MIXED_FORMATS: tuple[BlockFormat, ...] = (
 # Sensitivities are of the first windows only: each layer's stream runs through all layers behind.
 _SENSITIVITY_TOKENS = 1_024
 _SENSITIVITY_WINDOW = 256
+_WRITES_ITSELF = 2_000_000_000
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Calibration:
     Attributes:
         method: "weighted" = scales searched under importance weights; "gptq" = the same, then
             GPTQ on what the quantized layers before give.
-        text: what to run; None = the built-in text.
+        text: what to run; None = what the model itself writes, or above two billion parameters
+            the built-in text: writing takes the whole model in memory.
         tokens: how much of it.
         bits: stored bits a weight over the whole model; the format of every matrix is then chosen
             by measured sensitivity. None = the scheme's format for all.
@@ -81,9 +85,14 @@ def calibrate(
     *,
     tokenizer_json: bytes,
     bos: int | None,
+    work: Path,
     progress: Progress,
 ) -> Calibrated:
     """Run what has to run before the first layer is written.
+
+    Args:
+        bos: what every text begins with; None = nothing.
+        work: a folder for files that are needed meanwhile.
 
     Raises:
         ExportError: the text is too short.
@@ -94,14 +103,7 @@ def calibrate(
             f"{scheme.name} weights are stored as they are and need no calibration.",
             hint="Choose int4 or int8, or leave calibration out.",
         )
-    text = calibration.text or builtin_calibration_text()
-    windows = calibration_windows(
-        text,
-        tokenizer_json,
-        bos=bos,
-        context=decoder.spec.context_length,
-        tokens=calibration.tokens,
-    )
+    text_name, windows = _text(decoder, calibration, tokenizer_json, bos, work, progress)
     forms = _formats(decoder, scheme, calibration.bits, windows, progress)
     if calibration.awq:
         progress.stage("Searching channel scales", decoder.spec.layers)
@@ -111,7 +113,7 @@ def calibrate(
         return Calibrated(decoder, SequentialQuantizer(decoder, windows, forms, rounding))
     progress.stage("Measuring importance", decoder.spec.layers)
     importance = collect_importance(
-        decoder, windows, text_name=text.name, progress=progress.advance
+        decoder, windows, text_name=text_name, progress=progress.advance
     )
     return Calibrated(decoder, WeightedQuantizer(decoder, importance, forms))
 
@@ -148,6 +150,27 @@ def mixed_formats(
             hint="Ask for more bits.",
         ) from None
     return {name: forms[name][place] for name, place in chosen.items()}
+
+
+def _text(
+    decoder: Decoder,
+    calibration: Calibration,
+    tokenizer_json: bytes,
+    bos: int | None,
+    work: Path,
+    progress: Progress,
+) -> tuple[str, Windows]:
+    """The calibration text's name and windows."""
+    if calibration.text is None and decoder.spec.parameters <= _WRITES_ITSELF:
+        progress.stage("Writing calibration text", 1)
+        windows = own_writing(decoder, work, bos=bos, tokens=calibration.tokens)
+        progress.advance(1)
+        return GENERATED_NAME, windows
+    text = calibration.text or builtin_calibration_text()
+    context = decoder.spec.context_length
+    return text.name, calibration_windows(
+        text, tokenizer_json, bos=bos, context=context, tokens=calibration.tokens
+    )
 
 
 def _formats(
