@@ -59,7 +59,8 @@ def search_channel_scales(
 def _scales(size: Float32, exponent: float) -> Float32:
     logs = exponent * np.log(size.astype(np.float64))
     scales = np.exp(logs - logs.mean())
-    return np.clip(scales, _SMALLEST, _LARGEST).astype(np.float32)
+    clipped: Float32 = np.clip(scales, _SMALLEST, _LARGEST).astype(np.float32)
+    return clipped
 
 
 def _error(rows: Float32, scales: Float32, form: BlockFormat, moments: Moments) -> float:
