@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,11 @@ _SCHEMES = {
     show_default=True,
     help="How weights are stored: a recipe's name, or a .toml file.",
 )
-@click.option("--bits", type=click.Choice(list(_SCHEMES["onnx"])), help="Bits per weight.")
+@click.option(
+    "--bits",
+    help="Bits per weight: 4, 8, 16 or 32; or, in ONNX with a recipe that calibrates, a budget for"
+    " the whole model such as 5.5.",
+)
 @click.option(
     "--type",
     "gguf_type",
@@ -96,7 +101,7 @@ _SCHEMES = {
     "--calibration",
     "calibration_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A UTF-8 text for recipes that calibrate (default: docstrings of Python's library).",
+    help="A UTF-8 text for recipes that calibrate (default: what the model itself writes).",
 )
 @click.option(
     "--text",
@@ -132,7 +137,7 @@ def command(
     """Turn a checkpoint into a quantized bundle, and measure what that cost."""
     store = Store()
     source, base, licence = _resolve(store, checkpoint)
-    scheme = _scheme(bundle_format, bits, gguf_type)
+    scheme = _scheme(bundle_format, recipe, bits, gguf_type)
     bundle_name = name or _named_for(base, bundle_format, recipe, scheme)
     destination = output or store.bundle_path(bundle_name)
     if skip_existing and is_bundle(destination):
@@ -155,7 +160,9 @@ def command(
             recipe=load_recipe(recipe),
             scheme=scheme,
             via=via,
-            calibration=None if calibration_file is None else text_from_file(calibration_file),
+            calibration_text=(
+                None if calibration_file is None else text_from_file(calibration_file)
+            ),
             text=None if text_file is None else text_from_file(text_file),
             quality_tokens=quality_tokens,
             licence=licence,
@@ -167,16 +174,28 @@ def command(
 
 
 def _scheme(
-    bundle_format: Literal["onnx", "gguf"], bits: str | None, gguf_type: str | None
+    bundle_format: Literal["onnx", "gguf"], recipe: str, bits: str | None, gguf_type: str | None
 ) -> str | None:
     """The weights that the recipe is overruled with."""
     if gguf_type is None:
-        return None if bits is None else _SCHEMES[bundle_format][bits]
+        return None if bits is None else _weights_of(bundle_format, recipe, bits)
     if bundle_format != "gguf":
         raise click.UsageError("--type belongs to --format gguf.")
     if bits is not None:
         raise click.UsageError("--type says what --bits would; give one of them.")
     return gguf_type.lower()
+
+
+def _weights_of(bundle_format: Literal["onnx", "gguf"], recipe: str, bits: str) -> str:
+    known = _SCHEMES[bundle_format]
+    if bits in known:
+        return known[bits]
+    if bundle_format == "onnx" and recipe != "fast" and re.fullmatch(r"\d+(\.\d+)?", bits):
+        return bits
+    raise click.UsageError(
+        f"--bits {bits} is none of {', '.join(known)}; a budget such as 5.5 needs --format onnx"
+        " and a recipe that calibrates, such as --recipe best."
+    )
 
 
 def _named_for(base: str, bundle_format: str, recipe: str, scheme: str | None) -> str:

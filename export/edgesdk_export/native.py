@@ -11,13 +11,15 @@ from edgesdk_quantize.divergence import Divergence
 import edgesdk
 from edgesdk.bundle.manifest import ModelShape, Quantization
 from edgesdk_export.built import BuiltModel, Steps
-from edgesdk_export.onnx import LayerQuantizer, WeightScheme, write_decoder
+from edgesdk_export.calibration.plan import Calibration, calibrate
+from edgesdk_export.onnx import WeightScheme, write_decoder
 from edgesdk_export.onnx.scheme import format_name
 from edgesdk_export.progress import Progress
 from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
 from edgesdk_export.quality.streamed import compare
 from edgesdk_export.quality.text import Windows
 from edgesdk_export.spec import DecoderSpec
+from edgesdk_export.tokenizers import TextFiles
 from edgesdk_export.weights import Decoder
 
 
@@ -27,17 +29,35 @@ def build_native(
     scheme: WeightScheme,
     progress: Progress,
     *,
-    quantizer: LayerQuantizer | None = None,
+    text: TextFiles,
+    calibration: Calibration | None = None,
 ) -> BuiltModel:
-    """Write the ONNX model of a decoder into `folder`; `quantizer` decides its layers' codes.
+    """Write the ONNX model of a decoder into `folder`.
+
+    Args:
+        text: the checkpoint's tokenizer, for the calibration text.
+        calibration: None = each weight is rounded by itself.
 
     Raises:
-        ExportError: a weight cannot be stored.
+        ExportError: a weight cannot be stored, or the calibration text is too short.
+        RequestError: the calibration does not go with the scheme.
     """
     spec = decoder.spec
+    source, quantizer = decoder, None
+    if calibration is not None:
+        calibrated = calibrate(
+            decoder,
+            scheme,
+            calibration,
+            tokenizer_json=text.tokenizer_json,
+            bos=text.entry.bos_token_id if text.entry.add_bos else None,
+            work=folder,
+            progress=progress,
+        )
+        source, quantizer = calibrated.decoder, calibrated.quantizer
     progress.stage(f"Writing {scheme.name} layers", spec.layers)
     written = write_decoder(
-        decoder, folder, scheme, lambda done, _: progress.advance(done), quantizer
+        source, folder, scheme, lambda done, _: progress.advance(done), quantizer
     )
 
     model_path = folder / written.model_file
@@ -52,7 +72,7 @@ def build_native(
         spec=json.loads(json.dumps(dataclasses.asdict(spec))),
         model_file=written.model_file,
         quantization=Quantization(
-            weights=format_name(scheme.linear),
+            weights=format_name(scheme.linear) if quantizer is None else quantizer.formats,
             head=format_name(scheme.embedding),
             method=written.method if quantizer is None else quantizer.method,
             bits_per_weight=round(written.bits_per_weight, 3),

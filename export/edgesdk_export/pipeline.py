@@ -19,12 +19,6 @@ from edgesdk.bundle.opening import Bundle, open_bundle
 from edgesdk.bundle.writing import seal, staged_folder
 from edgesdk.errors import ExportError, RequestError
 from edgesdk_export.built import BuiltModel
-from edgesdk_export.calibrated import (
-    CalibrationText,
-    layer_quantizer,
-    tensor_importance,
-)
-from edgesdk_export.calibration.text import builtin_calibration_text, calibration_windows
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.foreign import build_foreign
@@ -37,9 +31,7 @@ from edgesdk_export.quality.text import (
     default_text,
 )
 from edgesdk_export.recipes import BundleFormat, Recipe, load_recipe
-from edgesdk_export.recipes.model import CalibrationRecipe, OnnxRecipe
 from edgesdk_export.tokenizers import TextFiles, read_text
-from edgesdk_export.weights import Decoder
 
 TEMPLATE_FILE = "chat_template.jinja"
 RECIPE_FILE = "recipe.toml"
@@ -61,10 +53,11 @@ class ExportJob:
         format: of the bundle: what runs it.
         target: where it will run.
         recipe: how weights are stored; None = "fast".
-        scheme: weights that the recipe is overruled with: "fp32", "fp16", "int8" or "int4" in
-            ONNX, a type such as "q4_k_m" in GGUF.
+        scheme: weights that the recipe is overruled with: "fp32", "fp16", "int8", "int4" or a
+            budget such as "4.5" in ONNX, a type such as "q4_k_m" in GGUF.
         via: who draws the graph: our own families, or optimum for any other architecture.
-        calibration: what methods that need a text are given; None = one that lies at hand.
+        calibration_text: what recipes that calibrate run; None = what the model itself writes, or
+            for a large one a text that lies at hand.
         text: what quality is measured on; None = the built-in text.
         quality_tokens: on how many tokens; 0 = not measured, None = by the model's size.
         licence: where the checkpoint does not say.
@@ -79,7 +72,7 @@ class ExportJob:
     recipe: Recipe | None = None
     scheme: str | None = None
     via: Literal["edgesdk", "optimum"] = "edgesdk"
-    calibration: EvaluationText | None = None
+    calibration_text: EvaluationText | None = None
     text: EvaluationText | None = None
     quality_tokens: int | None = None
     licence: str | None = None
@@ -114,13 +107,15 @@ def _recipe(job: ExportJob) -> Recipe:
     if job.via == "optimum" and job.format != "onnx":
         raise RequestError(f"optimum makes no {job.format.upper()}.", hint="Leave out --via.")
     recipe = job.recipe or load_recipe("fast")
+    if job.scheme is not None:
+        recipe = recipe.asking_for(job.format, job.scheme)
     recipe.require(job.format)
     if job.via == "optimum" and recipe.calibrates("onnx"):
         raise RequestError(
-            f"The recipe {recipe.name} calibrates, which cannot be done via optimum.",
+            f"The recipe {recipe.name} calibrates, which a model that optimum draws cannot be.",
             hint="Choose --recipe fast.",
         )
-    return recipe if job.scheme is None else recipe.asking_for(job.format, job.scheme)
+    return recipe
 
 
 def _build(
@@ -136,34 +131,14 @@ def _build(
         return build_foreign(checkpoint, folder, recipe.onnx_scheme, progress, work=work)
     decoder = read_decoder(checkpoint)
     parameters = decoder.spec.parameters
-    calibration = _calibration_text(decoder, text, recipe, job)
+    calibration = recipe.calibration_for(job.format, job.calibration_text)
     if job.format == "gguf":
         file_type = recipe.gguf_type(parameters)
-        importance = tensor_importance(file_type, decoder, calibration, progress)
         return build_gguf(
-            checkpoint, decoder, text, folder, file_type, progress, importance=importance
+            checkpoint, decoder, folder, file_type, progress, text=text, calibration=calibration
         )
     scheme = recipe.onnx_scheme(parameters)
-    section = recipe.section("onnx")
-    assert isinstance(section, OnnxRecipe)
-    quantizer = layer_quantizer(section, scheme, decoder, calibration, progress)
-    return build_native(decoder, folder, scheme, progress, quantizer=quantizer)
-
-
-def _calibration_text(
-    decoder: Decoder, text: TextFiles, recipe: Recipe, job: ExportJob
-) -> CalibrationText | None:
-    if not recipe.calibrates(job.format):
-        return None
-    source = job.calibration or builtin_calibration_text()
-    windows = calibration_windows(
-        source,
-        text.tokenizer_json,
-        bos=text.entry.bos_token_id if text.entry.add_bos else None,
-        context=decoder.spec.context_length,
-        tokens=(recipe.calibration or CalibrationRecipe()).tokens,
-    )
-    return CalibrationText(windows, source.name)
+    return build_native(decoder, folder, scheme, progress, text=text, calibration=calibration)
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:

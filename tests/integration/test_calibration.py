@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from edgesdk_export.calibration.activation_aware import activation_aware
 from edgesdk_export.calibration.collecting import collect_importance
 from edgesdk_export.calibration.importance import (
     ChannelSquares,
@@ -130,7 +131,7 @@ def test_importance_goes_through_a_file_unchanged(tmp_path: Path) -> None:
 def test_importance_of_another_model_is_refused(tmp_path: Path) -> None:
     _, decoder = tiny("llama", tmp_path)
     with pytest.raises(ExportError, match=r"none for blk\.0\.attn_q\.weight; the model has 64"):
-        WeightedQuantizer(decoder, ImportanceMatrix({}, (), 8), lambda _: Int4())
+        WeightedQuantizer(decoder, ImportanceMatrix({}, (), 8), {})
 
 
 @pytest.mark.parametrize("sums", [[np.nan, 1.0], [-1.0, 1.0]])
@@ -165,6 +166,23 @@ def test_rescaled_rows_are_those_of_the_whole(tmp_path: Path) -> None:
         np.testing.assert_array_equal(moved.weights[name].rows(3, 9), whole[3:9])
 
 
+def all_in(decoder, form):
+    return {name: form for name in matrix_parts(decoder.spec) if name.startswith("layers.")}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_activation_aware_scales_leave_the_function(variant: str, tmp_path: Path) -> None:
+    _, decoder = tiny(variant, tmp_path)
+    moved = activation_aware(decoder, windows(), all_in(decoder, Int4()))
+    expected, found = hidden_after(decoder, windows(seed=4)), hidden_after(moved, windows(seed=4))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    changed = [
+        not np.allclose(read_whole(moved.weights[name]), read_whole(decoder.weights[name]))
+        for name in decoder.weights
+    ]
+    assert any(changed)
+
+
 def int4_kl(decoder, folder, text, quantizer):
     folder.mkdir()
     written = write_decoder(decoder, folder, WeightScheme.named("int4"), quantizer=quantizer)
@@ -180,8 +198,8 @@ def test_calibrated_bundles_are_closer_to_the_checkpoint(variant: str, tmp_path:
     form = Int4()
     importance = collect_importance(decoder, text, text_name="noise")
     plain = int4_kl(decoder, tmp_path / "plain", held_out, None)
-    weighted = WeightedQuantizer(decoder, importance, lambda _: form)
-    gptq = SequentialQuantizer(decoder, text, lambda _: form, Rounding(sweeps=1))
+    weighted = WeightedQuantizer(decoder, importance, all_in(decoder, form))
+    gptq = SequentialQuantizer(decoder, text, all_in(decoder, form), Rounding(sweeps=1))
     assert int4_kl(decoder, tmp_path / "weighted", held_out, weighted) < 1.1 * plain
     assert int4_kl(decoder, tmp_path / "gptq", held_out, gptq) < plain
 
@@ -189,9 +207,11 @@ def test_calibrated_bundles_are_closer_to_the_checkpoint(variant: str, tmp_path:
 def test_formats_may_differ_from_matrix_to_matrix(tmp_path: Path) -> None:
     _, decoder = tiny("llama", tmp_path / "model")
     forms = {"qkv": Int8(block=64), "down": Int4(block=16)}
-    quantizer = SequentialQuantizer(
-        decoder, windows(8), lambda name: forms.get(name.split(".")[-1], Int4()), Rounding()
-    )
+    by_matrix = {
+        name: forms.get(name.split(".")[-1], form) for name, form in all_in(decoder, Int4()).items()
+    }
+    quantizer = SequentialQuantizer(decoder, windows(8), by_matrix, Rounding())
+    assert quantizer.formats == "int4+int8"
     folder = tmp_path / "bundle"
     folder.mkdir()
     written = write_decoder(decoder, folder, WeightScheme.named("int4"), quantizer=quantizer)
@@ -208,7 +228,7 @@ def test_formats_may_differ_from_matrix_to_matrix(tmp_path: Path) -> None:
 
 def test_quantized_matrices_are_near_their_weights(tmp_path: Path) -> None:
     _, decoder = tiny("gemma2", tmp_path)
-    quantizer = SequentialQuantizer(decoder, windows(), lambda _: Int8(), Rounding())
+    quantizer = SequentialQuantizer(decoder, windows(), all_in(decoder, Int8()), Rounding())
     tensors = FloatTensors(decoder)
     for index in range(decoder.spec.layers):
         packed = quantizer.layer(index)
@@ -232,7 +252,7 @@ def test_a_weight_that_is_no_number_is_named(tmp_path: Path) -> None:
     inner = np.ones(spec.intermediate_size, np.float32)
     inner[5] = np.nan
     broken = rescaled(decoder, [LayerScales(**ones, inner=inner)] * spec.layers)
-    quantizer = SequentialQuantizer(broken, windows(), lambda _: Int4(), Rounding())
+    quantizer = SequentialQuantizer(broken, windows(), all_in(decoder, Int4()), Rounding())
     with pytest.raises(ExportError, match=r"layers\.0\.(up|down)"):
         quantizer.layer(0)
 

@@ -169,7 +169,7 @@ def test_recipes_that_calibrate_come_closer_to_the_checkpoint(case, calm, tmp_pa
             calm,
             tmp_path / copy,
             recipe=load_recipe(name),
-            calibration=EvaluationText("long", TEXT.text * 6),
+            calibration_text=EvaluationText("long", TEXT.text * 6),
             **settings,
         )
         for copy in ("one", "two")

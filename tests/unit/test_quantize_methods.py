@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from edgesdk_quantize.formats import Int4, Int4Symmetric, Int8
 from edgesdk_quantize.formats.blocks import dequantize
+from edgesdk_quantize.methods.awq import search_channel_scales
 from edgesdk_quantize.methods.calibrated import Rounding, quantize_calibrated
 from edgesdk_quantize.methods.gptq import damped, gptq_round
 from edgesdk_quantize.methods.grid import pack_rounded, round_all
@@ -223,3 +224,34 @@ def test_a_matrix_cut_in_slices_is_rounded_slice_by_slice():
     apart = np.concatenate([restored(half, Int4(), 128) for half in halves], axis=1)
     # The search weighs channels by the largest of all, so a last digit may differ.
     assert np.isclose(restored(whole, Int4(), 256), apart, atol=1e-2).mean() > 0.95
+
+
+def scaled_error(weights, scales, moments):
+    grid = range_grid(weights * scales, Int4())
+    points = round_all(grid, np.ascontiguousarray((weights * scales).T)).T
+    return output_error(points / scales - weights, moments)
+
+
+def test_channel_scales_shield_large_inputs():
+    weights, rng = normal(32, 128), np.random.default_rng(5)
+    inputs = rng.standard_normal((500, 128)).astype(np.float32)
+    inputs[:, ::16] *= 30
+    moments = Moments(500, (inputs.T @ inputs / np.float32(500),))
+    scales = search_channel_scales([weights], Int4(), moments)
+    assert np.log(scales).mean() == pytest.approx(0, abs=1e-4)
+    assert scales[::16].min() > scales[1::16].max()
+    plain = scaled_error(weights, np.ones(128, np.float32), moments)
+    assert scaled_error(weights, scales, moments) < 0.7 * plain
+
+
+def test_channel_scales_stay_where_all_inputs_are_alike():
+    moments = Moments(1, (np.eye(64, dtype=np.float32),))
+    scales = search_channel_scales([normal(8, 64)], Int4(), moments)
+    np.testing.assert_array_equal(scales, np.ones(64, np.float32))
+
+
+def test_channels_of_one_value_head_share_their_scale():
+    moments = correlated(64)
+    scales = search_channel_scales([normal(8, 64)], Int4(), moments, shared=(2, 8))
+    heads = scales.reshape(2, 4, 8)
+    np.testing.assert_array_equal(heads, np.broadcast_to(heads[:, :1], heads.shape))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from edgesdk_export.onnx.scheme import WeightScheme
 from edgesdk_export.recipes import load_recipe, recipe_names
-from edgesdk_export.recipes.model import GgufRecipe, OnnxRecipe, Recipe
+from edgesdk_export.recipes.model import Recipe
+from edgesdk_export.recipes.sections import CalibrationRecipe, GgufRecipe, OnnxRecipe
 from edgesdk_quantize.formats import Int4Symmetric, Int8
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,9 +58,10 @@ def test_a_file_says_only_what_it_changes(tmp_path):
 WRONG = {
     "[onnx]\nblok = 32": r"mine\.toml has the unknown key 'onnx\.blok'. Did you mean 'block'\?",
     "[onx]\nbits = 4": r"mine\.toml has the unknown key 'onx'. Did you mean 'onnx'\?",
-    "speed = 3": r"unknown key 'speed'. Known are name, summary, onnx, gguf",
-    "[onnx]\nbits = 5": r"onnx\.bits: .*'auto', 4, 8, 16 or 32",
-    "[onnx]\nbits = '4'": r"onnx\.bits",
+    "speed = 3": r"unknown key 'speed'. Known are name, summary, onnx, gguf, calibration",
+    "[onnx]\nbits = 3": r'onnx\.bits: .*3 is none of "auto", 4, 8, 16, 32, nor .* 5\.5',
+    "[onnx]\nbits = '4'": r"onnx\.bits: .*'4' is none",
+    "[calibration]\ntoken = 9": r"'calibration\.token'. Did you mean 'tokens'",
     "[onnx]\nsymmetric = 1": r"onnx\.symmetric: .*bool",
     "[gguf]\ntype = 'q4_k_x'": r"gguf\.type: .*'q4_k_x' is none of auto, f32, f16",
     "[gguf\n": r"mine\.toml is not TOML: .*line 1",
@@ -91,6 +93,16 @@ def test_a_method_that_is_not_there_is_refused(tmp_path):
         recipe.require("onnx")
 
 
+def test_a_budget_needs_a_method_that_measures(tmp_path):
+    for text in ("bits = 5.5", "bits = 4\nawq = true"):
+        with pytest.raises(RequestError, match=r"calibrates|measured with a text"):
+            recipe_of(f"[onnx]\n{text}", tmp_path).require("onnx")
+    best = load_recipe("best").asking_for("onnx", "5.5")
+    best.require("onnx")
+    assert best.calibration_for("onnx", None).bits == 5.5
+    assert load_recipe("fast").calibration_for("onnx", None) is None
+
+
 @pytest.mark.parametrize("form", ["onnx", "gguf"])
 def test_weights_that_a_format_has_not_are_refused(form):
     with pytest.raises(RequestError, match="'int3'"):
@@ -100,13 +112,22 @@ def test_weights_that_a_format_has_not_are_refused(form):
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 onnx = st.builds(
     OnnxRecipe,
-    bits=st.sampled_from(["auto", 4, 8, 16, 32]),
+    bits=st.sampled_from(["auto", 4, 8, 16, 32, 4.5]),
+    awq=st.booleans(),
+    sweeps=st.integers(0, 100),
     block=st.sampled_from([16, 32, 64, 128]),
     symmetric=st.booleans(),
     embedding=st.sampled_from(["auto", "int8", "int8-symmetric", "fp16", "fp32"]),
 )
 gguf = st.builds(GgufRecipe, type=st.sampled_from(["auto", "q4_k_m", "f16"]))
-recipes = st.builds(Recipe, name=texts, summary=texts, onnx=st.none() | onnx, gguf=st.none() | gguf)
+recipes = st.builds(
+    Recipe,
+    name=texts,
+    summary=texts,
+    onnx=st.none() | onnx,
+    gguf=st.none() | gguf,
+    calibration=st.none() | st.builds(CalibrationRecipe, tokens=st.integers(512, 9000)),
+)
 
 
 @given(recipe=recipes)

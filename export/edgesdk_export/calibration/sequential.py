@@ -9,7 +9,7 @@ weights, and one layer's moments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from edgesdk_quantize.formats import BlockFormat, Packed
@@ -25,24 +25,25 @@ from edgesdk_export.quality.stacks import CheckpointStack
 from edgesdk_export.quality.text import Windows
 from edgesdk_export.weights import Decoder, Float32
 
-# The format of a stored matrix, by its name ("layers.3.down").
-FormatOf = Callable[[str], BlockFormat]
-
 
 class SequentialQuantizer:
     """GPTQ over a stream of hidden states; a `LayerQuantizer`.
 
     Args:
         windows: the calibration text.
-        form_of: the format of each stored matrix.
+        forms: the format of each stored matrix of the layers.
     """
 
     def __init__(
-        self, decoder: Decoder, windows: Windows, form_of: FormatOf, rounding: Rounding
+        self,
+        decoder: Decoder,
+        windows: Windows,
+        forms: Mapping[str, BlockFormat],
+        rounding: Rounding,
     ) -> None:
         self._decoder = decoder
         self._tensors = FloatTensors(decoder)
-        self._form_of = form_of
+        self._forms = forms
         self._rounding = rounding
         embed = CheckpointStack(decoder).embed()
         self._states: Float32 = np.concatenate([embed(row[None]) for row in windows.ids])
@@ -52,6 +53,11 @@ class SequentialQuantizer:
         """In words for the manifest."""
         tokens = self._states.shape[0] * self._states.shape[1]
         return f"GPTQ in activation order on {tokens} tokens, importance-weighted scales"
+
+    @property
+    def formats(self) -> str:
+        """See `LayerQuantizer.formats`."""
+        return format_names(self._forms)
 
     def layer(self, index: int) -> Mapping[str, Packed]:
         """See `LayerQuantizer.layer`."""
@@ -72,7 +78,7 @@ class SequentialQuantizer:
             for matrix in [matrix for matrix in TAP_OF if TAP_OF[matrix] == tap]:
                 name = at + matrix
                 packed[name] = quantize_calibrated(
-                    weights.pop(matrix), self._form_of(name), moments, self._rounding
+                    weights.pop(matrix), self._forms[name], moments, self._rounding
                 )
         self._advance(index, packed)
         return packed
@@ -81,6 +87,11 @@ class SequentialQuantizer:
         weights = Quantized(self._tensors, packed)
         part: PartModel = layer_model(self._decoder.spec, weights, index)
         self._states = run_layer(part, self._states, prepack=True)
+
+
+def format_names(forms: Mapping[str, BlockFormat]) -> str:
+    """The formats' names, each once, joined by "+"."""
+    return "+".join(sorted({form.name for form in forms.values()}))
 
 
 def check_weights(matrix: str, rows: Float32) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from edgesdk_quantize.formats import Packed
+from edgesdk_quantize.formats import BlockFormat, Packed
 from edgesdk_quantize.methods.search import quantize_searched
 
 from edgesdk.errors import ExportError
 from edgesdk_export.calibration.importance import ImportanceMatrix, gguf_names
 from edgesdk_export.calibration.running import TAP_OF
-from edgesdk_export.calibration.sequential import FormatOf, check_weights
+from edgesdk_export.calibration.sequential import check_weights, format_names
 from edgesdk_export.onnx import FloatTensors
 from edgesdk_export.weights import Decoder, Float32
 
@@ -21,21 +21,28 @@ class WeightedQuantizer:
 
     Args:
         importance: of every layer's inputs, measured here or by llama.cpp.
-        form_of: the format of each stored matrix.
+        forms: the format of each stored matrix of the layers.
 
     Raises:
         ExportError: the importance matrix was made for another model.
     """
 
-    def __init__(self, decoder: Decoder, importance: ImportanceMatrix, form_of: FormatOf) -> None:
+    def __init__(
+        self, decoder: Decoder, importance: ImportanceMatrix, forms: Mapping[str, BlockFormat]
+    ) -> None:
         self._tensors = FloatTensors(decoder)
-        self._form_of = form_of
+        self._forms = forms
         self._importance = _by_tap(decoder, importance)
 
     @property
     def method(self) -> str:
         """In words for the manifest."""
         return "scales and zero-points searched for the least error under importance weights"
+
+    @property
+    def formats(self) -> str:
+        """See `LayerQuantizer.formats`."""
+        return format_names(self._forms)
 
     def layer(self, index: int) -> Mapping[str, Packed]:
         """See `LayerQuantizer.layer`."""
@@ -45,7 +52,7 @@ class WeightedQuantizer:
             rows = np.asarray(self._tensors[f"{name}.weight"].numpy(), np.float32)
             check_weights(name, rows)
             importance = self._importance[f"layers.{index}.{tap}"]
-            packed[name] = quantize_searched(rows, self._form_of(name), importance)
+            packed[name] = quantize_searched(rows, self._forms[name], importance)
         return packed
 
 

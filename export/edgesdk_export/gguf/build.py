@@ -11,7 +11,9 @@ from edgesdk_quantize.divergence import Divergence
 
 import edgesdk
 from edgesdk.bundle.manifest import Quantization
+from edgesdk.errors import RequestError
 from edgesdk_export.built import BuiltModel, Steps
+from edgesdk_export.calibration.plan import Calibration, measured_importance
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.gguf.architectures import context_of
@@ -32,12 +34,12 @@ MODEL_FILE = "model.gguf"
 def build_gguf(
     checkpoint: Checkpoint,
     decoder: Decoder,
-    text: TextFiles,
     folder: Path,
     file_type: FileType,
     progress: Progress,
     *,
-    importance: Importance | None = None,
+    text: TextFiles,
+    calibration: Calibration | None = None,
 ) -> BuiltModel:
     """Write the GGUF of a checkpoint into `folder`.
 
@@ -46,11 +48,14 @@ def build_gguf(
 
     Raises:
         CheckpointError: llama.cpp has no tokenizer like the checkpoint's.
-        ExportError: llama.cpp cannot compute this decoder, or a weight cannot be stored.
+        ExportError: llama.cpp cannot compute this decoder, a weight cannot be stored, or the
+            calibration text is too short.
+        RequestError: weights that are not quantized were to be calibrated.
         MissingExtra: llama-cpp-python, which has ggml's quantizers, is not installed.
     """
     spec = decoder.spec
     vocabulary = vocabulary_metadata(checkpoint, text, spec.vocab_size)
+    importance = _importance(decoder, file_type, calibration, text, folder, progress)
     progress.stage(f"Writing {file_type.name} layers", spec.layers)
     path = folder / MODEL_FILE
     written = write_gguf(
@@ -84,6 +89,32 @@ def build_gguf(
         versions={tool: importlib.metadata.version(tool) for tool in tools},
         measure=measure,
     )
+
+
+def _importance(
+    decoder: Decoder,
+    file_type: FileType,
+    calibration: Calibration | None,
+    text: TextFiles,
+    work: Path,
+    progress: Progress,
+) -> Importance | None:
+    if calibration is None:
+        return None
+    if file_type.is_float:
+        raise RequestError(
+            f"{file_type.name} weights are stored as they are and need no calibration.",
+            hint="Choose a type with fewer bits, or the recipe fast.",
+        )
+    measured = measured_importance(
+        decoder,
+        calibration,
+        tokenizer_json=text.tokenizer_json,
+        bos=text.entry.bos_token_id if text.entry.add_bos else None,
+        work=work,
+        progress=progress,
+    )
+    return {name: entry.mean for name, entry in measured.entries.items()}
 
 
 def _method(file_type: FileType, *, weighted: bool) -> str:

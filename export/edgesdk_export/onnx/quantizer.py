@@ -15,6 +15,10 @@ class LayerQuantizer(Protocol):
     def method(self) -> str:
         """How, in words for the manifest."""
 
+    @property
+    def formats(self) -> str:
+        """Names of the formats that it uses, joined by "+", for the manifest."""
+
     def layer(self, index: int) -> Mapping[str, Packed]:
         """Every stored matrix of layer `index` ("layers.{index}.qkv", ...), packed.
 

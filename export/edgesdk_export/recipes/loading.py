@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from edgesdk.errors import RequestError
-from edgesdk_export.recipes.model import CalibrationRecipe, GgufRecipe, OnnxRecipe, Recipe
+from edgesdk_export.recipes.model import Recipe
+from edgesdk_export.recipes.sections import CalibrationRecipe, GgufRecipe, OnnxRecipe
 
 if sys.version_info >= (3, 11):
     import tomllib
