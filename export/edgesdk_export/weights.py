@@ -60,6 +60,14 @@ class Decoder:
     weights: Mapping[str, LazyTensor]
 
 
+@runtime_checkable
+class PackedTensor(LazyTensor, Protocol):
+    """A matrix on disk whose rows can be had as the bytes that they are stored in."""
+
+    def packed(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Rows [start, stop) as they are stored, uint8 [stop - start, bytes of a row]."""
+
+
 def read_whole(tensor: LazyTensor) -> Float32:
     """All of a tensor as float32; for small ones (norms, biases)."""
     return tensor.rows(0, tensor.shape[0])

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.pipeline import ExportJob, export
 from edgesdk_export.progress import Silent
 from edgesdk_export.quality.text import EvaluationText
 from edgesdk_export.recipes import load_recipe
+from edgesdk_export.weights import read_whole
 from support.tiny_models import make_tiny
 
 import edgesdk
@@ -178,3 +180,21 @@ def test_recipes_that_calibrate_come_closer_to_the_checkpoint(case, calm, tmp_pa
     assert method in made[0].manifest.quantization.method
     assert "[calibration]" in made[0].file("recipe.toml").read_text()
     assert made[0].manifest == made[1].manifest
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q2_k"])
+def test_a_gguf_s_own_blocks_of_the_same_type_are_kept(kind, checkpoint, tmp_path):
+    """Rounding Q2_K again, for one, would not give the same blocks."""
+    once = bundle_of(checkpoint[1], tmp_path / "one", scheme=kind, quality_tokens=0)
+    source = once.file("model.gguf")
+    again = bundle_of(source, tmp_path / "two", scheme=kind)
+    tensors, others = (open_checkpoint(path).tensors for path in (source, again.file("model.gguf")))
+    assert tensors.keys() == others.keys()
+    for name, tensor in tensors.items():
+        assert tensor.dtype == others[name].dtype
+        np.testing.assert_array_equal(read_whole(tensor), read_whole(others[name]))
+    kept = again.manifest.quantization.source_blocks
+    assert sum(entry.tensors for entry in kept) == 3 * 7 + 2
+    assert again.manifest.quality.kl_mean < 1e-9
+    other = bundle_of(source, tmp_path / "three", scheme="q8_0", quality_tokens=0)
+    assert other.manifest.quantization.source_blocks == ()

@@ -66,7 +66,7 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufBlockTensor(GgufTensor):
-    """A matrix in one of ggml's block types; a `BlockTensor`."""
+    """A matrix in one of ggml's block types; a `BlockTensor` and a `PackedTensor`."""
 
     def kept_form(self, form: BlockFormat) -> BlockFormat | None:
         """See `BlockTensor.kept_form`."""
@@ -74,13 +74,14 @@ class GgufBlockTensor(GgufTensor):
 
     def blocks(self, form: BlockFormat, start: int, stop: int) -> Packed:
         """See `BlockTensor.blocks`."""
-        return regrid.keep(self.dtype, self._raw(start, stop), form)
+        return regrid.keep(self.dtype, self.packed(start, stop), form)
 
     def steps(self, block: int, start: int, stop: int) -> Float32 | None:
         """See `BlockTensor.steps`."""
-        return regrid.steps_of(self.dtype, self._raw(start, stop), block)
+        return regrid.steps_of(self.dtype, self.packed(start, stop), block)
 
-    def _raw(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def packed(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """See `PackedTensor.packed`."""
         raw = self.region.read(start * self.row_bytes, stop * self.row_bytes)
         return raw.reshape(stop - start, self.row_bytes)
 

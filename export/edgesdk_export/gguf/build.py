@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+from collections import Counter
 from pathlib import Path
 
 from edgesdk_quantize.divergence import Divergence
 
 import edgesdk
-from edgesdk.bundle.manifest import Quantization
+from edgesdk.bundle.manifest import Quantization, SourceBlocks
 from edgesdk.errors import RequestError
 from edgesdk_export.built import BuiltModel, Steps
 from edgesdk_export.calibration.plan import Calibration, measured_importance
@@ -19,7 +20,7 @@ from edgesdk_export.families import read_decoder
 from edgesdk_export.gguf.architectures import context_of
 from edgesdk_export.gguf.mixes import FileType
 from edgesdk_export.gguf.vocabulary import vocabulary_metadata
-from edgesdk_export.gguf.writer import Importance, write_gguf
+from edgesdk_export.gguf.writer import Importance, WrittenGguf, write_gguf
 from edgesdk_export.native import shape_of
 from edgesdk_export.progress import Progress
 from edgesdk_export.quality.stacks import CheckpointStack
@@ -66,6 +67,7 @@ def build_gguf(
         vocabulary=vocabulary,
         licence=checkpoint.licence,
         importance=importance,
+        own=checkpoint.tensors if checkpoint.container == "gguf" else None,
         progress=progress.advance,
     )
     stored = dataclasses.replace(spec, context_length=context_of(spec))
@@ -84,10 +86,20 @@ def build_gguf(
             head=written.head_type.name.lower(),
             method=_method(file_type, weighted=importance is not None),
             bits_per_weight=round(written.bits_per_weight, 3),
+            source_blocks=_source_blocks(written),
         ),
         exporter=f"edgesdk {edgesdk.__version__}",
         versions={tool: importlib.metadata.version(tool) for tool in tools},
         measure=measure,
+    )
+
+
+def _source_blocks(written: WrittenGguf) -> tuple[SourceBlocks, ...]:
+    """What went over as it was; nothing is said of what was rounded again."""
+    counts = Counter(written.types[name].name for name in written.kept)
+    return tuple(
+        SourceBlocks(source=kind, stored=kind, tensors=count, relative_error=0.0)
+        for kind, count in sorted(counts.items())
     )
 
 
