@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgesdk.decode.loop import Finish, FinishReason
+from edgesdk.device_memory import counted_twice
 from edgesdk.engines.base import EngineInfo
 from edgesdk.overflow import Overflow
+from edgesdk.tools.calls import ToolCall, words_before_calls
+from edgesdk.tools.messages import call_message
 
 
 @dataclass(frozen=True)
@@ -20,13 +23,16 @@ class Receipt:
         route: who answered.
         engine: the engine and its version.
         device_asked: what the caller asked for; `device` is what it got.
+        threads: CPU threads that the engine uses.
         prompt_tokens: tokens of the prompt, of which
         cached_tokens: so many were in the KV cache already.
         output_tokens: tokens of the answer, the end token left out.
         load_seconds: time that loading the model took, once.
+        queue_seconds: time spent waiting while the engine worked for others; not in the next two.
         prefill_seconds: time spent on the uncached part of the prompt.
         decode_seconds: time spent on the tokens after the first.
-        time_to_first_token: seconds from the request to the first token.
+        paused_seconds: how much of the two a power policy rested.
+        time_to_first_token: seconds from the request to the first token, waiting included.
         tokens_per_second: of the decode after the first token.
         peak_memory_bytes: most resident memory that this process ever had.
         finish_reason: see `edgesdk.decode.loop.Finish`.
@@ -39,12 +45,15 @@ class Receipt:
     engine: str
     device_asked: str
     device: str
+    threads: int | None
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
     load_seconds: float
+    queue_seconds: float
     prefill_seconds: float
     decode_seconds: float
+    paused_seconds: float
     time_to_first_token: float | None
     tokens_per_second: float | None
     peak_memory_bytes: int | None
@@ -55,6 +64,11 @@ class Receipt:
 
     def line(self) -> str:
         """One line for people."""
+        waited = f" · waited {self.queue_seconds:.2f} s" if self.queue_seconds >= 0.01 else ""
+        paused = f" · rested {self.paused_seconds:.2f} s" if self.paused_seconds >= 0.01 else ""
+        guessed = ""
+        if self.drafted_tokens:
+            guessed = f" · {self.accepted_tokens:,} of {self.drafted_tokens:,} guesses right"
         cached = f" ({self.cached_tokens:,} cached)" if self.cached_tokens else ""
         first, speed, memory = "not measured", "not measured", "not measured"
         if self.time_to_first_token is not None:
@@ -67,9 +81,16 @@ class Receipt:
         shortened = "" if self.overflow is None else f" · {self.overflow.phrase()}"
         return (
             f"{self.prompt_tokens:,} tokens in{cached}, {self.output_tokens:,} out"
-            f" · first token {first} · speed {speed} · peak memory {memory}"
-            f" · {self.device} · {self.engine}{shortened}{ended}"
+            f"{waited} · first token {first} · speed {speed}{guessed}{paused}"
+            f" · peak memory {memory} · {self._where()} · {self.engine}{shortened}{ended}"
         )
+
+    def _where(self) -> str:
+        threads = "" if self.threads is None else f", {self.threads} threads"
+        asked = (
+            "" if self.device_asked in ("auto", self.device) else f" ({self.device_asked} asked)"
+        )
+        return f"{self.device}{asked}{threads}"
 
 
 @dataclass(frozen=True)
@@ -77,18 +98,28 @@ class Reply:
     """An answer.
 
     Attributes:
-        text: all of it.
-        finish_reason: why it ended; also on the receipt.
+        text: all of it; where it calls tools, the calls as the model wrote them.
+        finish_reason: why it ended; also on the receipt. "tool_calls" where it ended by itself
+            and waits for the results of `tool_calls`.
         tokens: its ids, the end token left out.
         parsed: the value, where a form was asked for: an instance of the schema's type, a JSON
             value, or the text. None where none was, and where the caller cancelled the answer.
+        tool_calls: the calls of tools that were offered. Arguments fit the tool, unless `problem`
+            says otherwise.
     """
 
     text: str
-    finish_reason: FinishReason
+    finish_reason: FinishReason | Literal["tool_calls"]
     receipt: Receipt
     tokens: tuple[int, ...]
     parsed: Any = None
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a message of the conversation, in the form of OpenAI's API."""
+        words = words_before_calls(self.text) if self.tool_calls else self.text
+        return call_message(words, self.tool_calls)
 
 
 def receipt_of(
@@ -101,12 +132,15 @@ def receipt_of(
         engine=info.name,
         device_asked=info.device_asked,
         device=info.device,
+        threads=info.threads,
         prompt_tokens=finish.prompt_tokens,
         cached_tokens=finish.cached_tokens,
         output_tokens=len(finish.tokens),
         load_seconds=load_seconds,
+        queue_seconds=finish.queue_seconds,
         prefill_seconds=finish.prefill_seconds,
         decode_seconds=finish.decode_seconds,
+        paused_seconds=finish.paused_seconds,
         time_to_first_token=finish.time_to_first_token,
         tokens_per_second=finish.decode_steps / finish.decode_seconds if timed else None,
         peak_memory_bytes=peak_memory_bytes(),
@@ -127,7 +161,7 @@ def peak_memory_bytes() -> int | None:
         # getrusage would also count what the parent process was when it started this one.
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-        return int(peaks[0]) * 1024 if peaks else None
+        return int(peaks[0]) * 1024 - counted_twice() if peaks else None
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from time import perf_counter
 from typing import Any
 
 from edgesdk.decode.constraint import Constraint
 from edgesdk.decode.draft import Draft
 from edgesdk.decode.lookup import PromptLookup
-from edgesdk.decode.loop import PREFILL_CHUNK, Finish, FinishReason, Generation, generate
+from edgesdk.decode.loop import Finish, FinishReason, Generation, generate
 from edgesdk.decode.options import Options
-from edgesdk.decode.pace import Pace
+from edgesdk.decode.pace import Costs, Pace
+from edgesdk.decode.prefill import prefill
 from edgesdk.decode.rows import RowCheck
 from edgesdk.decode.speculation import Drafter, Speculator
 from edgesdk.engines.base import Engine, Sequence
+from edgesdk.engines.caller import Caller
 from edgesdk.errors import EngineError, RequestError
 from edgesdk.overflow import Overflow
 from edgesdk.prefixes import PrefixCache
 from edgesdk.receipt import Receipt, Reply, receipt_of
 from edgesdk.scheduling import Cancel, Gate, GatedSequence
 from edgesdk.streaming import Answer, ReplyStream
-from edgesdk.structure.answer import value_of
+from edgesdk.structure.answer import value_of, value_of_free
 from edgesdk.structure.asking import Structure
 from edgesdk.structure.masking import Vocabulary
 from edgesdk.text.beginnings import beginning
 from edgesdk.text.prompts import PromptEncoder
+from edgesdk.tools.dialect import Dialect, dialect_of
 
 Parse = Callable[[str, FinishReason], Any]
 
@@ -45,7 +46,8 @@ class Runtime:
         load_seconds: what loading all of them took.
         prefixes: where beginnings of prompts are kept; None for nowhere.
         draft: a smaller model of the same vocabulary, which guesses.
-        rows: what was measured of the engine.
+        rows: whether the engine's rows agree, as far as that was measured.
+        costs: of the verification of what was looked up.
     """
 
     engine: Engine
@@ -54,10 +56,14 @@ class Runtime:
     prefixes: PrefixCache | None = None
     draft: Draft | None = None
     rows: RowCheck = field(default_factory=RowCheck)
+    costs: Costs = field(default_factory=Costs)
     gate: Gate = field(init=False)
+    draft_gate: Gate = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gate", Gate(self.engine.info.concurrency))
+        width = 1 if self.draft is None else self.draft.engine.info.concurrency
+        object.__setattr__(self, "draft_gate", Gate(width))
 
     def answer(
         self,
@@ -100,12 +106,14 @@ class Runtime:
         """What holds an answer to a form, and what reads its value off the text."""
         if structure is None:
             return None, None
+        if structure.grammar is None:
+            return None, partial(value_of_free, structure)
         constraint = self.vocabulary.constraint(structure.grammar)
         return constraint, partial(value_of, structure, constraint)
 
-    def cancel_event(self) -> threading.Event:
-        """An event that ends an answer, also while it waits for its turn."""
-        return Cancel(self.gate)
+    def cancel_event(self) -> Cancel:
+        """An event that ends an answer, whatever it is at."""
+        return Cancel()
 
     def generate(
         self,
@@ -114,39 +122,32 @@ class Runtime:
         options: Options,
         *,
         started: float,
-        cancel: threading.Event,
+        cancel: Cancel,
         constraint: Constraint | None = None,
         logprobs: bool = False,
         top_logprobs: int = 0,
     ) -> Generation:
         """The steps of an answer, for those who keep sequences of their own.
 
-        Arguments and errors are those of `edgesdk.decode.loop.generate`; `cancel` is best a
-        `cancel_event()`, which also ends a wait for the engine.
+        Arguments and errors are those of `edgesdk.decode.loop.generate`.
         """
-
-        def remaining() -> float | None:
-            return None if options.deadline is None else started + options.deadline - perf_counter()
-
+        until = None if options.deadline is None else started + options.deadline
+        caller = cancel.caller(until)
+        # Drafts that run ahead of a constraint would not know what it allows.
+        speculator = self._speculator(prompt, options, caller) if constraint is None else None
         return generate(
-            GatedSequence(
-                sequence,
-                self.gate,
-                options.priority,
-                stopped=cancel.is_set,
-                remaining=remaining,
-            ),
+            GatedSequence(sequence, self.gate, options.priority, caller),
             prompt,
             self.encoder.tokenizer,
             options,
             info=self.engine.info,
             cancel=cancel,
+            caller=caller,
             logprobs=logprobs,
             top_logprobs=top_logprobs,
             started=started,
             warm=None if self.prefixes is None else self._warm,
-            # Drafts that run ahead of a constraint would not know what it allows.
-            speculator=self._speculator(prompt, options) if constraint is None else None,
+            speculator=speculator,
             constraint=constraint,
         )
 
@@ -155,10 +156,30 @@ class Runtime:
         """For the masks of structures; made when the first one is asked for."""
         return Vocabulary(self.encoder.tokenizer)
 
+    @cached_property
+    def dialect(self) -> Dialect:
+        """What the chat template knows of tools."""
+        return dialect_of(self.encoder.template)
+
+    def encode(
+        self, messages: Items[dict[str, Any]], specs: Items[dict[str, Any]] = ()
+    ) -> list[int]:
+        """Ids of a conversation, which may have tool calls and results.
+
+        Args:
+            messages, specs: in the form of OpenAI's API; see `edgesdk.tools.dialect.Dialect`.
+
+        Raises:
+            TemplateError, InvalidText, RequestError: see `PromptEncoder.chat`.
+        """
+        return self.encoder.chat(
+            self.dialect.conversation(messages, specs), tools=list(specs) or None
+        )
+
     def stream(
         self,
         answer: Answer,
-        cancel: threading.Event,
+        cancel: Cancel,
         *,
         on_end: Callable[[Reply | None], None],
         overflow: Callable[[], Overflow | None],
@@ -187,18 +208,19 @@ class Runtime:
                 "This model was loaded without a prefix cache.",
                 hint="Load it with prefix_cache=True.",
             )
-        ids = beginning(self.encoder, messages)
+        ids = beginning(self.encoder, self.dialect.conversation(messages))
         if len(ids) < self.prefixes.at_least:
             raise RequestError(
                 f"There are {len(ids)} tokens to remember; {self.prefixes.at_least} are the least"
                 " that is kept.",
                 hint="Short beginnings are computed quickly; just ask.",
             )
-        sequence = self.engine.sequence()
+        sequence = GatedSequence(self.engine.sequence(), self.gate, Options().priority, Caller())
         try:
             self._warm(sequence, ids)
-            for start in range(len(sequence.tokens), len(ids), PREFILL_CHUNK):
-                sequence.extend(ids[start : start + PREFILL_CHUNK])
+            rest = ids[len(sequence.tokens) :]
+            if rest:
+                prefill(sequence, rest)
             self.prefixes.keep(sequence, self.engine.origin, len(ids))
         except OSError as error:
             raise RequestError(
@@ -227,14 +249,19 @@ class Runtime:
         if self.draft is not None:
             self.draft.close()
 
-    def _speculator(self, prompt: list[int], options: Options) -> Speculator | None:
-        way = options.speculate or ("off" if self.draft is None else "auto")
+    def _speculator(self, prompt: list[int], options: Options, caller: Caller) -> Speculator | None:
+        way = options.speculate or "auto"
         if way == "off":
             return None
         proven = way == "auto" and options.repeatable
-        drafter: Drafter
+        drafter: Drafter = PromptLookup()
+        costs = self.costs
         if self.draft is not None and way == "auto":
-            drafter = self.draft.drafter()
-        else:
-            drafter = PromptLookup()
-        return Speculator(prompt, drafter, self.rows if proven else None, Pace())
+
+            def gated(sequence: Sequence) -> Sequence:
+                return GatedSequence(sequence, self.draft_gate, options.priority, caller)
+
+            drafter, costs = self.draft.drafter(gated), self.draft.costs
+        return Speculator(
+            prompt, drafter, self.rows if proven else None, Pace(costs, watching=drafter.free)
+        )

@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
+from edgesdk.engines.caller import Caller
 from edgesdk.engines.saved import KvOrigin, Note
 
 Logits = npt.NDArray[np.float32]
+Rows = Literal["last", "all", "each"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class EngineInfo:
         context_length: most tokens that one sequence may hold.
         load_seconds: time that loading took.
         concurrency: how many calls of `extend` are best under way at once, on as many sequences.
+        threads: CPU threads that one call uses; None where that is not known.
     """
 
     name: str
@@ -40,6 +43,7 @@ class EngineInfo:
     context_length: int
     load_seconds: float
     concurrency: int = 1
+    threads: int | None = None
 
 
 class Sequence(Protocol):
@@ -49,17 +53,30 @@ class Sequence(Protocol):
     def tokens(self) -> tuple[int, ...]:
         """The ids that the KV cache holds, in order."""
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        logits: Rows = "last",
+        caller: Caller | None = None,
+    ) -> Logits:
         """Append `tokens` (int, [n], n >= 1) and return next-token logits.
 
+        Args:
+            caller: who waits for them. When it stops, the call ends without waiting for the
+                engine to finish it; what the call waited for others is added to its `waited`.
+
         Returns:
-            float32 [1, vocab] for "last", [n, vocab] for "all"; row i follows token i. The array
-            is valid until the next call on this sequence; copy it to keep it.
+            float32 [1, vocab] for "last", [n, vocab] for "all" and "each"; row i follows token i.
+            "each" asks for the very numbers that one call for each token would give: the engine
+            takes the kernels of one token where it can, and is then slower than for "all". The
+            array is valid until the next call on this sequence; copy it to keep it.
 
         Raises:
             ContextOverflow: the sequence would exceed `context_length`; nothing was appended.
             RequestError: no tokens, or an id outside the vocabulary; nothing was appended.
             EngineError: the engine failed; the sequence is as it was before the call.
+            Interrupted: `caller` stopped; the sequence is as it was before the call.
         """
 
     def rewind(self, length: int) -> None:
@@ -80,7 +97,10 @@ class Sequence(Protocol):
         """
 
     def close(self) -> None:
-        """Free the KV cache; further calls raise EngineError. Closing twice is fine."""
+        """Free the KV cache; further calls raise EngineError. Closing twice is fine.
+
+        Waits for nothing and takes no lock, because a garbage collector may be who closes.
+        """
 
 
 class Engine(Protocol):

@@ -41,6 +41,9 @@ class Metrics:
             ["model", "reason"],
             registry=registry,
         )
+        self._calls = Counter(
+            "edgesdk_tool_calls", "Calls of tools in answers.", ["model"], registry=registry
+        )
         self._first = Histogram(
             "edgesdk_time_to_first_token_seconds",
             "From the request to its first token.",
@@ -79,6 +82,11 @@ class Metrics:
             self._first.labels(model).observe(finish.time_to_first_token)
         if finish.decode_steps and finish.decode_seconds > 0:
             self._rate.labels(model).observe(finish.decode_steps / finish.decode_seconds)
+
+    def count_calls(self, model: str, calls: int) -> None:
+        """A part of an answer has so many calls of tools."""
+        if calls:
+            self._calls.labels(model).inc(calls)
 
     def text(self) -> bytes:
         """All of it."""
