@@ -52,5 +52,5 @@ class _Squares:
     def __init__(self) -> None:
         self.sums: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.zeros(())
 
-    def add(self, inputs: Float32, _: Float32) -> None:
+    def add(self, inputs: Float32) -> None:
         self.sums = self.sums + np.einsum("tk,tk->k", inputs, inputs, dtype=np.float64)

@@ -19,9 +19,8 @@ from edgesdk_export.weights import Float32
 TAPS = ("qkv", "o", "gate", "down")
 TAP_OF = {"qkv": "qkv", "o": "o", "gate": "gate", "up": "gate", "down": "down"}
 
-# Takes the input of one tap, float32 [tokens, columns], and the hidden states after the layer,
-# float32 [tokens, hidden].
-Observer = Callable[[Float32, Float32], None]
+# Takes the input of one tap, float32 [tokens, columns].
+Observer = Callable[[Float32], None]
 
 
 def run_layer(
@@ -50,7 +49,7 @@ def run_layer(
     for index in range(len(states)):
         after[index : index + 1], *inputs = session.run(None, {name: states[index : index + 1]})
         for observe, values in zip((observers or {}).values(), inputs, strict=True):
-            observe(values.reshape(-1, values.shape[-1]), after[index])
+            observe(values.reshape(-1, values.shape[-1]))
     return after
 
 

@@ -164,7 +164,7 @@ class _MeanSquares:
         self._sums: Float32 = np.zeros((), np.float32)
         self._tokens = 0
 
-    def add(self, inputs: Float32, _: Float32) -> None:
+    def add(self, inputs: Float32) -> None:
         self._sums = self._sums + np.einsum("tk,tk->k", inputs, inputs)
         self._tokens += len(inputs)
 
