@@ -10,10 +10,9 @@ from edgesdk_quantize.methods.awq import search_channel_scales
 from edgesdk_quantize.methods.moments import Moments, MomentsMeter
 
 from edgesdk_export.calibration.rescaling import LayerScales, rescaled
-from edgesdk_export.calibration.running import TAP_OF, TAPS, run_layer
+from edgesdk_export.calibration.running import TAP_OF, TAPS, embedded, run_layer
 from edgesdk_export.onnx import FloatTensors
 from edgesdk_export.onnx.parts import tapped_layer_model
-from edgesdk_export.quality.stacks import CheckpointStack
 from edgesdk_export.quality.text import Windows
 from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.weights import Decoder, Float32
@@ -34,8 +33,7 @@ def activation_aware(
         progress: called with the number of layers done.
     """
     spec, tensors = decoder.spec, FloatTensors(decoder)
-    embed = CheckpointStack(decoder).embed()
-    states: Float32 = np.concatenate([embed(row[None]) for row in windows.ids])
+    states = embedded(decoder, windows)
     scales = []
     for index in range(spec.layers):
         at = f"layers.{index}."

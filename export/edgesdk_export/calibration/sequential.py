@@ -18,10 +18,9 @@ from edgesdk_quantize.methods.calibrated import Rounding, quantize_calibrated
 from edgesdk_quantize.methods.moments import MomentsMeter
 
 from edgesdk.errors import ExportError
-from edgesdk_export.calibration.running import TAP_OF, TAPS, Quantized, run_layer
+from edgesdk_export.calibration.running import TAP_OF, TAPS, Quantized, embedded, run_layer
 from edgesdk_export.onnx import FloatTensors, PartModel, layer_model
 from edgesdk_export.onnx.parts import tapped_layer_model
-from edgesdk_export.quality.stacks import CheckpointStack
 from edgesdk_export.quality.text import Windows
 from edgesdk_export.weights import Decoder, Float32
 
@@ -45,8 +44,7 @@ class SequentialQuantizer:
         self._tensors = FloatTensors(decoder)
         self._forms = forms
         self._rounding = rounding
-        embed = CheckpointStack(decoder).embed()
-        self._states: Float32 = np.concatenate([embed(row[None]) for row in windows.ids])
+        self._states = embedded(decoder, windows)
 
     @property
     def method(self) -> str:
