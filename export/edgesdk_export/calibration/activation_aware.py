@@ -7,14 +7,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from edgesdk_quantize.formats import BlockFormat
 from edgesdk_quantize.methods.awq import search_channel_scales
-from edgesdk_quantize.methods.moments import Moments
+from edgesdk_quantize.methods.moments import Moments, MomentsMeter
 
-from edgesdk_export.calibration.layer_moments import LayerMoments
 from edgesdk_export.calibration.rescaling import LayerScales, rescaled
-from edgesdk_export.calibration.running import TAP_OF, TAPS, run_layer
+from edgesdk_export.calibration.running import TAP_OF, TAPS, embedded, run_layer
 from edgesdk_export.onnx import FloatTensors
 from edgesdk_export.onnx.parts import tapped_layer_model
-from edgesdk_export.quality.stacks import CheckpointStack
 from edgesdk_export.quality.text import Windows
 from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.weights import Decoder, Float32
@@ -35,8 +33,7 @@ def activation_aware(
         progress: called with the number of layers done.
     """
     spec, tensors = decoder.spec, FloatTensors(decoder)
-    embed = CheckpointStack(decoder).embed()
-    states: Float32 = np.concatenate([embed(row[None]) for row in windows.ids])
+    states = embedded(decoder, windows)
     scales = []
     for index in range(spec.layers):
         at = f"layers.{index}."
@@ -45,7 +42,7 @@ def activation_aware(
             matrix: np.asarray(part.weights[f"{at}{matrix}.weight"], np.float32)
             for matrix in TAP_OF
         }
-        meters = {tap: LayerMoments(tap, matrices[tap].shape[1]) for tap in TAPS}
+        meters = {tap: MomentsMeter(matrices[tap].shape[1]) for tap in TAPS}
         observers = {tap: meter.add for tap, meter in meters.items()}
         states = run_layer(part, states, observers, prepack=False)
 

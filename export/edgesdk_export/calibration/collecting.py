@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from edgesdk_export.calibration.importance import ChannelSquares, ImportanceMatrix, gguf_names
-from edgesdk_export.calibration.running import TAPS, run_layer
+from edgesdk_export.calibration.running import TAPS, SquaresMeter, embedded, run_layer
 from edgesdk_export.onnx import FloatTensors
 from edgesdk_export.onnx.parts import tapped_layer_model
-from edgesdk_export.quality.stacks import CheckpointStack
 from edgesdk_export.quality.text import Windows
-from edgesdk_export.weights import Decoder, Float32
+from edgesdk_export.weights import Decoder
 
 
 def collect_importance(
@@ -29,28 +26,17 @@ def collect_importance(
         progress: called with the number of layers done.
     """
     tensors = FloatTensors(decoder)
-    embed = CheckpointStack(decoder).embed()
-    states: Float32 = np.concatenate([embed(row[None]) for row in windows.ids])
+    states = embedded(decoder, windows)
     names = gguf_names(decoder.spec)
     entries = {}
     for index in range(decoder.spec.layers):
-        meters = {tap: _Squares() for tap in TAPS}
+        meters = {tap: SquaresMeter() for tap in TAPS}
         part = tapped_layer_model(decoder.spec, tensors, index, TAPS)
         observers = {tap: meter.add for tap, meter in meters.items()}
         states = run_layer(part, states, observers, prepack=False)
         for tap, meter in meters.items():
             for name in names[f"layers.{index}.{tap}"]:
-                entries[name] = ChannelSquares(meter.sums.astype(np.float32), windows.ids.size)
+                entries[name] = ChannelSquares(meter.sums, windows.ids.size)
         if progress is not None:
             progress(index + 1)
     return ImportanceMatrix(entries, (text_name,), windows.ids.shape[1])
-
-
-class _Squares:
-    """Sums of squares by channel, in float64: small ones are not lost beside large ones."""
-
-    def __init__(self) -> None:
-        self.sums: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.zeros(())
-
-    def add(self, inputs: Float32, _: Float32) -> None:
-        self.sums = self.sums + np.einsum("tk,tk->k", inputs, inputs, dtype=np.float64)

@@ -13,15 +13,45 @@ from edgesdk_quantize.formats import Packed
 
 from edgesdk_export.onnx import PartModel
 from edgesdk_export.onnx.graph import Weights
-from edgesdk_export.weights import Float32
+from edgesdk_export.quality.stacks import CheckpointStack
+from edgesdk_export.quality.text import Windows
+from edgesdk_export.weights import Decoder, Float32
 
 # Where a layer's text is looked at: before these stored matrices. `up` has the input of `gate`.
 TAPS = ("qkv", "o", "gate", "down")
 TAP_OF = {"qkv": "qkv", "o": "o", "gate": "gate", "up": "gate", "down": "down"}
 
-# Takes the input of one tap, float32 [tokens, columns], and the hidden states after the layer,
-# float32 [tokens, hidden].
-Observer = Callable[[Float32, Float32], None]
+# Takes the input of one tap, float32 [tokens, columns].
+Observer = Callable[[Float32], None]
+
+
+def embedded(decoder: Decoder, windows: Windows) -> Float32:
+    """The hidden states before the first layer, float32 [windows, length, hidden]."""
+    embed = CheckpointStack(decoder).embed()
+    return np.concatenate([embed(row[None]) for row in windows.ids])
+
+
+class SquaresMeter:
+    """Sums of squares by channel, in float64: small ones are not lost beside large ones."""
+
+    def __init__(self) -> None:
+        self._sums: npt.NDArray[np.float64] = np.zeros(())
+        self._tokens = 0
+
+    def add(self, inputs: Float32) -> None:
+        """Take in float32 [tokens, columns]."""
+        self._sums = self._sums + np.einsum("tk,tk->k", inputs, inputs, dtype=np.float64)
+        self._tokens += len(inputs)
+
+    @property
+    def sums(self) -> Float32:
+        """float32 [columns]."""
+        return self._sums.astype(np.float32)
+
+    @property
+    def mean(self) -> Float32:
+        """float32 [columns]: the mean square of each channel."""
+        return (self._sums / max(self._tokens, 1)).astype(np.float32)
 
 
 def run_layer(
@@ -50,7 +80,7 @@ def run_layer(
     for index in range(len(states)):
         after[index : index + 1], *inputs = session.run(None, {name: states[index : index + 1]})
         for observe, values in zip((observers or {}).values(), inputs, strict=True):
-            observe(values.reshape(-1, values.shape[-1]), after[index])
+            observe(values.reshape(-1, values.shape[-1]))
     return after
 
 

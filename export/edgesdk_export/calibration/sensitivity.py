@@ -23,7 +23,7 @@ from edgesdk_quantize.formats import BlockFormat, Int4
 from edgesdk_quantize.methods.grid import round_all
 from edgesdk_quantize.methods.search import range_grid, search_grid
 
-from edgesdk_export.calibration.running import TAP_OF, TAPS, run_layer
+from edgesdk_export.calibration.running import TAP_OF, TAPS, SquaresMeter, embedded, run_layer
 from edgesdk_export.onnx import FloatTensors, layer_model
 from edgesdk_export.onnx.graph import Weights
 from edgesdk_export.onnx.parts import tapped_layer_model
@@ -64,8 +64,7 @@ def measure_costs(
     """
     spec, tensors = decoder.spec, FloatTensors(decoder)
     stack = CheckpointStack(decoder)
-    embed = stack.embed()
-    clean: Float32 = np.concatenate([embed(row[None]) for row in windows.ids])
+    clean = embedded(decoder, windows)
     disturbed: list[Float32] = []
     probes: list[_LayerProbe] = []
     for index in range(spec.layers):
@@ -103,7 +102,7 @@ def _probe_layer(
     """The layer's probe, the states after it, and those after it with all matrices rounded."""
     spec, at = decoder.spec, f"layers.{index}."
     part = tapped_layer_model(spec, tensors, index, TAPS)
-    squares = {tap: _MeanSquares() for tap in TAPS}
+    squares = {tap: SquaresMeter() for tap in TAPS}
     observers = {tap: meter.add for tap, meter in squares.items()}
     after = run_layer(part, states, observers, prepack=False)
     rounded, sizes, shares, ratios = {}, {}, {}, {}
@@ -155,22 +154,6 @@ def _divergences(
             for meter, states in zip(meters, disturbed, strict=True):
                 meter[window].add(reference, head(states[window : window + 1, :-1])[0])
     return [float(np.concatenate([meter.result().kl for meter in row]).mean()) for row in meters]
-
-
-class _MeanSquares:
-    """The mean square of each channel."""
-
-    def __init__(self) -> None:
-        self._sums: Float32 = np.zeros((), np.float32)
-        self._tokens = 0
-
-    def add(self, inputs: Float32, _: Float32) -> None:
-        self._sums = self._sums + np.einsum("tk,tk->k", inputs, inputs)
-        self._tokens += len(inputs)
-
-    @property
-    def mean(self) -> Float32:
-        return (self._sums / max(self._tokens, 1)).astype(np.float32)
 
 
 class _Replaced:

@@ -15,13 +15,12 @@ import numpy as np
 from edgesdk_quantize.formats import BlockFormat, Packed
 from edgesdk_quantize.formats.blocks import check_finite
 from edgesdk_quantize.methods.calibrated import Rounding, quantize_calibrated
+from edgesdk_quantize.methods.moments import MomentsMeter
 
 from edgesdk.errors import ExportError
-from edgesdk_export.calibration.layer_moments import LayerMoments
-from edgesdk_export.calibration.running import TAP_OF, TAPS, Quantized, run_layer
+from edgesdk_export.calibration.running import TAP_OF, TAPS, Quantized, embedded, run_layer
 from edgesdk_export.onnx import FloatTensors, PartModel, layer_model
 from edgesdk_export.onnx.parts import tapped_layer_model
-from edgesdk_export.quality.stacks import CheckpointStack
 from edgesdk_export.quality.text import Windows
 from edgesdk_export.weights import Decoder, Float32
 
@@ -45,8 +44,7 @@ class SequentialQuantizer:
         self._tensors = FloatTensors(decoder)
         self._forms = forms
         self._rounding = rounding
-        embed = CheckpointStack(decoder).embed()
-        self._states: Float32 = np.concatenate([embed(row[None]) for row in windows.ids])
+        self._states = embedded(decoder, windows)
 
     @property
     def method(self) -> str:
@@ -69,7 +67,7 @@ class SequentialQuantizer:
         }
         for matrix, rows in weights.items():
             check_weights(f"{at}{matrix}", rows)
-        meters = {tap: LayerMoments(tap, weights[tap].shape[1]) for tap in TAPS}
+        meters = {tap: MomentsMeter(weights[tap].shape[1]) for tap in TAPS}
         run_layer(part, self._states, {tap: meters[tap].add for tap in TAPS}, prepack=False)
         del part
         packed = {}

@@ -24,7 +24,7 @@ class Rounding:
         sweeps: of coordinate descent over scales and codes after GPTQ; 0 = none.
     """
 
-    damping: float = 0.01
+    damping: float = 0.1
     sweeps: int = 0
 
 

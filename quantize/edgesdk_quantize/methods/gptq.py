@@ -21,7 +21,7 @@ from edgesdk_quantize.methods.grid import Grid
 
 # Columns whose corrections among each other are done one by one; the others by matrix products.
 _BATCH = 64
-_DAMPING = 0.01
+_DAMPING = 0.1
 
 
 def gptq_round(
