@@ -112,7 +112,10 @@ def calibrate(
     if calibration.method == "gptq":
         rounding = Rounding(sweeps=calibration.sweeps)
         return Calibrated(decoder, SequentialQuantizer(decoder, windows, forms, rounding))
-    importance = _importance(decoder, windows, text_name, progress)
+    progress.stage("Measuring importance", decoder.spec.layers)
+    importance = collect_importance(
+        decoder, windows, text_name=text_name, progress=progress.advance
+    )
     return Calibrated(decoder, WeightedQuantizer(decoder, importance, forms))
 
 
@@ -132,12 +135,6 @@ def measured_importance(
         ExportError: the text is too short.
     """
     text_name, windows = _text(decoder, calibration, tokenizer_json, bos, work, progress)
-    return _importance(decoder, windows, text_name, progress)
-
-
-def _importance(
-    decoder: Decoder, windows: Windows, text_name: str, progress: Progress
-) -> ImportanceMatrix:
     progress.stage("Measuring importance", decoder.spec.layers)
     return collect_importance(decoder, windows, text_name=text_name, progress=progress.advance)
 
