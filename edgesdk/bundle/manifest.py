@@ -89,13 +89,37 @@ class Source(_Record):
     dtypes: tuple[str, ...]
 
 
+class SourceBlocks(_Record):
+    """What became of the matrices that the checkpoint itself stores in blocks of one type.
+
+    `relative_error` is that of rounding them once more into `stored`: the root of the summed
+    squared differences over that of the summed squared values. 0 = their values were kept.
+    """
+
+    source: str
+    stored: str
+    tensors: Count
+    relative_error: Annotated[float, Field(ge=0)]
+
+    def line(self) -> str:
+        """In words: "Q4_0: 28 kept exactly as int4-symmetric"."""
+        if self.relative_error == 0:
+            return f"{self.source}: {self.tensors:,} kept exactly as {self.stored}"
+        return (
+            f"{self.source}: {self.tensors:,} rounded again to {self.stored}, relative error"
+            f" {self.relative_error:.2%}"
+        )
+
+
 class Quantization(_Record):
-    """How the weights were stored. `bits_per_weight` counts scales and zero-points."""
+    """How the weights were stored. `bits_per_weight` counts scales and zero-points;
+    `source_blocks` is empty where the checkpoint has floats."""
 
     weights: str
     head: str
     method: str
     bits_per_weight: float
+    source_blocks: tuple[SourceBlocks, ...] = ()
 
 
 class Quality(_Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,17 +34,56 @@ Examples:
   edgesdk export smollm2-135m-instruct
   edgesdk export smollm2-135m-instruct --bits 4
   edgesdk export ./my-finetune --name mine --text held-out.txt
+  edgesdk export ./my-finetune --format gguf --type q4_k_m
+  edgesdk export ./my-finetune --recipe my-recipe.toml
   edgesdk export ./some-falcon --via optimum
 
 Without --bits, models under 300 million parameters get 8 bits and larger ones 4. The quality is
 measured against the checkpoint that came in, on the same tokens, and stored in the bundle.
+
+A recipe is a TOML file that says how weights are stored; what was done is stored in the bundle as
+recipe.toml, which is a recipe itself. --bits and --type overrule it.
 """
-_SCHEMES = {"4": "int4", "8": "int8", "16": "fp16", "32": "fp32"}
+# By format, what the bits mean.
+_SCHEMES = {
+    "onnx": {"4": "int4", "8": "int8", "16": "fp16", "32": "fp32"},
+    "gguf": {"4": "q4_k_m", "8": "q8_0", "16": "f16", "32": "f32"},
+}
 
 
 @click.command("export", epilog=_EPILOG)
 @click.argument("checkpoint")
-@click.option("--bits", type=click.Choice(list(_SCHEMES)), help="Bits per weight.")
+@click.option(
+    "--format",
+    "bundle_format",
+    type=click.Choice(list(_SCHEMES)),
+    default="onnx",
+    show_default=True,
+    help="What runs the bundle: onnxruntime or llama.cpp.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["cpu"]),
+    default="cpu",
+    show_default=True,
+    help="Where the bundle will run.",
+)
+@click.option(
+    "--recipe",
+    default="fast",
+    show_default=True,
+    help="How weights are stored: a recipe's name, or a .toml file.",
+)
+@click.option(
+    "--bits",
+    help="Bits per weight: 4, 8, 16 or 32; or, in ONNX with a recipe that calibrates, a budget for"
+    " the whole model such as 5.5.",
+)
+@click.option(
+    "--type",
+    "gguf_type",
+    help="A GGUF's type by llama-quantize's name, such as q4_k_m (instead of --bits).",
+)
 @click.option("--name", help="The bundle's name (default: the checkpoint's, with the bits asked).")
 @click.option(
     "--output",
@@ -56,6 +96,12 @@ _SCHEMES = {"4": "int4", "8": "int8", "16": "fp16", "32": "fp32"}
     default="edgesdk",
     show_default=True,
     help="Who draws the graph; optimum knows more architectures.",
+)
+@click.option(
+    "--calibration",
+    "calibration_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A UTF-8 text for recipes that calibrate (default: what the model itself writes).",
 )
 @click.option(
     "--text",
@@ -73,10 +119,15 @@ _SCHEMES = {"4": "int4", "8": "int8", "16": "fp16", "32": "fp32"}
 @click.option("--json", "as_json", is_flag=True, help="Print the bundle's manifest as JSON.")
 def command(
     checkpoint: str,
+    bundle_format: Literal["onnx", "gguf"],
+    target: Literal["cpu"],
+    recipe: str,
     bits: str | None,
+    gguf_type: str | None,
     name: str | None,
     output: Path | None,
     via: Literal["edgesdk", "optimum"],
+    calibration_file: Path | None,
     text_file: Path | None,
     quality_tokens: int | None,
     skip_existing: bool,
@@ -86,8 +137,8 @@ def command(
     """Turn a checkpoint into a quantized bundle, and measure what that cost."""
     store = Store()
     source, base, licence = _resolve(store, checkpoint)
-    scheme = None if bits is None else _SCHEMES[bits]
-    bundle_name = name or (base if scheme is None else f"{base[:90]}-{scheme}")
+    scheme = _scheme(bundle_format, recipe, bits, gguf_type)
+    bundle_name = name or _named_for(base, bundle_format, recipe, scheme)
     destination = output or store.bundle_path(bundle_name)
     if skip_existing and is_bundle(destination):
         bundle = open_bundle(destination)
@@ -96,6 +147,7 @@ def command(
         try:
             from edgesdk_export.pipeline import ExportJob, export
             from edgesdk_export.quality.text import text_from_file
+            from edgesdk_export.recipes import load_recipe
         except ModuleNotFoundError as error:
             absent = error.name or "onnx_ir"
             raise MissingExtra(absent, extra="export", needed_for="Exporting") from None
@@ -103,8 +155,14 @@ def command(
             checkpoint=source,
             destination=destination,
             name=bundle_name if is_name(bundle_name) else derive_name(bundle_name),
+            format=bundle_format,
+            target=target,
+            recipe=load_recipe(recipe),
             scheme=scheme,
             via=via,
+            calibration_text=(
+                None if calibration_file is None else text_from_file(calibration_file)
+            ),
             text=None if text_file is None else text_from_file(text_file),
             quality_tokens=quality_tokens,
             licence=licence,
@@ -113,6 +171,42 @@ def command(
         with _drawn_progress() as progress:
             bundle = export(job, progress)
     _report(bundle, as_json=as_json)
+
+
+def _scheme(
+    bundle_format: Literal["onnx", "gguf"], recipe: str, bits: str | None, gguf_type: str | None
+) -> str | None:
+    """The weights that the recipe is overruled with."""
+    if gguf_type is None:
+        return None if bits is None else _weights_of(bundle_format, recipe, bits)
+    if bundle_format != "gguf":
+        raise click.UsageError("--type belongs to --format gguf.")
+    if bits is not None:
+        raise click.UsageError("--type says what --bits would; give one of them.")
+    return gguf_type.lower()
+
+
+def _weights_of(bundle_format: Literal["onnx", "gguf"], recipe: str, bits: str) -> str:
+    known = _SCHEMES[bundle_format]
+    if bits in known:
+        return known[bits]
+    if bundle_format == "onnx" and recipe != "fast" and re.fullmatch(r"\d+(\.\d+)?", bits):
+        return bits
+    raise click.UsageError(
+        f"--bits {bits} is none of {', '.join(known)}; a budget such as 5.5 needs --format onnx"
+        " and a recipe that calibrates, such as --recipe best."
+    )
+
+
+def _named_for(base: str, bundle_format: str, recipe: str, scheme: str | None) -> str:
+    """The bundle's name: the checkpoint's, and what was asked for."""
+    asked = [] if recipe == "fast" else [derive_name(Path(recipe).stem)]
+    if scheme is not None:
+        asked.append(scheme)
+    elif bundle_format != "onnx":
+        asked.append(bundle_format)
+    ending = "".join(f"-{part}" for part in asked)
+    return base[: 96 - len(ending)] + ending
 
 
 def _resolve(store: Store, checkpoint: str) -> tuple[Path, str, str | None]:
@@ -137,6 +231,8 @@ def _report(bundle: Bundle, *, as_json: bool) -> None:
         f" {format_bytes(bundle.size)}"
     )
     out.print(f"  path     {bundle.path}")
+    for entry in stored.source_blocks:
+        out.print(f"  blocks   {entry.line()}")
     quality = "not measured" if manifest.quality is None else manifest.quality.line()
     out.print(f"  quality  {quality}")
 

@@ -65,6 +65,7 @@ def _bundle_rows(manifest: Manifest) -> list[tuple[str, str]]:
             f"{stored.weights}, head {stored.head}, {stored.bits_per_weight:.2f} bits per weight"
             f" ({stored.method})",
         ),
+        *(("blocks", entry.line()) for entry in stored.source_blocks),
         ("quality", manifest.quality.line() if manifest.quality else "not measured"),
         ("template", manifest.tokenizer.chat_template or "none"),
         ("licence", manifest.licence or "not stated"),

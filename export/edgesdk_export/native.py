@@ -11,33 +11,54 @@ from edgesdk_quantize.divergence import Divergence
 import edgesdk
 from edgesdk.bundle.manifest import ModelShape, Quantization
 from edgesdk_export.built import BuiltModel, Steps
-from edgesdk_export.checkpoint import Checkpoint
-from edgesdk_export.families import read_decoder
-from edgesdk_export.onnx import WeightScheme, default_scheme, write_decoder
+from edgesdk_export.calibration.plan import Calibration, calibrate
+from edgesdk_export.onnx import WeightScheme, write_decoder
 from edgesdk_export.onnx.scheme import format_name
 from edgesdk_export.progress import Progress
 from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
 from edgesdk_export.quality.streamed import compare
 from edgesdk_export.quality.text import Windows
 from edgesdk_export.spec import DecoderSpec
+from edgesdk_export.tokenizers import TextFiles
+from edgesdk_export.weights import Decoder
 
 
 def build_native(
-    checkpoint: Checkpoint, folder: Path, scheme_name: str | None, progress: Progress
+    decoder: Decoder,
+    folder: Path,
+    scheme: WeightScheme,
+    progress: Progress,
+    *,
+    text: TextFiles,
+    calibration: Calibration | None = None,
 ) -> BuiltModel:
-    """Write the ONNX model of a checkpoint whose family is known into `folder`.
+    """Write the ONNX model of a decoder into `folder`.
+
+    Args:
+        text: the checkpoint's tokenizer, for the calibration text.
+        calibration: None = each weight is rounded by itself.
 
     Raises:
-        CheckpointError: the checkpoint is of no known family, or contradicts itself.
-        ExportError: a weight cannot be stored.
+        ExportError: a weight cannot be stored, or the calibration text is too short.
+        RequestError: the calibration does not go with the scheme.
     """
-    decoder = read_decoder(checkpoint)
     spec = decoder.spec
-    scheme = (
-        default_scheme(spec.parameters) if scheme_name is None else WeightScheme.named(scheme_name)
-    )
+    source, quantizer = decoder, None
+    if calibration is not None:
+        calibrated = calibrate(
+            decoder,
+            scheme,
+            calibration,
+            tokenizer_json=text.tokenizer_json,
+            bos=text.entry.bos_token_id if text.entry.add_bos else None,
+            work=folder,
+            progress=progress,
+        )
+        source, quantizer = calibrated.decoder, calibrated.quantizer
     progress.stage(f"Writing {scheme.name} layers", spec.layers)
-    written = write_decoder(decoder, folder, scheme, lambda done, _: progress.advance(done))
+    written = write_decoder(
+        source, folder, scheme, lambda done, _: progress.advance(done), quantizer
+    )
 
     model_path = folder / written.model_file
 
@@ -46,22 +67,24 @@ def build_native(
         return compare(reference, candidate, windows, progress=steps)
 
     return BuiltModel(
-        shape=_shape(spec),
+        shape=shape_of(spec),
         # Through JSON, so that what is stored equals what is read back (lists, not tuples).
         spec=json.loads(json.dumps(dataclasses.asdict(spec))),
         model_file=written.model_file,
         quantization=Quantization(
-            weights=format_name(scheme.linear),
+            weights=format_name(scheme.linear) if quantizer is None else quantizer.formats,
             head=format_name(scheme.embedding),
-            method=scheme.method,
+            method=written.method if quantizer is None else quantizer.method,
             bits_per_weight=round(written.bits_per_weight, 3),
+            source_blocks=written.source_blocks,
         ),
         exporter=f"edgesdk {edgesdk.__version__}",
         measure=measure,
     )
 
 
-def _shape(spec: DecoderSpec) -> ModelShape:
+def shape_of(spec: DecoderSpec) -> ModelShape:
+    """What an engine must know of a decoder."""
     return ModelShape(
         architecture=spec.architecture,
         layers=spec.layers,

@@ -17,10 +17,12 @@ from edgesdk_quantize.divergence import Divergence
 from edgesdk.bundle.manifest import Manifest, Quality, Source
 from edgesdk.bundle.opening import Bundle, open_bundle
 from edgesdk.bundle.writing import seal, staged_folder
-from edgesdk.errors import ExportError
+from edgesdk.errors import ExportError, RequestError
 from edgesdk_export.built import BuiltModel
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
+from edgesdk_export.families import read_decoder
 from edgesdk_export.foreign import build_foreign
+from edgesdk_export.gguf.build import build_gguf
 from edgesdk_export.native import build_native
 from edgesdk_export.progress import Progress
 from edgesdk_export.quality.text import (
@@ -28,9 +30,11 @@ from edgesdk_export.quality.text import (
     cut_windows,
     default_text,
 )
+from edgesdk_export.recipes import BundleFormat, Recipe, load_recipe
 from edgesdk_export.tokenizers import TextFiles, read_text
 
 TEMPLATE_FILE = "chat_template.jinja"
+RECIPE_FILE = "recipe.toml"
 
 # A larger model takes longer per token, and its mean is as sure with fewer of them.
 _LARGE = 300_000_000
@@ -46,8 +50,14 @@ class ExportJob:
         checkpoint: a folder with safetensors, or a `.gguf` file.
         destination: the bundle's folder; its parent is made where it is missing.
         name: the bundle's name, also the source's in its manifest.
-        scheme: "fp32", "fp16", "int8" or "int4"; None = by the model's size.
+        format: of the bundle: what runs it.
+        target: where it will run.
+        recipe: how weights are stored; None = "fast".
+        scheme: weights that the recipe is overruled with: "fp32", "fp16", "int8", "int4" or a
+            budget such as "4.5" in ONNX, a type such as "q4_k_m" in GGUF.
         via: who draws the graph: our own families, or optimum for any other architecture.
+        calibration_text: what recipes that calibrate run; None = what the model itself writes, or
+            for a large one a text that lies at hand.
         text: what quality is measured on; None = the built-in text.
         quality_tokens: on how many tokens; 0 = not measured, None = by the model's size.
         licence: where the checkpoint does not say.
@@ -57,8 +67,12 @@ class ExportJob:
     checkpoint: Path
     destination: Path
     name: str
+    format: BundleFormat = "onnx"
+    target: Literal["cpu"] = "cpu"
+    recipe: Recipe | None = None
     scheme: str | None = None
     via: Literal["edgesdk", "optimum"] = "edgesdk"
+    calibration_text: EvaluationText | None = None
     text: EvaluationText | None = None
     quality_tokens: int | None = None
     licence: str | None = None
@@ -70,15 +84,18 @@ def export(job: ExportJob, progress: Progress) -> Bundle:
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or is of no known family.
+        RequestError: the recipe or the weights asked for do not fit the format.
         ExportError: the export failed, or the disk is full.
         BundleError: something stands at the destination.
     """
     with _full_disk_is_clear(job), staged_folder(job.destination, replace=job.replace) as folder:
+        recipe = _recipe(job)
         checkpoint = open_checkpoint(job.checkpoint)
         text = read_text(checkpoint)
-        with tempfile.TemporaryDirectory(prefix=".work.", dir=job.destination.parent) as work:
-            built = _build(checkpoint, folder, Path(work), job, progress)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+            built = _build(checkpoint, text, folder, Path(work), recipe, job, progress)
             _write_text(folder, text)
+            _write_recipe(folder, recipe.only(job.format, built.shape.parameters))
             quality = _measure(built, text, job, progress)
         progress.stage("Hashing", 1)
         seal(folder, _manifest(checkpoint, text, built, quality, job))
@@ -86,12 +103,46 @@ def export(job: ExportJob, progress: Progress) -> Bundle:
     return open_bundle(job.destination)
 
 
+def _recipe(job: ExportJob) -> Recipe:
+    if job.via == "optimum" and job.format != "onnx":
+        raise RequestError(f"optimum makes no {job.format.upper()}.", hint="Leave out --via.")
+    recipe = job.recipe or load_recipe("fast")
+    if job.scheme is not None:
+        recipe = recipe.asking_for(job.format, job.scheme)
+    recipe.require(job.format)
+    if job.via == "optimum" and recipe.calibrates("onnx"):
+        raise RequestError(
+            f"The recipe {recipe.name} calibrates, which a model that optimum draws cannot be.",
+            hint="Choose --recipe fast.",
+        )
+    return recipe
+
+
 def _build(
-    checkpoint: Checkpoint, folder: Path, work: Path, job: ExportJob, progress: Progress
+    checkpoint: Checkpoint,
+    text: TextFiles,
+    folder: Path,
+    work: Path,
+    recipe: Recipe,
+    job: ExportJob,
+    progress: Progress,
 ) -> BuiltModel:
     if job.via == "optimum":
-        return build_foreign(checkpoint, folder, job.scheme, progress, work=work)
-    return build_native(checkpoint, folder, job.scheme, progress)
+        return build_foreign(checkpoint, folder, recipe.onnx_scheme, progress, work=work)
+    decoder = read_decoder(checkpoint)
+    parameters = decoder.spec.parameters
+    calibration = recipe.calibration_for(job.format, job.calibration_text)
+    if job.format == "gguf":
+        file_type = recipe.gguf_type(parameters)
+        return build_gguf(
+            checkpoint, decoder, folder, file_type, progress, text=text, calibration=calibration
+        )
+    scheme = recipe.onnx_scheme(parameters)
+    return build_native(decoder, folder, scheme, progress, text=text, calibration=calibration)
+
+
+def _write_recipe(folder: Path, recipe: Recipe) -> None:
+    (folder / RECIPE_FILE).write_bytes(recipe.to_toml().encode())
 
 
 def _write_text(folder: Path, text: TextFiles) -> None:
@@ -157,8 +208,8 @@ def _manifest(
     # The files are listed when the folder is sealed, which also validates the whole.
     return Manifest.model_construct(
         name=job.name,
-        format="onnx",
-        target="cpu",
+        format=job.format,
+        target=job.target,
         model_file=built.model_file,
         shape=built.shape,
         spec=built.spec,

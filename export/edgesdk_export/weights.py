@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+from edgesdk_quantize.formats import BlockFormat, Packed
 
 from edgesdk_export.spec import DecoderSpec
 
@@ -31,6 +32,23 @@ class LazyTensor(Protocol):
         """Values of rows [start, stop) along axis 0 as float32 [stop - start, ...]."""
 
 
+@runtime_checkable
+class BlockTensor(LazyTensor, Protocol):
+    """A matrix on disk that has been rounded to blocks once, and may hand them over as they are,
+    so that it is not rounded again."""
+
+    def kept_form(self, form: BlockFormat) -> BlockFormat | None:
+        """The format, of `form`'s bits and block, in which the blocks are handed over; None where
+        they do not fit, and the values have to be rounded again."""
+
+    def blocks(self, form: BlockFormat, start: int, stop: int) -> Packed:
+        """Rows [start, stop) in a format of `kept_form`; they stand for the values of `rows`."""
+
+    def steps(self, block: int, start: int, stop: int) -> Float32 | None:
+        """Of rows [start, stop): the distance of neighbouring values in each block, float32
+        [stop - start, blocks]. None where it is not known, or not the same within a block."""
+
+
 @dataclass(frozen=True)
 class Decoder:
     """A decoder that can be exported: what it is, and its weights under canonical names.
@@ -42,15 +60,29 @@ class Decoder:
     weights: Mapping[str, LazyTensor]
 
 
+@runtime_checkable
+class PackedTensor(LazyTensor, Protocol):
+    """A matrix on disk whose rows can be had as the bytes that they are stored in."""
+
+    def packed(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Rows [start, stop) as they are stored, uint8 [stop - start, bytes of a row]."""
+
+
 def read_whole(tensor: LazyTensor) -> Float32:
     """All of a tensor as float32; for small ones (norms, biases)."""
     return tensor.rows(0, tensor.shape[0])
 
 
-def row_chunks(tensor: LazyTensor, *, multiple: int = 1) -> Iterator[Float32]:
-    """A tensor in order, in chunks of about 16 MiB whose row counts are multiples of `multiple`
-    (the last one excepted)."""
+def row_ranges(tensor: LazyTensor, *, multiple: int = 1) -> Iterator[tuple[int, int]]:
+    """[start, stop) of a tensor's rows in order, about 16 MiB of float32 each, whose row counts are
+    multiples of `multiple` (the last one excepted)."""
     per_row = int(np.prod(tensor.shape[1:], dtype=np.int64)) or 1
     step = max(multiple, _CHUNK_VALUES // per_row // multiple * multiple)
     for start in range(0, tensor.shape[0], step):
-        yield tensor.rows(start, min(start + step, tensor.shape[0]))
+        yield start, min(start + step, tensor.shape[0])
+
+
+def row_chunks(tensor: LazyTensor, *, multiple: int = 1) -> Iterator[Float32]:
+    """A tensor in order, in the pieces of `row_ranges`."""
+    for start, stop in row_ranges(tensor, multiple=multiple):
+        yield tensor.rows(start, stop)

@@ -13,7 +13,7 @@ from edgesdk_export.families import read_decoder
 from edgesdk_export.onnx import (
     FloatTensors,
     WeightScheme,
-    default_scheme,
+    default_bits,
     embed_model,
     head_model,
     layer_model,
@@ -191,8 +191,8 @@ def test_hidden_sizes_that_blocks_do_not_divide(tiny, tmp_path):
 
 
 def test_scheme_names_and_defaults():
-    assert default_scheme(134_515_008).name == "int8"
-    assert default_scheme(1_500_000_000).name == "int4"
+    assert default_bits(134_515_008) == 8
+    assert default_bits(1_500_000_000) == 4
     assert WeightScheme.named("int4").linear == Int4()
     with pytest.raises(RequestError, match=r"int3.*fp32, fp16, int8, int4"):
         WeightScheme.named("int3")

@@ -110,7 +110,8 @@ def export(checkpoint: Path, out: Path, scheme: str) -> ForeignModel:
     out.mkdir()
     work.mkdir()
     try:
-        return export_foreign(checkpoint, out, WeightScheme.named(scheme), Silent(), work=work)
+        chosen = WeightScheme.named(scheme)
+        return export_foreign(checkpoint, out, lambda _: chosen, Silent(), work=work)
     finally:
         shutil.rmtree(work)
 

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 from edgesdk_quantize.formats import Int4, Int4Symmetric, Int8, Int8Symmetric
-from edgesdk_quantize.formats.blocks import dequantize, pack, unpack
+from edgesdk_quantize.formats.blocks import pack, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -33,8 +33,7 @@ def normal(rows, columns, seed=0):
 
 
 def restored(form, weights):
-    packed = form.quantize(weights)
-    return dequantize(packed, bits=form.bits, columns=weights.shape[1])
+    return form.dequantize(form.quantize(weights), columns=weights.shape[1])
 
 
 def run_node(node, weights, feed_name, feed, out_shape):
@@ -56,11 +55,20 @@ def run_node(node, weights, feed_name, feed, out_shape):
     return session.run(None, {feed_name: feed})[0]
 
 
-@names
-@pytest.mark.parametrize(("rows", "columns"), [(5, 128), (8, 96), (3, 72), (7, 33)])
-def test_matmul_kernel_multiplies_by_the_dequantized_matrix(form, rows, columns):
-    weights, x = normal(rows, columns), normal(4, columns, seed=1)
+@pytest.mark.parametrize("accuracy_level", [1, 4], ids=["float-inputs", "8-bit-inputs"])
+@pytest.mark.parametrize("block", [16, 32, 64, 128])
+@pytest.mark.parametrize("kind", [Int4, Int4Symmetric, Int8, Int8Symmetric])
+@pytest.mark.parametrize(("rows", "columns"), [(5, 256), (8, 96), (3, 72), (7, 33)])
+def test_matmul_kernel_multiplies_by_the_dequantized_matrix(
+    kind, block, rows, columns, accuracy_level
+):
+    form, weights = kind(block=block), normal(rows, columns)
+    # Whole numbers, 127 among them in every block: rounding inputs to 8 bits changes nothing.
+    x = np.random.default_rng(1).integers(-127, 128, (4, columns)).astype(np.float32)
+    x[:, ::16] = 127
     packed = form.quantize(weights)
+    assert packed.data.shape == (rows, -(-columns // block), block * form.bits // 8)
+    assert packed.scales.shape == packed.data.shape[:2]
     stored = {"b": packed.data, "s": packed.scales}
     if form.has_zero_points:
         stored["z"] = packed.zero_points
@@ -73,10 +81,11 @@ def test_matmul_kernel_multiplies_by_the_dequantized_matrix(form, rows, columns)
         N=rows,
         bits=form.bits,
         block_size=form.block,
-        accuracy_level=1,
+        accuracy_level=accuracy_level,
     )
     y = run_node(node, stored, "x", x, (4, rows))
-    np.testing.assert_allclose(y, x @ restored(form, weights).T, rtol=1e-4, atol=1e-4)
+    exact = x @ restored(form, weights).T
+    np.testing.assert_allclose(y, exact, atol=1e-5 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize(

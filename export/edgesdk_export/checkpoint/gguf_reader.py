@@ -1,4 +1,5 @@
-"""Tensors of a GGUF file, dequantized a few rows at a time by the gguf package."""
+"""Tensors of a GGUF file, dequantized a few rows at a time by the gguf package, or block by block
+as they are stored."""
 
 from __future__ import annotations
 
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from edgesdk_quantize.formats import BlockFormat, Packed, regrid
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from edgesdk.errors import CheckpointError
 from edgesdk_export.checkpoint.base import Region
-from edgesdk_export.checkpoint.gguf_header import read_gguf_header
+from edgesdk_export.checkpoint.gguf_header import TensorInfo, read_gguf_header
 from edgesdk_export.weights import Float32
 
 
@@ -62,6 +64,28 @@ class GgufTensor:
         return values
 
 
+@dataclass(frozen=True)
+class GgufBlockTensor(GgufTensor):
+    """A matrix in one of ggml's block types; a `BlockTensor` and a `PackedTensor`."""
+
+    def kept_form(self, form: BlockFormat) -> BlockFormat | None:
+        """See `BlockTensor.kept_form`."""
+        return regrid.kept_form(self.dtype, form)
+
+    def blocks(self, form: BlockFormat, start: int, stop: int) -> Packed:
+        """See `BlockTensor.blocks`."""
+        return regrid.keep(self.dtype, self.packed(start, stop), form)
+
+    def steps(self, block: int, start: int, stop: int) -> Float32 | None:
+        """See `BlockTensor.steps`."""
+        return regrid.steps_of(self.dtype, self.packed(start, stop), block)
+
+    def packed(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """See `PackedTensor.packed`."""
+        raw = self.region.read(start * self.row_bytes, stop * self.row_bytes)
+        return raw.reshape(stop - start, self.row_bytes)
+
+
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
     """Metadata by key, and tensors by name.
 
@@ -69,13 +93,13 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
         DamagedCheckpoint, CheckpointError: see `read_gguf_header`.
     """
     header = read_gguf_header(path)
-    tensors = {
-        info.name: GgufTensor(
-            Region(path, info.offset, info.name), info.shape, info.type, info.row_bytes
-        )
-        for info in header.tensors
-    }
-    return dict(header.metadata), tensors
+    return dict(header.metadata), {info.name: _tensor(path, info) for info in header.tensors}
+
+
+def _tensor(path: Path, info: TensorInfo) -> GgufTensor:
+    rounded = GGML_QUANT_SIZES[info.type][0] > 1 and len(info.shape) == 2
+    kind = GgufBlockTensor if rounded else GgufTensor
+    return kind(Region(path, info.offset, info.name), info.shape, info.type, info.row_bytes)
 
 
 @cache

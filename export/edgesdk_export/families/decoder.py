@@ -11,7 +11,7 @@ from edgesdk.errors import ConfigMismatch
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families.reading import Reading
 from edgesdk_export.families.registry import family_of
-from edgesdk_export.families.views import WeightView
+from edgesdk_export.families.views import view
 from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder, LazyTensor, row_chunks
 
@@ -65,7 +65,7 @@ def _views(checkpoint: Checkpoint, reading: Reading, spec: DecoderSpec) -> dict[
             # A type that cannot be read is refused now, not halfway through the export.
             tensor.rows(0, 1)
             probed.add(tensor.dtype)
-        weights[name] = WeightView(tensor, source)
+        weights[name] = view(tensor, source)
     return weights
 
 

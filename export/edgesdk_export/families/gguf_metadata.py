@@ -34,7 +34,7 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "pooling_type": (0,),
 }
 
-_TEMPLATES = {
+TENSOR_NAMES = {
     "embed": "token_embd",
     "input_norm": "attn_norm",
     "q": "attn_q",
@@ -121,7 +121,7 @@ def refuse_window(meta: Fields, spec: DecoderSpec) -> None:
 
 def has_bias(checkpoint: Checkpoint, part: str) -> bool:
     """Whether a linear layer has a bias; only the tensors say so."""
-    return f"blk.0.{_TEMPLATES[part]}.bias" in checkpoint.tensors
+    return f"blk.0.{TENSOR_NAMES[part]}.bias" in checkpoint.tensors
 
 
 def gguf_sources(spec: DecoderSpec) -> dict[str, Source]:
@@ -130,5 +130,5 @@ def gguf_sources(spec: DecoderSpec) -> dict[str, Source]:
     for name in canonical_shapes(spec):
         where, part, kind = split_name(name)
         layer = "" if where is None else f"blk.{where}."
-        sources[name] = Source(f"{layer}{_TEMPLATES[part]}.{kind}")
+        sources[name] = Source(f"{layer}{TENSOR_NAMES[part]}.{kind}")
     return sources

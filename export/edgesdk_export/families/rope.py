@@ -153,9 +153,14 @@ def rope_from_gguf(
             original_context=original,
             beta_fast=meta.positive("rope.scaling.yarn_beta_fast", 32.0),
             beta_slow=meta.positive("rope.scaling.yarn_beta_slow", 1.0),
-            attention_factor=scale * _mscale(factor, 1.0),
+            attention_factor=scale * yarn_attention_factor(factor),
         )
     raise meta.mismatch(f"the rope scaling '{kind}' is not supported")
+
+
+def yarn_attention_factor(factor: float) -> float:
+    """The paper's temperature for a context stretched `factor` times (arXiv:2309.00071)."""
+    return _mscale(factor, 1.0)
 
 
 def _longrope_attention(factor: float, original: int) -> float:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+from edgesdk_quantize.formats import BlockFormat, Packed
 
 from edgesdk_export.families.reading import Source
-from edgesdk_export.weights import Float32, LazyTensor
+from edgesdk_export.weights import BlockTensor, Float32, LazyTensor
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,49 @@ class WeightView:
 
     def rows(self, start: int, stop: int) -> Float32:
         """Rows [start, stop) of the canonical weight."""
-        offset = self.source.start or 0
-        size = self.source.interleaved_head
-        if size is None:
-            values = self.tensor.rows(offset + start, offset + stop)
-        else:
-            values = self._half_split_rows(start, stop, size)
+        first, last, order = self._stored_rows(start, stop)
+        values = self.tensor.rows(first, last)[order]
         return values if self.source.add == 0 else values + np.float32(self.source.add)
 
-    def _half_split_rows(self, start: int, stop: int, size: int) -> Float32:
-        """Whole heads are read, since the rows of one head are shuffled among themselves: value
-        `2 i + s` of a head in the interleaved order is value `s * size / 2 + i` in the other."""
+    def _stored_rows(self, start: int, stop: int) -> tuple[int, int, slice | npt.NDArray[np.int64]]:
+        """Which rows of the tensor to read for rows [start, stop), and which of those, in order."""
+        size = self.source.interleaved_head
+        if size is None:
+            offset = self.source.start or 0
+            return offset + start, offset + stop, slice(None)
+        # Whole heads are read, since the rows of one head are shuffled among themselves: row
+        # `2 i + s` of a head in the interleaved order is row `s * size / 2 + i` in the other.
         first, last = start // size * size, -(-stop // size) * size
-        stored = self.tensor.rows(first, last)
-        tail = stored.shape[1:]
-        heads = stored.reshape(-1, size // 2, 2, *tail).swapaxes(1, 2)
-        return np.ascontiguousarray(heads.reshape(-1, *tail)[start - first : stop - first])
+        order = np.arange(last - first).reshape(-1, size // 2, 2).swapaxes(1, 2).reshape(-1)
+        return first, last, order[start - first : stop - first]
+
+
+@dataclass(frozen=True)
+class BlockWeightView(WeightView):
+    """A canonical matrix over one that is stored in blocks; a `BlockTensor`."""
+
+    tensor: BlockTensor
+
+    def kept_form(self, form: BlockFormat) -> BlockFormat | None:
+        """See `BlockTensor.kept_form`."""
+        return self.tensor.kept_form(form)
+
+    def blocks(self, form: BlockFormat, start: int, stop: int) -> Packed:
+        """See `BlockTensor.blocks`."""
+        first, last, order = self._stored_rows(start, stop)
+        found = self.tensor.blocks(form, first, last)
+        zeros = None if found.zero_points is None else found.zero_points[order]
+        return Packed(found.data[order], found.scales[order], zeros)
+
+    def steps(self, block: int, start: int, stop: int) -> Float32 | None:
+        """See `BlockTensor.steps`."""
+        first, last, order = self._stored_rows(start, stop)
+        found = self.tensor.steps(block, first, last)
+        return None if found is None else found[order]
+
+
+def view(tensor: LazyTensor, source: Source) -> WeightView:
+    """A canonical weight, with blocks where the tensor has them and its values are unchanged."""
+    if isinstance(tensor, BlockTensor) and source.add == 0:
+        return BlockWeightView(tensor, source)
+    return WeightView(tensor, source)

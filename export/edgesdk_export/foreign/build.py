@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from edgesdk_quantize.divergence import Divergence
@@ -20,7 +21,7 @@ from edgesdk_export.quality.text import Windows
 def build_foreign(
     checkpoint: Checkpoint,
     folder: Path,
-    scheme_name: str | None,
+    choose: Callable[[int], WeightScheme],
     progress: Progress,
     *,
     work: Path,
@@ -28,6 +29,7 @@ def build_foreign(
     """Write the ONNX model of any decoder that optimum knows into `folder`.
 
     Args:
+        choose: how the weights of a model of so many parameters are stored.
         work: an empty folder, which must stay until the quality is measured: the reference is the
             rewritten float32 graph in it, which was checked against torch.
 
@@ -41,8 +43,7 @@ def build_foreign(
             " export.",
             hint="Give --via optimum a folder with config.json and safetensors.",
         )
-    scheme = None if scheme_name is None else WeightScheme.named(scheme_name)
-    model = export_foreign(checkpoint.path, folder, scheme, progress, work=work)
+    model = export_foreign(checkpoint.path, folder, choose, progress, work=work)
 
     def measure(windows: Windows, steps: Steps) -> Divergence:
         return measure_divergence(model.float32_path, folder / model.model_file, windows, steps)

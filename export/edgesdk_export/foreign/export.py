@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from edgesdk_export.foreign.masking import HeadShape, Masking, measure_masking
 from edgesdk_export.foreign.quantized import store_quantized
 from edgesdk_export.foreign.rewrite import rewrite
 from edgesdk_export.foreign.run_optimum import RawExport, run_optimum
-from edgesdk_export.onnx.scheme import WeightScheme, default_scheme
+from edgesdk_export.onnx.scheme import WeightScheme
 from edgesdk_export.onnx.writer import MODEL_FILE
 from edgesdk_export.progress import Progress
 
@@ -46,7 +47,7 @@ class ForeignModel:
 def export_foreign(
     checkpoint: Path,
     out: Path,
-    scheme: WeightScheme | None,
+    choose: Callable[[int], WeightScheme],
     progress: Progress,
     *,
     work: Path,
@@ -58,7 +59,7 @@ def export_foreign(
 
     Args:
         checkpoint: a folder with config.json and safetensors.
-        scheme: how weights are stored; None = by size, as `default_scheme` says.
+        choose: how the weights of a model of so many parameters are stored.
         work: an existing, empty folder for the float32 graph, which takes about the size of the
             model in float32; the caller removes it.
         environment: see `ready_environment`.
@@ -78,7 +79,7 @@ def export_foreign(
     progress.stage("Checking the graph against torch", 1)
     difference = check_equality(float32_path, raw.probe_ids, raw.probe_logits)
     progress.advance(1)
-    chosen = scheme or default_scheme(raw.parameters)
+    chosen = choose(raw.parameters)
     progress.stage(f"Writing {chosen.name} weights", 1)
     bits = store_quantized(model, chosen, out, raw.parameters)
     progress.advance(1)

@@ -1,17 +1,19 @@
 """The ONNX decoder for target `cpu`: onnxruntime's fused operators, streamed weights."""
 
 from edgesdk_export.onnx.parts import PartModel, embed_model, head_model, layer_model
-from edgesdk_export.onnx.scheme import WeightScheme, default_scheme
+from edgesdk_export.onnx.quantizer import LayerQuantizer
+from edgesdk_export.onnx.scheme import WeightScheme, default_bits
 from edgesdk_export.onnx.stored import FloatTensors, read_stored
 from edgesdk_export.onnx.writer import Progress, WrittenModel, write_decoder
 
 __all__ = [
     "FloatTensors",
+    "LayerQuantizer",
     "PartModel",
     "Progress",
     "WeightScheme",
     "WrittenModel",
-    "default_scheme",
+    "default_bits",
     "embed_model",
     "head_model",
     "layer_model",

@@ -105,6 +105,16 @@ class GraphBuilder:
         self._nodes.append(node)
         return node.outputs
 
+    def multiplicand(self, matrix: str) -> ir.Value:
+        """What a stored matrix is multiplied with: the first input of the node that holds it."""
+        kinds = (f"{matrix}.weight", f"{matrix}.codes")
+        for node in self._nodes:
+            if any(value is not None and value.name in kinds for value in node.inputs[1:]):
+                found = node.inputs[0]
+                assert found is not None
+                return found
+        raise KeyError(matrix)
+
     def model(self, name: str) -> ir.Model:
         """The finished model."""
         graph = ir.Graph(

@@ -6,6 +6,7 @@ A text goes through `embed_model`, every `layer_model`, and `head_model`:
 
     embed_model   input_ids int64 [batch, sequence]             -> hidden
     layer_model   hidden float32 [batch, sequence, hidden]      -> hidden
+    tapped_layer_model  the same                                -> hidden, and inputs of matrices
     head_model    hidden                                        -> logits [batch, sequence, rows]
 
 Every row of a batch is a whole text that begins at its first token; there is no KV cache.
@@ -13,7 +14,7 @@ Every row of a batch is a whole text that begins at its first token; there is no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ import onnxruntime
 
 from edgesdk_export.onnx.attention import lengths
 from edgesdk_export.onnx.blocks import Stream
-from edgesdk_export.onnx.graph import GraphBuilder
+from edgesdk_export.onnx.graph import GraphBuilder, Weights
 from edgesdk_export.onnx.layers import embed, head, layer
 from edgesdk_export.onnx.stored import FloatTensors, StoredTensors
 from edgesdk_export.spec import DecoderSpec
@@ -67,8 +68,16 @@ def embed_model(spec: DecoderSpec, weights: StoredTensors | FloatTensors) -> Par
     return _part(graph, "embed")
 
 
-def layer_model(spec: DecoderSpec, weights: StoredTensors | FloatTensors, index: int) -> PartModel:
+def layer_model(spec: DecoderSpec, weights: Weights, index: int) -> PartModel:
     """Hidden states before layer `index` to those after it."""
+    return tapped_layer_model(spec, weights, index, ())
+
+
+def tapped_layer_model(
+    spec: DecoderSpec, weights: Weights, index: int, taps: Sequence[str]
+) -> PartModel:
+    """A layer that also gives the inputs of the stored matrices `taps` ("qkv", "o", "gate", "down"
+    and so on): after the hidden states, in order, float32 [batch, sequence, columns]."""
     graph = GraphBuilder(weights)
     shape = (*_BATCH_SEQUENCE, spec.hidden_size)
     hidden = graph.input(HIDDEN, ir.DataType.FLOAT, shape)
@@ -82,6 +91,9 @@ def layer_model(spec: DecoderSpec, weights: StoredTensors | FloatTensors, index:
     stream, _, _ = layer(graph, spec, index, Stream(hidden), shared, None)
     summed = graph.op("Add", "sum", [stream.residual, stream.branch])
     graph.output(summed, HIDDEN_OUT, ir.DataType.FLOAT, shape)
+    for tap in taps:
+        value = graph.multiplicand(f"layers.{index}.{tap}")
+        graph.output(value, f"{tap}_input", ir.DataType.FLOAT, (*_BATCH_SEQUENCE, f"{tap}_columns"))
     return _part(graph, f"layer {index}")
 
 

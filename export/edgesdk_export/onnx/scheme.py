@@ -67,9 +67,9 @@ _SCHEMES = (
 )
 
 
-def default_scheme(parameters: int) -> WeightScheme:
+def default_bits(parameters: int) -> Literal[4, 8]:
     """8 bits for a model under 300 million parameters, 4 bits above."""
-    return WeightScheme.named("int8" if parameters < _SMALL else "int4")
+    return 8 if parameters < _SMALL else 4
 
 
 def format_name(form: BlockFormat | FloatFormat) -> str:

@@ -10,12 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from edgesdk_quantize.formats import BlockFormat
-from edgesdk_quantize.formats.blocks import check_finite
+from edgesdk_quantize.formats import BlockFormat, Packed
 
+from edgesdk.bundle.manifest import SourceBlocks
 from edgesdk.errors import ExportError
 from edgesdk_export.onnx.decoder import decoder_model
 from edgesdk_export.onnx.external_data import ExternalDataWriter
+from edgesdk_export.onnx.packing import MatrixBlocks, SecondLoss, finite
+from edgesdk_export.onnx.quantizer import LayerQuantizer
 from edgesdk_export.onnx.rope import rope_chunks, rope_table
 from edgesdk_export.onnx.scheme import FloatFormat, WeightScheme
 from edgesdk_export.onnx.stored import StoredTensors, matrix_parts, norm_names, rope_layers
@@ -41,21 +43,33 @@ class WrittenModel:
         model_file: the graph's file name; its weights lie beside it in one data file.
         bits_per_weight: all stored weight bytes (scales and zero-points too, rope tables not)
             times 8, divided by the number of parameters.
-        tensors: the stored weights, mapped and not read; they point into `folder`, so use
-            `read_stored` once the folder has been renamed.
+        source_blocks: what became of weights that the checkpoint stores in blocks.
     """
 
     model_file: str
     bits_per_weight: float
     scheme: WeightScheme
+    source_blocks: tuple[SourceBlocks, ...]
+
+    @property
+    def method(self) -> str:
+        """How the weights were rounded, in words for the manifest."""
+        kept = sorted({entry.source for entry in self.source_blocks if not entry.relative_error})
+        text = self.scheme.method
+        return f"{text}; blocks of {', '.join(kept)} kept" if kept else text
 
 
 def write_decoder(
-    decoder: Decoder, folder: Path, scheme: WeightScheme, progress: Progress | None = None
+    decoder: Decoder,
+    folder: Path,
+    scheme: WeightScheme,
+    progress: Progress | None = None,
+    quantizer: LayerQuantizer | None = None,
 ) -> WrittenModel:
     """Write `model.onnx` and `model.onnx.data` into `folder`, a few rows of weights at a time.
 
-    The same decoder and scheme give the same bytes.
+    The same decoder, scheme and quantizer give the same bytes. `quantizer` decides the codes of
+    the linear layers, in formats of its own; None = the scheme's format rounds each row by itself.
 
     Raises:
         ExportError: a weight is NaN or infinite or does not fit the format, or the decoder's
@@ -65,14 +79,15 @@ def write_decoder(
     check_runnable(spec, scheme)
     with ExternalDataWriter(folder / DATA_FILE) as data:
         store = _Store(decoder, data)
-        _store_all(store, spec, scheme, progress)
+        _store_all(store, spec, scheme, progress, quantizer)
     ir.save(decoder_model(spec, StoredTensors(store.tensors)), folder / MODEL_FILE)
     weight_bytes = sum(
         tensor.nbytes
         for name, tensor in store.tensors.items()
         if name != "embed.rows" and not name.endswith((".cos", ".sin"))
     )
-    return WrittenModel(MODEL_FILE, weight_bytes * 8 / spec.parameters, scheme)
+    bits_per_weight = weight_bytes * 8 / spec.parameters
+    return WrittenModel(MODEL_FILE, bits_per_weight, scheme, store.second_loss.entries())
 
 
 def check_runnable(spec: DecoderSpec, scheme: WeightScheme) -> None:
@@ -95,7 +110,11 @@ def check_runnable(spec: DecoderSpec, scheme: WeightScheme) -> None:
 
 
 def _store_all(
-    store: _Store, spec: DecoderSpec, scheme: WeightScheme, progress: Progress | None
+    store: _Store,
+    spec: DecoderSpec,
+    scheme: WeightScheme,
+    progress: Progress | None,
+    quantizer: LayerQuantizer | None,
 ) -> None:
     matrices = matrix_parts(spec)
     norms = norm_names(spec)
@@ -106,8 +125,13 @@ def _store_all(
         at = f"layers.{index}."
         for name in [name for name in norms if name.startswith(at)]:
             store.vector(name, (name,))
+        packed = {} if quantizer is None else quantizer.layer(index)
         for matrix in [matrix for matrix in matrices if matrix.startswith(at)]:
-            store.matrix(matrix, matrices.pop(matrix), scheme.linear)
+            parts = matrices.pop(matrix)
+            if quantizer is None:
+                store.matrix(matrix, parts, scheme.linear)
+            else:
+                store.packed(matrix, parts, packed[matrix])
         if progress is not None:
             progress(index + 1, spec.layers)
     store.vector("final_norm.weight", ("final_norm.weight",))
@@ -125,20 +149,31 @@ class _Store:
         self._shapes = canonical_shapes(decoder.spec)
         self._data = data
         self.tensors: dict[str, ir.ExternalTensor] = {}
+        self.second_loss = SecondLoss()
 
     def matrix(self, name: str, parts: tuple[str, ...], form: BlockFormat | FloatFormat) -> None:
         """Store the rows of all `parts` as one matrix, and their biases as one vector."""
         shapes = [self._shapes[f"{part}.weight"] for part in parts]
         rows, columns = sum(shape[0] for shape in shapes), shapes[0][1]
-        chunks = self._checked(tuple(f"{part}.weight" for part in parts))
+        weights = tuple(f"{part}.weight" for part in parts)
+        chunks = self._checked(weights)
         if form == "fp32":
             self._add(f"{name}.weight", ir.DataType.FLOAT, (rows, columns), _values(chunks))
         elif form == "fp16":
             self._add(f"{name}.weight", ir.DataType.FLOAT16, (rows, columns), _halves(chunks))
         else:
-            self._blocks(name, rows, columns, chunks, form)
-        if f"{parts[0]}.bias" in self._weights:
-            self.vector(f"{name}.bias", tuple(f"{part}.bias" for part in parts))
+            blocks = MatrixBlocks({weight: self._weights[weight] for weight in weights}, form)
+            self._blocks(name, rows, columns, blocks, form)
+        self._biases(name, parts)
+
+    def packed(self, name: str, parts: tuple[str, ...], packed: Packed) -> None:
+        """Store a matrix that is quantized already, and the biases of its `parts`."""
+        self._add(f"{name}.codes", ir.DataType.UINT8, packed.data.shape, [packed.data])
+        self._add(f"{name}.scales", ir.DataType.FLOAT, packed.scales.shape, [packed.scales])
+        zeros = packed.zero_points
+        if zeros is not None:
+            self._add(f"{name}.zero_points", ir.DataType.UINT8, zeros.shape, [zeros])
+        self._biases(name, parts)
 
     def vector(self, name: str, parts: tuple[str, ...]) -> None:
         """Store vectors, one after another, as one float32 vector."""
@@ -160,12 +195,16 @@ class _Store:
             chunks = (pair[column] for pair in rope_chunks(rope, spec.context_length))
             self._add(f"{name}.{part}", ir.DataType.FLOAT, (table.rows, table.columns), chunks)
 
+    def _biases(self, name: str, parts: tuple[str, ...]) -> None:
+        if f"{parts[0]}.bias" in self._weights:
+            self.vector(f"{name}.bias", tuple(f"{part}.bias" for part in parts))
+
     def _blocks(
         self,
         name: str,
         rows: int,
         columns: int,
-        chunks: Iterable[tuple[str, npt.NDArray[np.float32]]],
+        blocks: MatrixBlocks,
         form: BlockFormat,
     ) -> None:
         count = -(-columns // form.block)
@@ -174,8 +213,7 @@ class _Store:
 
         def codes() -> Iterator[npt.NDArray[np.uint8]]:
             # Scales and zero-points are an eighth of the codes: small enough to wait in memory.
-            for _, chunk in chunks:
-                packed = form.quantize(chunk)
+            for packed in blocks.chunks(self.second_loss):
                 scales.append(packed.scales)
                 if packed.zero_points is not None:
                     zeros.append(packed.zero_points)
@@ -194,15 +232,8 @@ class _Store:
             chunks = row_chunks(tensor) if len(tensor.shape) > 1 else iter([read_whole(tensor)])
             start = 0
             for chunk in chunks:
-                try:
-                    check_finite(chunk)
-                except ValueError as error:
-                    raise ExportError(
-                        f"Weight {name}, rows from {start}: {error}.",
-                        hint="The checkpoint is broken; get it again.",
-                    ) from None
+                yield name, finite(name, start, chunk)
                 start += len(chunk)
-                yield name, chunk
 
     def _add(
         self,

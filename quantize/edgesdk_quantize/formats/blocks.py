@@ -62,6 +62,9 @@ class BlockFormat(Protocol):
             ValueError: a weight is NaN or infinite; the message gives its row and column.
         """
 
+    def dequantize(self, packed: Packed, *, columns: int) -> Float32:
+        """The float32 [N, columns] that an operator computes with."""
+
 
 def dequantize(packed: Packed, *, bits: int, columns: int) -> Float32:
     """The float32 [N, columns] that an operator computes with."""
@@ -73,6 +76,14 @@ def dequantize(packed: Packed, *, bits: int, columns: int) -> Float32:
         zeros = unpack(packed.zero_points, bits)[:, :blocks].astype(np.float32)
     weights: Float32 = (codes - zeros[..., None]) * packed.scales[..., None]
     return weights.reshape(rows, -1)[:, :columns]
+
+
+def with_zero_points(packed: Packed, bits: int) -> Packed:
+    """The same weights with zero-points stored; for a matrix some of whose rows need them."""
+    if packed.zero_points is not None:
+        return packed
+    zeros = np.full(packed.scales.shape, 1 << (bits - 1), np.uint8)
+    return Packed(packed.data, packed.scales, pack(zeros, bits))
 
 
 def pack(codes: UInt8, bits: int) -> UInt8:
@@ -105,8 +116,11 @@ def to_blocks(rows: Float32, block: int) -> Float32:
     return rows.reshape(rows.shape[0], -1, block)
 
 
-def check_finite(values: npt.NDArray[np.floating]) -> None:
+def check_finite(values: npt.NDArray[np.floating], *, first_row: int = 0) -> None:
     """Refuse NaN and infinities.
+
+    Args:
+        first_row: what the first row is called in the message, where `values` are a part.
 
     Raises:
         ValueError: with the index and the value of the first one.
@@ -114,4 +128,5 @@ def check_finite(values: npt.NDArray[np.floating]) -> None:
     finite = np.isfinite(values)
     if not finite.all():
         index = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(f"the value at {list(index)} is {values[index]}")
+        place = [first_row + index[0], *index[1:]]
+        raise ValueError(f"the value at {place} is {values[index]}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgesdk_quantize.formats.blocks import Float32, Packed, pack, to_blocks
+from edgesdk_quantize.formats.blocks import Float32, Packed, dequantize, pack, to_blocks
 
 _LEVELS = 15
 _MIDDLE = 8
@@ -42,9 +42,18 @@ class Int4:
     bits: int = 4
     has_zero_points: bool = True
 
-    def quantize(self, rows: Float32) -> Packed:
-        """See `BlockFormat.quantize`."""
-        return _quantize(rows, self.block, symmetric=False)
+    def quantize(self, rows: Float32, steps: Float32 | None = None) -> Packed:
+        """See `BlockFormat.quantize`.
+
+        Args:
+            steps: float32 [N, blocks]: for weights that lie on a grid already, its step in each
+                block. It is searched too, so that a grid with a whole zero-point is kept.
+        """
+        return _quantize(rows, self.block, symmetric=False, steps=steps)
+
+    def dequantize(self, packed: Packed, *, columns: int) -> Float32:
+        """See `BlockFormat.dequantize`."""
+        return dequantize(packed, bits=self.bits, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,14 @@ class Int4Symmetric:
         """See `BlockFormat.quantize`."""
         return _quantize(rows, self.block, symmetric=True)
 
+    def dequantize(self, packed: Packed, *, columns: int) -> Float32:
+        """See `BlockFormat.dequantize`."""
+        return dequantize(packed, bits=self.bits, columns=columns)
 
-def _quantize(rows: Float32, block: int, *, symmetric: bool) -> Packed:
+
+def _quantize(
+    rows: Float32, block: int, *, symmetric: bool, steps: Float32 | None = None
+) -> Packed:
     blocks = to_blocks(rows, block)
     count, per_row, _ = blocks.shape
     flat = blocks.reshape(-1, block)
@@ -75,8 +90,11 @@ def _quantize(rows: Float32, block: int, *, symmetric: bool) -> Packed:
         part = slice(start, min(start + _TILE, len(flat)))
         # Blocks along the last axis: every operation on them is then one long vector loop.
         tile = np.ascontiguousarray(flat[part].T)
-        search = _search_symmetric if symmetric else _search_asymmetric
-        step, zero, codes = search(tile)
+        if symmetric:
+            step, zero, codes = _search_symmetric(tile)
+        else:
+            known = None if steps is None else steps.reshape(-1)[part]
+            step, zero, codes = _search_asymmetric(tile, known)
         data[part] = pack(codes.T.astype(np.uint8), 4)
         scales[part], zeros[part] = step, zero
     return Packed(
@@ -86,7 +104,7 @@ def _quantize(rows: Float32, block: int, *, symmetric: bool) -> Packed:
     )
 
 
-def _search_asymmetric(tile: Float32) -> tuple[Float32, Float32, Float32]:
+def _search_asymmetric(tile: Float32, steps: Float32 | None) -> tuple[Float32, Float32, Float32]:
     fifteenth = np.float32(1 / _LEVELS)
     low = np.minimum(tile.min(axis=0), 0) * fifteenth
     unit = np.maximum(tile.max(axis=0), 0) * fifteenth - low
@@ -96,6 +114,13 @@ def _search_asymmetric(tile: Float32) -> tuple[Float32, Float32, Float32]:
     for shift in _ZERO_SHIFTS:
         shifted = np.clip(zero + np.float32(shift), 0, _LEVELS)
         grid.try_factors(shifted, _FACTORS)
+    if steps is not None:
+        # A step that is far too small cannot reach the block's ends; it would only overflow.
+        factor = np.maximum(steps / unit, np.float32(1 / _LEVELS))
+        zero = np.rint(-low * (_LEVELS / (unit * factor)))
+        for shift in _ZERO_SHIFTS:
+            shifted = np.clip(zero + np.float32(shift), 0, _LEVELS).astype(np.float32)
+            grid.try_step(_ONE / factor, shifted)
     return grid.finish()
 
 
@@ -128,12 +153,12 @@ class _Grid:
     def try_factors(self, zero: Float32, factors: Sequence[float]) -> None:
         """Judge steps of each of `factors` units with zero-points [n]."""
         for factor in factors:
-            self._try(np.float32(1 / factor), zero)
+            self.try_step(np.float32(1 / factor), zero)
 
     def finish(self) -> tuple[Float32, Float32, Float32]:
         """Scales [n], zero-points [n] and codes [block, n] of the winners, refined."""
         for _ in range(_REFINEMENTS):
-            self._try(_ONE / self._step, self._zero.copy())
+            self.try_step(_ONE / self._step, self._zero.copy())
         self._round(_ONE / self._step, self._zero)
         return self._step * self._unit, self._zero, self._codes + self._zero
 
@@ -144,7 +169,8 @@ class _Grid:
         np.maximum(codes, -zero, out=codes)
         np.minimum(codes, _LEVELS - zero, out=codes)
 
-    def _try(self, inverse: Float32 | np.float32, zero: Float32) -> None:
+    def try_step(self, inverse: Float32 | np.float32, zero: Float32) -> None:
+        """Judge a step of 1 / `inverse` units, one for all blocks or one each [n]."""
         self._round(inverse, zero)
         np.multiply(self._codes, self._tile, out=self._product)
         along = self._product.sum(axis=0)

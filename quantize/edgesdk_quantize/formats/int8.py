@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgesdk_quantize.formats.blocks import Float32, Packed, to_blocks
+from edgesdk_quantize.formats.blocks import Float32, Packed, dequantize, to_blocks
 
 _LEVELS = np.float32(255)
 _LARGEST = np.float32(127)
@@ -39,6 +39,10 @@ class Int8:
         codes = np.clip(codes, 0, _LEVELS)
         return Packed(codes.astype(np.uint8), scales, zeros.astype(np.uint8))
 
+    def dequantize(self, packed: Packed, *, columns: int) -> Float32:
+        """See `BlockFormat.dequantize`."""
+        return dequantize(packed, bits=self.bits, columns=columns)
+
 
 @dataclass(frozen=True)
 class Int8Symmetric:
@@ -60,3 +64,7 @@ class Int8Symmetric:
         scales = np.where(scales > _TINY, scales, np.float32(1))
         codes = np.rint(blocks / scales[..., None]) + _MIDDLE
         return Packed(codes.astype(np.uint8), scales, None)
+
+    def dequantize(self, packed: Packed, *, columns: int) -> Float32:
+        """See `BlockFormat.dequantize`."""
+        return dequantize(packed, bits=self.bits, columns=columns)

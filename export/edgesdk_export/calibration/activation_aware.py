@@ -1,0 +1,74 @@
+"""AWQ over a whole decoder: scales searched layer by layer, folded into neighbouring weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from edgesdk_quantize.formats import BlockFormat
+from edgesdk_quantize.methods.awq import search_channel_scales
+from edgesdk_quantize.methods.moments import Moments, MomentsMeter
+
+from edgesdk_export.calibration.rescaling import LayerScales, rescaled
+from edgesdk_export.calibration.running import TAP_OF, TAPS, embedded, run_layer
+from edgesdk_export.onnx import FloatTensors
+from edgesdk_export.onnx.parts import tapped_layer_model
+from edgesdk_export.quality.text import Windows
+from edgesdk_export.spec import DecoderSpec
+from edgesdk_export.weights import Decoder, Float32
+
+
+def activation_aware(
+    decoder: Decoder,
+    windows: Windows,
+    forms: Mapping[str, BlockFormat],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Decoder:
+    """The same decoder with scales moved so that rounding to `forms` loses less.
+
+    Args:
+        windows: the calibration text, run through the float32 layers.
+        forms: the format of each stored matrix of the layers.
+        progress: called with the number of layers done.
+    """
+    spec, tensors = decoder.spec, FloatTensors(decoder)
+    states = embedded(decoder, windows)
+    scales = []
+    for index in range(spec.layers):
+        at = f"layers.{index}."
+        part = tapped_layer_model(spec, tensors, index, TAPS)
+        matrices = {
+            matrix: np.asarray(part.weights[f"{at}{matrix}.weight"], np.float32)
+            for matrix in TAP_OF
+        }
+        meters = {tap: MomentsMeter(matrices[tap].shape[1]) for tap in TAPS}
+        observers = {tap: meter.add for tap, meter in meters.items()}
+        states = run_layer(part, states, observers, prepack=False)
+
+        moments = {tap: meter.result() for tap, meter in meters.items()}
+        scales.append(_layer_scales(spec, at, matrices, moments, forms))
+        if progress is not None:
+            progress(index + 1)
+    return rescaled(decoder, scales)
+
+
+def _layer_scales(
+    spec: DecoderSpec,
+    at: str,
+    matrices: Mapping[str, Float32],
+    moments: Mapping[str, Moments],
+    forms: Mapping[str, BlockFormat],
+) -> LayerScales:
+    def search(tap: str, shared: tuple[int, int] | None = None) -> Float32:
+        readers = [rows for name, rows in matrices.items() if TAP_OF[name] == tap]
+        return search_channel_scales(readers, forms[at + tap], moments[tap], shared=shared)
+
+    by_query_head = search("o", (spec.kv_heads, spec.head_size))
+    heads = by_query_head.reshape(spec.kv_heads, -1, spec.head_size)
+    return LayerScales(
+        attention=search("qkv"),
+        values=np.ascontiguousarray(heads[:, 0].reshape(-1)),
+        mlp=search("gate"),
+        inner=search("down"),
+    )

@@ -1,0 +1,145 @@
+"""Importance matrices: how large each matrix's inputs are, in llama.cpp's GGUF file format.
+
+Layout (llama.cpp's tools/imatrix/imatrix.cpp, `save_imatrix`): for every matrix, by its ggml name,
+
+    NAME.in_sum2   float32 [1, K], sums of the squared inputs over all tokens
+    NAME.counts    float32 [1, 1], how many tokens
+
+and the metadata general.type = "imatrix", imatrix.datasets (strings), imatrix.chunk_count and
+imatrix.chunk_size (tokens). Matrices that share an input have equal entries, as there.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gguf import GGUFWriter
+
+from edgesdk.errors import CheckpointError
+from edgesdk_export.checkpoint.gguf_reader import read_gguf
+from edgesdk_export.gguf.tensors import stored_tensors
+from edgesdk_export.spec import DecoderSpec
+from edgesdk_export.weights import Float32, read_whole
+
+_SQUARES, _COUNTS = ".in_sum2", ".counts"
+
+
+@dataclass(frozen=True)
+class ChannelSquares:
+    """The inputs of one matrix, summed up.
+
+    Attributes:
+        sums: float32 [K], sums of squares over tokens.
+        tokens: how many.
+    """
+
+    sums: Float32
+    tokens: int
+
+    @property
+    def mean(self) -> Float32:
+        """float32 [K]: the mean square of each channel, its importance."""
+        mean: Float32 = self.sums / np.float32(max(self.tokens, 1))
+        return mean
+
+
+@dataclass(frozen=True)
+class ImportanceMatrix:
+    """What an imatrix file holds.
+
+    Attributes:
+        entries: by the matrix's name in GGUF files ("blk.0.attn_q.weight").
+        datasets: names of the texts.
+        chunk_tokens: how long the windows were.
+    """
+
+    entries: Mapping[str, ChannelSquares]
+    datasets: tuple[str, ...]
+    chunk_tokens: int
+
+    @property
+    def chunks(self) -> int:
+        """How many windows were run."""
+        tokens = max((entry.tokens for entry in self.entries.values()), default=0)
+        return -(-tokens // self.chunk_tokens)
+
+
+def write_importance(matrix: ImportanceMatrix, path: Path) -> None:
+    """Write the file; what stood there is replaced at once, or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    beside = Path(name)
+    try:
+        _write(matrix, beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _write(matrix: ImportanceMatrix, path: Path) -> None:
+    writer = GGUFWriter(path, "imatrix")
+    # llama.cpp's files name no architecture.
+    writer.kv_data[0].clear()
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", list(matrix.datasets))
+    writer.add_uint32("imatrix.chunk_count", matrix.chunks)
+    writer.add_uint32("imatrix.chunk_size", matrix.chunk_tokens)
+    for name, entry in sorted(matrix.entries.items()):
+        writer.add_tensor(name + _SQUARES, entry.sums[None].astype(np.float32))
+        writer.add_tensor(name + _COUNTS, np.array([[entry.tokens]], np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def read_importance(path: Path) -> ImportanceMatrix:
+    """Read a file that `write_importance` or llama.cpp's `llama-imatrix` wrote.
+
+    Raises:
+        CheckpointError: it is no importance matrix, or an entry is broken.
+        CheckpointError: it is no readable GGUF file.
+    """
+    metadata, tensors = read_gguf(path)
+    if metadata.get("general.type") != "imatrix":
+        raise CheckpointError(
+            f"{path} is a GGUF file, but no importance matrix.",
+            hint="Give a file that llama-imatrix wrote with --output-format gguf.",
+        )
+    entries = {}
+    for name in sorted(tensors):
+        matrix, suffix, _ = name.rpartition(_SQUARES)
+        if not suffix:
+            continue
+        counts = tensors.get(matrix + _COUNTS)
+        if counts is None:
+            raise CheckpointError(f"{path}: {matrix} has sums but no counts.")
+        sums = read_whole(tensors[name]).reshape(-1)
+        tokens = float(read_whole(counts).max())
+        if not (np.isfinite(sums).all() and (sums >= 0).all() and tokens >= 1):
+            raise CheckpointError(
+                f"{path}: the entry of {matrix} holds values that are no sums of squares.",
+                hint="Make the file again.",
+            )
+        entries[matrix] = ChannelSquares(sums, round(tokens))
+    return ImportanceMatrix(
+        entries, tuple(metadata.get("imatrix.datasets", ())), int(metadata["imatrix.chunk_size"])
+    )
+
+
+def gguf_names(spec: DecoderSpec) -> dict[str, tuple[str, ...]]:
+    """Tap of a layer ("layers.3.qkv") -> the GGUF matrices that read the same input."""
+    reads = {"qkv": ("q", "k", "v"), "o": ("o",), "gate": ("gate", "up"), "down": ("down",)}
+    # Where matrices are fused, as in phi3, one tensor holds several parts.
+    holders = {part: tensor.name for tensor in stored_tensors(spec) for part in tensor.parts}
+    names = {}
+    for index in range(spec.layers):
+        for tap, parts in reads.items():
+            tensors = [holders[f"layers.{index}.{part}.weight"] for part in parts]
+            names[f"layers.{index}.{tap}"] = tuple(dict.fromkeys(tensors))
+    return names

@@ -1,0 +1,242 @@
+"""What a user asks of calibration, and the quantizer that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgesdk_quantize.formats import BlockFormat, Int4, Int8
+from edgesdk_quantize.methods.budget import Choice, choose, stored_bits
+from edgesdk_quantize.methods.calibrated import Rounding
+
+from edgesdk.errors import RequestError
+from edgesdk_export.calibration.activation_aware import activation_aware
+from edgesdk_export.calibration.collecting import collect_importance
+from edgesdk_export.calibration.generated import GENERATED_NAME, own_writing
+from edgesdk_export.calibration.importance import ImportanceMatrix
+from edgesdk_export.calibration.sensitivity import MatrixCost, measure_costs
+from edgesdk_export.calibration.sequential import SequentialQuantizer
+from edgesdk_export.calibration.text import (
+    DEFAULT_TOKENS,
+    builtin_calibration_text,
+    calibration_windows,
+)
+from edgesdk_export.calibration.weighted import WeightedQuantizer
+from edgesdk_export.onnx import LayerQuantizer, WeightScheme
+from edgesdk_export.onnx.blocks import block_size
+from edgesdk_export.onnx.stored import matrix_parts
+from edgesdk_export.progress import Progress
+from edgesdk_export.quality.text import EvaluationText, Windows
+from edgesdk_export.spec import DecoderSpec, canonical_shapes
+from edgesdk_export.weights import Decoder
+
+# What a matrix may be stored in where formats are mixed: 4.3 to 9.3 bits a weight.
+MIXED_FORMATS: tuple[BlockFormat, ...] = (
+    Int4(block=128),
+    Int4(block=64),
+    Int4(block=32),
+    Int4(block=16),
+    Int8(block=128),
+    Int8(block=32),
+)
+# Sensitivities are of the first windows only: each layer's stream runs through all layers behind.
+_SENSITIVITY_TOKENS = 1_024
+_SENSITIVITY_WINDOW = 256
+_WRITES_ITSELF = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the codes of a decoder's linear layers are found with the help of a text.
+
+    Attributes:
+        method: "weighted" = scales searched under importance weights; "gptq" = the same, then
+            GPTQ on what the quantized layers before give.
+        text: what to run; None = what the model itself writes, or above two billion parameters
+            the built-in text: writing takes the whole model in memory.
+        tokens: how much of it.
+        bits: stored bits a weight over the whole model; the format of every matrix is then chosen
+            by measured sensitivity. None = the scheme's format for all.
+        awq: whether channels with large inputs are scaled up before they are rounded.
+        sweeps: of coordinate descent over scales and codes after GPTQ.
+    """
+
+    method: Literal["weighted", "gptq"] = "gptq"
+    text: EvaluationText | None = None
+    tokens: int = DEFAULT_TOKENS
+    bits: float | None = None
+    awq: bool = False
+    sweeps: int = 0
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What is written, and how: the same function as the checkpoint's, perhaps rescaled."""
+
+    decoder: Decoder
+    quantizer: LayerQuantizer
+
+
+def calibrate(
+    decoder: Decoder,
+    scheme: WeightScheme,
+    calibration: Calibration,
+    *,
+    tokenizer_json: bytes,
+    bos: int | None,
+    work: Path,
+    progress: Progress,
+) -> Calibrated:
+    """Run what has to run before the first layer is written.
+
+    Args:
+        bos: what every text begins with; None = nothing.
+        work: a folder for files that are needed meanwhile.
+
+    Raises:
+        ExportError: the text is too short.
+        RequestError: the scheme has no blocks, or no choice of formats is as small as asked for.
+    """
+    if isinstance(scheme.linear, str):
+        raise RequestError(
+            f"{scheme.name} weights are stored as they are and need no calibration.",
+            hint="Choose int4 or int8, or leave calibration out.",
+        )
+    text_name, windows = _text(decoder, calibration, tokenizer_json, bos, work, progress)
+    forms = _formats(decoder, scheme, calibration.bits, windows, progress)
+    if calibration.awq:
+        progress.stage("Searching channel scales", decoder.spec.layers)
+        decoder = activation_aware(decoder, windows, forms, progress=progress.advance)
+    if calibration.method == "gptq":
+        rounding = Rounding(sweeps=calibration.sweeps)
+        return Calibrated(decoder, SequentialQuantizer(decoder, windows, forms, rounding))
+    progress.stage("Measuring importance", decoder.spec.layers)
+    importance = collect_importance(
+        decoder, windows, text_name=text_name, progress=progress.advance
+    )
+    return Calibrated(decoder, WeightedQuantizer(decoder, importance, forms))
+
+
+def measured_importance(
+    decoder: Decoder,
+    calibration: Calibration,
+    *,
+    tokenizer_json: bytes,
+    bos: int | None,
+    work: Path,
+    progress: Progress,
+) -> ImportanceMatrix:
+    """The importance of every matrix's inputs, for ggml's quantizers; of `calibration` only the
+    text and its tokens count. See `calibrate`.
+
+    Raises:
+        ExportError: the text is too short.
+    """
+    text_name, windows = _text(decoder, calibration, tokenizer_json, bos, work, progress)
+    progress.stage("Measuring importance", decoder.spec.layers)
+    return collect_importance(decoder, windows, text_name=text_name, progress=progress.advance)
+
+
+def mixed_formats(
+    spec: DecoderSpec, scheme: WeightScheme, costs: Mapping[str, MatrixCost], bits: float
+) -> dict[str, BlockFormat]:
+    """The format of each stored matrix of the layers, so that the whole model takes `bits` a
+    weight at most and loses least; `costs` were measured for `MIXED_FORMATS`.
+
+    Raises:
+        RequestError: no choice is as small; the message says what is.
+    """
+    shapes, matrices = canonical_shapes(spec), matrix_parts(spec)
+    choices: dict[str, list[Choice]] = {}
+    forms: dict[str, list[BlockFormat]] = {}
+    for name, cost in costs.items():
+        parts = [shapes[f"{part}.weight"] for part in matrices[name]]
+        rows, columns = sum(shape[0] for shape in parts), parts[0][1]
+        usable = [k for k, form in enumerate(MIXED_FORMATS) if _fits(form, columns)]
+        forms[name] = [MIXED_FORMATS[k] for k in usable]
+        choices[name] = [
+            Choice(stored_bits(MIXED_FORMATS[k], rows, columns), cost.divergence[k]) for k in usable
+        ]
+    fixed = _fixed_bits(spec, scheme, set(costs))
+    try:
+        chosen = choose(choices, bits * spec.parameters - fixed)
+    except ValueError:
+        least = fixed + sum(min(choice.bits for choice in options) for options in choices.values())
+        raise RequestError(
+            f"{bits:g} bits a weight cannot be reached; the smallest formats take "
+            f"{least / spec.parameters:.2f}, of which the embedding and the head take "
+            f"{fixed / spec.parameters:.2f}.",
+            hint="Ask for more bits.",
+        ) from None
+    return {name: forms[name][place] for name, place in chosen.items()}
+
+
+def _text(
+    decoder: Decoder,
+    calibration: Calibration,
+    tokenizer_json: bytes,
+    bos: int | None,
+    work: Path,
+    progress: Progress,
+) -> tuple[str, Windows]:
+    """The calibration text's name and windows."""
+    if calibration.text is None and decoder.spec.parameters <= _WRITES_ITSELF:
+        progress.stage("Writing calibration text", 1)
+        windows = own_writing(decoder, work, bos=bos, tokens=calibration.tokens)
+        progress.advance(1)
+        return GENERATED_NAME, windows
+    text = calibration.text or builtin_calibration_text()
+    context = decoder.spec.context_length
+    return text.name, calibration_windows(
+        text, tokenizer_json, bos=bos, context=context, tokens=calibration.tokens
+    )
+
+
+def _formats(
+    decoder: Decoder,
+    scheme: WeightScheme,
+    bits: float | None,
+    windows: Windows,
+    progress: Progress,
+) -> dict[str, BlockFormat]:
+    if bits is None:
+        linear = scheme.linear
+        assert not isinstance(linear, str)
+        return {name: linear for name in matrix_parts(decoder.spec) if name.startswith("layers.")}
+    progress.stage("Measuring sensitivity", decoder.spec.layers)
+    costs = measure_costs(decoder, _few(windows), MIXED_FORMATS, progress=progress.advance)
+    return mixed_formats(decoder.spec, scheme, costs, bits)
+
+
+def _few(windows: Windows) -> Windows:
+    """The heads of windows spread over the text: short ones, so that more subjects are seen."""
+    length = min(_SENSITIVITY_WINDOW, windows.ids.shape[1])
+    count = min(len(windows.ids), max(1, _SENSITIVITY_TOKENS // length))
+    step = len(windows.ids) // count
+    return Windows(windows.ids[: count * step : step, :length])
+
+
+def _fits(form: BlockFormat, columns: int) -> bool:
+    """Whether a graph reads the block size back from the number of blocks."""
+    return block_size(columns, -(-columns // form.block)) == form.block
+
+
+def _fixed_bits(spec: DecoderSpec, scheme: WeightScheme, mixed: set[str]) -> float:
+    """Stored bits of everything but the mixed matrices."""
+    shapes, matrices = canonical_shapes(spec), matrix_parts(spec)
+    widths = {"fp32": 32, "fp16": 16}
+    total, within = 0.0, {f"{part}.weight" for name in matrices for part in matrices[name]}
+    for name in matrices.keys() - mixed:
+        rows, columns = shapes[f"{matrices[name][0]}.weight"]
+        form = scheme.embedding
+        total += (
+            rows * columns * widths[form]
+            if isinstance(form, str)
+            else stored_bits(form, rows, columns)
+        )
+    for name, shape in shapes.items():
+        if name not in within:
+            total += 32 * shape[0]
+    return total

@@ -1,0 +1,130 @@
+"""Per-channel scales that move between neighbouring weights without changing what a decoder does.
+
+Three places in a layer pass a channel on linearly: a norm's gain into the matrices that read it,
+v into o (attention mixes values channel by channel), and up into down (the gated product is linear
+in up). What one side is multiplied with, the other is divided by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgesdk_export.spec import DecoderSpec
+from edgesdk_export.weights import Decoder, Float32, LazyTensor
+
+
+@dataclass(frozen=True)
+class LayerScales:
+    """What the columns of one layer's matrices are multiplied with; all positive, float32.
+
+    Attributes:
+        attention: of q, k, v [hidden]; the input norm's gain is divided by it.
+        values: of o [kv_heads * head_size], repeated for the query heads of each group; the rows
+            of v are divided by it.
+        mlp: of gate and up [hidden]; the gain of the norm before the MLP is divided by it.
+        inner: of down [intermediate]; the rows of up are divided by it.
+    """
+
+    attention: Float32
+    values: Float32
+    mlp: Float32
+    inner: Float32
+
+
+def rescaled(decoder: Decoder, scales: Sequence[LayerScales]) -> Decoder:
+    """The same decoder, one `LayerScales` per layer moved between its weights; read lazily."""
+    factors: dict[str, tuple[Float32 | None, Float32 | None]] = {}
+    for index, layer in enumerate(scales):
+        for name, pair in _factors(decoder.spec, layer).items():
+            factors[f"layers.{index}.{name}"] = pair
+    weights: Mapping[str, LazyTensor] = {
+        name: _Rescaled(tensor, *factors[name]) if name in factors else tensor
+        for name, tensor in decoder.weights.items()
+    }
+    return Decoder(decoder.spec, weights)
+
+
+def off_grid(decoder: Decoder, *, seed: int, sigma: float = 0.1) -> Decoder:
+    """The same decoder with random log-normal scales in all places.
+
+    Weights that were once dequantized lie on a grid, and a format with the same grid would look
+    perfect on them; these do not.
+    """
+    rng = np.random.default_rng(seed)
+    spec = decoder.spec
+
+    def draw(size: int) -> Float32:
+        return np.exp(rng.normal(0.0, sigma, size)).astype(np.float32)
+
+    return rescaled(
+        decoder,
+        [
+            LayerScales(
+                attention=draw(spec.hidden_size),
+                values=draw(spec.kv_heads * spec.head_size),
+                mlp=draw(spec.hidden_size),
+                inner=draw(spec.intermediate_size),
+            )
+            for _ in range(spec.layers)
+        ],
+    )
+
+
+def for_query_heads(spec: DecoderSpec, values: Float32) -> Float32:
+    """A vector over the channels of v [kv_heads * head_size] as one over o's inputs."""
+    by_head = values.reshape(spec.kv_heads, 1, spec.head_size)
+    group = spec.heads // spec.kv_heads
+    return np.broadcast_to(by_head, (spec.kv_heads, group, spec.head_size)).reshape(-1)
+
+
+def _factors(
+    spec: DecoderSpec, layer: LayerScales
+) -> dict[str, tuple[Float32 | None, Float32 | None]]:
+    """Factors of rows and of columns, by the weight's name within the layer."""
+    return {
+        "input_norm.weight": (_inverse(layer.attention), None),
+        "q.weight": (None, layer.attention),
+        "k.weight": (None, layer.attention),
+        "v.weight": (_inverse(layer.values), layer.attention),
+        "v.bias": (_inverse(layer.values), None),
+        "o.weight": (None, for_query_heads(spec, layer.values)),
+        "pre_mlp_norm.weight": (_inverse(layer.mlp), None),
+        "gate.weight": (None, layer.mlp),
+        "up.weight": (_inverse(layer.inner), layer.mlp),
+        "up.bias": (_inverse(layer.inner), None),
+        "down.weight": (None, layer.inner),
+    }
+
+
+def _inverse(factors: Float32) -> Float32:
+    return np.reciprocal(factors)
+
+
+@dataclass(frozen=True)
+class _Rescaled:
+    """A tensor times factors of its rows and of its columns; a `LazyTensor`."""
+
+    tensor: LazyTensor
+    row_factors: Float32 | None
+    column_factors: Float32 | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.tensor.dtype
+
+    def rows(self, start: int, stop: int) -> Float32:
+        """Rows [start, stop), multiplied."""
+        values = self.tensor.rows(start, stop)
+        if self.row_factors is not None:
+            factors = self.row_factors[start:stop]
+            values = values * factors.reshape(-1, *(1,) * (values.ndim - 1))
+        if self.column_factors is not None:
+            values = values * self.column_factors
+        return values

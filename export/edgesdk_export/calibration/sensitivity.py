@@ -1,0 +1,172 @@
+"""How much KL divergence each matrix costs when it is quantized, measured layer by layer.
+
+Two things are measured on a few windows of text. For every layer, the divergence of the model's
+output when all matrices of that layer alone are rounded: the disturbed hidden states of each layer
+are carried along with the clean ones to the end, so every layer's weights are read once. And for
+every matrix, what it alone adds to the output of its layer. To first order divergence grows with
+the squared disturbance, wherever in the layer that came from, so
+
+    KL of a matrix = KL of its layer * (its disturbance / the layer's)
+
+Other formats are judged by their importance-weighted rounding error against the probe's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from edgesdk_quantize.divergence import DivergenceMeter
+from edgesdk_quantize.formats import BlockFormat, Int4
+from edgesdk_quantize.methods.grid import round_all
+from edgesdk_quantize.methods.search import range_grid, search_grid
+
+from edgesdk_export.calibration.running import TAP_OF, TAPS, SquaresMeter, embedded, run_layer
+from edgesdk_export.onnx import FloatTensors, layer_model
+from edgesdk_export.onnx.graph import Weights
+from edgesdk_export.onnx.parts import tapped_layer_model
+from edgesdk_export.quality.stacks import CheckpointStack
+from edgesdk_export.quality.text import Windows
+from edgesdk_export.weights import Decoder, Float32
+
+# What matrices are rounded to while divergence is measured.
+PROBE = Int4()
+# So many rows say how much larger the error of one format is than that of another.
+_SAMPLED_ROWS = 192
+
+
+@dataclass(frozen=True)
+class MatrixCost:
+    """What a matrix costs in each format that it may have.
+
+    Attributes:
+        weights: how many it has.
+        divergence: expected mean KL in nats, for each of the formats asked about, in order.
+    """
+
+    weights: int
+    divergence: tuple[float, ...]
+
+
+def measure_costs(
+    decoder: Decoder,
+    windows: Windows,
+    formats: Sequence[BlockFormat],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, MatrixCost]:
+    """The cost of every stored matrix of every layer ("layers.3.down") in each format.
+
+    `progress` is called with the number of layers done. In memory are the hidden states of the
+    text once for each layer, and one layer's weights twice.
+    """
+    spec, tensors = decoder.spec, FloatTensors(decoder)
+    stack = CheckpointStack(decoder)
+    clean = embedded(decoder, windows)
+    disturbed: list[Float32] = []
+    probes: list[_LayerProbe] = []
+    for index in range(spec.layers):
+        probe, clean, own = _probe_layer(decoder, tensors, index, clean, formats)
+        part = layer_model(spec, tensors, index)
+        if disturbed:
+            together = np.concatenate(disturbed)
+            disturbed = np.split(run_layer(part, together, prepack=False), len(disturbed))
+        disturbed.append(own)
+        probes.append(probe)
+        if progress is not None:
+            progress(index + 1)
+    divergences = _divergences(stack, windows, clean, disturbed)
+    return {
+        f"layers.{index}.{matrix}": MatrixCost(
+            weights, tuple(divergences[index] * share * ratio for ratio in ratios)
+        )
+        for index, probe in enumerate(probes)
+        for matrix, (weights, share, ratios) in probe.items()
+    }
+
+
+# Matrix -> its number of weights, its share of the layer's disturbance, and the error of each
+# format against that of the probe.
+_LayerProbe = Mapping[str, tuple[int, float, tuple[float, ...]]]
+
+
+def _probe_layer(
+    decoder: Decoder,
+    tensors: FloatTensors,
+    index: int,
+    states: Float32,
+    formats: Sequence[BlockFormat],
+) -> tuple[_LayerProbe, Float32, Float32]:
+    """The layer's probe, the states after it, and those after it with all matrices rounded."""
+    spec, at = decoder.spec, f"layers.{index}."
+    part = tapped_layer_model(spec, tensors, index, TAPS)
+    squares = {tap: SquaresMeter() for tap in TAPS}
+    observers = {tap: meter.add for tap, meter in squares.items()}
+    after = run_layer(part, states, observers, prepack=False)
+    rounded, sizes, shares, ratios = {}, {}, {}, {}
+    for matrix, tap in TAP_OF.items():
+        name = f"{at}{matrix}.weight"
+        rows, importance = np.asarray(part.weights[name]), squares[tap].mean
+        sizes[matrix] = rows.size
+        ratios[matrix] = _ratios(rows, importance, formats)
+        grid = search_grid(rows, PROBE, importance)
+        rounded[name] = round_all(grid, np.ascontiguousarray(rows.T)).T.copy()
+        one = layer_model(spec, _Replaced(tensors, {name: rounded[name]}), index)
+        shares[matrix] = _disturbance(after, run_layer(one, states, prepack=False))
+    whole = layer_model(spec, _Replaced(tensors, rounded), index)
+    own = run_layer(whole, states, prepack=False)
+    total = max(_disturbance(after, own), 1e-30)
+    probe = {matrix: (sizes[matrix], shares[matrix] / total, ratios[matrix]) for matrix in TAP_OF}
+    return probe, after, own
+
+
+def _ratios(
+    rows: Float32, importance: Float32, formats: Sequence[BlockFormat]
+) -> tuple[float, ...]:
+    sample = rows[:: max(1, len(rows) // _SAMPLED_ROWS)]
+
+    def error(form: BlockFormat) -> float:
+        points = round_all(range_grid(sample, form), np.ascontiguousarray(sample.T)).T
+        return float((np.square(points - sample) @ importance).sum())
+
+    base = max(error(PROBE), 1e-30)
+    return tuple(error(form) / base for form in formats)
+
+
+def _disturbance(clean: Float32, other: Float32) -> float:
+    """The mean over tokens of the squared relative distance: a norm makes all tokens alike."""
+    distance = np.square(other - clean).sum(axis=-1, dtype=np.float64)
+    return float((distance / np.square(clean).sum(axis=-1, dtype=np.float64)).mean())
+
+
+def _divergences(
+    stack: CheckpointStack, windows: Windows, clean: Float32, disturbed: Sequence[Float32]
+) -> list[float]:
+    """Mean KL of each disturbed stream against the clean one."""
+    width = max(1, 2**23 // stack.hidden_size)
+    meters = [[DivergenceMeter(row[1:]) for row in windows.ids] for _ in disturbed]
+    for start in range(0, stack.vocab_size, width):
+        head = stack.head(start, min(start + width, stack.vocab_size))
+        for window in range(len(windows.ids)):
+            reference = head(clean[window : window + 1, :-1])[0]
+            for meter, states in zip(meters, disturbed, strict=True):
+                meter[window].add(reference, head(states[window : window + 1, :-1])[0])
+    return [float(np.concatenate([meter.result().kl for meter in row]).mean()) for row in meters]
+
+
+class _Replaced:
+    """Weights of which some are others."""
+
+    def __init__(self, weights: Weights, others: Mapping[str, Float32]) -> None:
+        self._weights = weights
+        self._others = others
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._weights
+
+    def __getitem__(self, name: str) -> ir.TensorProtocol:
+        if name in self._others:
+            return ir.tensor(self._others[name], name=name)
+        return self._weights[name]

@@ -1,0 +1,106 @@
+"""Quantize layer by layer, each on what the quantized layers before it really give.
+
+The calibration text goes through the layers as the finished model will run it. Before a layer is
+quantized, the text passes it once with its own weights, and the second moments of all its inputs
+are summed up; then it passes the quantized layer, and the next one is calibrated on what comes out
+(Frantar et al., 2022, arXiv:2210.17323). In memory are the text's hidden states, one layer's
+weights, and one layer's moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from edgesdk_quantize.formats import BlockFormat, Packed
+from edgesdk_quantize.formats.blocks import check_finite
+from edgesdk_quantize.methods.calibrated import Rounding, quantize_calibrated
+from edgesdk_quantize.methods.moments import MomentsMeter
+
+from edgesdk.errors import ExportError
+from edgesdk_export.calibration.running import TAP_OF, TAPS, Quantized, embedded, run_layer
+from edgesdk_export.onnx import FloatTensors, PartModel, layer_model
+from edgesdk_export.onnx.parts import tapped_layer_model
+from edgesdk_export.quality.text import Windows
+from edgesdk_export.weights import Decoder, Float32
+
+
+class SequentialQuantizer:
+    """GPTQ over a stream of hidden states; a `LayerQuantizer`.
+
+    Args:
+        windows: the calibration text.
+        forms: the format of each stored matrix of the layers.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        windows: Windows,
+        forms: Mapping[str, BlockFormat],
+        rounding: Rounding,
+    ) -> None:
+        self._decoder = decoder
+        self._tensors = FloatTensors(decoder)
+        self._forms = forms
+        self._rounding = rounding
+        self._states = embedded(decoder, windows)
+
+    @property
+    def method(self) -> str:
+        """In words for the manifest."""
+        tokens = self._states.shape[0] * self._states.shape[1]
+        return f"GPTQ in activation order on {tokens} tokens, importance-weighted scales"
+
+    @property
+    def formats(self) -> str:
+        """See `LayerQuantizer.formats`."""
+        return format_names(self._forms)
+
+    def layer(self, index: int) -> Mapping[str, Packed]:
+        """See `LayerQuantizer.layer`."""
+        spec, at = self._decoder.spec, f"layers.{index}."
+        part = tapped_layer_model(spec, self._tensors, index, TAPS)
+        weights = {
+            matrix: np.asarray(part.weights[f"{at}{matrix}.weight"], np.float32)
+            for matrix in TAP_OF
+        }
+        for matrix, rows in weights.items():
+            check_weights(f"{at}{matrix}", rows)
+        meters = {tap: MomentsMeter(weights[tap].shape[1]) for tap in TAPS}
+        run_layer(part, self._states, {tap: meters[tap].add for tap in TAPS}, prepack=False)
+        del part
+        packed = {}
+        for tap in TAPS:
+            moments = meters.pop(tap).result()
+            for matrix in [matrix for matrix in TAP_OF if TAP_OF[matrix] == tap]:
+                name = at + matrix
+                packed[name] = quantize_calibrated(
+                    weights.pop(matrix), self._forms[name], moments, self._rounding
+                )
+        self._advance(index, packed)
+        return packed
+
+    def _advance(self, index: int, packed: Mapping[str, Packed]) -> None:
+        weights = Quantized(self._tensors, packed)
+        part: PartModel = layer_model(self._decoder.spec, weights, index)
+        self._states = run_layer(part, self._states, prepack=True)
+
+
+def format_names(forms: Mapping[str, BlockFormat]) -> str:
+    """The formats' names, each once, joined by "+"."""
+    return "+".join(sorted({form.name for form in forms.values()}))
+
+
+def check_weights(matrix: str, rows: Float32) -> None:
+    """Refuse NaN and infinities.
+
+    Raises:
+        ExportError: with the matrix's stored name.
+    """
+    try:
+        check_finite(rows)
+    except ValueError as error:
+        raise ExportError(
+            f"Weight {matrix}: {error}.", hint="The checkpoint is broken; get it again."
+        ) from None

@@ -1,0 +1,135 @@
+"""The route to GGUF, as the export pipeline sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+from collections import Counter
+from pathlib import Path
+
+from edgesdk_quantize.divergence import Divergence
+
+import edgesdk
+from edgesdk.bundle.manifest import Quantization, SourceBlocks
+from edgesdk.errors import RequestError
+from edgesdk_export.built import BuiltModel, Steps
+from edgesdk_export.calibration.plan import Calibration, measured_importance
+from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
+from edgesdk_export.families import read_decoder
+from edgesdk_export.gguf.architectures import context_of
+from edgesdk_export.gguf.mixes import FileType
+from edgesdk_export.gguf.vocabulary import vocabulary_metadata
+from edgesdk_export.gguf.writer import Importance, WrittenGguf, write_gguf
+from edgesdk_export.native import shape_of
+from edgesdk_export.progress import Progress
+from edgesdk_export.quality.stacks import CheckpointStack
+from edgesdk_export.quality.streamed import compare
+from edgesdk_export.quality.text import Windows
+from edgesdk_export.tokenizers import TextFiles
+from edgesdk_export.weights import Decoder
+
+MODEL_FILE = "model.gguf"
+
+
+def build_gguf(
+    checkpoint: Checkpoint,
+    decoder: Decoder,
+    folder: Path,
+    file_type: FileType,
+    progress: Progress,
+    *,
+    text: TextFiles,
+    calibration: Calibration | None = None,
+) -> BuiltModel:
+    """Write the GGUF of a checkpoint into `folder`.
+
+    Its quality is that of the stored weights, computed in float32: llama.cpp's kernels also round
+    what is multiplied with them, differently on each processor.
+
+    Raises:
+        CheckpointError: llama.cpp has no tokenizer like the checkpoint's.
+        ExportError: llama.cpp cannot compute this decoder, a weight cannot be stored, or the
+            calibration text is too short.
+        RequestError: weights that are not quantized were to be calibrated.
+        MissingExtra: llama-cpp-python, which has ggml's quantizers, is not installed.
+    """
+    spec = decoder.spec
+    vocabulary = vocabulary_metadata(checkpoint, text, spec.vocab_size)
+    importance = _importance(decoder, file_type, calibration, text, folder, progress)
+    progress.stage(f"Writing {file_type.name} layers", spec.layers)
+    path = folder / MODEL_FILE
+    written = write_gguf(
+        decoder,
+        path,
+        file_type,
+        name=checkpoint.name,
+        vocabulary=vocabulary,
+        licence=checkpoint.licence,
+        importance=importance,
+        own=checkpoint.tensors if checkpoint.container == "gguf" else None,
+        progress=progress.advance,
+    )
+    stored = dataclasses.replace(spec, context_length=context_of(spec))
+
+    def measure(windows: Windows, steps: Steps) -> Divergence:
+        candidate = CheckpointStack(read_decoder(open_checkpoint(path)))
+        return compare(CheckpointStack(decoder), candidate, windows, progress=steps)
+
+    tools = ["gguf"] if file_type.name == "f32" else ["gguf", "llama-cpp-python"]
+    return BuiltModel(
+        shape=shape_of(stored),
+        spec=json.loads(json.dumps(dataclasses.asdict(stored))),
+        model_file=MODEL_FILE,
+        quantization=Quantization(
+            weights=file_type.name,
+            head=written.head_type.name.lower(),
+            method=_method(file_type, weighted=importance is not None),
+            bits_per_weight=round(written.bits_per_weight, 3),
+            source_blocks=_source_blocks(written),
+        ),
+        exporter=f"edgesdk {edgesdk.__version__}",
+        versions={tool: importlib.metadata.version(tool) for tool in tools},
+        measure=measure,
+    )
+
+
+def _source_blocks(written: WrittenGguf) -> tuple[SourceBlocks, ...]:
+    """What went over as it was; nothing is said of what was rounded again."""
+    counts = Counter(written.types[name].name for name in written.kept)
+    return tuple(
+        SourceBlocks(source=kind, stored=kind, tensors=count, relative_error=0.0)
+        for kind, count in sorted(counts.items())
+    )
+
+
+def _importance(
+    decoder: Decoder,
+    file_type: FileType,
+    calibration: Calibration | None,
+    text: TextFiles,
+    work: Path,
+    progress: Progress,
+) -> Importance | None:
+    if calibration is None:
+        return None
+    if file_type.is_float:
+        raise RequestError(
+            f"{file_type.name} weights are stored as they are and need no calibration.",
+            hint="Choose a type with fewer bits, or the recipe fast.",
+        )
+    measured = measured_importance(
+        decoder,
+        calibration,
+        tokenizer_json=text.tokenizer_json,
+        bos=text.entry.bos_token_id if text.entry.add_bos else None,
+        work=work,
+        progress=progress,
+    )
+    return {name: entry.mean for name, entry in measured.entries.items()}
+
+
+def _method(file_type: FileType, *, weighted: bool) -> str:
+    if file_type.is_float:
+        return f"stored as {file_type.name}"
+    return f"ggml's quantizers, {'with' if weighted else 'without'} importance weights"

@@ -1,0 +1,131 @@
+"""How a `tokenizer.json` cuts a text before merging, by the name that llama.cpp knows it under.
+
+A GGUF names its pre-tokenizer (`tokenizer.ggml.pre`) and llama.cpp has the code. llama.cpp's
+converter finds the name by hashing the ids of a sample text; here the parts of `tokenizer.json` are
+compared with those of the published tokenizers, so that what is not known can be shown. The names
+and what each one implies: `llama_vocab::impl::load` in llama.cpp's src/llama-vocab.cpp. Its own
+patterns for "tekken" and "gpt-4o" cut combining marks off their letters; the others are exact.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgesdk.errors import CheckpointError
+
+_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SLASHED_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+"
+_CAPITAL = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+_SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+# The same in two spellings: with a flag, and with each letter in both cases.
+_CONTRACTIONS = (_SHORT, r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]")
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A pre-tokenizer that llama.cpp has.
+
+    Attributes:
+        name: what it calls it.
+        cut: the parts that cut, as `_cuts` gives them.
+        whole_words: whether a piece that is a token is taken without merging.
+    """
+
+    name: str
+    cut: tuple[str, ...]
+    whole_words: bool = False
+
+
+_KNOWN = (
+    _Known("gpt-2", ("byte-level words",)),
+    _Known("smollm", ("each digit", "byte-level words")),
+    *(
+        known
+        for short in _CONTRACTIONS
+        for known in (
+            _Known("llama-bpe", (rf"{short}|{_WORDS}|\p{{N}}{{1,3}}|{_TAIL}",), whole_words=True),
+            _Known("smaug-bpe", (rf"{short}|{_WORDS}|\p{{N}}{{1,3}}|{_TAIL}",)),
+            _Known("qwen2", (rf"{short}|{_WORDS}|\p{{N}}|{_TAIL}",)),
+        )
+    ),
+    _Known("tekken", (rf"{_CASED}|{_CAPITAL}|\p{{N}}|{_SLASHED_TAIL}",), whole_words=True),
+    _Known(
+        "gpt-4o",
+        (rf"{_CASED}{_SHORT}?|{_CAPITAL}{_SHORT}?|\p{{N}}{{1,3}}|{_SLASHED_TAIL}",),
+    ),
+)
+
+
+def pre_tokenizer_name(parts: Mapping[str, Any], *, where: str) -> str:
+    """llama.cpp's name for how a byte-level `tokenizer.json` cuts a text.
+
+    Args:
+        parts: the parsed `tokenizer.json`.
+
+    Raises:
+        CheckpointError: llama.cpp has nothing that cuts like it.
+    """
+    cut = _cuts(parts, where=where)
+    whole_words = bool(parts["model"].get("ignore_merges"))
+    for known in _KNOWN:
+        if known.cut == cut and known.whole_words == whole_words:
+            return known.name
+    how = "" if whole_words else "not "
+    raise CheckpointError(
+        f"{where}: no pre-tokenizer of llama.cpp is known that cuts as this one does: "
+        f"{list(cut)}, whole words {how}taken without merging. Known are "
+        f"{', '.join(dict.fromkeys(known.name for known in _KNOWN))}.",
+        hint="Export to ONNX instead, or from a GGUF of this model.",
+    )
+
+
+def _cuts(parts: Mapping[str, Any], *, where: str) -> tuple[str, ...]:
+    """What cuts, in order: regular expressions, and the fixed ways by name."""
+    normalizer = parts.get("normalizer")
+    # llama.cpp normalizes nothing; NFC leaves nearly every text that people type as it is.
+    if normalizer is not None and not _is_nfc(normalizer):
+        raise _unknown(where, "normalizer", normalizer)
+    steps = _steps(parts.get("pre_tokenizer"), "pretokenizers")
+    cuts: list[str] = []
+    byte_level = False
+    for step in steps:
+        kind = step.get("type")
+        if kind == "ByteLevel" and not step.get("add_prefix_space"):
+            byte_level = True
+            if step.get("use_regex", True):
+                cuts.append("byte-level words")
+        elif kind == "Digits" and step.get("individual_digits"):
+            cuts.append("each digit")
+        elif kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
+            pattern = step.get("pattern", {})
+            cuts.append(str(pattern.get("Regex", pattern)))
+        else:
+            raise _unknown(where, "pre-tokenizer", step)
+    if not byte_level:
+        raise _unknown(where, "pre-tokenizer", parts.get("pre_tokenizer"))
+    return tuple(cuts)
+
+
+def _is_nfc(normalizer: Mapping[str, Any]) -> bool:
+    return all(step.get("type") == "NFC" for step in _steps(normalizer, "normalizers"))
+
+
+def _steps(part: Any, key: str) -> list[Mapping[str, Any]]:
+    """A part of `tokenizer.json` as the list of its steps."""
+    if not isinstance(part, dict):
+        return []
+    return list(part.get(key, [])) if part.get("type") == "Sequence" else [part]
+
+
+def _unknown(where: str, what: str, found: Any) -> CheckpointError:
+    return CheckpointError(
+        f"{where}: llama.cpp has nothing for this {what}: {json.dumps(found)[:300]}.",
+        hint="Export to ONNX instead, or from a GGUF of this model.",
+    )

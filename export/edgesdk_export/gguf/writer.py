@@ -1,0 +1,148 @@
+"""A decoder and its text side become one GGUF file, a few rows in memory at a time."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgesdk_quantize.formats import ggml
+from edgesdk_quantize.formats.blocks import UInt8
+from edgesdk_quantize.formats.ggml import GgmlFormat
+from gguf.constants import GGML_QUANT_VERSION
+
+from edgesdk.errors import ExportError
+from edgesdk_export.gguf.architectures import decoder_metadata, rope_tensors
+from edgesdk_export.gguf.container import TensorPlan, Value, write_container
+from edgesdk_export.gguf.mixes import FileType, choose_types
+from edgesdk_export.gguf.tensors import StoredTensor, stored_tensors
+from edgesdk_export.weights import Decoder, Float32, LazyTensor, PackedTensor, row_ranges
+
+# By tensor name ("blk.0.attn_q.weight"): how much an error in each column matters, float32 [K].
+Importance = Mapping[str, Float32]
+
+
+@dataclass(frozen=True)
+class WrittenGguf:
+    """What was written.
+
+    Attributes:
+        types: of every matrix, by tensor name.
+        head_type: of the matrix that gives the logits.
+        bits_per_weight: of all tensors, norms and rope factors included.
+        kept: names of the tensors that went over as they were.
+    """
+
+    types: Mapping[str, GgmlFormat]
+    head_type: GgmlFormat
+    bits_per_weight: float
+    kept: tuple[str, ...]
+
+
+def write_gguf(
+    decoder: Decoder,
+    path: Path,
+    file_type: FileType,
+    *,
+    name: str,
+    vocabulary: Mapping[str, Value],
+    licence: str | None = None,
+    importance: Importance | None = None,
+    types: Mapping[str, GgmlFormat] | None = None,
+    own: Mapping[str, LazyTensor] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> WrittenGguf:
+    """Write a GGUF that llama.cpp runs. The same input gives the same bytes.
+
+    Args:
+        name: what the model calls itself.
+        vocabulary: the `tokenizer.*` metadata.
+        importance: what quantizers weigh errors with; tensors that it does not name have none.
+        types: of matrices that depart from the mixture, by tensor name.
+        own: the tensors of the GGUF that the decoder was read from, by name: one that already has
+            the type that it is to get goes over as it is.
+        progress: called with the number of layers that are over.
+
+    Raises:
+        ExportError: llama.cpp cannot compute this decoder, or a weight cannot be stored.
+        MissingExtra: llama-cpp-python, which has ggml's quantizers, is not installed.
+    """
+    spec = decoder.spec
+    stored = stored_tensors(spec)
+    places = [tensor.place for tensor in stored if len(tensor.shape) > 1]
+    chosen = choose_types(file_type, spec, places, weighted=importance is not None)
+    chosen |= types or {}
+    kept = _kept(stored, chosen, own or {})
+    plans = []
+    for tensor in stored:
+        form = chosen.get(tensor.name, ggml.F32)
+        chunks: Callable[[], Iterable[Float32 | UInt8]]
+        if tensor.name in kept:
+            chunks = functools.partial(_as_stored, kept[tensor.name])
+        else:
+            chunks = functools.partial(_rounded, decoder, tensor, form, importance or {})
+        plans.append(TensorPlan(tensor.name, tensor.shape, form, chunks))
+    plans += [
+        TensorPlan(factors, values.shape, ggml.F32, functools.partial(tuple, (values,)))
+        for factors, values in rope_tensors(spec).items()
+    ]
+    metadata: dict[str, Value] = {
+        **decoder_metadata(spec),
+        "general.type": "model",
+        "general.name": name,
+        **({} if licence is None else {"general.license": licence}),
+        "general.file_type": int(file_type.number),
+        "general.quantization_version": GGML_QUANT_VERSION,
+        **vocabulary,
+    }
+    last_of_layer = {tensor.name: tensor.layer for tensor in stored if tensor.layer is not None}
+
+    def written(tensor: str) -> None:
+        layer = last_of_layer.get(tensor)
+        if progress is not None and layer is not None:
+            progress(layer)
+
+    write_container(path, metadata, plans, written=written)
+    if progress is not None:
+        progress(spec.layers)
+    head = chosen.get("output.weight", chosen["token_embd.weight"])
+    bits = 8 * sum(plan.size for plan in plans)
+    weights = sum(math.prod(plan.shape) for plan in plans)
+    return WrittenGguf(chosen, head, bits / weights, tuple(kept))
+
+
+def _kept(
+    stored: Sequence[StoredTensor],
+    chosen: Mapping[str, GgmlFormat],
+    own: Mapping[str, LazyTensor],
+) -> dict[str, PackedTensor]:
+    kept = {}
+    for tensor in stored:
+        found, form = own.get(tensor.name), chosen.get(tensor.name)
+        if isinstance(found, PackedTensor) and form is not None and found.dtype == form.name:
+            kept[tensor.name] = found
+    return kept
+
+
+def _as_stored(tensor: PackedTensor) -> Iterator[UInt8]:
+    for start, stop in row_ranges(tensor):
+        yield tensor.packed(start, stop)
+
+
+def _rounded(
+    decoder: Decoder, tensor: StoredTensor, form: GgmlFormat, importance: Importance
+) -> Iterator[Float32 | UInt8]:
+    weights = importance.get(tensor.name)
+    for chunk in tensor.chunks(decoder):
+        if form == ggml.F32:
+            yield chunk
+            continue
+        try:
+            yield form.quantize(chunk, weights)
+        except ValueError as error:
+            raise ExportError(
+                f"Tensor {tensor.name} ({', '.join(tensor.parts)}): {error}.",
+                hint="Choose another type, such as f32.",
+            ) from None

@@ -1,0 +1,121 @@
+"""How the rows of a stored matrix become blocks: the checkpoint's own ones where they fit, else
+rounded anew; and what the second rounding cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+from edgesdk_quantize.formats import BlockFormat, Int4, Packed
+from edgesdk_quantize.formats.blocks import check_finite, with_zero_points
+
+from edgesdk.bundle.manifest import SourceBlocks
+from edgesdk.errors import ExportError
+from edgesdk_export.weights import BlockTensor, Float32, LazyTensor, row_ranges
+
+
+class SecondLoss:
+    """What became of the weights that came in blocks, summed up by type and stored format."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], npt.NDArray[np.float64]] = {}
+
+    def add(self, source: str, stored: str, *, squared_error: float, squares: float) -> None:
+        """Count one tensor: the sums of its squared differences and of its squared values."""
+        sums = self._sums.setdefault((source, stored), np.zeros(3))
+        sums += (1, squared_error, squares)
+
+    def entries(self) -> tuple[SourceBlocks, ...]:
+        """In the order of their names."""
+        return tuple(
+            SourceBlocks(
+                source=source,
+                stored=stored,
+                tensors=int(count),
+                # Rounded: the last digits depend on how a processor sums.
+                relative_error=float(f"{np.sqrt(error / squares if squares else 0):.3g}"),
+            )
+            for (source, stored), (count, error, squares) in sorted(self._sums.items())
+        )
+
+
+class MatrixBlocks:
+    """One matrix, made of the rows of `parts`, as blocks.
+
+    Attributes:
+        has_zero_points: whether zero-points are stored; a part that needs none gets middle ones.
+    """
+
+    def __init__(self, parts: Mapping[str, LazyTensor], form: BlockFormat) -> None:
+        self._parts = parts
+        self._form = form
+        self._kept = {
+            name: tensor.kept_form(form) if isinstance(tensor, BlockTensor) else None
+            for name, tensor in parts.items()
+        }
+        self.has_zero_points = any((kept or form).has_zero_points for kept in self._kept.values())
+
+    def chunks(self, loss: SecondLoss) -> Iterator[Packed]:
+        """The blocks in order, a few rows at a time.
+
+        Raises:
+            ExportError: a weight is NaN or infinite.
+        """
+        for name, tensor in self._parts.items():
+            kept = self._kept[name]
+            if not isinstance(tensor, BlockTensor):
+                found = self._rounded(name, tensor)
+            elif kept is None:
+                found = self._rounded_again(name, tensor, loss)
+            else:
+                loss.add(tensor.dtype, kept.name, squared_error=0, squares=0)
+                found = _kept(name, tensor, kept)
+            for packed in found:
+                yield with_zero_points(packed, self._form.bits) if self.has_zero_points else packed
+
+    def _rounded(self, name: str, tensor: LazyTensor) -> Iterator[Packed]:
+        for start, stop in row_ranges(tensor):
+            yield self._form.quantize(finite(name, start, tensor.rows(start, stop)))
+
+    def _rounded_again(self, name: str, tensor: BlockTensor, loss: SecondLoss) -> Iterator[Packed]:
+        squared_error = squares = 0.0
+        for start, stop in row_ranges(tensor):
+            values = finite(name, start, tensor.rows(start, stop))
+            if isinstance(self._form, Int4):
+                steps = tensor.steps(self._form.block, start, stop)
+                packed = self._form.quantize(values, steps)
+            else:
+                packed = self._form.quantize(values)
+            error = self._form.dequantize(packed, columns=values.shape[1]) - values
+            squared_error += _squares(error)
+            squares += _squares(values)
+            yield packed
+        loss.add(tensor.dtype, self._form.name, squared_error=squared_error, squares=squares)
+
+
+def finite(name: str, first_row: int, values: Float32) -> Float32:
+    """`values`, which are rows of weight `name` from `first_row` on, if all are numbers.
+
+    Raises:
+        ExportError: with the place of the first that is not.
+    """
+    try:
+        check_finite(values)
+    except ValueError as error:
+        raise ExportError(
+            f"Weight {name}, rows from {first_row}: {error}.",
+            hint="The checkpoint is broken; get it again.",
+        ) from None
+    return values
+
+
+def _kept(name: str, tensor: BlockTensor, form: BlockFormat) -> Iterator[Packed]:
+    for start, stop in row_ranges(tensor):
+        packed = tensor.blocks(form, start, stop)
+        finite(name, start, packed.scales)
+        yield packed
+
+
+def _squares(values: Float32) -> float:
+    return float(np.square(values).sum(dtype=np.float64))

@@ -1,0 +1,129 @@
+"""The sections of a recipe: one for each bundle format, and one for calibration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from edgesdk_quantize.formats import BlockFormat, Int4, Int4Symmetric, Int8, Int8Symmetric
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+
+from edgesdk_export.gguf.mixes import FileType, file_type_named, file_type_names
+from edgesdk_export.onnx.scheme import FloatFormat, WeightScheme, default_bits
+
+_WHOLE_BITS = (4, 8, 16, 32)
+_TYPES = {8: "q8_0", 4: "q4_k_m"}
+
+
+class Record(BaseModel):
+    """A part of a recipe: frozen, and nothing in it is guessed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _known_bits(bits: Any) -> Any:
+    number = isinstance(bits, int | float) and not isinstance(bits, bool)
+    if bits == "auto" or (number and (bits in _WHOLE_BITS or 4 < bits < 16)):
+        return bits
+    raise ValueError(
+        f'{bits!r} is none of "auto", 4, 8, 16, 32, nor a number between 4 and 16 such as 5.5'
+    )
+
+
+def _known_type(name: str) -> str:
+    if name != "auto" and name not in file_type_names():
+        raise ValueError(f"{name!r} is none of auto, {', '.join(file_type_names())}")
+    return name
+
+
+class OnnxRecipe(Record):
+    """How an ONNX bundle's weights are stored.
+
+    Attributes:
+        bits: of a weight; "auto": by the model's size. Any other number than 4, 8, 16 and 32 is a
+            budget: the stored bits of a weight over the whole model, scales and all. Matrices then
+            get different formats by what they lose in each, and `block` and `symmetric` do not
+            count.
+        block: how many weights share a scale.
+        symmetric: whether there are no zero-points.
+        embedding: of embedding and head; "auto": "int8-symmetric" beside integers, else the
+            format of the other weights.
+        method: "nearest": each block by itself. "weighted": searched under importance weights.
+            "gptq": that, and later weights make up for the error of earlier ones.
+        awq: whether channels with large inputs are scaled up before they are rounded.
+        sweeps: of "gptq": how often scales and codes are gone through afterwards.
+    """
+
+    bits: Annotated[Literal["auto"] | int | float, PlainValidator(_known_bits)] = "auto"
+    block: Literal[16, 32, 64, 128] = 32
+    symmetric: bool = False
+    embedding: Literal["auto", "int8", "int8-symmetric", "fp16", "fp32"] = "auto"
+    method: str = "nearest"
+    awq: bool = False
+    sweeps: Annotated[int, Field(ge=0, le=100)] = 0
+
+    @property
+    def budget(self) -> float | None:
+        """Stored bits of a weight where formats are mixed; else None."""
+        mixed = self.bits != "auto" and self.bits not in _WHOLE_BITS
+        return float(self.bits) if mixed else None
+
+    def resolved(self, parameters: int) -> OnnxRecipe:
+        """With the bits that "auto" means for a model of so many parameters."""
+        if self.bits != "auto":
+            return self
+        return self.model_copy(update={"bits": default_bits(parameters)})
+
+    def scheme(self, parameters: int) -> WeightScheme:
+        """The formats of a model of so many parameters; where they are mixed, of the embedding."""
+        bits = self.resolved(parameters).bits
+        linear: BlockFormat | FloatFormat
+        if bits == 32:
+            name, linear = "fp32", "fp32"
+        elif bits == 16:
+            name, linear = "fp16", "fp16"
+        elif bits == 8:
+            name, linear = "int8", (Int8Symmetric if self.symmetric else Int8)(self.block)
+        else:
+            name, linear = "int4", (Int4Symmetric if self.symmetric else Int4)(self.block)
+        return WeightScheme(name, linear, self._embedding(linear))
+
+    def _embedding(self, linear: BlockFormat | FloatFormat) -> BlockFormat | FloatFormat:
+        if self.embedding in ("fp16", "fp32"):
+            return self.embedding
+        if self.embedding == "int8":
+            return Int8(self.block)
+        if self.embedding == "auto" and isinstance(linear, str):
+            return linear
+        return Int8Symmetric(self.block)
+
+
+class GgufRecipe(Record):
+    """How a GGUF bundle's weights are stored.
+
+    Attributes:
+        type: a mixture by llama-quantize's name, in lower case; "auto": by the model's size.
+        method: "nearest": each block by itself. "weighted": with importance weights.
+    """
+
+    type: Annotated[str, AfterValidator(_known_type)] = "auto"
+    method: str = "nearest"
+
+    def resolved(self, parameters: int) -> GgufRecipe:
+        """With the type that "auto" means for a model of so many parameters."""
+        if self.type != "auto":
+            return self
+        return self.model_copy(update={"type": _TYPES[default_bits(parameters)]})
+
+    def file_type(self, parameters: int) -> FileType:
+        """The mixture for a model of so many parameters."""
+        return file_type_named(self.resolved(parameters).type)
+
+
+class CalibrationRecipe(Record):
+    """What methods that look at a text are given.
+
+    Attributes:
+        tokens: how much of the text.
+    """
+
+    tokens: Annotated[int, Field(ge=512, le=2**24)] = 8192

@@ -1,0 +1,156 @@
+"""Scales and zero-points that lose least where the inputs are large.
+
+The error of a weight matters in proportion to the mean square of its input channel, its
+*importance* (Kawrakow's importance matrix, github.com/ggml-org/llama.cpp/pull/4861). For every
+block a family of shrunken ranges is tried; the best scale of each is the weighted least-squares
+one, s = sum(h w c) / sum(h c c) with c = code - zero, which leaves
+sum(h w w) - sum(h w c)^2 / sum(h c c). The winner is refined with neighbouring zero-points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from edgesdk_quantize.formats.blocks import BlockFormat, Float32, Packed, check_finite
+from edgesdk_quantize.methods.grid import Grid, largest_code, pack_rounded, round_all
+
+# Smaller steps than this are treated as zero: their reciprocals would overflow.
+_TINY = np.float32(1e-30)
+# Which parts of the range below and above zero the ends of a grid may stand for.
+_ENDS = (1.0, 0.9, 0.8, 0.7)
+# An unsigned step of 1.0 puts the largest magnitude on the lowest code.
+_SIGNED = (1.0, 1.14, 1.06, 0.94, 0.88, 0.82, 0.76, 0.7)
+_REFINEMENTS = 2
+# A channel that calibration never saw still counts a little.
+_FLOOR = 1e-4
+
+
+def quantize_searched(
+    rows: Float32, form: BlockFormat, importance: Float32 | None = None
+) -> Packed:
+    """Round to the searched grid, each weight by itself.
+
+    Args:
+        rows: float32 [N, K].
+        importance: float32 [K], mean square of each input channel; None = all alike.
+
+    Raises:
+        ValueError: a weight is NaN or infinite.
+    """
+    check_finite(rows)
+    grid = search_grid(rows, form, importance)
+    return pack_rounded(grid, round_all(grid, np.ascontiguousarray(rows.T)))
+
+
+def search_grid(rows: Float32, form: BlockFormat, importance: Float32 | None = None) -> Grid:
+    """The grid with the least weighted error of rounding to nearest; see `quantize_searched`."""
+    count, columns = rows.shape
+    if importance is None:
+        importance = np.ones(columns, np.float32)
+    floor = max(float(importance.mean()) * _FLOOR, float(_TINY))
+    weights = np.maximum(importance, np.float32(floor))
+    weights = weights / weights.max()
+    blocks = -(-columns // form.block)
+    scales = np.empty((blocks, count), np.float32)
+    zeros = np.empty((blocks, count), np.float32)
+    for block in range(blocks):
+        part = slice(block * form.block, (block + 1) * form.block)
+        tile = np.ascontiguousarray(rows[:, part].T)
+        scales[block], zeros[block] = _search(tile, weights[part, None], form)
+    return Grid(form, scales, zeros)
+
+
+def range_grid(rows: Float32, form: BlockFormat) -> Grid:
+    """The plain grid: the ends of each block's range on the ends of the codes. Without
+    zero-points the largest magnitude lies on the lowest code (max / 8 for 4 bits)."""
+    count, columns = rows.shape
+    blocks = -(-columns // form.block)
+    scales = np.empty((blocks, count), np.float32)
+    zeros = np.empty((blocks, count), np.float32)
+    for block in range(blocks):
+        tile = np.ascontiguousarray(rows[:, block * form.block : (block + 1) * form.block].T)
+        scales[block], zeros[block] = next(_ranges(tile, form))
+    return Grid(form, scales, zeros)
+
+
+def _search(tile: Float32, weights: Float32, form: BlockFormat) -> tuple[Float32, Float32]:
+    best = _Best(tile, weights, form)
+    for step, zero in _ranges(tile, form):
+        best.consider(step, zero)
+    for _ in range(_REFINEMENTS):
+        best.consider(best.step, best.zero)
+        if form.has_zero_points:
+            for shift in (-1, 1):
+                top = np.float32(largest_code(form))
+                best.consider(best.step, np.clip(best.zero + np.float32(shift), 0, top))
+    return best.step, best.zero
+
+
+def _ranges(tile: Float32, form: BlockFormat) -> Iterator[tuple[Float32, Float32]]:
+    """Candidate steps [N] and zero-points [N] of a tile [block, N]; the plain range first."""
+    top = largest_code(form)
+    if form.has_zero_points:
+        low, high = np.minimum(tile.min(axis=0), 0), np.maximum(tile.max(axis=0), 0)
+        for below in _ENDS:
+            for above in _ENDS:
+                step = _usable((high * above - low * below) / np.float32(top))
+                yield step, np.clip(np.rint(-low * below / step), 0, top).astype(np.float32)
+        return
+    middle = np.float32(1 << (form.bits - 1))
+    low, high = tile.min(axis=0), tile.max(axis=0)
+    # The largest magnitude lies on code 0, so a positive one asks for a negative step.
+    unit = np.where(-low >= high, -low, -high) / middle
+    zero = np.full(tile.shape[1], middle, np.float32)
+    for factor in _SIGNED:
+        for sign in (1.0, -1.0):
+            yield _usable(unit * np.float32(sign * factor)), zero
+
+
+def _usable(step: Float32) -> Float32:
+    usable: Float32 = np.where(np.abs(step) > _TINY, step, np.float32(1)).astype(np.float32)
+    return usable
+
+
+class _Best:
+    """The best step and zero-point so far for each block of a tile [block, N].
+
+    Works on weights in units of each block's largest, so that no weight can overflow a sum.
+    """
+
+    def __init__(self, tile: Float32, weights: Float32, form: BlockFormat) -> None:
+        self._top = np.float32(largest_code(form))
+        self._unit = _usable(np.abs(tile).max(axis=0))
+        self._tile = tile / self._unit
+        self._weights = weights
+        self._weighted = self._tile * weights
+        # What rounding leaves, less sum(h w w), which is the same for all candidates.
+        self._error = np.full(tile.shape[1], np.inf, np.float32)
+        self._step = np.ones(tile.shape[1], np.float32)
+        self.zero = np.zeros(tile.shape[1], np.float32)
+
+    @property
+    def step(self) -> Float32:
+        return self._step * self._unit
+
+    def consider(self, step: Float32, zero: Float32) -> None:
+        """Round with a step, give that rounding its best step, and round once more with it."""
+        relative = step / self._unit
+        for _ in range(2):
+            along, energy = self._sums(relative, zero)
+            error = energy * relative * relative - 2 * along * relative
+            better = error < self._error
+            self._error = np.where(better, error, self._error)
+            self._step = np.where(better, relative, self._step)
+            self.zero = np.where(better, zero, self.zero)
+            fitted = along / np.where(energy > 0, energy, np.float32(1))
+            relative = np.where(np.abs(fitted) > _TINY, fitted, relative)
+
+    def _sums(self, step: Float32, zero: Float32) -> tuple[Float32, Float32]:
+        codes = self._tile / step
+        np.rint(codes, out=codes)
+        np.clip(codes, -zero, self._top - zero, out=codes)
+        along = np.einsum("bn,bn->n", codes, self._weighted)
+        np.square(codes, out=codes)
+        return along, (codes * self._weights).sum(axis=0)
