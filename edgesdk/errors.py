@@ -30,6 +30,11 @@ it sensibly, and each message ends with what to do about it.
     ├── StructureError                  ValueError   (an answer of a given form did not succeed)
     │   ├── IncompleteStructure
     │   └── RejectedStructure
+    ├── CloudError                      ConnectionError (no whole answer came from the cloud)
+    │   ├── CloudUnreachable
+    │   ├── CloudRefused
+    │   ├── CloudBusy
+    │   └── CloudBroken
     ├── ToolRoundsExceeded              RuntimeError (a model did not stop calling tools)
     └── DeadlineExceeded                TimeoutError
 """
@@ -189,6 +194,46 @@ class IncompleteStructure(StructureError):
 
 class RejectedStructure(StructureError):
     """The answer has the form of its schema, but the schema's own type refuses the value."""
+
+
+class CloudError(EdgeError, ConnectionError):
+    """A cloud endpoint gave no whole answer.
+
+    Attributes:
+        endpoint: host and model.
+        status: of HTTP, where there was one.
+        retry_after: seconds that the endpoint asked to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        endpoint: str,
+        status: int | None = None,
+        retry_after: float | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.endpoint = endpoint
+        self.status = status
+        self.retry_after = retry_after
+
+
+class CloudUnreachable(CloudError):
+    """No connection: no network, no such host, refused, not trusted, or too slow."""
+
+
+class CloudRefused(CloudError):
+    """The endpoint does not want this request or this key; asking again would not help."""
+
+
+class CloudBusy(CloudError):
+    """The endpoint cannot answer now."""
+
+
+class CloudBroken(CloudError):
+    """What came is not an answer, or not a whole one."""
 
 
 class ToolRoundsExceeded(EdgeError, RuntimeError):
