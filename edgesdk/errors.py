@@ -35,6 +35,7 @@ it sensibly, and each message ends with what to do about it.
     │   ├── CloudRefused
     │   ├── CloudBusy
     │   └── CloudBroken
+    ├── BudgetExceeded                  RuntimeError (the answer might cost more than is left)
     ├── ToolRoundsExceeded              RuntimeError (a model did not stop calling tools)
     └── DeadlineExceeded                TimeoutError
 """
@@ -234,6 +235,22 @@ class CloudBusy(CloudError):
 
 class CloudBroken(CloudError):
     """What came is not an answer, or not a whole one."""
+
+
+class BudgetExceeded(EdgeError, RuntimeError):
+    """An answer might cost more than the budget has left; nothing was sent.
+
+    Attributes:
+        limit: which one, as "per_day".
+        free_in: seconds until enough of the limit is free again; None where it never will be.
+    """
+
+    def __init__(
+        self, message: str, *, limit: str, free_in: float | None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.limit = limit
+        self.free_in = free_in
 
 
 class ToolRoundsExceeded(EdgeError, RuntimeError):
