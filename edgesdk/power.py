@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import JsonValue
 
 from edgesdk.engines.base import Engine, EngineInfo, Logits, Sequence
+from edgesdk.engines.caller import Caller
 from edgesdk.engines.saved import KvOrigin, Note
 from edgesdk.errors import InvalidOption
 
@@ -151,19 +152,19 @@ class Governor:
         """How many of `most` threads to take."""
         return max(1, int(most * self.pace.cores))
 
-    def rest(self, worked: float, owed: float) -> float:
+    def rest(self, worked: float, owed: float) -> tuple[float, float]:
         """Pause for `worked` seconds of computing and `owed` seconds of pause from before.
 
         Returns:
-            Seconds of pause that are still owed.
+            Seconds of pause that are still owed, and those that were taken.
         """
         pause = self.pace.pause
         due = owed + worked * pause if pause else 0.0
         if due <= 0:
-            return 0.0
+            return 0.0, 0.0
         now = min(due, _LONGEST_PAUSE)
         self._sleep(now)
-        return due - now
+        return due - now, now
 
 
 class PacedEngine:
@@ -201,11 +202,19 @@ class PacedSequence:
     def tokens(self) -> tuple[int, ...]:
         return self._sequence.tokens
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        logits: Literal["last", "all"] = "last",
+        caller: Caller | None = None,
+    ) -> Logits:
         # Before and not after: a first token is not kept waiting for its own pause.
-        self._owed = self._governor.rest(self._worked, self._owed)
+        self._owed, paused = self._governor.rest(self._worked, self._owed)
+        if caller is not None:
+            caller.paused += paused
         begun = self._governor.clock()
-        rows = self._sequence.extend(tokens, logits=logits)
+        rows = self._sequence.extend(tokens, logits=logits, caller=caller)
         self._worked = self._governor.clock() - begun
         return rows
 

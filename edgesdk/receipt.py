@@ -20,13 +20,16 @@ class Receipt:
         route: who answered.
         engine: the engine and its version.
         device_asked: what the caller asked for; `device` is what it got.
+        threads: CPU threads that the engine uses.
         prompt_tokens: tokens of the prompt, of which
         cached_tokens: so many were in the KV cache already.
         output_tokens: tokens of the answer, the end token left out.
         load_seconds: time that loading the model took, once.
+        queue_seconds: time spent waiting while the engine worked for others; not in the next two.
         prefill_seconds: time spent on the uncached part of the prompt.
         decode_seconds: time spent on the tokens after the first.
-        time_to_first_token: seconds from the request to the first token.
+        paused_seconds: how much of the two a power policy rested.
+        time_to_first_token: seconds from the request to the first token, waiting included.
         tokens_per_second: of the decode after the first token.
         peak_memory_bytes: most resident memory that this process ever had.
         finish_reason: see `edgesdk.decode.loop.Finish`.
@@ -39,12 +42,15 @@ class Receipt:
     engine: str
     device_asked: str
     device: str
+    threads: int | None
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
     load_seconds: float
+    queue_seconds: float
     prefill_seconds: float
     decode_seconds: float
+    paused_seconds: float
     time_to_first_token: float | None
     tokens_per_second: float | None
     peak_memory_bytes: int | None
@@ -55,6 +61,11 @@ class Receipt:
 
     def line(self) -> str:
         """One line for people."""
+        waited = f" · waited {self.queue_seconds:.2f} s" if self.queue_seconds >= 0.01 else ""
+        paused = f" · rested {self.paused_seconds:.2f} s" if self.paused_seconds >= 0.01 else ""
+        guessed = ""
+        if self.drafted_tokens:
+            guessed = f" · {self.accepted_tokens:,} of {self.drafted_tokens:,} guesses right"
         cached = f" ({self.cached_tokens:,} cached)" if self.cached_tokens else ""
         first, speed, memory = "not measured", "not measured", "not measured"
         if self.time_to_first_token is not None:
@@ -67,9 +78,16 @@ class Receipt:
         shortened = "" if self.overflow is None else f" · {self.overflow.phrase()}"
         return (
             f"{self.prompt_tokens:,} tokens in{cached}, {self.output_tokens:,} out"
-            f" · first token {first} · speed {speed} · peak memory {memory}"
-            f" · {self.device} · {self.engine}{shortened}{ended}"
+            f"{waited} · first token {first} · speed {speed}{guessed}{paused}"
+            f" · peak memory {memory} · {self._where()} · {self.engine}{shortened}{ended}"
         )
+
+    def _where(self) -> str:
+        threads = "" if self.threads is None else f", {self.threads} threads"
+        asked = (
+            "" if self.device_asked in ("auto", self.device) else f" ({self.device_asked} asked)"
+        )
+        return f"{self.device}{asked}{threads}"
 
 
 @dataclass(frozen=True)
@@ -101,12 +119,15 @@ def receipt_of(
         engine=info.name,
         device_asked=info.device_asked,
         device=info.device,
+        threads=info.threads,
         prompt_tokens=finish.prompt_tokens,
         cached_tokens=finish.cached_tokens,
         output_tokens=len(finish.tokens),
         load_seconds=load_seconds,
+        queue_seconds=finish.queue_seconds,
         prefill_seconds=finish.prefill_seconds,
         decode_seconds=finish.decode_seconds,
+        paused_seconds=finish.paused_seconds,
         time_to_first_token=finish.time_to_first_token,
         tokens_per_second=finish.decode_steps / finish.decode_seconds if timed else None,
         peak_memory_bytes=peak_memory_bytes(),

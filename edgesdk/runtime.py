@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from time import perf_counter
 from typing import Any
 
 from edgesdk.decode.constraint import Constraint
 from edgesdk.decode.draft import Draft
 from edgesdk.decode.lookup import PromptLookup
-from edgesdk.decode.loop import PREFILL_CHUNK, Finish, FinishReason, Generation, generate
+from edgesdk.decode.loop import Finish, FinishReason, Generation, generate
 from edgesdk.decode.options import Options
 from edgesdk.decode.pace import Pace
+from edgesdk.decode.prefill import prefill
 from edgesdk.decode.rows import RowCheck
 from edgesdk.decode.speculation import Drafter, Speculator
 from edgesdk.engines.base import Engine, Sequence
+from edgesdk.engines.caller import Caller
 from edgesdk.errors import EngineError, RequestError
 from edgesdk.overflow import Overflow
 from edgesdk.prefixes import PrefixCache
@@ -55,9 +55,12 @@ class Runtime:
     draft: Draft | None = None
     rows: RowCheck = field(default_factory=RowCheck)
     gate: Gate = field(init=False)
+    draft_gate: Gate = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gate", Gate(self.engine.info.concurrency))
+        width = 1 if self.draft is None else self.draft.engine.info.concurrency
+        object.__setattr__(self, "draft_gate", Gate(width))
 
     def answer(
         self,
@@ -103,9 +106,9 @@ class Runtime:
         constraint = self.vocabulary.constraint(structure.grammar)
         return constraint, partial(value_of, structure, constraint)
 
-    def cancel_event(self) -> threading.Event:
-        """An event that ends an answer, also while it waits for its turn."""
-        return Cancel(self.gate)
+    def cancel_event(self) -> Cancel:
+        """An event that ends an answer, whatever it is at."""
+        return Cancel()
 
     def generate(
         self,
@@ -114,39 +117,32 @@ class Runtime:
         options: Options,
         *,
         started: float,
-        cancel: threading.Event,
+        cancel: Cancel,
         constraint: Constraint | None = None,
         logprobs: bool = False,
         top_logprobs: int = 0,
     ) -> Generation:
         """The steps of an answer, for those who keep sequences of their own.
 
-        Arguments and errors are those of `edgesdk.decode.loop.generate`; `cancel` is best a
-        `cancel_event()`, which also ends a wait for the engine.
+        Arguments and errors are those of `edgesdk.decode.loop.generate`.
         """
-
-        def remaining() -> float | None:
-            return None if options.deadline is None else started + options.deadline - perf_counter()
-
+        until = None if options.deadline is None else started + options.deadline
+        caller = cancel.caller(until)
+        # Drafts that run ahead of a constraint would not know what it allows.
+        speculator = self._speculator(prompt, options, caller) if constraint is None else None
         return generate(
-            GatedSequence(
-                sequence,
-                self.gate,
-                options.priority,
-                stopped=cancel.is_set,
-                remaining=remaining,
-            ),
+            GatedSequence(sequence, self.gate, options.priority, caller),
             prompt,
             self.encoder.tokenizer,
             options,
             info=self.engine.info,
             cancel=cancel,
+            caller=caller,
             logprobs=logprobs,
             top_logprobs=top_logprobs,
             started=started,
             warm=None if self.prefixes is None else self._warm,
-            # Drafts that run ahead of a constraint would not know what it allows.
-            speculator=self._speculator(prompt, options) if constraint is None else None,
+            speculator=speculator,
             constraint=constraint,
         )
 
@@ -158,7 +154,7 @@ class Runtime:
     def stream(
         self,
         answer: Answer,
-        cancel: threading.Event,
+        cancel: Cancel,
         *,
         on_end: Callable[[Reply | None], None],
         overflow: Callable[[], Overflow | None],
@@ -194,11 +190,12 @@ class Runtime:
                 " that is kept.",
                 hint="Short beginnings are computed quickly; just ask.",
             )
-        sequence = self.engine.sequence()
+        sequence = GatedSequence(self.engine.sequence(), self.gate, Options().priority, Caller())
         try:
             self._warm(sequence, ids)
-            for start in range(len(sequence.tokens), len(ids), PREFILL_CHUNK):
-                sequence.extend(ids[start : start + PREFILL_CHUNK])
+            rest = ids[len(sequence.tokens) :]
+            if rest:
+                prefill(sequence, rest)
             self.prefixes.keep(sequence, self.engine.origin, len(ids))
         except OSError as error:
             raise RequestError(
@@ -227,14 +224,18 @@ class Runtime:
         if self.draft is not None:
             self.draft.close()
 
-    def _speculator(self, prompt: list[int], options: Options) -> Speculator | None:
+    def _speculator(self, prompt: list[int], options: Options, caller: Caller) -> Speculator | None:
         way = options.speculate or ("off" if self.draft is None else "auto")
         if way == "off":
             return None
         proven = way == "auto" and options.repeatable
         drafter: Drafter
         if self.draft is not None and way == "auto":
-            drafter = self.draft.drafter()
+
+            def gated(sequence: Sequence) -> Sequence:
+                return GatedSequence(sequence, self.draft_gate, options.priority, caller)
+
+            drafter = self.draft.drafter(gated)
         else:
             drafter = PromptLookup()
         return Speculator(prompt, drafter, self.rows if proven else None, Pace())

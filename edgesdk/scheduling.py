@@ -3,41 +3,50 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import weakref
+from time import perf_counter
 from typing import Literal
 
 import numpy.typing as npt
 
 from edgesdk.engines.base import Logits, Sequence
+from edgesdk.engines.caller import Caller, Interrupted
 
 # A request that was passed over so many times counts as one priority higher.
 AGEING = 8
 
 
-class Interrupted(Exception):
-    """The caller's wish to stop came before its turn. Never leaves the SDK."""
-
-
 class Cancel(threading.Event):
-    """An event that also ends a wait at a gate."""
+    """An event that ends what is under way for its callers."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._gate = gate
+        self._callers: weakref.WeakSet[Caller] = weakref.WeakSet()
+        self._guard = threading.Lock()
+
+    def caller(self, until: float | None = None) -> Caller:
+        """A caller that stops when this is set, or at `until`."""
+        caller = Caller(until)
+        with self._guard:
+            self._callers.add(caller)
+        if self.is_set():
+            caller.stop()
+        return caller
 
     def set(self) -> None:
         super().set()
-        self._gate.look()
+        with self._guard:
+            callers = list(self._callers)
+        for caller in callers:
+            caller.stop()
 
 
 class _Waiter:
-    def __init__(self, priority: int, stopped: Callable[[], bool], since: int) -> None:
+    def __init__(self, priority: int, since: int) -> None:
         self.priority = priority
-        self.stopped = stopped
         self.since = since
         self.admitted = False
-        self.woken = threading.Lock()
-        self.woken.acquire()
+        self.woken = threading.Event()
 
 
 class Gate:
@@ -60,37 +69,30 @@ class Gate:
         """How many wait now."""
         return len(self._waiting)
 
-    def enter(
-        self,
-        priority: int = 0,
-        *,
-        stopped: Callable[[], bool] = lambda: False,
-        seconds: float | None = None,
-    ) -> None:
+    def enter(self, priority: int = 0, caller: Caller | None = None) -> None:
         """Wait for admission; `leave` must follow.
 
-        Args:
-            stopped: whether the caller still wants in; asked by each `look`.
-            seconds: the longest wait; None for as long as it takes.
-
         Raises:
-            Interrupted: `stopped` said so, or the time is over; the caller is not in.
+            Interrupted: `caller` stopped; it is not in.
         """
         with self._guard:
             if self._free > 0:
                 self._free -= 1
                 self._admissions += 1
                 return
-            waiter = _Waiter(priority, stopped, self._admissions)
+            waiter = _Waiter(priority, self._admissions)
             self._waiting.append(waiter)
+        caller = Caller() if caller is None else caller
+        begun = perf_counter()
         try:
-            # A `look` before the line above could not see this one.
-            if not stopped():
-                waiter.woken.acquire(timeout=-1 if seconds is None else max(seconds, 0.0))
+            with caller.heeding(waiter.woken.set):
+                waiter.woken.wait()
         except BaseException:
             if self._withdraw(waiter):
                 self.leave()
             raise
+        finally:
+            caller.waited += perf_counter() - begun
         if not self._withdraw(waiter):
             raise Interrupted
 
@@ -105,15 +107,7 @@ class Gate:
             self._waiting.remove(waiter)
             self._admissions += 1
             waiter.admitted = True
-            waiter.woken.release()
-
-    def look(self) -> None:
-        """Wake those who wait and have `stopped`."""
-        with self._guard:
-            gone = [waiter for waiter in self._waiting if waiter.stopped()]
-            for waiter in gone:
-                self._waiting.remove(waiter)
-                waiter.woken.release()
+            waiter.woken.set()
 
     def _standing(self, waiter: _Waiter) -> int:
         return waiter.priority + (self._admissions - waiter.since) // AGEING
@@ -130,26 +124,15 @@ class GatedSequence:
     """A `Sequence` whose engine calls go through a gate, for the time of one answer.
 
     Args:
-        stopped: see `Gate.enter`.
-        remaining: seconds that the answer may still take; None for no limit.
+        caller: behind all calls, those on forks included.
     """
 
-    def __init__(
-        self,
-        sequence: Sequence,
-        gate: Gate,
-        priority: int,
-        *,
-        stopped: Callable[[], bool],
-        remaining: Callable[[], float | None],
-    ) -> None:
+    def __init__(self, sequence: Sequence, gate: Gate, priority: int, caller: Caller) -> None:
         self._sequence = sequence
         self._gate = gate
         self._priority = priority
-        self._stopped = stopped
-        self._remaining = remaining
+        self._caller = caller
         self.rewind = sequence.rewind
-        self.fork = sequence.fork
         self.save = sequence.save
         self.restore = sequence.restore
         self.close = sequence.close
@@ -158,14 +141,19 @@ class GatedSequence:
     def tokens(self) -> tuple[int, ...]:
         return self._sequence.tokens
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
-        """As `Sequence.extend`.
-
-        Raises:
-            Interrupted: before anything was computed.
-        """
-        self._gate.enter(self._priority, stopped=self._stopped, seconds=self._remaining())
+    def extend(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        logits: Literal["last", "all"] = "last",
+        caller: Caller | None = None,
+    ) -> Logits:
+        caller = self._caller if caller is None else caller
+        self._gate.enter(self._priority, caller)
         try:
-            return self._sequence.extend(tokens, logits=logits)
+            return self._sequence.extend(tokens, logits=logits, caller=caller)
         finally:
             self._gate.leave()
+
+    def fork(self) -> GatedSequence:
+        return GatedSequence(self._sequence.fork(), self._gate, self._priority, self._caller)

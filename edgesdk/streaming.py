@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from types import TracebackType
@@ -99,7 +100,7 @@ class ReplyStream(Iterator[str]):
         return self._reply
 
     def cancel(self) -> None:
-        """End the answer before its next token; the stream then ends with what is there."""
+        """End the answer at once, whatever it is at; the stream then ends with what is there."""
         self._cancel.set()
 
     def close(self) -> None:
@@ -142,8 +143,8 @@ class ReplyStream(Iterator[str]):
 class AsyncReplyStream(AsyncIterator[str]):
     """A `ReplyStream` for asyncio: a worker thread computes, the event loop stays free.
 
-    When the task that iterates it is cancelled, decoding stops before its next token. Use it in
-    `async with`, or call `aclose`, if it may not be read to its end.
+    When the task that iterates it is cancelled, the answer ends at once. Use it in `async with`,
+    or call `aclose`, if it may not be read to its end.
     """
 
     def __init__(self, stream: ReplyStream) -> None:
@@ -198,21 +199,34 @@ async def read_all_async(stream: AsyncReplyStream) -> Reply:
 async def _relay(stream: ReplyStream) -> AsyncGenerator[str, None]:
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[str | None] = asyncio.Queue()
+    ended: asyncio.Future[BaseException | None] = loop.create_future()
+
+    def end(error: BaseException | None) -> None:
+        ended.set_result(error)
+        arrived.put_nowait(None)
 
     def work() -> None:
+        error = None
         try:
             for piece in stream:
                 loop.call_soon_threadsafe(arrived.put_nowait, piece)
-        finally:
-            loop.call_soon_threadsafe(arrived.put_nowait, None)
+        except BaseException as raised:
+            error = raised
+        # A loop that was closed under way has nobody who could be told.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(end, error)
 
-    worker = loop.run_in_executor(None, work)
+    # A thread of its own: in a pool, answers would wait for a free thread, by no priority, and
+    # with no way to stop.
+    threading.Thread(target=work, name="edgesdk-answer", daemon=True).start()
     try:
         while (piece := await arrived.get()) is not None:
             yield piece
-    except BaseException:
+    finally:
         # The sequence is in use until the worker has seen the wish to stop.
-        stream.cancel()
-        await asyncio.wait([worker])
-        raise
-    await worker
+        if not ended.done():
+            stream.cancel()
+            await asyncio.wait([ended])
+    error = ended.result()
+    if error is not None:
+        raise error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as TokenIds
 from dataclasses import dataclass
 
-import numpy as np
-
+from edgesdk.decode.prefill import prefill
 from edgesdk.engines.base import Engine, Sequence
 from edgesdk.errors import InvalidOption
 from edgesdk.text.base import Tokenizer
@@ -23,9 +23,9 @@ class Draft:
     engine: Engine
     vocab_size: int
 
-    def drafter(self) -> DraftModel:
-        """A drafter for one answer."""
-        return DraftModel(self.engine, self.vocab_size)
+    def drafter(self, gated: Callable[[Sequence], Sequence]) -> DraftModel:
+        """A drafter for one answer; see `DraftModel`."""
+        return DraftModel(self.engine, self.vocab_size, gated)
 
     def close(self) -> None:
         """Free the model."""
@@ -33,10 +33,20 @@ class Draft:
 
 
 class DraftModel:
-    """Implements `Drafter` with the likeliest tokens of a draft model."""
+    """Implements `Drafter` with the likeliest tokens of a draft model.
 
-    def __init__(self, engine: Engine, vocab_size: int) -> None:
+    Args:
+        gated: makes of the engine's sequence one whose calls take their turn, and stop.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        vocab_size: int,
+        gated: Callable[[Sequence], Sequence] = lambda sequence: sequence,
+    ) -> None:
         self._engine = engine
+        self._gated = gated
         self._vocab_size = vocab_size
         self._sequence: Sequence | None = None
         # What the text was at the last call, and how many of its guesses the cache holds as well.
@@ -47,7 +57,7 @@ class DraftModel:
         if len(tokens) + most > self._engine.info.context_length:
             return []
         if self._sequence is None:
-            self._sequence = self._engine.sequence()
+            self._sequence = self._gated(self._engine.sequence())
         sequence = self._sequence
         kept = self._known
         for guess in self._guessed:
@@ -57,7 +67,7 @@ class DraftModel:
             kept += 1
         sequence.rewind(kept)
         self._known, self._guessed = kept, []
-        row = sequence.extend(np.array(tokens[kept:], np.int64))[0]
+        row = prefill(sequence, tokens[kept:])[0]
         self._known = len(tokens)
         proposed = [int(row[: self._vocab_size].argmax())]
         while len(proposed) < most:

@@ -10,22 +10,18 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from edgesdk.decode.constraint import Constraint
 from edgesdk.decode.options import Options
+from edgesdk.decode.prefill import prefill
 from edgesdk.decode.sampling import Sampler, log_probability, top_log_probabilities
 from edgesdk.decode.speculation import Speculator
 from edgesdk.decode.stopping import StopFilter
 from edgesdk.engines.base import EngineInfo, Logits, Sequence
+from edgesdk.engines.caller import Caller, Interrupted
 from edgesdk.errors import ContextOverflow, EmptyPrompt
-from edgesdk.scheduling import Interrupted
 from edgesdk.text.base import Tokenizer
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
-
-# Between two chunks of the prompt the loop looks whether it should stop.
-PREFILL_CHUNK = 512
 
 
 class Step(NamedTuple):
@@ -57,9 +53,13 @@ class Finish:
         prefill_seconds: time spent on the rest of the prompt.
         decode_seconds: time spent after the first token; the caller's own time is not in it.
         decode_steps: tokens that were chosen in that time, the end token counted.
-        time_to_first_token: seconds from the start to the first token; None if none came.
+        time_to_first_token: seconds from the start to the first token, waiting included; None if
+            none came.
         drafted_tokens: guesses that the model verified, of which
         accepted_tokens: so many were right.
+        queue_seconds: time spent waiting while the engine worked for others; neither prefill nor
+            decode has it.
+        paused_seconds: time that a power policy rested; a part of prefill and decode.
     """
 
     reason: FinishReason
@@ -72,6 +72,8 @@ class Finish:
     time_to_first_token: float | None
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    queue_seconds: float = 0.0
+    paused_seconds: float = 0.0
 
 
 # A token, its log-probability if asked for, and the likeliest ids with theirs.
@@ -82,7 +84,8 @@ class Generation(Iterator[Step]):
     """One answer, computed step by step as it is iterated.
 
     When it ends, in whichever way, `finish` is set and the sequence holds the prompt and the
-    answer as far as they were computed. Closing it before its end counts as a cancellation.
+    answer as far as they were computed (after a cancellation it may hold more). Closing it before
+    its end counts as a cancellation.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Generation(Iterator[Step]):
         *,
         info: EngineInfo,
         cancel: threading.Event,
+        caller: Caller,
         logprobs: bool,
         top_logprobs: int,
         started: float,
@@ -109,6 +113,7 @@ class Generation(Iterator[Step]):
         self._sampler = Sampler(options, info.vocab_size)
         self._room = info.context_length - len(prompt)
         self._cancel = cancel
+        self._caller = caller
         self._logprobs = logprobs
         self._top_logprobs = top_logprobs
         self._started = started
@@ -126,11 +131,7 @@ class Generation(Iterator[Step]):
         self._steps = self._run()
 
     def __next__(self) -> Step:
-        try:
-            return next(self._steps)
-        except Interrupted:
-            self._end(self._interruption() or "cancelled")
-            raise StopIteration from None
+        return next(self._steps)
 
     def close(self) -> None:
         """End here; harmless where it has ended."""
@@ -139,38 +140,43 @@ class Generation(Iterator[Step]):
             self._end("cancelled")
 
     def _run(self) -> Generator[Step, None, None]:
-        logits = self._prefill()
-        reason = self._interruption()
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         stops = StopFilter(self._options.stops)
         ends, token_bytes = self._tokenizer.eos_token_ids, self._tokenizer.token_bytes
         answer = self._answer
         constraint = self._constraint
         most = min(self._room, self._options.max_tokens or self._room)
-        while reason is None and logits is not None:
-            begun = perf_counter()
-            if answer:
-                token, logprob, likeliest = self._next(most - len(answer))
-            else:
-                token, logprob, likeliest = self._chosen(logits[0], answer)
-            if token in ends:
-                reason = "stop"
+        reason: FinishReason | None = None
+        try:
+            logits = self._prefill()
+            reason = self._interruption()
+            while reason is None:
+                begun = self._clock()
+                if answer:
+                    token, logprob, likeliest = self._next(most - len(answer))
+                else:
+                    token, logprob, likeliest = self._chosen(logits[0], answer)
+                if token in ends:
+                    reason = "stop"
+                    self._count(begun)
+                    break
+                answer.append(token)
+                if constraint is not None:
+                    constraint.accept(token)
+                text = stops.feed(decoder.decode(token_bytes(token)))
+                if stops.stopped or (constraint is not None and constraint.finished):
+                    reason = "stop"
+                elif len(answer) >= most:
+                    reason = "length"
                 self._count(begun)
-                break
-            answer.append(token)
-            if constraint is not None:
-                constraint.accept(token)
-            text = stops.feed(decoder.decode(token_bytes(token)))
-            if stops.stopped or (constraint is not None and constraint.finished):
-                reason = "stop"
-            elif len(answer) >= most:
-                reason = "length"
-            self._count(begun)
-            yield Step(token, text, logprob, likeliest)
-            reason = reason or self._interruption()
+                yield Step(token, text, logprob, likeliest)
+                reason = reason or self._interruption()
+        except Interrupted:
+            # If nobody cancelled it was the deadline, which another clock may see a little sooner.
+            reason = "cancelled" if self._cancel.is_set() else "deadline"
         # An incomplete character at the end stays in the decoder: it would show as U+FFFD.
         held = stops.flush()
-        self._end(reason or "cancelled")
+        self._end(reason)
         if held:
             yield Step(None, held, None)
 
@@ -209,25 +215,29 @@ class Generation(Iterator[Step]):
         logprob = log_probability(row, token) if self._logprobs else None
         return token, logprob, top_log_probabilities(row, self._top_logprobs)
 
-    def _prefill(self) -> Logits | None:
-        """Logits after the prompt; None if the caller's wish to stop came first."""
-        begun = perf_counter()
+    def _prefill(self) -> Logits:
+        """Logits after the prompt.
+
+        Raises:
+            Interrupted: the caller's wish to stop came first.
+        """
+        begun = self._clock()
         sequence = self._sequence
-        if self._warm is not None:
-            self._warm(sequence, self._prompt)
-        # At least one token must be computed, because its logits are wanted.
-        cached = common_prefix(sequence.tokens, self._prompt[:-1])
-        sequence.rewind(cached)
-        self._cached = cached
-        ids = np.array(self._prompt, np.int64)
-        logits = None
-        for start in range(cached, len(ids), PREFILL_CHUNK):
+        try:
             if self._interruption():
-                logits = None
-                break
-            logits = sequence.extend(ids[start : start + PREFILL_CHUNK])
-        self._prefill_seconds = perf_counter() - begun
-        return logits
+                raise Interrupted
+            if self._warm is not None:
+                self._warm(sequence, self._prompt)
+            # At least one token must be computed, because its logits are wanted.
+            self._cached = common_prefix(sequence.tokens, self._prompt[:-1])
+            sequence.rewind(self._cached)
+            return prefill(sequence, self._prompt[self._cached :], stopped=self._interruption)
+        finally:
+            self._prefill_seconds = self._clock() - begun
+
+    def _clock(self) -> float:
+        """Seconds, without those of waiting for others."""
+        return perf_counter() - self._caller.waited
 
     def _interruption(self) -> FinishReason | None:
         if self._cancel.is_set():
@@ -238,18 +248,19 @@ class Generation(Iterator[Step]):
         return None
 
     def _count(self, begun: float) -> None:
-        now = perf_counter()
         if self._first is None:
-            self._first = now - self._started
+            self._first = perf_counter() - self._started
         else:
-            self._decode_seconds += now - begun
+            self._decode_seconds += self._clock() - begun
             self._decode_steps += 1
 
     def _end(self, reason: FinishReason) -> None:
         speculator = self._speculator
         if speculator is not None:
             speculator.close()
-        if self._ahead:
+        # A cancelled answer joins no history, and a garbage collector may be who cancels it, which
+        # must not wait for an engine.
+        if self._ahead and reason != "cancelled":
             self._sequence.rewind(len(self._prompt) + len(self._answer))
         self.finish = Finish(
             reason=reason,
@@ -262,6 +273,8 @@ class Generation(Iterator[Step]):
             time_to_first_token=self._first,
             drafted_tokens=speculator.drafted if speculator else 0,
             accepted_tokens=speculator.accepted if speculator else 0,
+            queue_seconds=self._caller.waited,
+            paused_seconds=self._caller.paused,
         )
 
 
@@ -273,6 +286,7 @@ def generate(
     *,
     info: EngineInfo,
     cancel: threading.Event | None = None,
+    caller: Caller | None = None,
     logprobs: bool = False,
     top_logprobs: int = 0,
     started: float | None = None,
@@ -289,7 +303,8 @@ def generate(
         prompt: token ids.
         info: of the sequence's engine.
         cancel: set it, from any thread, to end the answer; looked at before each token and
-            before each `PREFILL_CHUNK` tokens of the prompt.
+            before each chunk of the prompt.
+        caller: whose waiting is on the receipt; `sequence` makes its calls for it.
         logprobs: give each step its log-probability (costs one pass over the vocabulary).
         top_logprobs: give each step so many of the likeliest ids.
         started: `time.perf_counter()` when the request came, from which the deadline and the time
@@ -313,6 +328,7 @@ def generate(
         options,
         info=info,
         cancel=cancel or threading.Event(),
+        caller=caller or Caller(),
         logprobs=logprobs,
         top_logprobs=top_logprobs,
         started=perf_counter() if started is None else started,

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
+from edgesdk.engines.caller import Caller
 from edgesdk.engines.saved import KvOrigin, Note
 
 Logits = npt.NDArray[np.float32]
@@ -31,6 +32,7 @@ class EngineInfo:
         context_length: most tokens that one sequence may hold.
         load_seconds: time that loading took.
         concurrency: how many calls of `extend` are best under way at once, on as many sequences.
+        threads: CPU threads that one call uses; None where that is not known.
     """
 
     name: str
@@ -40,6 +42,7 @@ class EngineInfo:
     context_length: int
     load_seconds: float
     concurrency: int = 1
+    threads: int | None = None
 
 
 class Sequence(Protocol):
@@ -49,8 +52,18 @@ class Sequence(Protocol):
     def tokens(self) -> tuple[int, ...]:
         """The ids that the KV cache holds, in order."""
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        logits: Literal["last", "all"] = "last",
+        caller: Caller | None = None,
+    ) -> Logits:
         """Append `tokens` (int, [n], n >= 1) and return next-token logits.
+
+        Args:
+            caller: who waits for them. When it stops, the call ends without waiting for the
+                engine to finish it; what the call waited for others is added to its `waited`.
 
         Returns:
             float32 [1, vocab] for "last", [n, vocab] for "all"; row i follows token i. The array
@@ -60,6 +73,7 @@ class Sequence(Protocol):
             ContextOverflow: the sequence would exceed `context_length`; nothing was appended.
             RequestError: no tokens, or an id outside the vocabulary; nothing was appended.
             EngineError: the engine failed; the sequence is as it was before the call.
+            Interrupted: `caller` stopped; the sequence is as it was before the call.
         """
 
     def rewind(self, length: int) -> None:
@@ -80,7 +94,10 @@ class Sequence(Protocol):
         """
 
     def close(self) -> None:
-        """Free the KV cache; further calls raise EngineError. Closing twice is fine."""
+        """Free the KV cache; further calls raise EngineError. Closing twice is fine.
+
+        Waits for nothing and takes no lock, because a garbage collector may be who closes.
+        """
 
 
 class Engine(Protocol):

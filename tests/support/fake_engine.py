@@ -5,6 +5,7 @@ Byte 2 opens an answer and byte 3 ends it; both are control tokens, so no text s
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from pydantic import JsonValue
 
 from edgesdk.engines.base import EngineInfo, Logits
+from edgesdk.engines.caller import Caller, Interrupted
 from edgesdk.engines.saved import KvOrigin, Note, read_saved, write_saved
 from edgesdk.errors import ContextOverflow, EngineError, RequestError
 from edgesdk.model import Model
@@ -44,25 +46,44 @@ class ByteTokenizer:
 
 
 class FakeSequence:
-    """Implements `Sequence`; `extended` lists how many tokens each call brought."""
+    """Implements `Sequence`.
+
+    Attributes:
+        extended: how many tokens each call brought.
+        interrupted: set while the caller of a call under way has stopped.
+    """
 
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
         self._tokens: list[int] = []
         self.extended: list[int] = []
+        self.interrupted = threading.Event()
         self.closed = False
 
     @property
     def tokens(self) -> tuple[int, ...]:
         return tuple(self._tokens)
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        logits: Literal["last", "all"] = "last",
+        caller: Caller | None = None,
+    ) -> Logits:
         if self.closed:
             raise EngineError("closed")
         ids = [int(token) for token in np.atleast_1d(np.asarray(tokens))]
         if not ids:
             raise RequestError("no tokens")
-        self._engine.before_extend(self)
+        if caller is None:
+            self._engine.before_extend(self)
+        else:
+            with caller.heeding(self.interrupted.set):
+                self._engine.before_extend(self)
+            if self.interrupted.is_set():
+                self.interrupted.clear()
+                raise Interrupted
         total = len(self._tokens) + len(ids)
         if total > self._engine.info.context_length:
             raise ContextOverflow("full", tokens=total, limit=self._engine.info.context_length)

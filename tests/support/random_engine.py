@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesdk.engines.base import EngineInfo, Logits
+from edgesdk.engines.caller import Caller
 from edgesdk.model import Model
 from edgesdk.runtime import Runtime
 from edgesdk.text.base import Tokenizer
@@ -31,7 +32,13 @@ class NoiseSequence:
     def tokens(self) -> tuple[int, ...]:
         return tuple(self._tokens)
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        logits: Literal["last", "all"] = "last",
+        caller: Caller | None = None,
+    ) -> Logits:
         self._tokens += [int(token) for token in np.atleast_1d(np.asarray(tokens))]
         length = len(self._tokens)
         row = self._table[length % len(self._table)].copy()

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesdk.decode.loop import PREFILL_CHUNK, Finish, Generation, Step, generate
+from edgesdk.decode.loop import Finish, Generation, Step, generate
 from edgesdk.decode.options import Options
+from edgesdk.decode.prefill import PREFILL_CHUNK
 from edgesdk.errors import ContextOverflow, EmptyPrompt, EngineError
 from tests.support.fake_engine import OPEN, ByteTokenizer, FakeEngine, FakeSequence
 

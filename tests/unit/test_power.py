@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.fake_engine import ByteTokenizer, FakeEngine, FakeSequence
+from support.fake_engine import TEMPLATE, ByteTokenizer, FakeEngine, FakeSequence
 
 from edgesdk.decode.loop import generate
 from edgesdk.decode.options import Options
 from edgesdk.errors import InvalidOption
+from edgesdk.model import Model
 from edgesdk.power import (
     Governor,
     Pace,
@@ -21,6 +23,9 @@ from edgesdk.power import (
     read_sensors,
     saver,
 )
+from edgesdk.runtime import Runtime
+from edgesdk.text.prompts import PromptEncoder
+from edgesdk.text.template import ChatTemplate
 
 
 class Device:
@@ -164,3 +169,19 @@ def test_an_unknown_policy() -> None:
 def test_this_device_can_be_read() -> None:
     state = read_sensors()
     assert state.battery is None or 0 <= state.battery <= 100
+
+
+def test_the_receipt_tells_threads_and_pauses() -> None:
+    device = Device(BURNING)
+    engine = FakeEngine(b"Hi", before_extend=device.work)
+    engine.info = replace(engine.info, threads=3)
+    paced = PacedEngine(engine, device.governor("balanced"))
+    encoder = PromptEncoder(ByteTokenizer(), ChatTemplate(TEMPLATE), None, None)
+
+    receipt = Model("paced", Runtime(paced, encoder, 0.0)).respond("Hello").receipt
+
+    assert len(device.pauses) == 2, "before each call but the first"
+    assert receipt.paused_seconds == pytest.approx(sum(device.pauses))
+    assert receipt.threads == 3
+    assert f"rested {receipt.paused_seconds:.2f} s" in receipt.line()
+    assert "cpu, 3 threads" in receipt.line()

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from edgesdk.engines.caller import Caller, Interrupted
 from edgesdk.errors import DeadlineExceeded, InvalidOption
 from edgesdk.model import Model
-from edgesdk.scheduling import AGEING, Cancel, Gate, Interrupted
+from edgesdk.scheduling import AGEING, Cancel, Gate
 from tests.support.fake_engine import FakeEngine, FakeSequence, fake_model
 
 
@@ -28,9 +29,8 @@ class Callers:
         waiting = self.gate.waiting
 
         def run() -> None:
-            stopped = (lambda: False) if cancel is None else cancel.is_set
             try:
-                self.gate.enter(priority, stopped=stopped)
+                self.gate.enter(priority, None if cancel is None else cancel.caller())
             except Interrupted:
                 self.interrupted.append(name)
                 return
@@ -121,12 +121,12 @@ def test_no_more_than_its_width_are_inside() -> None:
     gate.enter()
     gate.enter()
     with pytest.raises(Interrupted):
-        gate.enter(seconds=0)
+        gate.enter(caller=Caller(until=0.0))
 
 
 def test_cancelled_while_waiting(gate: Gate) -> None:
     callers = Callers(gate)
-    cancel = Cancel(gate)
+    cancel = Cancel()
     callers.arrive("a")
     callers.arrive("b", 9, cancel)
     callers.arrive("c")
@@ -139,16 +139,16 @@ def test_cancelled_while_waiting(gate: Gate) -> None:
 
 
 def test_cancelled_before_it_waits(gate: Gate) -> None:
-    cancel = Cancel(gate)
+    cancel = Cancel()
     cancel.set()
     with pytest.raises(Interrupted):
-        gate.enter(stopped=cancel.is_set)
+        gate.enter(caller=cancel.caller())
     assert gate.waiting == 0
 
 
 def test_no_time_to_wait(gate: Gate) -> None:
     with pytest.raises(Interrupted):
-        gate.enter(seconds=-1.0)
+        gate.enter(caller=Caller(until=0.0))
     assert gate.waiting == 0
 
 

@@ -16,6 +16,7 @@ from edgesdk.decode.options import Options
 from edgesdk.decode.pace import Pace
 from edgesdk.decode.speculation import Drafter, Speculator
 from edgesdk.engines.base import Logits
+from edgesdk.engines.caller import Caller
 from edgesdk.errors import InvalidOption
 from edgesdk.runtime import Runtime
 from edgesdk.text.prompts import PromptEncoder
@@ -69,8 +70,14 @@ class RandomEngine(FakeEngine):
 class Rounding(FakeSequence):
     """Several rows together come out a last bit apart from one alone."""
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
-        rows = super().extend(tokens, logits=logits)
+    def extend(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        logits: Literal["last", "all"] = "last",
+        caller: Caller | None = None,
+    ) -> Logits:
+        rows = super().extend(tokens, logits=logits, caller=caller)
         return rows if np.size(tokens) == 1 else np.nextafter(rows, np.float32(np.inf))
 
     def fork(self) -> FakeSequence:
@@ -184,7 +191,7 @@ def _finish_tokens(generation: Generation, length: int | None = None) -> list[in
     return found if length is None else (found + [0] * length)[:length]
 
 
-def test_an_answer_that_is_left_among_accepted_tokens_gives_the_others_back() -> None:
+def test_an_answer_that_is_left_among_accepted_tokens_leaves_a_usable_sequence() -> None:
     engine = FakeEngine(b"abcdefgh")
     generation = _generation(engine, Options(), Scripted([list(b"bcdef")]))
 
@@ -195,7 +202,10 @@ def test_an_answer_that_is_left_among_accepted_tokens_gives_the_others_back() ->
     assert generation.finish is not None
     assert generation.finish.reason == "cancelled"
     assert generation.finish.tokens == tuple(b"ab")
-    assert engine.sequences[0].tokens == (*PROMPT, *b"ab")
+    sequence = engine.sequences[0]
+    assert sequence.tokens[: len(PROMPT) + 2] == (*PROMPT, *b"ab")
+    again = generate(sequence, [*PROMPT, *b"abc"], ByteTokenizer(), Options(), info=engine.info)
+    assert "".join(step.text for step in again) == "defgh"
 
 
 COPY = "one two three four five six seven eight nine ten "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgesdk.engines.base import Logits
+from edgesdk.engines.gguf.turns import Turn
 from edgesdk.errors import EngineError
 
 BATCH_TOKENS = 512
@@ -37,6 +38,9 @@ class Request:
         start: position of the first of `ids`.
         out: takes the logits of the last `out.rows` of them.
         offset: how many of them are computed.
+        seconds: what the batches with parts of it took.
+        turn: its caller's place in the queue; None before the first.
+        stopped: nobody wants the rest of it.
         error: what went wrong; the request has then ended.
     """
 
@@ -45,11 +49,18 @@ class Request:
     start: int
     out: LogitsBuffer
     offset: int = 0
+    seconds: float = 0.0
+    turn: Turn[Request] | None = None
+    stopped: bool = False
     error: EngineError | None = None
 
     @property
     def done(self) -> bool:
-        return self.error is not None or self.offset == len(self.ids)
+        return self.stopped or self.error is not None or self.complete
+
+    @property
+    def complete(self) -> bool:
+        return self.offset == len(self.ids)
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,19 @@ another way where two tokens are nearly as likely.
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
 import time
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgesdk.engines.caller import Caller, Interrupted
+from edgesdk.engines.gguf.abort import AbortFlag
 from edgesdk.engines.gguf.batch import (
     BATCH_ROWS,
     BATCH_TOKENS,
@@ -32,18 +36,19 @@ from edgesdk.engines.gguf.batch import (
     Request,
     TokenBatch,
 )
+from edgesdk.engines.gguf.company import Company
 from edgesdk.engines.gguf.library import LlamaLibrary
 from edgesdk.engines.gguf.turns import Turn, Turns
 from edgesdk.errors import EngineError
 
 MAX_SEQUENCES = 64
-_SMALL = 8  # tokens of a step; drafts are checked in one
 FIRST_CELLS = 1024
-# A step waits for the others of the batch before it, which their callers are choosing tokens for:
-# for this share of that batch's time at most. When that was in vain, so many batches do not wait.
-_GATHER_SHARE = 0.5
-_GATHER_PAUSE = 16
+_ABORTED = 2  # llama_decode was told to; what it had computed of the batch is gone
 _NO_ROOM = 1  # llama_decode found no free cells; its state is as before
+
+
+class _Aborted(Exception):
+    """A batch ended because a caller stopped."""
 
 
 @dataclass
@@ -77,13 +82,12 @@ class LlamaContext:
         self._row_bytes = 4 * self.vocab_size
         self._most_cells = MAX_SEQUENCES * max(context_length, FIRST_CELLS)
         self._cells = FIRST_CELLS
-        self._idle_ids = list(range(MAX_SEQUENCES))
-        self._abandoned_ids: collections.deque[int] = collections.deque()
+        self._idle_ids = collections.deque(range(MAX_SEQUENCES))
+        self._released_ids: collections.deque[int] = collections.deque()
         self._batch = TokenBatch(self._api, MAX_SEQUENCES)
-        self._batches = 0
-        self._latest: dict[int, int] = {}
-        self._seconds = 0.0
-        self._gather_from = 0
+        self._company = Company(self.turns)
+        self._running: list[Part] = []
+        self._abort = AbortFlag(library)
         self._native.context = self._open(self._cells)
 
     @property
@@ -103,6 +107,9 @@ class LlamaContext:
         Raises:
             EngineError: all ids are in use.
         """
+        # Without a turn while there are some: an answer must not wait for others to begin.
+        with contextlib.suppress(IndexError):
+            return self._idle_ids.pop()
         with self.turns.alone():
             self._collect()
             if not self._idle_ids:
@@ -112,33 +119,37 @@ class LlamaContext:
             return self._idle_ids.pop()
 
     def release(self, sequence: int) -> None:
-        """Give an id and its cells back."""
-        with self.turns.alone():
-            if self._native.context is not None:
-                self._remove(sequence, 0)
-            self._latest.pop(sequence, None)
-            self._idle_ids.append(sequence)
+        """Give an id and its cells back; takes no lock, so a finalizer may call it."""
+        self._released_ids.append(sequence)
 
-    def abandon(self, sequence: int) -> None:
-        """Like `release`, at some later time; takes no lock, so a finalizer may call it."""
-        self._abandoned_ids.append(sequence)
-
-    def decode(self, sequence: int, ids: list[int], start: int, out: LogitsBuffer) -> None:
+    def decode(
+        self,
+        sequence: int,
+        ids: list[int],
+        start: int,
+        out: LogitsBuffer,
+        caller: Caller | None = None,
+    ) -> None:
         """Run `ids` at positions from `start` on; the logits of the last `out.rows` go to `out`.
 
         Raises:
             EngineError: llama.cpp failed; the sequence may hold some of the positions.
+            Interrupted: `caller` stopped; likewise.
         """
         request = Request(sequence, ids, start, out)
-        while not request.done:
-            turn = Turn(request)
+        if caller is None:
+            self._serve(request)
+        else:
+            begun = time.perf_counter()
             try:
-                if self.turns.wait(turn):
-                    self._lead(request)
+                with caller.heeding(partial(self._stop, request)):
+                    self._serve(request)
             finally:
-                self.turns.leave(turn)
+                caller.waited += time.perf_counter() - begun - request.seconds
         if request.error is not None:
             raise request.error
+        if not request.complete:
+            raise Interrupted
 
     def remove(self, sequence: int, start: int) -> bool:
         """Forget positions from `start` on; False where the cache can only forget them all."""
@@ -183,10 +194,31 @@ class LlamaContext:
         with self.turns.alone():
             self._free()
 
+    def _serve(self, request: Request) -> None:
+        while not request.done:
+            turn = request.turn = Turn(request)
+            if request.stopped:
+                return  # the turn came too late to be told
+            try:
+                if self.turns.wait(turn):
+                    self._lead(request)
+            finally:
+                self.turns.leave(turn)
+
+    def _stop(self, request: Request) -> None:
+        """End `request`, from another thread: its wait, or the batch that it is in."""
+        request.stopped = True
+        if request.turn is not None:
+            self.turns.quit(request.turn)
+        if any(part.request is request for part in self._running):
+            self._abort.raise_()
+
     def _lead(self, mine: Request) -> None:
         """Run the next part of `mine`, together with what others wait for."""
-        self._gather(mine)
-        plan = BatchPlan(SHARED_PART if self._shared(mine) else BATCH_TOKENS)
+        self._company.gather(mine)
+        if mine.stopped:
+            return
+        plan = BatchPlan(SHARED_PART if self._company.shares(mine) else BATCH_TOKENS)
         plan.add(mine)
         taken = self.turns.take(plan.add)
         try:
@@ -194,35 +226,14 @@ class LlamaContext:
                 self._run_together(plan.parts)
             else:
                 self._run(plan.parts)
+        except _Aborted:
+            pass  # those who still want their tokens wait for the next batch
         finally:
             for turn in taken:
                 if turn.asked is not None and turn.asked.done:
                     self.turns.finish(turn)
                 else:
                     self.turns.put_back(turn)
-
-    def _gather(self, mine: Request) -> None:
-        """Without this, callers split into groups that take turns, each with half-empty batches."""
-        if len(mine.ids) > _SMALL or self._batches < self._gather_from:
-            return
-        others = self._others(mine)
-        if others and not self.turns.gather(others, _GATHER_SHARE * self._seconds):
-            self._gather_from = self._batches + _GATHER_PAUSE
-
-    def _shared(self, mine: Request) -> bool:
-        """Whether others want tokens too: they wait, or were served a moment ago."""
-        if len(mine.ids) <= SHARED_PART:
-            return True  # it is no longer than a part anyway
-        return self.turns.waiting > 0 or self._others(mine) > 0
-
-    def _others(self, mine: Request) -> int:
-        """How many other sequences the last two batches served."""
-        since = self._batches - 1
-        return sum(
-            latest >= since
-            for sequence, latest in self._latest.items()
-            if sequence != mine.sequence
-        )
 
     def _run_together(self, parts: list[Part]) -> None:
         """Run `parts` as one batch; if that fails each alone, so that each has its own error."""
@@ -245,14 +256,32 @@ class LlamaContext:
                         part.request.error = own
 
     def _run(self, parts: list[Part]) -> None:
+        """One batch.
+
+        Raises:
+            EngineError: llama.cpp failed.
+            _Aborted: one of its callers stopped; no part has moved on.
+        """
+        self._collect()
         batch = self._batch.fill(parts)
         started = time.perf_counter()
-        while (status := self._api.llama_decode(self._context(), batch)) != 0:
-            if status != _NO_ROOM:
-                raise self._error(f"llama.cpp failed to run a batch (status {status})")
-            if not self._collect():
-                self._grow()
-        self._batches += 1
+        self._running = parts
+        try:
+            while (status := self._decode(batch)) != 0:
+                if status == _ABORTED:
+                    self._library.take_errors()
+                    for part in parts:
+                        request = part.request
+                        self._remove(request.sequence, request.start + request.offset)
+                    if any(part.request.stopped for part in parts):
+                        raise _Aborted
+                    # It was meant for the batch before.
+                elif status != _NO_ROOM:
+                    raise self._error(f"llama.cpp failed to run a batch (status {status})")
+                elif not self._collect():
+                    self._grow()
+        finally:
+            self._running = []
         address = 0
         for part in parts:
             if part.rows and not address:
@@ -261,8 +290,18 @@ class LlamaContext:
                 address = ctypes.addressof(rows.contents)
             part.commit(address, self._row_bytes)
             address += part.rows * self._row_bytes
-            self._latest[part.request.sequence] = self._batches
-        self._seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        for part in parts:
+            part.request.seconds += seconds
+        self._company.served(parts, seconds)
+
+    def _decode(self, batch: Any) -> int:
+        # A stop sets `stopped` first and then looks at `_running`, which is set by now: one of the
+        # two sees the other.
+        self._abort.clear()
+        if any(part.request.stopped for part in self._running):
+            self._abort.raise_()
+        return int(self._api.llama_decode(self._context(), batch))
 
     def _grow(self) -> None:
         cells = 2 * self._cells
@@ -291,17 +330,18 @@ class LlamaContext:
         params.swa_full = True
         params.n_threads = params.n_threads_batch = self._threads
         params.offload_kqv = params.op_offload = False
+        self._abort.install(params, self._native.model)
         context = self._api.llama_init_from_model(self._native.model, params)
         if not context:
             raise self._error(f"llama.cpp could not make a KV cache of {cells} cells")
         return context
 
     def _collect(self) -> bool:
-        found = bool(self._abandoned_ids)
-        while self._abandoned_ids:
-            sequence = self._abandoned_ids.popleft()
+        found = bool(self._released_ids)
+        while self._released_ids:
+            sequence = self._released_ids.popleft()
             self._remove(sequence, 0)
-            self._latest.pop(sequence, None)
+            self._company.forget(sequence)
             self._idle_ids.append(sequence)
         return found
 

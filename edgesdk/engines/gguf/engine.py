@@ -89,6 +89,7 @@ def open_engine(
         context_length=context_length,
         load_seconds=time.perf_counter() - started,
         concurrency=_CONCURRENCY,
+        threads=threads,
     )
     origin = KvOrigin(
         engine="gguf",

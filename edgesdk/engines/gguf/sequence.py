@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pydantic import JsonValue
 
 from edgesdk.engines.base import Logits
+from edgesdk.engines.caller import Caller
 from edgesdk.engines.gguf.batch import LogitsBuffer
 from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.engines.request import checked_ids, checked_length, checked_rows
@@ -32,7 +33,13 @@ class GgufSequence:
     def tokens(self) -> tuple[int, ...]:
         return tuple(self._tokens)
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        logits: Literal["last", "all"] = "last",
+        caller: Caller | None = None,
+    ) -> Logits:
         sequence = self._open_id()
         held = len(self._tokens)
         ids = checked_ids(
@@ -45,7 +52,7 @@ class GgufSequence:
         if rows != self._logits.rows:
             self._logits = LogitsBuffer(rows, self._context.vocab_size)
         try:
-            self._context.decode(sequence, ids, held, self._logits)
+            self._context.decode(sequence, ids, held, self._logits, caller)
         except BaseException:
             self._truncate(sequence, held)
             raise
@@ -100,8 +107,7 @@ class GgufSequence:
             self._tokens = []
 
     def __del__(self) -> None:
-        if self._id is not None:
-            self._context.abandon(self._id)
+        self.close()
 
     def _truncate(self, sequence: int, length: int) -> None:
         if self._context.remove(sequence, length):

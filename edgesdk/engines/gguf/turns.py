@@ -27,6 +27,7 @@ class Turn(Generic[Asked]):
         self.asked = asked
         self.woken: threading.Lock | None = None
         self.left = False
+        self.quits = False
 
 
 class Turns(Generic[Asked]):
@@ -48,10 +49,12 @@ class Turns(Generic[Asked]):
         """Wait in the queue.
 
         Returns:
-            True: it is this caller's turn. False: another caller did what `turn` asks for.
-            In either case, and after an exception too, `leave` must follow.
+            True: it is this caller's turn. False: another caller did what `turn` asks for, or it
+            has `quit`. In each case, and after an exception too, `leave` must follow.
         """
         with self._guard:
+            if turn.quits:
+                return False
             if self._holder is None:
                 self._holder = turn
                 return True
@@ -73,6 +76,17 @@ class Turns(Generic[Asked]):
                     _wake(self._holder)
             elif turn in self._queue:
                 self._queue.remove(turn)
+
+    def quit(self, turn: Turn[Asked]) -> None:
+        """End the wait of `turn`, from any thread; one that was taken is waited for.
+
+        Harmless where it does not wait.
+        """
+        with self._guard:
+            turn.quits = True
+            if turn in self._queue:
+                self._queue.remove(turn)
+                _wake(turn)
 
     def gather(self, count: int, seconds: float) -> bool:
         """Let others come before going on; False where fewer than `count` wait after `seconds`.
@@ -109,7 +123,9 @@ class Turns(Generic[Asked]):
     def put_back(self, turn: Turn[Asked]) -> None:
         """Let `turn` wait again, as the last, if its caller still does."""
         with self._guard:
-            if not turn.left:
+            if turn.quits:
+                _wake(turn)
+            elif not turn.left:
                 self._queue.append(turn)
 
     @contextmanager

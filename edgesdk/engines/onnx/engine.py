@@ -81,6 +81,7 @@ def open_engine(
         context_length=context_length,
         load_seconds=time.perf_counter() - started,
         concurrency=_CONCURRENCY,
+        threads=threads,
     )
     return OnnxEngine(decoder, info)
 

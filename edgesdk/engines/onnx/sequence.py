@@ -17,6 +17,7 @@ from pydantic import JsonValue
 
 from edgesdk.bundle import graph_io
 from edgesdk.engines.base import Logits
+from edgesdk.engines.caller import Caller, Interrupted
 from edgesdk.engines.onnx.cache import Buffer, CacheShape, KvCache
 from edgesdk.engines.request import checked_ids, checked_length, checked_rows
 from edgesdk.engines.saved import KvOrigin, Note, read_saved, write_saved
@@ -42,6 +43,7 @@ class OnnxSequence:
         self._tokens: list[int] = []
         self._closed = False
         self._binding = ort.IOBinding(decoder.session)
+        self._run_options = ort.RunOptions()
         self._cache = KvCache(decoder.cache_shape)
         self._bound: tuple[tuple[Buffer, Buffer], ...] = ()
         self._logits_from = np.zeros(1, np.int64)
@@ -57,7 +59,13 @@ class OnnxSequence:
     def tokens(self) -> tuple[int, ...]:
         return tuple(self._tokens)
 
-    def extend(self, tokens: npt.ArrayLike, *, logits: Literal["last", "all"] = "last") -> Logits:
+    def extend(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        logits: Literal["last", "all"] = "last",
+        caller: Caller | None = None,
+    ) -> Logits:
         self._check_open()
         decoder = self._decoder
         held = len(self._tokens)
@@ -79,7 +87,12 @@ class OnnxSequence:
             self._logits_from[0] = count - rows
             self._last_position[0] = total - 1
             self._total[...] = total
-            decoder.session.run_with_iobinding(self._binding)
+            if caller is None:
+                decoder.session.run_with_iobinding(self._binding)
+            else:
+                self._run_for(caller)
+        except Interrupted:
+            raise
         # onnxruntime's exceptions have no common base. Keys and values past `held` may have been
         # written; nothing reads them, because the length has not moved.
         except Exception as error:
@@ -134,6 +147,22 @@ class OnnxSequence:
         self._bound = ()
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
+
+    def _run_for(self, caller: Caller) -> None:
+        """Run, unless and until `caller` stops: onnxruntime looks before each operator."""
+        options = self._run_options
+        # May be left from a call that was through when its caller stopped.
+        options.terminate = False
+        with caller.heeding(self._terminate):
+            try:
+                self._decoder.session.run_with_iobinding(self._binding, options)
+            except Exception as error:
+                if options.terminate:
+                    raise Interrupted from error
+                raise
+
+    def _terminate(self) -> None:
+        self._run_options.terminate = True
 
     def _prepare(self, count: int, rows: int, total: int) -> None:
         if total > self._cache.capacity:
