@@ -22,6 +22,11 @@ class Deadline:
         return max(self._end - monotonic(), 0.0)
 
     @property
+    def seconds(self) -> float | None:
+        """Seconds left; None without a limit."""
+        return None if self._end == math.inf else self.remaining
+
+    @property
     def passed(self) -> bool:
         """Whether nothing is left."""
         return self.remaining == 0.0
