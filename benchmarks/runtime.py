@@ -1,20 +1,31 @@
 """Speculation against the plain loop: on answers that copy from their prompt, and on free chat.
 
-    python benchmarks/runtime.py MODEL [MODEL ...] [--speculate lookup] [--pairs 5]
+    python benchmarks/runtime.py MODEL [MODEL ...] [--pairs 5]
 
-MODEL is what `edgesdk.load` takes. Both ways run in turns in one process, greedily, on the same
-prompts; a pair is one run of each, and its ratio is of the decode speeds in tokens per second.
+MODEL is what `edgesdk.load` takes: bundles and GGUF files. Both ways run in turns in one process,
+greedily, on the same prompts; a pair is one run of each, and its ratio is of the decode speeds in
+tokens per second. With "auto" every answer must be the plain loop's, or the run fails. The table
+of rows says what can be gained at all: what n tokens in one call cost, in calls for one token, and
+whether their logits are those of the calls for one, bit for bit.
 """
 
 from __future__ import annotations
 
+import statistics
+from time import perf_counter
+
 import click
+import numpy as np
 from turns import report
 
 from edgesdk.decode.options import Speculation
+from edgesdk.engines.base import Logits, Rows, Sequence
 from edgesdk.loading import load
 from edgesdk.model import Model
 from edgesdk.receipt import Reply
+
+ROWS = (2, 4, 8)
+ROW_ROUNDS = 9
 
 FILE = '''class Counter:
     """Counts words."""
@@ -40,7 +51,8 @@ TEXT = (
 )
 TASKS = {
     "copy": (
-        f"Edit this file: rename the class to WordCounter. Write the whole file.\n\n{FILE}",
+        "Write this Python file again, with the class renamed to WordCounter:\n\n"
+        f"```python\n{FILE}```",
         f"Quote everything that this text says about the lighthouse, word for word.\n\n{TEXT}",
     ),
     "chat": (
@@ -48,6 +60,43 @@ TASKS = {
         "Explain to a child why the sky is blue.",
     ),
 }
+
+
+def rows_table(model: Model) -> None:
+    """Print what several rows cost, and whether they agree with single ones."""
+    ids = model._runtime.encoder.chat([{"role": "user", "content": f"{FILE}\n{TEXT}"}])
+    held, tail = ids[: -ROWS[-1]], ids[-ROWS[-1] :]
+    sequence = model._runtime.engine.sequence()
+    sequence.extend(held)
+    single = [sequence.extend([token])[0].copy() for token in tail]
+    ways: tuple[Rows, ...] = ("each", "all")
+    times: dict[tuple[Rows, int], list[float]] = {}
+    agree: dict[tuple[Rows, int], bool] = {}
+    for _ in range(ROW_ROUNDS):
+        alone = _timed(sequence, len(held), tail[:1], "last")[0]
+        for way in ways:
+            for count in ROWS:
+                seconds, rows = _timed(sequence, len(held), tail[:count], way)
+                times.setdefault((way, count), []).append(seconds / alone)
+                agree[way, count] = np.array_equal(rows, single[:count])
+    print(f"rows in one call, {model.name}, {len(held)} tokens before them ({model.info.name})\n")
+    print(f"{'rows':>6} {'as one by one':>16} {'equal':>6} {'together':>12} {'equal':>6}")
+    for count in ROWS:
+        cells = [(statistics.median(times[way, count]), agree[way, count]) for way in ways]
+        (each, same), (joint, alike) = cells
+        print(f"{count:>6} {each:>16.2f} {same!s:>6} {joint:>12.2f} {alike!s:>6}")
+    print()
+    sequence.close()
+
+
+def _timed(sequence: Sequence, length: int, tokens: list[int], way: Rows) -> tuple[float, Logits]:
+    """Seconds and logits of the second of two calls; the first binds buffers."""
+    for _ in range(2):
+        sequence.rewind(length)
+        begun = perf_counter()
+        rows = sequence.extend(tokens, logits=way)
+        seconds = perf_counter() - begun
+    return seconds, rows
 
 
 def run(model: Model, prompts: tuple[str, ...], tokens: int, way: Speculation) -> list[Reply]:
@@ -72,6 +121,12 @@ def compare(model: Model, task: str, way: Speculation, *, pairs: int, tokens: in
         other = run(model, prompts, tokens, way if first == "off" else "off")
         drafted, plain = (other, one) if first == "off" else (one, other)
         found.append((drafted, plain))
+    same = sum(
+        mine.tokens == theirs.tokens
+        for drafted, plain in found
+        for mine, theirs in zip(drafted, plain, strict=True)
+    )
+    answers = pairs * len(prompts)
     report(
         f"speculation: {task}, {model.name}",
         way,
@@ -79,15 +134,14 @@ def compare(model: Model, task: str, way: Speculation, *, pairs: int, tokens: in
         [(speed(drafted), speed(plain)) for drafted, plain in found],
         engine=model.info.name,
         tokens=tokens,
-        answers=pairs * len(prompts),
-        same_answers=sum(
-            mine.tokens == theirs.tokens
-            for drafted, plain in found
-            for mine, theirs in zip(drafted, plain, strict=True)
-        ),
+        answers=answers,
+        same_answers=same,
         drafted=sum(reply.receipt.drafted_tokens for replies, _ in found for reply in replies),
         accepted=sum(reply.receipt.accepted_tokens for replies, _ in found for reply in replies),
     )
+    print()
+    if way == "auto" and same != answers:
+        raise SystemExit(f"{answers - same} of {answers} answers are not the plain loop's")
 
 
 @click.command()
@@ -112,6 +166,7 @@ def main(
     """Compare both ways to decode."""
     for name in models:
         with load(name, threads=threads, context=2048, draft=draft) as model:
+            rows_table(model)
             for task in tasks or TASKS:
                 compare(model, task, speculate, pairs=pairs, tokens=tokens)
 

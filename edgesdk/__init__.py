@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from edgesdk.streaming import AsyncReplyStream as AsyncReplyStream
     from edgesdk.streaming import ReplyStream as ReplyStream
     from edgesdk.tools.acting import Acted as Acted
+    from edgesdk.tools.calls import ToolCall as ToolCall
+    from edgesdk.tools.running import ToolRun as ToolRun
 
 _HOME = {
     "Acted": "edgesdk.tools.acting",
@@ -96,7 +98,9 @@ _HOME = {
     "StoreError": "edgesdk.errors",
     "StructureError": "edgesdk.errors",
     "TemplateError": "edgesdk.errors",
+    "ToolCall": "edgesdk.tools.calls",
     "ToolRoundsExceeded": "edgesdk.errors",
+    "ToolRun": "edgesdk.tools.running",
     "UnknownArchitecture": "edgesdk.errors",
     "UnknownModel": "edgesdk.errors",
     "UnsupportedBundle": "edgesdk.errors",
@@ -144,7 +148,9 @@ __all__ = [
     "StoreError",
     "StructureError",
     "TemplateError",
+    "ToolCall",
     "ToolRoundsExceeded",
+    "ToolRun",
     "UnknownArchitecture",
     "UnknownModel",
     "UnsupportedBundle",

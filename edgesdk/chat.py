@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -12,28 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self, Unpack
 
-from edgesdk.decode.loop import Generation
-from edgesdk.decode.options import OptionChanges, Options, options_from
+from edgesdk.decode.options import OptionChanges
 from edgesdk.engines.base import Sequence
-from edgesdk.errors import RequestError
-from edgesdk.overflow import (
-    Overflow,
-    OverflowPolicy,
-    checked_policy,
-    drop_oldest,
-    low_water,
-    prompt_limit,
-)
+from edgesdk.errors import EmptyPrompt, InvalidOption, RequestError
+from edgesdk.overflow import OverflowPolicy, checked_policy
 from edgesdk.receipt import Reply
 from edgesdk.runtime import Runtime
 from edgesdk.saved_chat import save_chat
 from edgesdk.streaming import AsyncReplyStream, ReplyStream, read_all, read_all_async
-from edgesdk.structure.asking import AskChanges, Asked, asked_from
-from edgesdk.summarizing import Conversation, Summarizing
+from edgesdk.structure.asking import Asked
 from edgesdk.text.prompts import messages_of
+from edgesdk.tools.calls import ToolCall
+from edgesdk.tools.messages import open_turn, unanswered, used_ids, with_result
+from edgesdk.tools.offer import Offer, ToolChanges, asked_with_tools
+from edgesdk.turn import Turn
 
 if TYPE_CHECKING:
-    from edgesdk.tools.acting import Acted
+    from edgesdk.tools.acting import Acted, Acting
+    from edgesdk.tools.function import Tool
 
 
 class Chat:
@@ -78,35 +75,69 @@ class Chat:
         told = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*told, *(dict(message) for message in self._turns)]
 
-    def respond(self, prompt: str, **options: Unpack[AskChanges]) -> Reply:
-        """Answer the user's next message."""
+    def respond(self, prompt: str | None = None, **options: Unpack[ToolChanges]) -> Reply:
+        """Answer the user's next message.
+
+        Args:
+            prompt: the message; None to go on after the results of tool calls (see `give`).
+            options: see `ToolChanges`.
+        """
         return read_all(self.stream(prompt, **options))
 
-    def stream(self, prompt: str, **options: Unpack[AskChanges]) -> ReplyStream:
-        """Answer the user's next message piece by piece.
+    def stream(self, prompt: str | None = None, **options: Unpack[ToolChanges]) -> ReplyStream:
+        """Answer the user's next message piece by piece; see `respond`.
 
         Raises:
-            RequestError: the answer before it is still under way.
+            RequestError: the answer before it is still under way, or a tool call has no result.
         """
         started = perf_counter()
         self._begin()
         try:
-            return self._turn(prompt, options, started)
+            turn = self._turn(prompt)
+            asked, _ = self._asked(options, turn)
+            return self._answer(turn, asked, started, self._joins(turn))
         except BaseException:
             self._answering.release()
             raise
 
-    async def arespond(self, prompt: str, **options: Unpack[AskChanges]) -> Reply:
+    async def arespond(self, prompt: str | None = None, **options: Unpack[ToolChanges]) -> Reply:
         """`respond` for asyncio; cancelling the task stops the decoding."""
         return await read_all_async(self.astream(prompt, **options))
 
-    def astream(self, prompt: str, **options: Unpack[AskChanges]) -> AsyncReplyStream:
+    def astream(
+        self, prompt: str | None = None, **options: Unpack[ToolChanges]
+    ) -> AsyncReplyStream:
         """`stream` for asyncio; cancelling the task stops the decoding."""
         return AsyncReplyStream(self.stream(prompt, **options))
 
+    @property
+    def waiting_for(self) -> tuple[ToolCall, ...]:
+        """The calls of the last answer whose results are still to be given."""
+        return unanswered(self._turns)
+
+    def give(self, call: ToolCall, result: Any) -> None:
+        """Tell the model what one of its calls gave; when all have a result, `respond()` goes on.
+
+        Args:
+            call: one of `waiting_for`.
+            result: a text as it is, anything else as JSON.
+
+        Raises:
+            RequestError: an answer is under way, or no result of that call is waited for.
+        """
+        from edgesdk.tools.running import text_of
+
+        with self._alone():
+            if call.id not in {waiting.id for waiting in self.waiting_for}:
+                raise RequestError(
+                    f"This chat waits for no result of the call {call.id!r} of {call.name!r}.",
+                    hint="Give one result for each of chat.waiting_for.",
+                )
+            self._turns = with_result(self._turns, call, text_of(result))
+
     def act(
         self,
-        prompt: str,
+        prompt: str | None,
         tools: Iterable[Callable[..., Any]],
         *,
         max_rounds: int = 8,
@@ -114,44 +145,55 @@ class Chat:
     ) -> Acted:
         """Answer the user's next message with the help of Python functions.
 
-        The model may call them, several in one answer, which run in that order; it is told what
-        they return, or why a call failed, and answers again. Arguments are checked against the
-        type hints before a function runs. All answers and results join the history, unless this
-        raises: then the history is as it was.
+        The model may call them, several in one answer, which then run at once, in threads; it is
+        told what they return, or why a call failed, and answers again. Arguments are checked
+        against the type hints before a function runs. All answers and results join the history,
+        unless this raises: then the history is as it was.
 
         Args:
+            prompt: as for `respond`.
             tools: functions with type hints; docstrings say to the model what they are for.
             max_rounds: most answers that may call tools.
-            options: hold for each answer by itself.
+            options: hold for each answer by itself, but for `deadline`: it is of all of it.
 
         Raises:
             ToolRoundsExceeded: the model still calls tools after `max_rounds` rounds.
+            DeadlineExceeded: the deadline passed before an answer began, or while tools ran.
             InvalidOption: a function cannot be a tool, or an option is unknown or out of range.
-            RequestError: an answer is under way.
+            RequestError: an answer is under way, or a tool call has no result.
         """
         from edgesdk.tools.acting import act
-        from edgesdk.tools.dialect import dialect_of
-        from edgesdk.tools.function import toolbox
-
-        box, checked = toolbox(tools), options_from(options)
-        encoder, specs = self._runtime.encoder, [tool.spec for tool in box.values()]
-        dialect = dialect_of(encoder.template)
-
-        def on_end(reply: Reply | None) -> None:
-            if reply is None:
-                self._drop_cache()
-
-        def ask(news: list[dict[str, Any]]) -> Reply:
-            started = perf_counter()
-            messages = dialect.conversation([*self.messages, *news], specs)
-            ids = encoder.chat(messages, tools=specs)
-            return read_all(
-                self._runtime.answer(self._held(), ids, checked, started=started, on_end=on_end)
-            )
 
         with self._alone():
-            acted = act(ask, messages_of(prompt), box, dialect, max_rounds=max_rounds)
-            self._turns += acted.messages
+            turn, acting, functions, ask = self._acting(prompt, tools, max_rounds, options)
+            if any(tool.is_async for tool in functions.values()):
+                raise InvalidOption(
+                    "A tool is asynchronous.", hint="Use 'await chat.aact(...)', or a plain 'def'."
+                )
+            acted = act(acting, lambda seconds: read_all(ask(seconds)), functions)
+            self._turns = [*turn.history, *acted.messages]
+        return acted
+
+    async def aact(
+        self,
+        prompt: str | None,
+        tools: Iterable[Callable[..., Any]],
+        *,
+        max_rounds: int = 8,
+        **options: Unpack[OptionChanges],
+    ) -> Acted:
+        """`act` for asyncio. Tools may be `async def`: they run in the event loop, others in
+        threads; cancelling the task stops the decoding and cancels them."""
+        from edgesdk.tools.acting import act_async
+
+        with self._alone():
+            turn, acting, functions, ask = self._acting(prompt, tools, max_rounds, options)
+
+            async def asked(seconds: float | None) -> Reply:
+                return await read_all_async(AsyncReplyStream(ask(seconds)))
+
+            acted = await act_async(acting, asked, functions)
+            self._turns = [*turn.history, *acted.messages]
         return acted
 
     def reset(self) -> None:
@@ -211,79 +253,76 @@ class Chat:
     ) -> None:
         self.close()
 
-    def _turn(self, prompt: str, options: AskChanges, started: float) -> ReplyStream:
-        [question] = messages_of(prompt)
-        ids = self._runtime.encoder.chat([*self.messages, question])
-        asked = asked_from(options)
-        limit = prompt_limit(self._runtime.engine.info.context_length, asked.options.max_tokens)
-        if self._overflow != "error" and self._turns and len(ids) > limit:
-            return self._shortened(question, len(ids), asked, started, low_water(limit))
-        on_end = self._joins(question, lambda: self._turns)
-        shared = 0 if self._turns else self._runtime.shared_tokens([*self.messages, question], ids)
-        return self._runtime.answer(
+    def _turn(self, prompt: str | None) -> Turn:
+        """The turn that `prompt` begins, or goes on with."""
+        waiting = self.waiting_for
+        if waiting:
+            raise RequestError(
+                f"The model waits for the result of {', '.join(call.name for call in waiting)}.",
+                hint="Give it with chat.give(call, result); it may say that nothing was done.",
+            )
+        asked = [] if prompt is None else messages_of(prompt)
+        if not asked and (not self._turns or self._turns[-1]["role"] != "tool"):
+            raise EmptyPrompt("There is nothing to answer.", hint="Give a prompt.")
+        told = self.messages[: len(self.messages) - len(self._turns)]
+        if self._turns and self._turns[-1]["role"] == "tool":
+            # The question that led to the calls must not be dropped without them.
+            start = open_turn(self._turns)
+            return Turn(told, self._turns[:start], [*self._turns[start:], *asked])
+        return Turn(told, list(self._turns), asked)
+
+    def _asked(self, options: Mapping[str, object], turn: Turn) -> tuple[Asked, Offer | None]:
+        """What the caller asks for; `turn` then tells the model of the tools."""
+        asked, offer = asked_with_tools(
+            options,
+            lambda: self._runtime.dialect,
+            self._runtime.encoder.tokenizer,
+            lambda: used_ids([*turn.history, *turn.news]),
+        )
+        turn.specs = () if offer is None else offer.specs
+        return asked, offer
+
+    def _answer(
+        self, turn: Turn, asked: Asked, started: float, on_end: Callable[[Reply | None], None]
+    ) -> ReplyStream:
+        return turn.answer(
+            self._runtime,
             self._held(),
-            ids,
-            asked.options,
+            asked,
+            policy=self._overflow,
             started=started,
             on_end=on_end,
-            shared=shared,
-            structure=asked.structure,
         )
 
-    def _shortened(
-        self, question: dict[str, Any], before: int, asked: Asked, started: float, target: int
-    ) -> ReplyStream:
-        """Answer with as many of the latest turns as fit into `target` tokens."""
-        runtime, sequence = self._runtime, self._held()
-        told = self.messages[: len(self.messages) - len(self._turns)]
+    def _acting(
+        self,
+        prompt: str | None,
+        tools: Iterable[Callable[..., Any]],
+        max_rounds: int,
+        options: Mapping[str, object],
+    ) -> tuple[Turn, Acting, Mapping[str, Tool], Callable[[float | None], ReplyStream]]:
+        """What a loop needs; the last is what begins its next answer."""
+        from edgesdk.tools.acting import Acting
 
-        def encode(turns: list[dict[str, Any]]) -> list[int]:
-            return runtime.encoder.chat([*told, *turns, question])
+        turn = self._turn(prompt)
+        asked, offer = self._asked({**options, "tools": tools}, turn)
+        assert offer is not None, "tools are offered"
+        if len(offer.functions) < len(offer.specs):
+            raise InvalidOption("A tool is no function, so it cannot run.", hint="Use respond().")
+        acting = Acting(turn.news, max_rounds=max_rounds, deadline=asked.options.deadline)
 
-        short = drop_oldest(self._turns, lambda turns: len(encode(turns)), target)
-        if self._overflow == "drop_oldest_turns":
-            ids = encode(short.turns)
-            record = Overflow(self._overflow, len(short.dropped), before, len(ids))
-            on_end = self._joins(question, lambda: short.turns)
-            return runtime.answer(
-                sequence,
-                ids,
-                asked.options,
-                started=started,
-                on_end=on_end,
-                overflow=record,
-                structure=asked.structure,
-            )
-        cancel = runtime.cancel_event()
-        constraint, parse = runtime.held_to(asked.structure)
+        def on_end(reply: Reply | None) -> None:
+            if reply is None:
+                self._drop_cache()
 
-        def begin(ids: list[int], chosen: Options) -> Generation:
-            # The summary is free text; only the answer has a form.
-            form = constraint if chosen is asked.options else None
-            return runtime.generate(
-                sequence, ids, chosen, started=started, cancel=cancel, constraint=form
-            )
+        def ask(seconds: float | None) -> ReplyStream:
+            timed = asked._replace(options=replace(asked.options, deadline=seconds))
+            return self._answer(turn, timed, perf_counter(), on_end)
 
-        summarizing = Summarizing(
-            Conversation(told, short, question, before),
-            begin=begin,
-            encode=runtime.encoder.chat,
-            options=asked.options,
-            context_length=runtime.engine.info.context_length,
-        )
-        on_end = self._joins(question, lambda: summarizing.turns)
-        return runtime.stream(
-            summarizing,
-            cancel,
-            on_end=on_end,
-            overflow=lambda: summarizing.overflow,
-            parse=parse,
-        )
+        return turn, acting, offer.functions, ask
 
-    def _joins(
-        self, question: dict[str, Any], history: Callable[[], list[dict[str, Any]]]
-    ) -> Callable[[Reply | None], None]:
-        """What is to happen when the answer to `question` after `history` ends."""
+    def _joins(self, turn: Turn) -> Callable[[Reply | None], None]:
+        """What is to happen when the answer to a turn ends."""
 
         def on_end(reply: Reply | None) -> None:
             if reply is None:
@@ -292,8 +331,7 @@ class Chat:
             elif reply.finish_reason != "cancelled" and (
                 reply.tokens or reply.finish_reason == "stop"
             ):
-                answer = {"role": "assistant", "content": reply.text}
-                self._turns = [*history(), question, answer]
+                self._turns = [*turn.history, *turn.news, reply.message]
             self._answering.release()
 
         return on_end

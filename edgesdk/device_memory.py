@@ -37,7 +37,34 @@ def private_bytes() -> int:
     import psutil
 
     found = psutil.Process().memory_info()
-    return int(found.rss - getattr(found, "shared", 0))
+    return int(found.rss - getattr(found, "shared", 0)) + _shared_memory()[1]
+
+
+def counted_twice() -> int:
+    """Resident bytes that the system counts more than once for this process.
+
+    Linux counts a page once for each place in the address space that it was touched at, and the
+    KV cache of an ONNX decoder may have several (see `edgesdk.engines.onnx.mirror`).
+    """
+    resident, proportional = _shared_memory()
+    return max(resident - proportional, 0)
+
+
+def _shared_memory(process: Path = Path("/proc/self")) -> tuple[int, int]:
+    """Bytes of shared memory: as they count as resident, and with each page counted once."""
+    resident = _field(process / "status", "RssShmem")
+    # The second file is slow to make: the kernel walks all pages for it.
+    return (resident, _field(process / "smaps_rollup", "Pss_Shmem")) if resident else (0, 0)
+
+
+def _field(path: Path, name: str) -> int:
+    """A line of a file in /proc, in bytes; 0 where there is none."""
+    try:
+        text = path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    sizes = [line.split()[1] for line in text.splitlines() if line.startswith(f"{name}:")]
+    return int(sizes[0]) * 1024 if sizes else 0
 
 
 @functools.lru_cache(maxsize=4)

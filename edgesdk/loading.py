@@ -186,7 +186,7 @@ def _bundle_encoder(bundle: Bundle) -> PromptEncoder:
     entry = bundle.manifest.tokenizer
     template = None
     if entry.chat_template is not None:
-        template = ChatTemplate(bundle.file(entry.chat_template).read_text(encoding="utf-8"))
+        template = ChatTemplate(bundle.text(entry.chat_template))
     return PromptEncoder(BundleTokenizer.open(bundle), template, entry.bos_token, entry.eos_token)
 
 

@@ -21,6 +21,8 @@ from edgesdk.saved_chat import restore_chat
 from edgesdk.streaming import AsyncReplyStream, ReplyStream, read_all, read_all_async
 from edgesdk.structure.asking import AskChanges, Asked, asked_from
 from edgesdk.text.prompts import Prompt, messages_of
+from edgesdk.tools.messages import used_ids
+from edgesdk.tools.offer import ToolChanges, asked_with_tools
 
 
 class Model:
@@ -29,7 +31,10 @@ class Model:
     A prompt is a text, or a list of messages such as `{"role": "user", "content": "Hello"}`.
     Options are those of `edgesdk.Options`, as keyword arguments. At most one of `schema`, `regex`,
     `choices` and `grammar` holds the answer to a form (see `edgesdk.structure.asking.AskChanges`);
-    the reply's `parsed` is then its value.
+    the reply's `parsed` is then its value. With `tools` (see `edgesdk.tools.offer.ToolChanges`) the
+    reply may have `tool_calls`, which the caller runs; the next prompt then ends with
+    `reply.message` and, for each call, `{"role": "tool", "tool_call_id": call.id, "name":
+    call.name, "content": "..."}`.
 
     All ways to ask raise:
         EmptyPrompt: there is nothing to answer.
@@ -60,23 +65,29 @@ class Model:
         """Its parts, for those who keep sequences of their own, as the server does."""
         return self._runtime
 
-    def respond(self, prompt: Prompt, **options: Unpack[AskChanges]) -> Reply:
+    def respond(self, prompt: Prompt, **options: Unpack[ToolChanges]) -> Reply:
         """Answer a prompt."""
         return read_all(self.stream(prompt, **options))
 
-    def stream(self, prompt: Prompt, **options: Unpack[AskChanges]) -> ReplyStream:
+    def stream(self, prompt: Prompt, **options: Unpack[ToolChanges]) -> ReplyStream:
         """Answer a prompt piece by piece."""
         started = perf_counter()
         messages = messages_of(prompt)
-        ids = self._runtime.encoder.chat(messages)
-        shared = self._runtime.shared_tokens(messages, ids)
-        return self._once(ids, asked_from(options), started, shared)
+        runtime = self._runtime
+        asked, offer = asked_with_tools(
+            options,
+            lambda: runtime.dialect,
+            runtime.encoder.tokenizer,
+            lambda: used_ids(messages),
+        )
+        ids = runtime.encode(messages, () if offer is None else offer.specs)
+        return self._once(ids, asked, started, runtime.shared_tokens(messages, ids))
 
-    async def arespond(self, prompt: Prompt, **options: Unpack[AskChanges]) -> Reply:
+    async def arespond(self, prompt: Prompt, **options: Unpack[ToolChanges]) -> Reply:
         """`respond` for asyncio; cancelling the task stops the decoding."""
         return await read_all_async(self.astream(prompt, **options))
 
-    def astream(self, prompt: Prompt, **options: Unpack[AskChanges]) -> AsyncReplyStream:
+    def astream(self, prompt: Prompt, **options: Unpack[ToolChanges]) -> AsyncReplyStream:
         """`stream` for asyncio; cancelling the task stops the decoding."""
         return AsyncReplyStream(self.stream(prompt, **options))
 
@@ -122,7 +133,7 @@ class Model:
         """Tokens of a plain text, or of a list of messages as the template writes them."""
         if isinstance(prompt, str):
             return len(self._runtime.encoder.tokenizer.encode(prompt))
-        return len(self._runtime.encoder.chat(messages_of(prompt)))
+        return len(self._runtime.encode(messages_of(prompt)))
 
     def remember(self, prompt: Prompt) -> int:
         """Compute the beginning of later prompts now and keep it on disk, for this process or

@@ -80,7 +80,8 @@ def drop_oldest(
 ) -> Shortened:
     """Leave out as few of the oldest turns as make the prompt fit.
 
-    A turn is a message of the user and all that follows it; one stays or goes as a whole.
+    A turn is a message of the user and all that follows it, calls of tools and their results
+    among them; one stays or goes as a whole.
 
     Args:
         tokens: tokens of the prompt whose history is the given messages.

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from edgesdk.engines.base import Engine, EngineInfo, Logits, Sequence
+from edgesdk.engines.base import Engine, EngineInfo, Logits, Rows, Sequence
 from edgesdk.engines.caller import Caller
 from edgesdk.engines.saved import KvOrigin, Note
 from edgesdk.errors import InvalidOption
@@ -206,7 +206,7 @@ class PacedSequence:
         self,
         tokens: npt.ArrayLike,
         *,
-        logits: Literal["last", "all"] = "last",
+        logits: Rows = "last",
         caller: Caller | None = None,
     ) -> Logits:
         # Before and not after: a first token is not kept waiting for its own pause.

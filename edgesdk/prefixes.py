@@ -101,7 +101,7 @@ class PrefixCache:
         except OSError:
             return set()
         starts = (name.partition("-")[0] for name in names)
-        return {int(start) for start in starts if start.isdigit()}
+        return {int(start) for start in starts if start.isdecimal() and len(start) < 10}
 
     def _make_room(self) -> None:
         from filelock import FileLock, Timeout

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgesdk.decode.loop import Finish, FinishReason
+from edgesdk.device_memory import counted_twice
 from edgesdk.engines.base import EngineInfo
 from edgesdk.overflow import Overflow
+from edgesdk.tools.calls import ToolCall, words_before_calls
+from edgesdk.tools.messages import call_message
 
 
 @dataclass(frozen=True)
@@ -95,18 +98,28 @@ class Reply:
     """An answer.
 
     Attributes:
-        text: all of it.
-        finish_reason: why it ended; also on the receipt.
+        text: all of it; where it calls tools, the calls as the model wrote them.
+        finish_reason: why it ended; also on the receipt. "tool_calls" where it ended by itself
+            and waits for the results of `tool_calls`.
         tokens: its ids, the end token left out.
         parsed: the value, where a form was asked for: an instance of the schema's type, a JSON
             value, or the text. None where none was, and where the caller cancelled the answer.
+        tool_calls: the calls of tools that were offered. Arguments fit the tool, unless `problem`
+            says otherwise.
     """
 
     text: str
-    finish_reason: FinishReason
+    finish_reason: FinishReason | Literal["tool_calls"]
     receipt: Receipt
     tokens: tuple[int, ...]
     parsed: Any = None
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a message of the conversation, in the form of OpenAI's API."""
+        words = words_before_calls(self.text) if self.tool_calls else self.text
+        return call_message(words, self.tool_calls)
 
 
 def receipt_of(
@@ -148,7 +161,7 @@ def peak_memory_bytes() -> int | None:
         # getrusage would also count what the parent process was when it started this one.
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-        return int(peaks[0]) * 1024 if peaks else None
+        return int(peaks[0]) * 1024 - counted_twice() if peaks else None
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

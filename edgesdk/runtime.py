@@ -14,7 +14,7 @@ from edgesdk.decode.draft import Draft
 from edgesdk.decode.lookup import PromptLookup
 from edgesdk.decode.loop import Finish, FinishReason, Generation, Watch, generate
 from edgesdk.decode.options import Options
-from edgesdk.decode.pace import Pace
+from edgesdk.decode.pace import Costs, Pace
 from edgesdk.decode.prefill import prefill
 from edgesdk.decode.rows import RowCheck
 from edgesdk.decode.speculation import Drafter, Speculator
@@ -26,11 +26,12 @@ from edgesdk.prefixes import PrefixCache
 from edgesdk.receipt import Receipt, Reply, receipt_of
 from edgesdk.scheduling import Cancel, Gate, GatedSequence
 from edgesdk.streaming import Answer, ReplyStream
-from edgesdk.structure.answer import value_of
+from edgesdk.structure.answer import value_of, value_of_free
 from edgesdk.structure.asking import Structure
 from edgesdk.structure.masking import Vocabulary
 from edgesdk.text.beginnings import beginning
 from edgesdk.text.prompts import PromptEncoder
+from edgesdk.tools.dialect import Dialect, dialect_of
 
 Parse = Callable[[str, FinishReason], Any]
 
@@ -45,7 +46,8 @@ class Runtime:
         load_seconds: what loading all of them took.
         prefixes: where beginnings of prompts are kept; None for nowhere.
         draft: a smaller model of the same vocabulary, which guesses.
-        rows: what was measured of the engine.
+        rows: whether the engine's rows agree, as far as that was measured.
+        costs: of the verification of what was looked up.
     """
 
     engine: Engine
@@ -54,6 +56,7 @@ class Runtime:
     prefixes: PrefixCache | None = None
     draft: Draft | None = None
     rows: RowCheck = field(default_factory=RowCheck)
+    costs: Costs = field(default_factory=Costs)
     gate: Gate = field(init=False)
     draft_gate: Gate = field(init=False)
 
@@ -103,6 +106,8 @@ class Runtime:
         """What holds an answer to a form, and what reads its value off the text."""
         if structure is None:
             return None, None
+        if structure.grammar is None:
+            return None, partial(value_of_free, structure)
         constraint = self.vocabulary.constraint(structure.grammar)
         return constraint, partial(value_of, structure, constraint)
 
@@ -153,6 +158,26 @@ class Runtime:
         """For the masks of structures; made when the first one is asked for."""
         return Vocabulary(self.encoder.tokenizer)
 
+    @cached_property
+    def dialect(self) -> Dialect:
+        """What the chat template knows of tools."""
+        return dialect_of(self.encoder.template)
+
+    def encode(
+        self, messages: Items[dict[str, Any]], specs: Items[dict[str, Any]] = ()
+    ) -> list[int]:
+        """Ids of a conversation, which may have tool calls and results.
+
+        Args:
+            messages, specs: in the form of OpenAI's API; see `edgesdk.tools.dialect.Dialect`.
+
+        Raises:
+            TemplateError, InvalidText, RequestError: see `PromptEncoder.chat`.
+        """
+        return self.encoder.chat(
+            self.dialect.conversation(messages, specs), tools=list(specs) or None
+        )
+
     def stream(
         self,
         answer: Answer,
@@ -185,7 +210,7 @@ class Runtime:
                 "This model was loaded without a prefix cache.",
                 hint="Load it with prefix_cache=True.",
             )
-        ids = beginning(self.encoder, messages)
+        ids = beginning(self.encoder, self.dialect.conversation(messages))
         if len(ids) < self.prefixes.at_least:
             raise RequestError(
                 f"There are {len(ids)} tokens to remember; {self.prefixes.at_least} are the least"
@@ -227,17 +252,18 @@ class Runtime:
             self.draft.close()
 
     def _speculator(self, prompt: list[int], options: Options, caller: Caller) -> Speculator | None:
-        way = options.speculate or ("off" if self.draft is None else "auto")
+        way = options.speculate or "auto"
         if way == "off":
             return None
         proven = way == "auto" and options.repeatable
-        drafter: Drafter
+        drafter: Drafter = PromptLookup()
+        costs = self.costs
         if self.draft is not None and way == "auto":
 
             def gated(sequence: Sequence) -> Sequence:
                 return GatedSequence(sequence, self.draft_gate, options.priority, caller)
 
-            drafter = self.draft.drafter(gated)
-        else:
-            drafter = PromptLookup()
-        return Speculator(prompt, drafter, self.rows if proven else None, Pace())
+            drafter, costs = self.draft.drafter(gated), self.draft.costs
+        return Speculator(
+            prompt, drafter, self.rows if proven else None, Pace(costs, watching=drafter.free)
+        )

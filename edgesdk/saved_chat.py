@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_va
 
 from edgesdk.engines.base import Sequence
 from edgesdk.errors import RequestError
+from edgesdk.tools.messages import calls_of
 
 
 class _ChatNote(BaseModel):
@@ -23,6 +24,8 @@ class _ChatNote(BaseModel):
     def _have_roles(cls, turns: list[dict[str, JsonValue]]) -> list[dict[str, JsonValue]]:
         if not all(isinstance(message.get("role"), str) for message in turns):
             raise ValueError("a message has no role")
+        for message in turns:
+            calls_of(message)
         return turns
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 import weakref
 from time import perf_counter
-from typing import Literal
 
 import numpy.typing as npt
 
-from edgesdk.engines.base import Logits, Sequence
+from edgesdk.engines.base import Logits, Rows, Sequence
 from edgesdk.engines.caller import Caller, Interrupted
 
 # A request that was passed over so many times counts as one priority higher.
@@ -145,7 +144,7 @@ class GatedSequence:
         self,
         tokens: npt.ArrayLike,
         *,
-        logits: Literal["last", "all"] = "last",
+        logits: Rows = "last",
         caller: Caller | None = None,
     ) -> Logits:
         caller = self._caller if caller is None else caller

@@ -14,6 +14,7 @@ from typing_extensions import Self
 from edgesdk.decode.loop import Finish, FinishReason, Step
 from edgesdk.errors import DeadlineExceeded, RequestError
 from edgesdk.receipt import Receipt, Reply
+from edgesdk.tools.calls import ToolCalls
 
 
 class Answer(Protocol):
@@ -42,8 +43,8 @@ class ReplyStream(Iterator[str]):
         cancel: the event that `generation` looks at.
         receipt: makes the receipt from how it ended.
         on_end: called once, with the reply, or with None where an error ended it.
-        parse: makes the reply's `parsed` from the whole text and why it ended; what it
-            raises comes at the end of the stream.
+        parse: makes the reply's `parsed`, or its `tool_calls`, from the whole text and why it
+            ended; what it raises comes at the end of the stream.
     """
 
     def __init__(
@@ -121,7 +122,15 @@ class ReplyStream(Iterator[str]):
         finish = self._generation.finish
         assert finish is not None, "a generation that ended has a finish"
         receipt = self._receipt(finish)
-        self._reply = Reply("".join(self._pieces), finish.reason, receipt, finish.tokens, parsed)
+        calls = parsed if isinstance(parsed, ToolCalls) else ToolCalls()
+        self._reply = Reply(
+            "".join(self._pieces),
+            "tool_calls" if calls and finish.reason == "stop" else finish.reason,
+            receipt,
+            finish.tokens,
+            None if isinstance(parsed, ToolCalls) else parsed,
+            calls,
+        )
         self._on_end(self._reply)
         return self._reply
 

@@ -28,13 +28,13 @@ class Conversation:
     Attributes:
         told: the system message, or nothing.
         shortened: turns that are to be summed up, and those that stay.
-        question: the user's new message.
+        news: the user's new message, and what followed it.
         tokens_before: tokens of the prompt with all turns.
     """
 
     told: list[dict[str, Any]]
     shortened: Shortened
-    question: dict[str, Any]
+    news: list[dict[str, Any]]
     tokens_before: int
 
 
@@ -96,7 +96,7 @@ class Summarizing(Iterator[Step]):
                 {"role": "assistant", "content": _NOTED},
                 *conversation.shortened.turns,
             ]
-        ids = self._encode([*conversation.told, *self.turns, conversation.question])
+        ids = self._encode([*conversation.told, *self.turns, *conversation.news])
         self.overflow = Overflow(
             "summarize",
             turns_dropped=len(conversation.shortened.dropped),

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.exported import Exported
+from support.other_process import run_python
 
 from edgesdk.store import Store
+
+_EXPORT = """
+import contextlib, os, re, runpy, sys
+from pathlib import Path
+os.environ["EDGESDK_HOME"] = sys.argv.pop(1)
+with contextlib.redirect_stdout(sys.stderr):
+    try:
+        runpy.run_module("edgesdk", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        assert not end.code
+print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]))
+"""
 
 
 def _find(file_name: str, store_name: str) -> Path:
@@ -30,3 +47,23 @@ def smollm2_gguf() -> Path:
 def qwen_coder_gguf() -> Path:
     """Qwen2.5-Coder-1.5B-Instruct, GGUF Q4_K_M."""
     return _find("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", "qwen2.5-coder-1.5b-instruct")
+
+
+@pytest.fixture(scope="session")
+def qwen_coder_int4(
+    qwen_coder_gguf: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Exported]:
+    """Qwen2.5-Coder-1.5B-Instruct, ONNX in 4 bits, exported once by `edgesdk export`: minutes."""
+    if sys.platform != "linux":
+        pytest.skip("peak memory is read from /proc")
+    folder = tmp_path_factory.mktemp("qwen")
+    peak = run_python(
+        _EXPORT,
+        str(folder / "home"),
+        *("export", str(qwen_coder_gguf), "--name", "qwen", "--output", str(folder / "qwen")),
+        *("--quality-tokens", "512"),
+        timeout=1_800,
+    )
+    yield Exported(folder / "qwen", peak)
+    # More than a gigabyte, which pytest would keep for the next sessions.
+    shutil.rmtree(folder / "qwen")

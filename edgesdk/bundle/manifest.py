@@ -20,6 +20,8 @@ FORMAT_VERSION = 1
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(gt=0, lt=2**40)]
+# Engines go through all layers when they open a bundle. No decoder has more than some hundreds.
+Layers = Annotated[int, Field(gt=0, le=4096)]
 
 
 class _Record(BaseModel):
@@ -51,7 +53,7 @@ class ModelShape(_Record):
     """
 
     architecture: str
-    layers: Count
+    layers: Layers
     hidden_size: Count
     heads: Count
     kv_heads: Count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,14 @@ class Bundle:
     def file(self, name: str) -> Path:
         """The path of one of the bundle's files."""
         return self.path / name
+
+    def text(self, name: str) -> str:
+        """What one of its files says.
+
+        Raises:
+            DamagedBundle: it is no UTF-8.
+        """
+        return utf8(self.file(name))
 
     @property
     def size(self) -> int:
@@ -78,6 +87,20 @@ def verify_bundle(bundle: Bundle, *, progress: Callable[[int], None] | None = No
             )
 
 
+def utf8(path: Path) -> str:
+    """The text of a file of a bundle.
+
+    Raises:
+        DamagedBundle: it is no UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedBundle(
+            f"{path} is damaged: it is no UTF-8 at byte {error.start}.", hint=_REDO
+        ) from None
+
+
 def hash_file(path: Path, *, progress: Callable[[int], None] | None = None) -> str:
     """SHA-256 of a file, in hex."""
     digest = hashlib.sha256()
@@ -90,9 +113,16 @@ def hash_file(path: Path, *, progress: Callable[[int], None] | None = None) -> s
 
 
 def _check_size(path: Path, entry: FileEntry) -> None:
-    if not path.is_file():
-        raise DamagedBundle(f"{path} is missing from the bundle.", hint=_REDO)
-    size = path.stat().st_size
+    try:
+        found = path.stat()
+    except OSError as error:
+        # Not there, or of a name that no file can have.
+        raise DamagedBundle(
+            f"{path} is missing from the bundle: {error.strerror}.", hint=_REDO
+        ) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise DamagedBundle(f"{path} is not a file.", hint=_REDO)
+    size = found.st_size
     if size != entry.size:
         raise DamagedBundle(
             f"{path} has {size:,} bytes; the manifest says {entry.size:,}.", hint=_REDO

@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 
 from edgesdk.chat import Chat
+from edgesdk.cli.aside import aside
 from edgesdk.cli.decoding import changes_from, decoding_options, loaded, loading_options
 from edgesdk.cli.screen import show_answer
 from edgesdk.cli.terminal import quiet_keyboard
@@ -151,8 +152,13 @@ def _save(console: Console, chat: Chat, model: str, place: str) -> None:
 
 def _answer(console: Console, chat: Chat, line: str, options: OptionChanges) -> None:
     stream = chat.stream(line, **options)
-    with stream, _interruptible(stream), quiet_keyboard():
-        show_answer(console, stream)
+    with (
+        stream,
+        _interruptible(stream),
+        quiet_keyboard(),
+        contextlib.closing(aside(stream)) as pieces,
+    ):
+        show_answer(console, pieces)
     reply = stream.reply
     if reply.finish_reason == "cancelled":
         console.print("Stopped; this turn is forgotten.", style="dim")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from edgesdk.cli.output import remarks
-from edgesdk.decode.options import OptionChanges
+from edgesdk.decode.options import OptionChanges, Speculation
 from edgesdk.loading import load
 from edgesdk.model import Model
 
@@ -27,6 +27,12 @@ _DECODING = (
     click.option("--top-k", type=int, help="Sample among this many."),
     click.option("--min-p", type=float, help="Sample among those this likely, relatively."),
     click.option("--seed", type=int, help="Makes sampling repeatable."),
+    click.option(
+        "--speculate",
+        type=click.Choice(get_args(Speculation)),
+        help="Guess tokens and verify them together: auto, the default, only where the answer"
+        " stays the same; lookup also where a near tie may fall the other way; off.",
+    ),
     click.option("--stop", multiple=True, help="End before this text; may be given again."),
 )
 

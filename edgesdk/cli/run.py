@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 import click
 
+from edgesdk.cli.aside import aside
 from edgesdk.cli.decoding import changes_from, decoding_options, loaded, loading_options
 from edgesdk.cli.output import print_json, remarks
 from edgesdk.cli.terminal import printable
 from edgesdk.errors import InvalidText
-from edgesdk.streaming import ReplyStream
 
 _EPILOG = """\b
 Examples:
@@ -53,12 +55,13 @@ def command(
     with (
         loaded(model, device=device, context=context, threads=threads) as opened,
         opened.stream(messages, **changes_from(given)) as stream,
+        contextlib.closing(aside(stream)) as pieces,
     ):
         if as_json:
-            for _ in stream:
+            for _ in pieces:
                 pass
         else:
-            _print(stream)
+            _print(pieces)
     reply = stream.reply
     if as_json:
         print_json({"text": reply.text, "receipt": asdict(reply.receipt)})
@@ -80,10 +83,10 @@ def _prompt(given: str | None) -> str:
         ) from None
 
 
-def _print(stream: ReplyStream) -> None:
+def _print(pieces: Iterable[str]) -> None:
     show = printable if sys.stdout.isatty() else str
     try:
-        for piece in stream:
+        for piece in pieces:
             sys.stdout.write(show(piece))
             sys.stdout.flush()
         sys.stdout.write("\n")

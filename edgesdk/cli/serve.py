@@ -30,7 +30,7 @@ Examples:
 )
 @click.option("--origin", "origins", multiple=True, help="Web origin that may use the server.")
 @click.option("--max-models", default=2, show_default=True, help="Most models loaded at once.")
-@click.option("--memory", type=click.FloatRange(min=0), help="Most GB of loaded model files.")
+@click.option("--memory", type=click.FloatRange(min=0), help="Most GB that models may take.")
 @click.option("--idle", default=300.0, show_default=True, help="Seconds until a model is unloaded.")
 @click.option("--parallel", default=4, show_default=True, help="Answers at once, by model.")
 @click.option("--queue", default=32, show_default=True, help="Most requests that wait.")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as TokenIds
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from edgesdk.decode.pace import Costs
 from edgesdk.decode.prefill import prefill
 from edgesdk.engines.base import Engine, Sequence
 from edgesdk.errors import InvalidOption
@@ -18,10 +19,12 @@ class Draft:
 
     Attributes:
         vocab_size: ids that the target's tokenizer has; models pad their logits beyond them.
+        costs: of a draft and its verification together.
     """
 
     engine: Engine
     vocab_size: int
+    costs: Costs = field(default_factory=Costs)
 
     def drafter(self, gated: Callable[[Sequence], Sequence]) -> DraftModel:
         """A drafter for one answer; see `DraftModel`."""
@@ -38,6 +41,8 @@ class DraftModel:
     Args:
         gated: makes of the engine's sequence one whose calls take their turn, and stop.
     """
+
+    free = False
 
     def __init__(
         self,

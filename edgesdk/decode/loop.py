@@ -203,7 +203,7 @@ class Generation(Iterator[Step]):
 
     def _verify(self, draft: list[int], speculator: Speculator) -> None:
         """Choose the next tokens as far as the draft is right, and one more."""
-        rows = self._sequence.extend([self._answer[-1], *draft], logits="all")
+        rows = self._sequence.extend([self._answer[-1], *draft], logits=speculator.rows)
         answer = list(self._answer)
         for row, guess in zip(rows, [*draft, None], strict=True):
             choice = self._chosen(row, answer)

@@ -63,8 +63,8 @@ class Options:
             (temperature 0, or a seed), only if the engine was measured to compute the same logits
             together as one by one: the answer is that of "off". "lookup" guesses from the text so
             far without that proof: a near tie of two tokens may then fall the other way. None is
-            "auto" where a draft model was loaded, else "off": whether guessing from the text pays
-            depends on the model, the engine and the task (see benchmarks/runtime.py).
+            "auto". What it brings depends on the model, the engine and the task (see
+            benchmarks/runtime.py).
 
     Raises:
         InvalidOption: a value is of a wrong type or out of its range.

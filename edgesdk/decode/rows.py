@@ -31,6 +31,11 @@ class RowCheck:
         self._refuted = False
         self._spans: frozenset[int] = frozenset()
 
+    @property
+    def refuted(self) -> bool:
+        """Whether rows were seen to differ."""
+        return self._refuted
+
     def verdict(self, length: int) -> bool | None:
         """Whether rows agree in a text of `length` tokens; None while that was not measured.
 
@@ -40,6 +45,12 @@ class RowCheck:
         if self._refuted:
             return False
         return True if length // _SPAN in self._spans else None
+
+    def allows(self, length: int) -> bool:
+        """Whether `ROWS` tokens behind `length` are known to agree. None do across a border of
+        spans: some models and engines compute what lies beyond it in another way."""
+        border = length // _SPAN != (length + ROWS) // _SPAN
+        return self.verdict(length) is True and not border
 
     def measure(self, sequence: Sequence, tokens: TokenIds[int], rows: RecentRows) -> None:
         """Compute the tokens of `rows`, the last that `sequence` holds, once more, together.
@@ -55,15 +66,25 @@ class RowCheck:
         except (EngineError, MemoryError):
             return
         try:
-            fork.rewind(len(tokens) - ROWS)
-            together = fork.extend(list(tokens[-ROWS:]), logits="all")
-            agree = bool(np.array_equal(together[:, ::_STRIDE], rows.stacked()))
+            agree = self._agree(fork, tokens, rows)
+        except (EngineError, MemoryError):
+            return
         finally:
             fork.close()
         if agree:
             self._spans |= {len(tokens) // _SPAN}
         else:
             self._refuted = True
+
+    def _agree(self, fork: Sequence, tokens: TokenIds[int], rows: RecentRows) -> bool:
+        fork.rewind(len(tokens) - ROWS)
+        # The first fork still has, out of sight, the keys and values that are to be computed.
+        clean = fork.fork()
+        try:
+            together = clean.extend(list(tokens[-ROWS:]), logits="each")
+            return bool(np.array_equal(together[:, ::_STRIDE], rows.stacked()))
+        finally:
+            clean.close()
 
 
 class RecentRows:

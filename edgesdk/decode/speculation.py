@@ -16,13 +16,19 @@ from typing import Protocol
 
 from edgesdk.decode.pace import Pace
 from edgesdk.decode.rows import ROWS, RecentRows, RowCheck
-from edgesdk.engines.base import Logits, Sequence
+from edgesdk.engines.base import Logits, Rows, Sequence
 
 MOST_DRAFTED = ROWS - 1
 
 
 class Drafter(Protocol):
-    """Guesses how a text goes on."""
+    """Guesses how a text goes on.
+
+    Attributes:
+        free: a guess costs next to nothing, so there may be one at every step.
+    """
+
+    free: bool
 
     def propose(self, tokens: TokenIds[int], most: int) -> list[int]:
         """At most `most` ids that may follow `tokens`; none if there is no good guess.
@@ -41,6 +47,9 @@ class Speculator:
         prompt: ids before the answer.
         check: draft only where rows are known to agree, so that the answer is certainly the plain
             loop's; None where agreement does not matter.
+
+    Attributes:
+        rows: what the sequence is to be asked for when it verifies a draft.
         pace: how much to draft.
     """
 
@@ -50,9 +59,12 @@ class Speculator:
         self._drafter = drafter
         self._check = check
         self._pace = pace
+        self.rows: Rows = "all" if check is None else "each"
         self._recent = RecentRows()
         self._tokens = list(prompt)
         self._begun = 0.0
+        # What a free drafter thinks of the next token, while plain steps are taken.
+        self._guess: int | None = None
         self.drafted = 0
         self.accepted = 0
 
@@ -64,17 +76,28 @@ class Speculator:
         """
         self._begun = perf_counter()
         self._tokens.append(last)
-        length = self._pace.length(min(most, MOST_DRAFTED))
-        if length == 0:
+        if self._check is not None and self._check.refuted:
             return []
-        proposed = self._drafter.propose(self._tokens, length)[:length]
-        return proposed if proposed and self._lossless(sequence) else []
+        if self._guess is not None:
+            self._pace.watched(self._guess == last)
+            self._guess = None
+        length = self._pace.length(min(most, MOST_DRAFTED))
+        if length == 0 and not self._drafter.free:
+            return []
+        proposed = self._drafter.propose(self._tokens, max(length, 1))
+        if length and proposed and self._lossless(sequence):
+            return proposed[:length]
+        if proposed and self._drafter.free:
+            self._guess = proposed[0]
+        return []
 
     def stepped(self, row: Logits) -> None:
         """A step without a draft gave `row`, float32 [vocab]."""
         self._pace.plain(perf_counter() - self._begun)
-        if self._check is not None:
+        if self._check is not None and self._check.verdict(len(self._tokens)) is None:
             self._recent.add(row)
+        else:
+            self._recent.clear()
 
     def verified(self, drafted: int, right: list[int]) -> None:
         """Of a draft of `drafted` tokens, `right` were accepted."""
@@ -95,4 +118,4 @@ class Speculator:
         if self._check.verdict(held) is None and self._recent.full:
             self._check.measure(sequence, self._tokens[:held], self._recent)
             self._begun = perf_counter()
-        return bool(self._check.verdict(held) and self._check.verdict(held + ROWS))
+        return self._check.allows(held)

@@ -18,6 +18,7 @@ from edgesdk.engines.caller import Caller
 from edgesdk.engines.saved import KvOrigin, Note
 
 Logits = npt.NDArray[np.float32]
+Rows = Literal["last", "all", "each"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Sequence(Protocol):
         self,
         tokens: npt.ArrayLike,
         *,
-        logits: Literal["last", "all"] = "last",
+        logits: Rows = "last",
         caller: Caller | None = None,
     ) -> Logits:
         """Append `tokens` (int, [n], n >= 1) and return next-token logits.
@@ -66,8 +67,10 @@ class Sequence(Protocol):
                 engine to finish it; what the call waited for others is added to its `waited`.
 
         Returns:
-            float32 [1, vocab] for "last", [n, vocab] for "all"; row i follows token i. The array
-            is valid until the next call on this sequence; copy it to keep it.
+            float32 [1, vocab] for "last", [n, vocab] for "all" and "each"; row i follows token i.
+            "each" asks for the very numbers that one call for each token would give: the engine
+            takes the kernels of one token where it can, and is then slower than for "all". The
+            array is valid until the next call on this sequence; copy it to keep it.
 
         Raises:
             ContextOverflow: the sequence would exceed `context_length`; nothing was appended.

@@ -56,16 +56,16 @@ def _ids_of(tokens: npt.ArrayLike) -> tuple[list[int], int, int]:
 
 
 def checked_rows(logits: str, count: int) -> int:
-    """How many of `count` positions get logits: 1 for "last", all of them for "all".
+    """How many of `count` positions get logits: 1 for "last", else all of them.
 
     Raises:
-        InvalidOption: `logits` is neither.
+        InvalidOption: `logits` is not one of `edgesdk.engines.base.Rows`.
     """
     if logits == "last":
         return 1
-    if logits == "all":
+    if logits in ("all", "each"):
         return count
-    raise InvalidOption(f"logits must be 'last' or 'all', not {logits!r}.")
+    raise InvalidOption(f"logits must be 'last', 'all' or 'each', not {logits!r}.")
 
 
 def checked_length(length: int, *, held: int) -> int:

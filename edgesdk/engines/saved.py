@@ -175,7 +175,12 @@ def _check_origin(header: _Header, origin: KvOrigin, path: Path) -> None:
 
 
 def _read_payload(stream: BinaryIO, size: int, path: Path) -> Bytes:
-    payload: Bytes = np.empty(size, np.uint8)
+    try:
+        payload: Bytes = np.empty(size, np.uint8)
+    except MemoryError:
+        raise RequestError(
+            f"{path} has {size:,} bytes of KV cache, more than there is memory.", hint=_HINT
+        ) from None
     if stream.readinto(payload.data) != size:  # type: ignore[attr-defined]
         raise _damaged(path, "it is cut off")
     if stream.read() != _CRC.pack(zlib.crc32(payload.data)):

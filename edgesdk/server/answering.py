@@ -18,10 +18,12 @@ from starlette.types import Receive, Scope, Send
 from edgesdk.decode.loop import Finish, Step
 from edgesdk.errors import EdgeError
 from edgesdk.server.asking import Asked
+from edgesdk.server.calling import Part
 from edgesdk.server.failures import ApiError, stopping, told, too_late
 from edgesdk.server.service import Answer, Service
 from edgesdk.server.settings import ServerSettings
 from edgesdk.server.shapes import Json, Shape
+from edgesdk.server.tooling import Called
 
 _BODY_SECONDS = 30.0
 # A client hears of a refusal only after it has sent its body, so that much of one is read.
@@ -50,10 +52,9 @@ class Answering:
         started = perf_counter()
         try:
             body = await read_body(scope, receive, self._service.settings.body_limit)
-            asked = self._ask(body, self._service.settings, started)
         except ClientDisconnect:
             return
-        except Exception as error:
+        except ApiError as error:
             await _send_error(error, "messages", scope, receive, send)
             return
         async with anyio.create_task_group() as group:
@@ -64,11 +65,18 @@ class Answering:
                 group.cancel_scope.cancel()
 
             group.start_soon(watch)
-            await self._answer(asked, scope, receive, send)
+            await self._answer(body, started, scope, receive, send)
             group.cancel_scope.cancel()
 
-    async def _answer(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self, body: bytes, started: float, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        param = "messages"
         try:
+            # In a thread: a schema can take a while to compile.
+            settings = self._service.settings
+            asked = await self._service.in_thread(lambda: self._ask(body, settings, started))
+            param = asked.param
             answer = await self._service.answer(asked.job)
             try:
                 async with aclosing(answer.steps()) as steps:
@@ -79,16 +87,56 @@ class Answering:
                     shape = asked.shape_for(answer.resident.model)
                     everything = _with_first(first, steps)
                     if asked.stream:
-                        await _send_stream(_events(answer, everything, shape, asked), send)
+                        await _send_stream(self._events(answer, everything, shape, asked), send)
                         return
                     taken = [step async for step in everything]
             finally:
                 answer.cancel()
-            text = "".join(step.text for step in taken)
-            whole = shape.whole(taken, text, _finish_of(answer))
+            reader = asked.reader()
+            parts = reader.feed("".join(step.text for step in taken)) + reader.rest()
+            self._count_calls(answer, parts)
+            whole = shape.whole(taken, parts, _finish_of(answer))
             await JSONResponse(whole)(scope, receive, send)
         except Exception as error:
-            await _send_error(error, asked.param, scope, receive, send)
+            await _send_error(error, param, scope, receive, send)
+
+    async def _events(
+        self, answer: Answer, steps: AsyncIterator[Step], shape: Shape, asked: Asked
+    ) -> AsyncIterator[bytes]:
+        """The stream's events (server-sent events, as OpenAI uses them)."""
+        for chunk in shape.opening():
+            yield _event(chunk)
+        reader = asked.reader()
+        held: list[Step] = []
+        try:
+            async for step in steps:
+                held.append(step)
+                parts = reader.feed(step.text)
+                self._count_calls(answer, parts)
+                for part in parts:
+                    for chunk in shape.chunks(held, part):
+                        yield _event(chunk)
+                    held = []
+            finish = _finish_of(answer)
+        except Exception as error:
+            yield _event(_api_error(error, asked.param).body())
+            return
+        parts = reader.rest()
+        self._count_calls(answer, parts)
+        if held and not parts and asked.job.logprobs:
+            parts = [""]
+        for part in parts:
+            for chunk in shape.chunks(held, part):
+                yield _event(chunk)
+            held = []
+        yield _event(shape.closing(finish))
+        if asked.wants_usage:
+            yield _event(shape.usage_chunk(finish))
+        yield b"data: [DONE]\n\n"
+
+    def _count_calls(self, answer: Answer, parts: list[Part]) -> None:
+        calls = sum(isinstance(part, Called) for part in parts)
+        self._service.metrics.count_calls(answer.resident.offer.name, calls)
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -124,31 +172,6 @@ async def _with_first(first: Step | None, rest: AsyncIterator[Step]) -> AsyncIte
         yield first
         async for step in rest:
             yield step
-
-
-async def _events(
-    answer: Answer, steps: AsyncIterator[Step], shape: Shape, asked: Asked
-) -> AsyncIterator[bytes]:
-    """The stream's events (server-sent events, as OpenAI uses them)."""
-    for chunk in shape.opening():
-        yield _event(chunk)
-    held: list[Step] = []
-    try:
-        async for step in steps:
-            held.append(step)
-            if step.text:
-                yield _event(shape.chunk(held, step.text))
-                held = []
-        finish = _finish_of(answer)
-    except Exception as error:
-        yield _event(_api_error(error, asked.param).body())
-        return
-    if held and asked.job.logprobs:
-        yield _event(shape.chunk(held, ""))
-    yield _event(shape.closing(finish))
-    if asked.wants_usage:
-        yield _event(shape.usage_chunk(finish))
-    yield b"data: [DONE]\n\n"
 
 
 def _event(content: Json) -> bytes:

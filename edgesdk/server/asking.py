@@ -6,12 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgesdk.model import Model
+from edgesdk.runtime import Runtime
+from edgesdk.server.calling import CallReader, Reader, TextReader
+from edgesdk.server.failures import ApiError
+from edgesdk.server.messages import conversation, uses_tools
+from edgesdk.server.prompting import ChatPrompt
 from edgesdk.server.requests import ChatRequest, CompletionRequest, parse
-from edgesdk.server.service import Job
+from edgesdk.server.service import Job, Prepared
 from edgesdk.server.settings import ServerSettings
 from edgesdk.server.shapes import ChatShape, CompletionShape, Shape, Stamp
-from edgesdk.server.structure import check_plain
-from edgesdk.text.prompts import PromptEncoder, messages_of
+from edgesdk.server.structure import format_asked
+from edgesdk.server.tooling import Toolset, toolset_of
 
 
 @dataclass(frozen=True)
@@ -20,11 +25,13 @@ class Asked:
 
     Attributes:
         shape_for: how the model that answers words it.
+        reader: what tells its text and its calls apart.
         param: the field that holds the prompt, for error messages.
     """
 
     job: Job
     shape_for: Callable[[Model], Shape]
+    reader: Callable[[], Reader]
     stream: bool
     wants_usage: bool
     param: str
@@ -37,22 +44,48 @@ def ask_chat(body: bytes, settings: ServerSettings, started: float) -> Asked:
         ApiError, InvalidOption, RequestError: it asks for something that cannot be done.
     """
     request = parse(ChatRequest, body)
-    check_plain(request)
-    messages = messages_of([message.plain() for message in request.messages])
+    form = format_asked(request)
+    toolset = toolset_of(request.tools, request.tool_choice, request.parallel_tool_calls)
+    if toolset is not None:
+        _check_together(request, toolset)
+    prompt = ChatPrompt(
+        conversation(request.messages), toolset, form, tools_used=uses_tools(request.messages)
+    )
     logprobs = bool(request.logprobs)
 
     def shape_for(model: Model) -> Shape:
-        return ChatShape(_stamp(request, model, logprobs))
+        return ChatShape(_stamp(request, model, logprobs), may_call=toolset is not None)
 
     job = Job(
         model=request.model,
-        encode=lambda encoder: encoder.chat(messages),
+        prepare=prompt.prepared,
         options=request.options(deadline=settings.deadline),
         started=started,
         logprobs=logprobs,
         top_logprobs=request.top_logprobs or 0,
     )
-    return Asked(job, shape_for, bool(request.stream), request.wants_usage, "messages")
+    return Asked(
+        job,
+        shape_for,
+        reader=TextReader if toolset is None else lambda: CallReader(toolset),
+        stream=bool(request.stream),
+        wants_usage=request.wants_usage,
+        param="messages",
+    )
+
+
+def _check_together(request: ChatRequest, toolset: Toolset) -> None:
+    form = request.response_format
+    if form is not None and form.type != "text" and not toolset.must_call:
+        raise ApiError(
+            400,
+            "response_format and tools exclude each other, unless tool_choice demands a call.",
+            param="response_format",
+        )
+    if request.stop and (toolset.must_call or toolset.strict):
+        raise ApiError(
+            400, "stop excludes calls that must be whole: it would cut them short.", param="stop"
+        )
 
 
 def ask_completion(body: bytes, settings: ServerSettings, started: float) -> Asked:
@@ -60,25 +93,43 @@ def ask_completion(body: bytes, settings: ServerSettings, started: float) -> Ask
     request = parse(CompletionRequest, body)
     logprobs = request.logprobs is not None
 
-    def encode(encoder: PromptEncoder) -> list[int]:
-        prompt = request.prompt
+    def prepare(runtime: Runtime) -> Prepared:
+        encoder, prompt = runtime.encoder, request.prompt
         if isinstance(prompt, str):
-            return encoder.plain(prompt)
+            return Prepared(encoder.plain(prompt))
         first = prompt[0]
-        return encoder.plain(first) if isinstance(first, str) else [*map(int, prompt)]
+        if isinstance(first, str):
+            return Prepared(encoder.plain(first))
+        ids, size = [*map(int, prompt)], encoder.tokenizer.vocab_size
+        for index, token in enumerate(ids):
+            if not 0 <= token < size:
+                raise ApiError(
+                    400,
+                    f"The tokens of this model are from 0 to {size - 1:,}.",
+                    param=f"prompt.{index}",
+                    code="invalid_value",
+                )
+        return Prepared(ids)
 
     def shape_for(model: Model) -> Shape:
         return CompletionShape(_stamp(request, model, logprobs))
 
     job = Job(
         model=request.model,
-        encode=encode,
+        prepare=prepare,
         options=request.options(deadline=settings.deadline),
         started=started,
         logprobs=logprobs,
         top_logprobs=request.logprobs or 0,
     )
-    return Asked(job, shape_for, bool(request.stream), request.wants_usage, "prompt")
+    return Asked(
+        job,
+        shape_for,
+        reader=TextReader,
+        stream=bool(request.stream),
+        wants_usage=request.wants_usage,
+        param="prompt",
+    )
 
 
 def _stamp(request: ChatRequest | CompletionRequest, model: Model, logprobs: bool) -> Stamp:

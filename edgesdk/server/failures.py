@@ -9,10 +9,14 @@ from edgesdk.errors import (
     ContextOverflow,
     DeadlineExceeded,
     EdgeError,
+    MissingExtra,
     RequestError,
+    StructureError,
     TemplateError,
     UnknownModel,
 )
+
+_MOST = 800
 
 
 class ApiError(Exception):
@@ -34,9 +38,10 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after: int | None = None,
     ) -> None:
-        super().__init__(message)
+        # Much of it may be the client's own: a name, a part of a schema.
+        self.message = message if len(message) <= _MOST else f"{message[: _MOST - 3]}..."
+        super().__init__(self.message)
         self.status = status
-        self.message = message
         self.code = code
         self.param = param
         self.retry_after = retry_after
@@ -73,6 +78,16 @@ def unknown_model(name: str) -> ApiError:
     """There is no model of that name here."""
     return ApiError(
         404, f"The model {name!r} does not exist.", code="model_not_found", param="model"
+    )
+
+
+def missing(param: str) -> ApiError:
+    """The request lacks a field."""
+    return ApiError(
+        400,
+        f"The parameter {param!r} is missing.",
+        param=param,
+        code="missing_required_parameter",
     )
 
 
@@ -124,6 +139,10 @@ def told(error: EdgeError, *, param: str) -> ApiError:
         return ApiError(400, str(error), code="context_length_exceeded", param=param)
     if isinstance(error, RequestError | TemplateError):
         return ApiError(400, str(error))
+    if isinstance(error, StructureError):
+        return ApiError(400, str(error), code="structure_failed")
+    if isinstance(error, MissingExtra):
+        return ApiError(501, str(error), code="missing_extra")
     if isinstance(error, DeadlineExceeded):
         return too_late()
     return ApiError(500, str(error))

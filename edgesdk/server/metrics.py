@@ -8,6 +8,7 @@ import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from edgesdk.decode.loop import Finish
+from edgesdk.device_memory import counted_twice
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _RATES = (1, 2, 5, 10, 20, 40, 60, 80, 120, 200, 400)
@@ -40,6 +41,9 @@ class Metrics:
             "Answers by how they ended.",
             ["model", "reason"],
             registry=registry,
+        )
+        self._calls = Counter(
+            "edgesdk_tool_calls", "Calls of tools in answers.", ["model"], registry=registry
         )
         self._first = Histogram(
             "edgesdk_time_to_first_token_seconds",
@@ -80,10 +84,15 @@ class Metrics:
         if finish.decode_steps and finish.decode_seconds > 0:
             self._rate.labels(model).observe(finish.decode_steps / finish.decode_seconds)
 
+    def count_calls(self, model: str, calls: int) -> None:
+        """A part of an answer has so many calls of tools."""
+        if calls:
+            self._calls.labels(model).inc(calls)
+
     def text(self) -> bytes:
         """All of it."""
         return generate_latest(self._registry)
 
 
 def _resident_memory() -> float:
-    return float(psutil.Process().memory_info().rss)
+    return float(psutil.Process().memory_info().rss - counted_twice())

@@ -9,61 +9,51 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from edgesdk.decode.options import Options
-from edgesdk.server.failures import ApiError
+from edgesdk.server.failures import ApiError, missing
+from edgesdk.server.messages import FLAT, Message
+from edgesdk.server.tooling import ToolSpec
 
 # OpenAI's default for the old endpoint.
 _COMPLETION_TOKENS = 16
-
-_Flat = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class StreamOptions(BaseModel):
     """What a stream carries besides the text."""
 
-    model_config = _Flat
+    model_config = FLAT
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class TextPart(BaseModel):
-    """A part of a message."""
+class NamedSchema(BaseModel):
+    """The form that an answer's JSON is to have; answers keep to it with and without `strict`."""
 
-    model_config = _Flat
+    model_config = FLAT
 
-    type: Literal["text"]
-    text: str
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    # pydantic's own `schema` is a method.
+    form: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
 
 
-class Message(BaseModel):
-    """A message of a conversation; tool calls are looked at in `structure`."""
+class ResponseFormat(BaseModel):
+    """Whether an answer is any text, any JSON object, or JSON of a schema."""
 
-    model_config = _Flat
+    model_config = FLAT
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-    refusal: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call_id: str | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """The message as chat templates know it: text in one piece, and older role names."""
-        content = self.content
-        if isinstance(content, list):
-            content = "".join(part.text for part in content)
-        role = "system" if self.role == "developer" else self.role
-        named = {} if self.name is None else {"name": self.name}
-        return {"role": role, "content": content, **named}
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
 
 
 class Sampling(BaseModel):
     """What both endpoints have in common."""
 
-    model_config = _Flat
+    model_config = FLAT
 
     model: str
     stream: bool | None = None
@@ -130,9 +120,9 @@ class ChatRequest(Sampling):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    response_format: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[ToolSpec], Field(max_length=128)] | None = None
+    tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
     metadata: dict[str, Any] | None = None
@@ -204,12 +194,7 @@ def _explained(error: ValidationError) -> ApiError:
             code="unsupported_parameter",
         )
     if first["type"] == "missing":
-        return ApiError(
-            400,
-            f"The parameter {param!r} is missing.",
-            param=param,
-            code="missing_required_parameter",
-        )
+        return missing(str(param))
     where = "The body" if param is None else f"The parameter {param!r}"
     return ApiError(
         400, f"{where} is not valid: {first['msg']}.", param=param, code="invalid_value"

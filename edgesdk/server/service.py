@@ -12,15 +12,16 @@ from typing import TypeVar
 
 import anyio
 
+from edgesdk.decode.constraint import Constraint
 from edgesdk.decode.loop import Finish, Step, check_fits
 from edgesdk.decode.options import Options
+from edgesdk.runtime import Runtime
 from edgesdk.server.failures import stopping, too_late
 from edgesdk.server.metrics import Metrics
 from edgesdk.server.settings import ServerSettings
 from edgesdk.server.shelf import Resident, Shelf
 from edgesdk.server.sources import ModelSource
 from edgesdk.server.waiting import Place, WaitingRoom
-from edgesdk.text.prompts import PromptEncoder
 
 _Result = TypeVar("_Result")
 _SPARE_THREADS = 4
@@ -28,20 +29,36 @@ _IDLE_CHECK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A prompt for one model: its ids, and what holds the answer to a form."""
+
+    ids: list[int]
+    constraint: Constraint | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """What is to be answered.
 
     Attributes:
-        encode: makes the prompt's ids; runs in a worker thread.
+        prepare: makes the prompt for a model; runs in a worker thread.
         started: `time.perf_counter()` when the request came.
     """
 
     model: str
-    encode: Callable[[PromptEncoder], list[int]]
+    prepare: Callable[[Runtime], Prepared]
     options: Options
     started: float
     logprobs: bool = False
     top_logprobs: int = 0
+
+
+def contained_in_thread(error: BaseException) -> Exception:
+    """What a worker thread may hand to the event loop.
+
+    A panic in a library written in Rust is no `Exception`, and would end the loop.
+    """
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))
 
 
 class Answer:
@@ -51,12 +68,12 @@ class Answer:
     its turn) is freed by the worker's end and by nothing else.
     """
 
-    def __init__(self, resident: Resident, job: Job, ids: list[int]) -> None:
+    def __init__(self, resident: Resident, job: Job, prepared: Prepared) -> None:
         self.resident = resident
         self.finish: Finish | None = None
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
         self._job = job
-        self._ids = ids
+        self._prepared = prepared
         self._cancel = resident.model.runtime.cancel_event()
         self._loop = asyncio.get_running_loop()
         self._arrived: asyncio.Queue[Step | None] = asyncio.Queue()
@@ -74,18 +91,19 @@ class Answer:
 
     def compute(self) -> None:
         """Decode; for a worker thread."""
-        pool, job = self.resident.sequences, self._job
+        pool, job, ids = self.resident.sequences, self._job, self._prepared.ids
         try:
-            sequence = pool.take(self._ids)
+            sequence = pool.take(ids)
             try:
                 generation = self.resident.model.runtime.generate(
                     sequence,
-                    self._ids,
+                    ids,
                     job.options,
                     cancel=self._cancel,
                     started=job.started,
                     logprobs=job.logprobs,
                     top_logprobs=job.top_logprobs,
+                    constraint=self._prepared.constraint,
                 )
                 for step in generation:
                     self._loop.call_soon_threadsafe(self._arrived.put_nowait, step)
@@ -96,7 +114,7 @@ class Answer:
             pool.give_back(sequence)
             self.finish = generation.finish
         except BaseException as error:
-            self.error = error
+            self.error = contained_in_thread(error)
 
     def end(self) -> None:
         """Let `steps` end."""
@@ -125,7 +143,7 @@ class Service:
         Raises:
             ApiError: the queue is full, the deadline passed, the server is shutting down, or the
                 model is unknown or cannot be loaded.
-            EdgeError: the prompt cannot be encoded or does not fit.
+            EdgeError: the prompt cannot be encoded or does not fit, or no answer has its form.
         """
         with ExitStack() as held:
             place = self.room.enter()
@@ -134,17 +152,24 @@ class Service:
             with anyio.move_on_after(left) as scope:
                 self._waiting.add(scope)
                 try:
-                    resident, ids = await self._turn(job, place, held)
+                    resident, prepared = await self._turn(job, place, held)
                 finally:
                     self._waiting.discard(scope)
             if scope.cancelled_caught:
                 raise stopping() if self.room.closed else too_late()
             self.room.check_open()
-            return self._start(Answer(resident, job, ids), held)
+            return self._start(Answer(resident, job, prepared), held)
 
     async def in_thread(self, work: Callable[[], _Result]) -> _Result:
         """Run something that blocks."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+        def contained() -> _Result:
+            try:
+                return work()
+            except BaseException as error:
+                raise contained_in_thread(error) from None
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, contained)
 
     async def keep_tidy(self) -> None:
         """Unload idle models, for ever."""
@@ -172,17 +197,17 @@ class Service:
         await self.shelf.close()
         self._executor.shutdown()
 
-    async def _turn(self, job: Job, place: Place, held: ExitStack) -> tuple[Resident, list[int]]:
+    async def _turn(self, job: Job, place: Place, held: ExitStack) -> tuple[Resident, Prepared]:
         slot = await self.shelf.enter(job.model)
         held.callback(self.shelf.leave, slot)
         # The model stays, and others may wait for it, when this request is given up.
         resident = await asyncio.shield(slot.resident)
-        ids = await self.in_thread(lambda: job.encode(resident.model.runtime.encoder))
-        check_fits(len(ids), resident.model.info.context_length)
+        prepared = await self.in_thread(lambda: job.prepare(resident.model.runtime))
+        check_fits(len(prepared.ids), resident.model.info.context_length)
         await resident.turns.acquire()
         held.callback(resident.turns.release)
         place.start()
-        return resident, ids
+        return resident, prepared
 
     def _start(self, answer: Answer, held: ExitStack) -> Answer:
         computed = self._executor.submit(answer.compute)
@@ -216,6 +241,11 @@ class Service:
             "edgesdk_model_bytes",
             "Bytes of the files of the loaded models.",
             lambda: sum(resident.offer.size for resident in residents()),
+        )
+        gauge(
+            "edgesdk_model_memory_bytes",
+            "Memory that the loaded models are reckoned to need, each with a full context.",
+            lambda: sum(resident.memory for resident in residents()),
         )
         gauge(
             "edgesdk_sequences_idle",

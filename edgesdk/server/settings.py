@@ -19,7 +19,8 @@ class ServerSettings:
         api_key: what clients must present; only a loopback address does without.
         origins: web origins, such as "http://localhost:3000", whose pages may use the server.
         max_models: most models that are loaded at the same time.
-        memory_limit: most bytes of the files of all loaded models together; None for no limit.
+        memory_limit: most bytes that all loaded models together are reckoned to take, each with one
+            conversation that fills its context; None for no limit.
         idle_seconds: a model that nobody used for so long is unloaded.
         parallel: most answers that one model gives at the same time.
         kept_sequences: idle KV caches that a model keeps for the next turns of its conversations.

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from edgesdk.decode.loop import Finish, Step
+from edgesdk.server.calling import Part
 from edgesdk.server.sources import Offer
+from edgesdk.server.tooling import Called
 from edgesdk.text.base import Tokenizer
 
 Json = dict[str, Any]
@@ -22,10 +24,10 @@ class Shape(Protocol):
     """How one endpoint words an answer."""
 
     def opening(self) -> list[Json]:
-        """Chunks before the first text."""
+        """Chunks before the first part."""
 
-    def chunk(self, steps: list[Step], text: str) -> Json:
-        """A piece of the answer: `steps` since the last one, and their text."""
+    def chunks(self, steps: list[Step], part: Part) -> list[Json]:
+        """A part of the answer, and the `steps` since the last one."""
 
     def closing(self, finish: Finish) -> Json:
         """The chunk that says why the answer ended."""
@@ -33,7 +35,7 @@ class Shape(Protocol):
     def usage_chunk(self, finish: Finish) -> Json:
         """The chunk that counts tokens."""
 
-    def whole(self, steps: list[Step], text: str, finish: Finish) -> Json:
+    def whole(self, steps: list[Step], parts: list[Part], finish: Finish) -> Json:
         """All of the answer at once."""
 
 
@@ -70,33 +72,58 @@ class Stamp:
 
 
 class ChatShape:
-    """Implements `Shape` for `/v1/chat/completions`."""
+    """Implements `Shape` for `/v1/chat/completions`.
 
-    def __init__(self, stamp: Stamp) -> None:
+    Args:
+        may_call: whether the answer may be calls of tools instead of text.
+    """
+
+    def __init__(self, stamp: Stamp, *, may_call: bool = False) -> None:
         self._stamp = stamp
+        self._may_call = may_call
+        self._calls = 0
 
     def opening(self) -> list[Json]:
-        return [self._chunk({"role": "assistant", "content": ""}, None)]
+        content = None if self._may_call else ""
+        return [self._chunk({"role": "assistant", "content": content}, None)]
 
-    def chunk(self, steps: list[Step], text: str) -> Json:
-        return self._chunk({"content": text}, None, steps)
+    def chunks(self, steps: list[Step], part: Part) -> list[Json]:
+        if isinstance(part, str):
+            return [self._chunk({"content": part}, None, steps)]
+        index, self._calls = self._calls, self._calls + 1
+        begun = {"index": index, **_call(part, arguments="")}
+        arguments = {"index": index, "function": {"arguments": part.arguments}}
+        return [
+            self._chunk({"tool_calls": [begun]}, None, steps),
+            self._chunk({"tool_calls": [arguments]}, None),
+        ]
 
     def closing(self, finish: Finish) -> Json:
-        return self._chunk({}, finish_reason(finish))
+        return self._chunk({}, self._reason(finish))
 
     def usage_chunk(self, finish: Finish) -> Json:
         body = self._stamp.around("chatcmpl", "chat.completion.chunk", [])
         return body | {"usage": usage(finish)}
 
-    def whole(self, steps: list[Step], text: str, finish: Finish) -> Json:
+    def whole(self, steps: list[Step], parts: list[Part], finish: Finish) -> Json:
+        text = "".join(part for part in parts if isinstance(part, str))
+        calls = [_call(part, part.arguments) for part in parts if isinstance(part, Called)]
+        self._calls = len(calls)
+        message: Json = {"role": "assistant", "content": text, "refusal": None}
+        if calls:
+            message |= {"content": text or None, "tool_calls": calls}
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "finish_reason": finish_reason(finish),
+            "message": message,
+            "finish_reason": self._reason(finish),
             "logprobs": self._logprobs(steps),
         }
         body = self._stamp.around("chatcmpl", "chat.completion", [choice])
         return body | {"usage": usage(finish)}
+
+    def _reason(self, finish: Finish) -> str:
+        reason = finish_reason(finish)
+        return "tool_calls" if self._calls and reason == "stop" else reason
 
     def _chunk(self, delta: Json, reason: str | None, steps: Iterable[Step] = ()) -> Json:
         choice: Json = {"index": 0, "delta": delta, "finish_reason": reason}
@@ -131,8 +158,8 @@ class CompletionShape:
     def opening(self) -> list[Json]:
         return []
 
-    def chunk(self, steps: list[Step], text: str) -> Json:
-        return self._chunk(text, None, steps)
+    def chunks(self, steps: list[Step], part: Part) -> list[Json]:
+        return [self._chunk(str(part), None, steps)]
 
     def closing(self, finish: Finish) -> Json:
         return self._chunk("", finish_reason(finish), [])
@@ -140,7 +167,8 @@ class CompletionShape:
     def usage_chunk(self, finish: Finish) -> Json:
         return self._stamp.around("cmpl", "text_completion", []) | {"usage": usage(finish)}
 
-    def whole(self, steps: list[Step], text: str, finish: Finish) -> Json:
+    def whole(self, steps: list[Step], parts: list[Part], finish: Finish) -> Json:
+        text = "".join(map(str, parts))
         return self._chunk(text, finish_reason(finish), steps) | {"usage": usage(finish)}
 
     def _chunk(self, text: str, reason: str | None, steps: list[Step]) -> Json:
@@ -168,6 +196,11 @@ class CompletionShape:
             columns["text_offset"].append(self._offset)
             self._offset += len(text)
         return columns
+
+
+def _call(called: Called, arguments: str) -> Json:
+    function = {"name": called.name, "arguments": arguments}
+    return {"id": called.id, "type": "function", "function": function}
 
 
 def usage(finish: Finish) -> Json:

@@ -27,10 +27,11 @@ _log = logging.getLogger("edgesdk.server")
 
 @dataclass(frozen=True)
 class Resident:
-    """A loaded model, its idle sequences, and the turns that its answers take, first come first
-    served."""
+    """A loaded model, the bytes that it is reckoned to take, its idle sequences, and the turns
+    that its answers take, first come first served."""
 
     offer: Offer
+    memory: int
     model: Model
     sequences: SequencePool
     turns: asyncio.Semaphore
@@ -43,9 +44,11 @@ class Resident:
 
 @dataclass(eq=False)
 class Slot:
-    """A place on the shelf. `resident` is what is, or is being, loaded into it."""
+    """A place on the shelf, and the bytes that it is reckoned to take. `resident` is what is, or is
+    being, loaded into it."""
 
     offer: Offer
+    memory: int
     resident: asyncio.Task[Resident]
     used: float
     users: int = 0
@@ -88,7 +91,8 @@ class Shelf:
         """Take a model into use, loaded or loading; `leave` ends the use.
 
         Raises:
-            ApiError: there is no such model (404), or it is too large for this server (503).
+            ApiError: there is no such model (404), or it is too large for this server, or cannot
+                be opened (503).
         """
         offer = await self._thread(lambda: self._source.find(name))
         if offer is None:
@@ -96,9 +100,10 @@ class Shelf:
         async with self._gate:
             slot = self._slots.get(name)
             if slot is None:
-                await self._make_room(offer)
-                task = asyncio.get_running_loop().create_task(self._load(offer))
-                slot = self._slots[name] = Slot(offer, task, self._clock())
+                memory = await self._memory(offer)
+                await self._make_room(offer, memory)
+                task = asyncio.get_running_loop().create_task(self._load(offer, memory))
+                slot = self._slots[name] = Slot(offer, memory, task, self._clock())
                 task.add_done_callback(lambda _: self._loaded(name, slot))
             slot.users += 1
             return slot
@@ -129,7 +134,13 @@ class Shelf:
             for slot in self._evictable():
                 await self._evict(slot)
 
-    async def _load(self, offer: Offer) -> Resident:
+    async def _memory(self, offer: Offer) -> int:
+        try:
+            return await self._thread(lambda: self._source.memory(offer.name))
+        except EdgeError as error:
+            raise not_loaded(offer.name, error) from error
+
+    async def _load(self, offer: Offer, memory: int) -> Resident:
         settings = self._settings
         try:
             model = await self._thread(lambda: self._source.load(offer.name))
@@ -137,7 +148,7 @@ class Shelf:
             _log.warning("%s cannot be loaded: %s", offer.name, error)
             raise not_loaded(offer.name, error) from error
         pool = SequencePool(model.runtime.engine, settings.kept_sequences)
-        return Resident(offer, model, pool, asyncio.Semaphore(settings.parallel))
+        return Resident(offer, memory, model, pool, asyncio.Semaphore(settings.parallel))
 
     def _loaded(self, name: str, slot: Slot) -> None:
         # Also marks the exception as seen: those who asked may all have gone.
@@ -145,17 +156,17 @@ class Shelf:
             del self._slots[name]
         self._changed.set()
 
-    async def _make_room(self, offer: Offer) -> None:
+    async def _make_room(self, offer: Offer, memory: int) -> None:
         limit = self._settings.memory_limit
-        if limit is not None and offer.size > limit:
+        if limit is not None and memory > limit:
             raise ApiError(
                 503,
-                f"The model {offer.name!r} has {offer.size:,} bytes;"
-                f" this server may load {limit:,}.",
+                f"The model {offer.name!r} needs {memory:,} bytes with a full context; this server"
+                f" may use {limit:,}. Its --context makes that less, its --memory allows more.",
                 code="model_too_large",
                 param="model",
             )
-        while self._is_full(offer):
+        while self._is_full(memory):
             candidates = self._evictable()
             if candidates:
                 await self._evict(min(candidates, key=lambda slot: slot.used))
@@ -163,11 +174,11 @@ class Shelf:
                 self._changed.clear()
                 await self._changed.wait()
 
-    def _is_full(self, offer: Offer) -> bool:
-        settings = self._settings
-        sizes = [slot.offer.size for slot in self._slots.values()]
-        over = settings.memory_limit is not None and sum(sizes) + offer.size > settings.memory_limit
-        return over or len(sizes) >= settings.max_models
+    def _is_full(self, memory: int) -> bool:
+        limit = self._settings.memory_limit
+        taken = sum(slot.memory for slot in self._slots.values())
+        over = limit is not None and taken + memory > limit
+        return over or len(self._slots) >= self._settings.max_models
 
     def _evictable(self) -> list[Slot]:
         return [s for s in self._slots.values() if s.users == 0 and s.is_loaded]
@@ -175,8 +186,9 @@ class Shelf:
     async def _evict(self, slot: Slot) -> None:
         del self._slots[slot.offer.name]
         resident = slot.resident.result()
-        await self._thread(resident.close)
+        # Who makes room may give up, and the model is to be freed all the same.
+        await asyncio.shield(self._thread(resident.close))
         self._changed.set()
 
-    async def _thread(self, work: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+    def _thread(self, work: Callable[[], _Result]) -> asyncio.Future[_Result]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, work)

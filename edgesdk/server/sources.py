@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgesdk.bundle.opening import Bundle
+from edgesdk.engines.registry import footprint
 from edgesdk.errors import InvalidOption
 from edgesdk.loading import find, load
 from edgesdk.model import Model
@@ -37,6 +38,16 @@ class ModelSource(Protocol):
 
     def find(self, name: str) -> Offer | None:
         """The model of that name, if there is one."""
+
+    def memory(self, name: str) -> int:
+        """Bytes that it takes when it is loaded and one conversation fills its context.
+
+        Weights in the engine's own layout, the engine itself, KV cache and scratch; see
+        `edgesdk.engines.footprint`.
+
+        Raises:
+            EdgeError: it cannot be opened.
+        """
 
     def load(self, name: str) -> Model:
         """Load it; raises as `edgesdk.load` does."""
@@ -89,9 +100,19 @@ class StoreModels:
         entry = self._store.find(name) if is_name(name) else None
         return None if entry is None else _stored(entry)
 
+    def memory(self, name: str) -> int:
+        source = find(self._place(name))
+        found = footprint(source, self._device)
+        need = found.need(min(self._context or found.context_length, found.context_length))
+        # The server's own process is there whichever model it loads.
+        return need.total - need.process
+
     def load(self, name: str) -> Model:
-        what = self._named[name][0] if name in self._named else self._store.get(name).path
+        what = self._place(name)
         return load(what, device=self._device, context=self._context, threads=self._threads)
+
+    def _place(self, name: str) -> str | Path:
+        return self._named[name][0] if name in self._named else self._store.get(name).path
 
 
 def _stored(entry: Entry) -> Offer | None:

@@ -35,3 +35,8 @@ def value_of(
             hint=hint,
         )
     return structure.read(text)
+
+
+def value_of_free(structure: Structure, text: str, reason: FinishReason) -> Any | None:
+    """`value_of` for a structure without a grammar: any text may be read."""
+    return None if reason == "cancelled" else structure.read(text)

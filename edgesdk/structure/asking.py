@@ -34,11 +34,11 @@ class Structure:
     """A form that answers are held to.
 
     Attributes:
-        grammar: what llguidance compiles; known to be valid.
+        grammar: what llguidance compiles; known to be valid. None for any text.
         read: from the whole text of an answer to its value.
     """
 
-    grammar: str
+    grammar: str | None
     read: Callable[[str], Any]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgesdk.errors import InvalidOption
+from edgesdk.panics import panics_as
 from edgesdk.structure.asking import Structure
 from edgesdk.structure.guidance import guidance
 from edgesdk.structure.schema import schema_structure
@@ -26,8 +27,9 @@ def structure_of(form: str, value: Any) -> Structure:
     if not isinstance(value, str):
         raise InvalidOption(f"{form!r} is {value!r}, not a text.")
     make = matcher.grammar_from_regex if form == "regex" else matcher.grammar_from_lark
-    grammar: str = make(value)
-    problem = matcher.validate_grammar(grammar)
+    with panics_as("llguidance", InvalidOption):
+        grammar: str = make(value)
+        problem = matcher.validate_grammar(grammar)
     if problem:
         raise InvalidOption(
             f"{form!r} cannot be enforced: {_one_line(problem)}",

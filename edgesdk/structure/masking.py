@@ -8,6 +8,7 @@ import numpy as np
 
 from edgesdk.engines.base import Logits
 from edgesdk.errors import InvalidOption, StructureError
+from edgesdk.panics import panics_as
 from edgesdk.structure.guidance import guidance
 from edgesdk.text.base import Tokenizer
 
@@ -37,9 +38,11 @@ class Vocabulary:
         Raises:
             InvalidOption: the grammar allows no answer at all.
         """
-        matcher = guidance().LLMatcher(self._tokens, grammar, log_level=0)
-        constraint = GrammarConstraint(matcher, self._tokens, self._size)
-        if not constraint.has_answer():
+        with panics_as("llguidance", InvalidOption):
+            matcher = guidance().LLMatcher(self._tokens, grammar, log_level=0)
+            constraint = GrammarConstraint(matcher, self._tokens, self._size)
+            has_answer = constraint.has_answer()
+        if not has_answer:
             raise InvalidOption(
                 f"No answer has the form that was asked for.{_detail(matcher)}",
                 hint="Check its parts against each other, and its characters against the model's"
@@ -64,21 +67,19 @@ class GrammarConstraint:
         self._answer: list[int] = []
 
     def masked(self, logits: Logits) -> Logits:
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        with panics_as("llguidance", self._failure):
+            bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, count=self._size, bitorder="little").view(bool)
         if self._matcher.is_error() or not allowed.any():
-            raise StructureError(
-                f"The answer cannot go on within its form.{_detail(self._matcher)}",
-                text=self._tokens.decode_str(self._answer),
-                hint="Make the form simpler, without characters that the model has no tokens for.",
-            )
+            raise self._failure(f"The answer cannot go on within its form.{_detail(self._matcher)}")
         masked = np.full_like(logits, -np.inf)
         shared = min(self._size, logits.size)
         np.copyto(masked[:shared], logits[:shared], where=allowed[:shared])
         return masked
 
     def accept(self, token: int) -> None:
-        self._matcher.consume_token(token)
+        with panics_as("llguidance", self._failure):
+            self._matcher.consume_token(token)
         self._answer.append(token)
 
     @property
@@ -88,6 +89,13 @@ class GrammarConstraint:
     @property
     def finished(self) -> bool:
         return bool(self._matcher.is_stopped()) and self.complete
+
+    def _failure(self, message: str) -> StructureError:
+        return StructureError(
+            message,
+            text=self._tokens.decode_str(self._answer),
+            hint="Make the form simpler, without characters that the model has no tokens for.",
+        )
 
     def has_answer(self) -> bool:
         """Whether an answer can start, or be empty."""

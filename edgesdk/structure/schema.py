@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from edgesdk.errors import InvalidOption, RejectedStructure
+from edgesdk.panics import panics_as
 from edgesdk.structure.asking import Structure
+from edgesdk.structure.dialects import narrowed
 from edgesdk.structure.finite import endless_reference
 from edgesdk.structure.guidance import guidance
 from edgesdk.structure.subschemas import subschemas
@@ -56,7 +58,8 @@ def json_grammar(schema: dict[str, Any]) -> str:
 
 
 def _compile(schema: dict[str, Any]) -> str:
-    grammar: str = guidance().LLMatcher.grammar_from_json_schema(schema, overrides=_COMPACT)
+    matcher = guidance().LLMatcher
+    grammar: str = matcher.grammar_from_json_schema(narrowed(schema), overrides=_COMPACT)
     return grammar
 
 
@@ -66,10 +69,13 @@ def _problem(schema: dict[str, Any]) -> str | None:
     if "x-guidance" in schema:
         return "'x-guidance' is not a keyword of JSON Schema."
     try:
-        grammar = _compile(schema)
+        with panics_as("llguidance", InvalidOption):
+            grammar = _compile(schema)
+            problem: str = guidance().LLMatcher.validate_grammar(grammar)
+    except InvalidOption as error:
+        return f"{error}."
     except (TypeError, ValueError, RecursionError) as error:
         return f"it is not JSON ({error})."
-    problem: str = guidance().LLMatcher.validate_grammar(grammar)
     return " ".join(problem.split()) or None
 
 

@@ -82,6 +82,8 @@ def messages_of(prompt: Prompt) -> list[dict[str, Any]]:
         if content is None and not message.get("tool_calls"):
             raise RequestError(f"messages[{index}] has no content.", hint='Give it a "content".')
     last = messages[-1].get("content")
-    if isinstance(last, str) and not last.strip():
+    # A tool may well give nothing, and calls need no words.
+    speaks = messages[-1]["role"] != "tool" and not messages[-1].get("tool_calls")
+    if speaks and isinstance(last, str) and not last.strip():
         raise EmptyPrompt("The prompt is empty.", hint="Ask something.")
     return [dict(message) for message in messages]

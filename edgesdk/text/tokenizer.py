@@ -8,8 +8,9 @@ from pathlib import Path
 import tokenizers
 
 from edgesdk.bundle.manifest import TokenizerEntry
-from edgesdk.bundle.opening import Bundle
+from edgesdk.bundle.opening import Bundle, utf8
 from edgesdk.errors import DamagedBundle, InvalidText
+from edgesdk.panics import panics_as
 from edgesdk.text.pieces import piece_bytes_for
 
 
@@ -28,9 +29,10 @@ class BundleTokenizer:
     """
 
     def __init__(self, path: Path, entry: TokenizerEntry) -> None:
-        text = path.read_text(encoding="utf-8")
+        text = utf8(path)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(text)
+            with panics_as("the tokenizers library", DamagedBundle):
+                self._tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing more precise
             raise DamagedBundle(
                 f"{path} is not a tokenizer: {error}.", hint="Export the model again."

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
-from edgesdk.errors import ToolRoundsExceeded
+from edgesdk.errors import DeadlineExceeded, ToolRoundsExceeded
 from edgesdk.receipt import Reply
-from edgesdk.tools.calls import ToolCall, calls_in
-from edgesdk.tools.dialect import Dialect
+from edgesdk.tools.calls import ToolCall
 from edgesdk.tools.function import Tool
-
-
-@dataclass(frozen=True)
-class ToolRun:
-    """A call and what became of it.
-
-    Attributes:
-        result: the text that the model was told; for a failed call, why it failed.
-    """
-
-    call: ToolCall
-    result: str
-    failed: bool
+from edgesdk.tools.messages import Message, result_message
+from edgesdk.tools.running import ToolRun, run_calls, run_calls_async
 
 
 @dataclass(frozen=True)
@@ -31,77 +20,96 @@ class Acted:
     """The end of a loop.
 
     Attributes:
-        reply: the answer that calls no tool.
+        replies: all answers, each with its receipt; the last one calls no tool.
         runs: the calls before it, in order.
         messages: all that was said, from the question to the answer.
     """
 
-    reply: Reply
+    replies: tuple[Reply, ...]
     runs: tuple[ToolRun, ...]
     messages: tuple[dict[str, Any], ...]
 
+    @property
+    def reply(self) -> Reply:
+        """The answer that calls no tool."""
+        return self.replies[-1]
 
-def act(
-    ask: Callable[[list[dict[str, Any]]], Reply],
-    question: list[dict[str, Any]],
-    tools: Mapping[str, Tool],
-    dialect: Dialect,
-    *,
-    max_rounds: int,
-) -> Acted:
+
+class Acting:
+    """The state of one loop; `act` and `act_async` turn it.
+
+    Args:
+        news: the question; calls and results are added to it.
+        max_rounds: most answers that may call tools.
+        deadline: seconds from now that all of it may take; None for no limit.
+    """
+
+    def __init__(self, news: list[Message], *, max_rounds: int, deadline: float | None) -> None:
+        self.news = news
+        self._max_rounds = max_rounds
+        self._ends = None if deadline is None else perf_counter() + deadline
+        self._replies: list[Reply] = []
+        self._runs: list[ToolRun] = []
+
+    def remaining(self) -> float | None:
+        """Seconds that are left; None for no limit.
+
+        Raises:
+            DeadlineExceeded: none are.
+        """
+        if self._ends is None:
+            return None
+        left = self._ends - perf_counter()
+        if left <= 0:
+            raise DeadlineExceeded(
+                "The deadline passed before the work was done.",
+                hint="Allow more time, or ask for less.",
+            )
+        return left
+
+    def take(self, reply: Reply) -> tuple[ToolCall, ...]:
+        """Note an answer; its calls are to be run, and there are none where the loop has ended.
+
+        Raises:
+            ToolRoundsExceeded: it is one answer too many that calls tools.
+        """
+        self._replies.append(reply)
+        self.news.append(reply.message)
+        if reply.tool_calls and len(self._replies) > self._max_rounds:
+            raise ToolRoundsExceeded(
+                f"The model still calls tools after {self._max_rounds} rounds.",
+                hint="Raise max_rounds, or say in the prompt when the work is done.",
+            )
+        return reply.tool_calls
+
+    def tell(self, runs: list[ToolRun]) -> None:
+        """Add what calls gave."""
+        self._runs += runs
+        self.news += [result_message(run.call, run.result) for run in runs]
+
+    def acted(self) -> Acted:
+        """The end."""
+        return Acted(tuple(self._replies), tuple(self._runs), tuple(self.news))
+
+
+def act(acting: Acting, ask: Callable[[float | None], Reply], tools: Mapping[str, Tool]) -> Acted:
     """Ask until an answer calls no tool.
 
     Args:
-        ask: gives the answer to messages; each time it gets those of the time before, and more.
-        max_rounds: most answers that may call tools.
+        ask: gives the answer to `acting.news` within so many seconds.
 
     Raises:
-        ToolRoundsExceeded: one answer more calls tools; those calls were not run.
+        ToolRoundsExceeded, DeadlineExceeded: see `Acting`.
     """
-    runs: list[ToolRun] = []
-    messages = list(question)
-    reply = ask(messages)
-    for _ in range(max_rounds):
-        calls = calls_in(reply.text)
-        if not calls:
-            break
-        done = [_run(call, tools) for call in calls]
-        runs += done
-        messages.append(dialect.answer(reply.text, calls))
-        messages += dialect.told([(run.call, run.result) for run in done])
-        reply = ask(messages)
-    if calls_in(reply.text):
-        raise ToolRoundsExceeded(
-            f"The model still calls tools after {max_rounds} rounds.",
-            hint="Raise max_rounds, or say in the prompt when the work is done.",
-        )
-    messages.append({"role": "assistant", "content": reply.text})
-    return Acted(reply, tuple(runs), tuple(messages))
+    while calls := acting.take(ask(acting.remaining())):
+        acting.tell(run_calls(calls, tools, seconds=acting.remaining()))
+    return acting.acted()
 
 
-def _run(call: ToolCall, tools: Mapping[str, Tool]) -> ToolRun:
-    from pydantic import ValidationError
-
-    if call.problem is not None:
-        return ToolRun(call, f"Error: {call.problem}", failed=True)
-    tool = tools.get(call.name)
-    if tool is None:
-        known = ", ".join(tools)
-        return ToolRun(call, f"Error: there is no tool {call.name!r}; use {known}.", failed=True)
-    try:
-        result = _text(tool.run(call.arguments))
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
-        return ToolRun(call, f"Error: invalid arguments: {'; '.join(faults)}", failed=True)
-    except Exception as error:
-        # Whatever a tool raises is news for the model, which may try something else.
-        return ToolRun(call, f"Error: {type(error).__name__}: {error}", failed=True)
-    return ToolRun(call, result, failed=False)
-
-
-def _text(result: Any) -> str:
-    if isinstance(result, str):
-        return result
-    from pydantic_core import to_json
-
-    return to_json(result, fallback=str).decode()
+async def act_async(
+    acting: Acting, ask: Callable[[float | None], Awaitable[Reply]], tools: Mapping[str, Tool]
+) -> Acted:
+    """`act` for asyncio."""
+    while calls := acting.take(await ask(acting.remaining())):
+        acting.tell(await run_calls_async(calls, tools, seconds=acting.remaining()))
+    return acting.acted()

@@ -4,7 +4,8 @@ Families write them in a few ways, all of them JSON with a name and arguments:
 
 - Hermes, Qwen, SmolLM: `<tool_call>{...}</tool_call>`, one tag for each call or a list in one;
 - Llama 3: the whole answer is `{"name": ..., "parameters": {...}}`, several after each other;
-- models that learned neither well: the same in a code fence.
+- Mistral: `[TOOL_CALLS][{...}, {...}]`, of which often only the list is text, each with an id;
+- models that learned none of them well: the same in a code fence, or in braces twice.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
+_TAG, _END_TAG = "<tool_call>", "</tool_call>"
+# Marks before calls that some tokenizers spell out and others leave without text.
+_MARKS = ("<|python_tag|>", "[TOOL_CALLS]")
 _FENCED = re.compile(r"\A```(?:json)?\s*\n(.*?)```\s*\Z", re.DOTALL)
 _BETWEEN = re.compile(r"[\s;,]*")
 _DECODER = json.JSONDecoder()
@@ -26,23 +29,34 @@ class ToolCall:
     """A call that a model asks for.
 
     Attributes:
-        arguments: by name; not yet checked against the tool.
+        arguments: JSON values by name.
         problem: why it cannot be run as it was written; None if it can.
+        id: tells it from other calls of its conversation; "" where the model gave it none and
+            nobody else has yet.
     """
 
     name: str
     arguments: dict[str, Any]
     problem: str | None = None
+    id: str = ""
+
+
+class ToolCalls(tuple[ToolCall, ...]):
+    """The calls of an answer, in order; the value of answers that may call tools."""
 
 
 def calls_in(text: str) -> tuple[ToolCall, ...]:
     """The calls in an answer, in order; empty where it is an answer to the user."""
-    tagged = _TAGGED.findall(text)
-    if tagged:
-        return tuple(call for block in tagged for call in _calls(block))
-    body = text.strip().removeprefix("<|python_tag|>").strip()
+    if _TAG in text:
+        return tuple(_tagged(text))
+    body = text.strip()
+    for mark in _MARKS:
+        body = body.removeprefix(mark).lstrip()
     fenced = _FENCED.match(body)
     body = fenced[1].strip() if fenced else body
+    if body.startswith("{{") and body.endswith("}}"):
+        # So the template of Qwen2.5-Coder shows it, which was to be filled in by Python.
+        body = body[1:-1]
     if not body.startswith(("{", "[")):
         return ()
     # Without a tag, JSON may as well be what the user asked for: it has to look like a call.
@@ -50,9 +64,31 @@ def calls_in(text: str) -> tuple[ToolCall, ...]:
     return () if any(call.problem for call in calls) else calls
 
 
+def words_before_calls(text: str) -> str:
+    """What an answer that calls tools says before its calls, as far as a mark tells them apart."""
+    places = [place for mark in (_TAG, *_MARKS) if (place := text.find(mark)) >= 0]
+    return text[: min(places)].strip() if places else ""
+
+
+def _tagged(text: str) -> Iterator[ToolCall]:
+    at = text.find(_TAG)
+    while at >= 0:
+        start = at + len(_TAG)
+        try:
+            # The end is looked for behind the JSON, in whose texts it may stand too.
+            end = _values(text, start)[1]
+        except (ValueError, RecursionError):
+            end = start
+        end = text.find(_END_TAG, end)
+        yield from _calls(text[start : end if end >= 0 else len(text)])
+        at = text.find(_TAG, end) if end >= 0 else -1
+
+
 def _calls(block: str, *, only_clear: bool = False) -> Iterator[ToolCall]:
     try:
-        values = list(_values(block))
+        values, end = _values(block, 0)
+        if end < len(block):
+            _DECODER.raw_decode(block, end)
     except (ValueError, RecursionError) as error:
         yield ToolCall("", {}, f"The call is not valid JSON: {error}.")
         return
@@ -62,13 +98,19 @@ def _calls(block: str, *, only_clear: bool = False) -> Iterator[ToolCall]:
         yield _call(value, only_clear=only_clear)
 
 
-def _values(block: str) -> Iterator[Any]:
-    """JSON values after each other, those of a list one by one."""
-    at = _end(_BETWEEN, block, 0)
-    while at < len(block):
-        value, at = _DECODER.raw_decode(block, at)
-        yield from value if isinstance(value, list) else [value]
-        at = _end(_BETWEEN, block, at)
+def _values(text: str, at: int) -> tuple[list[Any], int]:
+    """JSON values after each other, those of a list one by one, and where they end.
+
+    Raises:
+        ValueError: one that begins is not valid.
+    """
+    values: list[Any] = []
+    at = _end(_BETWEEN, text, at)
+    while at < len(text) and text[at] != "<":
+        value, at = _DECODER.raw_decode(text, at)
+        values += value if isinstance(value, list) else [value]
+        at = _end(_BETWEEN, text, at)
+    return values, at
 
 
 def _call(value: Any, *, only_clear: bool) -> ToolCall:
@@ -87,7 +129,8 @@ def _call(value: Any, *, only_clear: bool) -> ToolCall:
         arguments = {}
     if not isinstance(arguments, dict):
         return ToolCall(name, {}, f"The arguments of {name} are not an object.")
-    return ToolCall(name, arguments)
+    key = value.get("id")
+    return ToolCall(name, arguments, id=key if isinstance(key, str) else "")
 
 
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:

@@ -7,23 +7,35 @@ calling (Nous Research), which small instruction-tuned models follow best.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from edgesdk.errors import TemplateError
 from edgesdk.text.template import ChatTemplate
 from edgesdk.tools.calls import ToolCall
+from edgesdk.tools.messages import Message, call_message, calls_of, result_message
+from edgesdk.tools.syntax import HERMES, SMOLLM, CallSyntax, learned_syntax
 
 _SYSTEM = """You may call functions to answer the user. They are listed in <tools></tools>:
 <tools>
 {specs}
 </tools>
-To call one, answer with only this, one for each call:
-<tool_call>
-{{"name": <function-name>, "arguments": <args-json-object>}}
-</tool_call>
+To call {how}:
+{example}
 The results come in <tool_response></tool_response>; then answer the user in words."""
+_EXAMPLE = '{"name": <function-name>, "arguments": <args-json-object>}'
+_WORDS = {
+    HERMES: (
+        "one, answer with only this, one for each call",
+        f"<tool_call>\n{_EXAMPLE}\n</tool_call>",
+    ),
+    SMOLLM: (
+        "them, answer with only this, a list of all calls",
+        f"<tool_call>[{_EXAMPLE}]</tool_call>",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -32,91 +44,119 @@ class Dialect:
 
     Attributes:
         tools: the tools that it is given.
-        calls: the calls of an assistant's message, also several.
+        calls: how many calls of one assistant's message; 2 stands for any number.
         results: messages of the role "tool".
+        syntax: how its model writes calls; None where the template writes them in a way that
+            is not read here, or not at all.
     """
 
     tools: bool
-    calls: bool
+    calls: int
     results: bool
+    syntax: CallSyntax | None
 
     def conversation(
-        self, messages: list[dict[str, Any]], specs: Sequence[dict[str, Any]]
-    ) -> list[dict[str, Any]]:
-        """The messages as the template is to be given them."""
-        if self.tools:
-            return messages
-        told = _SYSTEM.format(specs="\n".join(json.dumps(spec["function"]) for spec in specs))
-        if messages and messages[0]["role"] == "system":
-            first, *others = messages
-            return [{**first, "content": f"{first['content']}\n\n{told}"}, *others]
-        return [{"role": "system", "content": told}, *messages]
+        self, messages: Iterable[Mapping[str, Any]], specs: Sequence[Mapping[str, Any]] = ()
+    ) -> list[Message]:
+        """The messages as the template is to be given them: in its own writing where it has one,
+        because that is what its model learned.
 
-    def answer(self, text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
-        """The assistant's message that made `calls`.
+        Args:
+            messages: in the form of OpenAI's API.
+            specs: tools that may be called, in that form too.
 
-        In the template's own writing where it has one, because that is what the model learned,
-        in whatever form it wrote them this time.
+        Raises:
+            RequestError: a message has calls that are none.
         """
-        if not self.calls or any(call.problem for call in calls):
-            return {"role": "assistant", "content": text}
-        before, tag, _ = text.partition("<tool_call>")
-        return {
-            "role": "assistant",
-            "content": before.strip() if tag else "",
-            "tool_calls": [_written(call, place) for place, call in enumerate(calls)],
-        }
+        told: list[Message] = []
+        for is_result, group in groupby(messages, lambda message: message["role"] == "tool"):
+            if is_result and not self.results:
+                blocks = [f"<tool_response>\n{m.get('content')}\n</tool_response>" for m in group]
+                told.append({"role": "user", "content": "\n".join(blocks)})
+            else:
+                told += [self._called(message) for message in group]
+        return self._with_tools(told, specs) if specs and not self.tools else told
 
-    def told(self, done: Sequence[tuple[ToolCall, str]]) -> list[dict[str, Any]]:
-        """The messages that tell the model what its calls gave."""
-        if self.results:
-            return [
-                {"role": "tool", "name": call.name, "tool_call_id": _id(place), "content": text}
-                for place, (call, text) in enumerate(done)
-            ]
-        blocks = [f"<tool_response>\n{text}\n</tool_response>" for _, text in done]
-        return [{"role": "user", "content": "\n".join(blocks)}]
+    def _called(self, message: Mapping[str, Any]) -> Message:
+        calls = calls_of(message)
+        if not calls:
+            # A key without calls would still make some templates write them.
+            return {key: value for key, value in message.items() if key != "tool_calls"}
+        content = message.get("content") or ""
+        if len(calls) <= self.calls or self.calls > 1:
+            return {**message, **call_message(content, calls)}
+        written = (self.syntax or HERMES).write(calls)
+        return {"role": "assistant", "content": f"{content}\n{written}" if content else written}
+
+    def _with_tools(self, told: list[Message], specs: Sequence[Mapping[str, Any]]) -> list[Message]:
+        how, example = _WORDS[self.syntax or HERMES]
+        listed = "\n".join(json.dumps(spec["function"], ensure_ascii=False) for spec in specs)
+        words = _SYSTEM.format(specs=listed, how=how, example=example)
+        if told and told[0]["role"] == "system":
+            first, *others = told
+            return [{**first, "content": f"{first['content']}\n\n{words}"}, *others]
+        return [{"role": "system", "content": words}, *told]
+
+
+_ASKED = {"role": "user", "content": "?"}
+_PROBES = (
+    # Mistral's templates insist on ids of nine characters.
+    ToolCall("probe_one", {"probe_key": "probe_value", "probe_other": 1}, id="prob00001"),
+    ToolCall("probe_two", {"probe_key": "probe_other_value", "probe_other": 2}, id="prob00002"),
+)
+_PARAMETERS = {
+    "type": "object",
+    "properties": {"probe_key": {"type": "string", "description": "A key."}},
+    "required": ["probe_key"],
+}
+_SPEC = {"name": "probe_one", "description": "A probe.", "parameters": _PARAMETERS}
+_TOOLS = [{"type": "function", "function": _SPEC}]
 
 
 def dialect_of(template: ChatTemplate | None) -> Dialect:
     """What a template writes, found out by trying; without a template, nothing."""
     if template is None:
-        return Dialect(tools=False, calls=False, results=False)
-    asked = {"role": "user", "content": "?"}
-    calls = [ToolCall("probe_one", {}), ToolCall("probe_two", {})]
-    spec = {"name": "probe_one", "description": "", "parameters": {"type": "object"}}
-    full = Dialect(tools=True, calls=True, results=True)
-    results = full.told([(calls[0], "result_one")])
-    if not _writes(template, [asked], "probe_one", tools=[{"type": "function", "function": spec}]):
+        return Dialect(tools=False, calls=0, results=False, syntax=HERMES)
+    if "probe_one" not in (_rendered(template, [_ASKED]) or ""):
         # It may write any role, but its model was not trained on those of tools.
-        return Dialect(tools=False, calls=False, results=False)
+        named = _rendered(template, [_ASKED], tools=None) or ""
+        own = SMOLLM if "SmolLM" in named else HERMES
+        return Dialect(tools=False, calls=0, results=False, syntax=own)
+    told = [[result_message(call, f"gave {call.name}") for call in _PROBES[:n]] for n in (1, 2)]
+    one, two = (
+        _rendered(template, [_ASKED, call_message("", _PROBES[: len(results)]), *results]) or ""
+        for results in told
+    )
     return Dialect(
         tools=True,
-        calls=_writes(
-            template, [asked, full.answer("", calls), *results], "probe_one", "probe_two"
-        ),
-        results=_writes(template, [asked, full.answer("", calls[:1]), *results], "result_one"),
+        calls=2 if "probe_other_value" in two else int("probe_value" in one),
+        results="gave probe_one" in one,
+        syntax=learned_syntax(lambda calls: _answered(template, calls), _PROBES),
     )
 
 
-def _writes(
+def _answered(template: ChatTemplate, calls: Sequence[ToolCall]) -> str | None:
+    """What a template writes for an answer that makes `calls`, without what ends any answer."""
+    words = "probe_words"
+    prompt = _rendered(template, [_ASKED])
+    plain = _rendered(template, [_ASKED, {"role": "assistant", "content": words}], ask=False)
+    whole = _rendered(template, [_ASKED, call_message("", calls)], ask=False)
+    if prompt is None or plain is None or whole is None or not whole.startswith(prompt):
+        return None
+    ending = plain.rpartition(words)[2]
+    return whole[len(prompt) :].removesuffix(ending)
+
+
+def _rendered(
     template: ChatTemplate,
-    messages: list[dict[str, Any]],
-    *marks: str,
-    tools: list[dict[str, Any]] | None = None,
-) -> bool:
+    messages: list[Message],
+    *,
+    tools: list[dict[str, Any]] | None = _TOOLS,
+    ask: bool = True,
+) -> str | None:
     try:
-        text = template.render(messages, tools=tools, bos_token="", eos_token="")
+        return template.render(
+            messages, tools=tools, add_generation_prompt=ask, bos_token="", eos_token=""
+        )
     except TemplateError:
-        return False
-    return all(mark in text for mark in marks)
-
-
-def _written(call: ToolCall, place: int) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"id": _id(place), "type": "function", "function": function}
-
-
-def _id(place: int) -> str:
-    # Mistral's templates insist on nine characters.
-    return f"call{place:05d}"
+        return None

@@ -1,13 +1,17 @@
 """What a docstring says about a function and about each argument.
 
-Two styles are read: Google's `Args:` section, and Sphinx's `:param name:` lines.
+Three styles are read: Google's `Args:` section, NumPy's underlined `Parameters`, and Sphinx's
+`:param name:` lines.
 """
 
 from __future__ import annotations
 
 import re
 
-_SECTION = re.compile(r"^(Args|Arguments|Parameters|Returns|Yields|Raises|Examples?|Notes?):\s*$")
+_NAMES = r"(Args|Arguments|Parameters|Returns|Yields|Raises|Examples?|Notes?|See Also)"
+_SECTION = re.compile(rf"^{_NAMES}:\s*$")
+_UNDERLINED = re.compile(rf"^{_NAMES}\n-{{3,}}[ \t]*$", re.MULTILINE)
+_NUMPY = re.compile(r"^\*{0,2}(\w+)\s*(?::.*)?()$")
 _GOOGLE = re.compile(r"^\s+\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.*)$")
 _SPHINX = re.compile(r"^:param\s+(?:[^:]*\s)?\*{0,2}(\w+):\s*(.*)$")
 
@@ -21,7 +25,8 @@ def read_docstring(text: str) -> tuple[str, dict[str, str]]:
     description: list[str] = []
     arguments: dict[str, list[str]] = {}
     section, current, indent = "", None, 0
-    for line in text.splitlines():
+    style = _NUMPY if _UNDERLINED.search(text) else _GOOGLE
+    for line in _UNDERLINED.sub(r"\1:", text).splitlines():
         heading = _SECTION.match(line)
         if heading:
             section, current = heading[1], None
@@ -33,7 +38,7 @@ def read_docstring(text: str) -> tuple[str, dict[str, str]]:
             and section.startswith(("Arg", "Par"))
             and (not current or depth <= indent)
         ):
-            found = _GOOGLE.match(line)
+            found = style.match(line)
         if found:
             current, indent = found[1], depth
             arguments[current] = [found[2]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +20,17 @@ class Tool:
         name: the function's own.
         description: the docstring without its part on arguments.
         parameters: JSON Schema of the arguments, an object.
-        run: calls the function with keyword arguments; raises `pydantic.ValidationError` where
-            they do not fit its type hints, before the function runs, and what it raises itself.
+        bind: from the arguments of a call, as JSON has them, to the function's own, of the types
+            of its hints, without calling it; raises `pydantic.ValidationError` where they do not
+            fit.
+        function: what `bind` binds to.
     """
 
     name: str
     description: str
     parameters: dict[str, Any]
-    run: Callable[[dict[str, Any]], Any]
+    bind: Callable[[dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+    function: Callable[..., Any]
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -38,61 +42,83 @@ class Tool:
         }
         return {"type": "function", "function": function}
 
+    @property
+    def is_async(self) -> bool:
+        """Whether `run` gives something to await."""
+        return inspect.iscoroutinefunction(self.function)
+
+    def run(self, given: dict[str, Any]) -> Any:
+        """Call the function with the arguments of a call.
+
+        Raises:
+            pydantic.ValidationError: they do not fit its type hints; it was not called.
+        """
+        positional, named = self.bind(given)
+        return self.function(*positional, **named)
+
 
 def tool_of(function: Any) -> Tool:
     """The tool that a function is, from its type hints and docstring.
 
     Raises:
-        InvalidOption: it cannot be called with a JSON object: it is asynchronous, has no name of
-            its own, takes positional-only arguments, or a type hint has no JSON Schema.
+        InvalidOption: it cannot be called with a JSON object: it has no name of its own, takes
+            positional-only or any number of positional arguments, or a type hint has no JSON
+            Schema.
     """
     from pydantic import TypeAdapter
     from pydantic.errors import PydanticUserError
     from pydantic_core import ArgsKwargs
+
+    from edgesdk.structure.closed import ClosedJsonSchema
 
     name = getattr(function, "__name__", "")
     if not inspect.isroutine(function) or not name.isidentifier():
         raise InvalidOption(
             f"The tool {function!r} is not a function with a name.", hint="Define it with 'def'."
         )
-    if inspect.iscoroutinefunction(function):
-        raise InvalidOption(
-            f"The tool {name!r} is asynchronous.", hint="Give a function that returns its result."
-        )
+    _check_arguments(name, function)
+
+    # Pydantic would call what it validates for; this has the same signature and only hands over.
+    bound: Any = functools.wraps(function)(lambda *args, **kwargs: (args, kwargs))
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(function)
-        parameters = adapter.json_schema()
+        adapter: TypeAdapter[Any] = TypeAdapter(bound)
+        parameters = adapter.json_schema(schema_generator=ClosedJsonSchema)
     except (PydanticUserError, NameError) as error:
         raise InvalidOption(
-            f"The tool {name!r} has no JSON Schema: {str(error).splitlines()[0]}"
+            f"The tool {name!r} has no JSON Schema: {str(error).splitlines()[0]}",
+            hint="Give each argument a type that JSON can hold.",
         ) from None
-    if parameters.get("type") != "object":
-        raise InvalidOption(
-            f"The tool {name!r} takes positional-only arguments; models name theirs.",
-            hint="Let each one be given by its name.",
-        )
     description, arguments = read_docstring(inspect.getdoc(function) or "")
     for argument, schema in parameters.get("properties", {}).items():
         schema.pop("title", None)
         if argument in arguments:
             schema.setdefault("description", arguments[argument])
     return Tool(
-        name, description, parameters, lambda given: adapter.validate_python(ArgsKwargs((), given))
+        name,
+        description,
+        parameters,
+        bind=lambda given: adapter.validate_python(ArgsKwargs((), given)),
+        function=function,
     )
 
 
-def toolbox(functions: Iterable[Callable[..., Any]]) -> dict[str, Tool]:
-    """Tools by name.
-
-    Raises:
-        InvalidOption: there is none, two have one name, or see `tool_of`.
-    """
-    tools: dict[str, Tool] = {}
-    for function in functions:
-        tool = tool_of(function)
-        if tool.name in tools:
-            raise InvalidOption(f"Two tools are named {tool.name!r}.", hint="Rename one of them.")
-        tools[tool.name] = tool
-    if not tools:
-        raise InvalidOption("There are no tools.", hint="Give functions, or use respond().")
-    return tools
+def _check_arguments(name: str, function: Callable[..., Any]) -> None:
+    try:
+        arguments = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        raise InvalidOption(
+            f"The tool {name!r} does not say what arguments it takes.",
+            hint="Wrap it in a function with type hints.",
+        ) from None
+    for argument in arguments:
+        if argument.kind is argument.POSITIONAL_ONLY:
+            raise InvalidOption(
+                f"The tool {name!r} takes positional-only arguments; models name theirs.",
+                hint="Let each one be given by its name.",
+            )
+        if argument.kind is argument.VAR_POSITIONAL:
+            raise InvalidOption(
+                f"The tool {name!r} takes any number of arguments as *{argument.name}; models"
+                " name theirs.",
+                hint="Take a list instead.",
+            )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from support.exported import Exported
 from support.tiny_models import make_tiny
 
 import edgesdk
@@ -99,22 +99,16 @@ def test_a_flipped_byte_in_a_bundle_is_found_by_verify(tiny: Path, tmp_path: Pat
 
 
 def test_a_model_of_one_and_a_half_billion_fits_in_two_gigabytes(
-    qwen_coder_gguf: Path, tmp_path: Path
+    qwen_coder_int4: Exported,
 ) -> None:
     """Peak resident memory of the whole export, quality included; then the bundle answers."""
-    run(
-        *("export", str(qwen_coder_gguf), "--name", "qwen", "--output", str(tmp_path / "qwen")),
-        *("--quality-tokens", "512"),
-        home=tmp_path / "home",
-    )
-    # Of all children so far, and so an upper bound for this one. Linux counts in KiB.
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    assert peak < 2_000_000_000
-    bundle = edgesdk.open_bundle(tmp_path / "qwen")
+    assert qwen_coder_int4.peak < 2_000_000_000
+    place = qwen_coder_int4.path
+    bundle = edgesdk.open_bundle(place)
     assert bundle.manifest.quantization.weights == "int4"
     assert bundle.manifest.quality is not None
     assert bundle.manifest.quality.kl_mean < 0.08
-    with edgesdk.load(tmp_path / "qwen", context=512) as model:
+    with edgesdk.load(place, context=512) as model:
         reply = model.respond("What is the capital of France? One word.", max_tokens=16)
         code = model.respond("Write a Python function add(a, b). Only code.", max_tokens=60)
     assert "Paris" in reply.text

@@ -162,6 +162,32 @@ def test_a_client_that_leaves_the_queue() -> None:
         assert len(engine.sequences) == 1
 
 
+def test_a_client_that_leaves_while_its_model_is_loaded() -> None:
+    gate = Gate(shut=True)
+    engines: list[FakeEngine] = []
+
+    def load() -> FakeEngine:
+        gate(None)
+        engines.append(FakeEngine())
+        return engines[-1]
+
+    models = FakeModels(slow=load, other=FakeEngine)
+    with served(models, queue=1, max_models=2) as server:
+        left = send(server, ask("slow"))
+        wait_for(lambda: models.loads == ["slow"])
+        server.until(waiting=1)
+        left.close()
+        # The load goes on, but nobody waits for it: the only place in the queue is free.
+        server.until(waiting=0, running=0)
+        assert server.post(CHAT, json=ask("other", max_tokens=2)).status_code == 200
+        gate.open()
+        wait_for(lambda: samples(server)["edgesdk_models_loaded", ""] == 2)
+        assert engines[0].sequences == []
+        # It was not in vain.
+        assert server.post(CHAT, json=ask("slow", max_tokens=2)).status_code == 200
+        assert models.loads == ["slow", "other"]
+
+
 def test_metrics_count_what_happened() -> None:
     with served(FakeModels(hello=FakeEngine)) as server:
         for _ in range(2):
@@ -177,6 +203,7 @@ def test_metrics_count_what_happened() -> None:
         assert found["edgesdk_tokens_per_second_count", "hello"] == 2
         assert found["edgesdk_models_loaded", ""] == 1
         assert found["edgesdk_model_bytes", ""] == 100
+        assert found["edgesdk_model_memory_bytes", ""] == 1000
         assert found["edgesdk_requests_running", ""] == 0
         assert found["edgesdk_resident_memory_bytes", ""] > 1e6
         assert found["edgesdk_requests_total", "other"] == 1

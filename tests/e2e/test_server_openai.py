@@ -198,6 +198,13 @@ def test_text_completions(client: openai.OpenAI) -> None:
     assert short.usage.completion_tokens == 16
 
 
+@pytest.mark.parametrize("token", [-1, 256, 10**30])
+def test_ids_that_are_no_tokens(client: openai.OpenAI, token: int) -> None:
+    with pytest.raises(openai.BadRequestError, match="from 0 to 255") as caught:
+        client.completions.create(model="hello", prompt=[2, token])
+    assert caught.value.param == "prompt.1"
+
+
 def test_a_conversation_reuses_its_cache(client: openai.OpenAI) -> None:
     first = user("What is a rather long question that only this test asks?")
     reply = client.chat.completions.create(model="hello", messages=first, temperature=0)
@@ -289,6 +296,23 @@ def test_an_engine_that_fails(client: openai.OpenAI, server: Served, stream: boo
     with pytest.raises(openai.InternalServerError, match="The device is gone"):
         client.chat.completions.create(model="broken", messages=user("Hi"), stream=stream)
     server.until(running=0, waiting=0)
+
+
+def test_a_panic_ends_one_answer_and_not_the_server() -> None:
+    class Panic(BaseException):
+        """As PyO3 raises it for a panic of Rust."""
+
+    def panic(sequence: object) -> None:
+        raise Panic("index out of bounds")
+
+    models = FakeModels(hello=FakeEngine, rusty=lambda: FakeEngine(before_extend=panic))
+    with served(models) as server, client_of(server) as client:
+        for _ in range(2):
+            with pytest.raises(openai.InternalServerError, match="its log says more"):
+                client.chat.completions.create(model="rusty", messages=user("Hi"))
+        server.until(running=0, waiting=0)
+        reply = client.chat.completions.create(model="hello", messages=user("Hi"), temperature=0)
+        assert reply.choices[0].message.content == "Hello there."
 
 
 def test_an_engine_that_fails_in_the_middle_of_a_stream() -> None:

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.exported import Exported
 from support.other_process import run_python
 
 import edgesdk
 from edgesdk.bundle.opening import Bundle
 from edgesdk.errors import InvalidOption, NotEnoughMemory
 from edgesdk.loading import plan
-from edgesdk.store import Store
 
 FILL = """
 import json, re, sys
@@ -55,11 +55,8 @@ def test_smollm2_gguf(smollm2_gguf: Path, context: int) -> None:
     _check(smollm2_gguf, context)
 
 
-def test_qwen_onnx() -> None:
-    entry = Store().find("qwen2.5-coder-1.5b-instruct", "bundle")
-    if entry is None:
-        pytest.skip("the bundle is not here: run `edgesdk export qwen2.5-coder-1.5b-instruct`")
-    _check(entry.path, 300)
+def test_qwen_onnx(qwen_coder_int4: Exported) -> None:
+    _check(qwen_coder_int4.path, 300)
 
 
 def test_qwen_gguf(qwen_coder_gguf: Path) -> None:

@@ -12,11 +12,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
 import pytest
+from pydantic import BaseModel, Field
 from support.served import wait_for
 
 import edgesdk
@@ -148,3 +149,37 @@ def test_a_client_that_leaves_ends_a_real_decode(client: openai.OpenAI, name: st
     metrics = str(client.base_url).replace("/v1/", "/metrics")
     ended = f'edgesdk_answers_total{{model="{name}",reason="cancelled"}} 1.0'
     wait_for(lambda: ended in httpx.get(metrics).text)
+
+
+class River(BaseModel):
+    name: Literal["Amazon", "Danube", "Nile"]
+    length_km: int = Field(ge=1, le=9999)
+    flows_into: list[Literal["ocean", "sea"]] = Field(min_length=1, max_length=2)
+
+
+def test_an_answer_of_a_form_is_the_models_own(
+    client: openai.OpenAI, name: str, model: edgesdk.Model
+) -> None:
+    asked: Any = [user("Tell me about the Nile as JSON.")]
+    alone = model.respond(asked, schema=River, max_tokens=60)
+    for stream in (False, True):
+        if stream:
+            with client.chat.completions.stream(
+                model=name, messages=asked, response_format=River, temperature=0, max_tokens=60
+            ) as events:
+                [choice] = events.get_final_completion().choices
+        else:
+            reply = client.chat.completions.parse(
+                model=name, messages=asked, response_format=River, temperature=0, max_tokens=60
+            )
+            [choice] = reply.choices
+        assert choice.message.parsed == alone.parsed
+        assert choice.message.content == alone.text
+        assert choice.finish_reason == "stop"
+
+
+def test_a_template_without_tools_is_said(client: openai.OpenAI, name: str) -> None:
+    tool: Any = {"type": "function", "function": {"name": "now"}}
+    with pytest.raises(openai.BadRequestError, match="chat template knows no tools") as caught:
+        client.chat.completions.create(model=name, messages=[user("Hi")], tools=[tool])  # type: ignore[list-item]
+    assert caught.value.param == "tools"

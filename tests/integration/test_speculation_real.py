@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgesdk.bundle.opening import Bundle
+from edgesdk.decode.pace import Costs
 from edgesdk.loading import load
 from edgesdk.model import Model
 from edgesdk.receipt import Reply
@@ -54,6 +55,12 @@ def model(request: pytest.FixtureRequest) -> Iterator[Model]:
         yield loaded
 
 
+@pytest.fixture(autouse=True)
+def _cheap_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafting is tried whatever the clock says."""
+    monkeypatch.setattr(Costs, "slope", 0.1)
+
+
 @pytest.mark.parametrize("prompt", [*COPYING, *CHATTING])
 def test_a_greedy_answer_is_that_of_the_plain_loop(model: Model, prompt: str) -> None:
     plain = model.respond(prompt, max_tokens=MOST, speculate="off")
@@ -62,6 +69,13 @@ def test_a_greedy_answer_is_that_of_the_plain_loop(model: Model, prompt: str) ->
     assert drafted.tokens == plain.tokens
     assert drafted.text == plain.text
     assert plain.receipt.drafted_tokens == 0
+
+
+def test_a_copying_answer_is_drafted_where_rows_agree(model: Model) -> None:
+    reply = model.respond(COPYING[0], max_tokens=64)
+
+    # Whether they do is up to the processor, for quantized matrices.
+    assert reply.receipt.accepted_tokens > 0 or model._runtime.rows.refuted
 
 
 def test_a_seeded_answer_is_that_of_the_plain_loop(model: Model) -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from edgesdk.engines.base import EngineInfo, Logits
+from edgesdk.engines.base import EngineInfo, Logits, Rows
 from edgesdk.engines.caller import Caller, Interrupted
 from edgesdk.engines.saved import KvOrigin, Note, read_saved, write_saved
 from edgesdk.errors import ContextOverflow, EngineError, RequestError
@@ -68,7 +67,7 @@ class FakeSequence:
         self,
         tokens: npt.ArrayLike,
         *,
-        logits: Literal["last", "all"] = "last",
+        logits: Rows = "last",
         caller: Caller | None = None,
     ) -> Logits:
         if self.closed:
@@ -90,7 +89,7 @@ class FakeSequence:
         held = len(self._tokens)
         self._tokens += ids
         self.extended.append(len(ids))
-        first = held + 1 if logits == "all" else total
+        first = held + 1 if logits != "last" else total
         return np.concatenate(
             [self._engine.logits(self._tokens[:n]) for n in range(first, total + 1)]
         )

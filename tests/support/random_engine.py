@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from edgesdk.engines.base import EngineInfo, Logits
+from edgesdk.engines.base import EngineInfo, Logits, Rows
 from edgesdk.engines.caller import Caller
 from edgesdk.model import Model
 from edgesdk.runtime import Runtime
@@ -36,7 +35,7 @@ class NoiseSequence:
         self,
         tokens: npt.ArrayLike,
         *,
-        logits: Literal["last", "all"] = "last",
+        logits: Rows = "last",
         caller: Caller | None = None,
     ) -> Logits:
         self._tokens += [int(token) for token in np.atleast_1d(np.asarray(tokens))]

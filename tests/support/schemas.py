@@ -18,6 +18,7 @@ _PATTERNS = [
     r"^(ab|c){1,4}d?$",
     r"^[А-Яа-я]{1,4}$",
 ]
+_BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 _VALUES = [None, True, False, 0, -7, 12.5, "", "yes", 'line\n"two"', "日本", [1, 2], {"k": [None]}]
 
 
@@ -129,3 +130,35 @@ def _constant(chance: random.Random) -> Schema:
     if chance.random() < 0.3:
         return {"const": chance.choice(_VALUES)}
     return {"enum": chance.sample(_VALUES, chance.randint(1, 4))}
+
+
+def brief_schema(seed: int) -> Schema:
+    """Like `random_schema`, for models that like to go on: integers, texts, lists and trees are
+    short. Numbers may still have any number of decimals.
+    """
+    schema = random_schema(seed)
+    schema["$defs"]["tree"]["properties"]["more"] = {"type": ["null", "boolean"]}
+    _shorten(schema)
+    return schema
+
+
+def _shorten(part: Any) -> None:
+    if isinstance(part, list):
+        for inner in part:
+            _shorten(inner)
+    if not isinstance(part, dict):
+        return
+    for inner in part.values():
+        _shorten(inner)
+    if part.get("type") == "integer":
+        given = [part[key] for key in _BOUNDS if key in part]
+        if not part.keys() & {"minimum", "exclusiveMinimum"}:
+            part["minimum"] = min(given, default=0) - 100
+        if not part.keys() & {"maximum", "exclusiveMaximum"}:
+            part["maximum"] = max(given, default=0) + 100
+    if "maxItems" in part:
+        part["maxItems"] = max(part["minItems"], 1)
+    if "maxLength" in part:
+        part["maxLength"] = max(part.get("minLength", 0), 4)
+    if "maxProperties" in part:
+        part["maxProperties"] = 1

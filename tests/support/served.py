@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import numpy as np
-from support.fake_engine import END, OPEN, VOCAB, FakeEngine, fake_model
+from support.fake_engine import END, OPEN, TEMPLATE, VOCAB, FakeEngine, fake_model
 
 from edgesdk.engines.base import Logits
 from edgesdk.model import Model
@@ -27,6 +27,9 @@ class EchoEngine(FakeEngine):
     """Answers with the user's last message, so that a mixed-up answer shows."""
 
     def logits(self, tokens: list[int]) -> Logits:
+        if OPEN not in tokens:
+            # A part of a long prompt: nobody looks at these.
+            return np.zeros((1, VOCAB), np.float32)
         at = len(tokens) - 1 - tokens[::-1].index(OPEN)
         answer = bytes(tokens[:at]).rpartition(b"user: ")[2].removesuffix(b"\n")
         since = len(tokens) - 1 - at
@@ -35,12 +38,31 @@ class EchoEngine(FakeEngine):
         return row
 
 
-class FakeModels:
-    """Implements `ModelSource` over factories of engines; `loads` counts."""
+# As Qwen's template has them; the user's messages stand as `EchoEngine` looks for them.
+TOOL_TEMPLATE = (
+    "{% if tools %}tools: {{ tools | tojson }}\n{% endif %}"
+    "{% for m in messages %}"
+    "{% if m.role == 'assistant' %}\x02{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}\n<tool_call>\n"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
+    "\n</tool_call>{% endfor %}\x03"
+    "{% else %}{{ m.role }}: {{ m.content }}\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}\x02{% endif %}"
+)
 
-    def __init__(self, size: int = 100, **engines: Callable[[], FakeEngine]) -> None:
+
+class FakeModels:
+    """Implements `ModelSource` over factories of engines; `loads` counts.
+
+    Each has files of `size` bytes, and needs ten times as much memory.
+    """
+
+    def __init__(
+        self, size: int = 100, template: str = TEMPLATE, **engines: Callable[[], FakeEngine]
+    ) -> None:
         self._engines = engines
         self._size = size
+        self._template = template
         self.loads: list[str] = []
 
     def offers(self) -> list[Offer]:
@@ -49,9 +71,12 @@ class FakeModels:
     def find(self, name: str) -> Offer | None:
         return next((offer for offer in self.offers() if offer.name == name), None)
 
+    def memory(self, name: str) -> int:
+        return 10 * self._size
+
     def load(self, name: str) -> Model:
         self.loads.append(name)
-        return fake_model(self._engines[name]())
+        return fake_model(self._engines[name](), template=self._template)
 
 
 class Gate:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
 from edgesdk.chat import Chat
-from edgesdk.engines.base import Logits
 from edgesdk.errors import EngineError, RequestError, ToolRoundsExceeded
-from tests.support.fake_engine import OPEN, TEMPLATE, FakeEngine, FakeSequence, fake_model
+from edgesdk.tools.calls import ToolCall
+from edgesdk.tools.syntax import HERMES
+from tests.support.fake_engine import TEMPLATE, FakeSequence, fake_model
+from tests.support.script_engine import ScriptEngine, call, script_chat
 
 WITH_TOOLS = (
     "{% if tools %}tools: {{ tools | tojson }}\n{% endif %}"
@@ -21,30 +22,8 @@ WITH_TOOLS = (
 )
 
 
-def _call(name: str, **arguments: Any) -> str:
-    call = json.dumps({"name": name, "arguments": arguments})
-    return f"<tool_call>\n{call}\n</tool_call>"
-
-
-class _Script(FakeEngine):
-    """Gives the answers one after another; `prompts` are those that it was given."""
-
-    def __init__(self, answers: tuple[str, ...]) -> None:
-        super().__init__()
-        self.answers = [answer.encode() for answer in answers]
-        self.prompts: list[str] = []
-
-    def logits(self, tokens: list[int]) -> Logits:
-        # Each answer before this one was opened by a token of its own.
-        self.answer = self.answers[min(tokens.count(OPEN), len(self.answers)) - 1]
-        if tokens[-1] == OPEN:
-            self.prompts.append(bytes(tokens).decode())
-        return super().logits(tokens)
-
-
 def _chat(*answers: str, template: str = WITH_TOOLS) -> tuple[Chat, list[str]]:
-    engine = _Script(answers)
-    return fake_model(engine, template=template).chat(), engine.prompts
+    return script_chat(*answers, template=template)
 
 
 def add(a: int, b: int) -> int:
@@ -58,7 +37,7 @@ def fail(reason: str) -> str:
 
 
 def test_results_of_calls_reach_the_model_and_then_the_answer_the_caller() -> None:
-    chat, prompts = _chat(_call("add", a=2, b=3), "It is 5.")
+    chat, prompts = _chat(call("add", a=2, b=3), "It is 5.")
     acted = chat.act("2 + 3?", [add])
 
     assert acted.reply.text == "It is 5."
@@ -80,7 +59,7 @@ def test_results_of_calls_reach_the_model_and_then_the_answer_the_caller() -> No
 
 
 def test_several_calls_in_one_answer_all_run_in_order() -> None:
-    chat, prompts = _chat(_call("add", a=1, b=1) + _call("add", a=2, b=2), "2 and 4")
+    chat, prompts = _chat(call("add", a=1, b=1) + call("add", a=2, b=2), "2 and 4")
     acted = chat.act("?", [add])
 
     assert [run.result for run in acted.runs] == ["2", "4"]
@@ -90,9 +69,9 @@ def test_several_calls_in_one_answer_all_run_in_order() -> None:
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (_call("fail", reason="no such town"), "Error: LookupError: no such town"),
-        (_call("add", a="two", b=3), "Error: invalid arguments: a: Input should be a valid int"),
-        (_call("subtract", a=2), "Error: there is no tool 'subtract'; use add, fail."),
+        (call("fail", reason="no such town"), "Error: LookupError: no such town"),
+        (call("add", a="two", b=3), "Error: invalid arguments: a: Input should be a valid int"),
+        (call("subtract", a=2), "Error: there is no tool 'subtract'; use add, fail."),
         ("<tool_call>{oops</tool_call>", "Error: The call is not valid JSON"),
     ],
 )
@@ -119,7 +98,7 @@ def test_rounds_are_bounded_and_the_history_is_then_as_it_was() -> None:
         ran.append(n)
         return "more"
 
-    chat, _ = _chat("Hello.", *[_call("again", n=n) for n in range(9)])
+    chat, _ = _chat("Hello.", *[call("again", n=n) for n in range(9)])
     chat.respond("Hi.")
     before = chat.messages
     with pytest.raises(ToolRoundsExceeded, match="3 rounds"):
@@ -137,7 +116,7 @@ def test_a_failure_of_the_engine_leaves_the_history_as_it_was() -> None:
         engine.before_extend = broken
         return "done"
 
-    engine = _Script((_call("crash", text="x"),))
+    engine = ScriptEngine((call("crash", text="x"),))
     chat = fake_model(engine, template=WITH_TOOLS).chat()
     with pytest.raises(EngineError, match="broken"):
         chat.act("?", [crash])
@@ -149,7 +128,7 @@ def test_a_tool_may_not_use_the_chat_that_called_it() -> None:
     def ask(question: str) -> str:
         return chat.respond(question).text
 
-    chat, _ = _chat(_call("ask", question="Hm?"), "Fine.")
+    chat, _ = _chat(call("ask", question="Hm?"), "Fine.")
     [run] = chat.act("?", [ask]).runs
 
     assert run.failed
@@ -157,7 +136,7 @@ def test_a_tool_may_not_use_the_chat_that_called_it() -> None:
 
 
 def test_a_template_without_tools_gets_them_in_the_system_message() -> None:
-    chat, prompts = _chat(_call("add", a=2, b=3), "It is 5.", template=TEMPLATE)
+    chat, prompts = _chat(call("add", a=2, b=3), "It is 5.", template=TEMPLATE)
     chat.system = "Be brief."
     acted = chat.act("2 + 3?", [add])
 
@@ -184,14 +163,15 @@ def test_a_template_that_writes_calls_writes_them_its_own_way() -> None:
     assert chat.messages[1]["tool_calls"][0]["function"]["name"] == "add"
 
 
-def test_a_template_that_refuses_several_calls_gets_answers_as_they_were() -> None:
+def test_a_template_that_refuses_several_calls_gets_them_as_text() -> None:
     only_one = WITH_CALLS.replace(
         "{% for m in messages %}",
         "{% for m in messages %}{% if (m.tool_calls or []) | length > 1 %}"
         "{{ raise_exception('one call only') }}{% endif %}",
     )
-    answer = _call("add", a=1, b=1) + _call("add", a=2, b=2)
-    chat, prompts = _chat(answer, "2 and 4", template=only_one)
+    answer = HERMES.write([ToolCall("add", {"a": 1, "b": 1}), ToolCall("add", {"a": 2, "b": 2})])
+    chat, prompts = _chat(f"Two.\n{answer}", "2 and 4", template=only_one)
 
     assert chat.act("?", [add]).reply.text == "2 and 4"
-    assert f"\x02{answer}\x03add gave 2" in prompts[1]
+    assert f"\x02Two.\n{answer}\x03add gave 2" in prompts[1]
+    assert len(chat.messages[1]["tool_calls"]) == 2

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.fake_engine import FakeEngine
 from support.served import FakeModels
+from support.untrained_gguf import write_untrained_gguf
 
+import edgesdk
 from edgesdk.errors import EngineError
 from edgesdk.server.failures import ApiError
 from edgesdk.server.sequences import SequencePool
 from edgesdk.server.settings import ServerSettings
 from edgesdk.server.shelf import Shelf, Slot
+from edgesdk.server.sources import StoreModels
+from edgesdk.store import Store
 
 
 class Clock:
@@ -119,15 +125,55 @@ async def test_one_who_waits_for_room_can_give_up() -> None:
 
 
 async def test_the_memory_limit() -> None:
+    # Files of 60 bytes, and 600 of memory.
     models = FakeModels(size=60, a=FakeEngine, b=FakeEngine)
-    async with shelf_of(models, memory_limit=100, max_models=5) as shelf:
-        for name in ("a", "b"):
-            shelf.leave(await use(shelf, name))
-        assert loaded(shelf) == ["b"]
-    async with shelf_of(models, memory_limit=59) as shelf:
+    for limit, kept in ((1199, ["b"]), (1200, ["a", "b"])):
+        async with shelf_of(models, memory_limit=limit, max_models=5) as shelf:
+            for name in ("a", "b"):
+                shelf.leave(await use(shelf, name))
+            assert loaded(shelf) == kept
+    async with shelf_of(models, memory_limit=599) as shelf:
         with pytest.raises(ApiError) as caught:
             await shelf.enter("a")
         assert (caught.value.status, caught.value.code) == (503, "model_too_large")
+
+
+async def test_one_who_gives_up_while_room_is_made_leaves_no_model_behind() -> None:
+    gate = threading.Event()
+    engine = CountingEngine()
+
+    class Busy(FakeModels):
+        def memory(self, name: str) -> int:
+            # The only thread is taken when the old model is to be freed.
+            if name == "b":
+                executor.submit(gate.wait, 20)
+            return super().memory(name)
+
+    models = Busy(a=lambda: engine, b=FakeEngine)
+    with ThreadPoolExecutor(1) as executor:
+        shelf = Shelf(models, ServerSettings(max_models=1), executor)
+        shelf.leave(await use(shelf, "a"))
+        waiting = asyncio.create_task(use(shelf, "b"))
+        await settled()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        gate.set()
+        await settled()
+        assert loaded(shelf) == []
+        assert engine.closed
+
+
+async def test_a_model_that_cannot_be_opened() -> None:
+    class Damaged(FakeModels):
+        def memory(self, name: str) -> int:
+            raise EngineError("The header is cut off.")
+
+    models = Damaged(a=FakeEngine)
+    async with shelf_of(models) as shelf:
+        with pytest.raises(ApiError, match="The header is cut off") as caught:
+            await shelf.enter("a")
+        assert (caught.value.status, caught.value.code) == (503, "model_not_loaded")
+        assert models.loads == []
 
 
 async def test_idle_models_are_unloaded() -> None:
@@ -214,3 +260,14 @@ def test_no_more_are_kept_than_that(limit: int) -> None:
     assert [s.closed for s in sequences] == [True] * (4 - limit) + [False] * limit
     pool.close()
     assert all(s.closed for s in sequences)
+
+
+@pytest.mark.parametrize(("context", "planned"), [(None, 512), (64, 64), (10**9, 512)])
+def test_the_memory_of_a_file_is_that_of_its_plan(
+    tmp_path: Path, context: int | None, planned: int
+) -> None:
+    path = write_untrained_gguf(tmp_path / "tiny.gguf")
+    models = StoreModels([str(path)], store=Store(tmp_path / "store"), context=context)
+    need = edgesdk.plan(path, context=planned).need
+    assert models.memory("tiny") == need.runtime + need.weights + need.kv_cache + need.scratch
+    assert models.memory("tiny") > path.stat().st_size

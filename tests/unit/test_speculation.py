@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +12,10 @@ from edgesdk.decode.draft import Draft, DraftModel, check_same_tokens
 from edgesdk.decode.lookup import PromptLookup
 from edgesdk.decode.loop import Generation, generate
 from edgesdk.decode.options import Options
-from edgesdk.decode.pace import Pace
+from edgesdk.decode.pace import Costs, Pace
+from edgesdk.decode.rows import RecentRows, RowCheck
 from edgesdk.decode.speculation import Drafter, Speculator
-from edgesdk.engines.base import Logits
+from edgesdk.engines.base import Logits, Rows
 from edgesdk.engines.caller import Caller
 from edgesdk.errors import InvalidOption
 from edgesdk.runtime import Runtime
@@ -42,6 +42,8 @@ class Eager(Pace):
 
 class Scripted:
     """Implements `Drafter` with guesses that were written beforehand."""
+
+    free = False
 
     def __init__(self, guesses: list[list[int]]) -> None:
         self._guesses = list(guesses)
@@ -74,7 +76,7 @@ class Rounding(FakeSequence):
         self,
         tokens: npt.ArrayLike,
         *,
-        logits: Literal["last", "all"] = "last",
+        logits: Rows = "last",
         caller: Caller | None = None,
     ) -> Logits:
         rows = super().extend(tokens, logits=logits, caller=caller)
@@ -102,7 +104,7 @@ def _generation(
         options,
         info=engine.info,
         logprobs=logprobs,
-        speculator=None if drafter is None else Speculator(PROMPT, drafter, None, Eager()),
+        speculator=None if drafter is None else Speculator(PROMPT, drafter, None, Eager(Costs())),
     )
 
 
@@ -254,6 +256,66 @@ def test_rows_are_measured_once_for_a_span_of_lengths() -> None:
     assert model._runtime.rows.verdict(1000) is None
 
 
+def test_rows_that_lie_across_a_border_of_spans_are_not_trusted() -> None:
+    engine = FakeEngine()
+    sequence = engine.sequence()
+    rows, check = RecentRows(), RowCheck()
+    for token in range(4, 14):
+        rows.add(sequence.extend([token])[0])
+    check.measure(sequence, sequence.tokens, rows)
+
+    assert check.allows(0)
+    assert check.allows(247)
+    assert not check.allows(248)
+    assert not check.allows(256)
+
+
+def test_rows_are_compared_without_the_keys_that_single_steps_left_behind() -> None:
+    """A kernel that reads a row before it wrote it finds what was there before."""
+
+    class Careless(FakeSequence):
+        def extend(self, tokens: npt.ArrayLike, *, logits: Rows = "last") -> Logits:
+            stale = list(self._behind[len(self._tokens) :]) if logits == "each" else []
+            rows = super().extend(tokens, logits=logits)
+            self._behind = max(self._behind, tuple(self._tokens), key=len)
+            return rows if logits != "each" or stale else rows + 1
+
+        _behind: tuple[int, ...] = ()
+
+        def fork(self) -> FakeSequence:
+            twin = Careless(self._engine)
+            twin._tokens = list(self._tokens)
+            twin._behind = tuple(self._tokens)
+            return twin
+
+    sequence = Careless(FakeEngine())
+    rows, check = RecentRows(), RowCheck()
+    for token in range(4, 14):
+        rows.add(sequence.extend([token])[0])
+    check.measure(sequence, sequence.tokens, rows)
+
+    assert check.refuted
+
+
+def test_a_default_answer_drafts_from_the_text() -> None:
+    reply = fake_model(FakeEngine((3 * COPY).encode())).respond("Count.")
+
+    assert reply.text == 3 * COPY
+    assert reply.receipt.accepted_tokens > 0
+
+
+def test_nothing_is_drafted_before_guesses_were_seen_to_be_right() -> None:
+    # Three tokens come again and again, and what follows them is always new.
+    letters = bytes(range(32, 127))
+    text = b"".join(b"\xc3\xa9-" + letters[at : at + 1] for at in range(40))
+    engine = FakeEngine(text)
+
+    reply = fake_model(engine).respond("Count.")
+
+    assert reply.receipt.drafted_tokens == 0
+    assert set(engine.sequences[0].extended[1:]) == {1}
+
+
 def test_an_unknown_way_to_speculate_is_refused() -> None:
     with pytest.raises(InvalidOption, match="auto, lookup, off, not 'on'"):
         Options(speculate="on")  # type: ignore[arg-type]
@@ -285,7 +347,7 @@ def test_a_copy_is_followed_past_tokens_that_are_common() -> None:
 
 
 def test_the_pace_grows_while_drafts_are_right() -> None:
-    pace = Pace()
+    pace = Pace(Costs())
     assert pace.length(7) == 0
     pace.plain(1.0)
     lengths = []
@@ -298,7 +360,7 @@ def test_the_pace_grows_while_drafts_are_right() -> None:
 
 
 def test_the_pace_stops_where_drafts_are_wrong_and_tries_ever_more_seldom() -> None:
-    pace = Pace()
+    pace = Pace(Costs())
     tries = []
     for step in range(2_000):
         length = pace.length(7)
@@ -313,7 +375,7 @@ def test_the_pace_stops_where_drafts_are_wrong_and_tries_ever_more_seldom() -> N
 
 
 def test_the_pace_stops_where_several_tokens_cost_as_much_as_one_by_one() -> None:
-    pace = Pace()
+    pace = Pace(Costs())
     drafted = 0
     for _ in range(500):
         length = pace.length(7)
@@ -323,6 +385,37 @@ def test_the_pace_stops_where_several_tokens_cost_as_much_as_one_by_one() -> Non
         else:
             pace.plain(1.0)
     assert 0 < drafted < 250
+
+
+def test_a_watching_pace_needs_no_draft_to_learn() -> None:
+    pace = Pace(Costs(), watching=True)
+    pace.plain(1.0)
+    assert pace.length(7) == 0
+    for _ in range(4):
+        pace.watched(True)
+    assert pace.length(7) > 0
+    for _ in range(6):
+        pace.watched(False)
+    assert pace.length(7) == 0
+
+
+def test_what_one_answer_learns_of_the_costs_the_next_one_knows() -> None:
+    costs = Costs()
+    first = Pace(costs)
+    first.plain(1.0)
+    for _ in range(12):
+        first.drafted(4, 4, 1 + 1.2 * 4)
+    assert costs.slope == pytest.approx(1.2)
+    # One call that another process disturbed changes nothing.
+    first.drafted(4, 4, 100.0)
+    assert costs.slope == pytest.approx(1.2)
+
+    second = Pace(costs)
+    second.plain(1.0)
+    drafted = sum(second.length(7) > 0 for _ in range(60))
+    assert drafted == 0
+    # An engine that was busy then may be worth a try much later.
+    assert sum(second.length(7) > 0 for _ in range(5_000)) > 0
 
 
 def _draft_runtime(target: FakeEngine, draft: FakeEngine) -> Runtime:

@@ -261,9 +261,9 @@ async def test_a_task_that_is_cancelled_ends_the_call_under_way() -> None:
 async def test_an_async_stream_that_is_dropped() -> None:
     engine = FakeEngine(b"x" * 4000)
     model = fake_model(engine)
-    unread = model.astream("Hi")
+    unread = model.astream("Hi", speculate="off")
     del unread
-    stream = model.astream("Hi")
+    stream = model.astream("Hi", speculate="off")
     await stream.__anext__()
     del stream
     while not all(sequence.closed for sequence in engine.sequences):

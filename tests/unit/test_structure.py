@@ -408,6 +408,14 @@ _SCHEMAS = st.recursive(
 )
 
 
+@pytest.mark.parametrize("keyword", ["pattern", "minimum", "maxLength", "format"])
+def test_where_llguidance_panics_the_schema_is_refused(keyword: str) -> None:
+    # It cuts the value for its message, in the middle of a letter.
+    part = {keyword: {"a": "x" + "é" * 60}}
+    with pytest.raises(InvalidOption, match=keyword):
+        schema_structure({"type": "object", "properties": {"b": part}})
+
+
 @settings(max_examples=150, deadline=None)
 @given(schema=_SCHEMAS)
 def test_any_schema_is_either_enforced_or_refused_clearly(schema: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import enum
 import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -11,10 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError
+from typing_extensions import NotRequired, TypedDict
 
 from edgesdk.errors import InvalidOption
+from edgesdk.structure.schema import json_grammar
 from edgesdk.tools.calls import ToolCall, calls_in
-from edgesdk.tools.function import tool_of, toolbox
+from edgesdk.tools.constraint import closed
+from edgesdk.tools.function import Tool, tool_of
+from edgesdk.tools.offer import toolbox
+from edgesdk.tools.syntax import HERMES
 
 LIMA = ToolCall("weather", {"city": "Lima"})
 OSLO = ToolCall("weather", {"city": "Oslo"})
@@ -33,6 +40,7 @@ _OSLO = '{"name": "weather", "arguments": {"city": "Oslo"}}'
         ('{"name": "weather", "parameters": {"city": "Lima"}}', [LIMA]),
         (f"<|python_tag|>{_LIMA}; {_OSLO}", [LIMA, OSLO]),
         (f"```json\n{_LIMA}\n```", [LIMA]),
+        (f"{{{_LIMA}}}", [LIMA]),
         (f'{{"type": "function", "function": {_LIMA}}}', [LIMA]),
         ('<tool_call>{"name": "now"}</tool_call>', [ToolCall("now", {})]),
         (
@@ -78,9 +86,7 @@ _JSON = st.recursive(
 
 
 @given(
-    arguments=st.dictionaries(st.text(), _JSON, max_size=3).filter(
-        lambda value: "tool_call>" not in json.dumps(value)
-    ),
+    arguments=st.dictionaries(st.text(), _JSON, max_size=3),
     write=st.sampled_from(
         [
             lambda call: f"<tool_call>\n{call}\n</tool_call>",
@@ -182,11 +188,11 @@ def test_wrong_arguments_never_reach_the_function(given: dict[str, Any]) -> None
         tool_of(forecast).run(given)
 
 
-async def _asynchronous() -> None:
+def _positional(a: int, /) -> None:
     pass
 
 
-def _positional(a: int, /) -> None:
+def _any_number(*numbers: int) -> None:
     pass
 
 
@@ -201,11 +207,131 @@ def _unknown_type(a: threading.Lock) -> None:  # type: ignore[name-defined]  # n
         ([forecast, forecast], "Two tools"),
         ([lambda: None], "not a function with a name"),
         (["forecast"], "not a function with a name"),
-        ([_asynchronous], "asynchronous"),
+        ([_any_number], r"\*numbers"),
+        ([{"type": "function"}], "no function with a name"),
+        ([{"function": {"name": "f", "parameters": 3}}], "no JSON Schema"),
+        (forecast, "not a list"),
+        ("forecast", "not a list"),
         ([_positional], "positional-only"),
         ([_unknown_type], "no JSON Schema"),
     ],
 )
-def test_what_cannot_be_a_tool_is_refused(functions: list[Any], said: str) -> None:
+def test_what_cannot_be_a_tool_is_refused(functions: Any, said: str) -> None:
     with pytest.raises(InvalidOption, match=said):
         toolbox(functions)
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+class Size(TypedDict):
+    """How large."""
+
+    width: Annotated[int, Field(description="In pixels.")]
+    height: NotRequired[int]
+
+
+def draw(
+    colour: Colour,
+    at: Point,
+    size: Size,
+    label: str | None = None,
+    style: Literal["thin", "thick"] = "thin",
+    weight: Annotated[float, Field(gt=0, description="In grams.")] = 1.5,
+    tags: tuple[str, ...] = (),
+    **extra: int,
+) -> dict[str, Any]:
+    return locals()
+
+
+def test_hints_of_many_kinds_become_schemas_and_values() -> None:
+    tool = tool_of(draw)
+    properties = tool.parameters["properties"]
+    definitions = tool.parameters["$defs"]
+
+    assert tool.parameters["required"] == ["colour", "at", "size"]
+    assert definitions["Colour"]["enum"] == ["red", "blue"]
+    # Models are held to what a tool names, also further in.
+    assert definitions["Point"]["additionalProperties"] is False
+    assert definitions["Point"]["required"] == ["x"]
+    assert definitions["Size"]["properties"]["width"]["description"] == "In pixels."
+    assert definitions["Size"]["required"] == ["width"]
+    assert properties["label"]["anyOf"] == [{"type": "string"}, {"type": "null"}]
+    assert properties["style"]["enum"] == ["thin", "thick"]
+    assert (properties["weight"]["default"], properties["weight"]["exclusiveMinimum"]) == (1.5, 0)
+    assert properties["weight"]["description"] == "In grams."
+
+    given = {"colour": "blue", "at": {"x": 3}, "size": {"width": 4}, "tags": ["a"], "depth": 2}
+    drawn = tool.run(given)
+    assert drawn["colour"] is Colour.BLUE
+    assert drawn["at"] == Point(3)
+    assert (drawn["label"], drawn["style"], drawn["weight"]) == (None, "thin", 1.5)
+    assert (drawn["tags"], drawn["extra"]) == (("a",), {"depth": 2})
+
+
+def test_a_method_is_a_tool_of_its_object() -> None:
+    class Lamp:
+        lit = False
+
+        def switch(self, on: bool) -> bool:
+            """Switch it.
+
+            Parameters
+            ----------
+            on : bool
+                Whether it shines
+                from now on.
+
+            Returns
+            -------
+            bool
+                As before.
+            """
+            self.lit = on
+            return on
+
+    lamp = Lamp()
+    tool = tool_of(lamp.switch)
+    assert tool.run({"on": True})
+    assert lamp.lit
+    assert tool.description == "Switch it."
+    assert list(tool.parameters["properties"]) == ["on"]
+    assert tool.parameters["properties"]["on"]["description"] == "Whether it shines from now on."
+
+
+def test_arguments_are_checked_without_a_call() -> None:
+    ran: list[int] = []
+
+    def note(number: int) -> None:
+        ran.append(number)
+
+    tool = tool_of(note)
+    assert tool.bind({"number": 5}) == ((), {"number": 5})
+    with pytest.raises(ValidationError):
+        tool.bind({"number": "five"})
+    assert ran == []
+
+
+@pytest.mark.parametrize("hinted", [tool_of(draw), tool_of(forecast)])
+def test_schemas_of_tools_can_be_enforced(hinted: Tool) -> None:
+    assert json_grammar(closed(hinted.parameters))
+
+
+def test_a_tag_within_a_text_does_not_end_a_call() -> None:
+    arguments = {"a": "</tool_call>", "b": "<tool_call>{", "</tool_call>": 1}
+    text = HERMES.write([ToolCall("f", arguments), LIMA])
+    assert calls_in(text) == (ToolCall("f", arguments), LIMA)
+
+
+def test_mistral_calls_have_ids() -> None:
+    call = '{"name": "weather", "arguments": {"city": "Lima"}, "id": "abcdefgh1"}'
+    for text in (f"[TOOL_CALLS][{call}]", f"[{call}]", f"[TOOL_CALLS] [{call}]"):
+        assert calls_in(text) == (ToolCall("weather", {"city": "Lima"}, id="abcdefgh1"),)

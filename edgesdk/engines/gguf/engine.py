@@ -12,6 +12,7 @@ from edgesdk.engines.base import EngineInfo
 from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.engines.gguf.header import check_header
 from edgesdk.engines.gguf.library import LlamaLibrary, load_library
+from edgesdk.engines.gguf.limits import check_limits
 from edgesdk.engines.gguf.sequence import GgufSequence
 from edgesdk.engines.gguf.tokenizer import LlamaCppTokenizer
 from edgesdk.engines.saved import KvOrigin
@@ -118,7 +119,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _load(library: LlamaLibrary, path: Path) -> object:
-    check_header(path)
+    check_limits(path, check_header(path))
     params = library.api.llama_model_default_params()
     params.n_gpu_layers = 0
     library.take_errors()

@@ -22,10 +22,15 @@ _PROLOGUE = struct.Struct("<4sIQQ")
 _U32 = struct.Struct("<I").unpack_from
 _U64 = struct.Struct("<Q").unpack_from
 _HINT = "Download or export the model again."
+# Far above any vocabulary, and low enough that a lie in a large file is not walked for minutes.
+MOST_ITEMS = 2**22
 
 
-def check_header(path: Path) -> None:
+def check_header(path: Path) -> frozenset[bytes]:
     """Walk the metadata up to the vocabulary, and look for a token that is there twice.
+
+    Returns:
+        The texts of the vocabulary.
 
     Raises:
         EngineError: the file cannot be read, is no GGUF file, ends too early, or repeats a token.
@@ -41,13 +46,15 @@ def check_header(path: Path) -> None:
                 tokens = _tokens(data)
     except OSError as error:
         raise EngineError(f"{path} cannot be read: {error.strerror}.") from None
-    except (struct.error, KeyError, IndexError, OverflowError) as error:
+    except (struct.error, KeyError, IndexError, OverflowError, ValueError) as error:
         raise EngineError(f"The GGUF header of {path} is damaged: {error!r}.", hint=_HINT) from None
-    if len(set(tokens)) != len(tokens):
+    texts = frozenset(tokens)
+    if len(texts) != len(tokens):
         twice = collections.Counter(tokens).most_common(1)[0][0]
         raise EngineError(
             f"The vocabulary of {path} is damaged: it has the token {twice!r} twice.", hint=_HINT
         )
+    return texts
 
 
 def _tokens(data: mmap.mmap) -> list[bytes]:
@@ -66,6 +73,8 @@ def _tokens(data: mmap.mmap) -> list[bytes]:
         else:
             kind, count = _U32(data, offset)[0], _U64(data, offset + 4)[0]
             offset += 12
+            if count > MOST_ITEMS:
+                raise ValueError(f"{key!r} claims {count:,} items")
             if kind != _STRING:
                 offset += _SIZES[kind] * count
             elif key == _TOKENS:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from edgesdk.engines.gguf.header import MOST_ITEMS
 from edgesdk.errors import EngineError
 
 _PROLOGUE = struct.Struct("<4sIQQ")
@@ -30,6 +31,7 @@ _SCALARS = {
 }
 _STRING, _ARRAY = 8, 9
 _HINT = "Download or export the model again."
+_LARGEST = 2**40
 
 Value: TypeAlias = int | float | str
 
@@ -67,10 +69,18 @@ class Metadata:
     tensors: tuple[Tensor, ...]
 
     def number(self, key: str, default: int) -> int:
-        """The number under `ARCHITECTURE.key`; of an array with one per layer, the largest."""
+        """The number under `ARCHITECTURE.key`; of an array with one per layer, the largest.
+
+        Raises:
+            EngineError: it is not a count of anything.
+        """
         full = f"{self.values.get('general.architecture', '')}.{key}"
         value = self.values.get(full, self.largest.get(full, default))
-        return default if isinstance(value, str) else int(value)
+        if isinstance(value, str):
+            return default
+        if not 0 <= value <= _LARGEST:
+            raise EngineError(f"The GGUF header is damaged: {full!r} is {value}.", hint=_HINT)
+        return int(value)
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -120,6 +130,8 @@ class _Reader:
             found.values[key] = self._scalar(int(kind))
         else:
             kind, count = int(self._scalar(4)), int(self._scalar(10))
+            if count > MOST_ITEMS:
+                raise ValueError(f"{key!r} claims {count:,} items")
             found.lengths[key] = count
             if kind == _STRING:
                 for _ in range(count):

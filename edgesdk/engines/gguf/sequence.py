@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from edgesdk.engines.base import Logits
+from edgesdk.engines.base import Logits, Rows
 from edgesdk.engines.caller import Caller
 from edgesdk.engines.gguf.batch import LogitsBuffer
 from edgesdk.engines.gguf.context import LlamaContext
@@ -37,7 +36,7 @@ class GgufSequence:
         self,
         tokens: npt.ArrayLike,
         *,
-        logits: Literal["last", "all"] = "last",
+        logits: Rows = "last",
         caller: Caller | None = None,
     ) -> Logits:
         sequence = self._open_id()

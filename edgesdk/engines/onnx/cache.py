@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from edgesdk.engines.onnx.mirror import mirrored
 
 Buffer = npt.NDArray[np.float32]
 
@@ -28,12 +32,22 @@ class CacheShape:
 
 
 class KvCache:
-    """Key and value buffers, float32 [1, kv_heads, capacity, head_size], a pair for each layer."""
+    """Key and value buffers, a pair for each layer.
+
+    Attributes:
+        capacity: tokens that there is room for.
+        buffers: float32 [1, kv_heads, capacity, head_size]; another tuple whenever they are
+            others.
+        stacks: float32 [copies, kv_heads, capacity, head_size]; all copies are the memory of
+            `buffers`.
+    """
 
     def __init__(self, shape: CacheShape) -> None:
         self.shape = shape
         self.capacity = 0
+        self.copies = 1
         self.buffers: tuple[tuple[Buffer, Buffer], ...] = ()
+        self.stacks: tuple[tuple[Buffer, Buffer], ...] = ()
 
     def reserve(self, length: int, *, used: int, limit: int) -> None:
         """Make room for `length` tokens; the first `used` are kept.
@@ -46,8 +60,24 @@ class KvCache:
             capacity *= 2
         self._replace(min(capacity, limit), used)
 
+    def spread(self, copies: int, *, used: int) -> None:
+        """Let `stacks` have so many copies from now on; the first `used` tokens are kept.
+
+        Raises:
+            OSError: the system grants no such memory; the cache is as it was.
+        """
+        if copies == self.copies:
+            return
+        before = self.copies
+        self.copies = copies
+        try:
+            self._replace(self.capacity, used)
+        except OSError:
+            self.copies = before
+            raise
+
     def copy(self, used: int) -> KvCache:
-        """A cache of the same capacity with the first `used` tokens of this one."""
+        """A cache of the same capacity with the first `used` tokens of this one, in one copy."""
         twin = KvCache(self.shape)
         twin.buffers = self.buffers
         twin._replace(self.capacity, used)
@@ -68,14 +98,28 @@ class KvCache:
                 buffer[0, :, :used] = part
 
     def _replace(self, capacity: int, used: int) -> None:
-        dims = (1, self.shape.kv_heads, capacity, self.shape.head_size)
         # Zeroed pages are not committed before they are written, so room costs no memory yet.
-        buffers = tuple(
-            (np.zeros(dims, np.float32), np.zeros(dims, np.float32))
-            for _ in range(self.shape.layers)
-        )
+        if self.copies == 1:
+            dims = (1, self.shape.kv_heads, capacity, self.shape.head_size)
+            stacks = tuple(
+                (np.zeros(dims, np.float32), np.zeros(dims, np.float32))
+                for _ in range(self.shape.layers)
+            )
+        else:
+            stacks, capacity = self._spread_out(capacity)
+        buffers = tuple((keys[:1], values[:1]) for keys, values in stacks)
         for old_pair, new_pair in zip(self.buffers, buffers, strict=False):
             for old, new in zip(old_pair, new_pair, strict=True):
                 new[:, :, :used] = old[:, :, :used]
-        self.buffers = buffers
+        self.stacks, self.buffers = stacks, buffers
         self.capacity = capacity
+
+    def _spread_out(self, least: int) -> tuple[tuple[tuple[Buffer, Buffer], ...], int]:
+        """Stacks of `copies` copies, and their capacity, which makes blocks of whole pages."""
+        shape = self.shape
+        token = shape.kv_heads * shape.head_size * np.dtype(np.float32).itemsize
+        step = mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, token)
+        capacity = -(-least // step) * step
+        whole = mirrored(2 * shape.layers, token * capacity, self.copies).view(np.float32)
+        blocks = whole.reshape(-1, self.copies, shape.kv_heads, capacity, shape.head_size)
+        return tuple(zip(blocks[::2], blocks[1::2], strict=True)), capacity

@@ -9,6 +9,7 @@ import onnxruntime as ort
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo
+from edgesdk.engines.onnx.apart import writes_first
 from edgesdk.engines.onnx.cache import CacheShape
 from edgesdk.engines.onnx.graph import check_graph
 from edgesdk.engines.onnx.sequence import LoadedDecoder, OnnxSequence
@@ -72,6 +73,7 @@ def open_engine(
             layout=f"float32, {shape.layers} layers, {shape.kv_heads} KV heads of "
             f"{shape.head_size}",
         ),
+        apart=writes_first(source.manifest.spec or {}),
     )
     info = EngineInfo(
         name=f"onnxruntime {ort.__version__}",

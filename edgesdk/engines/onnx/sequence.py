@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +15,9 @@ import onnxruntime as ort
 from pydantic import JsonValue
 
 from edgesdk.bundle import graph_io
-from edgesdk.engines.base import Logits
+from edgesdk.engines.base import Logits, Rows
 from edgesdk.engines.caller import Caller, Interrupted
+from edgesdk.engines.onnx.apart import MOST_APART, RowsApart
 from edgesdk.engines.onnx.cache import Buffer, CacheShape, KvCache
 from edgesdk.engines.request import checked_ids, checked_length, checked_rows
 from edgesdk.engines.saved import KvOrigin, Note, read_saved, write_saved
@@ -26,13 +26,19 @@ from edgesdk.errors import EngineError, RequestError
 
 @dataclass(frozen=True)
 class LoadedDecoder:
-    """What sequences share: the session, and what it was loaded from."""
+    """What sequences share: the session, and what it was loaded from.
+
+    Attributes:
+        apart: whether several tokens can be computed by the kernels of one; see
+            `edgesdk.engines.onnx.apart`.
+    """
 
     session: ort.InferenceSession
     cache_shape: CacheShape
     vocab_size: int
     context_length: int
     origin: KvOrigin
+    apart: bool
 
 
 class OnnxSequence:
@@ -46,6 +52,7 @@ class OnnxSequence:
         self._run_options = ort.RunOptions()
         self._cache = KvCache(decoder.cache_shape)
         self._bound: tuple[tuple[Buffer, Buffer], ...] = ()
+        self._apart: dict[int, RowsApart] = {}
         self._logits_from = np.zeros(1, np.int64)
         self._last_position = np.zeros(1, np.int32)
         self._total = np.zeros((), np.int32)
@@ -63,7 +70,7 @@ class OnnxSequence:
         self,
         tokens: npt.ArrayLike,
         *,
-        logits: Literal["last", "all"] = "last",
+        logits: Rows = "last",
         caller: Caller | None = None,
     ) -> Logits:
         self._check_open()
@@ -79,19 +86,14 @@ class OnnxSequence:
         rows = checked_rows(logits, count)
         total = held + count
         try:
-            self._prepare(count, rows, total)
-            if count == 1:
-                self._ids[0, 0] = ids[0]
+            self._reserve(total)
+            if logits == "each" and count > 1:
+                if not self._spread(count):
+                    return self._one_by_one(ids, caller)
+                found = self._rows_apart(ids, caller)
             else:
-                self._ids[0] = ids
-            self._logits_from[0] = count - rows
-            self._last_position[0] = total - 1
-            self._total[...] = total
-            if caller is None:
-                decoder.session.run_with_iobinding(self._binding)
-            else:
-                self._run_for(caller)
-        except Interrupted:
+                found = self._rows_together(ids, rows, caller)
+        except (Interrupted, EngineError):
             raise
         # onnxruntime's exceptions have no common base. Keys and values past `held` may have been
         # written; nothing reads them, because the length has not moved.
@@ -100,7 +102,7 @@ class OnnxSequence:
                 f"onnxruntime failed on {count} tokens after {held}: {error}"
             ) from error
         self._tokens += ids
-        return self._rows
+        return found
 
     def rewind(self, length: int) -> None:
         self._check_open()
@@ -145,17 +147,22 @@ class OnnxSequence:
         self._tokens = []
         self._cache = KvCache(self._decoder.cache_shape)
         self._bound = ()
+        self._apart.clear()
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
 
-    def _run_for(self, caller: Caller) -> None:
+    def _run(self, binding: ort.IOBinding, caller: Caller | None) -> None:
         """Run, unless and until `caller` stops: onnxruntime looks before each operator."""
+        session = self._decoder.session
+        if caller is None:
+            session.run_with_iobinding(binding)
+            return
         options = self._run_options
         # May be left from a call that was through when its caller stopped.
         options.terminate = False
         with caller.heeding(self._terminate):
             try:
-                self._decoder.session.run_with_iobinding(self._binding, options)
+                session.run_with_iobinding(binding, options)
             except Exception as error:
                 if options.terminate:
                     raise Interrupted from error
@@ -164,10 +171,53 @@ class OnnxSequence:
     def _terminate(self) -> None:
         self._run_options.terminate = True
 
-    def _prepare(self, count: int, rows: int, total: int) -> None:
+    def _reserve(self, total: int) -> None:
         if total > self._cache.capacity:
             limit = self._decoder.context_length
             self._cache.reserve(total, used=len(self._tokens), limit=limit)
+
+    def _spread(self, rows: int) -> bool:
+        """Make the cache ready for a batch of `rows` tokens; False where that is impossible."""
+        if rows > MOST_APART or not self._decoder.apart:
+            return False
+        try:
+            self._cache.spread(MOST_APART, used=len(self._tokens))
+        except OSError:
+            return False
+        return True
+
+    def _one_by_one(self, ids: list[int], caller: Caller | None) -> Logits:
+        held = len(self._tokens)
+        try:
+            return np.concatenate([self.extend([token], caller=caller).copy() for token in ids])
+        except BaseException:
+            del self._tokens[held:]
+            raise
+
+    def _rows_apart(self, ids: list[int], caller: Caller | None) -> Logits:
+        apart = self._apart.get(len(ids))
+        if apart is None or not apart.fits(self._cache):
+            decoder = self._decoder
+            apart = RowsApart(decoder.session, self._cache, len(ids), decoder.vocab_size)
+            self._apart[len(ids)] = apart
+        apart.set(ids, len(self._tokens))
+        self._run(apart.binding, caller)
+        return apart.logits
+
+    def _rows_together(self, ids: list[int], rows: int, caller: Caller | None) -> Logits:
+        count, total = len(ids), len(self._tokens) + len(ids)
+        self._prepare(count, rows)
+        if count == 1:
+            self._ids[0, 0] = ids[0]
+        else:
+            self._ids[0] = ids
+        self._logits_from[0] = count - rows
+        self._last_position[0] = total - 1
+        self._total[...] = total
+        self._run(self._binding, caller)
+        return self._rows
+
+    def _prepare(self, count: int, rows: int) -> None:
         if self._bound is not self._cache.buffers:
             self._bind_cache()
         if count != self._ids.shape[1]:

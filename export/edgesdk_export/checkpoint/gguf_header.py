@@ -28,7 +28,7 @@ _VERSIONS = (2, 3)
 # Far above any real model, and low enough that a lie cannot fill the memory.
 _MAX_ENTRIES = 2**20
 _MAX_STRING = 2**24
-_MAX_ARRAY = 2**24
+_MAX_ARRAY = 2**22
 _MAX_DIMENSIONS = 4
 
 _AGAIN = "Download the checkpoint again."

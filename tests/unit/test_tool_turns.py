@@ -1,0 +1,573 @@
+"""Tools in turns: calls that the caller runs, loops that run them, and what is kept of both."""
+
+from __future__ import annotations
+
+import asyncio
+import decimal
+import json
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import AfterValidator
+
+from edgesdk.chat import Chat
+from edgesdk.errors import (
+    DeadlineExceeded,
+    EmptyPrompt,
+    IncompleteStructure,
+    InvalidOption,
+    MissingExtra,
+    RequestError,
+)
+from edgesdk.overflow import drop_oldest
+from edgesdk.tools import constraint
+from edgesdk.tools.calls import ToolCall
+from edgesdk.tools.checking import faults_of_schema
+from tests.support.fake_engine import TEMPLATE, FakeSequence, fake_model
+from tests.support.script_engine import HERMES_TEMPLATE, ScriptEngine, call, script_chat
+
+
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+def _even(text: str) -> str:
+    if int(text) % 2:
+        raise ValueError("odd")
+    return text
+
+
+EVEN = Annotated[str, AfterValidator(_even)]
+SUM = call("add", a=2, b=3)
+SPEC = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "parameters": {
+            "type": "object",
+            "properties": {"at": {"type": "string"}},
+            "required": ["at"],
+        },
+    },
+}
+
+
+# --- The caller runs the calls.
+
+
+def test_calls_come_back_and_their_results_go_on() -> None:
+    chat, prompts = script_chat(SUM, "It is 5.")
+    reply = chat.respond("2 + 3?", tools=[add])
+
+    assert (reply.finish_reason, reply.receipt.finish_reason) == ("tool_calls", "stop")
+    [asked] = reply.tool_calls
+    assert (asked.name, asked.arguments, asked.problem) == ("add", {"a": 2, "b": 3}, None)
+    assert asked.id
+    assert reply.parsed is None
+    assert chat.waiting_for == (asked,)
+    chat.give(asked, add(**asked.arguments))
+    answer = chat.respond(tools=[add])
+
+    assert (answer.text, answer.finish_reason, answer.tool_calls) == ("It is 5.", "stop", ())
+    assert prompts[1].endswith(f"\x02{SUM}\x03add gave 5\n\x02")
+    # The call was computed when it was made, and its message is written the same way.
+    assert answer.receipt.cached_tokens >= len(prompts[0]) + len(SUM)
+    assert [m["role"] for m in chat.messages] == ["user", "assistant", "tool", "assistant"]
+    assert "look" not in prompts[0]
+
+
+def test_words_before_a_call_stay_words() -> None:
+    chat, prompts = script_chat(f"I look.\n{SUM}", "5")
+    reply = chat.respond("?", tools=[add])
+
+    assert reply.message["content"] == "I look."
+    chat.give(reply.tool_calls[0], 5)
+    chat.respond()
+    assert prompts[1].endswith(f"\x02I look.\n{SUM}\x03add gave 5\n\x02")
+
+
+def test_results_may_come_in_any_order_and_are_told_in_that_of_the_calls() -> None:
+    chat, prompts = script_chat(f"{SUM}\n{call('add', a=1, b=1)}", "5 and 2")
+    first, second = chat.respond("?", tools=[add]).tool_calls
+
+    assert first.id != second.id
+    chat.give(second, {"sum": 2})
+    with pytest.raises(RequestError, match="result of add"):
+        chat.respond(tools=[add])
+    chat.give(first, "five")
+    assert chat.respond(tools=[add]).text == "5 and 2"
+    assert prompts[1].endswith('add gave five\nadd gave {"sum":2}\n\x02')
+
+
+def test_only_results_that_are_waited_for_are_taken() -> None:
+    chat, _ = script_chat(SUM, "It is 5.")
+    with pytest.raises(EmptyPrompt):
+        chat.respond()
+    [asked] = chat.respond("?", tools=[add]).tool_calls
+    before = chat.messages
+    with pytest.raises(RequestError, match="'other'"):
+        chat.give(ToolCall("add", {}, id="other"), 5)
+    with pytest.raises(RequestError, match=r"chat\.give"):
+        chat.respond("Never mind.")
+    assert chat.messages == before
+    chat.give(asked, 5)
+    with pytest.raises(RequestError):
+        chat.give(asked, 6)
+    chat.respond("So?")
+    with pytest.raises(EmptyPrompt):
+        chat.respond()
+
+
+def test_a_question_may_come_with_the_results() -> None:
+    chat, prompts = script_chat(SUM, "Five.")
+    [asked] = chat.respond("?", tools=[add]).tool_calls
+    chat.give(asked, 5)
+    chat.respond("In words?")
+    assert prompts[1].endswith("add gave 5\nuser: In words?\n\x02")
+
+
+def test_ids_differ_over_a_whole_chat() -> None:
+    chat, _ = script_chat(SUM, f"{SUM}\n{SUM}", "5")
+    ids = []
+    for prompt in ("?", None):
+        for asked in chat.respond(prompt, tools=[add]).tool_calls:
+            ids.append(asked.id)
+            chat.give(asked, 5)
+    assert len(set(ids)) == 3
+    assert all(len(key) == 9 and key.isalnum() for key in ids)
+
+
+def test_a_stream_ends_with_the_calls_and_a_cancelled_one_makes_none() -> None:
+    chat, _ = script_chat(SUM, SUM)
+    with chat.stream("?", tools=[add]) as stream:
+        next(stream)
+    assert stream.reply.tool_calls == ()
+    assert chat.messages == []
+    with chat.stream("?", tools=[add]) as stream:
+        assert "".join(stream) == SUM
+    assert len(stream.reply.tool_calls) == 1
+
+
+def test_a_call_that_is_cut_is_an_error_and_no_call() -> None:
+    chat, _ = script_chat(SUM)
+    with pytest.raises(IncompleteStructure):
+        chat.respond("?", tools=[add], max_tokens=len(SUM) - 12)
+    assert chat.messages == []
+
+
+def test_a_required_or_chosen_tool_is_called() -> None:
+    wanted, _ = script_chat("No.")
+    [asked] = wanted.respond("?", tools=[add], tool_choice="required", max_tokens=400).tool_calls
+    assert asked.name == "add"
+    assert isinstance(asked.arguments["a"], int)
+    chosen, _ = script_chat(SUM)
+    reply = chosen.respond("?", tools=[add, SPEC], tool_choice="look", max_tokens=400)
+    assert [each.name for each in reply.tool_calls] == ["look"]
+
+
+def test_a_type_that_a_schema_cannot_say_is_checked_all_the_same() -> None:
+    def spend(amount: EVEN) -> str:
+        return amount
+
+    chat, prompts = script_chat(call("spend", amount="3"), "Sorry.")
+    [asked] = chat.respond("?", tools=[spend]).tool_calls
+    assert "amount" in str(asked.problem)
+    chat.give(asked, f"Error: {asked.problem}")
+    chat.respond()
+    assert "spend gave Error: invalid arguments: amount" in prompts[1]
+
+
+def test_tools_may_be_described_and_run_elsewhere() -> None:
+    chat, prompts = script_chat(call("look", at="door"), "Closed.")
+    [asked] = chat.respond("?", tools=[SPEC]).tool_calls
+    chat.give(asked, "closed")
+
+    assert asked.arguments == {"at": "door"}
+    assert '"name": "look"' in prompts[0]
+    assert chat.respond(tools=[SPEC]).text == "Closed."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"at": 5}, "at: 5 is not of type 'string'"),
+        ({}, "'at' is a required property"),
+        ({"at": "door"}, None),
+    ],
+)
+def test_calls_in_another_familys_way_are_checked_against_a_described_tool(
+    arguments: dict[str, Any], problem: str | None
+) -> None:
+    # A fence is no mark of this family, so nothing holds what is in it.
+    fenced = f"```json\n{json.dumps({'name': 'look', 'arguments': arguments})}\n```"
+    chat, _ = script_chat(fenced, "Fine.")
+    [asked] = chat.respond("?", tools=[SPEC]).tool_calls
+    assert asked.problem == (problem and f"invalid arguments: {problem}")
+
+
+def test_a_described_tool_whose_schema_cannot_be_enforced_is_refused() -> None:
+    remote = {"type": "object", "properties": {"a": {"$ref": "https://example.com/a.json"}}}
+    odd = {"type": "function", "function": {"name": "odd", "parameters": remote}}
+    chat, _ = script_chat("Hello.")
+    with pytest.raises(InvalidOption, match="'odd'"):
+        chat.respond("?", tools=[odd])
+    assert faults_of_schema(remote, {"a": 1})[0].startswith("the schema of the tool refers to")
+    assert faults_of_schema(None, {"a": 1}) == ["a: not an argument"]
+
+
+def test_a_function_whose_schema_cannot_be_enforced_is_checked_by_its_hints() -> None:
+    def pay(amount: decimal.Decimal) -> str:
+        return str(amount * 2)
+
+    chat, _ = script_chat(call("pay", amount="x"), call("pay", amount="1.50"), "Paid.")
+    assert [run.result for run in chat.act("?", [pay]).runs] == [
+        "Error: invalid arguments: amount: Input should be a valid decimal",
+        "3.00",
+    ]
+
+
+def test_a_model_answers_messages_with_calls_and_results() -> None:
+    engine = ScriptEngine((SUM, "It is 5."))
+    model = fake_model(engine, template=HERMES_TEMPLATE)
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "2 + 3?"}]
+    reply = model.respond(messages, tools=[add])
+    [asked] = reply.tool_calls
+    # As OpenAI's clients have it: the arguments are a text.
+    said = reply.message
+    said["tool_calls"][0]["function"]["arguments"] = '{"a": 2, "b": 3}'
+    result = {"role": "tool", "tool_call_id": asked.id, "name": "add", "content": ""}
+
+    assert model.respond([*messages, said, result], tools=[add]).text == "It is 5."
+    assert engine.prompts[1].endswith(f"\x02{SUM}\x03add gave \n\x02")
+    assert model.count([*messages, said, result]) > model.count(messages)
+    with pytest.raises(RequestError, match="no tool call"):
+        model.respond([*messages, {"role": "assistant", "content": "", "tool_calls": [{}]}])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"tools": [add], "schema": {"type": "object"}}, "exclude"),
+        ({"tool_choice": "auto"}, "needs 'tools'"),
+        ({"tools": [add], "tool_choice": "subtract"}, "'subtract'"),
+        ({"tools": [add], "tool_choice": 3}, "not a text"),
+        ({"tools": []}, "no tools"),
+        ({"tools": add}, "not a list"),
+    ],
+)
+def test_what_cannot_be_offered_is_refused(asked: dict[str, Any], said: str) -> None:
+    chat, prompts = script_chat("Hello.")
+    with pytest.raises(InvalidOption, match=said):
+        chat.respond("?", **asked)
+    assert prompts == []
+    assert chat.respond("?").text == "Hello."
+
+
+def test_without_llguidance_calls_are_read_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise MissingExtra("llguidance", extra="structure", needed_for="A form")
+
+    monkeypatch.setattr(constraint, "guidance", missing)
+    monkeypatch.setattr("edgesdk.structure.schema.guidance", missing)
+    chat, prompts = script_chat(call("add", a="x", b=3), SUM, "It is 5.")
+    acted = chat.act("?", [add])
+
+    assert [run.failed for run in acted.runs] == [True, False]
+    assert "add gave Error: invalid arguments: a: Input should be" in prompts[1]
+    assert acted.reply.text == "It is 5."
+    with pytest.raises(MissingExtra):
+        chat.respond("?", tools=[add], tool_choice="required")
+
+
+# --- Kept chats.
+
+
+def test_a_chat_that_waits_for_results_is_saved_and_forked(tmp_path: Path) -> None:
+    engine = ScriptEngine((f"{SUM}\n{call('add', a=1, b=1)}", "5 and 2", "5 and 2", "5 and 2"))
+    model = fake_model(engine, template=HERMES_TEMPLATE)
+    chat = model.chat("Be kind.")
+    first, second = chat.respond("?", tools=[add]).tool_calls
+    chat.give(first, 5)
+    twin = chat.fork()
+    chat.save(tmp_path / "chat")
+    restored = model.restore(tmp_path / "chat")
+    for each in (chat, twin, restored):
+        assert each.waiting_for == (second,)
+        each.give(second, 2)
+        reply = each.respond(tools=[add])
+        assert reply.text == "5 and 2"
+        assert reply.receipt.cached_tokens > len(engine.prompts[0])
+    assert chat.messages == twin.messages == restored.messages
+    assert engine.prompts[1] == engine.prompts[2] == engine.prompts[3]
+
+
+def test_a_saved_chat_with_broken_calls_is_refused(tmp_path: Path) -> None:
+    model = fake_model()
+    sequence = model.runtime.engine.sequence()
+    turn = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": 3}}]}
+    sequence.save(tmp_path / "chat", {"system": None, "turns": [turn]})
+    with pytest.raises(RequestError, match="holds no chat"):
+        model.restore(tmp_path / "chat")
+
+
+# --- Loops.
+
+
+def test_calls_of_one_answer_run_at_once_and_keep_their_order() -> None:
+    both = threading.Barrier(2, timeout=30)
+    second_done = threading.Event()
+
+    def meet(name: str) -> str:
+        both.wait()
+        if name == "first":
+            assert second_done.wait(30)
+        else:
+            second_done.set()
+        return name
+
+    chat, prompts = script_chat(
+        f"{call('meet', name='first')}\n{call('meet', name='second')}", "Met."
+    )
+    acted = chat.act("?", [meet])
+    assert [run.result for run in acted.runs] == ["first", "second"]
+    assert "meet gave first\nmeet gave second\n" in prompts[1]
+
+
+def test_one_call_runs_in_the_callers_thread() -> None:
+    threads: list[threading.Thread] = []
+
+    def here() -> None:
+        threads.append(threading.current_thread())
+
+    chat, prompts = script_chat(call("here"), "Done.")
+    chat.act("?", [here])
+    assert threads == [threading.current_thread()]
+    assert "here gave null" in prompts[1]
+
+
+def test_asynchronous_tools_run_at_once_in_the_event_loop() -> None:
+    chat, _ = script_chat(
+        f"{call('ask', name='b')}\n{call('give', name='b')}\n{call('add', a=1, b=1)}", "Done."
+    )
+    acted: list[Any] = []
+
+    async def main() -> None:
+        given: dict[str, asyncio.Event] = {"b": asyncio.Event()}
+
+        async def ask(name: str) -> str:
+            await asyncio.wait_for(given[name].wait(), 30)
+            return f"asked {name}"
+
+        async def give(name: str) -> str:
+            given[name].set()
+            raise LookupError("lost")
+
+        acted.append(await chat.aact("?", [ask, give, add]))
+
+    asyncio.run(main())
+    assert [run.result for run in acted[0].runs] == ["asked b", "Error: LookupError: lost", "2"]
+    assert [run.failed for run in acted[0].runs] == [False, True, False]
+    assert acted[0].reply.text == "Done."
+    assert len(chat.messages) == 6
+
+
+def test_an_asynchronous_tool_needs_the_asynchronous_loop() -> None:
+    async def ask(name: str) -> str:
+        return name
+
+    chat, _ = script_chat(call("ask", name="b"), "Done.")
+    with pytest.raises(InvalidOption, match="aact"):
+        chat.act("?", [ask])
+    with pytest.raises(InvalidOption, match=r"respond\(\)"):
+        chat.act("?", [SPEC])  # type: ignore[list-item]
+    assert chat.messages == []
+
+
+def test_a_cancelled_loop_cancels_its_tools_and_leaves_the_chat_as_it_was() -> None:
+    chat, _ = script_chat("Hello.", call("hang"), "Hello.")
+    ended: list[str] = []
+
+    async def main() -> None:
+        hangs = asyncio.Event()
+
+        async def hang() -> None:
+            hangs.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+
+        await chat.arespond("Hi.")
+        task = asyncio.create_task(chat.aact("?", [hang]))
+        await hangs.wait()
+        with pytest.raises(RequestError, match="still answering"):
+            chat.respond("?")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert ended == ["cancelled"]
+    assert [m["content"] for m in chat.messages] == ["Hi.", "Hello."]
+    assert chat.respond("?").text == "Hello."
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_ctrl_c_in_a_tool_leaves_the_chat_as_it_was(calls: int) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    chat, _ = script_chat("\n".join([call("stop")] * calls), "Hello.")
+    with pytest.raises(KeyboardInterrupt):
+        chat.act("?", [stop])
+    assert chat.messages == []
+    assert chat.respond("?").text == "Hello."
+
+
+def test_a_deadline_ends_a_loop_whose_tools_do_not_end() -> None:
+    free = threading.Event()
+
+    def hang() -> None:
+        free.wait(60)
+
+    async def hang_too() -> None:
+        await asyncio.Event().wait()
+
+    try:
+        chat, _ = script_chat(f"{call('hang')}\n{call('hang')}", call("hang_too"), "Hello.")
+        with pytest.raises(DeadlineExceeded):
+            chat.act("?", [hang], deadline=1.0)
+        with pytest.raises(DeadlineExceeded):
+            asyncio.run(chat.aact("?", [hang_too], deadline=1.0))
+        assert chat.messages == []
+        assert chat.respond("?").text == "Hello."
+    finally:
+        free.set()
+
+
+def test_a_loop_goes_on_from_results_that_were_given() -> None:
+    chat, _ = script_chat(SUM, SUM, "It is 5.")
+    [asked] = chat.respond("?", tools=[add]).tool_calls
+    chat.give(asked, 5)
+    acted = chat.act(None, [add])
+    assert [m["role"] for m in acted.messages] == ["user", *["assistant", "tool"] * 2, "assistant"]
+    assert chat.messages == list(acted.messages)
+
+
+def test_all_answers_of_a_loop_have_receipts() -> None:
+    chat, _ = script_chat(SUM, SUM, "It is 5.")
+    acted = chat.act("?", [add])
+    assert [reply.finish_reason for reply in acted.replies] == ["tool_calls", "tool_calls", "stop"]
+    first, second, _ = (reply.receipt for reply in acted.replies)
+    assert second.cached_tokens >= first.prompt_tokens + len(SUM)
+
+
+# --- Full contexts.
+
+CONTEXT = 1500
+
+
+def _full(policy: Any, *answers: str) -> tuple[Chat, list[str]]:
+    return script_chat(*answers, overflow=policy, context_length=CONTEXT)
+
+
+def _orphans(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    known: set[str] = set()
+    orphans = []
+    for message in messages:
+        known |= {each["id"] for each in message.get("tool_calls", [])}
+        if message["role"] == "tool" and message["tool_call_id"] not in known:
+            orphans.append(message)
+    return orphans
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest_turns", "summarize"])
+def test_a_loop_that_fills_the_context_drops_whole_turns_before_it(policy: Any) -> None:
+    def say(text: str) -> str:
+        return text
+
+    old = call("say", text="o" * 150)
+    new = call("say", text="n" * 120)
+    summary = ["It was about o."] if policy == "summarize" else []
+    chat, prompts = _full(policy, old, "Old.", new, new, *summary, "New.")
+    chat.act("What is old?", [say], max_tokens=300)
+    acted = chat.act("What is new?", [say], max_tokens=300)
+
+    records = [reply.receipt.overflow for reply in acted.replies]
+    [record] = [record for record in records if record is not None]
+    assert (record.policy, record.turns_dropped) == (policy, 1)
+    assert record.tokens_after < record.tokens_before
+    assert acted.reply.text == "New."
+    assert "oooo" not in prompts[-1]
+    assert _orphans(chat.messages) == []
+    assert prompts[-1].count("say gave nnn") == 2
+    kept = [m["content"] for m in chat.messages if m["role"] == "user"]
+    assert "What is old?" not in kept
+    assert kept[-1] == "What is new?"
+    if policy == "summarize":
+        assert kept[0].endswith("It was about o.")
+
+
+def test_a_loop_that_does_not_fit_by_itself_is_an_error_and_forgets_nothing() -> None:
+    def flood() -> str:
+        return "x" * CONTEXT
+
+    chat, _ = _full("drop_oldest_turns", "Hello.", call("flood"), "Hello.")
+    chat.respond("Hi.")
+    before = chat.messages
+    with pytest.raises(RequestError, match="tokens"):
+        chat.act("?", [flood], max_tokens=200)
+    assert chat.messages == before
+    assert chat.respond("?").text == "Hello."
+
+
+@given(
+    turns=st.lists(st.lists(st.integers(1, 3), max_size=3), min_size=1, max_size=6),
+    target=st.integers(0, 60),
+)
+def test_no_result_ever_stays_without_its_call(turns: list[list[int]], target: int) -> None:
+    messages: list[dict[str, Any]] = []
+    for number, rounds in enumerate(turns):
+        messages.append({"role": "user", "content": f"{number}"})
+        for place, count in enumerate(rounds):
+            keys = [f"{number}.{place}.{each}" for each in range(count)]
+            messages.append({"role": "assistant", "tool_calls": [{"id": key} for key in keys]})
+            messages += [{"role": "tool", "tool_call_id": key} for key in keys]
+        messages.append({"role": "assistant", "content": "Done."})
+    short = drop_oldest(messages, len, target)
+    assert _orphans(short.turns) == []
+    assert len(short.turns) <= max(target, 0) or not short.turns
+    assert not short.turns or short.turns[0]["role"] == "user"
+
+
+def test_a_template_without_tools_reads_results_as_words_of_the_user() -> None:
+    chat, prompts = script_chat(SUM, "It is 5.", template=TEMPLATE)
+    [asked] = chat.respond("?", tools=[add]).tool_calls
+    chat.give(asked, 5)
+    chat.respond(tools=[add])
+    assert prompts[1].endswith(f"{SUM}\x03user: <tool_response>\n5\n</tool_response>\n\x02")
+    assert chat.messages[-2]["role"] == "tool"
+
+
+def test_a_broken_engine_leaves_a_waiting_chat_as_it_was() -> None:
+    engine = ScriptEngine((SUM, "It is 5."))
+    chat = fake_model(engine, template=HERMES_TEMPLATE).chat()
+    [asked] = chat.respond("?", tools=[add]).tool_calls
+    chat.give(asked, 5)
+    before = chat.messages
+
+    def broken(sequence: FakeSequence) -> None:
+        raise RuntimeError("broken")
+
+    engine.before_extend, working = broken, engine.before_extend
+    with pytest.raises(RuntimeError):
+        chat.respond(tools=[add])
+    assert chat.messages == before
+    engine.before_extend = working
+    assert chat.respond(tools=[add]).text == "It is 5."
