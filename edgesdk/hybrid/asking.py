@@ -11,6 +11,7 @@ from edgesdk.errors import (
     BudgetExceeded,
     CloudBroken,
     CloudBusy,
+    CloudError,
     CloudRefused,
     CloudUnreachable,
     DeadlineExceeded,
@@ -41,7 +42,11 @@ class Asked:
 
 
 class NotAsked(Exception):
-    """The cloud gave no answer; the text says why. Never leaves the SDK."""
+    """The cloud gave no answer. Never leaves the SDK.
+
+    Its text is of the SDK's own words, because it is written down; what an endpoint or a callable
+    said may quote the prompt.
+    """
 
 
 class CloudAsker:
@@ -115,9 +120,9 @@ class CloudAsker:
             # reservation stays: the endpoint may have worked, and may charge for it.
             if reservation is not None:
                 reservation.release()
-            raise NotAsked(error.message) from error
+            raise NotAsked(_reason(error)) from error
         except (CloudBroken, DeadlineExceeded) as error:
-            raise NotAsked(error.message) from error
+            raise NotAsked(_reason(error)) from error
         cost = self._cost(answer, worst)
         if reservation is not None:
             reservation.settle(cost)
@@ -131,7 +136,7 @@ class CloudAsker:
 
     def _check(self, messages: list[dict[str, Any]], verdict: Verdict) -> None:
         if not self._clouds:
-            raise NotAsked("no cloud")
+            raise NotAsked("there is no cloud")
         if verdict.upload == "local_only":
             raise NotAsked(f"policy: {verdict.reason}")
         if verdict.upload == "ask":
@@ -143,7 +148,9 @@ class CloudAsker:
             try:
                 allowed = self._policy.ask(question) is True
             except Exception as error:
-                raise NotAsked(f"policy: asking for permission failed: {error!r}") from error
+                raise NotAsked(
+                    f"policy: asking for permission failed with {type(error).__name__}"
+                ) from error
             if not allowed:
                 raise NotAsked("policy: permission was not given")
 
@@ -153,6 +160,19 @@ class CloudAsker:
             return worst
         cloud = next(cloud for cloud in self._clouds if cloud.name == answer.endpoint)
         return cost_of(cloud, answer.usage.prompt_tokens, answer.usage.completion_tokens)
+
+
+def _reason(error: CloudError | DeadlineExceeded) -> str:
+    if isinstance(error, DeadlineExceeded):
+        return "the cloud was too slow for the deadline"
+    words = {
+        CloudUnreachable: "could not be reached",
+        CloudRefused: "refused",
+        CloudBusy: "was busy",
+        CloudBroken: "broke off",
+    }
+    status = f" ({error.status})" if error.status else ""
+    return f"the cloud {words[type(error)]}{status}"
 
 
 def cost_of(cloud: Cloud, prompt_tokens: int, output_tokens: int) -> Cost:

@@ -6,13 +6,14 @@ import json
 import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from typing_extensions import Self, Unpack
 
 from edgesdk.decode.options import OptionChanges, Options, options_from
-from edgesdk.errors import ContextOverflow, DeadlineExceeded, RequestError
+from edgesdk.errors import ContextOverflow, RequestError
 from edgesdk.hybrid.asking import Asked, CloudAsker, NotAsked
 from edgesdk.hybrid.cloud.answer import Piece, Restart
 from edgesdk.hybrid.cloud.attempts import OnBreak
@@ -30,8 +31,8 @@ from edgesdk.model import Model
 from edgesdk.text.prompts import Prompt, messages_of
 
 Prefer = Literal["local", "cloud"]
-HybridEvent = Piece | Restart
-Messages = list[dict[str, Any]]
+HybridEvent: TypeAlias = Piece | Restart
+Messages: TypeAlias = list[dict[str, Any]]
 
 _LOG = logging.getLogger("edgesdk.hybrid")
 
@@ -47,7 +48,7 @@ class HybridStream(Iterator[HybridEvent]):
         try:
             return next(self._steps)
         except StopIteration as end:
-            self._reply = end.value or self._reply
+            self._reply = self._reply or end.value
             raise StopIteration from None
 
     @property
@@ -82,7 +83,7 @@ class HybridClient:
 
     Before anything is sent the policy is asked, then the budget. Where either is against it, or
     the cloud cannot be reached, the device's answer comes back, marked as of low confidence. The
-    client opens no socket and starts no thread before the first question to the cloud.
+    client opens no socket and starts no thread before its first question to the cloud.
 
     Args:
         model: the device's. It stays the caller's to close.
@@ -105,11 +106,11 @@ class HybridClient:
         confidence: Confidence | None = None,
         on_break: OnBreak = "restart",
     ) -> None:
-        clouds = [cloud] if isinstance(cloud, Cloud) else cloud
         self._model = model
         self._policy = policy or Policy()
         self._journal = journal
         self._confidence = confidence or Confidence()
+        clouds = [cloud] if isinstance(cloud, Cloud) else cloud
         self._asker = CloudAsker(clouds, self._policy, budget, on_break)
 
     def respond(
@@ -125,7 +126,7 @@ class HybridClient:
         with self.stream(prompt, upload=upload, tags=tags, prefer=prefer, **options) as stream:
             for _ in stream:
                 pass
-        return stream.reply
+            return stream.reply
 
     def stream(
         self,
@@ -148,7 +149,7 @@ class HybridClient:
         Raises:
             InvalidOption: an option is unknown or out of its range.
             ContextOverflow: the prompt does not fit the device's model, and the cloud may not be
-                asked. From the iteration, as are the next two.
+                asked or gives no answer. From the iteration, as are the next two.
             DeadlineExceeded: the deadline passed before the first token of an answer.
             EngineError: the engine failed.
         """
@@ -175,67 +176,127 @@ class HybridClient:
     def _answer(
         self, messages: Messages, options: Options, verdict: Verdict, prefer: Prefer | None
     ) -> Generator[HybridEvent, None, HybridReply]:
-        started = time.monotonic()
-        deadline = Deadline(options.deadline)
-        can_leave = (
-            self._asker.possible and verdict.upload != "local_only" and prefer != "local"
-        )
+        started, deadline = time.time(), Deadline(options.deadline)
+        may_leave = self._asker.possible and verdict.upload != "local_only" and prefer != "local"
         local: LocalDraft | None = None
-        reason = "the app prefers the cloud"
-        if not (can_leave and prefer == "cloud"):
-            try:
-                local = yield from _pieces(
-                    draft(
-                        self._model.runtime,
-                        messages,
-                        options,
-                        self._confidence,
-                        may_give_up=can_leave,
-                    )
-                )
-                reason = self._objection(local)
-            except ContextOverflow:
-                if not can_leave:
-                    raise
-                reason = "the prompt does not fit the device's model"
-        if local is not None and (not reason or prefer == "local"):
-            said = "confident enough" if not reason else "the app prefers the device"
-            reply = HybridReply(local.text, "local", said, bool(reason), local)
-            self._write_down(reply, messages, verdict, started)
-            return reply
-        reply = yield from self._from_cloud(
-            messages, options, verdict, local, reason, deadline, can_leave
-        )
+        objection: str | None = "the app prefers the cloud"
+        if not (may_leave and prefer == "cloud"):
+            local, objection = yield from self._local(messages, options, may_leave, prefer)
+        if local is not None and objection is None:
+            reply = HybridReply(local.text, "local", "sure enough", local=local)
+        else:
+            assert objection is not None, "without a draft there is a reason why"
+            reply = yield from self._elsewhere(
+                messages, options, verdict, local, objection, deadline
+            )
         self._write_down(reply, messages, verdict, started)
         return reply
 
-    def _from_cloud(
+    def _local(
+        self, messages: Messages, options: Options, may_leave: bool, prefer: Prefer | None
+    ) -> Generator[HybridEvent, None, tuple[LocalDraft | None, str | None]]:
+        """A draft, and what speaks against keeping it."""
+        try:
+            local = yield from self._draft(messages, options, may_give_up=may_leave)
+        except ContextOverflow:
+            if not may_leave:
+                raise
+            return None, "the prompt does not fit the device's model"
+        if prefer == "local":
+            return local, None
+        if local.confidence is None:
+            return local, "the device said nothing"
+        if local.given_up or local.confidence < self._confidence.threshold:
+            return local, f"the device was unsure ({local.confidence:.2f})"
+        return local, None
+
+    def _draft(
+        self, messages: Messages, options: Options, *, may_give_up: bool
+    ) -> Generator[HybridEvent, None, LocalDraft]:
+        steps = draft(
+            self._model.runtime, messages, options, self._confidence, may_give_up=may_give_up
+        )
+        while True:
+            try:
+                piece = next(steps)
+            except StopIteration as end:
+                found: LocalDraft = end.value
+                return found
+            yield Piece(piece)
+
+    def _elsewhere(
         self,
         messages: Messages,
         options: Options,
         verdict: Verdict,
         local: LocalDraft | None,
-        reason: str,
+        objection: str,
         deadline: Deadline,
-        can_leave: bool,
     ) -> Generator[HybridEvent, None, HybridReply]:
-        shown = bool(local and local.text)
+        """The cloud's answer; where there is none, the device's after all."""
+        shown = local is not None and bool(local.text)
         vault = Vault(self._policy.detectors)
-        tokens = self._model.count(messages) if local is None else local.receipt.prompt_tokens
+        tokens = local.receipt.prompt_tokens if local else self._model.count(messages)
         asking = self._asker.ask(
             messages, options, verdict, vault, prompt_tokens=tokens, deadline=deadline
         )
+        began = False
         try:
-            event = next(asking)
-            if shown:
-                yield Restart(reason)
-            shown = True
-            yield event
-            asked = yield from asking
+            while True:
+                event = next(asking)
+                if shown and not began:
+                    yield Restart(objection)
+                began = True
+                yield event
         except StopIteration as end:
-            if shown:
-                yield Restart(reason)
-            asked = end.value
+            asked: Asked = end.value
+            return HybridReply(
+                asked.answer.text, "cloud", objection, False, local, asked.answer, asked.cost
+            )
         except NotAsked as error:
-            return (yield from self._fallback(messages, options, local, reason, str(error), shown))
-        return _cloud_reply(asked, local, reason)
+            refusal = str(error)
+        finally:
+            asking.close()
+        if local is None or local.given_up:
+            if shown or began:
+                yield Restart(refusal)
+            left = replace(options, deadline=deadline.seconds) if options.deadline else options
+            local = yield from self._draft(messages, left, may_give_up=False)
+        elif began:
+            yield Restart(refusal)
+            yield Piece(local.text)
+        return HybridReply(local.text, "local", f"{objection}; {refusal}", True, local)
+
+    def _write_down(
+        self, reply: HybridReply, messages: Messages, verdict: Verdict, started: float
+    ) -> None:
+        """Into the journal, if that is possible; the answer does not depend on it."""
+        if self._journal is None:
+            return
+        local, cloud = reply.local, reply.cloud
+        counted = cloud.usage if cloud else None
+        decision = Decision(
+            at=started,
+            route=reply.route,
+            reason=reply.reason,
+            upload=verdict.upload,
+            kinds=tuple(sorted(verdict.kinds)),
+            confidence=local.confidence if local else None,
+            signals=asdict(local.signals) if local and local.signals else {},
+            bundle=self._model.runtime.engine.origin.model,
+            endpoint=cloud.endpoint if cloud else "",
+            prompt_tokens=counted.prompt_tokens if counted else _tokens(local, "prompt_tokens"),
+            output_tokens=counted.completion_tokens if counted else _tokens(local, "output_tokens"),
+            money=reply.cost.money,
+            seconds=time.time() - started,
+        )
+        prompt = json.dumps(messages, ensure_ascii=False)
+        texts = Texts(prompt, local.text if local else None, cloud.text if cloud else None)
+        try:
+            self._journal.append(decision, prompt=prompt, texts=texts)
+        except RequestError as error:
+            _LOG.warning("a decision was not written down: %s", error)
+
+
+def _tokens(local: LocalDraft | None, name: str) -> int:
+    return 0 if local is None else int(getattr(local.receipt, name))

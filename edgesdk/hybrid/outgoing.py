@@ -1,4 +1,4 @@
-"""What is sent: the conversation, hidden as far as the policy wants, as a chat completion request."""
+"""What is sent: the conversation as a request, hidden as far as the policy wants."""
 
 from __future__ import annotations
 

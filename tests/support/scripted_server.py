@@ -88,6 +88,10 @@ class ScriptedServer:
         scheme = "http" if self.tls is None else "https"
         return f"{scheme}://127.0.0.1:{self.port}/v1"
 
+    def answer_to(self, request: bytes) -> Script:
+        """The script for where there is none."""
+        return []
+
     def bodies(self) -> list[Any]:
         """The JSON of each request."""
         return [json.loads(data.partition(b"\r\n\r\n")[2]) for data in self.requests]
@@ -127,7 +131,7 @@ class ScriptedServer:
                 connection = plain if self.tls is None else self.tls.wrap_socket(plain, True)
                 with connection:
                     self.requests.append(_request(connection))
-                    for step in script:
+                    for step in script or self.answer_to(self.requests[-1]):
                         if isinstance(step, Wait):
                             self._closing.wait(step.seconds)
                         elif isinstance(step, Reset):

@@ -33,7 +33,7 @@ class Confidence:
 
     def __post_init__(self) -> None:
         # Above 1 nothing is ever kept, which is what a calibration that failed asks for.
-        if not (0 <= self.threshold and 0 <= self.give_up_below <= self.threshold):
+        if not (self.threshold >= 0 and 0 <= self.give_up_below <= self.threshold):
             raise InvalidOption(
                 "The threshold must not be negative, nor give_up_below be above it."
             )
