@@ -104,10 +104,15 @@ def calibrate(
             hint="Choose int4 or int8, or leave calibration out.",
         )
     text_name, windows = _text(decoder, calibration, tokenizer_json, bos, work, progress)
-    forms = _formats(decoder, scheme, calibration.bits, windows, progress)
+    forms = _alike(decoder.spec, scheme.linear)
     if calibration.awq:
         progress.stage("Searching channel scales", decoder.spec.layers)
         decoder = activation_aware(decoder, windows, forms, progress=progress.advance)
+    if calibration.bits is not None:
+        # After the scales: they even out what matrices cost.
+        progress.stage("Measuring sensitivity", decoder.spec.layers)
+        costs = measure_costs(decoder, _few(windows), MIXED_FORMATS, progress=progress.advance)
+        forms = mixed_formats(decoder.spec, scheme, costs, calibration.bits)
     if calibration.method == "gptq":
         rounding = Rounding(sweeps=calibration.sweeps)
         return Calibrated(decoder, SequentialQuantizer(decoder, windows, forms, rounding))
@@ -173,20 +178,9 @@ def _text(
     )
 
 
-def _formats(
-    decoder: Decoder,
-    scheme: WeightScheme,
-    bits: float | None,
-    windows: Windows,
-    progress: Progress,
-) -> dict[str, BlockFormat]:
-    if bits is None:
-        linear = scheme.linear
-        assert not isinstance(linear, str)
-        return {name: linear for name in matrix_parts(decoder.spec) if name.startswith("layers.")}
-    progress.stage("Measuring sensitivity", decoder.spec.layers)
-    costs = measure_costs(decoder, _few(windows), MIXED_FORMATS, progress=progress.advance)
-    return mixed_formats(decoder.spec, scheme, costs, bits)
+def _alike(spec: DecoderSpec, form: BlockFormat) -> dict[str, BlockFormat]:
+    """One format for all stored matrices of the layers."""
+    return {name: form for name in matrix_parts(spec) if name.startswith("layers.")}
 
 
 def _few(windows: Windows) -> Windows:
