@@ -49,7 +49,7 @@ def build_native(
     scheme = (
         default_scheme(spec.parameters) if scheme_name is None else WeightScheme.named(scheme_name)
     )
-    source, quantizer = decoder, None
+    source, quantizer, method = decoder, None, scheme.method
     if calibration is not None:
         calibrated = calibrate(
             decoder,
@@ -60,7 +60,7 @@ def build_native(
             work=folder,
             progress=progress,
         )
-        source, quantizer = calibrated.decoder, calibrated.quantizer
+        source, quantizer, method = calibrated.decoder, calibrated.quantizer, calibrated.method
     progress.stage(f"Writing {scheme.name} layers", spec.layers)
     written = write_decoder(
         source, folder, scheme, lambda done, _: progress.advance(done), quantizer
@@ -80,7 +80,7 @@ def build_native(
         quantization=Quantization(
             weights=format_name(scheme.linear) if quantizer is None else quantizer.formats,
             head=format_name(scheme.embedding),
-            method=scheme.method if quantizer is None else quantizer.method,
+            method=method,
             bits_per_weight=round(written.bits_per_weight, 3),
         ),
         exporter=f"edgesdk {edgesdk.__version__}",

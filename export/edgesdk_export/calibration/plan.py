@@ -72,10 +72,16 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What is written, and how: the same function as the checkpoint's, perhaps rescaled."""
+    """What is written, and how.
+
+    Attributes:
+        decoder: computes what the checkpoint does, its channels perhaps rescaled.
+        method: in words for the manifest, the text among them.
+    """
 
     decoder: Decoder
     quantizer: LayerQuantizer
+    method: str
 
 
 def calibrate(
@@ -113,14 +119,19 @@ def calibrate(
         progress.stage("Measuring sensitivity", decoder.spec.layers)
         costs = measure_costs(decoder, _few(windows), MIXED_FORMATS, progress=progress.advance)
         forms = mixed_formats(decoder.spec, scheme, costs, calibration.bits)
+    quantizer: LayerQuantizer
     if calibration.method == "gptq":
         rounding = Rounding(sweeps=calibration.sweeps)
-        return Calibrated(decoder, SequentialQuantizer(decoder, windows, forms, rounding))
-    progress.stage("Measuring importance", decoder.spec.layers)
-    importance = collect_importance(
-        decoder, windows, text_name=text_name, progress=progress.advance
-    )
-    return Calibrated(decoder, WeightedQuantizer(decoder, importance, forms))
+        quantizer = SequentialQuantizer(decoder, windows, forms, rounding)
+    else:
+        progress.stage("Measuring importance", decoder.spec.layers)
+        importance = collect_importance(
+            decoder, windows, text_name=text_name, progress=progress.advance
+        )
+        quantizer = WeightedQuantizer(decoder, importance, forms)
+    scaled = "activation-aware channel scales, " if calibration.awq else ""
+    method = f"{scaled}{quantizer.method}, calibrated on {text_name}"
+    return Calibrated(decoder, quantizer, method)
 
 
 def mixed_formats(
