@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
-from typing_extensions import Self, Unpack
+from typing_extensions import Unpack
 
+from edgesdk.closing import Closes
 from edgesdk.decode.options import OptionChanges, Options, options_from
 from edgesdk.errors import ContextOverflow, RequestError
 from edgesdk.hybrid.asking import Asked, CloudAsker, NotAsked
@@ -37,7 +37,7 @@ Messages: TypeAlias = list[dict[str, Any]]
 _LOG = logging.getLogger("edgesdk.hybrid")
 
 
-class HybridStream(Iterator[HybridEvent]):
+class HybridStream(Closes, Iterator[HybridEvent]):
     """Pieces of an answer. After a `Restart` all pieces before it are void: another answers."""
 
     def __init__(self, steps: Generator[HybridEvent, None, HybridReply]) -> None:
@@ -66,19 +66,8 @@ class HybridStream(Iterator[HybridEvent]):
         """End the answer here, on the device and in the cloud."""
         self._steps.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class HybridClient:
+class HybridClient(Closes):
     """Answers on the device, and asks a cloud model where that answer is not to be trusted.
 
     Before anything is sent the policy is asked, then the budget. Where either is against it, or
@@ -161,17 +150,6 @@ class HybridClient:
     def close(self) -> None:
         """End all questions to the cloud. The model stays open."""
         self._asker.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _answer(
         self, messages: Messages, options: Options, verdict: Verdict, prefer: Prefer | None

@@ -28,7 +28,7 @@ from edgesdk.errors import ContextOverflow, InvalidOption
 from edgesdk.hybrid.client import HybridClient, HybridEvent
 from edgesdk.hybrid.cloud import attempts
 from edgesdk.hybrid.cloud.answer import Piece, Restart
-from edgesdk.hybrid.cloud.endpoint import Cloud, Limits
+from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.privacy.policy import Policy, Question
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.spending.budget import Budget
@@ -49,8 +49,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cloud(server: ScriptedServer, **changes: Any) -> Cloud:
-    limits = Limits(connect=1, first_token=1, between_pieces=1)
-    return Cloud(server.url, "big", "sk-key", limits=limits, **changes)
+    return Cloud(server.url, "big", "sk-key", **changes)
 
 
 def shown(events: Iterable[HybridEvent]) -> str:

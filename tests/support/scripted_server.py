@@ -146,7 +146,7 @@ class ScriptedServer:
 def _request(connection: socket.socket) -> bytes:
     data = b""
     while b"\r\n\r\n" not in data:
-        data += connection.recv(65_536)
+        data += _received(connection)
     head, _, body = data.partition(b"\r\n\r\n")
     lengths = [
         int(line.split(b":")[1])
@@ -154,6 +154,13 @@ def _request(connection: socket.socket) -> bytes:
         if line.startswith(b"content-length")
     ]
     while len(body) < (lengths or [0])[0]:
-        more = connection.recv(65_536)
+        more = _received(connection)
         data, body = data + more, body + more
     return data
+
+
+def _received(connection: socket.socket) -> bytes:
+    more = connection.recv(65_536)
+    if not more:
+        raise ConnectionError("the client left before its request was whole")
+    return more

@@ -6,13 +6,12 @@ import queue
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, aclosing, suppress
-from types import TracebackType
 from typing import Any
 
 import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from typing_extensions import Self
 
+from edgesdk.closing import Closes
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.cloud.answer import CloudAnswer, CloudEvent
 from edgesdk.hybrid.cloud.attempts import Attempts, OnBreak
@@ -20,7 +19,7 @@ from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.cloud.endpoint import Cloud
 
 
-class CloudStream(Iterator[CloudEvent]):
+class CloudStream(Closes, Iterator[CloudEvent]):
     """Events of an answer. Leaving it early, or the last reference to it, ends the request."""
 
     def __init__(
@@ -61,22 +60,11 @@ class CloudStream(Iterator[CloudEvent]):
         """End the request, from any thread; harmless where it has ended."""
         self._work.cancel()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __del__(self) -> None:
         self.close()
 
 
-class CloudClient:
+class CloudClient(Closes):
     """Asks cloud models; several threads may use it.
 
     No socket is opened, and no thread started, before the first request.
@@ -117,17 +105,6 @@ class CloudClient:
             self._portal.call(self._http.aclose)
         self._stack.close()
         self._portal = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 async def _relay(
