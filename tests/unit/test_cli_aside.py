@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import signal
 import threading
 from collections.abc import Iterator
@@ -49,7 +48,9 @@ def test_an_interrupt_ends_the_call_that_is_under_way() -> None:
 
     def press() -> None:
         assert stream.busy.wait(30)
-        _thread.interrupt_main()
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
 
     pressing = threading.Thread(target=press)
     pressing.start()
