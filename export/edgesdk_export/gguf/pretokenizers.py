@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgesdk.errors import CheckpointError
+from edgesdk_export.tokenizers.byte_bpe import CONTRACTIONS, TAIL, WORDS
 
-_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SLASHED_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+"
 _CAPITAL = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
 _SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 # The same in two spellings: with a flag, and with each letter in both cases.
-_CONTRACTIONS = (_SHORT, r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]")
+_CONTRACTIONS = (_SHORT, CONTRACTIONS)
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,9 @@ _KNOWN = (
         known
         for short in _CONTRACTIONS
         for known in (
-            _Known("llama-bpe", (rf"{short}|{_WORDS}|\p{{N}}{{1,3}}|{_TAIL}",), whole_words=True),
-            _Known("smaug-bpe", (rf"{short}|{_WORDS}|\p{{N}}{{1,3}}|{_TAIL}",)),
-            _Known("qwen2", (rf"{short}|{_WORDS}|\p{{N}}|{_TAIL}",)),
+            _Known("llama-bpe", (rf"{short}|{WORDS}|\p{{N}}{{1,3}}|{TAIL}",), whole_words=True),
+            _Known("smaug-bpe", (rf"{short}|{WORDS}|\p{{N}}{{1,3}}|{TAIL}",)),
+            _Known("qwen2", (rf"{short}|{WORDS}|\p{{N}}|{TAIL}",)),
         )
     ),
     _Known("tekken", (rf"{_CASED}|{_CAPITAL}|\p{{N}}|{_SLASHED_TAIL}",), whole_words=True),
