@@ -28,6 +28,8 @@ DEFAULT_LIMIT_BYTES = 2 * 2**30
 DEFAULT_AT_LEAST = 256
 # A file beside its place that is older than this was left by a process that died.
 _STALE_SECONDS = 3600.0
+# Making room takes milliseconds; a process that holds the lock for longer is stuck.
+_PATIENCE_SECONDS = 5.0
 
 
 class PrefixCache:
@@ -107,10 +109,10 @@ class PrefixCache:
         from filelock import FileLock, Timeout
 
         try:
-            with FileLock(self.folder / ".lock", timeout=0):
+            # Waiting matters: the process that holds it may have counted before this file came.
+            with FileLock(self.folder / ".lock", timeout=_PATIENCE_SECONDS):
                 self._evict()
         except Timeout:
-            # The process that holds it sees this one's file too, or the next keep does.
             return
 
     def _evict(self) -> None:

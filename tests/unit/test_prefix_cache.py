@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.fake_engine import FakeEngine, FakeSequence, fake_model
@@ -161,6 +162,20 @@ def test_one_that_is_larger_than_the_limit_is_not_kept(tmp_path: Path) -> None:
     cache = _cache(tmp_path, limit_bytes=100)
     model = fake_model(prefixes=cache)
     model.remember("a" * 300)
+    assert _files(cache) == []
+
+
+def test_the_limit_holds_while_another_makes_room(tmp_path: Path) -> None:
+    cache = _cache(tmp_path, limit_bytes=100)
+    cache.folder.mkdir()
+    another = FileLock(cache.folder / ".lock")
+    another.acquire()
+    keeping = threading.Thread(target=fake_model(prefixes=cache).remember, args=("a" * 300,))
+    keeping.start()
+    keeping.join(0.2)
+    # The other one has counted the files already, this one's not among them.
+    another.release()
+    keeping.join(20)
     assert _files(cache) == []
 
 
