@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from edgesdk_export.progress import Progress
 from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
 from edgesdk_export.quality.streamed import compare
 from edgesdk_export.quality.text import Windows
+from edgesdk_export.selftest.noise import checkpoint_logits
+from edgesdk_export.selftest.running import onnx_logits
 from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.tokenizers import TextFiles
 from edgesdk_export.weights import Decoder
@@ -80,6 +83,8 @@ def build_native(
         ),
         exporter=f"edgesdk {edgesdk.__version__}",
         measure=measure,
+        run=functools.partial(onnx_logits, model_path),
+        reference=functools.partial(checkpoint_logits, decoder),
     )
 
 

@@ -27,10 +27,13 @@ from edgesdk_export.native import build_native
 from edgesdk_export.progress import Progress
 from edgesdk_export.quality.text import (
     EvaluationText,
+    Windows,
     cut_windows,
     default_text,
 )
 from edgesdk_export.recipes import BundleFormat, Recipe, load_recipe
+from edgesdk_export.selftest.check import TOKENS as SELF_TEST_TOKENS
+from edgesdk_export.selftest.check import check_model
 from edgesdk_export.tokenizers import TextFiles, read_text
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -96,6 +99,7 @@ def export(job: ExportJob, progress: Progress) -> Bundle:
             built = _build(checkpoint, text, folder, Path(work), recipe, job, progress)
             _write_text(folder, text)
             _write_recipe(folder, recipe.only(job.format, built.shape.parameters))
+            _test(built, text, progress)
             quality = _measure(built, text, job, progress)
         progress.stage("Hashing", 1)
         seal(folder, _manifest(checkpoint, text, built, quality, job))
@@ -151,6 +155,13 @@ def _write_text(folder: Path, text: TextFiles) -> None:
         (folder / TEMPLATE_FILE).write_bytes(text.chat_template.encode())
 
 
+def _test(built: BuiltModel, text: TextFiles, progress: Progress) -> None:
+    progress.stage("Testing", 1)
+    context = min(built.shape.context_length, SELF_TEST_TOKENS)
+    check_model(built, _windows(default_text(), text, tokens=1, context=context))
+    progress.advance(1)
+
+
 def _measure(
     built: BuiltModel, text: TextFiles, job: ExportJob, progress: Progress
 ) -> Quality | None:
@@ -160,10 +171,7 @@ def _measure(
     if tokens == 0:
         return None
     source = job.text or default_text()
-    bos = text.entry.bos_token_id if text.entry.add_bos else None
-    windows = cut_windows(
-        source, text.tokenizer_json, tokens=tokens, bos=bos, context=built.shape.context_length
-    )
+    windows = _windows(source, text, tokens=tokens, context=built.shape.context_length)
     started = False
 
     def steps(done: int, total: int) -> None:
@@ -174,6 +182,11 @@ def _measure(
         progress.advance(done)
 
     return _quality(built.measure(windows, steps), source)
+
+
+def _windows(source: EvaluationText, text: TextFiles, *, tokens: int, context: int) -> Windows:
+    bos = text.entry.bos_token_id if text.entry.add_bos else None
+    return cut_windows(source, text.tokenizer_json, tokens=tokens, bos=bos, context=context)
 
 
 def _quality(found: Divergence, text: EvaluationText) -> Quality:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from edgesdk.bundle.manifest import Quantization
 from edgesdk.errors import ExportError
 from edgesdk_export.built import BuiltModel, Steps
 from edgesdk_export.checkpoint import Checkpoint
-from edgesdk_export.foreign.equality import measure_divergence
+from edgesdk_export.foreign.equality import float32_logits, measure_divergence
 from edgesdk_export.foreign.export import export_foreign
 from edgesdk_export.onnx.scheme import WeightScheme, format_name
 from edgesdk_export.progress import Progress
 from edgesdk_export.quality.text import Windows
+from edgesdk_export.selftest.running import onnx_logits
 
 
 def build_foreign(
@@ -60,5 +62,7 @@ def build_foreign(
         ),
         exporter=f"optimum {model.versions['optimum']}",
         measure=measure,
+        run=functools.partial(onnx_logits, folder / model.model_file),
+        reference=functools.partial(float32_logits, model.float32_path, work),
         versions=model.versions,
     )

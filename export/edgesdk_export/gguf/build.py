@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 from collections import Counter
@@ -26,6 +27,8 @@ from edgesdk_export.progress import Progress
 from edgesdk_export.quality.stacks import CheckpointStack
 from edgesdk_export.quality.streamed import compare
 from edgesdk_export.quality.text import Windows
+from edgesdk_export.selftest.noise import checkpoint_logits
+from edgesdk_export.selftest.running import gguf_logits
 from edgesdk_export.tokenizers import TextFiles
 from edgesdk_export.weights import Decoder
 
@@ -91,6 +94,8 @@ def build_gguf(
         exporter=f"edgesdk {edgesdk.__version__}",
         versions={tool: importlib.metadata.version(tool) for tool in tools},
         measure=measure,
+        run=functools.partial(gguf_logits, path),
+        reference=functools.partial(checkpoint_logits, decoder),
     )
 
 

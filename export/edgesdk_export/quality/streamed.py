@@ -57,11 +57,7 @@ def compare(
 
     `progress` is called with (steps done, steps in all); a step is a layer or a slice of the head.
     """
-    width = max(1, _HEAD_BYTES // (4 * reference.hidden_size))
-    slices = [
-        (start, min(start + width, reference.vocab_size))
-        for start in range(0, reference.vocab_size, width)
-    ]
+    slices = head_slices(reference)
     steps = reference.layers + len(slices)
     ours = _each(candidate.embed(), windows.ids[:, None])
     theirs = _each(reference.embed(), windows.ids[:, None])
@@ -77,6 +73,13 @@ def compare(
             meter.add(reference_head(other[:, :-1])[0], candidate_head(mine[:, :-1])[0])
         progress(reference.layers + done + 1, steps)
     return join([meter.result() for meter in meters])
+
+
+def head_slices(stack: LayerStack) -> list[tuple[int, int]]:
+    """The vocabulary as [start, stop) of heads that are small enough to be held."""
+    width = max(1, _HEAD_BYTES // (4 * stack.hidden_size))
+    ends = range(width, stack.vocab_size + width, width)
+    return [(end - width, min(end, stack.vocab_size)) for end in ends]
 
 
 def _each(block: Block, states: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
