@@ -1,7 +1,6 @@
 """The logits of the very file of a bundle, opened as its engine opens it.
 
-Weights stay mapped: nothing is packed, folded or repacked for speed, so that the test adds little
-to the peak memory of an export. What kernels cost beside that is the quality report's business.
+Of a large file the weights stay mapped: the test must not need more memory than the export.
 """
 
 from __future__ import annotations
@@ -20,7 +19,9 @@ from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.selftest.decoding import Decoding, Float32, Ids
 from edgesdk_export.selftest.noise import checkpoint_logits
+from edgesdk_export.selftest.pieces import piecewise_logits
 
+_LARGE_BYTES = 512 * 2**20
 _FLOAT32 = 0  # GGML_TYPE_F32 in ggml.h
 _FLASH_ATTENTION_OFF = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED in llama.h
 
@@ -29,19 +30,31 @@ def onnx_logits(model_path: Path, ids: Ids) -> Float32:
     """Logits float32 [n, vocab] of tokens int64 [n], n >= 3: a first part, all of the rest but one
     token behind it, and that token, over shared KV buffers.
 
+    A file of more than half a gigabyte is opened as a whole, with its weights only mapped, and
+    then run in pieces: see `edgesdk_export.selftest.pieces`.
+
     Raises:
         ExportError: onnxruntime cannot open or run the file.
     """
+    borders = [0, 2 * len(ids) // 3, len(ids) - 1, len(ids)]
+    large = sum(file.stat().st_size for file in model_path.parent.iterdir()) > _LARGE_BYTES
+    try:
+        run = Decoding(model_path, len(ids), _mapped() if large else None)
+        if large:
+            del run
+            return piecewise_logits(model_path, ids, borders)
+        return np.concatenate([run(ids[a:b], a) for a, b in itertools.pairwise(borders)])
+    except Exception as error:
+        raise _unusable(model_path, "onnxruntime", str(error)) from error
+
+
+def _mapped() -> onnxruntime.SessionOptions:
+    """Nothing is folded or packed, so that a session maps its weights and reads none."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.disable_prepacking", "1")
-    borders = [0, 2 * len(ids) // 3, len(ids) - 1, len(ids)]
-    try:
-        run = Decoding(model_path, len(ids), options)
-        return np.concatenate([run(ids[a:b], a) for a, b in itertools.pairwise(borders)])
-    except Exception as error:
-        raise _unusable(model_path, "onnxruntime", str(error)) from error
+    return options
 
 
 def gguf_logits(model_path: Path, ids: Ids) -> Float32:
@@ -91,7 +104,8 @@ def _llama_logits(api: Any, model: Any, model_path: Path, ids: Ids) -> Float32:
         status = api.llama_decode(context, batch)
         if status:
             raise _unusable(model_path, "llama.cpp", f"llama_decode gives {status}")
-        return np.ctypeslib.as_array(api.llama_get_logits(context), (count, vocab)).copy()
+        rows = np.ctypeslib.as_array(api.llama_get_logits(context), (count, vocab))
+        return np.array(rows, np.float32)
     finally:
         api.llama_batch_free(batch)
         api.llama_free(context)
