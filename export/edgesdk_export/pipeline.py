@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from edgesdk_quantize.divergence import Divergence
-
 from edgesdk.bundle.manifest import Manifest, Quality, Source
 from edgesdk.bundle.opening import Bundle, open_bundle
 from edgesdk.bundle.writing import seal, staged_folder
@@ -25,6 +22,7 @@ from edgesdk_export.foreign import build_foreign
 from edgesdk_export.gguf.build import build_gguf
 from edgesdk_export.native import build_native
 from edgesdk_export.progress import Progress
+from edgesdk_export.quality.summary import summary
 from edgesdk_export.quality.text import (
     EvaluationText,
     Windows,
@@ -181,31 +179,13 @@ def _measure(
             started = True
         progress.advance(done)
 
-    return _quality(built.measure(windows, steps), source)
+    # llama.cpp's kernels round activations in ways of their own; see `build_gguf`.
+    return summary(built.measure(windows, steps), source, weights_only=job.format == "gguf")
 
 
 def _windows(source: EvaluationText, text: TextFiles, *, tokens: int, context: int) -> Windows:
     bos = text.entry.bos_token_id if text.entry.add_bos else None
     return cut_windows(source, text.tokenizer_json, tokens=tokens, bos=bos, context=context)
-
-
-def _quality(found: Divergence, text: EvaluationText) -> Quality:
-    # Rounded: the last digits depend on the number of threads, and bundles are reproducible.
-    return Quality(
-        tokens=len(found.kl),
-        text_name=text.name,
-        text_sha256=text.sha256,
-        kl_mean=_round(found.kl.mean()),
-        kl_median=_round(np.median(found.kl)),
-        kl_p99=_round(np.quantile(found.kl, 0.99)),
-        top1_agreement=round(float(found.same_top1.mean()), 4),
-        perplexity=_round(found.candidate_perplexity),
-        checkpoint_perplexity=_round(found.reference_perplexity),
-    )
-
-
-def _round(value: float | np.floating) -> float:
-    return float(f"{value:.4g}")
 
 
 def _manifest(

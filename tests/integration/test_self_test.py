@@ -184,12 +184,10 @@ def test_the_whole_file_gives_the_streamed_logits(checkpoint, tmp_path, monkeypa
 
 
 def test_the_real_model_passes_and_a_wrong_scale_in_one_layer_does_not(smollm2_gguf, tmp_path):
-    with sabotaged("onnx", lambda weights: scaled_by(weights, "layers.11.down", 1.5)):
-        with pytest.raises(ExportError, match="self-test failed"):
-            bundle_of(smollm2_gguf, tmp_path / "b", "onnx", "int8")
+    def harm(weights):
+        return {"layers.11.down.weight": Held(np.float32(1.5) * whole(weights, "layers.11.down"))}
+
+    with sabotaged("onnx", harm), pytest.raises(ExportError, match="self-test failed"):
+        bundle_of(smollm2_gguf, tmp_path / "b", "onnx", "int8")
     assert list(tmp_path.iterdir()) == []
     bundle_of(smollm2_gguf, tmp_path / "b", "onnx", "int8")
-
-
-def scaled_by(weights, name: str, factor: float):
-    return {f"{name}.weight": Held(np.float32(factor) * whole(weights, name))}
