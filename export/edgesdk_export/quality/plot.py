@@ -57,6 +57,7 @@ def draw_quality(measured: Sequence[BundleQuality], path: Path) -> None:
         ylabel="|bundle - checkpoint| / |checkpoint|, median over tokens",
         yscale="log",
     )
+    by_layer.locator_params(axis="x", integer=True)
     by_layer.legend(fontsize="small")
     by_size.set(
         title="Size against quality",

@@ -38,8 +38,8 @@ _ERRORS = {
 }
 
 # Errors of rounding are not random, and 48 tokens are few: KL was 0.01 to 1.7 times what random
-# errors of the same size gave. A matrix that is swapped, transposed or scaled wrongly costs tens to
-# thousands of times it.
+# errors of the same size gave, on models of 50 thousand to 1.5 billion weights. One matrix that is
+# swapped with another, transposed, or shifted by a row costs more than this even beside 4 bits.
 _TIMES = 4.0
 # Below this, in nats, float32 itself has no more digits.
 _LEAST = 1e-5
@@ -66,5 +66,4 @@ def limit_for(expected_kl: float) -> float:
 
 def _coarsest(names: str) -> float:
     """Of "int4+int8", "int8-symmetric", "q4_k_m": formats, where there are several."""
-    known = [_ERRORS[word] for word in re.split(r"[^a-z0-9]+", names) if word in _ERRORS]
-    return max(known, default=max(_ERRORS.values()))
+    return max(_ERRORS[word] for word in re.split(r"[^a-z0-9]+", names) if word in _ERRORS)
