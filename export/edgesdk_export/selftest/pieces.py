@@ -109,7 +109,7 @@ def _layers(graph: onnx.GraphProto) -> int:
 
 def _bytes_of(tensor: onnx.TensorProto) -> int:
     lengths = [int(entry.value) for entry in tensor.external_data if entry.key == "length"]
-    return lengths[0] if lengths else len(tensor.raw_data)
+    return lengths[0] if lengths else int(tensor.ByteSize())
 
 
 def _port(name: str, dtype: np.dtype[Any]) -> onnx.ValueInfoProto:
