@@ -154,10 +154,8 @@ def _write_text(folder: Path, text: TextFiles) -> None:
 
 
 def _test(built: BuiltModel, text: TextFiles, progress: Progress) -> None:
-    progress.stage("Testing", 1)
     context = min(built.shape.context_length, SELF_TEST_TOKENS)
-    check_model(built, _windows(default_text(), text, tokens=1, context=context))
-    progress.advance(1)
+    check_model(built, _windows(default_text(), text, tokens=1, context=context), progress)
 
 
 def _measure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def build_foreign(
         ),
         exporter=f"optimum {model.versions['optimum']}",
         measure=measure,
-        run=functools.partial(onnx_logits, folder / model.model_file),
+        # This route holds the model in memory anyway, and a graph that others drew may have
+        # branches, which cannot be cut.
+        run=functools.partial(onnx_logits, folder / model.model_file, large=math.inf),
         reference=functools.partial(float32_logits, model.float32_path, work),
         versions=model.versions,
     )

@@ -12,6 +12,7 @@ from edgesdk_quantize.divergence import DivergenceMeter
 
 from edgesdk.errors import ExportError
 from edgesdk_export.built import BuiltModel
+from edgesdk_export.progress import Progress
 from edgesdk_export.quality.text import Windows
 from edgesdk_export.selftest.decoding import Float32
 from edgesdk_export.selftest.expected import errors_of, limit_for
@@ -19,21 +20,26 @@ from edgesdk_export.selftest.expected import errors_of, limit_for
 TOKENS = 48
 
 
-def check_model(built: BuiltModel, windows: Windows) -> float:
-    """Mean KL divergence in nats of the written file against the checkpoint, on the first window.
+def check_model(built: BuiltModel, windows: Windows, progress: Progress) -> None:
+    """Run the first window through the written file and through the checkpoint.
 
     Raises:
         ExportError: the file cannot be run, gives logits that are no numbers, or is further from
-            the checkpoint than its formats explain.
+            the checkpoint than its formats explain; or the checkpoint's logits are no numbers.
     """
+    progress.stage("Testing the file", 3)
     ids = windows.ids[0]
     found = built.run(ids)
+    progress.advance(1)
     if not np.isfinite(found).all():
         raise ExportError(
             f"The self-test failed: {built.model_file} gives logits that are NaN or infinite.",
             hint="Choose a format with more bits or a wider range, such as --bits 32.",
         )
     reference = built.reference(ids, None)
+    progress.advance(2)
+    if not np.isfinite(reference).all():
+        raise ExportError("The checkpoint itself gives logits that are NaN or infinite.")
     if reference.shape != found.shape:
         raise ExportError(
             f"The self-test failed: {built.model_file} gives logits of shape {found.shape}, the"
@@ -41,6 +47,7 @@ def check_model(built: BuiltModel, windows: Windows) -> float:
             hint="This is a fault of the export; please report it with the checkpoint's name.",
         )
     erring = built.reference(ids, errors_of(built.quantization))
+    progress.advance(3)
     limit = limit_for(_mean_kl(reference, erring, ids))
     kl = _mean_kl(reference, found, ids)
     if kl > limit:
@@ -50,7 +57,6 @@ def check_model(built: BuiltModel, windows: Windows) -> float:
             f" {limit:.3g}.",
             hint="This is a fault of the export; please report it with the checkpoint's name.",
         )
-    return kl
 
 
 def _mean_kl(reference: Float32, candidate: Float32, ids: np.ndarray) -> float:

@@ -104,7 +104,7 @@ def _inputs(graph: onnx.GraphProto, ids: Ids, start: int, stop: int) -> Values:
 
 
 def _layers(graph: onnx.GraphProto) -> int:
-    return sum(port.name.startswith("past_key_values.") for port in graph.input) // 2
+    return sum(1 for port in graph.input if port.name.startswith("past_key_values.")) // 2
 
 
 def _bytes_of(tensor: onnx.TensorProto) -> int:

@@ -26,21 +26,22 @@ _FLOAT32 = 0  # GGML_TYPE_F32 in ggml.h
 _FLASH_ATTENTION_OFF = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED in llama.h
 
 
-def onnx_logits(model_path: Path, ids: Ids) -> Float32:
+def onnx_logits(model_path: Path, ids: Ids, *, large: float = _LARGE_BYTES) -> Float32:
     """Logits float32 [n, vocab] of tokens int64 [n], n >= 3: a first part, all of the rest but one
     token behind it, and that token, over shared KV buffers.
 
-    A file of more than half a gigabyte is opened as a whole, with its weights only mapped, and
-    then run in pieces: see `edgesdk_export.selftest.pieces`.
+    Args:
+        large: a model of more bytes is opened as a whole, with its weights only mapped, and then
+            run in pieces: see `edgesdk_export.selftest.pieces`.
 
     Raises:
         ExportError: onnxruntime cannot open or run the file.
     """
     borders = [0, 2 * len(ids) // 3, len(ids) - 1, len(ids)]
-    large = sum(file.stat().st_size for file in model_path.parent.iterdir()) > _LARGE_BYTES
+    in_pieces = sum(file.stat().st_size for file in model_path.parent.iterdir()) > large
     try:
-        run = Decoding(model_path, len(ids), _mapped() if large else None)
-        if large:
+        run = Decoding(model_path, len(ids), _mapped() if in_pieces else None)
+        if in_pieces:
             del run
             return piecewise_logits(model_path, ids, borders)
         return np.concatenate([run(ids[a:b], a) for a, b in itertools.pairwise(borders)])
