@@ -50,7 +50,7 @@ def check_model(built: BuiltModel, windows: Windows, progress: Progress) -> None
     progress.advance(3)
     limit = limit_for(_mean_kl(reference, erring, ids))
     kl = _mean_kl(reference, found, ids)
-    if kl > limit:
+    if not kl <= limit:
         raise ExportError(
             f"The self-test failed: on {len(ids)} tokens {built.model_file} has a KL divergence of"
             f" {kl:.3g} from the checkpoint; {built.quantization.weights} weights explain at most"
