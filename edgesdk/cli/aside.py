@@ -26,9 +26,10 @@ def aside(stream: ReplyStream) -> Generator[str, None, None]:
             arrived.put(error)
 
     reader = threading.Thread(target=read, daemon=True)
-    reader.start()
     ended = False
     try:
+        # In here, because Ctrl-C may also come before `start` returns.
+        reader.start()
         while (item := arrived.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
@@ -37,4 +38,5 @@ def aside(stream: ReplyStream) -> Generator[str, None, None]:
     finally:
         if not ended:
             stream.cancel()
-        reader.join()
+        if reader.ident is not None:
+            reader.join()
