@@ -14,10 +14,12 @@ from edgesdk_export.built import BuiltModel, Steps
 from edgesdk_export.calibration.plan import Calibration, calibrate
 from edgesdk_export.onnx import WeightScheme, write_decoder
 from edgesdk_export.onnx.scheme import format_name
+from edgesdk_export.onnx.writer import DATA_FILE
 from edgesdk_export.progress import Progress
 from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
 from edgesdk_export.quality.streamed import compare
 from edgesdk_export.quality.text import Windows
+from edgesdk_export.resume import Kept
 from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.tokenizers import TextFiles
 from edgesdk_export.weights import Decoder
@@ -31,12 +33,14 @@ def build_native(
     *,
     text: TextFiles,
     calibration: Calibration | None = None,
+    kept: Kept | None = None,
 ) -> BuiltModel:
     """Write the ONNX model of a decoder into `folder`.
 
     Args:
         text: the checkpoint's tokenizer, for the calibration text.
         calibration: None = each weight is rounded by itself.
+        kept: what a killed process with the same arguments had finished; None = nothing.
 
     Raises:
         ExportError: a weight cannot be stored, or the calibration text is too short.
@@ -53,11 +57,17 @@ def build_native(
             bos=text.entry.bos_token_id if text.entry.add_bos else None,
             work=folder,
             progress=progress,
+            kept=kept,
         )
         source, quantizer = calibrated.decoder, calibrated.quantizer
     progress.stage(f"Writing {scheme.name} layers", spec.layers)
     written = write_decoder(
-        source, folder, scheme, lambda done, _: progress.advance(done), quantizer
+        source,
+        folder,
+        scheme,
+        lambda done, _: progress.advance(done),
+        quantizer,
+        None if kept is None else kept.journal(DATA_FILE),
     )
 
     model_path = folder / written.model_file
