@@ -45,6 +45,7 @@ CALIBRATED = {
 @click.option("--calibrated", is_flag=True, help="Recipes that calibrate, too.")
 @click.option("--quality-tokens", default=0, show_default=True, help="Measure quality on so many.")
 @click.option("--peer", type=click.Choice(list(LAYOUTS)), help="Beside onnxruntime-genai.")
+@click.option("--peer-layers", type=click.IntRange(min=1), help="Fewer layers for the peer, too.")
 @click.option("--threads", default=os.cpu_count() or 1, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def main(
@@ -54,31 +55,40 @@ def main(
     calibrated: bool,
     quality_tokens: int,
     peer: str | None,
+    peer_layers: int | None,
     threads: int,
     seed: int,
 ) -> None:
     work.mkdir(parents=True, exist_ok=True)
     wanted = EXPORTS | (CALIBRATED if calibrated else {})
     rows = []
-    for name, layout in _models(size, layers, peer).items():
-        folder = work / name
-        print(f"writing {folder} ...", file=sys.stderr)
-        write_checkpoint(layout, folder, seed=seed)
-        for what, options in (wanted if name.startswith(size) else EXPORTS).items():
-            found = _export(folder, work, options, quality_tokens, threads)
-            rows.append(_row(name, f"edgesdk {what}", layout, found))
-        if peer is not None and name == peer:
-            found = _genai(genai_python(work), folder, work, threads)
-            rows.append(_row(name, "onnxruntime-genai int4", layout, found))
+    name, layout = _model(size, layers)
+    folder = _checkpoint(work, name, layout, seed)
+    for what, options in wanted.items():
+        found = _export(folder, work, options, quality_tokens, threads)
+        rows.append(_row(name, f"edgesdk {what}", layout, found))
+    if peer is not None:
+        python = genai_python(work)
+        name, layout = _model(peer, peer_layers)
+        folder = _checkpoint(work, name, layout, seed)
+        found = _export(folder, work, EXPORTS["onnx int4"], 0, threads)
+        rows.append(_row(name, "edgesdk onnx int4", layout, found))
+        found = _genai(python, folder, work, threads)
+        rows.append(_row(name, "onnxruntime-genai int4", layout, found))
     _print(rows)
     print(json.dumps({"threads": threads, "quality_tokens": quality_tokens, "exports": rows}))
 
 
-def _models(size: str, layers: int | None, peer: str | None) -> dict[str, Layout]:
+def _model(size: str, layers: int | None) -> tuple[str, Layout]:
     whole = LAYOUTS[size]
     name = size if layers is None else f"{size}-{layers}-layers"
-    models = {name: dataclasses.replace(whole, layers=layers or whole.layers)}
-    return models if peer is None else {**models, peer: LAYOUTS[peer]}
+    return name, dataclasses.replace(whole, layers=layers or whole.layers)
+
+
+def _checkpoint(work: Path, name: str, layout: Layout, seed: int) -> Path:
+    print(f"writing {work / name} ...", file=sys.stderr)
+    write_checkpoint(layout, work / name, seed=seed)
+    return work / name
 
 
 def _export(
