@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from edgesdk.bundle.opening import open_bundle as open_bundle
     from edgesdk.chat import Chat as Chat
     from edgesdk.decode.options import Options as Options
+    from edgesdk.errors import BudgetExceeded as BudgetExceeded
     from edgesdk.errors import BundleError as BundleError
     from edgesdk.errors import CheckpointError as CheckpointError
+    from edgesdk.errors import CloudBroken as CloudBroken
+    from edgesdk.errors import CloudBusy as CloudBusy
+    from edgesdk.errors import CloudError as CloudError
+    from edgesdk.errors import CloudRefused as CloudRefused
+    from edgesdk.errors import CloudUnreachable as CloudUnreachable
     from edgesdk.errors import ConfigMismatch as ConfigMismatch
     from edgesdk.errors import ContextOverflow as ContextOverflow
     from edgesdk.errors import DamagedBundle as DamagedBundle
@@ -44,6 +50,14 @@ if TYPE_CHECKING:
     from edgesdk.errors import UnknownArchitecture as UnknownArchitecture
     from edgesdk.errors import UnknownModel as UnknownModel
     from edgesdk.errors import UnsupportedBundle as UnsupportedBundle
+    from edgesdk.hybrid.client import HybridClient as HybridClient
+    from edgesdk.hybrid.cloud.endpoint import Cloud as Cloud
+    from edgesdk.hybrid.privacy.policy import Policy as Policy
+    from edgesdk.hybrid.records.journal import Journal as Journal
+    from edgesdk.hybrid.reply import HybridReply as HybridReply
+    from edgesdk.hybrid.spending.budget import Budget as Budget
+    from edgesdk.hybrid.spending.limits import SpendingLimits as SpendingLimits
+    from edgesdk.hybrid.trust.confidence import Confidence as Confidence
     from edgesdk.loading import load as load
     from edgesdk.loading import plan as plan
     from edgesdk.model import Model as Model
@@ -62,10 +76,19 @@ if TYPE_CHECKING:
 _HOME = {
     "Acted": "edgesdk.tools.acting",
     "AsyncReplyStream": "edgesdk.streaming",
+    "Budget": "edgesdk.hybrid.spending.budget",
+    "BudgetExceeded": "edgesdk.errors",
     "Bundle": "edgesdk.bundle.opening",
     "BundleError": "edgesdk.errors",
     "Chat": "edgesdk.chat",
     "CheckpointError": "edgesdk.errors",
+    "Cloud": "edgesdk.hybrid.cloud.endpoint",
+    "CloudBroken": "edgesdk.errors",
+    "CloudBusy": "edgesdk.errors",
+    "CloudError": "edgesdk.errors",
+    "CloudRefused": "edgesdk.errors",
+    "CloudUnreachable": "edgesdk.errors",
+    "Confidence": "edgesdk.hybrid.trust.confidence",
     "ConfigMismatch": "edgesdk.errors",
     "ContextOverflow": "edgesdk.errors",
     "DamagedBundle": "edgesdk.errors",
@@ -77,9 +100,12 @@ _HOME = {
     "EngineError": "edgesdk.errors",
     "ExportError": "edgesdk.errors",
     "HashMismatch": "edgesdk.errors",
+    "HybridClient": "edgesdk.hybrid.client",
+    "HybridReply": "edgesdk.hybrid.reply",
     "IncompleteStructure": "edgesdk.errors",
     "InvalidOption": "edgesdk.errors",
     "InvalidText": "edgesdk.errors",
+    "Journal": "edgesdk.hybrid.records.journal",
     "MissingExtra": "edgesdk.errors",
     "Model": "edgesdk.model",
     "NotEnoughMemory": "edgesdk.errors",
@@ -87,12 +113,14 @@ _HOME = {
     "Options": "edgesdk.decode.options",
     "Overflow": "edgesdk.overflow",
     "Plan": "edgesdk.planning",
+    "Policy": "edgesdk.hybrid.privacy.policy",
     "PrefixCache": "edgesdk.prefixes",
     "Receipt": "edgesdk.receipt",
     "RejectedStructure": "edgesdk.errors",
     "Reply": "edgesdk.receipt",
     "ReplyStream": "edgesdk.streaming",
     "RequestError": "edgesdk.errors",
+    "SpendingLimits": "edgesdk.hybrid.spending.limits",
     "Store": "edgesdk.store",
     "StoreBusy": "edgesdk.errors",
     "StoreError": "edgesdk.errors",
@@ -112,10 +140,19 @@ _HOME = {
 __all__ = [
     "Acted",
     "AsyncReplyStream",
+    "Budget",
+    "BudgetExceeded",
     "Bundle",
     "BundleError",
     "Chat",
     "CheckpointError",
+    "Cloud",
+    "CloudBroken",
+    "CloudBusy",
+    "CloudError",
+    "CloudRefused",
+    "CloudUnreachable",
+    "Confidence",
     "ConfigMismatch",
     "ContextOverflow",
     "DamagedBundle",
@@ -127,9 +164,12 @@ __all__ = [
     "EngineError",
     "ExportError",
     "HashMismatch",
+    "HybridClient",
+    "HybridReply",
     "IncompleteStructure",
     "InvalidOption",
     "InvalidText",
+    "Journal",
     "MissingExtra",
     "Model",
     "NotEnoughMemory",
@@ -137,12 +177,14 @@ __all__ = [
     "Options",
     "Overflow",
     "Plan",
+    "Policy",
     "PrefixCache",
     "Receipt",
     "RejectedStructure",
     "Reply",
     "ReplyStream",
     "RequestError",
+    "SpendingLimits",
     "Store",
     "StoreBusy",
     "StoreError",

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from typing_extensions import Self, Unpack
+from typing_extensions import Unpack
 
+from edgesdk.closing import Closes
 from edgesdk.decode.options import OptionChanges
 from edgesdk.engines.base import Sequence
 from edgesdk.errors import EmptyPrompt, InvalidOption, RequestError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from edgesdk.tools.function import Tool
 
 
-class Chat:
+class Chat(Closes):
     """A conversation; `Model.chat` makes one. It raises what `Model` raises.
 
     Each turn renders the whole conversation and computes only what the KV cache does not hold:
@@ -241,17 +241,6 @@ class Chat:
         """
         with self._alone():
             self._drop_cache()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _turn(self, prompt: str | None) -> Turn:
         """The turn that `prompt` begins, or goes on with."""

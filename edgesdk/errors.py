@@ -30,6 +30,12 @@ it sensibly, and each message ends with what to do about it.
     ├── StructureError                  ValueError   (an answer of a given form did not succeed)
     │   ├── IncompleteStructure
     │   └── RejectedStructure
+    ├── CloudError                      ConnectionError (no whole answer came from the cloud)
+    │   ├── CloudUnreachable
+    │   ├── CloudRefused
+    │   ├── CloudBusy
+    │   └── CloudBroken
+    ├── BudgetExceeded                  RuntimeError (the answer might cost more than is left)
     ├── ToolRoundsExceeded              RuntimeError (a model did not stop calling tools)
     └── DeadlineExceeded                TimeoutError
 """
@@ -189,6 +195,62 @@ class IncompleteStructure(StructureError):
 
 class RejectedStructure(StructureError):
     """The answer has the form of its schema, but the schema's own type refuses the value."""
+
+
+class CloudError(EdgeError, ConnectionError):
+    """A cloud endpoint gave no whole answer.
+
+    Attributes:
+        endpoint: host and model.
+        status: of HTTP, where there was one.
+        retry_after: seconds that the endpoint asked to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        endpoint: str,
+        status: int | None = None,
+        retry_after: float | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.endpoint = endpoint
+        self.status = status
+        self.retry_after = retry_after
+
+
+class CloudUnreachable(CloudError):
+    """No connection: no network, no such host, refused, not trusted, or too slow."""
+
+
+class CloudRefused(CloudError):
+    """The endpoint does not want this request or this key; asking again would not help."""
+
+
+class CloudBusy(CloudError):
+    """The endpoint cannot answer now."""
+
+
+class CloudBroken(CloudError):
+    """What came is not an answer, or not a whole one."""
+
+
+class BudgetExceeded(EdgeError, RuntimeError):
+    """An answer might cost more than the budget has left; nothing was sent.
+
+    Attributes:
+        limit: which one, as "per_day".
+        free_in: seconds until enough of the limit is free again; None where it never will be.
+    """
+
+    def __init__(
+        self, message: str, *, limit: str, free_in: float | None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.limit = limit
+        self.free_in = free_in
 
 
 class ToolRoundsExceeded(EdgeError, RuntimeError):

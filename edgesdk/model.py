@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import perf_counter
-from types import TracebackType
 
-from typing_extensions import Self, Unpack
+from typing_extensions import Unpack
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.chat import Chat
+from edgesdk.closing import Closes
 from edgesdk.device_memory import private_bytes
 from edgesdk.engines.base import EngineInfo
 from edgesdk.errors import RequestError
@@ -25,7 +25,7 @@ from edgesdk.tools.messages import used_ids
 from edgesdk.tools.offer import ToolChanges, asked_with_tools
 
 
-class Model:
+class Model(Closes):
     """A loaded model; `edgesdk.load` makes one. May be used by several threads.
 
     A prompt is a text, or a list of messages such as `{"role": "user", "content": "Hello"}`.
@@ -173,17 +173,6 @@ class Model:
     def close(self) -> None:
         """Free the model. Its chats must not be used afterwards."""
         self._runtime.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _once(self, ids: list[int], asked: Asked, started: float, shared: int = 0) -> ReplyStream:
         """An answer on a sequence of its own."""

@@ -12,7 +12,7 @@ from typing import Any
 from edgesdk.decode.constraint import Constraint
 from edgesdk.decode.draft import Draft
 from edgesdk.decode.lookup import PromptLookup
-from edgesdk.decode.loop import Finish, FinishReason, Generation, generate
+from edgesdk.decode.loop import Finish, FinishReason, Generation, Watch, generate
 from edgesdk.decode.options import Options
 from edgesdk.decode.pace import Costs, Pace
 from edgesdk.decode.prefill import prefill
@@ -126,6 +126,7 @@ class Runtime:
         constraint: Constraint | None = None,
         logprobs: bool = False,
         top_logprobs: int = 0,
+        watch: Watch | None = None,
     ) -> Generation:
         """The steps of an answer, for those who keep sequences of their own.
 
@@ -149,6 +150,7 @@ class Runtime:
             warm=None if self.prefixes is None else self._warm,
             speculator=speculator,
             constraint=constraint,
+            watch=watch,
         )
 
     @cached_property

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from typing_extensions import Self
 
+from edgesdk.closing import Closes
 from edgesdk.decode.loop import Finish, FinishReason, Step
 from edgesdk.errors import DeadlineExceeded, RequestError
 from edgesdk.receipt import Receipt, Reply
@@ -32,7 +33,7 @@ class Answer(Protocol):
         """End here, with a finish; harmless where it has ended."""
 
 
-class ReplyStream(Iterator[str]):
+class ReplyStream(Closes, Iterator[str]):
     """Pieces of an answer's text, none of them empty.
 
     Iterate it in one thread; `cancel` may be called from any. Leaving it before its end (its
@@ -133,17 +134,6 @@ class ReplyStream(Iterator[str]):
         )
         self._on_end(self._reply)
         return self._reply
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         self.close()

@@ -80,6 +80,10 @@ class Finish:
 _Choice = tuple[int, float | None, tuple[tuple[int, float], ...]]
 
 
+# Sees the logits and the token of each step.
+Watch = Callable[[Logits, int], None]
+
+
 class Generation(Iterator[Step]):
     """One answer, computed step by step as it is iterated.
 
@@ -104,6 +108,7 @@ class Generation(Iterator[Step]):
         warm: Callable[[Sequence, list[int]], None] | None,
         speculator: Speculator | None,
         constraint: Constraint | None,
+        watch: Watch | None,
     ) -> None:
         self.finish: Finish | None = None
         self._sequence = sequence
@@ -120,6 +125,7 @@ class Generation(Iterator[Step]):
         self._warm = warm
         self._speculator = speculator
         self._constraint = constraint
+        self._watch = watch
         self._answer: list[int] = []
         # Chosen already, by a verified draft, and not given out yet.
         self._ahead: deque[_Choice] = deque()
@@ -212,6 +218,8 @@ class Generation(Iterator[Step]):
     def _chosen(self, row: Logits, answer: list[int]) -> _Choice:
         scores = row if self._constraint is None else self._constraint.masked(row)
         token = self._sampler.choose(scores, self._prompt, answer)
+        if self._watch is not None:
+            self._watch(row, token)
         logprob = log_probability(row, token) if self._logprobs else None
         return token, logprob, top_log_probabilities(row, self._top_logprobs)
 
@@ -293,6 +301,7 @@ def generate(
     warm: Callable[[Sequence, list[int]], None] | None = None,
     speculator: Speculator | None = None,
     constraint: Constraint | None = None,
+    watch: Watch | None = None,
 ) -> Generation:
     """Start an answer to `prompt`; nothing is computed until it is iterated.
 
@@ -314,6 +323,8 @@ def generate(
         speculator: drafts tokens of this one answer, and is closed at its end; None for the plain
             loop.
         constraint: at its start; holds the answer to a form.
+        watch: called with the logits, float32 [vocab], and the token chosen by them, for each
+            token of the answer and the one that ends it; the logits are valid during the call.
 
     Raises:
         EmptyPrompt: there is no token.
@@ -335,6 +346,7 @@ def generate(
         warm=warm,
         speculator=speculator,
         constraint=constraint,
+        watch=watch,
     )
 
 

@@ -47,7 +47,7 @@ def build_native(
         RequestError: the calibration does not go with the scheme.
     """
     spec = decoder.spec
-    source, quantizer = decoder, None
+    source, quantizer, method = decoder, None, ""
     if calibration is not None:
         calibrated = calibrate(
             decoder,
@@ -59,7 +59,7 @@ def build_native(
             progress=progress,
             kept=kept,
         )
-        source, quantizer = calibrated.decoder, calibrated.quantizer
+        source, quantizer, method = calibrated.decoder, calibrated.quantizer, calibrated.method
     progress.stage(f"Writing {scheme.name} layers", spec.layers)
     written = write_decoder(
         source,
@@ -84,7 +84,7 @@ def build_native(
         quantization=Quantization(
             weights=format_name(scheme.linear) if quantizer is None else quantizer.formats,
             head=format_name(scheme.embedding),
-            method=written.method if quantizer is None else quantizer.method,
+            method=method or written.method,
             bits_per_weight=round(written.bits_per_weight, 3),
             source_blocks=written.source_blocks,
         ),

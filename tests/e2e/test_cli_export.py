@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from support.command_line import edgesdk_in
 from support.exported import Exported
 from support.tiny_models import make_tiny
 
 import edgesdk
 
 pytestmark = pytest.mark.e2e
-
-
-def run(*arguments: str, home: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "EDGESDK_HOME": str(home),
-        "COLUMNS": "200",
-    }
-    command = [sys.executable, "-m", "edgesdk", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == expect, done.stderr
-    return done
 
 
 @pytest.fixture
@@ -42,16 +27,18 @@ def tiny(tmp_path: Path) -> Path:
 def test_a_checkpoint_becomes_a_bundle_in_the_store(tiny: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog " * 400)
-    done = run("export", str(tiny), "--bits", "8", "--text", str(text), home=tmp_path / "home")
+    done = edgesdk_in(
+        "export", str(tiny), "--bits", "8", "--text", str(text), home=tmp_path / "home"
+    )
     assert "tiny-int8: int8" in done.stdout
     assert "top-1 agreement" in done.stdout
     assert "Writing int8 layers" in done.stderr
-    shown = json.loads(run("show", "tiny-int8", "--json", home=tmp_path / "home").stdout)
+    shown = json.loads(edgesdk_in("show", "tiny-int8", "--json", home=tmp_path / "home").stdout)
     assert "int8" in json.dumps(shown)
-    kept = run("export", str(tiny), "--bits", "8", "--skip-existing", home=tmp_path / "home")
+    kept = edgesdk_in("export", str(tiny), "--bits", "8", "--skip-existing", home=tmp_path / "home")
     assert "is here already" in kept.stderr
     assert kept.stdout == done.stdout
-    again = run("export", str(tiny), "--bits", "8", home=tmp_path / "home", expect=1)
+    again = edgesdk_in("export", str(tiny), "--bits", "8", home=tmp_path / "home", expect=1)
     assert "exists already" in again.stderr
     assert again.stderr.strip().splitlines()[-1].startswith("edgesdk: error: ")
     assert "Traceback" not in again.stderr
@@ -59,8 +46,8 @@ def test_a_checkpoint_becomes_a_bundle_in_the_store(tiny: Path, tmp_path: Path) 
 
 def test_wrong_use_is_two_and_a_failed_job_is_one(tiny: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    assert "--bits" in run("export", str(tiny), "--bits", "5", home=home, expect=2).stderr
-    assert "no checkpoint 'smollm2'" in run("export", "smollm2", home=home, expect=1).stderr
+    assert "--bits" in edgesdk_in("export", str(tiny), "--bits", "5", home=home, expect=2).stderr
+    assert "no checkpoint 'smollm2'" in edgesdk_in("export", "smollm2", home=home, expect=1).stderr
 
 
 def test_an_unknown_architecture_names_the_known_ones_and_the_way(
@@ -69,7 +56,7 @@ def test_an_unknown_architecture_names_the_known_ones_and_the_way(
     config = json.loads((tiny / "config.json").read_text())
     config["architectures"], config["model_type"] = ["GPTNeoXForCausalLM"], "gpt_neox"
     (tiny / "config.json").write_text(json.dumps(config))
-    error = run("export", str(tiny), home=tmp_path / "home", expect=1).stderr
+    error = edgesdk_in("export", str(tiny), home=tmp_path / "home", expect=1).stderr
     for word in ("gpt_neox", "llama", "qwen2", "phi3", "--via optimum"):
         assert word in error
 
@@ -81,7 +68,7 @@ def test_a_broken_weight_is_named_and_nothing_is_left(tiny: Path, tmp_path: Path
     tensors[name] = np.array(tensors[name], copy=True)
     tensors[name][3, 4] = np.nan
     save_file(tensors, path, metadata={"format": "pt"})
-    error = run("export", str(tiny), home=tmp_path / "home", expect=1).stderr
+    error = edgesdk_in("export", str(tiny), home=tmp_path / "home", expect=1).stderr
     assert "down" in error
     assert "nan" in error
     assert list((tmp_path / "home" / "bundles").iterdir()) == []
@@ -89,13 +76,13 @@ def test_a_broken_weight_is_named_and_nothing_is_left(tiny: Path, tmp_path: Path
 
 def test_a_flipped_byte_in_a_bundle_is_found_by_verify(tiny: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    run("export", str(tiny), "--name", "t", "--quality-tokens", "0", home=home)
-    run("verify", "t", home=home)
+    edgesdk_in("export", str(tiny), "--name", "t", "--quality-tokens", "0", home=home)
+    edgesdk_in("verify", "t", home=home)
     data_file = home / "bundles" / "t" / "model.onnx.data"
     data = bytearray(data_file.read_bytes())
     data[len(data) // 3] ^= 4
     data_file.write_bytes(data)
-    assert "model.onnx.data is damaged" in run("verify", "t", home=home, expect=1).stdout
+    assert "model.onnx.data is damaged" in edgesdk_in("verify", "t", home=home, expect=1).stdout
 
 
 def test_a_model_of_one_and_a_half_billion_fits_in_two_gigabytes(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.other_process import run_python
 from support.tiny_models import make_tiny
 
 from edgesdk.bundle.opening import is_bundle, open_bundle, verify_bundle
@@ -66,16 +64,7 @@ print(json.dumps({"kills": kills, "status": status, "left": os.listdir(target.pa
 
 
 def killed_at_each_step(source: Path, target: Path, form: str, *, replace: bool) -> dict:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", KILLING, str(source), str(target), form, str(int(replace))],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run_python(KILLING, str(source), str(target), form, str(int(replace)))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")

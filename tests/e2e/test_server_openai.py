@@ -11,7 +11,7 @@ from typing import Any
 import openai
 import pytest
 from support.fake_engine import END, FakeEngine
-from support.served import EchoEngine, FakeModels, Gate, Served, served
+from support.served import EchoEngine, FakeModels, Gate, Served, client_of, served, user
 
 from edgesdk.errors import EngineError
 
@@ -38,14 +38,6 @@ def server() -> Iterator[Served]:
 def client(server: Served) -> Iterator[openai.OpenAI]:
     with client_of(server) as made:
         yield made
-
-
-def client_of(server: Served, key: str = "unused") -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=20)
-
-
-def user(text: str) -> list[Any]:
-    return [{"role": "user", "content": text}]
 
 
 def test_a_chat_completion(client: openai.OpenAI) -> None:

@@ -12,7 +12,7 @@ import pytest
 from openai.lib._parsing._completions import type_to_response_format_param
 from pydantic import BaseModel
 from support.fake_engine import FakeEngine
-from support.served import EchoEngine, FakeModels, Served, served
+from support.served import EchoEngine, FakeModels, Served, client_of, served, user
 
 pytestmark = pytest.mark.e2e
 
@@ -34,12 +34,8 @@ def server() -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def client(server: Served) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0, timeout=20) as made:
+    with client_of(server) as made:
         yield made
-
-
-def user(text: str) -> list[Any]:
-    return [{"role": "user", "content": text}]
 
 
 def schema(form: Any, **more: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import openai
 import pytest
 from pydantic import BaseModel, Field
-from support.served import TOOL_TEMPLATE, EchoEngine, FakeModels, Served, served
+from support.served import TOOL_TEMPLATE, EchoEngine, FakeModels, Served, client_of, served, user
 
 pytestmark = pytest.mark.e2e
 
@@ -45,12 +45,8 @@ def server() -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def client(server: Served) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0, timeout=20) as made:
+    with client_of(server) as made:
         yield made
-
-
-def user(text: str) -> list[Any]:
-    return [{"role": "user", "content": text}]
 
 
 def ask(client: openai.OpenAI, text: str, **more: Any) -> Any:

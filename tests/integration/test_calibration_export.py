@@ -77,6 +77,8 @@ def test_weighted_and_activation_aware_exports_measure_well(checkpoint: Path) ->
     plain = exported(checkpoint, "plain", None)
     found = exported(checkpoint, "awq", Calibration("weighted", TEXT, 2_048, awq=True))
     assert found.quality.kl_mean < 1.1 * plain.quality.kl_mean
+    assert found.quantization.method.startswith("activation-aware channel scales, ")
+    assert found.quantization.method.endswith("calibrated on prose")
 
 
 def test_a_budget_is_kept_and_used(checkpoint: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import openai
 from support.fake_engine import END, OPEN, TEMPLATE, VOCAB, FakeEngine, fake_model
 
 from edgesdk.engines.base import Logits
@@ -155,3 +156,13 @@ def wait_for(condition: Callable[[], bool], describe: Callable[[], object] = lam
     while not condition():
         assert time.monotonic() < end, f"it did not come about: {describe()}"
         time.sleep(0.01)
+
+
+def client_of(server: Served, key: str = "unused") -> openai.OpenAI:
+    """The official client."""
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=20)
+
+
+def user(text: str) -> list[Any]:
+    """A conversation of one message."""
+    return [{"role": "user", "content": text}]

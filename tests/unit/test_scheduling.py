@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 import pytest
 
@@ -12,6 +11,7 @@ from edgesdk.errors import DeadlineExceeded, InvalidOption
 from edgesdk.model import Model
 from edgesdk.scheduling import AGEING, Cancel, Gate
 from tests.support.fake_engine import FakeEngine, FakeSequence, fake_model
+from tests.support.waiting import until
 
 
 class Callers:
@@ -57,16 +57,6 @@ class Callers:
             thread.join(timeout=30)
             assert not thread.is_alive()
         return self.order
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Let the other threads run until what must happen has happened."""
-    tick = threading.Event()
-    for _ in range(60_000):
-        if true():
-            return
-        tick.wait(0.0005)
-    raise AssertionError("it did not happen")
 
 
 @pytest.fixture

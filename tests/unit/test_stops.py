@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,6 +32,7 @@ from tests.support.fake_engine import (
     FakeSequence,
     fake_model,
 )
+from tests.support.waiting import until
 
 LONG = "x" * (3 * PREFILL_CHUNK)
 
@@ -65,16 +65,6 @@ def cancelled_at(stuck: Stuck, stream: ReplyStream) -> None:
         pass
     thread.join(30)
     assert stream.reply.finish_reason == "cancelled"
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Let the other threads run until what must happen has happened."""
-    tick = threading.Event()
-    for _ in range(60_000):
-        if true():
-            return
-        tick.wait(0.0005)
-    raise AssertionError("it did not happen")
 
 
 @pytest.mark.parametrize("call", [1, 2])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
 
 import pytest
+from support.waiting import until
 
 from edgesdk.engines.gguf.turns import Turn, Turns
 
@@ -18,16 +18,6 @@ class Work:
         self.name = name
         self.parts = parts
         self.done = 0
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Let the other threads run until what must happen has happened."""
-    tick = threading.Event()
-    for _ in range(60_000):
-        if true():
-            return
-        tick.wait(0.0005)
-    raise AssertionError("it did not happen")
 
 
 class Waiters:

@@ -74,10 +74,16 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What is written, and how: the same function as the checkpoint's, perhaps rescaled."""
+    """What is written, and how.
+
+    Attributes:
+        decoder: computes what the checkpoint does, its channels perhaps rescaled.
+        method: in words for the manifest, the text among them.
+    """
 
     decoder: Decoder
     quantizer: LayerQuantizer
+    method: str
 
 
 def calibrate(
@@ -108,18 +114,30 @@ def calibrate(
             hint="Choose int4 or int8, or leave calibration out.",
         )
     text_name, windows = _text(decoder, calibration, tokenizer_json, bos, work, kept, progress)
-    forms = _formats(decoder, scheme, calibration.bits, windows, kept, progress)
+    forms = _alike(decoder.spec, scheme.linear)
     if calibration.awq:
         progress.stage("Searching channel scales", decoder.spec.layers)
         decoder = activation_aware(decoder, windows, forms, kept=kept, progress=progress.advance)
+    if calibration.bits is not None:
+        # After the scales: they even out what matrices cost.
+        progress.stage("Measuring sensitivity", decoder.spec.layers)
+        costs = measure_costs(
+            decoder, _few(windows), MIXED_FORMATS, kept=kept, progress=progress.advance
+        )
+        forms = mixed_formats(decoder.spec, scheme, costs, calibration.bits)
+    quantizer: LayerQuantizer
     if calibration.method == "gptq":
         rounding = Rounding(sweeps=calibration.sweeps)
-        return Calibrated(decoder, SequentialQuantizer(decoder, windows, forms, rounding, kept))
-    progress.stage("Measuring importance", decoder.spec.layers)
-    importance = collect_importance(
-        decoder, windows, text_name=text_name, kept=kept, progress=progress.advance
-    )
-    return Calibrated(decoder, WeightedQuantizer(decoder, importance, forms))
+        quantizer = SequentialQuantizer(decoder, windows, forms, rounding, kept)
+    else:
+        progress.stage("Measuring importance", decoder.spec.layers)
+        importance = collect_importance(
+            decoder, windows, text_name=text_name, kept=kept, progress=progress.advance
+        )
+        quantizer = WeightedQuantizer(decoder, importance, forms)
+    scaled = "activation-aware channel scales, " if calibration.awq else ""
+    method = f"{scaled}{quantizer.method}, calibrated on {text_name}"
+    return Calibrated(decoder, quantizer, method)
 
 
 def measured_importance(
@@ -205,23 +223,9 @@ def _text(
     )
 
 
-def _formats(
-    decoder: Decoder,
-    scheme: WeightScheme,
-    bits: float | None,
-    windows: Windows,
-    kept: Kept | None,
-    progress: Progress,
-) -> dict[str, BlockFormat]:
-    if bits is None:
-        linear = scheme.linear
-        assert not isinstance(linear, str)
-        return {name: linear for name in matrix_parts(decoder.spec) if name.startswith("layers.")}
-    progress.stage("Measuring sensitivity", decoder.spec.layers)
-    costs = measure_costs(
-        decoder, _few(windows), MIXED_FORMATS, kept=kept, progress=progress.advance
-    )
-    return mixed_formats(decoder.spec, scheme, costs, bits)
+def _alike(spec: DecoderSpec, form: BlockFormat) -> dict[str, BlockFormat]:
+    """One format for all stored matrices of the layers."""
+    return {name: form for name in matrix_parts(spec) if name.startswith("layers.")}
 
 
 def _few(windows: Windows) -> Windows:

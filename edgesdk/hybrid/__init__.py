@@ -1,0 +1,1 @@
+"""The hybrid client: what may leave the device, and when it is worth it."""

@@ -1,0 +1,181 @@
+"""The cloud's part of an answer: may it be asked, what is sent, what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgesdk.decode.options import Options
+from edgesdk.errors import (
+    BudgetExceeded,
+    CloudBroken,
+    CloudBusy,
+    CloudError,
+    CloudRefused,
+    CloudUnreachable,
+    DeadlineExceeded,
+)
+from edgesdk.hybrid.cloud.answer import CloudAnswer, Piece, Restart
+from edgesdk.hybrid.cloud.attempts import OnBreak
+from edgesdk.hybrid.cloud.client import CloudClient
+from edgesdk.hybrid.cloud.clock import Deadline
+from edgesdk.hybrid.cloud.endpoint import Cloud
+from edgesdk.hybrid.outgoing import request_body
+from edgesdk.hybrid.privacy.policy import Policy, Question, Verdict
+from edgesdk.hybrid.privacy.restoring import RestoringStream, restore
+from edgesdk.hybrid.privacy.vault import Vault
+from edgesdk.hybrid.spending.budget import Budget
+from edgesdk.hybrid.spending.limits import Cost
+
+# Prompts are counted by the device's tokenizer; another one makes more of the same text, but not
+# so many more.
+_TOKENIZER_MARGIN = 1.5
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the cloud said, with private values in their places, and what it cost."""
+
+    answer: CloudAnswer
+    cost: Cost
+
+
+class NotAsked(Exception):
+    """The cloud gave no answer. Never leaves the SDK.
+
+    Its text is of the SDK's own words, because it is written down; what an endpoint or a callable
+    said may quote the prompt.
+    """
+
+
+class CloudAsker:
+    """Asks the endpoints within policy and budget.
+
+    Args:
+        clouds: in order of preference; without any, every question is refused.
+    """
+
+    def __init__(
+        self, clouds: Sequence[Cloud], policy: Policy, budget: Budget | None, on_break: OnBreak
+    ) -> None:
+        self._clouds = tuple(clouds)
+        self._policy = policy
+        self._budget = budget
+        self._on_break = on_break
+        self._client: CloudClient | None = None
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is anybody to ask."""
+        return bool(self._clouds)
+
+    def ask(
+        self,
+        messages: list[dict[str, Any]],
+        options: Options,
+        verdict: Verdict,
+        vault: Vault,
+        *,
+        prompt_tokens: int,
+        deadline: Deadline,
+    ) -> Generator[Piece | Restart, None, Asked]:
+        """Yield the answer as it comes, with values restored; return how it ended.
+
+        Raises:
+            NotAsked: the policy, the app, the budget or the network are against it; a `Restart`
+                comes before it where pieces were given out.
+        """
+        self._check(messages, verdict)
+        hides = vault if verdict.upload == "redact" else None
+        most = options.max_tokens or max(cloud.max_output_tokens for cloud in self._clouds)
+        body = request_body(messages, options, vault=hides, max_output_tokens=most)
+        worst_prompt = int(prompt_tokens * _TOKENIZER_MARGIN)
+        worst = max(
+            (cost_of(cloud, worst_prompt, most) for cloud in self._clouds),
+            key=lambda cost: cost.money,
+        )
+        reservation = None
+        if self._budget is not None:
+            try:
+                reservation = self._budget.reserve(worst)
+            except BudgetExceeded as error:
+                raise NotAsked(f"budget: {error.limit}") from error
+        if self._client is None:
+            self._client = CloudClient(self._clouds, on_break=self._on_break)
+        restoring = RestoringStream(vault)
+        try:
+            with self._client.stream(body, deadline=deadline.seconds) as stream:
+                for event in stream:
+                    if isinstance(event, Restart):
+                        restoring = RestoringStream(vault)
+                        yield event
+                    elif isinstance(event, Piece) and (text := restoring.feed(event.text)):
+                        yield Piece(text)
+                if text := restoring.flush():
+                    yield Piece(text)
+                answer = stream.answer
+        except (CloudRefused, CloudBusy, CloudUnreachable) as error:
+            # These come before any work is done, so nothing is owed. After other errors the
+            # reservation stays: the endpoint may have worked, and may charge for it.
+            if reservation is not None:
+                reservation.release()
+            raise NotAsked(_reason(error)) from error
+        except (CloudBroken, DeadlineExceeded) as error:
+            raise NotAsked(_reason(error)) from error
+        cost = self._cost(answer, worst)
+        if reservation is not None:
+            reservation.settle(cost)
+        return Asked(replace(answer, text=restore(vault, answer.text)), cost)
+
+    def close(self) -> None:
+        """End all requests."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _check(self, messages: list[dict[str, Any]], verdict: Verdict) -> None:
+        if not self._clouds:
+            raise NotAsked("there is no cloud")
+        if verdict.upload == "local_only":
+            raise NotAsked(f"policy: {verdict.reason}")
+        if verdict.upload == "ask":
+            question = Question(
+                tuple(messages), verdict.kinds, tuple(cloud.name for cloud in self._clouds)
+            )
+            if self._policy.ask is None:
+                raise NotAsked("policy: nobody to ask for permission")
+            try:
+                allowed = self._policy.ask(question) is True
+            except Exception as error:
+                raise NotAsked(
+                    f"policy: asking for permission failed with {type(error).__name__}"
+                ) from error
+            if not allowed:
+                raise NotAsked("policy: permission was not given")
+
+    def _cost(self, answer: CloudAnswer, worst: Cost) -> Cost:
+        """What the endpoint counted; the worst case where it did not, or broke off."""
+        if answer.usage is None or answer.attempts > 1:
+            return worst
+        cloud = next(cloud for cloud in self._clouds if cloud.name == answer.endpoint)
+        return cost_of(cloud, answer.usage.prompt_tokens, answer.usage.completion_tokens)
+
+
+def _reason(error: CloudError | DeadlineExceeded) -> str:
+    if isinstance(error, DeadlineExceeded):
+        return "the cloud was too slow for the deadline"
+    words = {
+        CloudUnreachable: "could not be reached",
+        CloudRefused: "refused",
+        CloudBusy: "was busy",
+        CloudBroken: "broke off",
+    }
+    status = f" ({error.status})" if error.status else ""
+    return f"the cloud {words[type(error)]}{status}"
+
+
+def cost_of(cloud: Cloud, prompt_tokens: int, output_tokens: int) -> Cost:
+    """What an endpoint asks for so many tokens."""
+    money = prompt_tokens * cloud.input_price + output_tokens * cloud.output_price
+    return Cost(money / 1e6, prompt_tokens + output_tokens)

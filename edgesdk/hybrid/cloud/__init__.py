@@ -1,0 +1,1 @@
+"""Answers from OpenAI-compatible endpoints, over networks that fail."""

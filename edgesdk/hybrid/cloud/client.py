@@ -1,0 +1,119 @@
+"""The cloud side for code that does not run in an event loop."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import ExitStack, aclosing, suppress
+from typing import Any
+
+import httpx
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from edgesdk.closing import Closes
+from edgesdk.errors import RequestError
+from edgesdk.hybrid.cloud.answer import CloudAnswer, CloudEvent
+from edgesdk.hybrid.cloud.attempts import Attempts, OnBreak
+from edgesdk.hybrid.cloud.clock import Deadline
+from edgesdk.hybrid.cloud.endpoint import Cloud
+
+
+class CloudStream(Closes, Iterator[CloudEvent]):
+    """Events of an answer. Leaving it early, or the last reference to it, ends the request."""
+
+    def __init__(
+        self, portal: BlockingPortal, attempts: Attempts, body: dict[str, Any], deadline: Deadline
+    ) -> None:
+        self._arrived: queue.SimpleQueue[CloudEvent | None] = queue.SimpleQueue()
+        self._answer: CloudAnswer | None = None
+        self._work: Future[None] = portal.start_task_soon(
+            _relay, attempts, body, deadline, self._arrived
+        )
+        # Also where the work was cancelled before it began.
+        arrived = self._arrived
+        self._work.add_done_callback(lambda _: arrived.put(None))
+
+    def __next__(self) -> CloudEvent:
+        event = None if self._work.cancelled() else self._arrived.get()
+        if event is None:
+            self._arrived.put(None)
+            with suppress(CancelledError):
+                self._work.result()
+            raise StopIteration
+        if isinstance(event, CloudAnswer):
+            self._answer = event
+        return event
+
+    @property
+    def answer(self) -> CloudAnswer:
+        """How it ended.
+
+        Raises:
+            RequestError: it has not ended.
+        """
+        if self._answer is None:
+            raise RequestError("The answer was not read to its end.", hint="Iterate it first.")
+        return self._answer
+
+    def close(self) -> None:
+        """End the request, from any thread; harmless where it has ended."""
+        self._work.cancel()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class CloudClient(Closes):
+    """Asks cloud models; several threads may use it.
+
+    No socket is opened, and no thread started, before the first request.
+
+    Args:
+        clouds: in order of preference; the next is asked where one fails.
+        on_break: what becomes of an answer that breaks off after its first piece: "restart" begins
+            it again elsewhere, "incomplete" ends it with what there is.
+        verify: certificates to trust, as httpx takes them; True for those of the system.
+    """
+
+    def __init__(
+        self, clouds: Iterable[Cloud], *, on_break: OnBreak = "restart", verify: Any = True
+    ) -> None:
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
+        # Proxies and .netrc of the environment must not redirect what the app addressed.
+        self._http = httpx.AsyncClient(follow_redirects=False, verify=verify, trust_env=False)
+        self._attempts = Attempts(tuple(clouds), self._http, on_break)
+
+    def stream(self, body: dict[str, Any], *, deadline: float | None = None) -> CloudStream:
+        """Start an answer.
+
+        Args:
+            body: a chat completion request, without model and streaming.
+            deadline: seconds for all attempts together.
+
+        Raises:
+            CloudError, DeadlineExceeded: from the iteration; see `Attempts.answer`.
+        """
+        if self._portal is None:
+            self._portal = self._stack.enter_context(start_blocking_portal())
+        return CloudStream(self._portal, self._attempts, body, Deadline(deadline))
+
+    def close(self) -> None:
+        """End all requests and free the connections."""
+        if self._portal is not None:
+            self._portal.call(self._http.aclose)
+        self._stack.close()
+        self._portal = None
+
+
+async def _relay(
+    attempts: Attempts,
+    body: dict[str, Any],
+    deadline: Deadline,
+    arrived: queue.SimpleQueue[CloudEvent | None],
+) -> None:
+    events = attempts.answer(body, deadline)
+    async with aclosing(events):
+        async for event in events:
+            arrived.put(event)

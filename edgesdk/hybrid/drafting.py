@@ -1,0 +1,77 @@
+"""The device's answer, with an eye on how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from time import perf_counter
+from typing import Any
+
+from edgesdk.decode.options import Options
+from edgesdk.errors import DeadlineExceeded
+from edgesdk.hybrid.reply import LocalDraft
+from edgesdk.hybrid.trust.confidence import Confidence
+from edgesdk.hybrid.trust.signals import SignalMeter
+from edgesdk.receipt import receipt_of
+from edgesdk.runtime import Runtime
+
+# Signals of an answer change slowly; asking at every token would cost more than it tells.
+_EVERY = 8
+
+
+def draft(
+    runtime: Runtime,
+    messages: list[dict[str, Any]],
+    options: Options,
+    confidence: Confidence,
+    *,
+    may_give_up: bool,
+) -> Generator[str, None, LocalDraft]:
+    """Yield the pieces of the answer; return what it was.
+
+    Args:
+        may_give_up: whether anyone else could answer instead.
+
+    Raises:
+        ContextOverflow, EmptyPrompt, TemplateError, EngineError: see `edgesdk.model.Model`.
+        DeadlineExceeded: the deadline passed before the first token.
+    """
+    started = perf_counter()
+    ids = runtime.encoder.chat(messages)
+    meter = SignalMeter()
+    sequence = runtime.engine.sequence()
+    pieces: list[str] = []
+    given_up = False
+    try:
+        generation = runtime.generate(
+            sequence,
+            ids,
+            options,
+            started=started,
+            cancel=runtime.cancel_event(),
+            watch=meter.saw,
+        )
+        try:
+            for step in generation:
+                if step.text:
+                    pieces.append(step.text)
+                    yield step.text
+                signals = meter.signals() if may_give_up and meter.tokens % _EVERY == 0 else None
+                if signals is not None and confidence.hopeless(signals):
+                    given_up = True
+                    break
+        finally:
+            generation.close()
+    finally:
+        sequence.close()
+    finish = generation.finish
+    assert finish is not None, "a generation that was closed has a finish"
+    if finish.reason == "deadline" and not finish.tokens:
+        raise DeadlineExceeded("The deadline passed before the first token.")
+    signals = meter.signals()
+    return LocalDraft(
+        "".join(pieces),
+        receipt_of(finish, runtime.engine.info, load_seconds=runtime.load_seconds),
+        signals,
+        None if signals is None else confidence.of(signals),
+        given_up,
+    )

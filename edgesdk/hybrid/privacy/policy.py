@@ -1,0 +1,144 @@
+"""What may leave the device. Whatever fails, fails closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from edgesdk.errors import InvalidOption
+from edgesdk.hybrid.privacy.built_in import BUILT_IN
+from edgesdk.hybrid.privacy.finding import Detector
+
+Upload = Literal["local_only", "ask", "redact", "allow"]
+# From the strictest to the loosest.
+_ORDER: tuple[Upload, ...] = get_args(Upload)
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the app is asked before an upload.
+
+    Attributes:
+        messages: that would be sent, as they are.
+        kinds: of what the detectors found in them.
+        endpoints: who would get them, first to last.
+    """
+
+    messages: Messages
+    kinds: frozenset[str]
+    endpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may happen to a request.
+
+    Attributes:
+        upload: the strictest of all rules that apply.
+        reason: which rule that was.
+        kinds: of what the detectors found.
+    """
+
+    upload: Upload
+    reason: str
+    kinds: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """An app's rules. The strictest that applies wins.
+
+    Attributes:
+        default: where neither the call nor a tag says anything.
+        tags: for requests that the app tagged.
+        kinds: for requests in which a detector found something of a kind, as
+            {"PRIVATE_KEY": "local_only"}.
+        decide: looks at the messages; None where it has no opinion.
+        detectors: what is private.
+        ask: says whether a request may leave, where the rule is "ask"; without it none may.
+
+    Raises:
+        InvalidOption: a rule is none of "local_only", "ask", "redact", "allow".
+    """
+
+    default: Upload = "redact"
+    tags: Mapping[str, Upload] = field(default_factory=dict)
+    kinds: Mapping[str, Upload] = field(default_factory=dict)
+    decide: Callable[[Messages], Upload | None] | None = None
+    detectors: Sequence[Detector] = BUILT_IN
+    ask: Callable[[Question], bool] | None = None
+
+    def __post_init__(self) -> None:
+        for rule in (self.default, *self.tags.values(), *self.kinds.values()):
+            check_upload(rule)
+
+    @property
+    def never_uploads(self) -> bool:
+        """Whether no request can leave unless a call says otherwise."""
+        return self.default == "local_only"
+
+    def judge(
+        self, messages: Messages, *, call: Upload | None = None, tags: Iterable[str] = ()
+    ) -> Verdict:
+        """What may happen to `messages`.
+
+        Args:
+            call: the rule of this call, in place of the default and the tags'.
+            tags: of this call; one that has no rule keeps the request on the device, because a
+                misspelt tag must not open what it was to close.
+        """
+        rules = [self._said(call, tuple(tags))]
+        kinds: frozenset[str] = frozenset()
+        try:
+            if self.decide is not None and (opinion := self.decide(messages)) is not None:
+                rules.append((check_upload(opinion), "the app's callable"))
+            kinds = kinds_in(self.detectors, messages)
+        except Exception as error:
+            # The error itself may quote the request, and reasons are written down.
+            return Verdict("local_only", f"a check failed with {type(error).__name__}")
+        rules += [
+            (rule, f"found {kind}") for kind, rule in sorted(self.kinds.items()) if kind in kinds
+        ]
+        upload, reason = min(rules, key=lambda rule: _ORDER.index(rule[0]))
+        return Verdict(upload, reason, kinds)
+
+    def _said(self, call: Upload | None, tags: tuple[str, ...]) -> tuple[Upload, str]:
+        if call is not None:
+            return check_upload(call), "the call's own rule"
+        found: list[tuple[Upload, str]] = [
+            (self.tags.get(tag, "local_only"), f"tag {tag!r}") for tag in tags
+        ]
+        fallback: tuple[Upload, str] = (self.default, "the default")
+        return min(found or [fallback], key=lambda rule: _ORDER.index(rule[0]))
+
+
+def check_upload(rule: str) -> Upload:
+    """`rule` if it is one; raises InvalidOption otherwise."""
+    for known in _ORDER:
+        if rule == known:
+            return known
+    raise InvalidOption(
+        f"{rule!r} is no rule for uploads.", hint=f"It is one of {', '.join(_ORDER)}."
+    )
+
+
+def kinds_in(detectors: Iterable[Detector], messages: Messages) -> frozenset[str]:
+    """The kinds of all that `detectors` find in the texts of `messages`."""
+    texts = [text for message in messages for text in texts_in(message)]
+    return frozenset(
+        finding.kind for detector in detectors for text in texts for finding in detector.find(text)
+    )
+
+
+def texts_in(value: Any) -> list[str]:
+    """Every text inside a JSON value, keys too."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for item in value.items() for part in item for text in texts_in(part)]
+    if isinstance(value, Sequence):
+        return [text for item in value for text in texts_in(item)]
+    return []

@@ -1,0 +1,1 @@
+"""What the hybrid client writes down, on the device only."""

@@ -1,0 +1,58 @@
+"""What is written down of one request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Route = Literal["local", "cloud"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Why a request was answered where it was. It has no text of the user's or the model's.
+
+    Attributes:
+        at: seconds since the epoch.
+        route: who answered.
+        reason: why, in a few words of the SDK's own.
+        upload: the privacy rule that held.
+        kinds: of what the detectors found, in order.
+        confidence: in the local answer, 0 to 1; None where none was made.
+        signals: read off the local answer, by name.
+        bundle: hash of the local model's bundle.
+        endpoint: who answered in the cloud; empty where none did.
+        prompt_tokens, output_tokens: of the answer that was given.
+        money: that it cost, in the currency of the endpoint's prices.
+        seconds: from the request to the end of the answer.
+    """
+
+    at: float
+    route: Route
+    reason: str
+    upload: str
+    kinds: tuple[str, ...] = ()
+    confidence: float | None = None
+    signals: dict[str, float] = field(default_factory=dict)
+    bundle: str = ""
+    endpoint: str = ""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    money: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What the app chose to keep of a request, to learn from. None is not kept.
+
+    Attributes:
+        prompt: the messages as JSON.
+        local, cloud: the answers.
+        right: whether the local answer was, where somebody said.
+    """
+
+    prompt: str
+    local: str | None = None
+    cloud: str | None = None
+    right: bool | None = None

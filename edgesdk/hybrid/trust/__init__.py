@@ -1,0 +1,1 @@
+"""When an answer of the device is to be trusted."""

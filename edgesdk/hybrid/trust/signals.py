@@ -1,0 +1,109 @@
+"""How sure a model was, read off the logits that its answer came from.
+
+None of this costs a forward pass. Entropy and log-probability of the first token are the signals
+of Gupta et al. 2024 (arXiv:2404.10136), quantiles of token log-probabilities those of the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesdk.engines.base import Logits
+
+# Of the 10% quantile.
+_QUANTILE = 0.1
+_GRAM = 4
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What an answer of at least one token looked like from inside. Logarithms are natural.
+
+    Attributes:
+        first_entropy: of the distribution that the first token was drawn from, in nats.
+        first_log_probability: of the first token.
+        mean_log_probability: of the tokens,
+        least_log_probability: the lowest,
+        low_log_probability: and the 10% quantile.
+        mean_margin: between the likeliest and the second token, in logits,
+        least_margin: and the smallest.
+        mean_entropy: of all distributions, in nats.
+        repetition: share of the 4-grams that came before in the answer.
+        length: tokens.
+    """
+
+    first_entropy: float
+    first_log_probability: float
+    mean_log_probability: float
+    least_log_probability: float
+    low_log_probability: float
+    mean_margin: float
+    least_margin: float
+    mean_entropy: float
+    repetition: float
+    length: float
+
+    def vector(self) -> npt.NDArray[np.float64]:
+        """All of them in order, float64 [signals]."""
+        return np.array([getattr(self, each.name) for each in fields(self)], np.float64)
+
+
+NAMES: tuple[str, ...] = tuple(each.name for each in fields(Signals))
+
+
+class SignalMeter:
+    """Looks at each step of one answer."""
+
+    def __init__(self) -> None:
+        self._log_probabilities: list[float] = []
+        self._entropies: list[float] = []
+        self._margins: list[float] = []
+        self._tokens: list[int] = []
+
+    def saw(self, row: Logits, token: int) -> None:
+        """A step chose `token` by the logits `row`, float32 [vocab]."""
+        top = np.partition(row, -2)[-2:]
+        shifted = row - top[1]
+        weights = np.exp(shifted)
+        total = float(weights.sum(dtype=np.float64))
+        log_total = float(np.log(total))
+        # Entropy is log Z - E[x]; a banned token has weight 0 and no share in it.
+        finite = np.where(weights > 0, shifted, 0)
+        self._entropies.append(log_total - float(np.dot(weights, finite)) / total)
+        self._log_probabilities.append(float(shifted[token]) - log_total)
+        self._margins.append(float(top[1] - top[0]))
+        self._tokens.append(token)
+
+    @property
+    def tokens(self) -> int:
+        """How many steps it saw."""
+        return len(self._tokens)
+
+    def signals(self) -> Signals | None:
+        """Those of the answer so far; None before its first token."""
+        if not self._tokens:
+            return None
+        found = np.array(self._log_probabilities)
+        return Signals(
+            first_entropy=self._entropies[0],
+            first_log_probability=self._log_probabilities[0],
+            mean_log_probability=float(found.mean()),
+            least_log_probability=float(found.min()),
+            low_log_probability=float(np.quantile(found, _QUANTILE)),
+            mean_margin=float(np.mean(self._margins)),
+            least_margin=min(self._margins),
+            mean_entropy=float(np.mean(self._entropies)),
+            repetition=repetition(self._tokens),
+            length=float(len(self._tokens)),
+        )
+
+
+def repetition(tokens: Iterable[int]) -> float:
+    """Share of the 4-grams of `tokens` that had come before, 0 to 1."""
+    ids = list(tokens)
+    grams = [tuple(ids[i : i + _GRAM]) for i in range(len(ids) - _GRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
