@@ -111,6 +111,8 @@ def _genai(python: Path, folder: Path, work: Path, threads: int) -> Watched:
 
 def _row(model: str, tool: str, layout: Layout, found: Watched) -> dict[str, object]:
     weights = parameters_of(layout)
+    # At once, too: the whole takes long, and may be cut.
+    print(f"{model} {tool}: {found}", file=sys.stderr)
     return {
         "model": model,
         "tool": tool,

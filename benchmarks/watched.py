@@ -49,13 +49,16 @@ def watch(command: Sequence[object], environment: dict[str, str]) -> Watched:
         [str(part) for part in command], stdout=sys.stderr, env={**os.environ, **environment}
     )
     peak = resident = samples = 0
-    while child.poll() is None:
-        statuses = [_status(pid) for pid in _family(child.pid)]
-        now = sum(status.get("RssAnon", 0) + status.get("RssShmem", 0) for status in statuses)
-        peak = max(peak, now)
-        resident = max([resident, *(status.get("VmHWM", 0) for status in statuses)])
-        samples += 1
-        time.sleep(_INTERVAL)
+    try:
+        while child.poll() is None:
+            statuses = [_status(pid) for pid in _family(child.pid)]
+            now = sum(status.get("RssAnon", 0) + status.get("RssShmem", 0) for status in statuses)
+            peak = max(peak, now)
+            resident = max([resident, *(status.get("VmHWM", 0) for status in statuses)])
+            samples += 1
+            time.sleep(_INTERVAL)
+    finally:
+        child.kill()
     if child.returncode:
         raise SystemExit(f"{command[0]} ended with {child.returncode}.")
     return Watched(time.perf_counter() - began, peak, resident, samples)

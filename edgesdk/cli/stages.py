@@ -36,12 +36,14 @@ class StageClock:
     def __init__(self, steps: int, now: float) -> None:
         self._steps = steps
         self._began = self._reached = now
-        self._done = self.found = 0
+        self._done: int | None = None
+        self.found = 0
 
     def advance(self, done: int, now: float) -> None:
-        """`done` steps of the stage are over. If they are several the first time, an earlier
-        process did them (`found` is how many)."""
-        if self._done == 0 and done > 1:
+        """`done` steps of the stage are over. The first call may say with how many it begins: none,
+        or those that an earlier process finished (`found` is how many); what came before it is then
+        no step's time."""
+        if self._done is None and done != 1:
             self.found, self._began = done, now
         self._done, self._reached = done, now
 
@@ -51,10 +53,9 @@ class StageClock:
 
     def left(self, now: float) -> float | None:
         """Seconds; None before the first step is over."""
-        own = self._done - self.found
-        if own < 1:
+        if self._done is None or self._done == self.found:
             return None
-        each = (self._reached - self._began) / own
+        each = (self._reached - self._began) / (self._done - self.found)
         return max(0.0, each * (self._steps - self._done) - (now - self._reached))
 
 

@@ -94,13 +94,13 @@ def export(job: ExportJob, progress: Progress) -> Bundle:
         BundleError: something stands at the destination.
     """
     recipe = _recipe(job)
-    staged = staged_folder(
-        job.destination, replace=job.replace, inputs=_inputs(job, recipe.to_toml())
-    )
+    # Before the folder: a checkpoint that is not there is no reason to lose what was kept.
+    checkpoint = open_checkpoint(job.checkpoint)
+    inputs = _inputs(job, recipe.to_toml())
+    staged = staged_folder(job.destination, replace=job.replace, inputs=inputs)
     with _full_disk_is_clear(job), staged as folder:
         kept = Kept(kept_folder(folder))
         kept.clear_unfinished(folder)
-        checkpoint = open_checkpoint(job.checkpoint)
         text = read_text(checkpoint)
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
             built = _build(checkpoint, text, folder, Path(work), recipe, job, kept, progress)
@@ -115,7 +115,7 @@ def export(job: ExportJob, progress: Progress) -> Bundle:
 
 def _inputs(job: ExportJob, recipe: str) -> str | None:
     """What decides the bundle, see `inputs_hash`; None = optimum's exports begin anew."""
-    if job.via == "optimum" or not job.checkpoint.exists():
+    if job.via == "optimum":
         return None
     texts = {"calibration": job.calibration_text, "text": job.text}
     hashes = {key: None if text is None else text.sha256 for key, text in texts.items()}

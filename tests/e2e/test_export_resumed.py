@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.other_process import run_python
 from support.tiny_models import make_tiny
 
 from edgesdk.bundle.opening import open_bundle, verify_bundle
@@ -101,17 +100,8 @@ def resumed(tmp_path: Path, form: str, recipe: str, moments: list[tuple[str, int
     make_tiny("llama", tmp_path / "hf", num_hidden_layers=4)
     out = tmp_path / "out"
     out.mkdir()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     arguments = [str(tmp_path / "hf"), str(out), form, recipe, json.dumps(moments)]
-    done = subprocess.run(
-        [sys.executable, "-c", RESUMING, *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == []
+    assert run_python(RESUMING, *arguments) == []
     for name in ("asked", "random"):
         assert files_of(out / name) == files_of(out / "clean")
         verify_bundle(open_bundle(out / name))
@@ -131,16 +121,16 @@ def test_a_resumed_calibration_writes_the_same_onnx(tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text(CALIBRATED)
     kills = [
-        ("Measuring sensitivity", 2),
         ("Searching channel scales", 1),
         ("Searching channel scales", 3),
+        ("Measuring sensitivity", 2),
         ("Writing int4 layers", 1),
         ("Writing int4 layers", 3),
     ]
     seen = resumed(tmp_path, "onnx", str(recipe), kills)
     assert seen["Measuring sensitivity"] == [4]
     assert seen["Searching channel scales"] == [4]
-    assert seen["Writing int4 layers"] == [4]
+    assert seen["Writing int4 layers"] == [3, 4]
 
 
 def test_a_resumed_calibration_writes_the_same_gguf(tmp_path):

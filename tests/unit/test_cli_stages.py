@@ -32,6 +32,15 @@ def test_steps_of_an_earlier_process_do_not_count_as_fast_ones() -> None:
     assert clock.spent(10.1) == 10.0
 
 
+def test_what_comes_before_the_first_step_is_no_steps_time() -> None:
+    clock = StageClock(4, 0.0)
+    clock.advance(0, 100.0)
+    clock.advance(0, 105.0)
+    assert clock.left(106.0) is None
+    clock.advance(1, 110.0)
+    assert (clock.found, clock.left(110.0)) == (0, 30.0)
+
+
 def test_times_are_for_people() -> None:
     assert [format_seconds(s) for s in (0.4, 59.4, 60, 200, 3600, 7500)] == [
         "0 s",

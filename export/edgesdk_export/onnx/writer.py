@@ -31,10 +31,10 @@ DATA_FILE = "model.onnx.data"
 
 
 class Progress(Protocol):
-    """Told after each layer."""
+    """Told before the first layer, and after each."""
 
     def __call__(self, done: int, layers: int) -> None:
-        """`done` of `layers` layers have been written."""
+        """`done` of `layers` layers have been written, by this process or by an earlier one."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,12 @@ def _store_all(
     store.once("embed", functools.partial(_store_embedding, store, spec, scheme))
     if not isinstance(scheme.embedding, str):
         store.embedding_view(spec)
-    for index in range(spec.layers):
+    sections = [f"layers.{index}" for index in range(spec.layers)]
+    if progress is not None:
+        progress(sum(store.has(section) for section in sections), spec.layers)
+    for index, section in enumerate(sections):
         write = functools.partial(_store_layer, store, spec, scheme, quantizer, index)
-        anew = store.once(f"layers.{index}", write)
-        if progress is not None and (anew or index + 1 == spec.layers):
+        if store.once(section, write) and progress is not None:
             progress(index + 1, spec.layers)
     store.once("rest", functools.partial(_store_rest, store, spec, scheme))
 
@@ -173,6 +175,10 @@ class _Store:
         self._data = data
         self.tensors: dict[str, ir.ExternalTensor] = {}
         self.second_loss = SecondLoss()
+
+    def has(self, section: str) -> bool:
+        """Whether an earlier process finished a section."""
+        return self._data.finished(section) is not None
 
     def once(self, section: str, write: Callable[[], None]) -> bool:
         """Have `write` store a section, unless it is finished; whether it had to."""

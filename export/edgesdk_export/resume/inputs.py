@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,7 +29,12 @@ def inputs_hash(checkpoint: Path, asked: Mapping[str, str | int | None]) -> str:
     known = {
         "asked": dict(asked),
         "files": [_state(path) for path in files if path.is_file()],
-        "versions": {"edgesdk": edgesdk.__version__, **_versions()},
+        "versions": {
+            "edgesdk": edgesdk.__version__,
+            # The built-in texts are its documentation.
+            "python": platform.python_version(),
+            **_versions(),
+        },
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
