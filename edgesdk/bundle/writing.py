@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,7 @@ def staged_folder(
             stage.chmod(0o755)
             _take_place(stage, destination, hidden / _OLD, replace=replace)
         except BaseException as error:
+            _give_back(hidden / _OLD, destination)
             if isinstance(error, Exception) or inputs is None:
                 _discard(hidden, lock)
             raise
@@ -85,15 +86,25 @@ def _refuse_occupied(destination: Path, *, replace: bool) -> None:
 
 def _take_place(stage: Path, destination: Path, old: Path, *, replace: bool) -> None:
     """Rename; who made the same bundle meanwhile and was faster is replaced only if allowed to."""
-    if destination.exists():
-        _refuse_occupied(destination, replace=replace)
-        destination.replace(old)
-    try:
-        stage.replace(destination)
-    except OSError:
-        # A rename never replaces a folder with something in it.
-        _refuse_occupied(destination, replace=False)
-        raise
+    while True:
+        if destination.exists():
+            _refuse_occupied(destination, replace=replace)
+            _remove(old)
+            with suppress(FileNotFoundError):
+                destination.replace(old)
+        try:
+            stage.replace(destination)
+        except OSError:
+            # A rename replaces no folder that has something in it.
+            if not destination.exists():
+                raise
+        else:
+            return
+
+
+def _give_back(old: Path, destination: Path) -> None:
+    if old.exists() and not destination.exists():
+        old.replace(destination)
 
 
 def _found(destination: Path, inputs: str | None) -> tuple[Path | None, FileLock | None]:
@@ -111,8 +122,7 @@ def _found(destination: Path, inputs: str | None) -> tuple[Path | None, FileLock
             lock.acquire(timeout=0)
         except Timeout:
             continue
-        if (hidden / _OLD).exists() and not destination.exists():
-            (hidden / _OLD).replace(destination)
+        _give_back(hidden / _OLD, destination)
         if taken[0] is None and inputs is not None and _made_from(hidden) == inputs:
             for path in hidden.iterdir():
                 if path.name not in (_LOCK, _INPUTS, _NEW, _KEPT):

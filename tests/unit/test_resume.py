@@ -11,6 +11,7 @@ from edgesdk_export.resume.inputs import inputs_hash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgesdk.bundle.manifest import MANIFEST_NAME
 from edgesdk.bundle.writing import kept_folder, staged_folder
 from edgesdk.errors import BundleError
 
@@ -149,6 +150,42 @@ def test_a_place_that_was_taken_meanwhile_is_not_overwritten(tmp_path: Path) -> 
         second()
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["first"]
+
+
+def bundle_like(folder: Path, name: str) -> None:
+    """What replacing takes for a bundle."""
+    (folder / MANIFEST_NAME).write_text("{}")
+    (folder / name).touch()
+
+
+def test_of_two_that_may_replace_the_last_one_stands(tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "b", inputs="one", replace=True) as mine:
+        with staged_folder(tmp_path / "b", inputs="one", replace=True) as other:
+            bundle_like(other, "first")
+        bundle_like(mine, "second")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    assert (tmp_path / "b" / "second").exists()
+
+
+def test_a_rename_that_fails_gives_back_what_stood_there(tmp_path: Path, monkeypatch) -> None:
+    place, rename = tmp_path / "b", Path.replace
+    with staged_folder(place) as stage:
+        bundle_like(stage, "old")
+
+    def failing(path: Path, target: Path) -> Path:
+        if path.name == "bundle":
+            raise OSError("a bad disk")
+        return rename(path, target)
+
+    def replaced() -> None:
+        with staged_folder(place, replace=True) as stage:
+            bundle_like(stage, "new")
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(OSError, match="a bad disk"):
+        replaced()
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    assert (place / "old").exists()
 
 
 def test_a_refusal_leaves_what_was_kept(tmp_path: Path) -> None:
