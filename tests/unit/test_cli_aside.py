@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -34,6 +35,15 @@ class Stream:
         self.cancelled.set()
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C as Python treats it by itself; who starts the tests may have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_an_interrupt_ends_the_call_that_is_under_way() -> None:
     stream: Any = Stream()
 

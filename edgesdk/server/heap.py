@@ -1,0 +1,29 @@
+"""How the server's process gives memory back."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+# Of <malloc.h>.
+_M_MMAP_THRESHOLD = -3
+_LARGE = 2**20
+
+
+def return_large_blocks() -> bool:
+    """Have blocks of a megabyte and more go back to the system when they are freed.
+
+    glibc raises its own limit with every such block that is freed, up to 32 MB, and then keeps KV
+    caches and logits of conversations that are over in its heaps: memory creeps up for hours. This
+    is a setting of the whole process, so it is for programs, not for libraries.
+
+    Returns:
+        Whether this system's allocator can be told.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE))

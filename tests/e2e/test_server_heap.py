@@ -1,0 +1,38 @@
+"""Freed KV caches go back to the system, instead of staying in the allocator's heaps."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+from support.other_process import run_python
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's allocator"),
+]
+
+# Large and small blocks by turns, as conversations come and go: the small ones stay.
+_LIVE = """
+import json, sys
+import numpy as np, psutil
+from edgesdk.server.heap import return_large_blocks
+told = return_large_blocks() if sys.argv[1] == "told" else None
+kept = []
+for _ in range(4):
+    large = []
+    for _ in range(20):
+        large.append(np.ones(6 * 2**20, np.uint8))
+        kept.append(np.ones(2**16, np.uint8))
+    before = psutil.Process().memory_info().rss
+    del large
+print(json.dumps([told, before - psutil.Process().memory_info().rss]))
+"""
+
+
+def test_large_blocks_go_back() -> None:
+    untold, told = (run_python(_LIVE, how) for how in ("untold", "told"))
+    assert told[0] is True
+    # 120 MiB were freed last.
+    assert told[1] > 110 * 2**20
+    assert untold[1] < told[1] - 20 * 2**20
