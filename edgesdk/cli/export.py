@@ -30,6 +30,9 @@ Examples:
 Without --bits, models under 300 million parameters get 8 bits and larger ones 4. The quality is
 measured against the checkpoint that came in, on the same tokens, and stored in the bundle.
 
+An export that is stopped or killed waits beside its place: the same command goes on from the last
+finished layer, any other export to that place removes it.
+
 A recipe is a TOML file that says how weights are stored; what was done is stored in the bundle as
 recipe.toml, which is a recipe itself. --bits and --type overrule it.
 """
@@ -157,8 +160,13 @@ def command(
             licence=licence,
             replace=force,
         )
-        with drawn_stages() as progress:
-            bundle = export(job, progress)
+        try:
+            with drawn_stages() as progress:
+                bundle = export(job, progress)
+        except KeyboardInterrupt:
+            if via == "edgesdk":
+                remarks().print("The same command goes on from the last finished layer.")
+            raise
     _report(bundle, as_json=as_json)
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from edgesdk.bundle.manifest import Manifest, Quality, Source
 from edgesdk.bundle.opening import Bundle, open_bundle
-from edgesdk.bundle.writing import seal, staged_folder
+from edgesdk.bundle.writing import kept_folder, seal, staged_folder
 from edgesdk.errors import ExportError, RequestError
 from edgesdk_export.built import BuiltModel
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
@@ -30,6 +30,8 @@ from edgesdk_export.quality.text import (
     default_text,
 )
 from edgesdk_export.recipes import BundleFormat, Recipe, load_recipe
+from edgesdk_export.resume import Kept
+from edgesdk_export.resume.inputs import inputs_hash
 from edgesdk_export.selftest.check import TOKENS as SELF_TEST_TOKENS
 from edgesdk_export.selftest.check import check_model
 from edgesdk_export.tokenizers import TextFiles, read_text
@@ -83,18 +85,26 @@ class ExportJob:
 def export(job: ExportJob, progress: Progress) -> Bundle:
     """Make the bundle; on any error nothing is left, and what stood there is untouched.
 
+    What a killed or interrupted export had finished waits beside the destination: one with the same
+    job and checkpoint goes on from there, any other one removes it.
+
     Raises:
         CheckpointError: the checkpoint cannot be read, or is of no known family.
         RequestError: the recipe or the weights asked for do not fit the format.
         ExportError: the export failed, or the disk is full.
         BundleError: something stands at the destination.
     """
-    with _full_disk_is_clear(job), staged_folder(job.destination, replace=job.replace) as folder:
-        recipe = _recipe(job)
-        checkpoint = open_checkpoint(job.checkpoint)
+    recipe = _recipe(job)
+    # Before the folder: a checkpoint that is not there is no reason to lose what was kept.
+    checkpoint = open_checkpoint(job.checkpoint)
+    inputs = _inputs(job, recipe.to_toml())
+    staged = staged_folder(job.destination, replace=job.replace, inputs=inputs)
+    with _full_disk_is_clear(job), staged as folder:
+        kept = Kept(kept_folder(folder))
+        kept.clear_unfinished(folder)
         text = read_text(checkpoint)
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-            built = _build(checkpoint, text, folder, Path(work), recipe, job, progress)
+            built = _build(checkpoint, text, folder, Path(work), recipe, job, kept, progress)
             _write_text(folder, text)
             _write_recipe(folder, recipe.only(job.format, built.shape.parameters))
             _test(built, text, progress)
@@ -103,6 +113,28 @@ def export(job: ExportJob, progress: Progress) -> Bundle:
         seal(folder, _manifest(checkpoint, text, built, quality, job))
         progress.advance(1)
     return open_bundle(job.destination)
+
+
+def _inputs(job: ExportJob, recipe: str) -> str | None:
+    """What decides the bundle, see `inputs_hash`; None = optimum's exports begin anew."""
+    if job.via == "optimum":
+        return None
+    texts = {"calibration": job.calibration_text, "text": job.text}
+    hashes = {key: None if text is None else text.sha256 for key, text in texts.items()}
+    names = {f"{key} name": None if text is None else text.name for key, text in texts.items()}
+    return inputs_hash(
+        job.checkpoint,
+        {
+            "name": job.name,
+            "format": job.format,
+            "target": job.target,
+            "recipe": recipe,
+            "quality_tokens": job.quality_tokens,
+            "licence": job.licence,
+            **hashes,
+            **names,
+        },
+    )
 
 
 def _recipe(job: ExportJob) -> Recipe:
@@ -127,6 +159,7 @@ def _build(
     work: Path,
     recipe: Recipe,
     job: ExportJob,
+    kept: Kept,
     progress: Progress,
 ) -> BuiltModel:
     if job.via == "optimum":
@@ -137,10 +170,19 @@ def _build(
     if job.format == "gguf":
         file_type = recipe.gguf_type(parameters)
         return build_gguf(
-            checkpoint, decoder, folder, file_type, progress, text=text, calibration=calibration
+            checkpoint,
+            decoder,
+            folder,
+            file_type,
+            progress,
+            text=text,
+            calibration=calibration,
+            kept=kept,
         )
     scheme = recipe.onnx_scheme(parameters)
-    return build_native(decoder, folder, scheme, progress, text=text, calibration=calibration)
+    return build_native(
+        decoder, folder, scheme, progress, text=text, calibration=calibration, kept=kept
+    )
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
