@@ -126,7 +126,9 @@ class Quality(_Record):
     """The bundle against the checkpoint that came in, on the same tokens.
 
     KL divergence is in nats per token, KL(checkpoint || bundle); `top1_agreement` is the share of
-    positions where both rank the same token first.
+    positions where both rank the same token first. The errors of perplexities are standard errors;
+    None in bundles that were made before they were measured. `weights_only`: the stored weights
+    were computed with in float32; what an engine's kernels round beside that is not counted.
     """
 
     tokens: Count
@@ -138,15 +140,24 @@ class Quality(_Record):
     top1_agreement: Annotated[float, Field(ge=0, le=1)]
     perplexity: float
     checkpoint_perplexity: float
+    perplexity_error: float | None = None
+    checkpoint_perplexity_error: float | None = None
+    weights_only: bool = False
 
     def line(self) -> str:
         """The one-line summary that the command line prints."""
         return (
             f"KL {self.kl_mean:.4f} (median {self.kl_median:.4f}, p99 {self.kl_p99:.3f})"
             f" · top-1 agreement {self.top1_agreement:.1%}"
-            f" · perplexity {self.perplexity:.2f} against {self.checkpoint_perplexity:.2f}"
+            f" · perplexity {_measured(self.perplexity, self.perplexity_error)} against"
+            f" {_measured(self.checkpoint_perplexity, self.checkpoint_perplexity_error)}"
             f" · {self.tokens:,} tokens of {self.text_name}"
+            f"{' · of the weights, in float32' if self.weights_only else ''}"
         )
+
+
+def _measured(value: float, error: float | None) -> str:
+    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
 
 
 class Manifest(_Record):

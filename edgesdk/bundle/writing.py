@@ -7,32 +7,74 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgesdk.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edgesdk.bundle.opening import hash_file, is_bundle
 from edgesdk.errors import BundleError
 
-# Beside the bundle that is being made: the lock that says that someone is at it, and what stood at
-# its place before.
-_LOCK, _NEW, _OLD = "lock", "bundle", "replaced"
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+# Beside the bundle that is being made: the lock that says that someone is at it, what it is made
+# from, what stood at its place before, and what its maker keeps to go on after a kill.
+_LOCK, _INPUTS, _NEW, _OLD, _KEPT = "lock", "inputs", "bundle", "replaced", "kept"
 
 
 @contextmanager
-def staged_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A new folder that becomes `destination` when the block ends without an error. It lies in a
-    hidden folder beside it, where the block may leave other things, too.
+def staged_folder(
+    destination: Path, *, replace: bool = False, inputs: str | None = None
+) -> Iterator[Path]:
+    """A folder that becomes `destination` when the block ends without an error. It lies in a
+    hidden folder beside it, where the block may leave other things, too (see `kept_folder`).
 
-    On an error all is removed, and what stood at `destination` is untouched. What a killed process
-    left is removed by the next one that writes there.
+    Where `inputs` is given and a process that was killed or stopped was making the bundle from
+    the same ones, the folder is that process's, with all that it held; else it is new and empty.
+    What others left is removed. Processes that make the same bundle at once have folders of their
+    own; the first to end takes the place.
+
+    On an error all is removed; on Ctrl-C it is removed only where there are no `inputs` by which
+    it would be found again. What stood at `destination` is untouched.
+
+    Args:
+        inputs: one line that is the same if, and only if, the same files would be written.
 
     Raises:
         BundleError: something stands at `destination` and may not be replaced.
     """
-    from filelock import FileLock
+    hidden, lock = _found(destination, inputs)
+    try:
+        _refuse_occupied(destination, replace=replace)
+        if hidden is None:
+            hidden, lock = _made(destination, inputs)
+        try:
+            stage = hidden / _NEW
+            yield stage
+            _flush_names(stage)
+            stage.chmod(0o755)
+            _take_place(stage, destination, hidden / _OLD, replace=replace)
+        except BaseException as error:
+            _give_back(hidden / _OLD, destination)
+            if isinstance(error, Exception) or inputs is None:
+                _discard(hidden, lock)
+            raise
+        _discard(hidden, lock)
+    finally:
+        if lock is not None:
+            lock.release()
 
-    _clear_abandoned(destination)
+
+def kept_folder(stage: Path) -> Path:
+    """A folder beside the one that `staged_folder` gives, which never becomes part of a bundle;
+    a process that goes on finds it as it was left."""
+    folder = stage.parent / _KEPT
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _refuse_occupied(destination: Path, *, replace: bool) -> None:
     if destination.exists() and not (replace and is_bundle(destination)):
         raise BundleError(
             f"{destination} exists already.",
@@ -40,40 +82,96 @@ def staged_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]
             if is_bundle(destination) or not destination.is_dir()
             else "It is not a bundle; name another place.",
         )
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    hidden = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
-    lock = FileLock(hidden / _LOCK)
-    try:
-        lock.acquire()
-        stage = hidden / _NEW
-        stage.mkdir()
-        yield stage
-        stage.chmod(0o755)
+
+
+def _take_place(stage: Path, destination: Path, old: Path, *, replace: bool) -> None:
+    """Rename; who made the same bundle meanwhile and was faster is replaced only if allowed to."""
+    while True:
         if destination.exists():
-            destination.replace(hidden / _OLD)
-        stage.replace(destination)
-    finally:
-        lock.release()
-        shutil.rmtree(hidden, ignore_errors=True)
+            _refuse_occupied(destination, replace=replace)
+            _remove(old)
+            with suppress(FileNotFoundError):
+                destination.replace(old)
+        try:
+            stage.replace(destination)
+        except OSError:
+            # A rename replaces no folder that has something in it.
+            if not destination.exists():
+                raise
+        else:
+            return
 
 
-def _clear_abandoned(destination: Path) -> None:
-    """Remove what killed processes left; a bundle that one was about to replace comes back."""
-    from filelock import FileLock, Timeout
+def _give_back(old: Path, destination: Path) -> None:
+    if old.exists() and not destination.exists():
+        old.replace(destination)
 
+
+def _found(destination: Path, inputs: str | None) -> tuple[Path | None, FileLock | None]:
+    """The hidden folder of an ended process that made the same, locked; the other ones go, and a
+    bundle that one was about to replace comes back."""
+    from filelock import Timeout
+
+    taken: tuple[Path | None, FileLock | None] = (None, None)
     start = f".{destination.name}."
-    for hidden in destination.parent.glob(f"{glob.escape(start)}*"):
+    for hidden in sorted(destination.parent.glob(f"{glob.escape(start)}*")):
         if "." in hidden.name[len(start) :] or not (hidden / _LOCK).is_file():
             continue
-        lock = FileLock(hidden / _LOCK)
+        lock = _lock(hidden)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             continue
-        if (hidden / _OLD).exists() and not destination.exists():
-            (hidden / _OLD).replace(destination)
+        _give_back(hidden / _OLD, destination)
+        if taken[0] is None and inputs is not None and _made_from(hidden) == inputs:
+            for path in hidden.iterdir():
+                if path.name not in (_LOCK, _INPUTS, _NEW, _KEPT):
+                    _remove(path)
+            taken = (hidden, lock)
+        else:
+            _discard(hidden, lock)
+    return taken
+
+
+def _made(destination: Path, inputs: str | None) -> tuple[Path, FileLock]:
+    """A hidden folder of one's own, locked."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    hidden = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    lock = _lock(hidden)
+    lock.acquire()
+    (hidden / _NEW).mkdir()
+    # Last: a folder without it is never taken over.
+    if inputs is not None:
+        (hidden / _INPUTS).write_text(inputs, encoding="utf-8")
+    return hidden, lock
+
+
+def _discard(hidden: Path, lock: FileLock | None) -> None:
+    """Remove a hidden folder. Some systems remove no open file, so the lock is released before;
+    nobody takes the folder over then."""
+    (hidden / _INPUTS).unlink(missing_ok=True)
+    if lock is not None:
         lock.release()
-        shutil.rmtree(hidden, ignore_errors=True)
+    _remove(hidden)
+
+
+def _made_from(hidden: Path) -> str | None:
+    path = hidden / _INPUTS
+    whole = path.is_file() and (hidden / _NEW).is_dir()
+    return path.read_text(encoding="utf-8", errors="replace") if whole else None
+
+
+def _lock(hidden: Path) -> FileLock:
+    from filelock import FileLock
+
+    return FileLock(hidden / _LOCK)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def seal(folder: Path, manifest_without_files: Manifest) -> Manifest:
@@ -99,3 +197,13 @@ def seal(folder: Path, manifest_without_files: Manifest) -> Manifest:
 def _flush(path: Path) -> None:
     with path.open("rb+") as stream:
         os.fsync(stream.fileno())
+
+
+def _flush_names(folder: Path) -> None:
+    """The folder's names, too, are on the disk before it gets its place."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

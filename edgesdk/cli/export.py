@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
 
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.cli.output import format_bytes, print_json, remarks, results
+from edgesdk.cli.stages import drawn_stages
 from edgesdk.errors import MissingExtra
 from edgesdk.store import Store
 from edgesdk.store.names import derive_name, is_name
@@ -40,6 +29,9 @@ Examples:
 
 Without --bits, models under 300 million parameters get 8 bits and larger ones 4. The quality is
 measured against the checkpoint that came in, on the same tokens, and stored in the bundle.
+
+An export that is stopped or killed waits beside its place: the same command goes on from the last
+finished layer, any other export to that place removes it.
 
 A recipe is a TOML file that says how weights are stored; what was done is stored in the bundle as
 recipe.toml, which is a recipe itself. --bits and --type overrule it.
@@ -136,7 +128,7 @@ def command(
 ) -> None:
     """Turn a checkpoint into a quantized bundle, and measure what that cost."""
     store = Store()
-    source, base, licence = _resolve(store, checkpoint)
+    source, base, licence = resolve_checkpoint(store, checkpoint)
     scheme = _scheme(bundle_format, recipe, bits, gguf_type)
     bundle_name = name or _named_for(base, bundle_format, recipe, scheme)
     destination = output or store.bundle_path(bundle_name)
@@ -168,8 +160,13 @@ def command(
             licence=licence,
             replace=force,
         )
-        with _drawn_progress() as progress:
-            bundle = export(job, progress)
+        try:
+            with drawn_stages() as progress:
+                bundle = export(job, progress)
+        except KeyboardInterrupt:
+            if via == "edgesdk":
+                remarks().print("The same command goes on from the last finished layer.")
+            raise
     _report(bundle, as_json=as_json)
 
 
@@ -209,7 +206,7 @@ def _named_for(base: str, bundle_format: str, recipe: str, scheme: str | None) -
     return base[: 96 - len(ending)] + ending
 
 
-def _resolve(store: Store, checkpoint: str) -> tuple[Path, str, str | None]:
+def resolve_checkpoint(store: Store, checkpoint: str) -> tuple[Path, str, str | None]:
     """Where the checkpoint is, what to call the bundle, and the licence that the store knows."""
     path = Path(checkpoint)
     if path.exists() or not is_name(checkpoint):
@@ -235,41 +232,3 @@ def _report(bundle: Bundle, *, as_json: bool) -> None:
         out.print(f"  blocks   {entry.line()}")
     quality = "not measured" if manifest.quality is None else manifest.quality.line()
     out.print(f"  quality  {quality}")
-
-
-class _StageBars:
-    """The export's progress: a bar for each stage, plain lines where there is no terminal."""
-
-    def __init__(self, bar: Bar, console: Console) -> None:
-        self._bar = bar
-        self._console = console
-        self._task: TaskID | None = None
-
-    def stage(self, title: str, steps: int) -> None:
-        self._finish()
-        if not self._console.is_terminal:
-            self._console.print(f"{title} ({steps} steps)")
-        self._task = self._bar.add_task(title, total=steps)
-
-    def advance(self, done: int) -> None:
-        if self._task is not None:
-            self._bar.update(self._task, completed=done)
-
-    def _finish(self) -> None:
-        if self._task is not None:
-            self._bar.stop_task(self._task)
-
-
-@contextmanager
-def _drawn_progress() -> Iterator[_StageBars]:
-    console = remarks()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
-        yield _StageBars(bar, console)

@@ -19,6 +19,7 @@ _SUBCOMMANDS = {
     "verify": Subcommand("edgesdk.cli.verify:command", "Check models against their hashes."),
     "remove": Subcommand("edgesdk.cli.remove:command", "Remove models from the store."),
     "export": Subcommand("edgesdk.cli.export:command", "Turn a checkpoint into a bundle."),
+    "quality": Subcommand("edgesdk.cli.quality:command", "Measure what quantizing a bundle cost."),
     "run": Subcommand("edgesdk.cli.run:command", "Answer one prompt."),
     "chat": Subcommand("edgesdk.cli.chat:command", "Chat with a model."),
     "fit": Subcommand("edgesdk.cli.fit:command", "Say whether a model fits this device."),

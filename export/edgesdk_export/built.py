@@ -10,6 +10,8 @@ from edgesdk_quantize.divergence import Divergence
 
 from edgesdk.bundle.manifest import ModelShape, Quantization
 from edgesdk_export.quality.text import Windows
+from edgesdk_export.selftest.decoding import Float32, Ids
+from edgesdk_export.selftest.expected import WeightErrors
 
 # Called with (steps done, steps in all).
 Steps = Callable[[int, int], None]
@@ -24,6 +26,9 @@ class BuiltModel:
         exporter: who drew the graph.
         versions: of other tools that took part, by package.
         measure: runs checkpoint and model over windows of tokens.
+        run: logits float32 [n, vocab] of tokens int64 [n] by the model's file, as engines open it.
+        reference: the same of the checkpoint in float32; with random errors in its weights, where
+            their sizes are given.
     """
 
     shape: ModelShape
@@ -32,4 +37,6 @@ class BuiltModel:
     quantization: Quantization
     exporter: str
     measure: Callable[[Windows, Steps], Divergence]
+    run: Callable[[Ids], Float32]
+    reference: Callable[[Ids, WeightErrors | None], Float32]
     versions: dict[str, str] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -14,10 +15,14 @@ from edgesdk_export.built import BuiltModel, Steps
 from edgesdk_export.calibration.plan import Calibration, calibrate
 from edgesdk_export.onnx import WeightScheme, write_decoder
 from edgesdk_export.onnx.scheme import format_name
+from edgesdk_export.onnx.writer import DATA_FILE
 from edgesdk_export.progress import Progress
 from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
 from edgesdk_export.quality.streamed import compare
 from edgesdk_export.quality.text import Windows
+from edgesdk_export.resume import Kept
+from edgesdk_export.selftest.noise import checkpoint_logits
+from edgesdk_export.selftest.running import onnx_logits
 from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.tokenizers import TextFiles
 from edgesdk_export.weights import Decoder
@@ -31,12 +36,14 @@ def build_native(
     *,
     text: TextFiles,
     calibration: Calibration | None = None,
+    kept: Kept | None = None,
 ) -> BuiltModel:
     """Write the ONNX model of a decoder into `folder`.
 
     Args:
         text: the checkpoint's tokenizer, for the calibration text.
         calibration: None = each weight is rounded by itself.
+        kept: what a killed process with the same arguments had finished; None = nothing.
 
     Raises:
         ExportError: a weight cannot be stored, or the calibration text is too short.
@@ -53,11 +60,17 @@ def build_native(
             bos=text.entry.bos_token_id if text.entry.add_bos else None,
             work=folder,
             progress=progress,
+            kept=kept,
         )
         source, quantizer, method = calibrated.decoder, calibrated.quantizer, calibrated.method
     progress.stage(f"Writing {scheme.name} layers", spec.layers)
     written = write_decoder(
-        source, folder, scheme, lambda done, _: progress.advance(done), quantizer
+        source,
+        folder,
+        scheme,
+        lambda done, _: progress.advance(done),
+        quantizer,
+        None if kept is None else kept.journal(DATA_FILE),
     )
 
     model_path = folder / written.model_file
@@ -80,6 +93,8 @@ def build_native(
         ),
         exporter=f"edgesdk {edgesdk.__version__}",
         measure=measure,
+        run=functools.partial(onnx_logits, model_path),
+        reference=functools.partial(checkpoint_logits, decoder),
     )
 
 

@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from edgesdk_quantize.divergence import Divergence
-
 from edgesdk.bundle.manifest import Manifest, Quality, Source
 from edgesdk.bundle.opening import Bundle, open_bundle
-from edgesdk.bundle.writing import seal, staged_folder
+from edgesdk.bundle.writing import kept_folder, seal, staged_folder
 from edgesdk.errors import ExportError, RequestError
 from edgesdk_export.built import BuiltModel
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
@@ -25,12 +22,18 @@ from edgesdk_export.foreign import build_foreign
 from edgesdk_export.gguf.build import build_gguf
 from edgesdk_export.native import build_native
 from edgesdk_export.progress import Progress
+from edgesdk_export.quality.summary import summary
 from edgesdk_export.quality.text import (
     EvaluationText,
+    Windows,
     cut_windows,
     default_text,
 )
 from edgesdk_export.recipes import BundleFormat, Recipe, load_recipe
+from edgesdk_export.resume import Kept
+from edgesdk_export.resume.inputs import inputs_hash
+from edgesdk_export.selftest.check import TOKENS as SELF_TEST_TOKENS
+from edgesdk_export.selftest.check import check_model
 from edgesdk_export.tokenizers import TextFiles, read_text
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -82,25 +85,56 @@ class ExportJob:
 def export(job: ExportJob, progress: Progress) -> Bundle:
     """Make the bundle; on any error nothing is left, and what stood there is untouched.
 
+    What a killed or interrupted export had finished waits beside the destination: one with the same
+    job and checkpoint goes on from there, any other one removes it.
+
     Raises:
         CheckpointError: the checkpoint cannot be read, or is of no known family.
         RequestError: the recipe or the weights asked for do not fit the format.
         ExportError: the export failed, or the disk is full.
         BundleError: something stands at the destination.
     """
-    with _full_disk_is_clear(job), staged_folder(job.destination, replace=job.replace) as folder:
-        recipe = _recipe(job)
-        checkpoint = open_checkpoint(job.checkpoint)
+    recipe = _recipe(job)
+    # Before the folder: a checkpoint that is not there is no reason to lose what was kept.
+    checkpoint = open_checkpoint(job.checkpoint)
+    inputs = _inputs(job, recipe.to_toml())
+    staged = staged_folder(job.destination, replace=job.replace, inputs=inputs)
+    with _full_disk_is_clear(job), staged as folder:
+        kept = Kept(kept_folder(folder))
+        kept.clear_unfinished(folder)
         text = read_text(checkpoint)
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-            built = _build(checkpoint, text, folder, Path(work), recipe, job, progress)
+            built = _build(checkpoint, text, folder, Path(work), recipe, job, kept, progress)
             _write_text(folder, text)
             _write_recipe(folder, recipe.only(job.format, built.shape.parameters))
+            _test(built, text, progress)
             quality = _measure(built, text, job, progress)
         progress.stage("Hashing", 1)
         seal(folder, _manifest(checkpoint, text, built, quality, job))
         progress.advance(1)
     return open_bundle(job.destination)
+
+
+def _inputs(job: ExportJob, recipe: str) -> str | None:
+    """What decides the bundle, see `inputs_hash`; None = optimum's exports begin anew."""
+    if job.via == "optimum":
+        return None
+    texts = {"calibration": job.calibration_text, "text": job.text}
+    hashes = {key: None if text is None else text.sha256 for key, text in texts.items()}
+    names = {f"{key} name": None if text is None else text.name for key, text in texts.items()}
+    return inputs_hash(
+        job.checkpoint,
+        {
+            "name": job.name,
+            "format": job.format,
+            "target": job.target,
+            "recipe": recipe,
+            "quality_tokens": job.quality_tokens,
+            "licence": job.licence,
+            **hashes,
+            **names,
+        },
+    )
 
 
 def _recipe(job: ExportJob) -> Recipe:
@@ -125,6 +159,7 @@ def _build(
     work: Path,
     recipe: Recipe,
     job: ExportJob,
+    kept: Kept,
     progress: Progress,
 ) -> BuiltModel:
     if job.via == "optimum":
@@ -135,10 +170,19 @@ def _build(
     if job.format == "gguf":
         file_type = recipe.gguf_type(parameters)
         return build_gguf(
-            checkpoint, decoder, folder, file_type, progress, text=text, calibration=calibration
+            checkpoint,
+            decoder,
+            folder,
+            file_type,
+            progress,
+            text=text,
+            calibration=calibration,
+            kept=kept,
         )
     scheme = recipe.onnx_scheme(parameters)
-    return build_native(decoder, folder, scheme, progress, text=text, calibration=calibration)
+    return build_native(
+        decoder, folder, scheme, progress, text=text, calibration=calibration, kept=kept
+    )
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
@@ -151,6 +195,11 @@ def _write_text(folder: Path, text: TextFiles) -> None:
         (folder / TEMPLATE_FILE).write_bytes(text.chat_template.encode())
 
 
+def _test(built: BuiltModel, text: TextFiles, progress: Progress) -> None:
+    context = min(built.shape.context_length, SELF_TEST_TOKENS)
+    check_model(built, _windows(default_text(), text, tokens=1, context=context), progress)
+
+
 def _measure(
     built: BuiltModel, text: TextFiles, job: ExportJob, progress: Progress
 ) -> Quality | None:
@@ -160,10 +209,7 @@ def _measure(
     if tokens == 0:
         return None
     source = job.text or default_text()
-    bos = text.entry.bos_token_id if text.entry.add_bos else None
-    windows = cut_windows(
-        source, text.tokenizer_json, tokens=tokens, bos=bos, context=built.shape.context_length
-    )
+    windows = _windows(source, text, tokens=tokens, context=built.shape.context_length)
     started = False
 
     def steps(done: int, total: int) -> None:
@@ -173,26 +219,13 @@ def _measure(
             started = True
         progress.advance(done)
 
-    return _quality(built.measure(windows, steps), source)
+    # llama.cpp's kernels round activations in ways of their own; see `build_gguf`.
+    return summary(built.measure(windows, steps), source, weights_only=job.format == "gguf")
 
 
-def _quality(found: Divergence, text: EvaluationText) -> Quality:
-    # Rounded: the last digits depend on the number of threads, and bundles are reproducible.
-    return Quality(
-        tokens=len(found.kl),
-        text_name=text.name,
-        text_sha256=text.sha256,
-        kl_mean=_round(found.kl.mean()),
-        kl_median=_round(np.median(found.kl)),
-        kl_p99=_round(np.quantile(found.kl, 0.99)),
-        top1_agreement=round(float(found.same_top1.mean()), 4),
-        perplexity=_round(found.candidate_perplexity),
-        checkpoint_perplexity=_round(found.reference_perplexity),
-    )
-
-
-def _round(value: float | np.floating) -> float:
-    return float(f"{value:.4g}")
+def _windows(source: EvaluationText, text: TextFiles, *, tokens: int, context: int) -> Windows:
+    bos = text.entry.bos_token_id if text.entry.add_bos else None
+    return cut_windows(source, text.tokenizer_json, tokens=tokens, bos=bos, context=context)
 
 
 def _manifest(

@@ -12,7 +12,8 @@ class Progress(Protocol):
         """A new stage of `steps` steps begins; the one before it is over."""
 
     def advance(self, done: int) -> None:
-        """`done` steps of the stage are over."""
+        """`done` steps of the stage are over. The first call may say with how many it begins: none,
+        or those that an earlier process finished."""
 
 
 class Silent:

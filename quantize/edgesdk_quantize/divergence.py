@@ -34,9 +34,25 @@ class Divergence:
         return float(np.exp(self.reference_nll.mean()))
 
     @property
+    def reference_perplexity_error(self) -> float:
+        """Standard error of `reference_perplexity`: see `candidate_perplexity_error`."""
+        return _perplexity_error(self.reference_nll)
+
+    @property
     def candidate_perplexity(self) -> float:
         """exp of the candidate's mean negative log-likelihood."""
         return float(np.exp(self.candidate_nll.mean()))
+
+    @property
+    def candidate_perplexity_error(self) -> float:
+        """Standard error of `candidate_perplexity` to first order, as llama.cpp gives it: the
+        perplexity times the standard error of the mean log-likelihood, with positions taken as
+        independent. NaN of a single position."""
+        return _perplexity_error(self.candidate_nll)
+
+
+def _perplexity_error(nll: Float64) -> float:
+    return float(np.exp(nll.mean()) * nll.std(ddof=1) / np.sqrt(len(nll)))
 
 
 class DivergenceMeter:

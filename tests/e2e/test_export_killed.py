@@ -1,4 +1,4 @@
-"""An export that is killed at any of its steps leaves no bundle, and nothing for the next one."""
+"""An export that is killed at any of its steps leaves no bundle, and none that looks like one."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def killed_at_each_step(source: Path, target: Path, form: str, *, replace: bool)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
 @pytest.mark.parametrize("form", ["onnx", "gguf"])
-def test_a_kill_leaves_no_bundle_and_the_next_export_clears_up(form, tmp_path):
+def test_a_kill_leaves_no_bundle_and_the_last_export_clears_up(form, tmp_path):
     if form == "gguf":
         pytest.importorskip("llama_cpp")
     make_tiny("llama", tmp_path / "hf", num_hidden_layers=1)

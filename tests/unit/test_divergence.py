@@ -48,6 +48,18 @@ def test_matches_torch_whatever_the_slices(seed: int, scale: float, cuts: list[i
     )
 
 
+def test_the_error_of_a_perplexity_is_what_many_texts_scatter_by() -> None:
+    """Of 4,000 texts of 400 tokens whose likelihoods come from one distribution."""
+    rng = np.random.default_rng(5)
+    nll = rng.gamma(2.0, 1.0, (4_000, 400))
+    texts = [Divergence(row, row > 0, row, row + 1) for row in nll]
+    scatter = np.std([text.reference_perplexity for text in texts])
+    given = np.mean([text.reference_perplexity_error for text in texts])
+    assert given == pytest.approx(scatter, rel=0.1)
+    shifted = np.mean([text.candidate_perplexity_error for text in texts])
+    assert shifted == pytest.approx(np.e * given, rel=1e-6)
+
+
 def test_a_model_against_itself_is_zero() -> None:
     logits = np.random.default_rng(1).standard_normal((5, 300)).astype(np.float32)
     found = _measure(logits, logits, np.arange(5), [100])

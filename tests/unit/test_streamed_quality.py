@@ -79,6 +79,25 @@ def test_streamed_equals_whole(monkeypatch: pytest.MonkeyPatch, head_bytes: int)
     assert [done for done, _ in steps] == list(range(1, steps[-1][1] + 1))
 
 
+def test_several_candidates_are_measured_as_each_alone() -> None:
+    reference, others = _toy(1), [_toy(1, noise=0.05), _toy(3)]
+    windows = Windows(np.random.default_rng(2).integers(0, 50, (4, 9)))
+    together = streamed.compare_many(reference, others, windows, progress=lambda *step: None)
+    hidden = reference.table[windows.ids]
+    theirs = [other.table[windows.ids] for other in others]
+    for index, weight in enumerate(reference.weights):
+        hidden = hidden + np.tanh(hidden @ weight)
+        for number, other in enumerate(others):
+            theirs[number] = theirs[number] + np.tanh(theirs[number] @ other.weights[index])
+            gap = np.linalg.norm(theirs[number] - hidden, axis=-1)
+            expected = np.median(gap / np.linalg.norm(hidden, axis=-1))
+            assert together[number].state_errors[index] == pytest.approx(expected, rel=1e-4)
+    for other, found in zip(others, together, strict=True):
+        alone = streamed.compare(reference, other, windows, progress=lambda *step: None)
+        np.testing.assert_array_equal(found.divergence.kl, alone.kl)
+        np.testing.assert_array_equal(found.divergence.candidate_nll, alone.candidate_nll)
+
+
 def _letters() -> bytes:
     vocab = {chr(c): c - 32 for c in range(32, 127)} | {"\n": 95}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=" "))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -14,6 +15,7 @@ from edgesdk_export.calibration.running import TAP_OF, TAPS, embedded, run_layer
 from edgesdk_export.onnx import FloatTensors
 from edgesdk_export.onnx.parts import tapped_layer_model
 from edgesdk_export.quality.text import Windows
+from edgesdk_export.resume import Arrays, Kept, over_layers
 from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.weights import Decoder, Float32
 
@@ -23,6 +25,7 @@ def activation_aware(
     windows: Windows,
     forms: Mapping[str, BlockFormat],
     *,
+    kept: Kept | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Decoder:
     """The same decoder with scales moved so that rounding to `forms` loses less.
@@ -30,12 +33,12 @@ def activation_aware(
     Args:
         windows: the calibration text, run through the float32 layers.
         forms: the format of each stored matrix of the layers.
+        kept: where the search goes on from if it was killed.
         progress: called with the number of layers done.
     """
     spec, tensors = decoder.spec, FloatTensors(decoder)
-    states = embedded(decoder, windows)
-    scales = []
-    for index in range(spec.layers):
+
+    def step(index: int, carried: Arrays) -> Arrays:
         at = f"layers.{index}."
         part = tapped_layer_model(spec, tensors, index, TAPS)
         matrices = {
@@ -44,13 +47,24 @@ def activation_aware(
         }
         meters = {tap: MomentsMeter(matrices[tap].shape[1]) for tap in TAPS}
         observers = {tap: meter.add for tap, meter in meters.items()}
-        states = run_layer(part, states, observers, prepack=False)
+        states = run_layer(part, carried["states"], observers, prepack=False)
 
         moments = {tap: meter.result() for tap, meter in meters.items()}
-        scales.append(_layer_scales(spec, at, matrices, moments, forms))
-        if progress is not None:
-            progress(index + 1)
-    return rescaled(decoder, scales)
+        scales = dataclasses.asdict(_layer_scales(spec, at, matrices, moments, forms))
+        return {**carried, **{at + name: scale for name, scale in scales.items()}, "states": states}
+
+    def first() -> Arrays:
+        return {"states": embedded(decoder, windows)}
+
+    found = over_layers(kept, "channel-scales", spec.layers, first, step, progress)
+    names = [field.name for field in dataclasses.fields(LayerScales)]
+    return rescaled(
+        decoder,
+        [
+            LayerScales(**{name: found[f"layers.{index}.{name}"] for name in names})
+            for index in range(spec.layers)
+        ],
+    )
 
 
 def _layer_scales(

@@ -29,6 +29,7 @@ from edgesdk_export.onnx.blocks import block_size
 from edgesdk_export.onnx.stored import matrix_parts
 from edgesdk_export.progress import Progress
 from edgesdk_export.quality.text import EvaluationText, Windows
+from edgesdk_export.resume import Arrays, Kept, remembered
 from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder
 
@@ -94,12 +95,14 @@ def calibrate(
     bos: int | None,
     work: Path,
     progress: Progress,
+    kept: Kept | None = None,
 ) -> Calibrated:
     """Run what has to run before the first layer is written.
 
     Args:
         bos: what every text begins with; None = nothing.
         work: a folder for files that are needed meanwhile.
+        kept: what a killed process with the same arguments had finished; None = nothing.
 
     Raises:
         ExportError: the text is too short.
@@ -110,24 +113,26 @@ def calibrate(
             f"{scheme.name} weights are stored as they are and need no calibration.",
             hint="Choose int4 or int8, or leave calibration out.",
         )
-    text_name, windows = _text(decoder, calibration, tokenizer_json, bos, work, progress)
+    text_name, windows = _text(decoder, calibration, tokenizer_json, bos, work, kept, progress)
     forms = _alike(decoder.spec, scheme.linear)
     if calibration.awq:
         progress.stage("Searching channel scales", decoder.spec.layers)
-        decoder = activation_aware(decoder, windows, forms, progress=progress.advance)
+        decoder = activation_aware(decoder, windows, forms, kept=kept, progress=progress.advance)
     if calibration.bits is not None:
         # After the scales: they even out what matrices cost.
         progress.stage("Measuring sensitivity", decoder.spec.layers)
-        costs = measure_costs(decoder, _few(windows), MIXED_FORMATS, progress=progress.advance)
+        costs = measure_costs(
+            decoder, _few(windows), MIXED_FORMATS, kept=kept, progress=progress.advance
+        )
         forms = mixed_formats(decoder.spec, scheme, costs, calibration.bits)
     quantizer: LayerQuantizer
     if calibration.method == "gptq":
         rounding = Rounding(sweeps=calibration.sweeps)
-        quantizer = SequentialQuantizer(decoder, windows, forms, rounding)
+        quantizer = SequentialQuantizer(decoder, windows, forms, rounding, kept)
     else:
         progress.stage("Measuring importance", decoder.spec.layers)
         importance = collect_importance(
-            decoder, windows, text_name=text_name, progress=progress.advance
+            decoder, windows, text_name=text_name, kept=kept, progress=progress.advance
         )
         quantizer = WeightedQuantizer(decoder, importance, forms)
     scaled = "activation-aware channel scales, " if calibration.awq else ""
@@ -143,6 +148,7 @@ def measured_importance(
     bos: int | None,
     work: Path,
     progress: Progress,
+    kept: Kept | None = None,
 ) -> ImportanceMatrix:
     """The importance of every matrix's inputs, for ggml's quantizers; of `calibration` only the
     text and its tokens count. See `calibrate`.
@@ -150,9 +156,11 @@ def measured_importance(
     Raises:
         ExportError: the text is too short.
     """
-    text_name, windows = _text(decoder, calibration, tokenizer_json, bos, work, progress)
+    text_name, windows = _text(decoder, calibration, tokenizer_json, bos, work, kept, progress)
     progress.stage("Measuring importance", decoder.spec.layers)
-    return collect_importance(decoder, windows, text_name=text_name, progress=progress.advance)
+    return collect_importance(
+        decoder, windows, text_name=text_name, kept=kept, progress=progress.advance
+    )
 
 
 def mixed_formats(
@@ -195,12 +203,17 @@ def _text(
     tokenizer_json: bytes,
     bos: int | None,
     work: Path,
+    kept: Kept | None,
     progress: Progress,
 ) -> tuple[str, Windows]:
     """The calibration text's name and windows."""
     if calibration.text is None and decoder.spec.parameters <= _WRITES_ITSELF:
         progress.stage("Writing calibration text", 1)
-        windows = own_writing(decoder, work, bos=bos, tokens=calibration.tokens)
+
+        def write() -> Arrays:
+            return {"ids": own_writing(decoder, work, bos=bos, tokens=calibration.tokens).ids}
+
+        windows = Windows(remembered(kept, "own-writing", write)["ids"])
         progress.advance(1)
         return GENERATED_NAME, windows
     text = calibration.text or builtin_calibration_text()

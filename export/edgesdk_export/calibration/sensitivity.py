@@ -29,6 +29,7 @@ from edgesdk_export.onnx.graph import Weights
 from edgesdk_export.onnx.parts import tapped_layer_model
 from edgesdk_export.quality.stacks import CheckpointStack
 from edgesdk_export.quality.text import Windows
+from edgesdk_export.resume import Arrays, Kept, over_layers, remembered
 from edgesdk_export.weights import Decoder, Float32
 
 # What matrices are rounded to while divergence is measured.
@@ -55,41 +56,48 @@ def measure_costs(
     windows: Windows,
     formats: Sequence[BlockFormat],
     *,
+    kept: Kept | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, MatrixCost]:
     """The cost of every stored matrix of every layer ("layers.3.down") in each format.
 
-    `progress` is called with the number of layers done. In memory are the hidden states of the
-    text once for each layer, and one layer's weights twice.
+    `kept` is where the pass goes on from if it was killed, and `progress` is called with the number
+    of layers done. In memory are the hidden states of the text once for each layer, and one
+    layer's weights twice.
     """
     spec, tensors = decoder.spec, FloatTensors(decoder)
-    stack = CheckpointStack(decoder)
-    clean = embedded(decoder, windows)
-    disturbed: list[Float32] = []
-    probes: list[_LayerProbe] = []
-    for index in range(spec.layers):
-        probe, clean, own = _probe_layer(decoder, tensors, index, clean, formats)
+
+    def step(index: int, carried: Arrays) -> Arrays:
+        probe, clean, own = _probe_layer(decoder, tensors, index, carried["clean"], formats)
         part = layer_model(spec, tensors, index)
-        if disturbed:
-            together = np.concatenate(disturbed)
-            disturbed = np.split(run_layer(part, together, prepack=False), len(disturbed))
-        disturbed.append(own)
-        probes.append(probe)
-        if progress is not None:
-            progress(index + 1)
-    divergences = _divergences(stack, windows, clean, disturbed)
-    return {
-        f"layers.{index}.{matrix}": MatrixCost(
-            weights, tuple(divergences[index] * share * ratio for ratio in ratios)
-        )
-        for index, probe in enumerate(probes)
-        for matrix, (weights, share, ratios) in probe.items()
-    }
+        if index:
+            before = carried["disturbed"]
+            together = run_layer(part, before.reshape(-1, *before.shape[2:]), prepack=False)
+            disturbed = np.concatenate([together.reshape(before.shape), own[None]])
+        else:
+            disturbed = own[None]
+        return {**carried, **probe, "clean": clean, "disturbed": disturbed}
 
+    def divergences() -> Arrays:
+        stack = CheckpointStack(decoder)
+        found = _divergences(stack, windows, probed["clean"], list(probed["disturbed"]))
+        return {"divergences": np.array(found)}
 
-# Matrix -> its number of weights, its share of the layer's disturbance, and the error of each
-# format against that of the probe.
-_LayerProbe = Mapping[str, tuple[int, float, tuple[float, ...]]]
+    def first() -> Arrays:
+        return {"clean": embedded(decoder, windows)}
+
+    probed = over_layers(kept, "sensitivity", spec.layers, first, step, progress)
+    by_layer = remembered(kept, "divergences", divergences)["divergences"]
+    costs = {}
+    for index in range(spec.layers):
+        for matrix in TAP_OF:
+            name = f"layers.{index}.{matrix}"
+            weights, share, *ratios = probed[name].tolist()
+            divergence = float(by_layer[index])
+            costs[name] = MatrixCost(
+                int(weights), tuple(divergence * share * ratio for ratio in ratios)
+            )
+    return costs
 
 
 def _probe_layer(
@@ -98,8 +106,12 @@ def _probe_layer(
     index: int,
     states: Float32,
     formats: Sequence[BlockFormat],
-) -> tuple[_LayerProbe, Float32, Float32]:
-    """The layer's probe, the states after it, and those after it with all matrices rounded."""
+) -> tuple[Arrays, Float32, Float32]:
+    """The layer's probe, the states after it, and those after it with all matrices rounded.
+
+    The probe has for each matrix ("layers.3.down"), as float64: its number of weights, its share of
+    the layer's disturbance, and the error of each format against that of `PROBE`.
+    """
     spec, at = decoder.spec, f"layers.{index}."
     part = tapped_layer_model(spec, tensors, index, TAPS)
     squares = {tap: SquaresMeter() for tap in TAPS}
@@ -118,7 +130,10 @@ def _probe_layer(
     whole = layer_model(spec, _Replaced(tensors, rounded), index)
     own = run_layer(whole, states, prepack=False)
     total = max(_disturbance(after, own), 1e-30)
-    probe = {matrix: (sizes[matrix], shares[matrix] / total, ratios[matrix]) for matrix in TAP_OF}
+    probe = {
+        at + matrix: np.array([sizes[matrix], shares[matrix] / total, *ratios[matrix]])
+        for matrix in TAP_OF
+    }
     return probe, after, own
 
 

@@ -22,6 +22,7 @@ from edgesdk_export.calibration.running import TAP_OF, TAPS, Quantized, embedded
 from edgesdk_export.onnx import FloatTensors, PartModel, layer_model
 from edgesdk_export.onnx.parts import tapped_layer_model
 from edgesdk_export.quality.text import Windows
+from edgesdk_export.resume import Kept
 from edgesdk_export.weights import Decoder, Float32
 
 
@@ -31,6 +32,7 @@ class SequentialQuantizer:
     Args:
         windows: the calibration text.
         forms: the format of each stored matrix of the layers.
+        kept: where the hidden states between layers are on the disk, for a process that goes on.
     """
 
     def __init__(
@@ -39,17 +41,21 @@ class SequentialQuantizer:
         windows: Windows,
         forms: Mapping[str, BlockFormat],
         rounding: Rounding,
+        kept: Kept | None = None,
     ) -> None:
         self._decoder = decoder
+        self._windows = windows
         self._tensors = FloatTensors(decoder)
         self._forms = forms
         self._rounding = rounding
-        self._states = embedded(decoder, windows)
+        self._kept = kept
+        self._next = 0
+        self._states: Float32 | None = None
 
     @property
     def method(self) -> str:
         """In words for the manifest."""
-        tokens = self._states.shape[0] * self._states.shape[1]
+        tokens = self._windows.ids.size
         return f"GPTQ in activation order on {tokens} tokens, importance-weighted scales"
 
     @property
@@ -59,6 +65,24 @@ class SequentialQuantizer:
 
     def layer(self, index: int) -> Mapping[str, Packed]:
         """See `LayerQuantizer.layer`."""
+        if self._states is None:
+            self._resume(index)
+        for passed in range(self._next, index):
+            self._quantize(passed)
+        return self._quantize(index)
+
+    def _resume(self, index: int) -> None:
+        """The states before layer `index`, or before the last layer that has them on the disk."""
+        for start in range(index, 0, -1):
+            found = None if self._kept is None else self._kept.load(_boundary(start))
+            if found is not None:
+                self._next, self._states = start, found["states"]
+                return
+        self._states = embedded(self._decoder, self._windows)
+
+    def _quantize(self, index: int) -> Mapping[str, Packed]:
+        """Layer `index`, which is the next one, packed; the states pass it."""
+        assert self._states is not None
         spec, at = self._decoder.spec, f"layers.{index}."
         part = tapped_layer_model(spec, self._tensors, index, TAPS)
         weights = {
@@ -78,13 +102,20 @@ class SequentialQuantizer:
                 packed[name] = quantize_calibrated(
                     weights.pop(matrix), self._forms[name], moments, self._rounding
                 )
-        self._advance(index, packed)
+        quantized: PartModel = layer_model(spec, Quantized(self._tensors, packed), index)
+        self._states = run_layer(quantized, self._states, prepack=True)
+        self._next = index + 1
+        if self._kept is not None:
+            # Whether this layer is in the model's file will be known only when the next one is
+            # asked for, so the states before it stay till then.
+            self._kept.save(_boundary(index + 1), {"states": self._states})
+            self._kept.drop(_boundary(index - 1))
         return packed
 
-    def _advance(self, index: int, packed: Mapping[str, Packed]) -> None:
-        weights = Quantized(self._tensors, packed)
-        part: PartModel = layer_model(self._decoder.spec, weights, index)
-        self._states = run_layer(part, self._states, prepack=True)
+
+def _boundary(index: int) -> str:
+    """What the states before a layer are kept as."""
+    return f"states.{index}"
 
 
 def format_names(forms: Mapping[str, BlockFormat]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +13,12 @@ from edgesdk.bundle.manifest import Quantization
 from edgesdk.errors import ExportError
 from edgesdk_export.built import BuiltModel, Steps
 from edgesdk_export.checkpoint import Checkpoint
-from edgesdk_export.foreign.equality import measure_divergence
+from edgesdk_export.foreign.equality import float32_logits, measure_divergence
 from edgesdk_export.foreign.export import export_foreign
 from edgesdk_export.onnx.scheme import WeightScheme, format_name
 from edgesdk_export.progress import Progress
 from edgesdk_export.quality.text import Windows
+from edgesdk_export.selftest.running import onnx_logits
 
 
 def build_foreign(
@@ -60,5 +63,9 @@ def build_foreign(
         ),
         exporter=f"optimum {model.versions['optimum']}",
         measure=measure,
+        # This route holds the model in memory anyway, and a graph that others drew may have
+        # branches, which cannot be cut.
+        run=functools.partial(onnx_logits, folder / model.model_file, large=math.inf),
+        reference=functools.partial(float32_logits, model.float32_path, work),
         versions=model.versions,
     )

@@ -13,18 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
+import onnx_ir as ir
 from edgesdk_quantize.divergence import Divergence, DivergenceMeter, join
 
-from edgesdk.bundle.graph_io import (
-    INPUT_IDS,
-    LOGITS,
-    LOGITS_FROM,
-    SEQLENS_K,
-    TOTAL_SEQUENCE_LENGTH,
-)
 from edgesdk.errors import ExportError
+from edgesdk_export.foreign.quantized import store_erring
 from edgesdk_export.quality.text import Windows
+from edgesdk_export.selftest.decoding import Decoding
+from edgesdk_export.selftest.expected import WeightErrors
 
 Float32 = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -45,7 +41,7 @@ def check_equality(model_path: Path, ids: Ids, expected: Float32) -> float:
     """
     borders = [0, len(ids) // 2, *range(len(ids) - 4, len(ids) + 1)]
     try:
-        run = _Decoding(model_path, len(ids) + _SPARE)
+        run = Decoding(model_path, len(ids) + _SPARE)
         got = np.concatenate([run(ids[a:b], a) for a, b in itertools.pairwise(borders)])
     except Exception as error:
         raise ExportError(
@@ -62,12 +58,22 @@ def check_equality(model_path: Path, ids: Ids, expected: Float32) -> float:
     return difference
 
 
+def float32_logits(model_path: Path, work: Path, ids: Ids, errors: WeightErrors | None) -> Float32:
+    """Logits float32 [n, vocab] of the graph before it was quantized, for ids int64 [n]; with
+    random errors in its weights where their sizes are given. Then a copy is written to `work`."""
+    if errors is not None:
+        model = ir.load(model_path)
+        model_path = work / "erring.onnx"
+        store_erring(model, errors, model_path)
+    return Decoding(model_path, len(ids))(ids, 0)
+
+
 def measure_divergence(
     reference: Path, candidate: Path, windows: Windows, steps: Callable[[int, int], None]
 ) -> Divergence:
     """Two decoders over the same windows; `steps` is told (windows done, windows)."""
     count, length = windows.ids.shape
-    models = [_Decoding(path, length) for path in (reference, candidate)]
+    models = [Decoding(path, length) for path in (reference, candidate)]
     found = []
     for index, ids in enumerate(windows.ids):
         meter = DivergenceMeter(ids[1:])
@@ -75,36 +81,3 @@ def measure_divergence(
         found.append(meter.result())
         steps(index + 1, count)
     return join(found)
-
-
-class _Decoding:
-    """A decoder over shared KV buffers; called with ids [n] and the position of the first."""
-
-    def __init__(self, model_path: Path, capacity: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            str(model_path), options, providers=["CPUExecutionProvider"]
-        )
-        self._buffers = {
-            node.name: onnxruntime.OrtValue.ortvalue_from_numpy(
-                np.zeros((1, node.shape[1], capacity, node.shape[3]), np.float32)
-            )
-            for node in self._session.get_inputs()
-            if node.name.startswith("past_key_values.")
-        }
-
-    def __call__(self, ids: Ids, start: int) -> Float32:
-        total = start + len(ids)
-        binding = self._session.io_binding()
-        binding.bind_cpu_input(INPUT_IDS, ids[None])
-        binding.bind_cpu_input(LOGITS_FROM, np.array([0], np.int64))
-        binding.bind_cpu_input(SEQLENS_K, np.array([total - 1], np.int32))
-        binding.bind_cpu_input(TOTAL_SEQUENCE_LENGTH, np.array(total, np.int32))
-        for name, buffer in self._buffers.items():
-            binding.bind_ortvalue_input(name, buffer)
-            binding.bind_ortvalue_output(name.replace("past_key_values.", "present."), buffer)
-        binding.bind_output(LOGITS)
-        self._session.run_with_iobinding(binding)
-        logits: Float32 = binding.get_outputs()[-1].numpy()[0]
-        return logits

@@ -20,6 +20,8 @@ from edgesdk_export.onnx.external_data import ExternalDataWriter
 from edgesdk_export.onnx.graph import CONTRIB
 from edgesdk_export.onnx.scheme import FloatFormat, WeightScheme
 from edgesdk_export.onnx.writer import DATA_FILE, MODEL_FILE
+from edgesdk_export.selftest.expected import WeightErrors
+from edgesdk_export.selftest.noise import with_errors
 
 Float32 = npt.NDArray[np.float32]
 Format = BlockFormat | FloatFormat
@@ -52,6 +54,25 @@ def store_quantized(model: ir.Model, scheme: WeightScheme, folder: Path, paramet
         store.rest()
     ir.save(model, folder / MODEL_FILE)
     return store.weight_bytes * 8 / parameters
+
+
+def store_erring(model: ir.Model, errors: WeightErrors, path: Path) -> None:
+    """Write a float graph whose matrices, those that `store_quantized` rounds, have random errors;
+    changes `model`."""
+    head, embedding = _head(model.graph), _embedding(model.graph)
+    sizes = {}
+    for node in model.graph:
+        weight = _constant_matrix(node)
+        if weight is not None:
+            sizes[weight] = errors.head if node is head else errors.linear
+    if embedding is not None:
+        sizes[_value(embedding, 0)] = errors.head
+    for weight, size in sizes.items():
+        assert weight.name is not None
+        weight.const_value = ir.tensor(
+            with_errors(_array(weight), size, weight.name), name=weight.name
+        )
+    ir.save(model, path, external_data=f"{path.name}.data")
 
 
 class _Store:

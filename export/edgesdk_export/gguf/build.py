@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 from collections import Counter
@@ -26,6 +27,9 @@ from edgesdk_export.progress import Progress
 from edgesdk_export.quality.stacks import CheckpointStack
 from edgesdk_export.quality.streamed import compare
 from edgesdk_export.quality.text import Windows
+from edgesdk_export.resume import Kept
+from edgesdk_export.selftest.noise import checkpoint_logits
+from edgesdk_export.selftest.running import gguf_logits
 from edgesdk_export.tokenizers import TextFiles
 from edgesdk_export.weights import Decoder
 
@@ -41,11 +45,15 @@ def build_gguf(
     *,
     text: TextFiles,
     calibration: Calibration | None = None,
+    kept: Kept | None = None,
 ) -> BuiltModel:
     """Write the GGUF of a checkpoint into `folder`.
 
     Its quality is that of the stored weights, computed in float32: llama.cpp's kernels also round
     what is multiplied with them, differently on each processor.
+
+    Args:
+        kept: what a killed process with the same arguments had finished; None = nothing.
 
     Raises:
         CheckpointError: llama.cpp has no tokenizer like the checkpoint's.
@@ -56,7 +64,7 @@ def build_gguf(
     """
     spec = decoder.spec
     vocabulary = vocabulary_metadata(checkpoint, text, spec.vocab_size)
-    importance = _importance(decoder, file_type, calibration, text, folder, progress)
+    importance = _importance(decoder, file_type, calibration, text, folder, kept, progress)
     progress.stage(f"Writing {file_type.name} layers", spec.layers)
     path = folder / MODEL_FILE
     written = write_gguf(
@@ -68,6 +76,7 @@ def build_gguf(
         licence=checkpoint.licence,
         importance=importance,
         own=checkpoint.tensors if checkpoint.container == "gguf" else None,
+        journal=None if kept is None else kept.journal(MODEL_FILE),
         progress=progress.advance,
     )
     stored = dataclasses.replace(spec, context_length=context_of(spec))
@@ -91,6 +100,8 @@ def build_gguf(
         exporter=f"edgesdk {edgesdk.__version__}",
         versions={tool: importlib.metadata.version(tool) for tool in tools},
         measure=measure,
+        run=functools.partial(gguf_logits, path),
+        reference=functools.partial(checkpoint_logits, decoder),
     )
 
 
@@ -109,6 +120,7 @@ def _importance(
     calibration: Calibration | None,
     text: TextFiles,
     work: Path,
+    kept: Kept | None,
     progress: Progress,
 ) -> Importance | None:
     if calibration is None:
@@ -125,6 +137,7 @@ def _importance(
         bos=text.entry.bos_token_id if text.entry.add_bos else None,
         work=work,
         progress=progress,
+        kept=kept,
     )
     return {name: entry.mean for name, entry in measured.entries.items()}
 

@@ -19,6 +19,7 @@ from edgesdk_quantize.formats.ggml import GgmlFormat
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGUF_VERSION, GGUFValueType
 
 from edgesdk.errors import ExportError
+from edgesdk_export.resume import Journal
 
 # A float is written as FLOAT32, an integer as UINT32; arrays of integers are INT32.
 Value: TypeAlias = (
@@ -56,15 +57,23 @@ def write_container(
     tensors: Sequence[TensorPlan],
     *,
     written: Callable[[str], None],
+    journal: Journal | None = None,
 ) -> None:
     """Write a file; metadata and tensors keep their order. `written` hears of each tensor.
+
+    `journal` is of the file, where an earlier call with the same arguments may have been killed:
+    tensors that it names are not asked for again, nor heard of.
 
     Raises:
         ExportError: a tensor's chunks are not as many bytes as its shape and format say.
     """
-    with path.open("wb") as file:
-        file.write(_header(metadata, tensors))
+    with path.open("wb") if journal is None else journal.open(path) as file:
+        finished = {} if journal is None else journal.sections
+        if not finished:
+            file.write(_header(metadata, tensors))
         for tensor in tensors:
+            if tensor.name in finished:
+                continue
             _pad(file)
             count = 0
             for chunk in tensor.chunks():
@@ -73,6 +82,8 @@ def write_container(
                 raise ExportError(
                     f"Tensor {tensor.name} came out as {count:,} bytes; {tensor.size:,} are due."
                 )
+            if journal is not None:
+                journal.finish(tensor.name, file, None)
             written(tensor.name)
         _pad(file)
 

@@ -18,6 +18,7 @@ from edgesdk_export.gguf.architectures import decoder_metadata, rope_tensors
 from edgesdk_export.gguf.container import TensorPlan, Value, write_container
 from edgesdk_export.gguf.mixes import FileType, choose_types
 from edgesdk_export.gguf.tensors import StoredTensor, stored_tensors
+from edgesdk_export.resume import Journal
 from edgesdk_export.weights import Decoder, Float32, LazyTensor, PackedTensor, row_ranges
 
 # By tensor name ("blk.0.attn_q.weight"): how much an error in each column matters, float32 [K].
@@ -52,6 +53,7 @@ def write_gguf(
     importance: Importance | None = None,
     types: Mapping[str, GgmlFormat] | None = None,
     own: Mapping[str, LazyTensor] | None = None,
+    journal: Journal | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> WrittenGguf:
     """Write a GGUF that llama.cpp runs. The same input gives the same bytes.
@@ -63,6 +65,7 @@ def write_gguf(
         types: of matrices that depart from the mixture, by tensor name.
         own: the tensors of the GGUF that the decoder was read from, by name: one that already has
             the type that it is to get goes over as it is.
+        journal: of the file, where an earlier call may have been killed; see `write_container`.
         progress: called with the number of layers that are over.
 
     Raises:
@@ -104,7 +107,7 @@ def write_gguf(
         if progress is not None and layer is not None:
             progress(layer)
 
-    write_container(path, metadata, plans, written=written)
+    write_container(path, metadata, plans, written=written, journal=journal)
     if progress is not None:
         progress(spec.layers)
     head = chosen.get("output.weight", chosen["token_embd.weight"])

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgesdk.errors import ExportError
+from edgesdk_export.resume import Journal
 
 # Tensors of a page or more start on a page, so that onnxruntime can map them.
 _PAGE = 4096
@@ -22,11 +23,16 @@ class ExternalDataWriter:
     """Appends tensors to one file and returns headers that point into it.
 
     Use it as a context manager: leaving the block closes the file.
+
+    Args:
+        journal: of sections that an earlier process finished, which are kept; None = begin anew.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, journal: Journal | None = None) -> None:
         self._path = path
-        self._stream = path.open("wb")
+        self._journal = journal
+        self._stream = path.open("wb") if journal is None else journal.open(path)
+        self._section: list[ir.ExternalTensor] = []
 
     def __enter__(self) -> ExternalDataWriter:
         return self
@@ -60,7 +66,30 @@ class ExternalDataWriter:
         written = self._stream.tell() - offset
         if written != size:
             raise ExportError(f"{name} has {written:,} bytes; its shape {shape} needs {size:,}.")
-        return self._header(name, dtype, shape, offset, size)
+        header = self._header(name, dtype, shape, offset, size)
+        self._section.append(header)
+        return header
+
+    def finished(self, section: str) -> tuple[dict[str, ir.ExternalTensor], Any] | None:
+        """The tensors of a section that an earlier process finished, by name, and its note."""
+        if self._journal is None or section not in self._journal.sections:
+            return None
+        tensors, note = self._journal.sections[section]
+        headers = {
+            name: self._header(name, ir.DataType(dtype), tuple(shape), offset, size)
+            for name, dtype, shape, offset, size in tensors
+        }
+        return headers, note
+
+    def finish(self, section: str, note: object) -> None:
+        """All tensors added since the last call are a section; `note` is JSON values."""
+        tensors = [
+            (header.name, int(header.dtype), list(header.shape), header.offset, header.length)
+            for header in self._section
+        ]
+        self._section.clear()
+        if self._journal is not None:
+            self._journal.finish(section, self._stream, (tensors, note))
 
     def view(
         self, name: str, of: ir.ExternalTensor, dtype: ir.DataType, shape: tuple[int, ...]

@@ -3,7 +3,7 @@ rounded anew; and what the second rounding cost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,15 @@ class SecondLoss:
         """Count one tensor: the sums of its squared differences and of its squared values."""
         sums = self._sums.setdefault((source, stored), np.zeros(3))
         sums += (1, squared_error, squares)
+
+    @property
+    def sums(self) -> list[tuple[str, str, list[float]]]:
+        """All that was counted, as JSON values."""
+        return [(*key, sums.tolist()) for key, sums in self._sums.items()]
+
+    def restore(self, sums: Iterable[tuple[str, str, list[float]]]) -> None:
+        """Count what `sums` once was, and nothing else."""
+        self._sums = {(source, stored): np.array(values) for source, stored, values in sums}
 
     def entries(self) -> tuple[SourceBlocks, ...]:
         """In the order of their names."""

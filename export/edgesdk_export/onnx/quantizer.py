@@ -22,7 +22,8 @@ class LayerQuantizer(Protocol):
     def layer(self, index: int) -> Mapping[str, Packed]:
         """Every stored matrix of layer `index` ("layers.{index}.qkv", ...), packed.
 
-        Each may be in a format of its own. Called once for each layer, from the first on.
+        Each may be in a format of its own. Called once for each layer, in order; not for layers
+        that an earlier process finished.
 
         Raises:
             ExportError: a weight is NaN or infinite.

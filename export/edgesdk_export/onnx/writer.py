@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from edgesdk_export.onnx.quantizer import LayerQuantizer
 from edgesdk_export.onnx.rope import rope_chunks, rope_table
 from edgesdk_export.onnx.scheme import FloatFormat, WeightScheme
 from edgesdk_export.onnx.stored import StoredTensors, matrix_parts, norm_names, rope_layers
+from edgesdk_export.resume import Journal
 from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder, LazyTensor, read_whole, row_chunks
 
@@ -29,10 +31,10 @@ DATA_FILE = "model.onnx.data"
 
 
 class Progress(Protocol):
-    """Told after each layer."""
+    """Told before the first layer, and after each."""
 
     def __call__(self, done: int, layers: int) -> None:
-        """`done` of `layers` layers have been written."""
+        """`done` of `layers` layers have been written, by this process or by an earlier one."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,14 @@ def write_decoder(
     scheme: WeightScheme,
     progress: Progress | None = None,
     quantizer: LayerQuantizer | None = None,
+    journal: Journal | None = None,
 ) -> WrittenModel:
     """Write `model.onnx` and `model.onnx.data` into `folder`, a few rows of weights at a time.
 
     The same decoder, scheme and quantizer give the same bytes. `quantizer` decides the codes of
     the linear layers, in formats of its own; None = the scheme's format rounds each row by itself.
+    `journal` is of the data file, where an earlier call with the same arguments may have been
+    killed: layers that it names are neither read nor asked of the quantizer again.
 
     Raises:
         ExportError: a weight is NaN or infinite or does not fit the format, or the decoder's
@@ -77,7 +82,7 @@ def write_decoder(
     """
     spec = decoder.spec
     check_runnable(spec, scheme)
-    with ExternalDataWriter(folder / DATA_FILE) as data:
+    with ExternalDataWriter(folder / DATA_FILE, journal) as data:
         store = _Store(decoder, data)
         _store_all(store, spec, scheme, progress, quantizer)
     ir.save(decoder_model(spec, StoredTensors(store.tensors)), folder / MODEL_FILE)
@@ -116,27 +121,47 @@ def _store_all(
     progress: Progress | None,
     quantizer: LayerQuantizer | None,
 ) -> None:
-    matrices = matrix_parts(spec)
-    norms = norm_names(spec)
-    store.matrix("embed", matrices.pop("embed"), scheme.embedding)
+    store.once("embed", functools.partial(_store_embedding, store, spec, scheme))
     if not isinstance(scheme.embedding, str):
         store.embedding_view(spec)
-    for index in range(spec.layers):
-        at = f"layers.{index}."
-        for name in [name for name in norms if name.startswith(at)]:
-            store.vector(name, (name,))
-        packed = {} if quantizer is None else quantizer.layer(index)
-        for matrix in [matrix for matrix in matrices if matrix.startswith(at)]:
-            parts = matrices.pop(matrix)
-            if quantizer is None:
-                store.matrix(matrix, parts, scheme.linear)
-            else:
-                store.packed(matrix, parts, packed[matrix])
-        if progress is not None:
+    sections = [f"layers.{index}" for index in range(spec.layers)]
+    if progress is not None:
+        progress(sum(store.has(section) for section in sections), spec.layers)
+    for index, section in enumerate(sections):
+        write = functools.partial(_store_layer, store, spec, scheme, quantizer, index)
+        if store.once(section, write) and progress is not None:
             progress(index + 1, spec.layers)
+    store.once("rest", functools.partial(_store_rest, store, spec, scheme))
+
+
+def _store_embedding(store: _Store, spec: DecoderSpec, scheme: WeightScheme) -> None:
+    store.matrix("embed", matrix_parts(spec)["embed"], scheme.embedding)
+
+
+def _store_layer(
+    store: _Store,
+    spec: DecoderSpec,
+    scheme: WeightScheme,
+    quantizer: LayerQuantizer | None,
+    index: int,
+) -> None:
+    at = f"layers.{index}."
+    for name in [name for name in norm_names(spec) if name.startswith(at)]:
+        store.vector(name, (name,))
+    packed = {} if quantizer is None else quantizer.layer(index)
+    for matrix, parts in matrix_parts(spec).items():
+        if not matrix.startswith(at):
+            continue
+        if quantizer is None:
+            store.matrix(matrix, parts, scheme.linear)
+        else:
+            store.packed(matrix, parts, packed[matrix])
+
+
+def _store_rest(store: _Store, spec: DecoderSpec, scheme: WeightScheme) -> None:
     store.vector("final_norm.weight", ("final_norm.weight",))
-    for matrix, parts in matrices.items():
-        store.matrix(matrix, parts, scheme.embedding)
+    if not spec.tied:
+        store.matrix("head", matrix_parts(spec)["head"], scheme.embedding)
     for name, index in rope_layers(spec).items():
         store.rope(name, spec, index)
 
@@ -150,6 +175,22 @@ class _Store:
         self._data = data
         self.tensors: dict[str, ir.ExternalTensor] = {}
         self.second_loss = SecondLoss()
+
+    def has(self, section: str) -> bool:
+        """Whether an earlier process finished a section."""
+        return self._data.finished(section) is not None
+
+    def once(self, section: str, write: Callable[[], None]) -> bool:
+        """Have `write` store a section, unless it is finished; whether it had to."""
+        found = self._data.finished(section)
+        if found is None:
+            write()
+            self._data.finish(section, self.second_loss.sums)
+            return True
+        headers, sums = found
+        self.tensors |= headers
+        self.second_loss.restore(sums)
+        return False
 
     def matrix(self, name: str, parts: tuple[str, ...], form: BlockFormat | FloatFormat) -> None:
         """Store the rows of all `parts` as one matrix, and their biases as one vector."""

@@ -6,7 +6,8 @@ is measured exactly, with the kernels that will run it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -57,26 +58,74 @@ def compare(
 
     `progress` is called with (steps done, steps in all); a step is a layer or a slice of the head.
     """
-    width = max(1, _HEAD_BYTES // (4 * reference.hidden_size))
-    slices = [
-        (start, min(start + width, reference.vocab_size))
-        for start in range(0, reference.vocab_size, width)
-    ]
+    return compare_many(reference, [candidate], windows, progress=progress)[0].divergence
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One candidate against the reference.
+
+    Attributes:
+        state_errors: after each layer, |candidate's hidden state - reference's| / |reference's|,
+            the median over all positions (a few first tokens have states of a hundred times the
+            usual size, which a mean would be of).
+    """
+
+    divergence: Divergence
+    state_errors: tuple[float, ...]
+
+
+def compare_many(
+    reference: LayerStack,
+    candidates: Sequence[LayerStack],
+    windows: Windows,
+    *,
+    progress: Callable[[int, int], None],
+) -> list[Compared]:
+    """As `compare`, for several candidates in one pass over the reference."""
+    slices = head_slices(reference)
     steps = reference.layers + len(slices)
-    ours = _each(candidate.embed(), windows.ids[:, None])
-    theirs = _each(reference.embed(), windows.ids[:, None])
+    ids = windows.ids[:, None]
+    theirs = _each(reference.embed(), ids)
+    ours = [_each(candidate.embed(), ids) for candidate in candidates]
+    errors: list[list[float]] = [[] for _ in candidates]
     for index in range(reference.layers):
-        ours = _each(candidate.layer(index), ours)
         theirs = _each(reference.layer(index), theirs)
+        for number, candidate in enumerate(candidates):
+            ours[number] = _each(candidate.layer(index), ours[number])
+            errors[number].append(_median_error(ours[number], theirs))
         progress(index + 1, steps)
 
-    meters = [DivergenceMeter(row[1:]) for row in windows.ids]
+    meters = [[DivergenceMeter(row[1:]) for row in windows.ids] for _ in candidates]
     for done, (start, stop) in enumerate(slices):
-        candidate_head, reference_head = candidate.head(start, stop), reference.head(start, stop)
-        for meter, mine, other in zip(meters, ours, theirs, strict=True):
-            meter.add(reference_head(other[:, :-1])[0], candidate_head(mine[:, :-1])[0])
+        reference_head = reference.head(start, stop)
+        heads = [candidate.head(start, stop) for candidate in candidates]
+        for row, other in enumerate(theirs):
+            expected = reference_head(other[:, :-1])[0]
+            for head, mine, meter in zip(heads, ours, meters, strict=True):
+                meter[row].add(expected, head(mine[row][:, :-1])[0])
         progress(reference.layers + done + 1, steps)
-    return join([meter.result() for meter in meters])
+    return [
+        Compared(join([meter.result() for meter in row_meters]), tuple(found))
+        for row_meters, found in zip(meters, errors, strict=True)
+    ]
+
+
+def _median_error(ours: npt.NDArray[np.generic], theirs: npt.NDArray[np.generic]) -> float:
+    """Of states [windows, 1, length, hidden], one window in float32 at a time."""
+    found = [
+        np.linalg.norm(np.subtract(mine, other, dtype=np.float32), axis=-1)
+        / np.linalg.norm(other, axis=-1)
+        for mine, other in zip(ours, theirs, strict=True)
+    ]
+    return float(np.median(np.concatenate(found, axis=None)))
+
+
+def head_slices(stack: LayerStack) -> list[tuple[int, int]]:
+    """The vocabulary as [start, stop) of heads that are small enough to be held."""
+    width = max(1, _HEAD_BYTES // (4 * stack.hidden_size))
+    ends = range(width, stack.vocab_size + width, width)
+    return [(end - width, min(end, stack.vocab_size)) for end in ends]
 
 
 def _each(block: Block, states: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

@@ -1,0 +1,122 @@
+"""Bundles that were made at some time, measured against a checkpoint on the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from edgesdk.bundle.manifest import Quality
+from edgesdk.bundle.opening import Bundle
+from edgesdk.errors import DamagedBundle, RequestError
+from edgesdk_export.checkpoint import open_checkpoint
+from edgesdk_export.families import read_decoder
+from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
+from edgesdk_export.quality.streamed import LayerStack, compare_many
+from edgesdk_export.quality.summary import summary
+from edgesdk_export.quality.text import EvaluationText, Windows, cut_windows
+from edgesdk_export.spec import DecoderSpec
+from edgesdk_export.tokenizers import read_text
+
+
+@dataclass(frozen=True)
+class BundleQuality:
+    """One bundle's figures.
+
+    Attributes:
+        state_errors: by layer; see `edgesdk_export.quality.streamed.Compared`.
+    """
+
+    bundle: Bundle
+    quality: Quality
+    state_errors: tuple[float, ...]
+
+
+def measure_bundles(
+    bundles: Sequence[Bundle],
+    checkpoint_path: Path,
+    text: EvaluationText,
+    *,
+    tokens: int,
+    progress: Callable[[int, int], None],
+) -> list[BundleQuality]:
+    """Measure all bundles in one pass over the checkpoint, one layer of each in memory at a time.
+
+    ONNX weights are run by the kernels that an app will run; those of a GGUF are dequantized and
+    computed with in float32, so its figures are of the weights alone.
+
+    Args:
+        tokens: of the text, in windows; the checkpoint's tokenizer cuts it.
+        progress: called with (steps done, steps in all).
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        RequestError: a bundle is of another model, or its graph is not edgesdk's own.
+        ExportError: the text is too short.
+        DamagedBundle: a bundle says of its model what cannot be.
+    """
+    checkpoint = open_checkpoint(checkpoint_path)
+    decoder = read_decoder(checkpoint)
+    for bundle in bundles:
+        _require_same_model(bundle, decoder.spec)
+    side = read_text(checkpoint)
+    shortest = min(
+        decoder.spec.context_length,
+        *(bundle.manifest.shape.context_length for bundle in bundles),
+    )
+    windows: Windows = cut_windows(
+        text,
+        side.tokenizer_json,
+        tokens=tokens,
+        bos=side.entry.bos_token_id if side.entry.add_bos else None,
+        context=shortest,
+    )
+    stacks = [_stack(bundle) for bundle in bundles]
+    found = compare_many(CheckpointStack(decoder), stacks, windows, progress=progress)
+    return [
+        BundleQuality(
+            bundle,
+            summary(one.divergence, text, weights_only=bundle.manifest.format == "gguf"),
+            one.state_errors,
+        )
+        for bundle, one in zip(bundles, found, strict=True)
+    ]
+
+
+def _stack(bundle: Bundle) -> LayerStack:
+    path = bundle.file(bundle.manifest.model_file)
+    if bundle.manifest.format == "gguf":
+        return CheckpointStack(read_decoder(open_checkpoint(path)))
+    if bundle.manifest.spec is None:
+        raise RequestError(
+            f"{bundle.path}: its graph was drawn by {bundle.manifest.exporter}, and cannot be run"
+            " layer by layer.",
+            hint="Its quality was measured when it was exported: edgesdk show NAME",
+        )
+    return WrittenStack(_spec(bundle, bundle.manifest.spec), path)
+
+
+def _spec(bundle: Bundle, values: dict[str, Any]) -> DecoderSpec:
+    try:
+        return TypeAdapter(DecoderSpec).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DamagedBundle(
+            f"{bundle.path}: spec.{place}: {first['msg']}.", hint="Export the model again."
+        ) from None
+
+
+def _require_same_model(bundle: Bundle, spec: DecoderSpec) -> None:
+    shape = bundle.manifest.shape
+    for name in ("layers", "hidden_size", "heads", "kv_heads", "head_size", "vocab_size"):
+        ours, theirs = getattr(shape, name), getattr(spec, name)
+        if ours != theirs:
+            raise RequestError(
+                f"{bundle.path} is of another model: its {name} is {ours:,}, the"
+                f" checkpoint's {theirs:,}.",
+                hint="Give the checkpoint that it was exported from.",
+            )
