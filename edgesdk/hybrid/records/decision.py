@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Route = Literal["local", "cloud"]
+Route = Literal["local", "cloud", "audit"]
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,17 @@ class Decision:
 
     Attributes:
         at: seconds since the epoch.
-        route: who answered.
+        route: who answered; "audit" where an answer of the device that was given already is
+            compared with the cloud's.
         reason: why, in a few words of the SDK's own.
         upload: the privacy rule that held.
         kinds: of what the detectors found, in order.
         confidence: in the local answer, 0 to 1; None where none was made.
         signals: read off the local answer, by name.
+        given_up: the local answer was ended half-way.
+        calibration: id of the one whose promise was audited; empty where there was none.
+        agreed: whether the cloud's answer says the same as the local one; None where that was not
+            audited, or could not be.
         bundle: hash of the local model's bundle.
         endpoint: who answered in the cloud; empty where none did.
         prompt_tokens, output_tokens: of the answer that was given.
@@ -34,6 +39,9 @@ class Decision:
     kinds: tuple[str, ...] = ()
     confidence: float | None = None
     signals: dict[str, float] = field(default_factory=dict)
+    given_up: bool = False
+    calibration: str = ""
+    agreed: bool | None = None
     bundle: str = ""
     endpoint: str = ""
     prompt_tokens: int = 0
