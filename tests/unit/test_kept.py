@@ -86,3 +86,21 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="cannot be written"):
         Kept(tmp_path / "file").write(HASH, "confidence", 1)
+
+
+def test_what_cannot_be_used_is_as_if_it_were_not_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def number(value: Any) -> int:
+        if not isinstance(value, int):
+            raise RequestError("This is no number.")
+        return value
+
+    kept = Kept(tmp_path)
+    assert kept.known(HASH, "confidence", number) is None
+    assert not caplog.records
+    kept.write(HASH, "confidence", 5)
+    assert kept.known(HASH, "confidence", number) == 5
+    kept.write(HASH, "confidence", "five")
+    assert kept.known(HASH, "confidence", number) is None
+    assert "no number" in caplog.text

@@ -13,11 +13,13 @@ The layout is the same in a folder of the device and in one that travels inside 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -30,7 +32,10 @@ _MOST_BYTES = 16 * 2**20
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,95}$"
 _HINT = "Remove it, and train or calibrate again."
 
+_LOG = logging.getLogger("edgesdk.hybrid")
+
 _Name = Annotated[str, Field(pattern=_NAME)]
+_Value = TypeVar("_Value")
 
 
 class _File(BaseModel):
@@ -63,10 +68,24 @@ class Kept:
             RequestError: the file is damaged, of a later version, or cannot be read.
         """
         for folder in (self.folder, *self._shipped):
-            path = _path(folder, bundle, name)
-            if path.is_file():
-                return _value(path, bundle, name)
+            found = _found(_path(folder, bundle, name), bundle, name)
+            if found is not None:
+                return found.value
         return None
+
+    def known(self, bundle: str, name: str, parse: Callable[[JsonValue], _Value]) -> _Value | None:
+        """What `parse` makes of what is kept; None, and a warning, where that is damaged or of
+        another version of edgesdk. An app must start all the same, as if nothing were kept.
+
+        Args:
+            parse: raises RequestError where the value is none of its kind.
+        """
+        try:
+            value = self.read(bundle, name)
+            return None if value is None else parse(value)
+        except RequestError as error:
+            _LOG.warning("what is kept as %r is not used: %s", name, error)
+            return None
 
     def names(self, bundle: str) -> tuple[str, ...]:
         """What is kept of `bundle`, in order."""
@@ -134,10 +153,12 @@ def _put(path: Path, text: str) -> None:
         raise
 
 
-def _value(path: Path, bundle: str, name: str) -> JsonValue:
+def _found(path: Path, bundle: str, name: str) -> _File | None:
     try:
         with path.open("rb") as stream:
             text = stream.read(_MOST_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}.", hint=_HINT) from None
     if len(text) > _MOST_BYTES:
@@ -150,7 +171,7 @@ def _value(path: Path, bundle: str, name: str) -> JsonValue:
         raise RequestError(
             f"{path} is of {found.name!r} of another bundle, {found.bundle}.", hint=_HINT
         )
-    return found.value
+    return found
 
 
 def _path(folder: Path, bundle: str, name: str) -> Path:
