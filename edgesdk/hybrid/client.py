@@ -267,6 +267,7 @@ class HybridClient(Closes):
             output_tokens=counted.completion_tokens if counted else _tokens(local, "output_tokens"),
             money=reply.cost.money,
             seconds=time.time() - started,
+            finish=cloud.finish_reason if cloud else local.receipt.finish_reason if local else "",
         )
         prompt = json.dumps(messages, ensure_ascii=False)
         texts = Texts(prompt, local.text if local else None, cloud.text if cloud else None)

@@ -30,6 +30,8 @@ class Decision:
         prompt_tokens, output_tokens: of the answer that was given.
         money: that it cost, in the currency of the endpoint's prices.
         seconds: from the request to the end of the answer.
+        finish: how the answer that was given ended, in the words of who gave it ("stop" where it
+            is whole).
     """
 
     at: float
@@ -48,6 +50,7 @@ class Decision:
     output_tokens: int = 0
     money: float = 0.0
     seconds: float = 0.0
+    finish: str = ""
 
 
 @dataclass(frozen=True)
