@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -19,6 +20,7 @@ from edgesdk.hybrid.asking import Asked, CloudAsker, NotAsked
 from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.privacy.policy import Messages, Policy, Verdict
 from edgesdk.hybrid.privacy.vault import Vault
+from edgesdk.hybrid.promise import Outcome
 from edgesdk.hybrid.records.decision import Decision, Texts
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.reply import LocalDraft
@@ -43,7 +45,7 @@ class Audits:
     """The app's consent that kept answers are compared with the cloud's, and how.
 
     Only requests that the policy lets leave without asking anybody ("redact" or "allow") are ever
-    audited, and the first of them goes out as any other would: redacted, and within the budget.
+    audited, and they leave as others do: redacted where that is the rule, and within the budget.
 
     Attributes:
         share: of the answers that are kept, 0 to 1; which, is left to chance.
@@ -79,15 +81,6 @@ class Kept:
     verdict: Verdict
     draft: LocalDraft
     calibration: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an audit found."""
-
-    calibration: str
-    confidence: float
-    agreed: bool
 
 
 class Auditor(Closes):
@@ -150,11 +143,9 @@ class Auditor(Closes):
         if thread is None or thread is threading.current_thread():
             return
         while thread.is_alive():
-            try:
-                # Wakes a thread that waits; one that does not looks at `_closing` anyway.
+            # Wakes a thread that waits; one that does not looks at `_closing` anyway.
+            with suppress(queue.Full):
                 self._waiting.put_nowait(None)
-            except queue.Full:
-                pass
             # It may just be about to ask, so once is not enough.
             self._asker.close()
             thread.join(_LOOK_AGAIN)
@@ -164,8 +155,8 @@ class Auditor(Closes):
             try:
                 self._audit(kept)
             except Exception:
-                # Nobody may lose an answer to an audit, whatever a callable or a disk does.
-                _LOG.warning("an audit failed", exc_info=not self._closing.is_set())
+                # The next one is to be made all the same.
+                _LOG.warning("an audit failed", exc_info=True)
 
     def _audit(self, kept: Kept) -> None:
         started = time.time()
@@ -174,6 +165,9 @@ class Auditor(Closes):
             asked = self._ask(kept)
         except NotAsked as error:
             reason = f"not audited: {error}"
+        except Exception as error:
+            # A detector's, or that of a client that is closed under way; it may quote the prompt.
+            reason = f"not audited: asking failed with {type(error).__name__}"
         if self._closing.is_set():
             return
         if asked is not None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgesdk.errors import RequestError
-from edgesdk.hybrid.auditing import Outcome
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.trust.calibrating import Labels, calibrated
@@ -25,6 +24,21 @@ Standing = Literal["none", "holds", "impossible", "stale", "drifted"]
 
 # No answer is this sure, so none is kept.
 _NOTHING = math.inf
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an audit found.
+
+    Attributes:
+        calibration: id of the one by which the answer was kept; empty where there was none.
+        confidence: in the answer.
+        agreed: whether the cloud said the same.
+    """
+
+    calibration: str
+    confidence: float
+    agreed: bool
 
 
 @dataclass(frozen=True)
@@ -91,10 +105,12 @@ class PromiseKeeper:
         self._now = now
         self._calibrations = calibrations
         self._journal = journal
-        self._guard = threading.RLock()
+        # One for what answers wait for, one for what may read and write files.
+        self._guard, self._working = threading.Lock(), threading.Lock()
         self._promise = Promise("none", base)
         self._inputs = InputWatch(())
         self._risk: RiskWatch | None = None
+        self._risk_of = ""
         self._audited: list[Outcome] = []
         found = None if calibrations is None else calibrations.load(now)
         if found is not None:
@@ -127,14 +143,14 @@ class PromiseKeeper:
             passed_over=labels.passed_over,
             confidences=labels.confidences,
         )
-        with self._guard:
+        with self._working:
             self._adopt(made)
             self._save(made)
         return made
 
     def drafted(self, draft: LocalDraft) -> None:
         """The device made an answer to a prompt of a user's."""
-        if draft.confidence is None or draft.given_up:
+        if draft.confidence is None or draft.doubted:
             return
         with self._guard:
             if self._inputs.saw(draft.confidence):
@@ -146,20 +162,19 @@ class PromiseKeeper:
 
     def audited(self, outcome: Outcome) -> None:
         """An answer that was kept was audited."""
-        with self._guard:
+        with self._working:
             self._look_for_news()
             made = self._promise.calibrated
             if made is None or outcome.calibration != made.id:
                 return
-            risk = self._risk
-            if risk is None:
-                risk = self._risk = RiskWatch(made.calibration.alpha, made.calibration.delta)
-                self._audited = []
-                for earlier in self._written_down(made):
-                    self._audited.append(earlier)
-                    risk.saw(not earlier.agreed)
-            self._audited.append(outcome)
-            risk.saw(not outcome.agreed)
+            risk, new = self._risk, [outcome]
+            if risk is None or self._risk_of != made.id:
+                risk = RiskWatch(made.calibration.alpha, made.calibration.delta)
+                self._risk, self._risk_of, self._audited = risk, made.id, []
+                new = [*self._written_down(made), outcome]
+            for one in new:
+                self._audited.append(one)
+                risk.saw(not one.agreed)
             if risk.drifted:
                 self._drifted(made, self._audited[risk.since :])
 
@@ -187,21 +202,23 @@ class PromiseKeeper:
         self._save(fresh)
 
     def _adopt(self, found: Calibrated | Stale) -> None:
-        self._risk = None
+        promise = self._promise_of(found)
+        confidences = found.confidences if isinstance(found, Calibrated) else ()
+        with self._guard:
+            self._promise, self._inputs = promise, InputWatch(confidences)
+        if promise.standing != "holds":
+            _LOG.warning("%s", promise.phrase())
+
+    def _promise_of(self, found: Calibrated | Stale) -> Promise:
         if isinstance(found, Stale):
-            self._inputs = InputWatch(())
-            self._promise = Promise("stale", self._at(_NOTHING), why=found.why)
-        else:
-            threshold = found.calibration.threshold
-            standing: Standing = "holds" if threshold is not None else "impossible"
-            self._inputs = InputWatch(found.confidences)
-            self._promise = Promise(
-                "drifted" if found.drifted else standing,
-                self._at(_NOTHING if threshold is None else threshold),
-                found,
-            )
-        if self._promise.standing != "holds":
-            _LOG.warning("%s", self._promise.phrase())
+            return Promise("stale", self._at(_NOTHING), why=found.why)
+        threshold = found.calibration.threshold
+        standing: Standing = "holds" if threshold is not None else "impossible"
+        return Promise(
+            "drifted" if found.drifted else standing,
+            self._at(_NOTHING if threshold is None else threshold),
+            found,
+        )
 
     def _at(self, threshold: float) -> Confidence:
         return replace(self._base, threshold=threshold)
@@ -228,7 +245,7 @@ class PromiseKeeper:
         if self._journal is None:
             return []
         try:
-            entries = list(self._journal.entries(since=made.at))
+            entries = list(self._journal.entries(since=made.at, route="audit"))
         except RequestError as error:
             _LOG.warning("earlier audits could not be read: %s", error)
             return []

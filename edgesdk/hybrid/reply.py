@@ -19,6 +19,8 @@ class LocalDraft:
         signals: read off its logits; None where it has no token.
         confidence: in it, 0 to 1; None where it has no token.
         given_up: it was ended half-way, because it would not have been kept.
+        doubted: half-way it looked as if it would not be kept, so it is not, ended or not: whether
+            an answer is trusted does not depend on who else could be asked.
     """
 
     text: str
@@ -26,6 +28,7 @@ class LocalDraft:
     signals: Signals | None
     confidence: float | None
     given_up: bool
+    doubted: bool = False
 
 
 @dataclass(frozen=True)

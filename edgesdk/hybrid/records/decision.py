@@ -21,12 +21,13 @@ class Decision:
         kinds: of what the detectors found, in order.
         confidence: in the local answer, 0 to 1; None where none was made.
         signals: read off the local answer, by name.
-        given_up: the local answer was ended half-way.
+        bundle: hash of the local model's bundle.
+        endpoint: who answered in the cloud; empty where none did.
+        doubted: the local answer is not to be kept, whatever its confidence; see
+            `edgesdk.hybrid.reply.LocalDraft`.
         calibration: id of the one whose promise was audited; empty where there was none.
         agreed: whether the cloud's answer says the same as the local one; None where that was not
             audited, or could not be.
-        bundle: hash of the local model's bundle.
-        endpoint: who answered in the cloud; empty where none did.
         prompt_tokens, output_tokens: of the answer that was given.
         money: that it cost, in the currency of the endpoint's prices.
         seconds: from the request to the end of the answer.
@@ -41,11 +42,11 @@ class Decision:
     kinds: tuple[str, ...] = ()
     confidence: float | None = None
     signals: dict[str, float] = field(default_factory=dict)
-    given_up: bool = False
-    calibration: str = ""
-    agreed: bool | None = None
     bundle: str = ""
     endpoint: str = ""
+    doubted: bool = False
+    calibration: str = ""
+    agreed: bool | None = None
     prompt_tokens: int = 0
     output_tokens: int = 0
     money: float = 0.0

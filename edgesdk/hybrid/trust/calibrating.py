@@ -30,8 +30,8 @@ class Labels:
     Attributes:
         confidences: of the answers that a threshold decides about, and
         right: whether each of them is.
-        passed_over: how many prompts had no such answer: it was given up half-way, has no token,
-            or the prompt does not fit. They are never kept, whatever the threshold.
+        passed_over: how many prompts had no such answer: half-way it looked hopeless, it has
+            no token, or the prompt does not fit. They are never kept, whatever the threshold.
     """
 
     confidences: tuple[float, ...] = ()
@@ -73,7 +73,7 @@ def answered(
             raise RequestError(
                 f"The calibration was cancelled after {done} prompts; nothing was changed."
             )
-        if draft is not None and draft.confidence is not None and not draft.given_up:
+        if draft is not None and draft.confidence is not None and not draft.doubted:
             confidences.append(draft.confidence)
             text = draft.text
             right.append(same_answer(check, text) if isinstance(check, str) else bool(check(text)))
@@ -100,7 +100,7 @@ def written_down(entries: Iterable[Entry], confidence: Confidence, *, bundle: st
         decision = entry.decision
         if entry.right is None or decision.route == "audit" or decision.bundle != bundle:
             continue
-        if decision.given_up or set(decision.signals) != set(NAMES):
+        if decision.doubted or set(decision.signals) != set(NAMES):
             passed_over += 1
             continue
         confidences.append(confidence.of(Signals(**decision.signals)))
