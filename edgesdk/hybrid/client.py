@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from typing_extensions import Unpack
@@ -15,6 +17,7 @@ from edgesdk.closing import Closes
 from edgesdk.decode.options import OptionChanges, Options, options_from
 from edgesdk.errors import ContextOverflow, RequestError
 from edgesdk.hybrid.asking import Asked, CloudAsker, NotAsked
+from edgesdk.hybrid.auditing import Audits
 from edgesdk.hybrid.cloud.answer import Piece, Restart
 from edgesdk.hybrid.cloud.attempts import OnBreak
 from edgesdk.hybrid.cloud.clock import Deadline
@@ -22,11 +25,15 @@ from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.drafting import draft
 from edgesdk.hybrid.privacy.policy import Policy, Upload, Verdict
 from edgesdk.hybrid.privacy.vault import Vault
+from edgesdk.hybrid.promise import Promise
 from edgesdk.hybrid.records.decision import Decision, Texts
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.spending.budget import Budget
+from edgesdk.hybrid.trust.calibrating import Check, Progress
+from edgesdk.hybrid.trust.calibrations import Calibrated
 from edgesdk.hybrid.trust.confidence import Confidence
+from edgesdk.hybrid.trusting import Trust
 from edgesdk.model import Model
 from edgesdk.text.prompts import Prompt, messages_of
 
@@ -80,7 +87,8 @@ class HybridClient(Closes):
         policy: what may leave the device.
         budget: what the cloud may cost; None for no limit.
         journal: where decisions are written down; None for nowhere.
-        confidence: how sure an answer has to be.
+        confidence: how sure an answer has to be, where no calibration says.
+        calibrations, audits: see `edgesdk.hybrid.trusting.Trust`.
         on_break: see `edgesdk.hybrid.cloud.client.CloudClient`.
     """
 
@@ -94,12 +102,17 @@ class HybridClient(Closes):
         journal: Journal | None = None,
         confidence: Confidence | None = None,
         on_break: OnBreak = "restart",
+        calibrations: str | Path | None = None,
+        audits: Audits | None = None,
     ) -> None:
         self._model = model
         self._policy = policy or Policy()
         self._journal = journal
-        self._confidence = confidence or Confidence()
         clouds = [cloud] if isinstance(cloud, Cloud) else cloud
+        self._trust = Trust(
+            model, confidence or Confidence(), clouds, self._policy, budget, journal,
+            calibrations=calibrations, audits=audits,
+        )  # fmt: skip
         self._asker = CloudAsker(clouds, self._policy, budget, on_break)
 
     def respond(
@@ -147,8 +160,44 @@ class HybridClient(Closes):
         verdict = self._policy.judge(messages, call=upload, tags=tags)
         return HybridStream(self._answer(messages, checked, verdict, prefer))
 
+    def calibrate(
+        self,
+        labelled: Iterable[tuple[Prompt, Check]] | Journal,
+        *,
+        alpha: float = 0.2,
+        delta: float = 0.05,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+        **options: Unpack[OptionChanges],
+    ) -> Calibrated:
+        """Find the loosest threshold of which can be promised that, but for the probability
+        `delta`, at most the share `alpha` of the answers that the device keeps is wrong; it holds
+        at once. Where the labels allow none, nothing is kept any more, and `missing` says how many
+        more might; see the result's `calibration.phrase()`.
+
+        Args:
+            labelled: prompts like those to come, none of which trained the confidence, each with
+                the expected answer or what tells whether an answer is right; or a journal with
+                labels. See `edgesdk.hybrid.trust.calibrating` for these, `progress` and `cancel`.
+            options: with which answers are made later.
+
+        Raises:
+            InvalidOption: alpha or delta is no probability, or an option is none.
+            RequestError: it was cancelled; nothing was changed.
+        """
+        return self._trust.calibrate(
+            labelled, options_from(options), alpha=alpha, delta=delta, progress=progress,
+            cancel=cancel,
+        )  # fmt: skip
+
+    @property
+    def promise(self) -> Promise:
+        """How far the device's answers can be trusted now."""
+        return self._trust.promise
+
     def close(self) -> None:
         """End all questions to the cloud. The model stays open."""
+        self._trust.close()
         self._asker.close()
 
     def _answer(
@@ -168,6 +217,7 @@ class HybridClient(Closes):
                 messages, options, verdict, local, objection, deadline
             )
         self._write_down(reply, messages, verdict, started)
+        self._trust.answered(messages, options, verdict, reply, chosen=prefer is None)
         return reply
 
     def _local(
@@ -184,7 +234,7 @@ class HybridClient(Closes):
             return local, None
         if local.confidence is None:
             return local, "the device said nothing"
-        if local.given_up or local.confidence < self._confidence.threshold:
+        if local.doubted or local.confidence < self._trust.confidence.threshold:
             return local, f"the device was unsure ({local.confidence:.2f})"
         return local, None
 
@@ -192,7 +242,7 @@ class HybridClient(Closes):
         self, messages: Messages, options: Options, *, may_give_up: bool
     ) -> Generator[HybridEvent, None, LocalDraft]:
         steps = draft(
-            self._model.runtime, messages, options, self._confidence, may_give_up=may_give_up
+            self._model.runtime, messages, options, self._trust.confidence, may_give_up=may_give_up
         )
         while True:
             try:
@@ -261,6 +311,7 @@ class HybridClient(Closes):
             kinds=tuple(sorted(verdict.kinds)),
             confidence=local.confidence if local else None,
             signals=asdict(local.signals) if local and local.signals else {},
+            doubted=local is not None and local.doubted,
             bundle=self._model.runtime.engine.origin.model,
             endpoint=cloud.endpoint if cloud else "",
             prompt_tokens=counted.prompt_tokens if counted else _tokens(local, "prompt_tokens"),
