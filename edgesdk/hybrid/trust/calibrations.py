@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from edgesdk.errors import RequestError
+from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.trust.confidence import Confidence
 from edgesdk.hybrid.trust.kept import Kept, kept_for
@@ -18,6 +19,7 @@ from edgesdk.hybrid.trust.threshold import Calibration
 from edgesdk.model import Model
 
 _NAME = "calibration"
+_APP = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _WORDS = {
     "bundle": "the model",
     "template": "the chat template",
@@ -164,8 +166,13 @@ def calibrations_in(where: str | Path) -> Calibrations:
     """Those of the app of that name in the device's own folder, or those in a folder of the app.
 
     Raises:
-        RequestError: the name is none, when it is used.
+        InvalidOption: the name is none.
     """
     if isinstance(where, Path):
         return Calibrations(Kept(where))
+    if not _APP.fullmatch(where):
+        raise InvalidOption(
+            f"{where!r} cannot be the name of an app.",
+            hint="Use up to 64 of a-z, 0-9, dot, dash and underscore, a letter or digit first.",
+        )
     return Calibrations(kept_for(None), f"{_NAME}-{where}")
