@@ -119,11 +119,11 @@ def test_inputs_that_stay_raise_no_alarm() -> None:
     alarms = 0
     for _ in range(30):
         watch = InputWatch(rng.beta(5, 2, 60).tolist(), window=50)
-        alarms += any([watch.saw(x) for x in rng.beta(5, 2, 200)])
+        alarms += any(watch.saw(x) for x in rng.beta(5, 2, 200))
     # Of 30 trials at 1% each, more than 4 come out in less than one test of ten thousand.
     assert alarms <= 4
 
 
 def test_without_labels_no_input_is_strange() -> None:
     watch = InputWatch(())
-    assert not any([watch.saw(0.5) for _ in range(300)])
+    assert not any(watch.saw(0.5) for _ in range(300))

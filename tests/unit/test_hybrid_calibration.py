@@ -27,6 +27,7 @@ from edgesdk.hybrid.trust.regression import train
 from edgesdk.hybrid.trust.signals import NAMES, Signals
 
 NOW = Circumstances("m", "ab" * 32, "", (), "c")
+OTHER_TEMPLATE = "{# 2 #}" + TEMPLATE
 CLOUD = Cloud("https://cloud.example/v1", "big", "key")
 # Of 60 prompts the 40 that the device is sure of are right, and none of the others.
 SURENESS = {f"<{i}>": 0.9 - 0.01 * i for i in range(60)}
@@ -269,9 +270,9 @@ REGRESSION = train(NAMES, np.eye(len(NAMES)), np.arange(len(NAMES)) > 4)
     ("change", "words"),
     [
         ({"bundle": "cd" * 32}, "the model changed"),
-        ({"template": "{# 2 #}" + TEMPLATE}, "the chat template changed"),
+        ({"template": OTHER_TEMPLATE}, "the chat template changed"),
         (
-            {"template": "{# 2 #}" + TEMPLATE, "cloud": ()},
+            {"template": OTHER_TEMPLATE, "cloud": ()},
             "the chat template and the cloud changed",
         ),
         ({"cloud": replace(CLOUD, model="bigger")}, "the cloud changed"),
