@@ -69,7 +69,7 @@ class Audits:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptAnswer:
     """An answer that the user has.
 
     Attributes:
@@ -111,12 +111,12 @@ class Auditor(Closes):
         self._journal = journal
         self._bundle = bundle
         self._found = found
-        self._waiting: queue.Queue[Kept | None] = queue.Queue(_WAITING)
+        self._waiting: queue.Queue[KeptAnswer | None] = queue.Queue(_WAITING)
         self._guard = threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def offer(self, kept: Kept) -> None:
+    def offer(self, kept: KeptAnswer) -> None:
         """Audit an answer, or do not; returns at once."""
         leaves = kept.verdict.upload in ("redact", "allow")
         if not (leaves and self._asker.possible and self._audits.chance() < self._audits.share):
@@ -158,7 +158,7 @@ class Auditor(Closes):
                 # The next one is to be made all the same.
                 _LOG.warning("an audit failed", exc_info=True)
 
-    def _audit(self, kept: Kept) -> None:
+    def _audit(self, kept: KeptAnswer) -> None:
         started = time.time()
         asked, agreed, reason = None, None, ""
         try:
@@ -177,7 +177,7 @@ class Auditor(Closes):
             self._found(Outcome(kept.calibration, confidence, agreed))
         self._write_down(kept, asked, agreed, reason, started)
 
-    def _ask(self, kept: Kept) -> Asked:
+    def _ask(self, kept: KeptAnswer) -> Asked:
         asking = self._asker.ask(
             kept.messages,
             kept.options,
@@ -193,7 +193,7 @@ class Auditor(Closes):
                 found: Asked = end.value
                 return found
 
-    def _judged(self, kept: Kept, asked: Asked) -> tuple[bool | None, str]:
+    def _judged(self, kept: KeptAnswer, asked: Asked) -> tuple[bool | None, str]:
         if asked.answer.finish_reason != "stop":
             return None, "not audited: the cloud's answer is not whole"
         try:
@@ -204,7 +204,12 @@ class Auditor(Closes):
         return agreed, "the cloud agreed" if agreed else "the cloud did not agree"
 
     def _write_down(
-        self, kept: Kept, asked: Asked | None, agreed: bool | None, reason: str, started: float
+        self,
+        kept: KeptAnswer,
+        asked: Asked | None,
+        agreed: bool | None,
+        reason: str,
+        started: float,
     ) -> None:
         usage = asked.answer.usage if asked else None
         draft = kept.draft

@@ -170,21 +170,8 @@ class HybridClient(Closes):
         cancel: threading.Event | None = None,
         **options: Unpack[OptionChanges],
     ) -> Calibrated:
-        """Find the loosest threshold of which can be promised that, but for the probability
-        `delta`, at most the share `alpha` of the answers that the device keeps is wrong; it holds
-        at once. Where the labels allow none, nothing is kept any more, and `missing` says how many
-        more might; see the result's `calibration.phrase()`.
-
-        Args:
-            labelled: prompts like those to come, none of which trained the confidence, each with
-                the expected answer or what tells whether an answer is right; or a journal with
-                labels. See `edgesdk.hybrid.trust.calibrating` for these, `progress` and `cancel`.
-            options: with which answers are made later.
-
-        Raises:
-            InvalidOption: alpha or delta is no probability, or an option is none.
-            RequestError: it was cancelled; nothing was changed.
-        """
+        """Keep only answers of which at most the share `alpha` is wrong, but for the probability
+        `delta`; see `edgesdk.hybrid.trusting.Trust.calibrate`."""
         return self._trust.calibrate(
             labelled, options_from(options), alpha=alpha, delta=delta, progress=progress,
             cancel=cancel,

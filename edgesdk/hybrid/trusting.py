@@ -11,7 +11,7 @@ from edgesdk.closing import Closes
 from edgesdk.decode.options import Options
 from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.asking import CloudAsker
-from edgesdk.hybrid.auditing import Auditor, Audits, Kept
+from edgesdk.hybrid.auditing import Auditor, Audits, KeptAnswer
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.drafting import draft
 from edgesdk.hybrid.privacy.policy import Policy, Verdict
@@ -95,7 +95,26 @@ class Trust(Closes):
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> Calibrated:
-        """See `edgesdk.hybrid.client.HybridClient.calibrate`."""
+        """Find the loosest threshold of which can be promised that, but for the probability
+        `delta`, at most the share `alpha` of the answers that the device keeps is wrong; it holds
+        at once, and at the next starts. Where the labels allow none, nothing is kept any more;
+        the result's `calibration` has a `phrase` for that, and says how many more might do.
+
+        Args:
+            labelled: prompts, drawn as those to come will be, none of which trained the
+                confidence, each with the expected answer (see
+                `edgesdk.hybrid.trust.judging.same_answer`) or what tells whether an answer is
+                right; or a journal with labels, with which nothing is run.
+            options: with which answers are made later.
+            progress: called after each prompt with how many are done, and how many there are or
+                None.
+            cancel: ends it when set, between two tokens.
+
+        Raises:
+            InvalidOption: alpha or delta is no probability.
+            RequestError: it was cancelled, or a prompt is none. Nothing was changed.
+            Exception: whatever a check raises. Nothing was changed.
+        """
         labels: Labels
         if isinstance(labelled, Journal):
             bundle = self._model.runtime.engine.origin.model
@@ -127,7 +146,9 @@ class Trust(Closes):
             return
         self._keeper.drafted(local)
         if self._auditor is not None and reply.route == "local" and not reply.low_confidence:
-            self._auditor.offer(Kept(messages, options, verdict, local, self._keeper.calibration))
+            self._auditor.offer(
+                KeptAnswer(messages, options, verdict, local, self._keeper.calibration)
+            )
 
     def close(self) -> None:
         """End all audits."""

@@ -16,7 +16,7 @@ from support.waiting import until
 from edgesdk.decode.options import Options
 from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.asking import Asked, NotAsked
-from edgesdk.hybrid.auditing import _WAITING, Auditor, Audits, Kept
+from edgesdk.hybrid.auditing import _WAITING, Auditor, Audits, KeptAnswer
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.answer import CloudAnswer
 from edgesdk.hybrid.cloud.chunks import Usage
@@ -29,7 +29,7 @@ from edgesdk.hybrid.spending.limits import Cost
 from edgesdk.hybrid.trust.calibrating import Labels
 from edgesdk.hybrid.trust.calibrations import Calibrations, Circumstances
 from edgesdk.hybrid.trust.confidence import Confidence
-from edgesdk.hybrid.trust.kept import Kept as Folder
+from edgesdk.hybrid.trust.kept import Kept
 
 NOW = Circumstances("m", "ab" * 32, "", ("big at host",), "c")
 BASE = Confidence(threshold=0.7)
@@ -49,9 +49,9 @@ def draft(text: str = "It is 7.", confidence: float = 0.9) -> LocalDraft:
 DRAFT = draft()
 
 
-def kept(upload: Upload = "redact", calibration: str = "x", **changes: Any) -> Kept:
+def kept(upload: Upload = "redact", calibration: str = "x", **changes: Any) -> KeptAnswer:
     messages = [{"role": "user", "content": "Mail ann@x.io: how many?"}]
-    made = Kept(messages, Options(), Verdict(upload, "a test"), DRAFT, calibration)
+    made = KeptAnswer(messages, Options(), Verdict(upload, "a test"), DRAFT, calibration)
     return replace(made, **changes)
 
 
@@ -263,7 +263,7 @@ def test_audits_that_agree_change_nothing() -> None:
 def test_drift_that_audits_show_keeps_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    where = Calibrations(Folder(tmp_path))
+    where = Calibrations(Kept(tmp_path))
     keeper = PromiseKeeper(BASE, NOW, calibrations=where)
     made = keeper.calibrate(LABELS, alpha=0.2, delta=0.05)
     assert not caplog.records
@@ -308,7 +308,7 @@ def write(journal: Journal, calibration: str, agreed: bool | None, at: float) ->
 
 
 def test_audits_of_earlier_starts_count(tmp_path: Path) -> None:
-    journal, where = Journal(tmp_path / "journal.sqlite"), Calibrations(Folder(tmp_path))
+    journal, where = Journal(tmp_path / "journal.sqlite"), Calibrations(Kept(tmp_path))
     first = PromiseKeeper(BASE, NOW, calibrations=where, journal=journal)
     made = first.calibrate(LABELS, alpha=0.2, delta=0.05)
     for agreed in (None, *[False] * 5):
@@ -329,9 +329,9 @@ def test_audits_of_earlier_starts_count(tmp_path: Path) -> None:
 
 
 def test_what_another_process_calibrated_or_found_holds_here(tmp_path: Path) -> None:
-    one = PromiseKeeper(BASE, NOW, calibrations=Calibrations(Folder(tmp_path)))
+    one = PromiseKeeper(BASE, NOW, calibrations=Calibrations(Kept(tmp_path)))
     one.calibrate(LABELS, alpha=0.2, delta=0.05)
-    other = PromiseKeeper(BASE, NOW, calibrations=Calibrations(Folder(tmp_path)))
+    other = PromiseKeeper(BASE, NOW, calibrations=Calibrations(Kept(tmp_path)))
     outcomes(one, [False] * 40)
     assert (one.promise.standing, other.promise.standing) == ("drifted", "holds")
     outcomes(other, [True])
@@ -361,7 +361,7 @@ def test_prompts_that_became_others_are_told_as_a_warning(
 
 def test_replies_are_offered_only_where_confidence_chose(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.sqlite")
-    offered: list[Kept] = []
+    offered: list[KeptAnswer] = []
     confidence = Confidence(threshold=0.3, give_up_below=0.0)
     with HybridClient(
         fake_model(), journal=journal, audits=Audits(), confidence=confidence

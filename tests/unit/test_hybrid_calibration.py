@@ -115,6 +115,18 @@ def test_prompts_without_an_answer_that_could_be_kept_are_passed_over() -> None:
     assert ours.respond("<a>").low_confidence
 
 
+def test_whether_an_answer_is_doubted_does_not_depend_on_the_cloud() -> None:
+    """Or calibrated would be other answers than those that are kept where it may not be asked."""
+    sure = Confidence(threshold=0.3, give_up_below=0.85, decide_after=8)
+    with client(confidence=sure) as ours:
+        ours._model.runtime.engine.answers = {"<a>": ("no idea at all", 0.6)}  # type: ignore[attr-defined]
+        reply = ours.respond("<a>")
+    assert reply.local is not None
+    assert (reply.text, reply.low_confidence) == ("no idea at all", True)
+    assert (reply.local.doubted, reply.local.given_up) == (True, False)
+    assert (reply.local.confidence or 0) > sure.threshold
+
+
 def test_it_can_be_cancelled_between_tokens() -> None:
     ours = client()
     cancel, asked = threading.Event(), []

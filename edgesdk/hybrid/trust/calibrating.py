@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from edgesdk.errors import ContextOverflow, RequestError
+from edgesdk.errors import ContextOverflow, DeadlineExceeded, RequestError
 from edgesdk.hybrid.records.journal import Entry
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.trust.confidence import Confidence
@@ -31,7 +31,7 @@ class Labels:
         confidences: of the answers that a threshold decides about, and
         right: whether each of them is.
         passed_over: how many prompts had no such answer: half-way it looked hopeless, it has
-            no token, or the prompt does not fit. They are never kept, whatever the threshold.
+            no token, the prompt does not fit, or the deadline was too short. They are never kept, whatever the threshold.
     """
 
     confidences: tuple[float, ...] = ()
@@ -67,7 +67,7 @@ def answered(
     for prompt, check in labelled:
         try:
             draft = _draft(drafting(messages_of(prompt)), cancel)
-        except ContextOverflow:
+        except (ContextOverflow, DeadlineExceeded):
             draft = None
         if draft is None and cancel is not None and cancel.is_set():
             raise RequestError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -129,14 +130,11 @@ class Calibrations:
         if found is not None:
             changes = now.changes(found.circumstances)
             return Stale(f"{' and '.join(changes)} changed since") if changes else found
-        for folder in sorted(self._kept.folder.glob(f"*/{self._name}.json")):
-            try:
-                other = self._read(folder.parent.name)
-            except RequestError:
-                continue
-            if other is not None and other.circumstances.model == now.model:
-                return Stale(f"{' and '.join(now.changes(other.circumstances))} changed since")
-        return None
+        others = [other for other in self._others() if other.circumstances.model == now.model]
+        if not others:
+            return None
+        newest = max(others, key=lambda other: other.at)
+        return Stale(f"{' and '.join(now.changes(newest.circumstances))} changed since")
 
     def save(self, calibrated: Calibrated) -> Path:
         """Keep it, in place of the one that there was for the same model; the file.
@@ -146,6 +144,14 @@ class Calibrations:
         """
         value: JsonValue = _STORED.dump_python(calibrated, mode="json")
         return self._kept.write(calibrated.circumstances.bundle, self._name, value)
+
+    def _others(self) -> Iterator[Calibrated]:
+        """Those of all models that can be read."""
+        for path in self._kept.folder.glob(f"*/{self._name}.json"):
+            with suppress(RequestError):
+                found = self._read(path.parent.name)
+                if found is not None:
+                    yield found
 
     def _read(self, bundle: str) -> Calibrated | None:
         value = self._kept.read(bundle, self._name)

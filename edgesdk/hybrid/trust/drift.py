@@ -87,8 +87,8 @@ class InputWatch:
     """Tells whether confidences still are distributed as those of the labels.
 
     Each `window` of them is compared with the labels' by the two-sample Kolmogorov-Smirnov test,
-    the k-th at the level 0.01 / (k (k + 1)): all together a false alarm has at most probability
-    0.01. Not for several threads.
+    the k-th at the level 0.01 / (k (k + 1)): all together a false alarm of one watch has at most
+    probability 0.01. Not for several threads.
 
     Args:
         reference: the labels' confidences, in the order in which they were drawn.
