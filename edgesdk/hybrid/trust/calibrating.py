@@ -30,8 +30,9 @@ class Labels:
     Attributes:
         confidences: of the answers that a threshold decides about, and
         right: whether each of them is.
-        passed_over: how many prompts had no such answer: half-way it looked hopeless, it has
-            no token, the prompt does not fit, or the deadline was too short. They are never kept, whatever the threshold.
+        passed_over: how many prompts had no such answer: half-way it looked hopeless, it has no
+            token, the prompt does not fit, or the deadline was too short. They are never kept,
+            whatever the threshold.
     """
 
     confidences: tuple[float, ...] = ()
