@@ -103,7 +103,7 @@ def insist(
     time = Deadline(None if deadline.seconds is None else effort.share * deadline.seconds)
     slowest = first.receipt.decode_seconds
     verdict = first
-    while len(answers) <= effort.tries and slowest <= time.remaining:
+    while len(answers) <= effort.tries and slowest < time.remaining:
         began = perf_counter()
         answer = again(_options(first, options, effort, len(answers), time), effort.instruction)
         slowest = max(slowest, perf_counter() - began)
