@@ -278,6 +278,8 @@ def test_tries_are_sampled_and_seeded() -> None:
     assert (verdict.answers, verdict.agreement) == (3, 1.0)
     (first, *_), _ = tried(effort=Effort(temperature=0.5), temperature=0.9)
     assert (first.temperature, first.seed, first.deadline) == (0.9, None, None)
+    # Greedy calls are repeatable, and stay it.
+    assert [each.seed for each in tried()[0]] == [1, 2, 3]
 
 
 def test_a_try_has_a_limit_always() -> None:

@@ -122,7 +122,8 @@ def _options(
     length = _LONGER * first.receipt.output_tokens + _LONGER_BY
     changes: dict[str, Any] = {
         "temperature": max(options.temperature, effort.temperature),
-        "seed": None if options.seed is None else options.seed + number,
+        # The same prompt gets the same answer where the call without effort would give it.
+        "seed": (options.seed or 0) + number if options.repeatable else None,
         "max_tokens": effort.max_tokens or options.max_tokens or length,
         # An instant at least: nothing left is no option's value, and ends the try at once.
         "deadline": None if time.seconds is None else max(time.seconds, 1e-3),

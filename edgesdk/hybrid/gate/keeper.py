@@ -28,8 +28,8 @@ from edgesdk.runtime import Runtime
 
 # Sensors change slowly, and reading them may take milliseconds.
 _LOOK_SECONDS = 5.0
-# What clouds charge for a picture, at most, in tokens; and what a byte is where no tokenizer
-# can tell.
+# About what a cloud counts for a large picture, in tokens; and bytes of a token where the device's
+# tokenizer cannot tell.
 _TOKENS_PER_PICTURE = 1_500
 _BYTES_PER_TOKEN = 3
 # Tokens of an answer where none was given yet.
