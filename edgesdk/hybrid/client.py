@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from typing_extensions import Unpack
@@ -15,6 +17,7 @@ from edgesdk.closing import Closes
 from edgesdk.decode.options import OptionChanges, Options, options_from
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.asking import Asked, CloudAsker, NotAsked
+from edgesdk.hybrid.auditing import Audits
 from edgesdk.hybrid.cloud.answer import Piece, Restart
 from edgesdk.hybrid.cloud.attempts import OnBreak
 from edgesdk.hybrid.cloud.clock import Deadline
@@ -26,13 +29,17 @@ from edgesdk.hybrid.gate.keeper import Gatekeeper
 from edgesdk.hybrid.gate.objection import Objection
 from edgesdk.hybrid.privacy.policy import Policy, Upload, Verdict
 from edgesdk.hybrid.privacy.vault import Vault
+from edgesdk.hybrid.promise import Promise
 from edgesdk.hybrid.records.decision import Decision, Texts
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.stream import HybridEvent, HybridStream
+from edgesdk.hybrid.trust.calibrating import Check, Progress
+from edgesdk.hybrid.trust.calibrations import Calibrated
 from edgesdk.hybrid.trust.confidence import KEPT_AS, Confidence, confidence_from
 from edgesdk.hybrid.trust.kept import Kept, kept_for
+from edgesdk.hybrid.trusting import Trust
 from edgesdk.model import Model
 from edgesdk.scheduling import Cancel
 from edgesdk.text.prompts import Prompt, messages_of
@@ -57,11 +64,12 @@ class HybridClient(Closes):
         policy: what may leave the device.
         budget: what the cloud may cost; None for no limit.
         journal: where decisions are written down; None for nowhere.
-        confidence: how sure an answer has to be; None for the one that is kept for this model, else
-            for a plain one.
+        confidence: how sure an answer has to be, where no calibration says; None for the one that
+            is kept for this model, else for a plain one.
         gate: when the device does not even try.
         effort: what more it does where it is unsure; None for nothing.
         kept: what was learned of the model; None for what the store has, or came with the bundle.
+        calibrations, audits: see `edgesdk.hybrid.trusting.Trust`.
         on_break: see `edgesdk.hybrid.cloud.client.CloudClient`.
     """
 
@@ -78,17 +86,21 @@ class HybridClient(Closes):
         effort: Effort | None = None,
         kept: Kept | None = None,
         on_break: OnBreak = "restart",
+        calibrations: str | Path | None = None,
+        audits: Audits | None = None,
     ) -> None:
         self._model = model
         self._policy = policy or Policy()
         self._journal = journal
         kept = kept or kept_for(model.source)
-        bundle = model.runtime.engine.origin.model
-        known = kept.known(bundle, KEPT_AS, confidence_from)
-        self._confidence = confidence or known or Confidence()
+        known = kept.known(model.runtime.engine.origin.model, KEPT_AS, confidence_from)
         self._keeper = Gatekeeper(model.runtime, gate or DraftGate(), kept)
         self._device = Device(model.runtime, self._keeper, effort)
         clouds = [cloud] if isinstance(cloud, Cloud) else cloud
+        self._trust = Trust(
+            model, confidence or known or Confidence(), clouds, self._policy, budget, journal,
+            calibrations=calibrations, audits=audits,
+        )  # fmt: skip
         self._asker = CloudAsker(clouds, self._policy, budget, on_break)
 
     def respond(
@@ -137,8 +149,44 @@ class HybridClient(Closes):
         cancel = self._model.runtime.cancel_event()
         return HybridStream(self._answer(messages, checked, verdict, prefer, cancel), cancel)
 
+    def calibrate(
+        self,
+        labelled: Iterable[tuple[Prompt, Check]] | Journal,
+        *,
+        alpha: float = 0.2,
+        delta: float = 0.05,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+        **options: Unpack[OptionChanges],
+    ) -> Calibrated:
+        """Find the loosest threshold of which can be promised that, but for the probability
+        `delta`, at most the share `alpha` of the answers that the device keeps is wrong; it holds
+        at once. Where the labels allow none, nothing is kept any more, and `missing` says how many
+        more might; see the result's `calibration.phrase()`.
+
+        Args:
+            labelled: prompts like those to come, none of which trained the confidence, each with
+                the expected answer or what tells whether an answer is right; or a journal with
+                labels. See `edgesdk.hybrid.trust.calibrating` for these, `progress` and `cancel`.
+            options: with which answers are made later.
+
+        Raises:
+            InvalidOption: alpha or delta is no probability, or an option is none.
+            RequestError: it was cancelled; nothing was changed.
+        """
+        return self._trust.calibrate(
+            labelled, options_from(options), alpha=alpha, delta=delta, progress=progress,
+            cancel=cancel,
+        )  # fmt: skip
+
+    @property
+    def promise(self) -> Promise:
+        """How far the device's answers can be trusted now."""
+        return self._trust.promise
+
     def close(self) -> None:
         """End all questions to the cloud. The model stays open."""
+        self._trust.close()
         self._asker.close()
 
     def _answer(
@@ -164,6 +212,7 @@ class HybridClient(Closes):
                 messages, options, verdict, local, objection, deadline, cancel
             )
         self._write_down(reply, messages, verdict, started)
+        self._trust.answered(messages, options, verdict, reply, chosen=prefer is None)
         return reply
 
     def _local(
@@ -180,13 +229,13 @@ class HybridClient(Closes):
             if objection is not None:
                 return None, objection
         local = yield from self._device.answer(
-            messages, options, self._confidence, cancel, others=may_leave
+            messages, options, self._trust.base, cancel, others=may_leave
         )
         if prefer == "local":
             return local, None
         if local.confidence is None:
             return local, Objection("", "the device said nothing")
-        if local.given_up or local.confidence < self._confidence.threshold:
+        if local.doubted or local.confidence < self._trust.confidence.threshold:
             unsure = f"the device was unsure ({local.confidence:.2f}{_tries(local)})"
             return local, Objection("", unsure)
         return local, None
@@ -239,7 +288,7 @@ class HybridClient(Closes):
                 yield Restart(refusal)
             left = replace(options, deadline=deadline.seconds) if options.deadline else options
             local = yield from self._device.answer(
-                messages, left, self._confidence, cancel, others=False
+                messages, left, self._trust.base, cancel, others=False
             )
         elif began:
             yield Restart(refusal)
@@ -263,12 +312,14 @@ class HybridClient(Closes):
             confidence=local.confidence if local else None,
             signals=local.measured if local else {},
             gate=reply.gate,
+            doubted=local is not None and local.doubted,
             bundle=self._model.runtime.engine.origin.model,
             endpoint=cloud.endpoint if cloud else "",
             prompt_tokens=counted.prompt_tokens if counted else _tokens(local, "prompt_tokens"),
             output_tokens=counted.completion_tokens if counted else _tokens(local, "output_tokens"),
             money=reply.cost.money,
             seconds=time.time() - started,
+            finish=cloud.finish_reason if cloud else local.receipt.finish_reason if local else "",
         )
         prompt = json.dumps(messages, ensure_ascii=False)
         texts = Texts(prompt, local.text if local else None, cloud.text if cloud else None)

@@ -47,7 +47,7 @@ def draft(
     meter = SignalMeter()
     held = runtime.engine.sequence() if sequence is None else sequence
     pieces: list[str] = []
-    given_up = False
+    doubted = False
     try:
         generation = runtime.generate(
             held,
@@ -62,9 +62,11 @@ def draft(
                 if step.text:
                     pieces.append(step.text)
                     yield step.text
-                signals = meter.signals() if may_give_up and meter.tokens % _EVERY == 0 else None
-                if signals is not None and confidence.hopeless(signals):
-                    given_up = True
+                if doubted or meter.tokens % _EVERY:
+                    continue
+                signals = meter.signals()
+                doubted = signals is not None and confidence.hopeless(signals)
+                if doubted and may_give_up:
                     break
         finally:
             generation.close()
@@ -81,5 +83,6 @@ def draft(
         receipt_of(finish, runtime.engine.info, load_seconds=runtime.load_seconds),
         signals,
         None if signals is None else confidence.of(signals),
-        given_up,
+        given_up=doubted and may_give_up,
+        doubted=doubted,
     )

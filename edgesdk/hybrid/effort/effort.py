@@ -76,7 +76,7 @@ class Effort:
         least = confidence.give_up_below if self.least is None else self.least
         return (
             (others or self.alone)
-            and not draft.given_up
+            and not draft.doubted
             and draft.receipt.finish_reason in ("stop", "length")
             and draft.confidence is not None
             and least <= draft.confidence < confidence.threshold
