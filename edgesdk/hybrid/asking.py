@@ -81,15 +81,16 @@ class CloudAsker:
         *,
         prompt_tokens: int,
         deadline: Deadline,
-        cancel: Cancel,
+        cancel: Cancel | None = None,
     ) -> Generator[Piece | Restart, None, Asked]:
         """Yield the answer as it comes, with values restored; return how it ended.
 
         Raises:
             NotAsked: the policy, the app, the budget or the network are against it; a `Restart`
-                comes before it where pieces were given out. Or `cancel` was set.
+                comes before it where pieces were given out. Or `cancel` was set, from any thread.
         """
         self._check(messages, verdict)
+        cancel = Cancel() if cancel is None else cancel
         hides = vault if verdict.upload == "redact" else None
         most = options.max_tokens or max(cloud.max_output_tokens for cloud in self._clouds)
         body = request_body(messages, options, vault=hides, max_output_tokens=most)

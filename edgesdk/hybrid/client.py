@@ -98,8 +98,8 @@ class HybridClient(Closes):
         self._device = Device(model.runtime, self._keeper, effort)
         clouds = [cloud] if isinstance(cloud, Cloud) else cloud
         self._trust = Trust(
-            model, confidence or known or Confidence(), clouds, self._policy, budget, journal,
-            calibrations=calibrations, audits=audits,
+            model, self._device, confidence or known or Confidence(), clouds, self._policy, budget,
+            journal, calibrations=calibrations, audits=audits,
         )  # fmt: skip
         self._asker = CloudAsker(clouds, self._policy, budget, on_break)
 
@@ -212,7 +212,8 @@ class HybridClient(Closes):
                 messages, options, verdict, local, objection, deadline, cancel
             )
         self._write_down(reply, messages, verdict, started)
-        self._trust.answered(messages, options, verdict, reply, chosen=prefer is None)
+        chosen = prefer is None and not cancel.is_set()
+        self._trust.answered(messages, options, verdict, reply, chosen=chosen)
         return reply
 
     def _local(

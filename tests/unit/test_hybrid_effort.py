@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -255,18 +255,31 @@ def test_a_trained_fusion_decides() -> None:
 DRAFT = Shown(ScriptEngine(("7",)), STRICT, None).draft
 
 
+def ended(steps: Generator[None, None, LocalDraft]) -> LocalDraft:
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        found: LocalDraft = end.value
+        return found
+
+
 def tried(
     deadline: float | None = None, effort: Effort = COLD, **options: Any
 ) -> tuple[list[Options], LocalDraft]:
     """The options of the tries, the last of which comes to no end."""
     asked: list[Options] = []
 
-    def again(options: Options, instruction: str | None) -> LocalDraft | None:
+    def again(
+        options: Options, instruction: str | None
+    ) -> Generator[None, None, LocalDraft | None]:
         asked.append(options)
+        yield
         return DRAFT if len(asked) < 3 else None
 
-    whole = Deadline(deadline)
-    return asked, insist(DRAFT, again, Options(**options), STRICT, effort, whole)
+    return asked, ended(
+        insist(DRAFT, again, Options(**options), STRICT, effort, Deadline(deadline))
+    )
 
 
 def test_tries_are_sampled_and_seeded() -> None:
@@ -300,14 +313,17 @@ def test_without_time_there_is_no_try() -> None:
     slow = dataclasses.replace(DRAFT.receipt, decode_seconds=60.0)
     asked: list[Options] = []
 
-    def again(options: Options, instruction: str | None) -> LocalDraft | None:
+    def again(
+        options: Options, instruction: str | None
+    ) -> Generator[None, None, LocalDraft | None]:
         asked.append(options)
+        yield
         return None
 
     first = dataclasses.replace(DRAFT, receipt=slow)
-    assert insist(first, again, Options(), STRICT, COLD, Deadline(100)) == first
+    assert ended(insist(first, again, Options(), STRICT, COLD, Deadline(100))) == first
     assert not asked
-    insist(first, again, Options(), STRICT, COLD, Deadline(400))
+    ended(insist(first, again, Options(), STRICT, COLD, Deadline(400)))
     assert len(asked) == 1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -17,19 +17,23 @@ from edgesdk.hybrid.trust.confidence import Confidence
 # Where nobody limits a try, it may become so much longer than the draft was.
 _LONGER, _LONGER_BY = 2, 64
 
-# Answers once more, with options of its own and the last words of the prompt; None where the answer
-# did not come to its end.
-Try = Callable[[Options, str | None], LocalDraft | None]
+# Answers once more, with options of its own and the last words of the prompt, and yields meanwhile;
+# None where the answer did not come to its end.
+Try = Callable[[Options, str | None], Generator[None, None, LocalDraft | None]]
 
 
 @dataclass(frozen=True)
 class Effort:
     """Answer again, by chance each time, and keep what most answers say.
 
-    It is spent on drafts whose confidence is below the threshold, but not hopeless. It ends as soon
+    It is spent on drafts whose confidence is below the threshold, but not hopeless, and ends as soon
     as further answers would hardly change what becomes of the draft. A client makes none unless it
     is told to: each try takes about as long as the draft did, shows nothing meanwhile, and takes
     battery; whether it saves calls depends on model and task, and is to be measured.
+
+    The threshold here is the one that the app set, or that is kept for the model. One that a
+    calibration chooses must not change how answers are made: the calibration makes its own with
+    the same effort, and then decides about them.
 
     Attributes:
         tries: most further answers.
@@ -90,8 +94,8 @@ def insist(
     confidence: Confidence,
     effort: Effort,
     deadline: Deadline,
-) -> LocalDraft:
-    """The answer that most tries agree on, with a confidence that knows of it.
+) -> Generator[None, None, LocalDraft]:
+    """Return the answer that most tries agree on, with a confidence that knows of it.
 
     Args:
         first: the draft, which counts as one of the answers.
@@ -105,7 +109,8 @@ def insist(
     verdict = first
     while len(answers) <= effort.tries and slowest < time.remaining:
         began = perf_counter()
-        answer = again(_options(first, options, effort, len(answers), time), effort.instruction)
+        mine = _options(first, options, effort, len(answers), time)
+        answer = yield from again(mine, effort.instruction)
         slowest = max(slowest, perf_counter() - began)
         if answer is None:
             break

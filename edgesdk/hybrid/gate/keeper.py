@@ -17,9 +17,9 @@ from edgesdk.hybrid.gate.capabilities import (
     tools_lacking,
 )
 from edgesdk.hybrid.gate.features import Messages
-from edgesdk.hybrid.gate.gate import DraftGate
+from edgesdk.hybrid.gate.gate import DraftGate, Hint
 from edgesdk.hybrid.gate.objection import Objection
-from edgesdk.hybrid.gate.prompts import KEPT_AS, prompt_gate_from
+from edgesdk.hybrid.gate.prompts import KEPT_AS, PromptGate, prompt_gate_from
 from edgesdk.hybrid.privacy.policy import texts_in
 from edgesdk.hybrid.trust.kept import Kept
 from edgesdk.power import PowerState
@@ -61,8 +61,14 @@ class Gatekeeper:
         self._clock = clock
         self._looked: tuple[float, PowerState] | None = None
 
-    def objection(self, messages: Messages, options: Options) -> Objection | None:
-        """What speaks against a draft; None where nothing does."""
+    def objection(
+        self, messages: Messages, options: Options, *, steady: bool = False
+    ) -> Objection | None:
+        """What speaks against a draft; None where nothing does.
+
+        Args:
+            steady: ask only what depends on the prompt, not on how the device is just now.
+        """
         lacking = senses_lacking(messages) or tools_lacking(messages, self._runtime)
         if lacking is not None:
             return lacking
@@ -78,7 +84,18 @@ class Gatekeeper:
             return Objection("hint", "the app's hint was the cloud")
         if hint == "local":
             return None
-        return self._state() or self._slowness(tokens, options) or self._learned(messages)
+        now = None if steady else self._state() or self._slowness(tokens, options)
+        return now or self._learned(messages)
+
+    @property
+    def hint(self) -> Callable[[Messages], Hint | None] | None:
+        """The app's."""
+        return self._gate.hint
+
+    @property
+    def prompts(self) -> PromptGate | None:
+        """The learned gate that is used."""
+        return self._gate.prompts
 
     def learn(self, receipt: Receipt) -> None:
         """The device gave an answer."""
