@@ -26,10 +26,10 @@ Try = Callable[[Options, str | None], Generator[None, None, LocalDraft | None]]
 class Effort:
     """Answer again, by chance each time, and keep what most answers say.
 
-    It is spent on drafts whose confidence is below the threshold, but not hopeless, and ends as soon
-    as further answers would hardly change what becomes of the draft. A client makes none unless it
-    is told to: each try takes about as long as the draft did, shows nothing meanwhile, and takes
-    battery; whether it saves calls depends on model and task, and is to be measured.
+    It is spent on drafts whose confidence is below the threshold, but not hopeless, and ends as
+    soon as further answers would hardly change what becomes of the draft. A client makes none
+    unless it is told to: each try takes about as long as the draft did, shows nothing meanwhile,
+    and takes battery; whether it saves calls depends on model and task, and is to be measured.
 
     The threshold here is the one that the app set, or that is kept for the model. One that a
     calibration chooses must not change how answers are made: the calibration makes its own with

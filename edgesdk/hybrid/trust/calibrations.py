@@ -69,9 +69,7 @@ def circumstances_of(
         bundle=model.runtime.engine.origin.model,
         template="" if template is None else template.sha256,
         clouds=tuple(cloud.name for cloud in clouds),
-        confidence=hashlib.sha256(
-            f"{json.dumps(settings, sort_keys=True)}{habits}".encode()
-        ).hexdigest(),
+        confidence=hashlib.sha256(ways.encode()).hexdigest(),
     )
 
 
