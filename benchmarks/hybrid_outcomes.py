@@ -1,0 +1,115 @@
+"""What models answered, on disk: asked once, kept for good.
+
+One JSON line each in a file per model, forced to the disk before the next question is asked, so a
+kill loses at most the line that was being written. Signals are not kept but the steps that they
+are made of: a new signal needs no new answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hybrid_prompts import Prompt, Split
+
+from edgesdk.hybrid.trust.signals import Seen, Signals, signals_of
+
+# A step with the likeliest tokens, (id, log-probability), for signals that are not thought of yet.
+Likeliest = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One answer of one model to one prompt.
+
+    Attributes:
+        key: of model and messages; see `key_of`.
+        model: its name, for people; the key has its hash.
+        answer: as the model wrote it,
+        right: and whether it was.
+        finish: why it ended there.
+        prompt_tokens, output_tokens: how many there were.
+        seconds: it took, the part of the prompt that was in the KV cache excepted.
+        steps: what each step of the decoding left; none where the model is behind an endpoint.
+        likeliest: of each step.
+    """
+
+    key: str
+    model: str
+    family: str
+    level: int
+    split: Split
+    seed: int
+    question: str
+    answer: str
+    right: bool
+    finish: str
+    prompt_tokens: int
+    output_tokens: int
+    seconds: float
+    steps: tuple[Seen, ...]
+    likeliest: tuple[Likeliest, ...]
+
+    @property
+    def signals(self) -> Signals:
+        """As the client would have seen them."""
+        return signals_of(self.steps)
+
+
+def key_of(model_hash: str, prompt: Prompt) -> str:
+    """Changes with the model, the question, and the examples and instruction before it."""
+    said = json.dumps([model_hash, prompt.messages()], ensure_ascii=False)
+    return hashlib.sha256(said.encode()).hexdigest()[:24]
+
+
+class OutcomeStore:
+    """The outcomes in one file. For one writer at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._drop_torn_line()
+        self._keys = {outcome.key for outcome in self}
+
+    def __iter__(self) -> Iterator[Outcome]:
+        if self._path.exists():
+            with self._path.open(encoding="utf-8") as lines:
+                for line in lines:
+                    yield _outcome(json.loads(line))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def append(self, outcome: Outcome) -> None:
+        """Keep an outcome; it is on the disk when this returns."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._keys.add(outcome.key)
+
+    def _drop_torn_line(self) -> None:
+        """Cut what a kill left half-written at the end."""
+        if not self._path.exists():
+            return
+        content = self._path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with self._path.open("r+b") as file:
+                file.truncate(whole)
+
+
+def _outcome(stored: dict[str, Any]) -> Outcome:
+    stored["steps"] = tuple(Seen(*step) for step in stored["steps"])
+    stored["likeliest"] = tuple(
+        tuple((int(token), float(chance)) for token, chance in step) for step in stored["likeliest"]
+    )
+    return Outcome(**stored)
