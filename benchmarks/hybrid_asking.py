@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+import json
 from time import perf_counter
-from typing import Protocol
 
 import httpx
 import numpy as np
-from hybrid_outcomes import Likeliest, Outcome, OutcomeStore, key_of
+from hybrid_outcomes import Likeliest, Outcome
 from hybrid_prompts import Prompt
 
 from edgesdk.decode.options import Options
@@ -20,17 +20,6 @@ MOST_TOKENS = 24
 _LIKELIEST = 5
 
 
-class Asker(Protocol):
-    """Who answers."""
-
-    @property
-    def model_hash(self) -> str:
-        """Says which model it is."""
-
-    def ask(self, prompt: Prompt) -> Outcome:
-        """Answer greedily."""
-
-
 class LocalAsker:
     """A loaded model. The examples of a family stay in a KV cache of its own."""
 
@@ -38,10 +27,9 @@ class LocalAsker:
         self._model = model
         self._sequences: dict[str, Sequence] = {}
 
-    @property
-    def model_hash(self) -> str:
-        """That of the bundle."""
-        return self._model.runtime.engine.origin.model
+    def key(self, prompt: Prompt) -> str:
+        """Of the model's hash, not its name."""
+        return _key(self._model.runtime.engine.origin.model, prompt)
 
     def ask(self, prompt: Prompt) -> Outcome:
         """Answer, and keep what the client would have seen of it."""
@@ -69,7 +57,7 @@ class LocalAsker:
         finish = generation.finish
         assert finish is not None, "a generation that was read to its end has a finish"
         return Outcome(
-            key_of(self.model_hash, prompt), self._model.name, prompt.family, prompt.level,
+            self.key(prompt), self._model.name, prompt.family, prompt.level,
             prompt.split, prompt.seed, prompt.question, answer, prompt.right(answer),
             finish.reason, finish.prompt_tokens, len(finish.tokens), perf_counter() - started,
             meter.steps, tuple(likeliest),
@@ -83,10 +71,9 @@ class EndpointAsker:
         self._client = httpx.Client(base_url=base_url, timeout=120)
         self._model = model
 
-    @property
-    def model_hash(self) -> str:
-        """Its name there; nothing more is known of it."""
-        return f"endpoint:{self._model}"
+    def key(self, prompt: Prompt) -> str:
+        """Of the model's name there; nothing more is known of it."""
+        return _key(f"endpoint:{self._model}", prompt)
 
     def ask(self, prompt: Prompt) -> Outcome:
         """Answer; of the steps nothing is known."""
@@ -102,22 +89,17 @@ class EndpointAsker:
         choice, usage = response["choices"][0], response["usage"]
         answer = choice["message"]["content"] or ""
         return Outcome(
-            key_of(self.model_hash, prompt), self._model, prompt.family, prompt.level,
+            self.key(prompt), self._model, prompt.family, prompt.level,
             prompt.split, prompt.seed, prompt.question, answer, prompt.right(answer),
             choice["finish_reason"], usage["prompt_tokens"], usage["completion_tokens"],
             perf_counter() - started, (), (),
         )  # fmt: skip
 
 
-def collect(
-    asker: Asker, prompts: Iterable[Prompt], store: OutcomeStore, note: Callable[[Outcome], None]
-) -> None:
-    """Ask what the store does not have; `note` is told of each new outcome."""
-    for prompt in prompts:
-        if key_of(asker.model_hash, prompt) not in store:
-            outcome = asker.ask(prompt)
-            store.append(outcome)
-            note(outcome)
+def _key(model: str, prompt: Prompt) -> str:
+    """Changes with the model, the question, and the examples and instruction before it."""
+    said = json.dumps([model, prompt.messages()], ensure_ascii=False)
+    return hashlib.sha256(said.encode()).hexdigest()[:24]
 
 
 def _likeliest(row: Logits) -> Likeliest:

@@ -7,17 +7,16 @@ are made of: a new signal needs no new answers.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from hybrid_prompts import Prompt, Split
+from typing import Any, Protocol, TypeVar
 
 from edgesdk.hybrid.trust.signals import Seen, Signals, signals_of
+
+Question = TypeVar("Question", contravariant=True)
 
 # A step with the likeliest tokens, (id, log-probability), for signals that are not thought of yet.
 Likeliest = tuple[tuple[int, float], ...]
@@ -28,7 +27,7 @@ class Outcome:
     """One answer of one model to one prompt.
 
     Attributes:
-        key: of model and messages; see `key_of`.
+        key: of the model and all that it was told.
         model: its name, for people; the key has its hash.
         answer: as the model wrote it,
         right: and whether it was.
@@ -43,7 +42,7 @@ class Outcome:
     model: str
     family: str
     level: int
-    split: Split
+    split: str
     seed: int
     question: str
     answer: str
@@ -59,12 +58,6 @@ class Outcome:
     def signals(self) -> Signals:
         """As the client would have seen them."""
         return signals_of(self.steps)
-
-
-def key_of(model_hash: str, prompt: Prompt) -> str:
-    """Changes with the model, the question, and the examples and instruction before it."""
-    said = json.dumps([model_hash, prompt.messages()], ensure_ascii=False)
-    return hashlib.sha256(said.encode()).hexdigest()[:24]
 
 
 class OutcomeStore:
@@ -105,6 +98,30 @@ class OutcomeStore:
         if whole < len(content):
             with self._path.open("r+b") as file:
                 file.truncate(whole)
+
+
+class Asker(Protocol[Question]):
+    """Who answers."""
+
+    def key(self, question: Question) -> str:
+        """Of the outcome: another model or another wording has another one."""
+
+    def ask(self, question: Question) -> Outcome:
+        """Answer."""
+
+
+def collect(
+    asker: Asker[Question],
+    questions: Iterable[Question],
+    store: OutcomeStore,
+    note: Callable[[Outcome], None],
+) -> None:
+    """Ask what the store does not have; `note` is told of each new outcome."""
+    for question in questions:
+        if asker.key(question) not in store:
+            outcome = asker.ask(question)
+            store.append(outcome)
+            note(outcome)
 
 
 def _outcome(stored: dict[str, Any]) -> Outcome:

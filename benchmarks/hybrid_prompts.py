@@ -1,4 +1,4 @@
-"""Prompts whose answers can be checked: families of reasoning-gym at three levels each.
+"""Prompts whose answers can be checked: families of reasoning-gym at four levels each.
 
 A prompt is a family, a level and a seed. The seeds of training, calibration and test lie far
 apart, and a question that was asked before is not asked again, because easy levels repeat
@@ -24,6 +24,7 @@ INSTRUCTION = "Answer with the result only, nothing else."
 ROUND: tuple[Split, ...] = ("train", "test", "calibration", "train", "test")
 _FIRST_SEED: dict[Split, int] = {"train": 0, "calibration": 1_000_000, "test": 2_000_000}
 _EXAMPLE_SEED = 9_000_000
+_EXAMPLES = 3
 _MOST_REPEATS = 50
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -58,13 +59,13 @@ def _sums(*settings: tuple[int, int, int]) -> tuple[dict[str, Any], ...]:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("chain_sum", _sums((3, 1, 2), (4, 2, 3), (6, 3, 4))),
-    Family("products", _sums((2, 1, 2), (2, 2, 2), (2, 2, 3))),
+    Family("chain_sum", _sums((2, 1, 1), (3, 1, 2), (4, 2, 3), (6, 3, 4))),
+    Family("products", _sums((2, 1, 1), (2, 1, 2), (2, 2, 2), (2, 2, 3))),
     Family(
         "basic_arithmetic",
         tuple(
             {**level, "operators": ("+", "-", "*")}
-            for level in _sums((3, 1, 1), (4, 1, 2), (5, 1, 2))
+            for level in _sums((2, 1, 1), (3, 1, 1), (4, 1, 2), (5, 1, 2))
         ),
     ),
     Family(
@@ -80,20 +81,22 @@ FAMILIES: tuple[Family, ...] = (
             {"max_terms": 4, "max_value": 50},
         ),
     ),
-    Family("gcd", ({"max_value": 40}, {"max_value": 150}, {"max_value": 1000})),
+    Family("gcd", ({"max_value": 12}, {"max_value": 40}, {"max_value": 150}, {"max_value": 1000})),
     Family(
         "fraction_simplification",
         (
+            {"max_value": 5, "min_factor": 2, "max_factor": 5, "styles": ("plain",)},
             {"max_value": 10, "min_factor": 2, "max_factor": 6, "styles": ("plain",)},
             {"max_value": 40, "min_factor": 2, "max_factor": 12, "styles": ("plain",)},
             {"max_value": 200, "min_factor": 2, "max_factor": 40, "styles": ("plain",)},
         ),
         _FRACTION,
     ),
-    Family("count_bits", ({"max_n": 63}, {"max_n": 255}, {"max_n": 4095})),
+    Family("count_bits", ({"max_n": 31}, {"max_n": 63}, {"max_n": 255}, {"max_n": 4095})),
     Family(
         "letter_counting",
         (
+            {"min_words": 1, "max_words": 1},
             {"min_words": 1, "max_words": 2},
             {"min_words": 2, "max_words": 5},
             {"min_words": 6, "max_words": 10},
@@ -102,6 +105,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "leg_counting",
         (
+            {"min_animals": 1, "max_animals": 1, "max_instances": 3},
             {"min_animals": 1, "max_animals": 1, "max_instances": 9},
             {"min_animals": 1, "max_animals": 2, "max_instances": 6},
             {"min_animals": 2, "max_animals": 3, "max_instances": 8},
@@ -110,6 +114,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "base_conversion",
         (
+            {"max_base": 10, "min_value": 2, "max_value": 9},
             {"max_base": 10, "min_value": 2, "max_value": 20},
             {"max_base": 10, "min_value": 10, "max_value": 60},
             {"max_base": 16, "min_value": 20, "max_value": 200},
@@ -118,12 +123,18 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "prime_factorization",
-        ({"max_value": 60}, {"min_value": 40, "max_value": 200}, {"min_value": 150}),
+        (
+            {"max_value": 30},
+            {"max_value": 60},
+            {"min_value": 40, "max_value": 200},
+            {"min_value": 150},
+        ),
         _LINE,
     ),
     Family(
         "calendar_arithmetic",
         (
+            {"tasks": ["weekday_of_date_from_first_date"], "offset_upper_bound": 3},
             {"tasks": ["weekday_of_date_from_first_date"], "offset_upper_bound": 10},
             {"tasks": ["weekday_offset"], "offset_upper_bound": 20},
             {"tasks": ["weekday_offset", "weekday_of_date"], "offset_upper_bound": 100},
@@ -133,6 +144,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "family_relationships",
         (
+            {"min_family_size": 3, "max_family_size": 3},
             {"min_family_size": 3, "max_family_size": 4},
             {"min_family_size": 4, "max_family_size": 5},
             {"min_family_size": 6, "max_family_size": 7},
@@ -143,14 +155,21 @@ FAMILIES: tuple[Family, ...] = (
         "decimal_chain_sum",
         tuple(
             {**level, "min_decimal_places": 1, "max_decimal_places": places}
-            for level, places in zip(_sums((2, 1, 1), (3, 1, 2), (3, 2, 3)), (1, 2, 2), strict=True)
+            for level, places in zip(
+                _sums((2, 1, 1), (2, 1, 2), (3, 1, 2), (3, 2, 3)), (1, 1, 2, 2), strict=True
+            )
         ),
         held_out=True,
     ),
-    Family("lcm", ({"max_value": 12}, {"max_value": 30}, {"max_value": 100}), held_out=True),
+    Family(
+        "lcm",
+        ({"max_value": 8}, {"max_value": 12}, {"max_value": 30}, {"max_value": 100}),
+        held_out=True,
+    ),
     Family(
         "spell_backward",
         (
+            {"min_word_len": 3, "max_word_len": 3},
             {"min_word_len": 3, "max_word_len": 4},
             {"min_word_len": 4, "max_word_len": 6},
             {"min_word_len": 6, "max_word_len": 9},
@@ -161,17 +180,19 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "time_intervals",
         tuple(
-            {"task_types": ["time"], "max_time_difference_seconds": hours * 3600}
-            for hours in (1, 3, 12)
+            {"task_types": ["time"], "max_time_difference_seconds": int(hours * 3600)}
+            for hours in (0.5, 1, 3, 12)
         ),
         _TIME,
         held_out=True,
     ),
     Family(
         "number_sequence",
-        tuple(
-            {"min_terms": 5, "min_value": 0, "max_value": 30, "max_complexity": rules}
-            for rules in (1, 2, 3)
+        (
+            {"min_terms": 7, "min_value": 0, "max_value": 10, "max_complexity": 1},
+            {"min_terms": 5, "min_value": 0, "max_value": 30, "max_complexity": 1},
+            {"min_terms": 5, "min_value": 0, "max_value": 30, "max_complexity": 2},
+            {"min_terms": 5, "min_value": 0, "max_value": 30, "max_complexity": 3},
         ),
         held_out=True,
     ),
@@ -189,7 +210,7 @@ class Prompt:
     question: str
 
     def messages(self) -> list[dict[str, Any]]:
-        """A chat that shows three examples first, one of each level; all prompts of a family begin
+        """A chat that shows examples of the easier levels first. All prompts of a family begin
         alike, so a KV cache keeps that part."""
         chat = [{"role": "system", "content": INSTRUCTION}]
         for question, answer in _examples(self.family):
@@ -269,7 +290,7 @@ def _entry(name: str, level: int, seed: int) -> tuple[Any, int]:
 @cache
 def _examples(name: str) -> tuple[tuple[str, str], ...]:
     found = []
-    for level in range(len(_family(name).levels)):
+    for level in range(_EXAMPLES):
         dataset, at = _entry(name, level, _EXAMPLE_SEED + level)
         entry = dataset[at]
         found.append((str(entry["question"]).strip(), str(entry["answer"])))
