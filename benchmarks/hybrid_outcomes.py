@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -61,19 +61,13 @@ class Outcome:
 
 
 class OutcomeStore:
-    """The outcomes in one file. For one writer at a time."""
+    """Where outcomes are kept, in one file. For one writer at a time; see `outcomes_in`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._drop_torn_line()
-        self._keys = {outcome.key for outcome in self}
-
-    def __iter__(self) -> Iterator[Outcome]:
-        if self._path.exists():
-            with self._path.open(encoding="utf-8") as lines:
-                for line in lines:
-                    yield _outcome(json.loads(line))
+        self._keys = {outcome.key for outcome in outcomes_in(path)}
 
     def __contains__(self, key: str) -> bool:
         return key in self._keys
@@ -91,13 +85,19 @@ class OutcomeStore:
 
     def _drop_torn_line(self) -> None:
         """Cut what a kill left half-written at the end."""
-        if not self._path.exists():
-            return
+        self._path.touch()
         content = self._path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             with self._path.open("r+b") as file:
                 file.truncate(whole)
+
+
+def outcomes_in(path: Path) -> list[Outcome]:
+    """Those in the file of a store, in order; its writer may be at work."""
+    lines = path.read_bytes().split(b"\n")
+    # What follows the last line's end is not written yet.
+    return [_outcome(json.loads(line)) for line in lines[:-1]]
 
 
 class Asker(Protocol[Question]):
