@@ -71,6 +71,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "simple_equations",
         (
+            {"max_terms": 2, "max_value": 9, "operators": ("+",), "operators_weights": (1.0,)},
             {
                 "max_terms": 2,
                 "max_value": 20,
