@@ -45,6 +45,7 @@ def main() -> None:
 @click.option("--prompts", default=4000, show_default=True, help="Most that are asked.")
 @click.option("--level", "levels", multiple=True, type=int, help="Ask these alone; 0 is easiest.")
 @click.option("--only-test", is_flag=True, help="Leave out training and calibration.")
+@click.option("--plain", is_flag=True, help="Without a chat: the smallest models do better so.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--endpoint", help="Ask the model there, in place of loading it.")
 def collect_command(
@@ -53,6 +54,7 @@ def collect_command(
     prompts: int,
     levels: tuple[int, ...],
     only_test: bool,
+    plain: bool,
     threads: int,
     endpoint: str | None,
 ) -> None:
@@ -67,7 +69,7 @@ def collect_command(
         _collect(EndpointAsker(endpoint, model), some, store, f"{model}-endpoint")
         return
     with load(model, threads=threads, context=_CONTEXT) as loaded:
-        _collect(LocalAsker(loaded), some, store, loaded.name)
+        _collect(LocalAsker(loaded, plain=plain), some, store, loaded.name)
 
 
 @main.command("report")

@@ -21,15 +21,21 @@ _LIKELIEST = 5
 
 
 class LocalAsker:
-    """A loaded model. The examples of a family stay in a KV cache of its own."""
+    """A loaded model. The examples of a family stay in a KV cache of its own.
 
-    def __init__(self, model: Model) -> None:
+    Args:
+        plain: go on with a text, in place of a chat.
+    """
+
+    def __init__(self, model: Model, *, plain: bool = False) -> None:
         self._model = model
+        self._plain = plain
         self._sequences: dict[str, Sequence] = {}
 
     def key(self, prompt: Prompt) -> str:
         """Of the model's hash, not its name."""
-        return _key(self._model.runtime.engine.origin.model, prompt)
+        said = prompt.text() if self._plain else prompt.messages()
+        return _key(self._model.runtime.engine.origin.model, said)
 
     def ask(self, prompt: Prompt) -> Outcome:
         """Answer, and keep what the client would have seen of it."""
@@ -37,6 +43,8 @@ class LocalAsker:
         sequence = self._sequences.get(prompt.family)
         if sequence is None:
             sequence = self._sequences[prompt.family] = runtime.engine.sequence()
+        encoder = runtime.encoder
+        ids = encoder.plain(prompt.text()) if self._plain else encoder.chat(prompt.messages())
         meter = SignalMeter()
         likeliest: list[Likeliest] = []
 
@@ -47,7 +55,7 @@ class LocalAsker:
         started = perf_counter()
         generation = runtime.generate(
             sequence,
-            runtime.encoder.chat(prompt.messages()),
+            ids,
             Options(max_tokens=MOST_TOKENS, stop="\n", speculate="off"),
             started=started,
             cancel=runtime.cancel_event(),
@@ -73,7 +81,7 @@ class EndpointAsker:
 
     def key(self, prompt: Prompt) -> str:
         """Of the model's name there; nothing more is known of it."""
-        return _key(f"endpoint:{self._model}", prompt)
+        return _key(f"endpoint:{self._model}", prompt.messages())
 
     def ask(self, prompt: Prompt) -> Outcome:
         """Answer; of the steps nothing is known."""
@@ -96,10 +104,10 @@ class EndpointAsker:
         )  # fmt: skip
 
 
-def _key(model: str, prompt: Prompt) -> str:
+def _key(model: str, said: object) -> str:
     """Changes with the model, the question, and the examples and instruction before it."""
-    said = json.dumps([model, prompt.messages()], ensure_ascii=False)
-    return hashlib.sha256(said.encode()).hexdigest()[:24]
+    text = json.dumps([model, said], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _likeliest(row: Logits) -> Likeliest:

@@ -219,6 +219,14 @@ class Prompt:
             chat.append({"role": "assistant", "content": answer})
         return [*chat, {"role": "user", "content": self.question}]
 
+    def text(self) -> str:
+        """The same for a model that goes on with a text; the smallest do better so."""
+        shown = "".join(
+            f"Question: {question}\nAnswer: {answer}\n\n"
+            for question, answer in _examples(self.family)
+        )
+        return f"{shown}Question: {self.question}\nAnswer:"
+
     def right(self, reply: str) -> bool:
         """Whether a reply has the answer; a part of the credit is not enough."""
         found = _family(self.family).answer.findall(reply)
