@@ -43,6 +43,7 @@ def main() -> None:
 @click.argument("model")
 @click.option("--store", type=click.Path(path_type=Path, file_okay=False), required=True)
 @click.option("--prompts", default=4000, show_default=True, help="Most that are asked.")
+@click.option("--family", "families", multiple=True, help="Ask these alone.")
 @click.option("--level", "levels", multiple=True, type=int, help="Ask these alone; 0 is easiest.")
 @click.option("--only-test", is_flag=True, help="Leave out training and calibration.")
 @click.option("--plain", is_flag=True, help="Without a chat: the smallest models do better so.")
@@ -52,6 +53,7 @@ def collect_command(
     model: str,
     store: Path,
     prompts: int,
+    families: tuple[str, ...],
     levels: tuple[int, ...],
     only_test: bool,
     plain: bool,
@@ -62,7 +64,9 @@ def collect_command(
     wanted = (
         prompt
         for prompt in rounds()
-        if (not levels or prompt.level in levels) and not (only_test and prompt.split != "test")
+        if (not families or prompt.family in families)
+        and (not levels or prompt.level in levels)
+        and not (only_test and prompt.split != "test")
     )
     some = itertools.islice(wanted, prompts)
     if endpoint is not None:

@@ -6,6 +6,7 @@ of Gupta et al. 2024 (arXiv:2404.10136), quantiles of token log-probabilities th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from edgesdk.engines.base import Logits
 # Of the 10% quantile.
 _QUANTILE = 0.1
 _GRAM = 4
+# Logits are no more exact than this; a probability of 1 has no finite odds.
+_SUREST = -1e-6
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class Signals:
         mean_entropy: of all distributions, in nats.
         repetition: share of the 4-grams that came before in the answer.
         length: tokens.
+        log_odds: of the whole answer: ln(p / (1 - p)), where p is the product of the tokens'
+            probabilities. Of short answers, which are right or wrong as a whole, no other signal
+            tells more (benchmarks/hybrid.py); of long ones it is near their log-probability.
     """
 
     first_entropy: float
@@ -47,6 +53,7 @@ class Signals:
     mean_entropy: float
     repetition: float
     length: float
+    log_odds: float
 
     def vector(self) -> npt.NDArray[np.float64]:
         """All of them in order, float64 [signals]."""
@@ -126,7 +133,14 @@ def signals_of(steps: Sequence[Seen]) -> Signals:
         mean_entropy=float(np.mean([step.entropy for step in steps])),
         repetition=repetition([step.token for step in steps]),
         length=float(len(steps)),
+        log_odds=log_odds(float(found.sum())),
     )
+
+
+def log_odds(log_probability: float) -> float:
+    """ln(p / (1 - p)) from ln(p), without the loss of p near 0 and near 1; at most some 14."""
+    inside = min(log_probability, _SUREST)
+    return inside - math.log(-math.expm1(inside))
 
 
 def repetition(tokens: Iterable[int]) -> float:
