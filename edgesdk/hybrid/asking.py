@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgesdk.decode.options import Options
+from edgesdk.engines.caller import Interrupted
 from edgesdk.errors import (
     BudgetExceeded,
     CloudBroken,
@@ -27,6 +28,7 @@ from edgesdk.hybrid.privacy.restoring import RestoringStream, restore
 from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.spending.limits import Cost
+from edgesdk.scheduling import Cancel
 
 # Prompts are counted by the device's tokenizer; another one makes more of the same text, but not
 # so many more.
@@ -79,14 +81,16 @@ class CloudAsker:
         *,
         prompt_tokens: int,
         deadline: Deadline,
+        cancel: Cancel | None = None,
     ) -> Generator[Piece | Restart, None, Asked]:
         """Yield the answer as it comes, with values restored; return how it ended.
 
         Raises:
             NotAsked: the policy, the app, the budget or the network are against it; a `Restart`
-                comes before it where pieces were given out.
+                comes before it where pieces were given out. Or `cancel` was set, from any thread.
         """
         self._check(messages, verdict)
+        cancel = Cancel() if cancel is None else cancel
         hides = vault if verdict.upload == "redact" else None
         most = options.max_tokens or max(cloud.max_output_tokens for cloud in self._clouds)
         body = request_body(messages, options, vault=hides, max_output_tokens=most)
@@ -105,16 +109,23 @@ class CloudAsker:
             self._client = CloudClient(self._clouds, on_break=self._on_break)
         restoring = RestoringStream(vault)
         try:
-            with self._client.stream(body, deadline=deadline.seconds) as stream:
+            with (
+                self._client.stream(body, deadline=deadline.seconds) as stream,
+                cancel.caller().heeding(stream.close),
+            ):
                 for event in stream:
                     if isinstance(event, Restart):
                         restoring = RestoringStream(vault)
                         yield event
                     elif isinstance(event, Piece) and (text := restoring.feed(event.text)):
                         yield Piece(text)
+                if cancel.is_set():
+                    raise NotAsked("cancelled")
                 if text := restoring.flush():
                     yield Piece(text)
                 answer = stream.answer
+        except Interrupted as error:
+            raise NotAsked("cancelled") from error
         except (CloudRefused, CloudBusy, CloudUnreachable) as error:
             # These come before any work is done, so nothing is owed. After other errors the
             # reservation stays: the endpoint may have worked, and may charge for it.

@@ -25,13 +25,13 @@ from edgesdk.hybrid.records.decision import Decision, Texts
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.trust.judging import same_answer
+from edgesdk.scheduling import Cancel
 
 _LOG = logging.getLogger("edgesdk.hybrid")
 
 # More would wait for minutes; what does not fit is not audited.
 _WAITING = 16
 _DEADLINE = 120.0
-_LOOK_AGAIN = 0.1
 
 Judge: TypeAlias = Callable[[Messages, str, str], bool]
 
@@ -113,7 +113,7 @@ class Auditor(Closes):
         self._found = found
         self._waiting: queue.Queue[KeptAnswer | None] = queue.Queue(_WAITING)
         self._guard = threading.Lock()
-        self._closing = threading.Event()
+        self._closing = Cancel()
         self._thread: threading.Thread | None = None
 
     def offer(self, kept: KeptAnswer) -> None:
@@ -142,13 +142,11 @@ class Auditor(Closes):
             thread = self._thread
         if thread is None or thread is threading.current_thread():
             return
-        while thread.is_alive():
-            # Wakes a thread that waits; one that does not looks at `_closing` anyway.
-            with suppress(queue.Full):
-                self._waiting.put_nowait(None)
-            # It may just be about to ask, so once is not enough.
-            self._asker.close()
-            thread.join(_LOOK_AGAIN)
+        # Wakes a thread that waits; one that does not looks at `_closing` anyway.
+        with suppress(queue.Full):
+            self._waiting.put_nowait(None)
+        thread.join()
+        self._asker.close()
 
     def _work(self) -> None:
         while (kept := self._waiting.get()) is not None and not self._closing.is_set():
@@ -166,7 +164,7 @@ class Auditor(Closes):
         except NotAsked as error:
             reason = f"not audited: {error}"
         except Exception as error:
-            # A detector's, or that of a client that is closed under way; it may quote the prompt.
+            # A detector's, say; it may quote the prompt.
             reason = f"not audited: asking failed with {type(error).__name__}"
         if self._closing.is_set():
             return
@@ -185,6 +183,7 @@ class Auditor(Closes):
             Vault(self._policy.detectors),
             prompt_tokens=kept.draft.receipt.prompt_tokens,
             deadline=Deadline(_DEADLINE),
+            cancel=self._closing,
         )
         while True:
             try:

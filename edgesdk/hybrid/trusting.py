@@ -13,7 +13,7 @@ from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.asking import CloudAsker
 from edgesdk.hybrid.auditing import Auditor, Audits, KeptAnswer
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.drafting import draft
+from edgesdk.hybrid.device import Device
 from edgesdk.hybrid.privacy.policy import Policy, Verdict
 from edgesdk.hybrid.promise import Promise, PromiseKeeper
 from edgesdk.hybrid.records.journal import Journal
@@ -30,6 +30,7 @@ class Trust(Closes):
     """Decides by which confidence answers are kept. Several threads may use it.
 
     Args:
+        device: makes the answers.
         base: the app's own setting.
         calibrations: name of the app, whose calibrations are then kept in the device's own folder,
             or a folder of the app's; None keeps them for as long as this lives.
@@ -42,6 +43,7 @@ class Trust(Closes):
     def __init__(
         self,
         model: Model,
+        device: Device,
         base: Confidence,
         clouds: Sequence[Cloud],
         policy: Policy,
@@ -52,10 +54,12 @@ class Trust(Closes):
         audits: Audits | None = None,
     ) -> None:
         self._model = model
+        self._device = device
+        self._others = bool(clouds)
         self._base = base
         self._keeper = PromiseKeeper(
             base,
-            circumstances_of(model, clouds, base),
+            circumstances_of(model, clouds, base, device.habits(base)),
             calibrations=None if calibrations is None else calibrations_in(calibrations),
             journal=journal,
         )
@@ -74,6 +78,12 @@ class Trust(Closes):
                 bundle=model.runtime.engine.origin.model,
                 found=self._keeper.audited,
             )
+
+    @property
+    def base(self) -> Confidence:
+        """The app's own setting: answers are made by it, whatever threshold then decides about
+        them, because a threshold must not change what it was chosen for."""
+        return self._base
 
     @property
     def confidence(self) -> Confidence:
@@ -121,8 +131,10 @@ class Trust(Closes):
             labels = written_down(labelled.entries(), self._base, bundle=bundle)
         else:
 
-            def drafting(messages: list[dict[str, Any]]) -> Generator[str, None, LocalDraft]:
-                return draft(self._model.runtime, messages, options, self._base, may_give_up=True)
+            def drafting(
+                messages: list[dict[str, Any]],
+            ) -> Generator[object, None, LocalDraft | None]:
+                return self._device.trial(messages, options, self._base)
 
             labels = answered(labelled, drafting, progress=progress, cancel=cancel)
         return self._keeper.calibrate(labels, alpha=alpha, delta=delta)
@@ -144,7 +156,9 @@ class Trust(Closes):
         local = reply.local
         if local is None or not chosen:
             return
-        self._keeper.drafted(local)
+        # Where nobody else may answer less is tried, and other confidences come of it.
+        if verdict.upload != "local_only" or not self._others:
+            self._keeper.drafted(local)
         if self._auditor is not None and reply.route == "local" and not reply.low_confidence:
             self._auditor.offer(
                 KeptAnswer(messages, options, verdict, local, self._keeper.calibration)

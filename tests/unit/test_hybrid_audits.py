@@ -56,7 +56,7 @@ def kept(upload: Upload = "redact", calibration: str = "x", **changes: Any) -> K
 
 
 class Asker:
-    """Stands for `CloudAsker`: answers, fails, or waits until it is closed."""
+    """Stands for `CloudAsker`: answers, fails, or waits until it is cancelled."""
 
     def __init__(self, says: str | Exception | None = "7", finish: str = "stop") -> None:
         self.says = says
@@ -65,12 +65,14 @@ class Asker:
         self.closed = threading.Event()
         self.possible = True
 
-    def ask(self, *arguments: Any, **named: Any) -> Generator[None, None, Asked]:
+    def ask(
+        self, *arguments: Any, cancel: threading.Event, **named: Any
+    ) -> Generator[None, None, Asked]:
         self.asked += 1
         yield None
         if self.says is None:
-            assert self.closed.wait(30)
-            raise RuntimeError("the client has been closed")
+            assert cancel.wait(30)
+            raise NotAsked("cancelled")
         if isinstance(self.says, Exception):
             raise self.says
         answer = CloudAnswer(self.says, "", (), self.finish, Usage(5, 2), "big at host", 1)
@@ -221,6 +223,7 @@ def test_nobody_waits_for_an_audit_and_closing_ends_it(make: Make) -> None:
     (thread,) = [each for each in threading.enumerate() if each.name == "edgesdk-audits"]
     one.auditor.close()
     assert not thread.is_alive()
+    assert one.asker.closed.is_set()
     one.auditor.close()
     one.auditor.offer(kept())
     assert (one.asker.asked, one.outcomes, one.entries(0)) == (1, [], [])

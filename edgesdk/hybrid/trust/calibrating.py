@@ -20,7 +20,7 @@ from edgesdk.text.prompts import Prompt, messages_of
 # The answer that is expected, or what tells whether an answer is right.
 Check: TypeAlias = str | Callable[[str], bool]
 Progress: TypeAlias = Callable[[int, int | None], None]
-Drafting: TypeAlias = Callable[[list[dict[str, Any]]], Generator[str, None, LocalDraft]]
+Drafting: TypeAlias = Callable[[list[dict[str, Any]]], Generator[object, None, LocalDraft | None]]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Labels:
         confidences: of the answers that a threshold decides about, and
         right: whether each of them is.
         passed_over: how many prompts had no such answer: half-way it looked hopeless, it has no
-            token, the prompt does not fit, or the deadline was too short. They are never kept,
-            whatever the threshold.
+            token, the prompt does not fit, a gate turns it down, or the deadline was too short.
+            They are never kept, whatever the threshold.
     """
 
     confidences: tuple[float, ...] = ()
@@ -52,7 +52,8 @@ def answered(
     Args:
         labelled: prompts, drawn as those to come will be, each with the expected answer (see
             `edgesdk.hybrid.trust.judging.same_answer`) or what tells whether an answer is right.
-        drafting: makes an answer as it will be made later, giving up half-way included.
+        drafting: makes an answer as it will be made later, giving up half-way included; None
+            where none would be made.
         progress: called after each prompt with how many are done and how many there are, None
             where that is not known.
         cancel: ends it when set, between two tokens.
@@ -91,7 +92,8 @@ def written_down(entries: Iterable[Entry], confidence: Confidence, *, bundle: st
     Args:
         entries: with `right` where somebody said whether the device's answer is; the others are
             left out, and so are audits, which only saw answers that were kept.
-        confidence: computes the confidences anew, from the signals.
+        confidence: computes the confidences anew, from the signals, and the agreement where the
+            device answered several times.
         bundle: hash of the model; entries of others are left out.
     """
     confidences: list[float] = []
@@ -101,10 +103,16 @@ def written_down(entries: Iterable[Entry], confidence: Confidence, *, bundle: st
         decision = entry.decision
         if entry.right is None or decision.route == "audit" or decision.bundle != bundle:
             continue
-        if decision.doubted or set(decision.signals) != set(NAMES):
+        signals = dict(decision.signals)
+        agreement = signals.pop("agreement", None)
+        signals.pop("answers", None)
+        if decision.doubted or set(signals) != set(NAMES):
             passed_over += 1
             continue
-        confidences.append(confidence.of(Signals(**decision.signals)))
+        alone = confidence.of(Signals(**signals))
+        confidences.append(
+            alone if agreement is None else confidence.with_agreement(alone, agreement)
+        )
         right.append(entry.right)
     return Labels(tuple(confidences), tuple(right), passed_over)
 
@@ -125,14 +133,14 @@ def calibrated(labels: Labels, *, alpha: float, delta: float) -> Calibration:
 
 
 def _draft(
-    steps: Generator[str, None, LocalDraft], cancel: threading.Event | None
+    steps: Generator[object, None, LocalDraft | None], cancel: threading.Event | None
 ) -> LocalDraft | None:
-    """The draft at its end; None where it was cancelled."""
+    """The draft at its end; None where it was cancelled, or there is none."""
     try:
         while cancel is None or not cancel.is_set():
             next(steps)
     except StopIteration as end:
-        found: LocalDraft = end.value
+        found: LocalDraft | None = end.value
         return found
     finally:
         steps.close()

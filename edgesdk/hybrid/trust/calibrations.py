@@ -38,7 +38,7 @@ class Circumstances:
         bundle: hash of the model.
         template: hash of its chat template; empty where it has none.
         clouds: names of the endpoints, in order.
-        confidence: hash of all of `Confidence` but its threshold.
+        confidence: hash of all of `Confidence` but its threshold, and of the device's habits.
     """
 
     model: str
@@ -55,17 +55,22 @@ class Circumstances:
 
 
 def circumstances_of(
-    model: Model, clouds: Sequence[Cloud], confidence: Confidence
+    model: Model, clouds: Sequence[Cloud], confidence: Confidence, habits: str = ""
 ) -> Circumstances:
-    """Those of a client with these parts."""
+    """Those of a client with these parts.
+
+    Args:
+        habits: what else decides how answers are made; see `edgesdk.hybrid.device.Device.habits`.
+    """
     template = model.runtime.encoder.template
     settings = {name: value for name, value in asdict(confidence).items() if name != "threshold"}
+    ways = json.dumps(settings, sort_keys=True) + habits
     return Circumstances(
         model=model.name,
         bundle=model.runtime.engine.origin.model,
         template="" if template is None else template.sha256,
         clouds=tuple(cloud.name for cloud in clouds),
-        confidence=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+        confidence=hashlib.sha256(ways.encode()).hexdigest(),
     )
 
 
