@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from edgesdk.closing import Closes
@@ -219,7 +219,7 @@ class Auditor(Closes):
             upload=kept.verdict.upload,
             kinds=tuple(sorted(kept.verdict.kinds)),
             confidence=draft.confidence,
-            signals=asdict(draft.signals) if draft.signals else {},
+            signals=draft.measured,
             calibration=kept.calibration,
             agreed=agreed,
             bundle=self._bundle,

@@ -110,6 +110,9 @@ class Trust(Closes):
         at once, and at the next starts. Where the labels allow none, nothing is kept any more;
         the result's `calibration` has a `phrase` for that, and says how many more might do.
 
+        It is about answers to requests that may leave the device. Where gates or effort make a
+        difference, those that may not are answered otherwise, and nothing is promised of them.
+
         Args:
             labelled: prompts, drawn as those to come will be, none of which trained the
                 confidence, each with the expected answer (see
@@ -134,7 +137,7 @@ class Trust(Closes):
             def drafting(
                 messages: list[dict[str, Any]],
             ) -> Generator[object, None, LocalDraft | None]:
-                return self._device.trial(messages, options, self._base)
+                return self._device.trial(messages, options, self._base, others=self._others)
 
             labels = answered(labelled, drafting, progress=progress, cancel=cancel)
         return self._keeper.calibrate(labels, alpha=alpha, delta=delta)
@@ -156,8 +159,8 @@ class Trust(Closes):
         local = reply.local
         if local is None or not chosen:
             return
-        # Where nobody else may answer less is tried, and other confidences come of it.
-        if verdict.upload != "local_only" or not self._others:
+        # Where nobody else may answer, less is tried and no gate is asked; the labels were not so.
+        if not reply.gate and (verdict.upload != "local_only" or not self._others):
             self._keeper.drafted(local)
         if self._auditor is not None and reply.route == "local" and not reply.low_confidence:
             self._auditor.offer(

@@ -106,7 +106,7 @@ def written_down(entries: Iterable[Entry], confidence: Confidence, *, bundle: st
         signals = dict(decision.signals)
         agreement = signals.pop("agreement", None)
         signals.pop("answers", None)
-        if decision.doubted or set(signals) != set(NAMES):
+        if decision.doubted or decision.gate or set(signals) != set(NAMES):
             passed_over += 1
             continue
         alone = confidence.of(Signals(**signals))
