@@ -217,8 +217,9 @@ class HybridClient(Closes):
             if objection is not None:
                 return None, objection
         local = yield from self._device.answer(
-            messages, options, self._trust.base, cancel, others=may_leave
-        )
+            messages, options, self._trust.base, cancel,
+            others=may_leave, threshold=self._trust.confidence.threshold,
+        )  # fmt: skip
         if prefer == "local":
             return local, None
         if local.confidence is None:

@@ -58,18 +58,22 @@ class Device:
         cancel: Cancel,
         *,
         others: bool,
+        threshold: float = 0.0,
     ) -> Generator[Piece | Restart, None, LocalDraft]:
         """Yield the answer as it comes; return what it was.
 
         Args:
+            confidence: by which the answer is made.
             others: whether anyone else could answer.
+            threshold: that will decide about the answer; above 1 no effort could save one.
 
         Raises:
             RequestError: the messages need more than a model of text has.
             ContextOverflow, EmptyPrompt, TemplateError, EngineError, DeadlineExceeded: see
                 `edgesdk.hybrid.drafting.draft`.
         """
-        steps = self._steps(messages, options, confidence, cancel, others=others)
+        effort = self._effort if threshold <= 1 else None
+        steps = self._steps(messages, options, confidence, cancel, effort, others=others)
         try:
             while True:
                 step = next(steps)
@@ -82,20 +86,19 @@ class Device:
             steps.close()
 
     def trial(
-        self, messages: Messages, options: Options, confidence: Confidence, *, others: bool
+        self, messages: Messages, options: Options, confidence: Confidence
     ) -> Generator[object, None, LocalDraft | None]:
-        """What `answer` would make of a prompt, to judge it by; None where the prompt itself would
-        not let the device try. Something is yielded after each piece, so that it can be left.
-
-        Args:
-            others: whether anyone else can answer; without, no gate is asked.
+        """What `answer` would make of a prompt where others could answer, to judge it by; None
+        where the prompt itself would not let the device try. Something is yielded after each piece,
+        so that it can be left.
 
         Raises:
             EmptyPrompt, EngineError, DeadlineExceeded: see `answer`.
         """
-        if others and self._keeper.objection(messages, options, steady=True) is not None:
+        if self._keeper.objection(messages, options, steady=True) is not None:
             return None
-        return (yield from self._steps(messages, options, confidence, Cancel(), others=others))
+        steps = self._steps(messages, options, confidence, Cancel(), self._effort, others=True)
+        return (yield from steps)
 
     def _steps(
         self,
@@ -103,6 +106,7 @@ class Device:
         options: Options,
         confidence: Confidence,
         cancel: Cancel,
+        effort: Effort | None,
         *,
         others: bool,
     ) -> Generator[Piece | Restart | None, None, LocalDraft]:
@@ -115,7 +119,6 @@ class Device:
                 told, options, confidence, cancel, sequence, others=others
             )
             self._keeper.learn(first.receipt)
-            effort = self._effort
             if effort is None or not effort.worth(first, confidence, others=others):
                 return first
 

@@ -57,9 +57,10 @@ class Trust(Closes):
         self._device = device
         self._others = bool(clouds)
         self._base = base
+        self._habits = device.habits(base)
         self._keeper = PromiseKeeper(
             base,
-            circumstances_of(model, clouds, base, device.habits(base)),
+            circumstances_of(model, clouds, base, self._habits),
             calibrations=None if calibrations is None else calibrations_in(calibrations),
             journal=journal,
         )
@@ -137,7 +138,7 @@ class Trust(Closes):
             def drafting(
                 messages: list[dict[str, Any]],
             ) -> Generator[object, None, LocalDraft | None]:
-                return self._device.trial(messages, options, self._base, others=self._others)
+                return self._device.trial(messages, options, self._base)
 
             labels = answered(labelled, drafting, progress=progress, cancel=cancel)
         return self._keeper.calibrate(labels, alpha=alpha, delta=delta)
@@ -160,7 +161,8 @@ class Trust(Closes):
         if local is None or not chosen:
             return
         # Where nobody else may answer, less is tried and no gate is asked; the labels were not so.
-        if not reply.gate and (verdict.upload != "local_only" or not self._others):
+        as_labels = self._others and verdict.upload != "local_only" and not reply.gate
+        if as_labels or not self._habits:
             self._keeper.drafted(local)
         if self._auditor is not None and reply.route == "local" and not reply.low_confidence:
             self._auditor.offer(

@@ -25,7 +25,6 @@ from edgesdk.hybrid.gate.keeper import Gatekeeper
 from edgesdk.hybrid.gate.prompts import (
     KEPT_AS,
     PromptGate,
-    auroc,
     examples_in,
     prompt_gate_from,
     train_prompts,
@@ -34,6 +33,7 @@ from edgesdk.hybrid.gate.rates import Rates
 from edgesdk.hybrid.records.decision import Decision, Texts
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.trust.kept import Kept
+from edgesdk.hybrid.trust.quality import auroc
 from edgesdk.power import PowerState
 from edgesdk.receipt import Receipt
 
@@ -356,14 +356,6 @@ def test_prompts_that_tell_nothing_turn_little_down() -> None:
     gate = train_prompts(examples)
     assert abs(gate.auroc - 0.5) < 0.15
     assert np.mean([gate.chance(said(prompt)) < gate.threshold for prompt, _ in examples]) < 0.15
-
-
-@given(st.lists(st.integers(0, 5), min_size=1), st.lists(st.integers(0, 5), min_size=1))
-def test_auroc_counts_pairs(right: list[int], wrong: list[int]) -> None:
-    won = [(mine > theirs) + (mine == theirs) / 2 for mine in right for theirs in wrong]
-    labels = np.array([True] * len(right) + [False] * len(wrong))
-    found = auroc(np.array(right + wrong, float), labels)
-    assert found == pytest.approx(sum(won) / len(won))
 
 
 def test_training_says_what_it_needs() -> None:

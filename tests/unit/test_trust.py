@@ -34,7 +34,7 @@ def test_signals_are_what_they_say(rows: np.ndarray) -> None:
     wanted = [
         entropies[0], chosen[0], chosen.mean(), chosen.min(), np.quantile(chosen, 0.1),
         margins.mean(), margins.min(), entropies.mean(), 0.0, 4.0,
-        chosen.sum() - np.log1p(-np.exp(min(chosen.sum(), -1e-6))),
+        chosen.sum() - np.log1p(-np.exp(min(chosen.sum(), -1e-6))), 0.0,
     ]  # fmt: skip
     np.testing.assert_allclose(found.vector(), np.array(wanted, float), atol=1e-4)
     assert len(NAMES) == len(wanted)

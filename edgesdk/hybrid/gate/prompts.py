@@ -19,6 +19,7 @@ from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.gate.features import NAMES, Messages, features
 from edgesdk.hybrid.records.journal import Entry
 from edgesdk.hybrid.trust.kept import Kept
+from edgesdk.hybrid.trust.quality import auroc
 from edgesdk.hybrid.trust.regression import LogisticRegression, Matrix, from_json, train
 from edgesdk.text.prompts import Prompt, messages_of
 
@@ -136,20 +137,12 @@ def examples_in(
         bundle: only those that this model answered.
     """
     return [
-        (json.loads(entry.texts.prompt), entry.texts.right)
+        (json.loads(entry.texts.prompt), entry.right)
         for entry in entries
         if entry.texts is not None
-        and entry.texts.right is not None
+        and entry.right is not None
         and bundle in (None, entry.decision.bundle)
     ]
-
-
-def auroc(scores: Matrix, right: npt.NDArray[np.bool_]) -> float:
-    """The chance that a right one scores above a wrong one; ties count half (Mann-Whitney)."""
-    order = np.sort(scores[~right])
-    below = np.searchsorted(order, scores[right], "left")
-    upto = np.searchsorted(order, scores[right], "right")
-    return float((below + upto).mean() / 2 / len(order))
 
 
 def _unseen(inputs: Matrix, right: npt.NDArray[np.bool_], folds: npt.NDArray[np.int_]) -> Matrix:

@@ -14,7 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from edgesdk.decode.constraint import Constraint
 from edgesdk.engines.base import Logits
+from edgesdk.hybrid.trust.trouble import MindedConstraint
 
 # Of the 10% quantile.
 _QUANTILE = 0.1
@@ -41,6 +43,8 @@ class Signals:
         log_odds: of the whole answer: ln(p / (1 - p)), where p is the product of the tokens'
             probabilities. Of short answers, which are right or wrong as a whole, no other signal
             tells more (benchmarks/hybrid.py); of long ones it is near their log-probability.
+        forbidden: share of the probability that went to tokens which the answer's form forbids,
+            mean over the tokens; 0 where it has no form.
     """
 
     first_entropy: float
@@ -54,6 +58,7 @@ class Signals:
     repetition: float
     length: float
     log_odds: float
+    forbidden: float = 0.0
 
     def vector(self) -> npt.NDArray[np.float64]:
         """All of them in order, float64 [signals]."""
@@ -71,12 +76,14 @@ class Seen(NamedTuple):
         log_probability: of the token.
         entropy: of the distribution, in nats.
         margin: between the likeliest and the second token, in logits.
+        forbidden: share of the probability that the answer's form forbids.
     """
 
     token: int
     log_probability: float
     entropy: float
     margin: float
+    forbidden: float = 0.0
 
 
 class SignalMeter:
@@ -84,6 +91,11 @@ class SignalMeter:
 
     def __init__(self) -> None:
         self._steps: list[Seen] = []
+        self._forbidden = 0.0
+
+    def minding(self, constraint: Constraint) -> Constraint:
+        """`constraint`, of which the next steps are to tell how much it forbids."""
+        return MindedConstraint(constraint, self._forbade)
 
     def saw(self, row: Logits, token: int) -> None:
         """A step chose `token` by the logits `row`, float32 [vocab]."""
@@ -100,8 +112,13 @@ class SignalMeter:
                 float(shifted[token]) - log_total,
                 log_total - float(np.dot(weights, finite)) / total,
                 float(top[1] - top[0]),
+                self._forbidden,
             )
         )
+
+    def _forbade(self, share: float) -> None:
+        """The step that comes next is held to a form."""
+        self._forbidden = share
 
     @property
     def tokens(self) -> int:
@@ -134,6 +151,7 @@ def signals_of(steps: Sequence[Seen]) -> Signals:
         repetition=repetition([step.token for step in steps]),
         length=float(len(steps)),
         log_odds=log_odds(float(found.sum())),
+        forbidden=float(np.mean([step.forbidden for step in steps])),
     )
 
 
