@@ -14,6 +14,7 @@ from support.sure_engine import SureEngine
 
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.client import HybridClient
+from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.effort.effort import Effort
 from edgesdk.hybrid.gate.features import NAMES as FEATURES
 from edgesdk.hybrid.gate.gate import DraftGate
@@ -33,13 +34,16 @@ LABELLED = [(f"How many? <{i}>", "7") for i in range(60)]
 # Between two sureness each, so that no rounding matters.
 BASE = Confidence(threshold=0.695, give_up_below=0.395)
 COLD = Effort(temperature=0.01)
+# It is never asked: whether it could be decides how answers are made.
+CLOUD = Cloud("https://cloud.example/v1", "big", "key")
 PLAIN = LogisticRegression(FEATURES, (0.0,) * len(FEATURES), (1.0,) * len(FEATURES),
                            (0.0,) * len(FEATURES), 9.0)  # fmt: skip
 
 
 def client(engine: SureEngine | None = None, **changes: Any) -> HybridClient:
     model = fake_model(engine or SureEngine(ANSWERS))
-    return HybridClient(model, **{"confidence": BASE, "kept": Kept(Path("nowhere")), **changes})
+    settings = {"cloud": CLOUD, "confidence": BASE, "kept": Kept(Path("nowhere"))}
+    return HybridClient(model, **{**settings, **changes})
 
 
 def fifties(messages: Any) -> Any:
@@ -99,7 +103,7 @@ def test_tries_of_a_calibration_can_be_cancelled() -> None:
 
 
 def test_no_effort_where_nothing_can_be_kept() -> None:
-    ours = client(effort=replace(COLD, alone=True))
+    ours = client(cloud=(), effort=replace(COLD, alone=True))
     before = ours.respond("<30>")
     assert before.local is not None
     assert (before.local.answers, before.low_confidence) == (4, False)
