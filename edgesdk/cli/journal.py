@@ -15,7 +15,7 @@ from rich.table import Table
 
 from edgesdk.cli.new_file import write_new
 from edgesdk.cli.output import print_json, results
-from edgesdk.cli.since import Since
+from edgesdk.cli.since import moment
 from edgesdk.cli.terminal import printable
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.records.decision import Route
@@ -39,7 +39,7 @@ _REASONS = 10
 
 @click.command("journal", epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--since", type=Since(), default=0.0, help="From then on: 12h, 7d, 2026-01-31.")
+@click.option("--since", type=moment, help="From then on: 12h, 7d, 2026-01-31.")
 @click.option(
     "--route", type=click.Choice(["local", "cloud"]), help="Only what was answered there."
 )
@@ -56,7 +56,7 @@ _REASONS = 10
 @click.option("--json", "as_json", is_flag=True, help="Print each entry as a line of JSON.")
 def command(
     path: Path,
-    since: float,
+    since: float | None,
     route: Route | None,
     last: int | None,
     only_totals: bool,
@@ -75,7 +75,7 @@ def command(
     journal = Journal(path)
 
     def chosen() -> Iterable[Entry]:
-        return journal.entries(since=since, route=route, last=last)
+        return journal.entries(since=since or 0.0, route=route, last=last)
 
     if export is not None:
         _export(export, chosen(), as_json)
@@ -93,7 +93,7 @@ def command(
         for line in _lines(chosen()):
             click.echo(line, nl=False)
     else:
-        shown = list(journal.entries(since=since, route=route, last=last or _ROWS))
+        shown = list(journal.entries(since=since or 0.0, route=route, last=last or _ROWS))
         _print_table(results(), shown, totals_of(chosen()))
 
 

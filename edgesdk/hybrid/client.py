@@ -267,11 +267,12 @@ class HybridClient(Closes):
                 asked.answer.text, "cloud", reason, False, local, asked.answer, asked.cost, gate
             )
         except NotAsked as error:
-            refusal = str(error)
+            refusal, cost = str(error), error.cost
         finally:
             asking.close()
         if cancel.is_set() and began:
-            return HybridReply("".join(said), "cloud", f"{reason}; cancelled", True, local)
+            reason = f"{reason}; cancelled"
+            return HybridReply("".join(said), "cloud", reason, True, local, cost=cost)
         if local is None or local.given_up:
             if shown or began:
                 yield Restart(refusal)
@@ -282,7 +283,8 @@ class HybridClient(Closes):
         elif began:
             yield Restart(refusal)
             yield Piece(local.text)
-        return HybridReply(local.text, "local", f"{reason}; {refusal}", True, local, gate=gate)
+        reason = f"{reason}; {refusal}"
+        return HybridReply(local.text, "local", reason, True, local, cost=cost, gate=gate)
 
     def _write_down(
         self, reply: HybridReply, messages: Messages, verdict: Verdict, started: float

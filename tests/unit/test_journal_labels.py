@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgesdk.errors import RequestError
+from edgesdk.hybrid.records import journal as journal_file
 from edgesdk.hybrid.records.decision import Decision, Texts
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.records.totals import totals_of
@@ -132,19 +133,23 @@ def test_openings_of_an_old_journal_at_once(tmp_path: Path) -> None:
     assert [entry.id for entry in opened[0].entries()] == [1, 2]
 
 
-def test_a_long_journal_is_read_page_by_page(tmp_path: Path) -> None:
+def test_a_long_journal_is_read_page_by_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_file, "_PAGE", 5)
     journal = Journal(tmp_path / "j")
-    for number in range(1_203):
+    for number in range(23):
         route = SENT if number % 3 == 0 else KEPT
         journal.append(replace(route, at=float(number)), prompt=str(number))
-    assert [entry.id for entry in journal.entries()] == list(range(1, 1_204))
-    assert [entry.id for entry in journal.entries(route="cloud", last=3)] == [1_195, 1_198, 1_201]
-    assert [entry.id for entry in journal.entries(since=1_200.0, route="local")] == [1_202, 1_203]
+    assert [entry.id for entry in journal.entries()] == list(range(1, 24))
+    assert [entry.id for entry in journal.entries(route="cloud", last=4)] == [13, 16, 19, 22]
+    assert [entry.id for entry in journal.entries(since=20.0, route="local")] == [21, 23]
+    assert [entry.id for entry in journal.entries(last=15)] == list(range(9, 24))
     reading = journal.entries()
     next(reading)
     # A reader that is half-way keeps nobody from writing.
-    assert Journal(tmp_path / "j").append(KEPT, prompt="x") == 1_204
-    assert len(list(reading)) == 1_203
+    assert Journal(tmp_path / "j").append(KEPT, prompt="x") == 24
+    assert len(list(reading)) == 23
 
 
 def test_totals(tmp_path: Path) -> None:

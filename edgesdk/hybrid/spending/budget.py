@@ -50,17 +50,22 @@ class Budget:
             for statement in _SCHEMA:
                 database.execute(statement)
 
-    def reserve(self, worst: Cost) -> Reservation:
-        """Set aside what a call may cost at most.
+    def reserve(self, worst: Cost, *, before: Cost | None = None) -> Reservation:
+        """Set aside what a call, or one attempt of it, may cost at most.
+
+        Args:
+            before: what earlier attempts of the same call cost; for the limits per call.
 
         Raises:
             BudgetExceeded: with what others have spent or reserved it would go above a limit.
             RequestError: the file cannot be used any more.
         """
-        alone = self._limits.per_call(worst)
+        so_far = before or Cost()
+        whole = Cost(so_far.money + worst.money, so_far.tokens + worst.tokens)
+        alone = self._limits.per_call(whole)
         if alone is not None:
             raise BudgetExceeded(
-                f"The call may cost {_phrase(worst)}, which is above {alone}.",
+                f"The call may cost {_phrase(whole)}, which is above {alone}.",
                 limit=alone,
                 free_in=None,
                 hint="Shorten the prompt, or allow fewer tokens of answer.",
