@@ -310,6 +310,13 @@ def test_a_hint_cannot_make_the_impossible_possible() -> None:
     assert gate_of(found.objection(said([PICTURE]), Options())) == "vision"
 
 
+def test_a_hint_that_is_none_has_no_opinion(caplog: pytest.LogCaptureFixture) -> None:
+    odd: Any = DraftGate(hint=lambda messages: messages[0]["content"])
+    assert keeper(odd).objection(said("a secret"), Options()) is None
+    assert "none of local, cloud" in caplog.text
+    assert "secret" not in caplog.text
+
+
 def test_a_hint_that_fails_has_no_opinion(caplog: pytest.LogCaptureFixture) -> None:
     def hint(messages: Any) -> Any:
         raise KeyError(messages[0]["content"])
@@ -393,6 +400,8 @@ def test_a_journal_with_texts_is_a_training_set(tmp_path: Path) -> None:
         label = right if number % 3 else None
         journal.append(decision, prompt=text, texts=Texts(text, "5", None, label))
     journal.append(Decision(1.0, "local", "sure enough", "allow"), prompt="unseen")
+    other = Decision(1.0, "local", "sure enough", "allow")
+    journal.append(other, prompt="odd", texts=Texts("no messages", "5", None, True))
     entries = list(journal.entries())
     found = examples_in(entries)
     assert len(found) == 80

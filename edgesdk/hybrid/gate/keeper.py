@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from edgesdk.decode.options import Options
 from edgesdk.errors import RequestError, TemplateError
@@ -134,15 +134,19 @@ class Gatekeeper:
             return Objection("context", "the prompt leaves the device's model too little room")
         return None
 
-    def _hint(self, messages: Messages) -> str | None:
+    def _hint(self, messages: Messages) -> Hint | None:
         if self._gate.hint is None:
             return None
         try:
-            return self._gate.hint(messages)
+            found = self._gate.hint(messages)
         except Exception as error:
-            # It may quote the prompt, so only its type is told.
+            # It may quote the prompt, so only its type is told; and so may what it answers.
             _LOG.warning("the app's hint failed with %s", type(error).__name__)
             return None
+        if found not in (None, *get_args(Hint)):
+            _LOG.warning("the app's hint is none of %s", ", ".join(get_args(Hint)))
+            return None
+        return found
 
     def _state(self) -> Objection | None:
         gate, state = self._gate, self._seen()

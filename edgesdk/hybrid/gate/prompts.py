@@ -136,13 +136,23 @@ def examples_in(
     Args:
         bundle: only those that this model answered.
     """
-    return [
-        (json.loads(entry.texts.prompt), entry.right)
-        for entry in entries
-        if entry.texts is not None
-        and entry.right is not None
-        and bundle in (None, entry.decision.bundle)
-    ]
+    found = []
+    for entry in entries:
+        if entry.texts is None or entry.right is None:
+            continue
+        messages = _messages(entry.texts.prompt)
+        if messages and bundle in (None, entry.decision.bundle):
+            found.append((messages, entry.right))
+    return found
+
+
+def _messages(prompt: str) -> Messages | None:
+    """A conversation as the client writes it down; None where an app wrote something else."""
+    try:
+        found = json.loads(prompt)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _unseen(inputs: Matrix, right: npt.NDArray[np.bool_], folds: npt.NDArray[np.int_]) -> Matrix:
