@@ -86,18 +86,20 @@ class Device:
             steps.close()
 
     def trial(
-        self, messages: Messages, options: Options, confidence: Confidence
+        self, messages: Messages, options: Options, confidence: Confidence, *, others: bool
     ) -> Generator[object, None, LocalDraft | None]:
-        """What `answer` would make of a prompt where others could answer, to judge it by; None
-        where the prompt itself would not let the device try. Something is yielded after each piece,
-        so that it can be left.
+        """What `answer` would make of a prompt, to judge it by; None where the prompt itself would
+        not let the device try. Something is yielded after each piece, so that it can be left.
+
+        Args:
+            others: whether anyone else can answer; without, no gate is asked.
 
         Raises:
             EmptyPrompt, EngineError, DeadlineExceeded: see `answer`.
         """
-        if self._keeper.objection(messages, options, steady=True) is not None:
+        if others and self._keeper.objection(messages, options, steady=True) is not None:
             return None
-        steps = self._steps(messages, options, confidence, Cancel(), self._effort, others=True)
+        steps = self._steps(messages, options, confidence, Cancel(), self._effort, others=others)
         return (yield from steps)
 
     def _steps(
