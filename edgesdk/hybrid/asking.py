@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgesdk.decode.options import Options
+from edgesdk.engines.caller import Interrupted
 from edgesdk.errors import (
     BudgetExceeded,
     CloudBroken,
@@ -26,7 +27,9 @@ from edgesdk.hybrid.privacy.policy import Policy, Question, Verdict
 from edgesdk.hybrid.privacy.restoring import RestoringStream, restore
 from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.spending.budget import Budget
+from edgesdk.hybrid.spending.call import CallSpending
 from edgesdk.hybrid.spending.limits import Cost
+from edgesdk.scheduling import Cancel
 
 # Prompts are counted by the device's tokenizer; another one makes more of the same text, but not
 # so many more.
@@ -46,7 +49,16 @@ class NotAsked(Exception):
 
     Its text is of the SDK's own words, because it is written down; what an endpoint or a callable
     said may quote the prompt.
+
+    Args:
+        cost: of attempts that came to nothing.
+        later: it may answer at another time: it could not be reached, or was busy.
     """
+
+    def __init__(self, reason: str, *, cost: Cost | None = None, later: bool = False) -> None:
+        super().__init__(reason)
+        self.cost = cost or Cost()
+        self.later = later
 
 
 class CloudAsker:
@@ -54,15 +66,22 @@ class CloudAsker:
 
     Args:
         clouds: in order of preference; without any, every question is refused.
+        on_break, hedge_after: see `edgesdk.hybrid.cloud.client.CloudClient`.
     """
 
     def __init__(
-        self, clouds: Sequence[Cloud], policy: Policy, budget: Budget | None, on_break: OnBreak
+        self,
+        clouds: Sequence[Cloud],
+        policy: Policy,
+        budget: Budget | None,
+        on_break: OnBreak,
+        hedge_after: float | None = None,
     ) -> None:
         self._clouds = tuple(clouds)
         self._policy = policy
         self._budget = budget
         self._on_break = on_break
+        self._hedge_after = hedge_after
         self._client: CloudClient | None = None
 
     @property
@@ -79,54 +98,52 @@ class CloudAsker:
         *,
         prompt_tokens: int,
         deadline: Deadline,
+        cancel: Cancel | None = None,
     ) -> Generator[Piece | Restart, None, Asked]:
         """Yield the answer as it comes, with values restored; return how it ended.
 
         Raises:
             NotAsked: the policy, the app, the budget or the network are against it; a `Restart`
-                comes before it where pieces were given out.
+                comes before it where pieces were given out. Or `cancel` was set, from any thread.
         """
         self._check(messages, verdict)
+        cancel = Cancel() if cancel is None else cancel
         hides = vault if verdict.upload == "redact" else None
         most = options.max_tokens or max(cloud.max_output_tokens for cloud in self._clouds)
         body = request_body(messages, options, vault=hides, max_output_tokens=most)
         worst_prompt = int(prompt_tokens * _TOKENIZER_MARGIN)
-        worst = max(
-            (cost_of(cloud, worst_prompt, most) for cloud in self._clouds),
-            key=lambda cost: cost.money,
-        )
-        reservation = None
-        if self._budget is not None:
-            try:
-                reservation = self._budget.reserve(worst)
-            except BudgetExceeded as error:
-                raise NotAsked(f"budget: {error.limit}") from error
+        spending = CallSpending(self._budget, worst_prompt, most)
         if self._client is None:
-            self._client = CloudClient(self._clouds, on_break=self._on_break)
+            self._client = CloudClient(
+                self._clouds, on_break=self._on_break, hedge_after=self._hedge_after
+            )
         restoring = RestoringStream(vault)
         try:
-            with self._client.stream(body, deadline=deadline.seconds) as stream:
+            with (
+                self._client.stream(body, deadline=deadline.seconds, charges=spending) as stream,
+                cancel.caller().heeding(stream.close),
+            ):
                 for event in stream:
                     if isinstance(event, Restart):
                         restoring = RestoringStream(vault)
                         yield event
                     elif isinstance(event, Piece) and (text := restoring.feed(event.text)):
                         yield Piece(text)
+                if cancel.is_set():
+                    raise NotAsked("cancelled", cost=spending.cost)
                 if text := restoring.flush():
                     yield Piece(text)
                 answer = stream.answer
-        except (CloudRefused, CloudBusy, CloudUnreachable) as error:
-            # These come before any work is done, so nothing is owed. After other errors the
-            # reservation stays: the endpoint may have worked, and may charge for it.
-            if reservation is not None:
-                reservation.release()
-            raise NotAsked(_reason(error)) from error
-        except (CloudBroken, DeadlineExceeded) as error:
-            raise NotAsked(_reason(error)) from error
-        cost = self._cost(answer, worst)
-        if reservation is not None:
-            reservation.settle(cost)
-        return Asked(replace(answer, text=restore(vault, answer.text)), cost)
+        except Interrupted as error:
+            raise NotAsked("cancelled", cost=spending.cost) from error
+        except BudgetExceeded as error:
+            raise NotAsked(f"budget: {error.limit}") from error
+        except (CloudError, DeadlineExceeded) as error:
+            later = isinstance(error, CloudUnreachable | CloudBusy)
+            raise NotAsked(_reason(error), cost=spending.cost, later=later) from error
+        finally:
+            spending.settle()
+        return Asked(replace(answer, text=restore(vault, answer.text)), spending.cost)
 
     def close(self) -> None:
         """End all requests."""
@@ -154,13 +171,6 @@ class CloudAsker:
             if not allowed:
                 raise NotAsked("policy: permission was not given")
 
-    def _cost(self, answer: CloudAnswer, worst: Cost) -> Cost:
-        """What the endpoint counted; the worst case where it did not, or broke off."""
-        if answer.usage is None or answer.attempts > 1:
-            return worst
-        cloud = next(cloud for cloud in self._clouds if cloud.name == answer.endpoint)
-        return cost_of(cloud, answer.usage.prompt_tokens, answer.usage.completion_tokens)
-
 
 def _reason(error: CloudError | DeadlineExceeded) -> str:
     if isinstance(error, DeadlineExceeded):
@@ -173,9 +183,3 @@ def _reason(error: CloudError | DeadlineExceeded) -> str:
     }
     status = f" ({error.status})" if error.status else ""
     return f"the cloud {words[type(error)]}{status}"
-
-
-def cost_of(cloud: Cloud, prompt_tokens: int, output_tokens: int) -> Cost:
-    """What an endpoint asks for so many tokens."""
-    money = prompt_tokens * cloud.input_price + output_tokens * cloud.output_price
-    return Cost(money / 1e6, prompt_tokens + output_tokens)

@@ -4,67 +4,51 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from typing_extensions import Unpack
 
 from edgesdk.closing import Closes
 from edgesdk.decode.options import OptionChanges, Options, options_from
-from edgesdk.errors import ContextOverflow, RequestError
+from edgesdk.errors import RequestError
 from edgesdk.hybrid.asking import Asked, CloudAsker, NotAsked
+from edgesdk.hybrid.auditing import Audits
 from edgesdk.hybrid.cloud.answer import Piece, Restart
 from edgesdk.hybrid.cloud.attempts import OnBreak
 from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.drafting import draft
+from edgesdk.hybrid.device import Device
+from edgesdk.hybrid.effort.effort import Effort
+from edgesdk.hybrid.gate.gate import DraftGate
+from edgesdk.hybrid.gate.keeper import Gatekeeper
+from edgesdk.hybrid.gate.objection import Objection
 from edgesdk.hybrid.privacy.policy import Policy, Upload, Verdict
 from edgesdk.hybrid.privacy.vault import Vault
+from edgesdk.hybrid.promise import Promise
 from edgesdk.hybrid.records.decision import Decision, Texts
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.trust.confidence import Confidence
+from edgesdk.hybrid.stream import HybridEvent, HybridStream
+from edgesdk.hybrid.trust.calibrating import Check, Progress
+from edgesdk.hybrid.trust.calibrations import Calibrated
+from edgesdk.hybrid.trust.confidence import KEPT_AS, Confidence, confidence_from
+from edgesdk.hybrid.trust.kept import Kept, kept_for
+from edgesdk.hybrid.trusting import Trust
 from edgesdk.model import Model
+from edgesdk.scheduling import Cancel
 from edgesdk.text.prompts import Prompt, messages_of
 
 Prefer = Literal["local", "cloud"]
-HybridEvent: TypeAlias = Piece | Restart
 Messages: TypeAlias = list[dict[str, Any]]
 
+_PREFERRED = Objection("hint", "the app prefers the cloud")
 _LOG = logging.getLogger("edgesdk.hybrid")
-
-
-class HybridStream(Closes, Iterator[HybridEvent]):
-    """Pieces of an answer. After a `Restart` all pieces before it are void: another answers."""
-
-    def __init__(self, steps: Generator[HybridEvent, None, HybridReply]) -> None:
-        self._steps = steps
-        self._reply: HybridReply | None = None
-
-    def __next__(self) -> HybridEvent:
-        try:
-            return next(self._steps)
-        except StopIteration as end:
-            self._reply = self._reply or end.value
-            raise StopIteration from None
-
-    @property
-    def reply(self) -> HybridReply:
-        """The whole answer.
-
-        Raises:
-            RequestError: it was not read to its end.
-        """
-        if self._reply is None:
-            raise RequestError("The answer was not read to its end.", hint="Iterate it first.")
-        return self._reply
-
-    def close(self) -> None:
-        """End the answer here, on the device and in the cloud."""
-        self._steps.close()
 
 
 class HybridClient(Closes):
@@ -80,7 +64,12 @@ class HybridClient(Closes):
         policy: what may leave the device.
         budget: what the cloud may cost; None for no limit.
         journal: where decisions are written down; None for nowhere.
-        confidence: how sure an answer has to be.
+        confidence: how sure an answer has to be, where no calibration says; None for the one that
+            is kept for this model, else for a plain one.
+        gate: when the device does not even try.
+        effort: what more it does where it is unsure; None for nothing.
+        kept: what was learned of the model; None for what the store has, or came with the bundle.
+        calibrations, audits: see `edgesdk.hybrid.trusting.Trust`.
         on_break: see `edgesdk.hybrid.cloud.client.CloudClient`.
     """
 
@@ -93,13 +82,25 @@ class HybridClient(Closes):
         budget: Budget | None = None,
         journal: Journal | None = None,
         confidence: Confidence | None = None,
+        gate: DraftGate | None = None,
+        effort: Effort | None = None,
+        kept: Kept | None = None,
         on_break: OnBreak = "restart",
+        calibrations: str | Path | None = None,
+        audits: Audits | None = None,
     ) -> None:
         self._model = model
         self._policy = policy or Policy()
         self._journal = journal
-        self._confidence = confidence or Confidence()
+        kept = kept or kept_for(model.source)
+        known = kept.known(model.runtime.engine.origin.model, KEPT_AS, confidence_from)
+        self._keeper = Gatekeeper(model.runtime, gate or DraftGate(), kept)
+        self._device = Device(model.runtime, self._keeper, effort)
         clouds = [cloud] if isinstance(cloud, Cloud) else cloud
+        self._trust = Trust(
+            model, self._device, confidence or known or Confidence(), clouds, self._policy, budget,
+            journal, calibrations=calibrations, audits=audits,
+        )  # fmt: skip
         self._asker = CloudAsker(clouds, self._policy, budget, on_break)
 
     def respond(
@@ -145,62 +146,88 @@ class HybridClient(Closes):
         checked = options_from(options)
         messages = messages_of(prompt)
         verdict = self._policy.judge(messages, call=upload, tags=tags)
-        return HybridStream(self._answer(messages, checked, verdict, prefer))
+        cancel = self._model.runtime.cancel_event()
+        return HybridStream(self._answer(messages, checked, verdict, prefer, cancel), cancel)
+
+    def calibrate(
+        self,
+        labelled: Iterable[tuple[Prompt, Check]] | Journal,
+        *,
+        alpha: float = 0.2,
+        delta: float = 0.05,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+        **options: Unpack[OptionChanges],
+    ) -> Calibrated:
+        """Keep only answers of which at most the share `alpha` is wrong, but for the probability
+        `delta`; see `edgesdk.hybrid.trusting.Trust.calibrate`."""
+        return self._trust.calibrate(
+            labelled, options_from(options), alpha=alpha, delta=delta, progress=progress,
+            cancel=cancel,
+        )  # fmt: skip
+
+    @property
+    def promise(self) -> Promise:
+        """How far the device's answers can be trusted now."""
+        return self._trust.promise
 
     def close(self) -> None:
         """End all questions to the cloud. The model stays open."""
+        self._trust.close()
         self._asker.close()
 
     def _answer(
-        self, messages: Messages, options: Options, verdict: Verdict, prefer: Prefer | None
+        self,
+        messages: Messages,
+        options: Options,
+        verdict: Verdict,
+        prefer: Prefer | None,
+        cancel: Cancel,
     ) -> Generator[HybridEvent, None, HybridReply]:
         started, deadline = time.time(), Deadline(options.deadline)
         may_leave = self._asker.possible and verdict.upload != "local_only" and prefer != "local"
         local: LocalDraft | None = None
-        objection: str | None = "the app prefers the cloud"
+        objection: Objection | None = _PREFERRED
         if not (may_leave and prefer == "cloud"):
-            local, objection = yield from self._local(messages, options, may_leave, prefer)
-        if local is not None and objection is None:
-            reply = HybridReply(local.text, "local", "sure enough", local=local)
+            local, objection = yield from self._local(messages, options, may_leave, prefer, cancel)
+        if local is not None and (objection is None or cancel.is_set()):
+            reason = "cancelled" if cancel.is_set() else f"sure enough{_tries(local)}"
+            reply = HybridReply(local.text, "local", reason, cancel.is_set(), local)
         else:
             assert objection is not None, "without a draft there is a reason why"
             reply = yield from self._elsewhere(
-                messages, options, verdict, local, objection, deadline
+                messages, options, verdict, local, objection, deadline, cancel
             )
         self._write_down(reply, messages, verdict, started)
+        chosen = prefer is None and not cancel.is_set()
+        self._trust.answered(messages, options, verdict, reply, chosen=chosen)
         return reply
 
     def _local(
-        self, messages: Messages, options: Options, may_leave: bool, prefer: Prefer | None
-    ) -> Generator[HybridEvent, None, tuple[LocalDraft | None, str | None]]:
+        self,
+        messages: Messages,
+        options: Options,
+        may_leave: bool,
+        prefer: Prefer | None,
+        cancel: Cancel,
+    ) -> Generator[HybridEvent, None, tuple[LocalDraft | None, Objection | None]]:
         """A draft, and what speaks against keeping it."""
-        try:
-            local = yield from self._draft(messages, options, may_give_up=may_leave)
-        except ContextOverflow:
-            if not may_leave:
-                raise
-            return None, "the prompt does not fit the device's model"
+        if may_leave:
+            objection = self._keeper.objection(messages, options)
+            if objection is not None:
+                return None, objection
+        local = yield from self._device.answer(
+            messages, options, self._trust.base, cancel,
+            others=may_leave, threshold=self._trust.confidence.threshold,
+        )  # fmt: skip
         if prefer == "local":
             return local, None
         if local.confidence is None:
-            return local, "the device said nothing"
-        if local.given_up or local.confidence < self._confidence.threshold:
-            return local, f"the device was unsure ({local.confidence:.2f})"
+            return local, Objection("", "the device said nothing")
+        if local.doubted or local.confidence < self._trust.confidence.threshold:
+            unsure = f"the device was unsure ({local.confidence:.2f}{_tries(local)})"
+            return local, Objection("", unsure)
         return local, None
-
-    def _draft(
-        self, messages: Messages, options: Options, *, may_give_up: bool
-    ) -> Generator[HybridEvent, None, LocalDraft]:
-        steps = draft(
-            self._model.runtime, messages, options, self._confidence, may_give_up=may_give_up
-        )
-        while True:
-            try:
-                piece = next(steps)
-            except StopIteration as end:
-                found: LocalDraft = end.value
-                return found
-            yield Piece(piece)
 
     def _elsewhere(
         self,
@@ -208,42 +235,56 @@ class HybridClient(Closes):
         options: Options,
         verdict: Verdict,
         local: LocalDraft | None,
-        objection: str,
+        objection: Objection,
         deadline: Deadline,
+        cancel: Cancel,
     ) -> Generator[HybridEvent, None, HybridReply]:
         """The cloud's answer; where there is none, the device's after all."""
+        gate, reason = objection
         shown = local is not None and bool(local.text)
         vault = Vault(self._policy.detectors)
-        tokens = local.receipt.prompt_tokens if local else self._model.count(messages)
+        tokens = local.receipt.prompt_tokens if local else self._keeper.count(messages)
         asking = self._asker.ask(
-            messages, options, verdict, vault, prompt_tokens=tokens, deadline=deadline
-        )
+            messages, options, verdict, vault,
+            prompt_tokens=tokens, deadline=deadline, cancel=cancel,
+        )  # fmt: skip
+        said: list[str] = []
         began = False
         try:
             while True:
                 event = next(asking)
                 if shown and not began:
-                    yield Restart(objection)
+                    yield Restart(reason)
                 began = True
+                if isinstance(event, Restart):
+                    said.clear()
+                else:
+                    said.append(event.text)
                 yield event
         except StopIteration as end:
             asked: Asked = end.value
             return HybridReply(
-                asked.answer.text, "cloud", objection, False, local, asked.answer, asked.cost
+                asked.answer.text, "cloud", reason, False, local, asked.answer, asked.cost, gate
             )
         except NotAsked as error:
-            refusal = str(error)
+            refusal, cost = str(error), error.cost
         finally:
             asking.close()
+        if cancel.is_set() and began:
+            reason = f"{reason}; cancelled"
+            return HybridReply("".join(said), "cloud", reason, True, local, cost=cost)
         if local is None or local.given_up:
             if shown or began:
                 yield Restart(refusal)
             left = replace(options, deadline=deadline.seconds) if options.deadline else options
-            local = yield from self._draft(messages, left, may_give_up=False)
+            local = yield from self._device.answer(
+                messages, left, self._trust.base, cancel, others=False
+            )
         elif began:
             yield Restart(refusal)
             yield Piece(local.text)
-        return HybridReply(local.text, "local", f"{objection}; {refusal}", True, local)
+        reason = f"{reason}; {refusal}"
+        return HybridReply(local.text, "local", reason, True, local, cost=cost, gate=gate)
 
     def _write_down(
         self, reply: HybridReply, messages: Messages, verdict: Verdict, started: float
@@ -260,13 +301,16 @@ class HybridClient(Closes):
             upload=verdict.upload,
             kinds=tuple(sorted(verdict.kinds)),
             confidence=local.confidence if local else None,
-            signals=asdict(local.signals) if local and local.signals else {},
+            signals=local.measured if local else {},
+            gate=reply.gate,
+            doubted=local is not None and local.doubted,
             bundle=self._model.runtime.engine.origin.model,
             endpoint=cloud.endpoint if cloud else "",
             prompt_tokens=counted.prompt_tokens if counted else _tokens(local, "prompt_tokens"),
             output_tokens=counted.completion_tokens if counted else _tokens(local, "output_tokens"),
             money=reply.cost.money,
             seconds=time.time() - started,
+            finish=cloud.finish_reason if cloud else local.receipt.finish_reason if local else "",
         )
         prompt = json.dumps(messages, ensure_ascii=False)
         texts = Texts(prompt, local.text if local else None, cloud.text if cloud else None)
@@ -274,6 +318,10 @@ class HybridClient(Closes):
             self._journal.append(decision, prompt=prompt, texts=texts)
         except RequestError as error:
             _LOG.warning("a decision was not written down: %s", error)
+
+
+def _tries(local: LocalDraft) -> str:
+    return f" after {local.answers} answers" if local.answers > 1 else ""
 
 
 def _tokens(local: LocalDraft | None, name: str) -> int:

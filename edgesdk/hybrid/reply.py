@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from edgesdk.hybrid.cloud.answer import CloudAnswer
 from edgesdk.hybrid.records.decision import Route
@@ -19,6 +19,11 @@ class LocalDraft:
         signals: read off its logits; None where it has no token.
         confidence: in it, 0 to 1; None where it has no token.
         given_up: it was ended half-way, because it would not have been kept.
+        doubted: half-way it looked as if it would not be kept, so it is not, ended or not: whether
+            an answer is trusted does not depend on who else could be asked.
+        agreement: how far the device's other answers say the same, 0 to 1, if it was asked
+            several times; the confidence knows of it.
+        answers: how often it was asked.
     """
 
     text: str
@@ -26,6 +31,17 @@ class LocalDraft:
     signals: Signals | None
     confidence: float | None
     given_up: bool
+    doubted: bool = False
+    agreement: float | None = None
+    answers: int = 1
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """All that was measured of it, by name; it has no text."""
+        found = {} if self.signals is None else asdict(self.signals)
+        if self.agreement is not None:
+            found |= {"agreement": self.agreement, "answers": self.answers}
+        return found
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,9 @@ class HybridReply:
         text: with all private values in their places.
         route: who answered.
         reason: why it was that one, in a few words.
+        gate: what kept the device from trying, in a word: "context", "vision", "hearing",
+            "files", "parts", "tools", "template", "hint", "heat", "battery", "speed" or
+            "prompt"; empty where it tried.
         low_confidence: it is a local answer that was not to be kept, because the cloud could not
             or must not be asked.
         local: the device's draft; None where none was made.
@@ -50,3 +69,4 @@ class HybridReply:
     local: LocalDraft | None = None
     cloud: CloudAnswer | None = None
     cost: Cost = field(default_factory=Cost)
+    gate: str = ""

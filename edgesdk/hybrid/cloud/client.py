@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, aclosing, suppress
 from typing import Any
@@ -15,6 +15,7 @@ from edgesdk.closing import Closes
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.cloud.answer import CloudAnswer, CloudEvent
 from edgesdk.hybrid.cloud.attempts import Attempts, OnBreak
+from edgesdk.hybrid.cloud.charges import Charges
 from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.cloud.endpoint import Cloud
 
@@ -23,12 +24,17 @@ class CloudStream(Closes, Iterator[CloudEvent]):
     """Events of an answer. Leaving it early, or the last reference to it, ends the request."""
 
     def __init__(
-        self, portal: BlockingPortal, attempts: Attempts, body: dict[str, Any], deadline: Deadline
+        self,
+        portal: BlockingPortal,
+        attempts: Attempts,
+        body: dict[str, Any],
+        deadline: Deadline,
+        charges: Charges | None,
     ) -> None:
         self._arrived: queue.SimpleQueue[CloudEvent | None] = queue.SimpleQueue()
         self._answer: CloudAnswer | None = None
         self._work: Future[None] = portal.start_task_soon(
-            _relay, attempts, body, deadline, self._arrived
+            _relay, attempts.answer(body, deadline, charges), self._arrived
         )
         # Also where the work was cancelled before it began.
         arrived = self._arrived
@@ -73,31 +79,46 @@ class CloudClient(Closes):
         clouds: in order of preference; the next is asked where one fails.
         on_break: what becomes of an answer that breaks off after its first piece: "restart" begins
             it again elsewhere, "incomplete" ends it with what there is.
+        hedge_after: seconds without a first token after which the same request also goes to the
+            next endpoint, and the first token decides; None for never. It costs what it brings:
+            an endpoint may charge for the answer that nobody reads.
         verify: certificates to trust, as httpx takes them; True for those of the system.
     """
 
     def __init__(
-        self, clouds: Iterable[Cloud], *, on_break: OnBreak = "restart", verify: Any = True
+        self,
+        clouds: Iterable[Cloud],
+        *,
+        on_break: OnBreak = "restart",
+        hedge_after: float | None = None,
+        verify: Any = True,
     ) -> None:
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
         # Proxies and .netrc of the environment must not redirect what the app addressed.
         self._http = httpx.AsyncClient(follow_redirects=False, verify=verify, trust_env=False)
-        self._attempts = Attempts(tuple(clouds), self._http, on_break)
+        self._attempts = Attempts(tuple(clouds), self._http, on_break, hedge_after)
 
-    def stream(self, body: dict[str, Any], *, deadline: float | None = None) -> CloudStream:
+    def stream(
+        self,
+        body: dict[str, Any],
+        *,
+        deadline: float | None = None,
+        charges: Charges | None = None,
+    ) -> CloudStream:
         """Start an answer.
 
         Args:
             body: a chat completion request, without model and streaming.
             deadline: seconds for all attempts together.
+            charges: where each attempt is reserved; None for nowhere.
 
         Raises:
-            CloudError, DeadlineExceeded: from the iteration; see `Attempts.answer`.
+            CloudError, BudgetExceeded, DeadlineExceeded: from the iteration; see `Attempts.answer`.
         """
         if self._portal is None:
             self._portal = self._stack.enter_context(start_blocking_portal())
-        return CloudStream(self._portal, self._attempts, body, Deadline(deadline))
+        return CloudStream(self._portal, self._attempts, body, Deadline(deadline), charges)
 
     def close(self) -> None:
         """End all requests and free the connections."""
@@ -108,12 +129,8 @@ class CloudClient(Closes):
 
 
 async def _relay(
-    attempts: Attempts,
-    body: dict[str, Any],
-    deadline: Deadline,
-    arrived: queue.SimpleQueue[CloudEvent | None],
+    events: AsyncGenerator[CloudEvent, None], arrived: queue.SimpleQueue[CloudEvent | None]
 ) -> None:
-    events = attempts.answer(body, deadline)
     async with aclosing(events):
         async for event in events:
             arrived.put(event)
