@@ -189,11 +189,12 @@ class Attempts:
             # Hedges come when endpoints are slow, which more requests do not make better.
             if index is None or self._budget.spent:
                 return None
-            call.hedged.add(index)
             try:
-                return await self._begin(index, call)
+                trial = await self._begin(index, call)
             except BudgetExceeded:
                 return None
+            call.hedged.add(index)
+            return trial
 
         def lost(trial: Trial) -> None:
             if isinstance(trial.failure, CloudError):
