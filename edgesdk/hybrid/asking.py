@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from edgesdk.decode.options import Options
 from edgesdk.errors import (
@@ -32,6 +32,10 @@ from edgesdk.hybrid.spending.limits import Cost
 # Prompts are counted by the device's tokenizer; another one makes more of the same text, but not
 # so many more.
 _TOKENIZER_MARGIN = 1.5
+# What endpoints say of a request, not of the key or the model.
+_UNFIT = (400, 413, 422)
+
+Why = Literal["policy", "budget", "away", "unfit", "failed"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,15 @@ class NotAsked(Exception):
     said may quote the prompt.
 
     Args:
+        why: "policy": it may not be asked; "budget": not now; "away": it could not be reached, or
+            was busy; "unfit": it does not take this request; "failed": anything else.
         cost: of attempts that came to nothing.
-        later: it may answer at another time: it could not be reached, or was busy.
     """
 
-    def __init__(self, reason: str, *, cost: Cost | None = None, later: bool = False) -> None:
+    def __init__(self, reason: str, why: Why = "failed", cost: Cost | None = None) -> None:
         super().__init__(reason)
+        self.why = why
         self.cost = cost or Cost()
-        self.later = later
 
 
 class CloudAsker:
@@ -126,10 +131,10 @@ class CloudAsker:
                     yield Piece(text)
                 answer = stream.answer
         except BudgetExceeded as error:
-            raise NotAsked(f"budget: {error.limit}") from error
+            raise NotAsked(f"budget: {error.limit}", "budget") from error
         except (CloudError, DeadlineExceeded) as error:
-            later = isinstance(error, CloudUnreachable | CloudBusy)
-            raise NotAsked(_reason(error), cost=spending.cost, later=later) from error
+            why = _why(error, spending.cost)
+            raise NotAsked(_reason(error), why, spending.cost) from error
         finally:
             spending.settle()
         return Asked(replace(answer, text=restore(vault, answer.text)), spending.cost)
@@ -144,21 +149,29 @@ class CloudAsker:
         if not self._clouds:
             raise NotAsked("there is no cloud")
         if verdict.upload == "local_only":
-            raise NotAsked(f"policy: {verdict.reason}")
+            raise NotAsked(f"policy: {verdict.reason}", "policy")
         if verdict.upload == "ask":
             question = Question(
                 tuple(messages), verdict.kinds, tuple(cloud.name for cloud in self._clouds)
             )
             if self._policy.ask is None:
-                raise NotAsked("policy: nobody to ask for permission")
+                raise NotAsked("policy: nobody to ask for permission", "policy")
             try:
                 allowed = self._policy.ask(question) is True
             except Exception as error:
                 raise NotAsked(
-                    f"policy: asking for permission failed with {type(error).__name__}"
+                    f"policy: asking for permission failed with {type(error).__name__}", "policy"
                 ) from error
             if not allowed:
-                raise NotAsked("policy: permission was not given")
+                raise NotAsked("policy: permission was not given", "policy")
+
+
+def _why(error: CloudError | DeadlineExceeded, cost: Cost) -> Why:
+    # A deadline may also pass while no endpoint hears anything.
+    unheard = isinstance(error, DeadlineExceeded) and cost == Cost()
+    if unheard or isinstance(error, CloudUnreachable | CloudBusy):
+        return "away"
+    return "unfit" if isinstance(error, CloudRefused) and error.status in _UNFIT else "failed"
 
 
 def _reason(error: CloudError | DeadlineExceeded) -> str:

@@ -40,11 +40,14 @@ class Verdict:
         upload: the strictest of all rules that apply.
         reason: which rule that was.
         kinds: of what the detectors found.
+        call, tags: what the app said of the request, to judge it again at another time.
     """
 
     upload: Upload
     reason: str
     kinds: frozenset[str] = frozenset()
+    call: Upload | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ class Policy:
             tags: of this call; one that has no rule keeps the request on the device, because a
                 misspelt tag must not open what it was to close.
         """
-        rules = [self._said(call, tuple(tags))]
+        named = tuple(tags)
+        rules = [self._said(call, named)]
         kinds: frozenset[str] = frozenset()
         try:
             if self.decide is not None and (opinion := self.decide(messages)) is not None:
@@ -98,12 +102,13 @@ class Policy:
             kinds = kinds_in(self.detectors, messages)
         except Exception as error:
             # The error itself may quote the request, and reasons are written down.
-            return Verdict("local_only", f"a check failed with {type(error).__name__}")
+            reason = f"a check failed with {type(error).__name__}"
+            return Verdict("local_only", reason, call=call, tags=named)
         rules += [
             (rule, f"found {kind}") for kind, rule in sorted(self.kinds.items()) if kind in kinds
         ]
         upload, reason = min(rules, key=lambda rule: _ORDER.index(rule[0]))
-        return Verdict(upload, reason, kinds)
+        return Verdict(upload, reason, kinds, call, named)
 
     def _said(self, call: Upload | None, tags: tuple[str, ...]) -> tuple[Upload, str]:
         if call is not None:
@@ -113,6 +118,11 @@ class Policy:
         ]
         fallback: tuple[Upload, str] = (self.default, "the default")
         return min(found or [fallback], key=lambda rule: _ORDER.index(rule[0]))
+
+
+def strictest(*verdicts: Verdict) -> Verdict:
+    """The first of those that allow the least."""
+    return min(verdicts, key=lambda verdict: _ORDER.index(verdict.upload))
 
 
 def check_upload(rule: str) -> Upload:
