@@ -27,6 +27,9 @@ from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.trust.confidence import Confidence
+from edgesdk.hybrid.waiting.flushing import LateReply, ask_late, flush, keep
+from edgesdk.hybrid.waiting.held import Held, held_of
+from edgesdk.hybrid.waiting.queue import Queue
 from edgesdk.model import Model
 from edgesdk.text.prompts import Prompt, messages_of
 
@@ -81,7 +84,9 @@ class HybridClient(Closes):
         budget: what the cloud may cost; None for no limit.
         journal: where decisions are written down; None for nowhere.
         confidence: how sure an answer has to be.
-        on_break: see `edgesdk.hybrid.cloud.client.CloudClient`.
+        on_break, hedge_after: see `edgesdk.hybrid.cloud.client.CloudClient`.
+        queue: where requests wait that could not go to the cloud; None for nowhere. It stays the
+            caller's to close, as the budget and the journal do.
     """
 
     def __init__(
@@ -94,13 +99,16 @@ class HybridClient(Closes):
         journal: Journal | None = None,
         confidence: Confidence | None = None,
         on_break: OnBreak = "restart",
+        hedge_after: float | None = None,
+        queue: Queue | None = None,
     ) -> None:
         self._model = model
+        self._queue = queue
         self._policy = policy or Policy()
         self._journal = journal
         self._confidence = confidence or Confidence()
         clouds = [cloud] if isinstance(cloud, Cloud) else cloud
-        self._asker = CloudAsker(clouds, self._policy, budget, on_break)
+        self._asker = CloudAsker(clouds, self._policy, budget, on_break, hedge_after)
 
     def respond(
         self,
@@ -146,6 +154,16 @@ class HybridClient(Closes):
         messages = messages_of(prompt)
         verdict = self._policy.judge(messages, call=upload, tags=tags)
         return HybridStream(self._answer(messages, checked, verdict, prefer))
+
+    def flush_queue(self) -> Iterator[LateReply]:
+        """Ask the cloud what waits in the queue, under the policy and within the budget of now, and
+        yield the answers as they come; see `edgesdk.hybrid.waiting.flushing.flush`. Several
+        processes may do so at once.
+
+        Raises:
+            RequestError: the queue cannot be used.
+        """
+        return iter(()) if self._queue is None else flush(self._queue, self._send_late)
 
     def close(self) -> None:
         """End all questions to the cloud. The model stays open."""
@@ -232,7 +250,8 @@ class HybridClient(Closes):
                 asked.answer.text, "cloud", objection, False, local, asked.answer, asked.cost
             )
         except NotAsked as error:
-            refusal = str(error)
+            refusal, cost = str(error), error.cost
+            queued = keep(self._queue, error, held_of(messages, options, verdict))
         finally:
             asking.close()
         if local is None or local.given_up:
@@ -243,7 +262,14 @@ class HybridClient(Closes):
         elif began:
             yield Restart(refusal)
             yield Piece(local.text)
-        return HybridReply(local.text, "local", f"{objection}; {refusal}", True, local)
+        reason = f"{objection}; {refusal}" + ("" if queued is None else "; asked again later")
+        return HybridReply(local.text, "local", reason, True, local, None, cost, queued)
+
+    def _send_late(self, held: Held, deadline: Deadline) -> HybridReply:
+        started, tokens = time.time(), self._model.count(held.messages)
+        reply, verdict = ask_late(held, self._policy, self._asker, tokens, deadline)
+        self._write_down(reply, held.messages, verdict, started)
+        return reply
 
     def _write_down(
         self, reply: HybridReply, messages: Messages, verdict: Verdict, started: float

@@ -40,7 +40,8 @@ class HybridReply:
             or must not be asked.
         local: the device's draft; None where none was made.
         cloud: how the cloud's answer ended; None where it did not answer.
-        cost: of the cloud's part.
+        cost: of the cloud's part, also where nothing came of it.
+        queued: its number in the queue, where the cloud is asked again later.
     """
 
     text: str
@@ -50,3 +51,4 @@ class HybridReply:
     local: LocalDraft | None = None
     cloud: CloudAnswer | None = None
     cost: Cost = field(default_factory=Cost)
+    queued: int | None = None
