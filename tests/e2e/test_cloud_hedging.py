@@ -262,6 +262,17 @@ def test_a_hedge_that_fails_counts_against_its_endpoint() -> None:
         assert 3 <= len(second.requests) < 9
 
 
+def test_no_hedges_where_much_fails_already() -> None:
+    with (
+        ScriptedServer([status("503 Busy")]) as down,
+        ScriptedServer([[Wait(0.3), *GOOD]]) as slow,
+        ScriptedServer([GOOD]) as fast,
+        client_of(*6 * [down.url], slow.url, fast.url, hedge_after=0.0) as client,
+    ):
+        assert ask(client)[1].text == "Hello"
+        assert (len(slow.requests), len(fast.requests)) == (1, 0)
+
+
 def test_bad_delays() -> None:
     for delay in (-1.0, float("nan")):
         with pytest.raises(InvalidOption, match="hedge_after"):
