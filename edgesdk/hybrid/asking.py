@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
 
-from edgesdk.decode.options import Options
+from edgesdk.engines.caller import Interrupted
 from edgesdk.errors import (
     BudgetExceeded,
     CloudBroken,
@@ -16,37 +14,22 @@ from edgesdk.errors import (
     CloudUnreachable,
     DeadlineExceeded,
 )
-from edgesdk.hybrid.cloud.answer import CloudAnswer, Piece, Restart
+from edgesdk.hybrid.answering import Asked, NotAsked, Restoring, asked_of
+from edgesdk.hybrid.ask import Ask, Cancelled
+from edgesdk.hybrid.cloud.answer import CloudAnswer, Restart
 from edgesdk.hybrid.cloud.attempts import OnBreak
 from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.outgoing import request_body
+from edgesdk.hybrid.outgoing import Outgoing, form_tokens, outgoing
 from edgesdk.hybrid.privacy.policy import Policy, Question, Verdict
-from edgesdk.hybrid.privacy.restoring import RestoringStream, restore
-from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.spending.limits import Cost
+from edgesdk.hybrid.streaming import HybridEvent
 
 # Prompts are counted by the device's tokenizer; another one makes more of the same text, but not
 # so many more.
 _TOKENIZER_MARGIN = 1.5
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the cloud said, with private values in their places, and what it cost."""
-
-    answer: CloudAnswer
-    cost: Cost
-
-
-class NotAsked(Exception):
-    """The cloud gave no answer. Never leaves the SDK.
-
-    Its text is of the SDK's own words, because it is written down; what an endpoint or a callable
-    said may quote the prompt.
-    """
 
 
 class CloudAsker:
@@ -71,26 +54,20 @@ class CloudAsker:
         return bool(self._clouds)
 
     def ask(
-        self,
-        messages: list[dict[str, Any]],
-        options: Options,
-        verdict: Verdict,
-        vault: Vault,
-        *,
-        prompt_tokens: int,
-        deadline: Deadline,
-    ) -> Generator[Piece | Restart, None, Asked]:
+        self, ask: Ask, verdict: Verdict, *, prompt_tokens: int, deadline: Deadline
+    ) -> Generator[HybridEvent, None, Asked]:
         """Yield the answer as it comes, with values restored; return how it ended.
 
         Raises:
-            NotAsked: the policy, the app, the budget or the network are against it; a `Restart`
-                comes before it where pieces were given out.
+            NotAsked: the policy, the app, the budget or the network are against it, or what came
+                is of no use; a `Restart` comes before it where pieces were given out, unless they
+                were the whole answer.
+            Cancelled: the caller cancelled it.
         """
-        self._check(messages, verdict)
-        hides = vault if verdict.upload == "redact" else None
-        most = options.max_tokens or max(cloud.max_output_tokens for cloud in self._clouds)
-        body = request_body(messages, options, vault=hides, max_output_tokens=most)
-        worst_prompt = int(prompt_tokens * _TOKENIZER_MARGIN)
+        self._check(ask, verdict)
+        most = ask.options.max_tokens or max(cloud.max_output_tokens for cloud in self._clouds)
+        sent = outgoing(ask, hide=verdict.upload == "redact", max_output_tokens=most)
+        worst_prompt = int((prompt_tokens + form_tokens(sent)) * _TOKENIZER_MARGIN)
         worst = max(
             (cost_of(cloud, worst_prompt, most) for cloud in self._clouds),
             key=lambda cost: cost.money,
@@ -103,18 +80,8 @@ class CloudAsker:
                 raise NotAsked(f"budget: {error.limit}") from error
         if self._client is None:
             self._client = CloudClient(self._clouds, on_break=self._on_break)
-        restoring = RestoringStream(vault)
         try:
-            with self._client.stream(body, deadline=deadline.seconds) as stream:
-                for event in stream:
-                    if isinstance(event, Restart):
-                        restoring = RestoringStream(vault)
-                        yield event
-                    elif isinstance(event, Piece) and (text := restoring.feed(event.text)):
-                        yield Piece(text)
-                if text := restoring.flush():
-                    yield Piece(text)
-                answer = stream.answer
+            answer = yield from self._read(self._client, sent, ask, deadline)
         except (CloudRefused, CloudBusy, CloudUnreachable) as error:
             # These come before any work is done, so nothing is owed. After other errors the
             # reservation stays: the endpoint may have worked, and may charge for it.
@@ -126,7 +93,29 @@ class CloudAsker:
         cost = self._cost(answer, worst)
         if reservation is not None:
             reservation.settle(cost)
-        return Asked(replace(answer, text=restore(vault, answer.text)), cost)
+        return asked_of(answer, sent, ask, cost)
+
+    def _read(
+        self, client: CloudClient, sent: Outgoing, ask: Ask, deadline: Deadline
+    ) -> Generator[HybridEvent, None, CloudAnswer]:
+        """The events, restored, and the answer as the endpoint gave it."""
+        restoring = Restoring(ask)
+        caller = ask.cancel.caller()
+        with client.stream(sent.body, deadline=deadline.seconds, on_break=ask.on_break) as stream:
+            try:
+                with caller.heeding(stream.close):
+                    for event in stream:
+                        if isinstance(event, Restart):
+                            restoring = Restoring(ask)
+                            yield event
+                        elif not isinstance(event, CloudAnswer):
+                            yield from restoring.feed(event)
+                if ask.cancel.is_set():
+                    raise Cancelled
+                yield from restoring.flush()
+            except Interrupted:
+                raise Cancelled from None
+            return stream.answer
 
     def close(self) -> None:
         """End all requests."""
@@ -134,14 +123,16 @@ class CloudAsker:
             self._client.close()
             self._client = None
 
-    def _check(self, messages: list[dict[str, Any]], verdict: Verdict) -> None:
+    def _check(self, ask: Ask, verdict: Verdict) -> None:
         if not self._clouds:
             raise NotAsked("there is no cloud")
         if verdict.upload == "local_only":
             raise NotAsked(f"policy: {verdict.reason}")
+        if ask.form is not None and ask.form.response_format is None:
+            raise NotAsked("the cloud cannot be held to this form")
         if verdict.upload == "ask":
             question = Question(
-                tuple(messages), verdict.kinds, tuple(cloud.name for cloud in self._clouds)
+                tuple(ask.messages), verdict.kinds, tuple(cloud.name for cloud in self._clouds)
             )
             if self._policy.ask is None:
                 raise NotAsked("policy: nobody to ask for permission")

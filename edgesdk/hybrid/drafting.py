@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from time import perf_counter
-from typing import Any
 
-from edgesdk.decode.options import Options
-from edgesdk.errors import DeadlineExceeded
+from edgesdk.errors import DeadlineExceeded, StructureError
+from edgesdk.hybrid.ask import Ask, Cancelled
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.trust.confidence import Confidence
 from edgesdk.hybrid.trust.signals import SignalMeter
 from edgesdk.receipt import receipt_of
 from edgesdk.runtime import Runtime
+from edgesdk.tools.calls import ToolCalls, calls_in
 
 # Signals of an answer change slowly; asking at every token would cost more than it tells.
 _EVERY = 8
 
 
 def draft(
-    runtime: Runtime,
-    messages: list[dict[str, Any]],
-    options: Options,
-    confidence: Confidence,
-    *,
-    may_give_up: bool,
+    runtime: Runtime, ask: Ask, confidence: Confidence, *, may_give_up: bool
 ) -> Generator[str, None, LocalDraft]:
     """Yield the pieces of the answer; return what it was.
 
@@ -34,20 +29,23 @@ def draft(
     Raises:
         ContextOverflow, EmptyPrompt, TemplateError, EngineError: see `edgesdk.model.Model`.
         DeadlineExceeded: the deadline passed before the first token.
+        Cancelled: the caller cancelled it.
     """
     started = perf_counter()
-    ids = runtime.encoder.chat(messages)
+    ids = ask.encoded(runtime)
     meter = SignalMeter()
-    sequence = runtime.engine.sequence()
+    constraint, parse = runtime.held_to(ask.structure)
+    sequence = ask.sequences.take(ids)
     pieces: list[str] = []
     given_up = False
     try:
         generation = runtime.generate(
             sequence,
             ids,
-            options,
+            ask.options,
             started=started,
-            cancel=runtime.cancel_event(),
+            cancel=ask.cancel,
+            constraint=constraint,
             watch=meter.saw,
         )
         try:
@@ -61,17 +59,34 @@ def draft(
                     break
         finally:
             generation.close()
-    finally:
+    except BaseException:
+        # After an error nothing is known of the cache for sure.
         sequence.close()
+        raise
+    ask.sequences.give_back(sequence)
     finish = generation.finish
     assert finish is not None, "a generation that was closed has a finish"
+    if finish.reason == "cancelled" and not given_up:
+        raise Cancelled
     if finish.reason == "deadline" and not finish.tokens:
         raise DeadlineExceeded("The deadline passed before the first token.")
-    signals = meter.signals()
+    text, signals = "".join(pieces), meter.signals()
+    parsed, fault = None, None
+    if parse is not None and not given_up:
+        try:
+            parsed = parse(text, finish.reason)
+        except StructureError as error:
+            fault = error
+    calls = ToolCalls()
+    if ask.tools is not None and not given_up:
+        calls = ask.tools.check(calls_in(text))
     return LocalDraft(
-        "".join(pieces),
+        text,
         receipt_of(finish, runtime.engine.info, load_seconds=runtime.load_seconds),
         signals,
         None if signals is None else confidence.of(signals),
         given_up,
+        None if ask.form is None else parsed,
+        calls,
+        fault,
     )

@@ -63,15 +63,19 @@ class Attempts:
         self._budget = RetryBudget()
 
     async def answer(
-        self, body: dict[str, Any], deadline: Deadline
+        self, body: dict[str, Any], deadline: Deadline, on_break: OnBreak | None = None
     ) -> AsyncGenerator[CloudEvent, None]:
         """Events of one answer; the last is a `CloudAnswer`.
+
+        Args:
+            on_break: for this one, in place of the constructor's.
 
         Raises:
             CloudError: no attempt brought a whole answer, and nothing was given out.
             DeadlineExceeded: the time was over before the first piece.
         """
         key = uuid.uuid4().hex
+        on_break = on_break or self._on_break
         draft, count, failure = Draft(), 0, self._resting()
         refused: set[int] = set()
         turns = self._turns(refused, deadline)
@@ -102,7 +106,7 @@ class Attempts:
                     health.failed(failure, wait=failure.retry_after)
                     if isinstance(failure, CloudRefused):
                         refused.add(index)
-                    if draft.begun and self._on_break == "incomplete":
+                    if draft.begun and on_break == "incomplete":
                         break
                 except BaseException:
                     health.left()

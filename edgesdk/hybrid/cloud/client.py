@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, aclosing, suppress
 from typing import Any
@@ -23,12 +23,17 @@ class CloudStream(Closes, Iterator[CloudEvent]):
     """Events of an answer. Leaving it early, or the last reference to it, ends the request."""
 
     def __init__(
-        self, portal: BlockingPortal, attempts: Attempts, body: dict[str, Any], deadline: Deadline
+        self,
+        portal: BlockingPortal,
+        attempts: Attempts,
+        body: dict[str, Any],
+        deadline: Deadline,
+        on_break: OnBreak | None,
     ) -> None:
         self._arrived: queue.SimpleQueue[CloudEvent | None] = queue.SimpleQueue()
         self._answer: CloudAnswer | None = None
         self._work: Future[None] = portal.start_task_soon(
-            _relay, attempts, body, deadline, self._arrived
+            _relay, attempts.answer(body, deadline, on_break), self._arrived
         )
         # Also where the work was cancelled before it began.
         arrived = self._arrived
@@ -85,19 +90,26 @@ class CloudClient(Closes):
         self._http = httpx.AsyncClient(follow_redirects=False, verify=verify, trust_env=False)
         self._attempts = Attempts(tuple(clouds), self._http, on_break)
 
-    def stream(self, body: dict[str, Any], *, deadline: float | None = None) -> CloudStream:
+    def stream(
+        self,
+        body: dict[str, Any],
+        *,
+        deadline: float | None = None,
+        on_break: OnBreak | None = None,
+    ) -> CloudStream:
         """Start an answer.
 
         Args:
             body: a chat completion request, without model and streaming.
             deadline: seconds for all attempts together.
+            on_break: for this answer, in place of the client's.
 
         Raises:
             CloudError, DeadlineExceeded: from the iteration; see `Attempts.answer`.
         """
         if self._portal is None:
             self._portal = self._stack.enter_context(start_blocking_portal())
-        return CloudStream(self._portal, self._attempts, body, Deadline(deadline))
+        return CloudStream(self._portal, self._attempts, body, Deadline(deadline), on_break)
 
     def close(self) -> None:
         """End all requests and free the connections."""
@@ -108,12 +120,9 @@ class CloudClient(Closes):
 
 
 async def _relay(
-    attempts: Attempts,
-    body: dict[str, Any],
-    deadline: Deadline,
+    events: AsyncGenerator[CloudEvent, None],
     arrived: queue.SimpleQueue[CloudEvent | None],
 ) -> None:
-    events = attempts.answer(body, deadline)
     async with aclosing(events):
         async for event in events:
             arrived.put(event)
