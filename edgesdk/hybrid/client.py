@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 from typing_extensions import Unpack
 
 from edgesdk.closing import Closes
-from edgesdk.decode.options import OptionChanges, Options, options_from
 from edgesdk.errors import ContextOverflow, RequestError
-from edgesdk.hybrid.asking import Asked, CloudAsker, NotAsked
+from edgesdk.hybrid.answering import Asked, NotAsked
+from edgesdk.hybrid.ask import Ask, Messages, ask_of
+from edgesdk.hybrid.asking import CloudAsker
 from edgesdk.hybrid.cloud.answer import Piece, Restart
 from edgesdk.hybrid.cloud.attempts import OnBreak
 from edgesdk.hybrid.cloud.clock import Deadline
@@ -24,47 +25,28 @@ from edgesdk.hybrid.privacy.policy import Policy, Upload, Verdict
 from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.records.decision import Decision, Texts
 from edgesdk.hybrid.records.journal import Journal
-from edgesdk.hybrid.reply import HybridReply, LocalDraft
+from edgesdk.hybrid.reply import HybridReply, LocalDraft, local_reply
+from edgesdk.hybrid.sequences import FreshSequences
 from edgesdk.hybrid.spending.budget import Budget
+from edgesdk.hybrid.streaming import (
+    AsyncHybridStream,
+    HybridEvent,
+    HybridStream,
+    Steps,
+    read_all,
+    read_all_async,
+)
 from edgesdk.hybrid.trust.confidence import Confidence
 from edgesdk.model import Model
 from edgesdk.text.prompts import Prompt, messages_of
+from edgesdk.tools.offer import ToolChanges
+
+if TYPE_CHECKING:
+    from edgesdk.hybrid.chat import HybridChat
 
 Prefer = Literal["local", "cloud"]
-HybridEvent: TypeAlias = Piece | Restart
-Messages: TypeAlias = list[dict[str, Any]]
 
 _LOG = logging.getLogger("edgesdk.hybrid")
-
-
-class HybridStream(Closes, Iterator[HybridEvent]):
-    """Pieces of an answer. After a `Restart` all pieces before it are void: another answers."""
-
-    def __init__(self, steps: Generator[HybridEvent, None, HybridReply]) -> None:
-        self._steps = steps
-        self._reply: HybridReply | None = None
-
-    def __next__(self) -> HybridEvent:
-        try:
-            return next(self._steps)
-        except StopIteration as end:
-            self._reply = self._reply or end.value
-            raise StopIteration from None
-
-    @property
-    def reply(self) -> HybridReply:
-        """The whole answer.
-
-        Raises:
-            RequestError: it was not read to its end.
-        """
-        if self._reply is None:
-            raise RequestError("The answer was not read to its end.", hint="Iterate it first.")
-        return self._reply
-
-    def close(self) -> None:
-        """End the answer here, on the device and in the cloud."""
-        self._steps.close()
 
 
 class HybridClient(Closes):
@@ -109,13 +91,10 @@ class HybridClient(Closes):
         upload: Upload | None = None,
         tags: Iterable[str] = (),
         prefer: Prefer | None = None,
-        **options: Unpack[OptionChanges],
+        **options: Unpack[ToolChanges],
     ) -> HybridReply:
         """Answer a prompt; see `stream`."""
-        with self.stream(prompt, upload=upload, tags=tags, prefer=prefer, **options) as stream:
-            for _ in stream:
-                pass
-            return stream.reply
+        return read_all(self.stream(prompt, upload=upload, tags=tags, prefer=prefer, **options))
 
     def stream(
         self,
@@ -124,7 +103,7 @@ class HybridClient(Closes):
         upload: Upload | None = None,
         tags: Iterable[str] = (),
         prefer: Prefer | None = None,
-        **options: Unpack[OptionChanges],
+        **options: Unpack[ToolChanges],
     ) -> HybridStream:
         """Answer a prompt piece by piece.
 
@@ -133,49 +112,105 @@ class HybridClient(Closes):
             upload: the privacy rule of this call, in place of the default and the tags'.
             tags: of this call, for the policy's rules.
             prefer: "cloud" asks there first, "local" keeps whatever the device says.
-            options: those of `edgesdk.Options`; the deadline is for both parts together.
+            options: those of `edgesdk.Options`; the deadline is for both parts together. `schema`
+                and `tools` hold for whoever answers (see `edgesdk.tools.offer.ToolChanges`); what
+                a cloud answers is checked, and is no answer where it does not fit. To `regex`,
+                `choices` and `grammar` only the device can be held.
 
         Raises:
             InvalidOption: an option is unknown or out of its range.
             ContextOverflow: the prompt does not fit the device's model, and the cloud may not be
-                asked or gives no answer. From the iteration, as are the next two.
+                asked or gives no answer. From the iteration, as are all that follow.
+            StructureError: neither the device nor the cloud gave an answer of the form.
             DeadlineExceeded: the deadline passed before the first token of an answer.
             EngineError: the engine failed.
         """
-        checked = options_from(options)
-        messages = messages_of(prompt)
-        verdict = self._policy.judge(messages, call=upload, tags=tags)
-        return HybridStream(self._answer(messages, checked, verdict, prefer))
+        runtime, vault = self._model.runtime, Vault(self._policy.detectors)
+        ask = ask_of(
+            runtime,
+            messages_of(prompt),
+            options,
+            vault=vault,
+            sequences=FreshSequences(runtime.engine),
+        )
+        return self.answer(ask, self.judge(ask, upload=upload, tags=tags), prefer)
+
+    async def arespond(
+        self,
+        prompt: Prompt,
+        *,
+        upload: Upload | None = None,
+        tags: Iterable[str] = (),
+        prefer: Prefer | None = None,
+        **options: Unpack[ToolChanges],
+    ) -> HybridReply:
+        """`respond` for asyncio; cancelling the task ends the answer."""
+        stream = self.astream(prompt, upload=upload, tags=tags, prefer=prefer, **options)
+        return await read_all_async(stream)
+
+    def astream(
+        self,
+        prompt: Prompt,
+        *,
+        upload: Upload | None = None,
+        tags: Iterable[str] = (),
+        prefer: Prefer | None = None,
+        **options: Unpack[ToolChanges],
+    ) -> AsyncHybridStream:
+        """`stream` for asyncio; cancelling the task ends the answer."""
+        return AsyncHybridStream(
+            self.stream(prompt, upload=upload, tags=tags, prefer=prefer, **options)
+        )
+
+    def chat(self, system: str | None = None) -> HybridChat:
+        """A conversation, with a KV cache and placeholders of its own."""
+        from edgesdk.hybrid.chat import HybridChat
+
+        return HybridChat(self, self._model.runtime, self._policy.detectors, system=system)
+
+    def judge(self, ask: Ask, *, upload: Upload | None = None, tags: Iterable[str] = ()) -> Verdict:
+        """What may happen to a request; see `Policy.judge`."""
+        return self._policy.judge(ask.messages, call=upload, tags=tags, besides=ask.besides)
+
+    def answer(
+        self,
+        ask: Ask,
+        verdict: Verdict,
+        prefer: Prefer | None = None,
+        on_end: Callable[[HybridReply | None], None] = lambda reply: None,
+    ) -> HybridStream:
+        """Answer a request, for those who bring their own sequences, as chats and servers do.
+
+        Args:
+            on_end: called once, with the reply, or with None where there is none.
+        """
+        return HybridStream(self._answer(ask, verdict, prefer), ask.cancel, on_end)
 
     def close(self) -> None:
         """End all questions to the cloud. The model stays open."""
         self._asker.close()
 
-    def _answer(
-        self, messages: Messages, options: Options, verdict: Verdict, prefer: Prefer | None
-    ) -> Generator[HybridEvent, None, HybridReply]:
-        started, deadline = time.time(), Deadline(options.deadline)
+    def _answer(self, ask: Ask, verdict: Verdict, prefer: Prefer | None) -> Steps:
+        started, deadline = time.time(), Deadline(ask.options.deadline)
         may_leave = self._asker.possible and verdict.upload != "local_only" and prefer != "local"
         local: LocalDraft | None = None
         objection: str | None = "the app prefers the cloud"
         if not (may_leave and prefer == "cloud"):
-            local, objection = yield from self._local(messages, options, may_leave, prefer)
+            local, objection = yield from self._local(ask, may_leave, prefer)
         if local is not None and objection is None:
-            reply = HybridReply(local.text, "local", "sure enough", local=local)
+            reply = local_reply(local, "sure enough")
         else:
             assert objection is not None, "without a draft there is a reason why"
-            reply = yield from self._elsewhere(
-                messages, options, verdict, local, objection, deadline
-            )
-        self._write_down(reply, messages, verdict, started)
+            reply = yield from self._elsewhere(ask, verdict, local, objection, deadline)
+        self._write_down(reply, ask.messages, verdict, started)
         return reply
 
     def _local(
-        self, messages: Messages, options: Options, may_leave: bool, prefer: Prefer | None
+        self, ask: Ask, may_leave: bool, prefer: Prefer | None
     ) -> Generator[HybridEvent, None, tuple[LocalDraft | None, str | None]]:
         """A draft, and what speaks against keeping it."""
         try:
-            local = yield from self._draft(messages, options, may_give_up=may_leave)
+            local = yield from self._draft(ask, may_give_up=may_leave)
         except ContextOverflow:
             if not may_leave:
                 raise
@@ -184,40 +219,35 @@ class HybridClient(Closes):
             return local, None
         if local.confidence is None:
             return local, "the device said nothing"
+        if local.trouble is not None:
+            return local, local.trouble
         if local.given_up or local.confidence < self._confidence.threshold:
             return local, f"the device was unsure ({local.confidence:.2f})"
         return local, None
 
-    def _draft(
-        self, messages: Messages, options: Options, *, may_give_up: bool
-    ) -> Generator[HybridEvent, None, LocalDraft]:
-        steps = draft(
-            self._model.runtime, messages, options, self._confidence, may_give_up=may_give_up
-        )
+    def _draft(self, ask: Ask, *, may_give_up: bool) -> Generator[HybridEvent, None, LocalDraft]:
+        steps = draft(self._model.runtime, ask, self._confidence, may_give_up=may_give_up)
         while True:
             try:
                 piece = next(steps)
             except StopIteration as end:
                 found: LocalDraft = end.value
                 return found
-            yield Piece(piece)
+            yield Piece(piece, "local")
 
     def _elsewhere(
         self,
-        messages: Messages,
-        options: Options,
+        ask: Ask,
         verdict: Verdict,
         local: LocalDraft | None,
         objection: str,
         deadline: Deadline,
-    ) -> Generator[HybridEvent, None, HybridReply]:
+    ) -> Steps:
         """The cloud's answer; where there is none, the device's after all."""
         shown = local is not None and bool(local.text)
-        vault = Vault(self._policy.detectors)
-        tokens = local.receipt.prompt_tokens if local else self._model.count(messages)
-        asking = self._asker.ask(
-            messages, options, verdict, vault, prompt_tokens=tokens, deadline=deadline
-        )
+        runtime = self._model.runtime
+        tokens = local.receipt.prompt_tokens if local else len(ask.encoded(runtime))
+        asking = self._asker.ask(ask, verdict, prompt_tokens=tokens, deadline=deadline)
         began = False
         try:
             while True:
@@ -228,22 +258,22 @@ class HybridClient(Closes):
                 yield event
         except StopIteration as end:
             asked: Asked = end.value
-            return HybridReply(
-                asked.answer.text, "cloud", objection, False, local, asked.answer, asked.cost
-            )
+            return asked.reply(objection, local)
         except NotAsked as error:
-            refusal = str(error)
+            refusal, cost = str(error), error.cost
         finally:
             asking.close()
         if local is None or local.given_up:
             if shown or began:
                 yield Restart(refusal)
-            left = replace(options, deadline=deadline.seconds) if options.deadline else options
-            local = yield from self._draft(messages, left, may_give_up=False)
+            options = ask.options
+            if options.deadline is not None:
+                ask = replace(ask, options=replace(options, deadline=deadline.seconds))
+            local = yield from self._draft(ask, may_give_up=False)
         elif began:
             yield Restart(refusal)
-            yield Piece(local.text)
-        return HybridReply(local.text, "local", f"{objection}; {refusal}", True, local)
+            yield Piece(local.text, "local")
+        return local_reply(local, f"{objection}; {refusal}", low_confidence=True, cost=cost)
 
     def _write_down(
         self, reply: HybridReply, messages: Messages, verdict: Verdict, started: float
