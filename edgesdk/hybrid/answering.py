@@ -45,10 +45,10 @@ class Asked:
     calls: ToolCalls
     parsed: Any
 
-    def reply(self, reason: str, local: LocalDraft | None) -> HybridReply:
+    def reply(self, reason: str, local: LocalDraft | None, gate: str) -> HybridReply:
         """The reply, where this is the answer."""
         return HybridReply(
-            self.answer.text, "cloud", reason, False, local, self.answer, self.cost,
+            self.answer.text, "cloud", reason, False, local, self.answer, self.cost, gate,
             self.parsed, self.calls,
         )  # fmt: skip
 

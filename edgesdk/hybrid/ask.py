@@ -24,10 +24,6 @@ from edgesdk.tools.offer import asked_with_tools, checked_calls
 Messages: TypeAlias = list[dict[str, Any]]
 
 
-class Cancelled(Exception):
-    """The caller wants no answer any more. Never leaves the SDK."""
-
-
 @dataclass(frozen=True)
 class Form:
     """The form of an answer.

@@ -15,7 +15,7 @@ from edgesdk.errors import (
     DeadlineExceeded,
 )
 from edgesdk.hybrid.answering import Asked, NotAsked, Restoring, asked_of
-from edgesdk.hybrid.ask import Ask, Cancelled
+from edgesdk.hybrid.ask import Ask
 from edgesdk.hybrid.cloud.answer import CloudAnswer, Restart
 from edgesdk.hybrid.cloud.attempts import OnBreak
 from edgesdk.hybrid.cloud.client import CloudClient
@@ -25,7 +25,7 @@ from edgesdk.hybrid.outgoing import Outgoing, form_tokens, outgoing
 from edgesdk.hybrid.privacy.policy import Policy, Question, Verdict
 from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.spending.limits import Cost
-from edgesdk.hybrid.streaming import HybridEvent
+from edgesdk.hybrid.stream import HybridEvent
 
 # Prompts are counted by the device's tokenizer; another one makes more of the same text, but not
 # so many more.
@@ -61,8 +61,7 @@ class CloudAsker:
         Raises:
             NotAsked: the policy, the app, the budget or the network are against it, or what came
                 is of no use; a `Restart` comes before it where pieces were given out, unless they
-                were the whole answer.
-            Cancelled: the caller cancelled it.
+                were the whole answer. Or the caller cancelled it.
         """
         self._check(ask, verdict)
         most = ask.options.max_tokens or max(cloud.max_output_tokens for cloud in self._clouds)
@@ -111,10 +110,10 @@ class CloudAsker:
                         elif not isinstance(event, CloudAnswer):
                             yield from restoring.feed(event)
                 if ask.cancel.is_set():
-                    raise Cancelled
+                    raise NotAsked("cancelled")
                 yield from restoring.flush()
-            except Interrupted:
-                raise Cancelled from None
+            except Interrupted as error:
+                raise NotAsked("cancelled") from error
             return stream.answer
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from edgesdk.hybrid.privacy.policy import Upload, Verdict
 from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.sequences import KeptSequence
-from edgesdk.hybrid.streaming import (
+from edgesdk.hybrid.stream import (
     AsyncHybridStream,
     HybridStream,
     read_all,

@@ -6,13 +6,13 @@ import json
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from typing_extensions import Unpack
 
 from edgesdk.closing import Closes
-from edgesdk.errors import ContextOverflow, RequestError
+from edgesdk.errors import RequestError
 from edgesdk.hybrid.answering import Asked, NotAsked
 from edgesdk.hybrid.ask import Ask, Messages, ask_of
 from edgesdk.hybrid.asking import CloudAsker
@@ -20,7 +20,11 @@ from edgesdk.hybrid.cloud.answer import Piece, Restart
 from edgesdk.hybrid.cloud.attempts import OnBreak
 from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.drafting import draft
+from edgesdk.hybrid.device import Device
+from edgesdk.hybrid.effort.effort import Effort
+from edgesdk.hybrid.gate.gate import DraftGate
+from edgesdk.hybrid.gate.keeper import Gatekeeper
+from edgesdk.hybrid.gate.objection import Objection
 from edgesdk.hybrid.privacy.policy import Policy, Upload, Verdict
 from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.records.decision import Decision, Texts
@@ -28,7 +32,7 @@ from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.reply import HybridReply, LocalDraft, local_reply
 from edgesdk.hybrid.sequences import FreshSequences
 from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.streaming import (
+from edgesdk.hybrid.stream import (
     AsyncHybridStream,
     HybridEvent,
     HybridStream,
@@ -36,7 +40,8 @@ from edgesdk.hybrid.streaming import (
     read_all,
     read_all_async,
 )
-from edgesdk.hybrid.trust.confidence import Confidence
+from edgesdk.hybrid.trust.confidence import KEPT_AS, Confidence, confidence_from
+from edgesdk.hybrid.trust.kept import Kept, kept_for
 from edgesdk.model import Model
 from edgesdk.text.prompts import Prompt, messages_of
 from edgesdk.tools.offer import ToolChanges
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
 
 Prefer = Literal["local", "cloud"]
 
+_PREFERRED = Objection("hint", "the app prefers the cloud")
 _LOG = logging.getLogger("edgesdk.hybrid")
 
 
@@ -62,7 +68,11 @@ class HybridClient(Closes):
         policy: what may leave the device.
         budget: what the cloud may cost; None for no limit.
         journal: where decisions are written down; None for nowhere.
-        confidence: how sure an answer has to be.
+        confidence: how sure an answer has to be; None for the one that is kept for this model, else
+            for a plain one.
+        gate: when the device does not even try.
+        effort: what more it does where it is unsure; None for nothing.
+        kept: what was learned of the model; None for what the store has, or came with the bundle.
         on_break: see `edgesdk.hybrid.cloud.client.CloudClient`.
     """
 
@@ -75,12 +85,20 @@ class HybridClient(Closes):
         budget: Budget | None = None,
         journal: Journal | None = None,
         confidence: Confidence | None = None,
+        gate: DraftGate | None = None,
+        effort: Effort | None = None,
+        kept: Kept | None = None,
         on_break: OnBreak = "restart",
     ) -> None:
         self._model = model
         self._policy = policy or Policy()
         self._journal = journal
-        self._confidence = confidence or Confidence()
+        kept = kept or kept_for(model.source)
+        bundle = model.runtime.engine.origin.model
+        known = kept.known(bundle, KEPT_AS, confidence_from)
+        self._confidence = confidence or known or Confidence()
+        self._keeper = Gatekeeper(model.runtime, gate or DraftGate(), kept)
+        self._device = Device(model.runtime, self._keeper, effort)
         clouds = [cloud] if isinstance(cloud, Cloud) else cloud
         self._asker = CloudAsker(clouds, self._policy, budget, on_break)
 
@@ -194,11 +212,13 @@ class HybridClient(Closes):
         started, deadline = time.time(), Deadline(ask.options.deadline)
         may_leave = self._asker.possible and verdict.upload != "local_only" and prefer != "local"
         local: LocalDraft | None = None
-        objection: str | None = "the app prefers the cloud"
+        objection: Objection | None = _PREFERRED
         if not (may_leave and prefer == "cloud"):
             local, objection = yield from self._local(ask, may_leave, prefer)
-        if local is not None and objection is None:
-            reply = local_reply(local, "sure enough")
+        cancelled = ask.cancel.is_set()
+        if local is not None and (objection is None or cancelled):
+            reason = "cancelled" if cancelled else f"sure enough{_tries(local)}"
+            reply = local_reply(local, reason, low_confidence=cancelled)
         else:
             assert objection is not None, "without a draft there is a reason why"
             reply = yield from self._elsewhere(ask, verdict, local, objection, deadline)
@@ -207,73 +227,72 @@ class HybridClient(Closes):
 
     def _local(
         self, ask: Ask, may_leave: bool, prefer: Prefer | None
-    ) -> Generator[HybridEvent, None, tuple[LocalDraft | None, str | None]]:
+    ) -> Generator[HybridEvent, None, tuple[LocalDraft | None, Objection | None]]:
         """A draft, and what speaks against keeping it."""
-        try:
-            local = yield from self._draft(ask, may_give_up=may_leave)
-        except ContextOverflow:
-            if not may_leave:
-                raise
-            return None, "the prompt does not fit the device's model"
+        if may_leave:
+            objection = self._keeper.objection(ask.messages, ask.options)
+            if objection is not None:
+                return None, objection
+        local = yield from self._device.answer(ask, self._confidence, others=may_leave)
         if prefer == "local":
             return local, None
         if local.confidence is None:
-            return local, "the device said nothing"
+            return local, Objection("", "the device said nothing")
         if local.trouble is not None:
-            return local, local.trouble
+            return local, Objection("", local.trouble)
         if local.given_up or local.confidence < self._confidence.threshold:
-            return local, f"the device was unsure ({local.confidence:.2f})"
+            unsure = f"the device was unsure ({local.confidence:.2f}{_tries(local)})"
+            return local, Objection("", unsure)
         return local, None
-
-    def _draft(self, ask: Ask, *, may_give_up: bool) -> Generator[HybridEvent, None, LocalDraft]:
-        steps = draft(self._model.runtime, ask, self._confidence, may_give_up=may_give_up)
-        while True:
-            try:
-                piece = next(steps)
-            except StopIteration as end:
-                found: LocalDraft = end.value
-                return found
-            yield Piece(piece, "local")
 
     def _elsewhere(
         self,
         ask: Ask,
         verdict: Verdict,
         local: LocalDraft | None,
-        objection: str,
+        objection: Objection,
         deadline: Deadline,
     ) -> Steps:
         """The cloud's answer; where there is none, the device's after all."""
+        gate, reason = objection
         shown = local is not None and bool(local.text)
-        runtime = self._model.runtime
-        tokens = local.receipt.prompt_tokens if local else len(ask.encoded(runtime))
+        tokens = local.receipt.prompt_tokens if local else self._keeper.count(ask.messages)
         asking = self._asker.ask(ask, verdict, prompt_tokens=tokens, deadline=deadline)
+        said: list[str] = []
         began = False
         try:
             while True:
                 event = next(asking)
                 if shown and not began:
-                    yield Restart(objection)
+                    yield Restart(reason)
                 began = True
+                if isinstance(event, Restart):
+                    said.clear()
+                elif isinstance(event, Piece):
+                    said.append(event.text)
                 yield event
         except StopIteration as end:
             asked: Asked = end.value
-            return asked.reply(objection, local)
+            return asked.reply(reason, local, gate)
         except NotAsked as error:
             refusal, cost = str(error), error.cost
         finally:
             asking.close()
+        if ask.cancel.is_set() and began:
+            return HybridReply("".join(said), "cloud", f"{reason}; cancelled", True, local)
         if local is None or local.given_up:
             if shown or began:
                 yield Restart(refusal)
-            options = ask.options
-            if options.deadline is not None:
-                ask = replace(ask, options=replace(options, deadline=deadline.seconds))
-            local = yield from self._draft(ask, may_give_up=False)
+            left = ask.options
+            if left.deadline is not None:
+                left = replace(left, deadline=max(deadline.remaining, 1e-3))
+            again = replace(ask, options=left)
+            local = yield from self._device.answer(again, self._confidence, others=False)
         elif began:
             yield Restart(refusal)
             yield Piece(local.text, "local")
-        return local_reply(local, f"{objection}; {refusal}", low_confidence=True, cost=cost)
+        reason = f"{reason}; {refusal}"
+        return local_reply(local, reason, low_confidence=True, cost=cost, gate=gate)
 
     def _write_down(
         self, reply: HybridReply, messages: Messages, verdict: Verdict, started: float
@@ -290,7 +309,8 @@ class HybridClient(Closes):
             upload=verdict.upload,
             kinds=tuple(sorted(verdict.kinds)),
             confidence=local.confidence if local else None,
-            signals=asdict(local.signals) if local and local.signals else {},
+            signals=local.measured if local else {},
+            gate=reply.gate,
             bundle=self._model.runtime.engine.origin.model,
             endpoint=cloud.endpoint if cloud else "",
             prompt_tokens=counted.prompt_tokens if counted else _tokens(local, "prompt_tokens"),
@@ -304,6 +324,10 @@ class HybridClient(Closes):
             self._journal.append(decision, prompt=prompt, texts=texts)
         except RequestError as error:
             _LOG.warning("a decision was not written down: %s", error)
+
+
+def _tries(local: LocalDraft) -> str:
+    return f" after {local.answers} answers" if local.answers > 1 else ""
 
 
 def _tokens(local: LocalDraft | None, name: str) -> int:

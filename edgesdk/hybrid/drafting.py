@@ -6,7 +6,7 @@ from collections.abc import Generator
 from time import perf_counter
 
 from edgesdk.errors import DeadlineExceeded, StructureError
-from edgesdk.hybrid.ask import Ask, Cancelled
+from edgesdk.hybrid.ask import Ask
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.trust.confidence import Confidence
 from edgesdk.hybrid.trust.signals import SignalMeter
@@ -29,7 +29,6 @@ def draft(
     Raises:
         ContextOverflow, EmptyPrompt, TemplateError, EngineError: see `edgesdk.model.Model`.
         DeadlineExceeded: the deadline passed before the first token.
-        Cancelled: the caller cancelled it.
     """
     started = perf_counter()
     ids = ask.encoded(runtime)
@@ -66,8 +65,6 @@ def draft(
     ask.sequences.give_back(sequence)
     finish = generation.finish
     assert finish is not None, "a generation that was closed has a finish"
-    if finish.reason == "cancelled" and not given_up:
-        raise Cancelled
     if finish.reason == "deadline" and not finish.tokens:
         raise DeadlineExceeded("The deadline passed before the first token.")
     text, signals = "".join(pieces), meter.signals()
@@ -86,7 +83,7 @@ def draft(
         signals,
         None if signals is None else confidence.of(signals),
         given_up,
-        None if ask.form is None else parsed,
-        calls,
-        fault,
+        parsed=None if ask.form is None else parsed,
+        calls=calls,
+        fault=fault,
     )

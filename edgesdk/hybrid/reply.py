@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edgesdk.errors import StructureError
@@ -24,6 +24,9 @@ class LocalDraft:
         signals: read off its logits; None where it has no token.
         confidence: in it, 0 to 1; None where it has no token.
         given_up: it was ended half-way, because it would not have been kept.
+        agreement: how far the device's other answers say the same, 0 to 1, if it was asked
+            several times; the confidence knows of it.
+        answers: how often it was asked.
         parsed: its value, where a form was asked for.
         calls: of tools.
         fault: why it has not the form that was asked for.
@@ -34,9 +37,19 @@ class LocalDraft:
     signals: Signals | None
     confidence: float | None
     given_up: bool
+    agreement: float | None = None
+    answers: int = 1
     parsed: Any = None
     calls: ToolCalls = field(default_factory=ToolCalls)
     fault: StructureError | None = None
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """All that was measured of it, by name; it has no text."""
+        found = {} if self.signals is None else asdict(self.signals)
+        if self.agreement is not None:
+            found |= {"agreement": self.agreement, "answers": self.answers}
+        return found
 
     @property
     def trouble(self) -> str | None:
@@ -57,6 +70,9 @@ class HybridReply:
             it wrote them.
         route: who answered.
         reason: why it was that one, in a few words.
+        gate: what kept the device from trying, in a word: "context", "vision", "hearing",
+            "files", "parts", "tools", "template", "hint", "heat", "battery", "speed" or
+            "prompt"; empty where it tried.
         low_confidence: it is a local answer that was not to be kept, because the cloud could not
             or must not be asked.
         local: the device's draft; None where none was made.
@@ -75,6 +91,7 @@ class HybridReply:
     local: LocalDraft | None = None
     cloud: CloudAnswer | None = None
     cost: Cost = field(default_factory=Cost)
+    gate: str = ""
     parsed: Any = None
     tool_calls: tuple[ToolCall, ...] = ()
     timing: Timing = field(default_factory=Timing)
@@ -88,6 +105,8 @@ class HybridReply:
     def finish_reason(self) -> str:
         """Why the answer ended: the device's reasons, or the endpoint's own; "tool_calls" where
         it waits for the results of `tool_calls`."""
+        if self.route == "cloud" and self.cloud is None:
+            return "cancelled"
         ended = self.cloud or (self.local and self.local.receipt)
         assert ended, "somebody answered"
         return "tool_calls" if self.tool_calls and ended.finish_reason == "stop" else (
@@ -133,15 +152,21 @@ class HybridReply:
         )
 
     def _tokens(self, there: str, here: str) -> int | None:
-        if self.cloud is not None:
-            return None if self.cloud.usage is None else int(getattr(self.cloud.usage, there))
+        if self.route == "cloud":
+            usage = None if self.cloud is None else self.cloud.usage
+            return None if usage is None else int(getattr(usage, there))
         return None if self.local is None else int(getattr(self.local.receipt, here))
 
 
 def local_reply(
-    draft: LocalDraft, reason: str, *, low_confidence: bool = False, cost: Cost | None = None
+    draft: LocalDraft,
+    reason: str,
+    *,
+    low_confidence: bool = False,
+    cost: Cost | None = None,
+    gate: str = "",
 ) -> HybridReply:
-    """The device's answer.
+    """The device's answer; see `HybridReply`.
 
     Args:
         cost: of a cloud's answer that was no use.
@@ -152,6 +177,6 @@ def local_reply(
     if draft.fault is not None:
         raise draft.fault
     return HybridReply(
-        draft.text, "local", reason, low_confidence, draft, cost=cost or Cost(),
+        draft.text, "local", reason, low_confidence, draft, cost=cost or Cost(), gate=gate,
         parsed=draft.parsed, tool_calls=draft.calls,
     )  # fmt: skip

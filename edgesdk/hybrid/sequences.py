@@ -66,3 +66,28 @@ class KeptSequence:
             old, self._kept = self._kept, None
         if old is not None:
             old.close()
+
+
+class LentSequence:
+    """Implements `Sequences` for several drafts of one answer: all of them are made on one.
+
+    Args:
+        lender: gets it back in the end.
+    """
+
+    def __init__(self, lender: Sequences) -> None:
+        self._lender = lender
+        self._held: Sequence | None = None
+
+    def take(self, prompt: list[int]) -> Sequence:
+        found, self._held = self._held, None
+        return self._lender.take(prompt) if found is None else found
+
+    def give_back(self, sequence: Sequence) -> None:
+        self._held = sequence
+
+    def end(self) -> None:
+        """No more drafts."""
+        if self._held is not None:
+            self._lender.give_back(self._held)
+            self._held = None

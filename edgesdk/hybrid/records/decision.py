@@ -20,6 +20,7 @@ class Decision:
         kinds: of what the detectors found, in order.
         confidence: in the local answer, 0 to 1; None where none was made.
         signals: read off the local answer, by name.
+        gate: what kept the device from trying; see `edgesdk.hybrid.reply.HybridReply`.
         bundle: hash of the local model's bundle.
         endpoint: who answered in the cloud; empty where none did.
         prompt_tokens, output_tokens: of the answer that was given.
@@ -34,6 +35,7 @@ class Decision:
     kinds: tuple[str, ...] = ()
     confidence: float | None = None
     signals: dict[str, float] = field(default_factory=dict)
+    gate: str = ""
     bundle: str = ""
     endpoint: str = ""
     prompt_tokens: int = 0

@@ -12,7 +12,6 @@ from typing_extensions import Self
 
 from edgesdk.closing import Closes
 from edgesdk.errors import RequestError
-from edgesdk.hybrid.ask import Cancelled
 from edgesdk.hybrid.cloud.answer import Piece, Restart, Thought
 from edgesdk.hybrid.receipt import Timing
 from edgesdk.hybrid.reply import HybridReply
@@ -33,7 +32,7 @@ class HybridStream(Closes, Iterator[HybridEvent]):
     Args:
         steps: the answer.
         cancel: what `steps` looks at.
-        on_end: called once, with the reply, or with None where there is none.
+        on_end: called once, with the reply, or with None where there is none or it was cancelled.
     """
 
     def __init__(
@@ -55,10 +54,8 @@ class HybridStream(Closes, Iterator[HybridEvent]):
                 self._reply = replace(end.value, timing=self._timing())
             self._end()
             raise StopIteration from None
-        except BaseException as error:
+        except BaseException:
             self._end()
-            if isinstance(error, Cancelled):
-                raise StopIteration from None
             raise
         if isinstance(event, Restart):
             self._first = None
@@ -71,15 +68,14 @@ class HybridStream(Closes, Iterator[HybridEvent]):
         """The whole answer.
 
         Raises:
-            RequestError: it was not read to its end, or it was cancelled.
+            RequestError: it was not read to its end.
         """
         if self._reply is None:
             raise RequestError("The answer was not read to its end.", hint="Iterate it first.")
         return self._reply
 
     def cancel(self) -> None:
-        """End the answer at once, on the device and in the cloud; the stream then ends, and there
-        is no reply."""
+        """End the answer at once, whatever it is at; the stream then ends with what is there."""
         self._cancel.set()
 
     def close(self) -> None:
@@ -90,7 +86,7 @@ class HybridStream(Closes, Iterator[HybridEvent]):
     def _end(self) -> None:
         if not self._ended:
             self._ended = True
-            self._on_end(self._reply)
+            self._on_end(None if self._cancel.is_set() else self._reply)
 
     def __del__(self) -> None:
         self.close()
