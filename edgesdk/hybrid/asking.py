@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Sequence
 
 from edgesdk.engines.caller import Interrupted
@@ -47,6 +48,7 @@ class CloudAsker:
         self._budget = budget
         self._on_break = on_break
         self._client: CloudClient | None = None
+        self._guard = threading.Lock()
 
     @property
     def possible(self) -> bool:
@@ -77,10 +79,8 @@ class CloudAsker:
                 reservation = self._budget.reserve(worst)
             except BudgetExceeded as error:
                 raise NotAsked(f"budget: {error.limit}") from error
-        if self._client is None:
-            self._client = CloudClient(self._clouds, on_break=self._on_break)
         try:
-            answer = yield from self._read(self._client, sent, ask, deadline)
+            answer = yield from self._read(self._opened(), sent, ask, deadline)
         except (CloudRefused, CloudBusy, CloudUnreachable) as error:
             # These come before any work is done, so nothing is owed. After other errors the
             # reservation stays: the endpoint may have worked, and may charge for it.
@@ -118,9 +118,16 @@ class CloudAsker:
 
     def close(self) -> None:
         """End all requests."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        with self._guard:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _opened(self) -> CloudClient:
+        with self._guard:
+            if self._client is None:
+                self._client = CloudClient(self._clouds, on_break=self._on_break)
+            return self._client
 
     def _check(self, ask: Ask, verdict: Verdict) -> None:
         if not self._clouds:

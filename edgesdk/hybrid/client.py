@@ -190,6 +190,10 @@ class HybridClient(Closes):
         """What may happen to a request; see `Policy.judge`."""
         return self._policy.judge(ask.messages, call=upload, tags=tags, besides=ask.besides)
 
+    def may_ask(self, verdict: Verdict, prefer: Prefer | None = None) -> bool:
+        """Whether the cloud might answer a request."""
+        return self._asker.possible and verdict.upload != "local_only" and prefer != "local"
+
     def answer(
         self,
         ask: Ask,
@@ -210,7 +214,7 @@ class HybridClient(Closes):
 
     def _answer(self, ask: Ask, verdict: Verdict, prefer: Prefer | None) -> Steps:
         started, deadline = time.time(), Deadline(ask.options.deadline)
-        may_leave = self._asker.possible and verdict.upload != "local_only" and prefer != "local"
+        may_leave = self.may_ask(verdict, prefer)
         local: LocalDraft | None = None
         objection: Objection | None = _PREFERRED
         if not (may_leave and prefer == "cloud"):
@@ -230,7 +234,9 @@ class HybridClient(Closes):
     ) -> Generator[HybridEvent, None, tuple[LocalDraft | None, Objection | None]]:
         """A draft, and what speaks against keeping it."""
         if may_leave:
-            objection = self._keeper.objection(ask.messages, ask.options)
+            objection = self._keeper.objection(
+                ask.messages, ask.options, tools=ask.tools is not None
+            )
             if objection is not None:
                 return None, objection
         local = yield from self._device.answer(ask, self._confidence, others=may_leave)

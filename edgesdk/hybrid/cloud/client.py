@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, aclosing, suppress
@@ -86,6 +87,7 @@ class CloudClient(Closes):
     ) -> None:
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
+        self._guard = threading.Lock()
         # Proxies and .netrc of the environment must not redirect what the app addressed.
         self._http = httpx.AsyncClient(follow_redirects=False, verify=verify, trust_env=False)
         self._attempts = Attempts(tuple(clouds), self._http, on_break)
@@ -107,9 +109,11 @@ class CloudClient(Closes):
         Raises:
             CloudError, DeadlineExceeded: from the iteration; see `Attempts.answer`.
         """
-        if self._portal is None:
-            self._portal = self._stack.enter_context(start_blocking_portal())
-        return CloudStream(self._portal, self._attempts, body, Deadline(deadline), on_break)
+        with self._guard:
+            if self._portal is None:
+                self._portal = self._stack.enter_context(start_blocking_portal())
+            portal = self._portal
+        return CloudStream(portal, self._attempts, body, Deadline(deadline), on_break)
 
     def close(self) -> None:
         """End all requests and free the connections."""

@@ -61,9 +61,15 @@ class Gatekeeper:
         self._clock = clock
         self._looked: tuple[float, PowerState] | None = None
 
-    def objection(self, messages: Messages, options: Options) -> Objection | None:
-        """What speaks against a draft; None where nothing does."""
-        lacking = senses_lacking(messages) or tools_lacking(messages, self._runtime)
+    def objection(
+        self, messages: Messages, options: Options, *, tools: bool = False
+    ) -> Objection | None:
+        """What speaks against a draft; None where nothing does.
+
+        Args:
+            tools: whether tools are offered.
+        """
+        lacking = senses_lacking(messages) or tools_lacking(messages, self._runtime, tools)
         if lacking is not None:
             return lacking
         try:
