@@ -37,13 +37,27 @@ if TYPE_CHECKING:
     from edgesdk.tools.function import Tool
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What holds for a turn; see `HybridClient.stream`."""
+class HybridChanges(ToolChanges, total=False):
+    """The keyword arguments of a turn; see `HybridClient.stream` for all of them."""
 
-    upload: Upload | None = None
-    tags: tuple[str, ...] = ()
-    prefer: Prefer | None = None
+    upload: Upload
+    tags: Iterable[str]
+    prefer: Prefer
+
+
+class HybridActChanges(OptionChanges, total=False):
+    """The keyword arguments of a turn with functions; see `HybridChanges`."""
+
+    upload: Upload
+    tags: Iterable[str]
+    prefer: Prefer
+
+
+@dataclass(frozen=True)
+class _Rules:
+    upload: Upload | None
+    tags: tuple[str, ...]
+    prefer: Prefer | None
 
 
 class HybridChat(Closes):
@@ -88,32 +102,16 @@ class HybridChat(Closes):
         told = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*told, *(dict(message) for message in self._turns)]
 
-    def respond(
-        self,
-        prompt: str | None = None,
-        *,
-        upload: Upload | None = None,
-        tags: Iterable[str] = (),
-        prefer: Prefer | None = None,
-        **options: Unpack[ToolChanges],
-    ) -> HybridReply:
+    def respond(self, prompt: str | None = None, **options: Unpack[HybridChanges]) -> HybridReply:
         """Answer the user's next message.
 
         Args:
             prompt: the message; None to go on after the results of tool calls (see `give`).
-            upload, tags, prefer, options: see `HybridClient.stream`.
+            options: see `HybridClient.stream`.
         """
-        return read_all(self.stream(prompt, upload=upload, tags=tags, prefer=prefer, **options))
+        return read_all(self.stream(prompt, **options))
 
-    def stream(
-        self,
-        prompt: str | None = None,
-        *,
-        upload: Upload | None = None,
-        tags: Iterable[str] = (),
-        prefer: Prefer | None = None,
-        **options: Unpack[ToolChanges],
-    ) -> HybridStream:
+    def stream(self, prompt: str | None = None, **options: Unpack[HybridChanges]) -> HybridStream:
         """Answer the user's next message piece by piece; see `respond`.
 
         Raises:
@@ -121,45 +119,31 @@ class HybridChat(Closes):
         """
         self._begin()
         try:
-            news, rules = self._news(prompt), Rules(upload, tuple(tags), prefer)
-            ask, verdict = self._ask(news, rules, options)
+            news = self._news(prompt)
+            rules, changes = _parted(options)
+            ask, verdict = self._ask(news, rules, changes)
 
             def ended(reply: HybridReply | None) -> None:
                 if reply is not None:
                     self._join([*news, reply.message], verdict)
                 self._answering.release()
 
-            return self._client.answer(ask, verdict, prefer, on_end=ended)
+            return self._client.answer(ask, verdict, rules.prefer, on_end=ended)
         except BaseException:
             self._answering.release()
             raise
 
     async def arespond(
-        self,
-        prompt: str | None = None,
-        *,
-        upload: Upload | None = None,
-        tags: Iterable[str] = (),
-        prefer: Prefer | None = None,
-        **options: Unpack[ToolChanges],
+        self, prompt: str | None = None, **options: Unpack[HybridChanges]
     ) -> HybridReply:
         """`respond` for asyncio; cancelling the task ends the answer."""
-        stream = self.astream(prompt, upload=upload, tags=tags, prefer=prefer, **options)
-        return await read_all_async(stream)
+        return await read_all_async(self.astream(prompt, **options))
 
     def astream(
-        self,
-        prompt: str | None = None,
-        *,
-        upload: Upload | None = None,
-        tags: Iterable[str] = (),
-        prefer: Prefer | None = None,
-        **options: Unpack[ToolChanges],
+        self, prompt: str | None = None, **options: Unpack[HybridChanges]
     ) -> AsyncHybridStream:
         """`stream` for asyncio; cancelling the task ends the answer."""
-        return AsyncHybridStream(
-            self.stream(prompt, upload=upload, tags=tags, prefer=prefer, **options)
-        )
+        return AsyncHybridStream(self.stream(prompt, **options))
 
     @property
     def waiting_for(self) -> tuple[ToolCall, ...]:
@@ -192,10 +176,7 @@ class HybridChat(Closes):
         tools: Iterable[Callable[..., Any]],
         *,
         max_rounds: int = 8,
-        upload: Upload | None = None,
-        tags: Iterable[str] = (),
-        prefer: Prefer | None = None,
-        **options: Unpack[OptionChanges],
+        **options: Unpack[HybridActChanges],
     ) -> Acted[HybridReply]:
         """Answer the user's next message with the help of Python functions; see
         `edgesdk.chat.Chat.act`. Each answer may come from the device or from the cloud, and only
@@ -203,9 +184,7 @@ class HybridChat(Closes):
         from edgesdk.tools.acting import act
 
         with self._alone():
-            loop = self._loop(
-                prompt, tools, max_rounds, Rules(upload, tuple(tags), prefer), options
-            )
+            loop = self._loop(prompt, tools, max_rounds, options)
             if any(tool.is_async for tool in loop.functions.values()):
                 raise InvalidOption(
                     "A tool is asynchronous.", hint="Use 'await chat.aact(...)', or a plain 'def'."
@@ -220,19 +199,14 @@ class HybridChat(Closes):
         tools: Iterable[Callable[..., Any]],
         *,
         max_rounds: int = 8,
-        upload: Upload | None = None,
-        tags: Iterable[str] = (),
-        prefer: Prefer | None = None,
-        **options: Unpack[OptionChanges],
+        **options: Unpack[HybridActChanges],
     ) -> Acted[HybridReply]:
         """`act` for asyncio. Tools may be `async def`: they run in the event loop, others in
         threads; cancelling the task ends the answer and cancels them."""
         from edgesdk.tools.acting import act_async
 
         with self._alone():
-            loop = self._loop(
-                prompt, tools, max_rounds, Rules(upload, tuple(tags), prefer), options
-            )
+            loop = self._loop(prompt, tools, max_rounds, options)
 
             async def asked(seconds: float | None) -> HybridReply:
                 return await read_all_async(AsyncHybridStream(loop.ask(seconds)))
@@ -273,7 +247,7 @@ class HybridChat(Closes):
         return asked
 
     def _ask(
-        self, news: Messages, rules: Rules, options: Mapping[str, object]
+        self, news: Messages, rules: _Rules, options: Mapping[str, object]
     ) -> tuple[Ask, Verdict]:
         ask = ask_of(
             self._runtime,
@@ -292,20 +266,19 @@ class HybridChat(Closes):
         prompt: str | None,
         tools: Iterable[Callable[..., Any]],
         max_rounds: int,
-        rules: Rules,
-        options: Mapping[str, object],
+        options: Mapping[str, Any],
     ) -> _Loop:
         from edgesdk.tools.acting import Acting
 
-        offered = list(tools)
+        offered, (rules, changes) = list(tools), _parted(options)
         specs, functions = toolbox(offered)
         if len(functions) < len(specs):
             raise InvalidOption("A tool is no function, so it cannot run.", hint="Use respond().")
-        deadline = options_from(options).deadline
+        deadline = options_from(changes).deadline
         acting = Acting[HybridReply](self._news(prompt), max_rounds=max_rounds, deadline=deadline)
 
         def ask(seconds: float | None) -> tuple[HybridStream, Verdict]:
-            changed = {**options, "tools": offered, "deadline": seconds}
+            changed = {**changes, "tools": offered, "deadline": seconds}
             asked, verdict = self._ask(list(acting.news), rules, changed)
             return self._client.answer(asked, verdict, rules.prefer), verdict
 
@@ -329,6 +302,15 @@ class HybridChat(Closes):
             yield
         finally:
             self._answering.release()
+
+
+def _parted(options: Mapping[str, Any]) -> tuple[_Rules, dict[str, Any]]:
+    """What is said of a turn, and of its answer."""
+    changes = dict(options)
+    rules = _Rules(
+        changes.pop("upload", None), tuple(changes.pop("tags", ())), changes.pop("prefer", None)
+    )
+    return rules, changes
 
 
 class _Loop:

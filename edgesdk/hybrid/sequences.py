@@ -32,15 +32,11 @@ class FreshSequences:
 
 
 class KeptSequence:
-    """Implements `Sequences` for a conversation: its latest sequence waits for the next turn.
+    """Implements `Sequences` for a conversation: its latest sequence waits for the next turn."""
 
-    Args:
-        sequence: to begin with.
-    """
-
-    def __init__(self, engine: Engine, sequence: Sequence | None = None) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._kept = sequence
+        self._kept: Sequence | None = None
         self._guard = threading.Lock()
 
     def take(self, prompt: list[int]) -> Sequence:
@@ -53,12 +49,6 @@ class KeptSequence:
             old, self._kept = self._kept, sequence
         if old is not None:
             old.close()
-
-    def fork(self) -> KeptSequence:
-        """One that goes on from here by itself."""
-        with self._guard:
-            twin = None if self._kept is None else self._kept.fork()
-        return KeptSequence(self._engine, twin)
 
     def close(self) -> None:
         """Free the KV cache."""
