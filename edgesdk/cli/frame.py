@@ -24,6 +24,7 @@ _SUBCOMMANDS = {
     "chat": Subcommand("edgesdk.cli.chat:command", "Chat with a model."),
     "fit": Subcommand("edgesdk.cli.fit:command", "Say whether a model fits this device."),
     "serve": Subcommand("edgesdk.cli.serve:command", "Serve models over OpenAI's HTTP API."),
+    "journal": Subcommand("edgesdk.cli.journal:command", "Show what a hybrid client decided."),
     "doctor": Subcommand("edgesdk.cli.doctor:command", "Say what works on this machine."),
 }
 _EXAMPLES = """\b

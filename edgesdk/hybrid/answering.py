@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgesdk.errors import StructureError
@@ -24,12 +24,14 @@ class NotAsked(Exception):
     said may quote the prompt.
 
     Args:
-        cost: of an answer that was no use.
+        cost: of attempts that came to nothing, or of an answer of no use.
+        later: it may answer at another time: it could not be reached, or was busy.
     """
 
-    def __init__(self, reason: str, cost: Cost | None = None) -> None:
+    def __init__(self, reason: str, *, cost: Cost | None = None, later: bool = False) -> None:
         super().__init__(reason)
         self.cost = cost or Cost()
+        self.later = later
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Asked:
 
     answer: CloudAnswer
     cost: Cost
-    calls: ToolCalls
-    parsed: Any
+    calls: ToolCalls = field(default_factory=ToolCalls)
+    parsed: Any = None
 
     def reply(self, reason: str, local: LocalDraft | None, gate: str) -> HybridReply:
         """The reply, where this is the answer."""
@@ -89,14 +91,14 @@ def asked_of(answer: CloudAnswer, sent: Outgoing, ask: Ask, cost: Cost) -> Asked
     if answer.calls:
         calls = _checked(answer, sent, ask)
         if not calls or any(call.problem for call in calls):
-            raise NotAsked("the cloud's call does not fit the tools", cost)
+            raise NotAsked("the cloud's call does not fit the tools", cost=cost)
     elif ask.tools is not None and ask.tools.must_call and answer.whole:
-        raise NotAsked("the cloud called no tool", cost)
+        raise NotAsked("the cloud called no tool", cost=cost)
     elif ask.form is not None:
         try:
             parsed = ask.form.read(text)
         except StructureError as error:
-            raise NotAsked("the cloud's answer has not the form", cost) from error
+            raise NotAsked("the cloud's answer has not the form", cost=cost) from error
     return Asked(restored, cost, calls, parsed)
 
 

@@ -75,7 +75,7 @@ class Ask:
     Attributes:
         messages: in the form of OpenAI's API, with nothing hidden.
         vault: of the conversation; hides what is private in what is sent.
-        sequences: where the device's KV cache comes from.
+        sequences: where the device's KV cache comes from; None for a new one.
         form: None for any text. Without it `tools` may be there, and the other way around.
         on_break: what becomes of a cloud answer that breaks off; None for the client's own choice.
         cancel: ends the answer, whoever is at it.
@@ -84,11 +84,16 @@ class Ask:
     messages: Messages
     options: Options
     vault: Vault
-    sequences: Sequences
+    sequences: Sequences | None = None
     form: Form | None = None
     tools: Tools | None = None
     on_break: OnBreak | None = None
     cancel: Cancel = field(default_factory=Cancel)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the answer may be any text, and nothing but a text."""
+        return self.form is None and self.tools is None
 
     @property
     def structure(self) -> Structure | None:
@@ -114,7 +119,7 @@ def ask_of(
     changes: Mapping[str, object],
     *,
     vault: Vault,
-    sequences: Sequences,
+    sequences: Sequences | None = None,
 ) -> Ask:
     """The request of keyword arguments, as `edgesdk.tools.offer.ToolChanges` has them.
 

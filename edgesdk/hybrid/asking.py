@@ -19,13 +19,14 @@ from edgesdk.hybrid.answering import Asked, NotAsked, Restoring, asked_of
 from edgesdk.hybrid.ask import Ask
 from edgesdk.hybrid.cloud.answer import CloudAnswer, Restart
 from edgesdk.hybrid.cloud.attempts import OnBreak
+from edgesdk.hybrid.cloud.charges import Charges
 from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.outgoing import Outgoing, form_tokens, outgoing
 from edgesdk.hybrid.privacy.policy import Policy, Question, Verdict
 from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.spending.limits import Cost
+from edgesdk.hybrid.spending.call import CallSpending
 from edgesdk.hybrid.stream import HybridEvent
 
 # Prompts are counted by the device's tokenizer; another one makes more of the same text, but not
@@ -38,15 +39,22 @@ class CloudAsker:
 
     Args:
         clouds: in order of preference; without any, every question is refused.
+        on_break, hedge_after: see `edgesdk.hybrid.cloud.client.CloudClient`.
     """
 
     def __init__(
-        self, clouds: Sequence[Cloud], policy: Policy, budget: Budget | None, on_break: OnBreak
+        self,
+        clouds: Sequence[Cloud],
+        policy: Policy,
+        budget: Budget | None,
+        on_break: OnBreak,
+        hedge_after: float | None = None,
     ) -> None:
         self._clouds = tuple(clouds)
         self._policy = policy
         self._budget = budget
         self._on_break = on_break
+        self._hedge_after = hedge_after
         self._client: CloudClient | None = None
         self._guard = threading.Lock()
 
@@ -63,57 +71,46 @@ class CloudAsker:
         Raises:
             NotAsked: the policy, the app, the budget or the network are against it, or what came
                 is of no use; a `Restart` comes before it where pieces were given out, unless they
-                were the whole answer. Or the caller cancelled it.
+                were the whole answer. Or the caller cancelled it, from any thread.
         """
         self._check(ask, verdict)
         most = ask.options.max_tokens or max(cloud.max_output_tokens for cloud in self._clouds)
         sent = outgoing(ask, hide=verdict.upload == "redact", max_output_tokens=most)
         worst_prompt = int((prompt_tokens + form_tokens(sent)) * _TOKENIZER_MARGIN)
-        worst = max(
-            (cost_of(cloud, worst_prompt, most) for cloud in self._clouds),
-            key=lambda cost: cost.money,
-        )
-        reservation = None
-        if self._budget is not None:
-            try:
-                reservation = self._budget.reserve(worst)
-            except BudgetExceeded as error:
-                raise NotAsked(f"budget: {error.limit}") from error
+        spending = CallSpending(self._budget, worst_prompt, most)
         try:
-            answer = yield from self._read(self._opened(), sent, ask, deadline)
-        except (CloudRefused, CloudBusy, CloudUnreachable) as error:
-            # These come before any work is done, so nothing is owed. After other errors the
-            # reservation stays: the endpoint may have worked, and may charge for it.
-            if reservation is not None:
-                reservation.release()
-            raise NotAsked(_reason(error)) from error
-        except (CloudBroken, DeadlineExceeded) as error:
-            raise NotAsked(_reason(error)) from error
-        cost = self._cost(answer, worst)
-        if reservation is not None:
-            reservation.settle(cost)
-        return asked_of(answer, sent, ask, cost)
+            answer = yield from self._read(sent, ask, deadline, spending)
+        except Interrupted as error:
+            raise NotAsked("cancelled", cost=spending.cost) from error
+        except BudgetExceeded as error:
+            raise NotAsked(f"budget: {error.limit}") from error
+        except (CloudError, DeadlineExceeded) as error:
+            later = isinstance(error, CloudUnreachable | CloudBusy)
+            raise NotAsked(_reason(error), cost=spending.cost, later=later) from error
+        finally:
+            spending.settle()
+        return asked_of(answer, sent, ask, spending.cost)
 
     def _read(
-        self, client: CloudClient, sent: Outgoing, ask: Ask, deadline: Deadline
+        self, sent: Outgoing, ask: Ask, deadline: Deadline, charges: Charges
     ) -> Generator[HybridEvent, None, CloudAnswer]:
         """The events, restored, and the answer as the endpoint gave it."""
         restoring = Restoring(ask)
-        caller = ask.cancel.caller()
-        with client.stream(sent.body, deadline=deadline.seconds, on_break=ask.on_break) as stream:
-            try:
-                with caller.heeding(stream.close):
-                    for event in stream:
-                        if isinstance(event, Restart):
-                            restoring = Restoring(ask)
-                            yield event
-                        elif not isinstance(event, CloudAnswer):
-                            yield from restoring.feed(event)
-                if ask.cancel.is_set():
-                    raise NotAsked("cancelled")
-                yield from restoring.flush()
-            except Interrupted as error:
-                raise NotAsked("cancelled") from error
+        with (
+            self._opened().stream(
+                sent.body, deadline=deadline.seconds, charges=charges, on_break=ask.on_break
+            ) as stream,
+            ask.cancel.caller().heeding(stream.close),
+        ):
+            for event in stream:
+                if isinstance(event, Restart):
+                    restoring = Restoring(ask)
+                    yield event
+                elif not isinstance(event, CloudAnswer):
+                    yield from restoring.feed(event)
+            if ask.cancel.is_set():
+                raise Interrupted
+            yield from restoring.flush()
             return stream.answer
 
     def close(self) -> None:
@@ -126,7 +123,9 @@ class CloudAsker:
     def _opened(self) -> CloudClient:
         with self._guard:
             if self._client is None:
-                self._client = CloudClient(self._clouds, on_break=self._on_break)
+                self._client = CloudClient(
+                    self._clouds, on_break=self._on_break, hedge_after=self._hedge_after
+                )
             return self._client
 
     def _check(self, ask: Ask, verdict: Verdict) -> None:
@@ -151,13 +150,6 @@ class CloudAsker:
             if not allowed:
                 raise NotAsked("policy: permission was not given")
 
-    def _cost(self, answer: CloudAnswer, worst: Cost) -> Cost:
-        """What the endpoint counted; the worst case where it did not, or broke off."""
-        if answer.usage is None or answer.attempts > 1:
-            return worst
-        cloud = next(cloud for cloud in self._clouds if cloud.name == answer.endpoint)
-        return cost_of(cloud, answer.usage.prompt_tokens, answer.usage.completion_tokens)
-
 
 def _reason(error: CloudError | DeadlineExceeded) -> str:
     if isinstance(error, DeadlineExceeded):
@@ -170,9 +162,3 @@ def _reason(error: CloudError | DeadlineExceeded) -> str:
     }
     status = f" ({error.status})" if error.status else ""
     return f"the cloud {words[type(error)]}{status}"
-
-
-def cost_of(cloud: Cloud, prompt_tokens: int, output_tokens: int) -> Cost:
-    """What an endpoint asks for so many tokens."""
-    money = prompt_tokens * cloud.input_price + output_tokens * cloud.output_price
-    return Cost(money / 1e6, prompt_tokens + output_tokens)

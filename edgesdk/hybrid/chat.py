@@ -5,18 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
 from edgesdk.closing import Closes
-from edgesdk.decode.options import OptionChanges, options_from
+from edgesdk.decode.options import options_from
 from edgesdk.errors import EmptyPrompt, InvalidOption, RequestError
 from edgesdk.hybrid.ask import Ask, Messages, ask_of
-from edgesdk.hybrid.client import HybridClient, Prefer
+from edgesdk.hybrid.changes import HybridActChanges, HybridChanges, Rules, parted
+from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.privacy.finding import Detector
-from edgesdk.hybrid.privacy.policy import Upload, Verdict
+from edgesdk.hybrid.privacy.policy import Verdict
 from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.sequences import KeptSequence
@@ -30,34 +30,11 @@ from edgesdk.runtime import Runtime
 from edgesdk.text.prompts import messages_of
 from edgesdk.tools.calls import ToolCall
 from edgesdk.tools.messages import unanswered, with_result
-from edgesdk.tools.offer import ToolChanges, toolbox
+from edgesdk.tools.offer import toolbox
 
 if TYPE_CHECKING:
     from edgesdk.tools.acting import Acted, Acting
     from edgesdk.tools.function import Tool
-
-
-class HybridChanges(ToolChanges, total=False):
-    """The keyword arguments of a turn; see `HybridClient.stream` for all of them."""
-
-    upload: Upload
-    tags: Iterable[str]
-    prefer: Prefer
-
-
-class HybridActChanges(OptionChanges, total=False):
-    """The keyword arguments of a turn with functions; see `HybridChanges`."""
-
-    upload: Upload
-    tags: Iterable[str]
-    prefer: Prefer
-
-
-@dataclass(frozen=True)
-class _Rules:
-    upload: Upload | None
-    tags: tuple[str, ...]
-    prefer: Prefer | None
 
 
 class HybridChat(Closes):
@@ -120,7 +97,7 @@ class HybridChat(Closes):
         self._begin()
         try:
             news = self._news(prompt)
-            rules, changes = _parted(options)
+            rules, changes = parted(options)
             ask, verdict = self._ask(news, rules, changes)
 
             def ended(reply: HybridReply | None) -> None:
@@ -247,7 +224,7 @@ class HybridChat(Closes):
         return asked
 
     def _ask(
-        self, news: Messages, rules: _Rules, options: Mapping[str, object]
+        self, news: Messages, rules: Rules, options: Mapping[str, object]
     ) -> tuple[Ask, Verdict]:
         ask = ask_of(
             self._runtime,
@@ -270,7 +247,7 @@ class HybridChat(Closes):
     ) -> _Loop:
         from edgesdk.tools.acting import Acting
 
-        offered, (rules, changes) = list(tools), _parted(options)
+        offered, (rules, changes) = list(tools), parted(options)
         specs, functions = toolbox(offered)
         if len(functions) < len(specs):
             raise InvalidOption("A tool is no function, so it cannot run.", hint="Use respond().")
@@ -302,15 +279,6 @@ class HybridChat(Closes):
             yield
         finally:
             self._answering.release()
-
-
-def _parted(options: Mapping[str, Any]) -> tuple[_Rules, dict[str, Any]]:
-    """What is said of a turn, and of its answer."""
-    changes = dict(options)
-    rules = _Rules(
-        changes.pop("upload", None), tuple(changes.pop("tags", ())), changes.pop("prefer", None)
-    )
-    return rules, changes
 
 
 class _Loop:

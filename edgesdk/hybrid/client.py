@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import logging
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from typing_extensions import Unpack
 
 from edgesdk.closing import Closes
-from edgesdk.errors import RequestError
+from edgesdk.decode.options import OptionChanges, options_from
 from edgesdk.hybrid.answering import Asked, NotAsked
-from edgesdk.hybrid.ask import Ask, Messages, ask_of
+from edgesdk.hybrid.ask import Ask, ask_of
 from edgesdk.hybrid.asking import CloudAsker
+from edgesdk.hybrid.auditing import Audits
+from edgesdk.hybrid.changes import HybridChanges, Prefer, parted
 from edgesdk.hybrid.cloud.answer import Piece, Restart
 from edgesdk.hybrid.cloud.attempts import OnBreak
 from edgesdk.hybrid.cloud.clock import Deadline
@@ -27,10 +29,9 @@ from edgesdk.hybrid.gate.keeper import Gatekeeper
 from edgesdk.hybrid.gate.objection import Objection
 from edgesdk.hybrid.privacy.policy import Policy, Upload, Verdict
 from edgesdk.hybrid.privacy.vault import Vault
-from edgesdk.hybrid.records.decision import Decision, Texts
+from edgesdk.hybrid.promise import Promise
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.reply import HybridReply, LocalDraft, local_reply
-from edgesdk.hybrid.sequences import FreshSequences
 from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.stream import (
     AsyncHybridStream,
@@ -40,19 +41,19 @@ from edgesdk.hybrid.stream import (
     read_all,
     read_all_async,
 )
+from edgesdk.hybrid.trust.calibrating import Check, Progress
+from edgesdk.hybrid.trust.calibrations import Calibrated
 from edgesdk.hybrid.trust.confidence import KEPT_AS, Confidence, confidence_from
 from edgesdk.hybrid.trust.kept import Kept, kept_for
+from edgesdk.hybrid.trusting import Trust
+from edgesdk.hybrid.writing import write_down
 from edgesdk.model import Model
 from edgesdk.text.prompts import Prompt, messages_of
-from edgesdk.tools.offer import ToolChanges
 
 if TYPE_CHECKING:
     from edgesdk.hybrid.chat import HybridChat
 
-Prefer = Literal["local", "cloud"]
-
 _PREFERRED = Objection("hint", "the app prefers the cloud")
-_LOG = logging.getLogger("edgesdk.hybrid")
 
 
 class HybridClient(Closes):
@@ -68,11 +69,12 @@ class HybridClient(Closes):
         policy: what may leave the device.
         budget: what the cloud may cost; None for no limit.
         journal: where decisions are written down; None for nowhere.
-        confidence: how sure an answer has to be; None for the one that is kept for this model, else
-            for a plain one.
+        confidence: how sure an answer has to be, where no calibration says; None for the one that
+            is kept for this model, else for a plain one.
         gate: when the device does not even try.
         effort: what more it does where it is unsure; None for nothing.
         kept: what was learned of the model; None for what the store has, or came with the bundle.
+        calibrations, audits: see `edgesdk.hybrid.trusting.Trust`.
         on_break: see `edgesdk.hybrid.cloud.client.CloudClient`.
     """
 
@@ -89,50 +91,35 @@ class HybridClient(Closes):
         effort: Effort | None = None,
         kept: Kept | None = None,
         on_break: OnBreak = "restart",
+        calibrations: str | Path | None = None,
+        audits: Audits | None = None,
     ) -> None:
         self._model = model
         self._policy = policy or Policy()
         self._journal = journal
         kept = kept or kept_for(model.source)
-        bundle = model.runtime.engine.origin.model
-        known = kept.known(bundle, KEPT_AS, confidence_from)
-        self._confidence = confidence or known or Confidence()
+        known = kept.known(model.runtime.engine.origin.model, KEPT_AS, confidence_from)
         self._keeper = Gatekeeper(model.runtime, gate or DraftGate(), kept)
         self._device = Device(model.runtime, self._keeper, effort)
         clouds = [cloud] if isinstance(cloud, Cloud) else cloud
+        self._trust = Trust(
+            model, self._device, confidence or known or Confidence(), clouds, self._policy, budget,
+            journal, calibrations=calibrations, audits=audits,
+        )  # fmt: skip
         self._asker = CloudAsker(clouds, self._policy, budget, on_break)
 
-    def respond(
-        self,
-        prompt: Prompt,
-        *,
-        upload: Upload | None = None,
-        tags: Iterable[str] = (),
-        prefer: Prefer | None = None,
-        **options: Unpack[ToolChanges],
-    ) -> HybridReply:
+    def respond(self, prompt: Prompt, **options: Unpack[HybridChanges]) -> HybridReply:
         """Answer a prompt; see `stream`."""
-        return read_all(self.stream(prompt, upload=upload, tags=tags, prefer=prefer, **options))
+        return read_all(self.stream(prompt, **options))
 
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        upload: Upload | None = None,
-        tags: Iterable[str] = (),
-        prefer: Prefer | None = None,
-        **options: Unpack[ToolChanges],
-    ) -> HybridStream:
+    def stream(self, prompt: Prompt, **options: Unpack[HybridChanges]) -> HybridStream:
         """Answer a prompt piece by piece.
 
         Args:
             prompt: a text, or a list of messages.
-            upload: the privacy rule of this call, in place of the default and the tags'.
-            tags: of this call, for the policy's rules.
-            prefer: "cloud" asks there first, "local" keeps whatever the device says.
-            options: those of `edgesdk.Options`; the deadline is for both parts together. `schema`
-                and `tools` hold for whoever answers (see `edgesdk.tools.offer.ToolChanges`); what
-                a cloud answers is checked, and is no answer where it does not fit. To `regex`,
+            options: who may answer, and those of `edgesdk.Options` (see `HybridChanges`); the
+                deadline is for both parts together. `schema` and `tools` hold for whoever answers:
+                what a cloud says is checked, and is no answer where it does not fit. To `regex`,
                 `choices` and `grammar` only the device can be held.
 
         Raises:
@@ -143,42 +130,19 @@ class HybridClient(Closes):
             DeadlineExceeded: the deadline passed before the first token of an answer.
             EngineError: the engine failed.
         """
-        runtime, vault = self._model.runtime, Vault(self._policy.detectors)
-        ask = ask_of(
-            runtime,
-            messages_of(prompt),
-            options,
-            vault=vault,
-            sequences=FreshSequences(runtime.engine),
-        )
-        return self.answer(ask, self.judge(ask, upload=upload, tags=tags), prefer)
+        rules, changes = parted(options)
+        vault = Vault(self._policy.detectors)
+        ask = ask_of(self._model.runtime, messages_of(prompt), changes, vault=vault)
+        verdict = self.judge(ask, upload=rules.upload, tags=rules.tags)
+        return self.answer(ask, verdict, rules.prefer)
 
-    async def arespond(
-        self,
-        prompt: Prompt,
-        *,
-        upload: Upload | None = None,
-        tags: Iterable[str] = (),
-        prefer: Prefer | None = None,
-        **options: Unpack[ToolChanges],
-    ) -> HybridReply:
+    async def arespond(self, prompt: Prompt, **options: Unpack[HybridChanges]) -> HybridReply:
         """`respond` for asyncio; cancelling the task ends the answer."""
-        stream = self.astream(prompt, upload=upload, tags=tags, prefer=prefer, **options)
-        return await read_all_async(stream)
+        return await read_all_async(self.astream(prompt, **options))
 
-    def astream(
-        self,
-        prompt: Prompt,
-        *,
-        upload: Upload | None = None,
-        tags: Iterable[str] = (),
-        prefer: Prefer | None = None,
-        **options: Unpack[ToolChanges],
-    ) -> AsyncHybridStream:
+    def astream(self, prompt: Prompt, **options: Unpack[HybridChanges]) -> AsyncHybridStream:
         """`stream` for asyncio; cancelling the task ends the answer."""
-        return AsyncHybridStream(
-            self.stream(prompt, upload=upload, tags=tags, prefer=prefer, **options)
-        )
+        return AsyncHybridStream(self.stream(prompt, **options))
 
     def chat(self, system: str | None = None) -> HybridChat:
         """A conversation, with a KV cache and placeholders of its own."""
@@ -208,8 +172,31 @@ class HybridClient(Closes):
         """
         return HybridStream(self._answer(ask, verdict, prefer), ask.cancel, on_end)
 
+    def calibrate(
+        self,
+        labelled: Iterable[tuple[Prompt, Check]] | Journal,
+        *,
+        alpha: float = 0.2,
+        delta: float = 0.05,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+        **options: Unpack[OptionChanges],
+    ) -> Calibrated:
+        """Keep only answers of which at most the share `alpha` is wrong, but for the probability
+        `delta`; see `edgesdk.hybrid.trusting.Trust.calibrate`."""
+        return self._trust.calibrate(
+            labelled, options_from(options), alpha=alpha, delta=delta, progress=progress,
+            cancel=cancel,
+        )  # fmt: skip
+
+    @property
+    def promise(self) -> Promise:
+        """How far the device's answers can be trusted now."""
+        return self._trust.promise
+
     def close(self) -> None:
         """End all questions to the cloud. The model stays open."""
+        self._trust.close()
         self._asker.close()
 
     def _answer(self, ask: Ask, verdict: Verdict, prefer: Prefer | None) -> Steps:
@@ -226,7 +213,12 @@ class HybridClient(Closes):
         else:
             assert objection is not None, "without a draft there is a reason why"
             reply = yield from self._elsewhere(ask, verdict, local, objection, deadline)
-        self._write_down(reply, ask.messages, verdict, started)
+        if self._journal is not None:
+            bundle = self._model.runtime.engine.origin.model
+            write_down(self._journal, reply, ask.messages, verdict, started=started, bundle=bundle)
+        # Nothing is promised of forms and calls, and nobody compares them.
+        chosen = prefer is None and not ask.cancel.is_set() and ask.is_plain
+        self._trust.answered(ask.messages, ask.options, verdict, reply, chosen=chosen)
         return reply
 
     def _local(
@@ -239,14 +231,17 @@ class HybridClient(Closes):
             )
             if objection is not None:
                 return None, objection
-        local = yield from self._device.answer(ask, self._confidence, others=may_leave)
+        threshold = self._trust.confidence.threshold
+        local = yield from self._device.answer(
+            ask, self._trust.base, others=may_leave, threshold=threshold
+        )
         if prefer == "local":
             return local, None
         if local.confidence is None:
             return local, Objection("", "the device said nothing")
         if local.trouble is not None:
             return local, Objection("", local.trouble)
-        if local.given_up or local.confidence < self._confidence.threshold:
+        if local.doubted or local.confidence < threshold:
             unsure = f"the device was unsure ({local.confidence:.2f}{_tries(local)})"
             return local, Objection("", unsure)
         return local, None
@@ -285,7 +280,8 @@ class HybridClient(Closes):
         finally:
             asking.close()
         if ask.cancel.is_set() and began:
-            return HybridReply("".join(said), "cloud", f"{reason}; cancelled", True, local)
+            reason = f"{reason}; cancelled"
+            return HybridReply("".join(said), "cloud", reason, True, local, cost=cost)
         if local is None or local.given_up:
             if shown or began:
                 yield Restart(refusal)
@@ -293,48 +289,13 @@ class HybridClient(Closes):
             if left.deadline is not None:
                 left = replace(left, deadline=max(deadline.remaining, 1e-3))
             again = replace(ask, options=left)
-            local = yield from self._device.answer(again, self._confidence, others=False)
+            local = yield from self._device.answer(again, self._trust.base, others=False)
         elif began:
             yield Restart(refusal)
             yield Piece(local.text, "local")
         reason = f"{reason}; {refusal}"
         return local_reply(local, reason, low_confidence=True, cost=cost, gate=gate)
 
-    def _write_down(
-        self, reply: HybridReply, messages: Messages, verdict: Verdict, started: float
-    ) -> None:
-        """Into the journal, if that is possible; the answer does not depend on it."""
-        if self._journal is None:
-            return
-        local, cloud = reply.local, reply.cloud
-        counted = cloud.usage if cloud else None
-        decision = Decision(
-            at=started,
-            route=reply.route,
-            reason=reply.reason,
-            upload=verdict.upload,
-            kinds=tuple(sorted(verdict.kinds)),
-            confidence=local.confidence if local else None,
-            signals=local.measured if local else {},
-            gate=reply.gate,
-            bundle=self._model.runtime.engine.origin.model,
-            endpoint=cloud.endpoint if cloud else "",
-            prompt_tokens=counted.prompt_tokens if counted else _tokens(local, "prompt_tokens"),
-            output_tokens=counted.completion_tokens if counted else _tokens(local, "output_tokens"),
-            money=reply.cost.money,
-            seconds=time.time() - started,
-        )
-        prompt = json.dumps(messages, ensure_ascii=False)
-        texts = Texts(prompt, local.text if local else None, cloud.text if cloud else None)
-        try:
-            self._journal.append(decision, prompt=prompt, texts=texts)
-        except RequestError as error:
-            _LOG.warning("a decision was not written down: %s", error)
-
 
 def _tries(local: LocalDraft) -> str:
     return f" after {local.answers} answers" if local.answers > 1 else ""
-
-
-def _tokens(local: LocalDraft | None, name: str) -> int:
-    return 0 if local is None else int(getattr(local.receipt, name))

@@ -8,6 +8,7 @@ from time import perf_counter
 from edgesdk.errors import DeadlineExceeded, StructureError
 from edgesdk.hybrid.ask import Ask
 from edgesdk.hybrid.reply import LocalDraft
+from edgesdk.hybrid.sequences import FreshSequences
 from edgesdk.hybrid.trust.confidence import Confidence
 from edgesdk.hybrid.trust.signals import SignalMeter
 from edgesdk.receipt import receipt_of
@@ -34,9 +35,10 @@ def draft(
     ids = ask.encoded(runtime)
     meter = SignalMeter()
     constraint, parse = runtime.held_to(ask.structure)
-    sequence = ask.sequences.take(ids)
+    sequences = ask.sequences or FreshSequences(runtime.engine)
+    sequence = sequences.take(ids)
     pieces: list[str] = []
-    given_up = False
+    doubted = False
     try:
         generation = runtime.generate(
             sequence,
@@ -44,7 +46,7 @@ def draft(
             ask.options,
             started=started,
             cancel=ask.cancel,
-            constraint=constraint,
+            constraint=None if constraint is None else meter.minding(constraint),
             watch=meter.saw,
         )
         try:
@@ -52,9 +54,11 @@ def draft(
                 if step.text:
                     pieces.append(step.text)
                     yield step.text
-                signals = meter.signals() if may_give_up and meter.tokens % _EVERY == 0 else None
-                if signals is not None and confidence.hopeless(signals):
-                    given_up = True
+                if doubted or meter.tokens % _EVERY:
+                    continue
+                signals = meter.signals()
+                doubted = signals is not None and confidence.hopeless(signals)
+                if doubted and may_give_up:
                     break
         finally:
             generation.close()
@@ -62,7 +66,8 @@ def draft(
         # After an error nothing is known of the cache for sure.
         sequence.close()
         raise
-    ask.sequences.give_back(sequence)
+    sequences.give_back(sequence)
+    given_up = doubted and may_give_up
     finish = generation.finish
     assert finish is not None, "a generation that was closed has a finish"
     if finish.reason == "deadline" and not finish.tokens:
@@ -82,7 +87,8 @@ def draft(
         receipt_of(finish, runtime.engine.info, load_seconds=runtime.load_seconds),
         signals,
         None if signals is None else confidence.of(signals),
-        given_up,
+        given_up=given_up,
+        doubted=doubted,
         parsed=None if ask.form is None else parsed,
         calls=calls,
         fault=fault,

@@ -24,6 +24,8 @@ class LocalDraft:
         signals: read off its logits; None where it has no token.
         confidence: in it, 0 to 1; None where it has no token.
         given_up: it was ended half-way, because it would not have been kept.
+        doubted: half-way it looked as if it would not be kept, so it is not, ended or not: whether
+            an answer is trusted does not depend on who else could be asked.
         agreement: how far the device's other answers say the same, 0 to 1, if it was asked
             several times; the confidence knows of it.
         answers: how often it was asked.
@@ -37,6 +39,7 @@ class LocalDraft:
     signals: Signals | None
     confidence: float | None
     given_up: bool
+    doubted: bool = False
     agreement: float | None = None
     answers: int = 1
     parsed: Any = None

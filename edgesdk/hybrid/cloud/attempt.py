@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -30,6 +31,21 @@ _BUSY = (408, 409, 425, 429)
 _ERROR_BYTES = 2**16
 
 
+@dataclass
+class Sending:
+    """How far a request came.
+
+    Attributes:
+        begun: its first byte may have gone out, so that the endpoint may be at work.
+    """
+
+    begun: bool = False
+
+    async def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Hears what httpcore does ("trace" of its request extensions)."""
+        self.begun = self.begun or event.endswith("send_request_headers.started")
+
+
 async def attempt(
     http: httpx.AsyncClient,
     cloud: Cloud,
@@ -37,12 +53,14 @@ async def attempt(
     *,
     idempotency_key: str,
     deadline: Deadline,
+    sending: Sending,
 ) -> AsyncGenerator[Delta, None]:
     """What the endpoint sends, chunk by chunk, until it says that it is done.
 
     Args:
         http: must not follow redirects.
         body: of the request; model and streaming are added.
+        sending: is told how far the request came.
 
     Raises:
         CloudUnreachable, CloudRefused, CloudBusy, CloudBroken: as they say.
@@ -55,7 +73,7 @@ async def attempt(
     if cloud.api_key is not None:
         headers["Authorization"] = f"Bearer {cloud.api_key}"
     watch = _Watch(cloud, deadline)
-    async with _opened(http, cloud, request, headers, watch) as response:
+    async with _opened(http, cloud, request, headers, watch, sending) as response:
         await _check(response, cloud, watch)
         reader = EventReader()
         data = response.aiter_bytes()
@@ -136,11 +154,12 @@ async def _opened(
     body: dict[str, Any],
     headers: dict[str, str],
     watch: _Watch,
+    sending: Sending,
 ) -> AsyncIterator[httpx.Response]:
     # Waiting is `watch`'s affair: it also sees bytes that trickle.
     timeout = httpx.Timeout(None, connect=cloud.limits.connect)
     request = http.build_request("POST", cloud.chat_url, json=body, headers=headers)
-    request.extensions["timeout"] = timeout.as_dict()
+    request.extensions |= {"timeout": timeout.as_dict(), "trace": sending.trace}
     watch.expect(cloud.limits.connect + cloud.limits.first_token, "an answer")
     try:
         with watch:

@@ -6,12 +6,14 @@ import random
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import anyio
 import httpx
 
 from edgesdk.errors import (
+    BudgetExceeded,
     CloudBroken,
     CloudError,
     CloudRefused,
@@ -20,11 +22,14 @@ from edgesdk.errors import (
     InvalidOption,
 )
 from edgesdk.hybrid.cloud.answer import CloudEvent, Draft, Restart
-from edgesdk.hybrid.cloud.attempt import attempt
+from edgesdk.hybrid.cloud.attempt import Sending, attempt
+from edgesdk.hybrid.cloud.charges import Charges, NoCharge
 from edgesdk.hybrid.cloud.chunks import BadChunk
 from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.health import Health, RetryBudget
+from edgesdk.hybrid.cloud.hedging import first_to_answer
+from edgesdk.hybrid.cloud.trial import Trial
 
 OnBreak = Literal["restart", "incomplete"]
 
@@ -33,6 +38,26 @@ _ROUNDS = 3
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 # An endpoint that wants more time than this has not failed for the moment, it is away.
 _LONGEST_WAIT = 30.0
+
+
+@dataclass
+class _Call:
+    """What all attempts at one answer share.
+
+    Attributes:
+        key: for the endpoint, to tell a repeated request from a new one.
+        out: endpoints that are not asked again for it.
+        hedged: endpoints that had their turn of this round before it came.
+        count: how many requests were made.
+    """
+
+    body: dict[str, Any]
+    deadline: Deadline
+    charges: Charges
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    out: set[int] = field(default_factory=set)
+    hedged: set[int] = field(default_factory=set)
+    count: int = 0
 
 
 class Attempts:
@@ -46,91 +71,162 @@ class Attempts:
         clouds: in order of preference.
         http: must not follow redirects.
         on_break: what an answer that broke off becomes.
+        hedge_after: seconds without a first token after which the next endpoint is asked too;
+            None for never.
 
     Raises:
-        InvalidOption: there is no endpoint.
+        InvalidOption: there is no endpoint, or `hedge_after` is negative.
     """
 
     def __init__(
-        self, clouds: tuple[Cloud, ...], http: httpx.AsyncClient, on_break: OnBreak
+        self,
+        clouds: tuple[Cloud, ...],
+        http: httpx.AsyncClient,
+        on_break: OnBreak,
+        hedge_after: float | None = None,
     ) -> None:
         if not clouds:
             raise InvalidOption("There is no cloud to ask.", hint="Name at least one.")
+        if hedge_after is not None and not hedge_after >= 0:
+            raise InvalidOption("hedge_after must not be under 0 seconds.")
         self._clouds = clouds
         self._http = http
         self._on_break = on_break
+        self._hedge_after = hedge_after
         self._health = [Health() for _ in clouds]
         self._budget = RetryBudget()
 
     async def answer(
-        self, body: dict[str, Any], deadline: Deadline, on_break: OnBreak | None = None
+        self,
+        body: dict[str, Any],
+        deadline: Deadline,
+        charges: Charges | None = None,
+        on_break: OnBreak | None = None,
     ) -> AsyncGenerator[CloudEvent, None]:
         """Events of one answer; the last is a `CloudAnswer`.
 
         Args:
+            charges: each attempt is reserved there before it is made; one that cannot be paid is
+                not made.
             on_break: for this one, in place of the constructor's.
 
         Raises:
             CloudError: no attempt brought a whole answer, and nothing was given out.
+            BudgetExceeded: see `Charges.reserve`; no attempt was made.
             DeadlineExceeded: the time was over before the first piece.
         """
-        key = uuid.uuid4().hex
+        call = _Call(body, deadline, charges or NoCharge())
         on_break = on_break or self._on_break
-        draft, count, failure = Draft(), 0, self._resting()
-        refused: set[int] = set()
-        turns = self._turns(refused, deadline)
+        draft, failure = Draft(), self._resting()
+        unpaid: BudgetExceeded | None = None
+        turns = self._turns(call)
         async with aclosing(turns):
             async for index in turns:
-                cloud, health = self._clouds[index], self._health[index]
-                if draft.begun:
-                    yield Restart(str(failure))
-                draft = Draft()
-                count += 1
-                health.asked()
                 try:
-                    steps = attempt(self._http, cloud, body, idempotency_key=key, deadline=deadline)
-                    async with aclosing(steps):
-                        async for delta in steps:
+                    trial = await self._begin(index, call)
+                except BudgetExceeded as error:
+                    call.out.add(index)
+                    unpaid = error
+                    continue
+                if self._hedge_after is not None:
+                    trial = await self._hedge(trial, self._hedge_after, call)
+                name = trial.cloud.name
+                try:
+                    if draft.begun:
+                        yield Restart(str(failure))
+                    draft = Draft()
+                    async with aclosing(trial.deltas()) as deltas:
+                        async for delta in deltas:
                             for event in draft.add(delta):
                                 yield event
-                    whole = draft.whole(cloud.name, count)
+                    whole = draft.whole(name, call.count)
                 except DeadlineExceeded:
-                    health.left()
+                    trial.left()
                     if not draft.begun:
                         raise
-                    yield draft.partial("deadline", cloud.name, count)
+                    yield draft.partial("deadline", name, call.count)
                     return
                 except (CloudError, BadChunk) as error:
-                    failure = _failure(error, cloud)
-                    self._budget.failed()
-                    health.failed(failure, wait=failure.retry_after)
-                    if isinstance(failure, CloudRefused):
-                        refused.add(index)
+                    failure = _failure(error, trial.cloud)
+                    self._failed(trial, failure, call)
                     if draft.begun and on_break == "incomplete":
                         break
                 except BaseException:
-                    health.left()
+                    trial.left()
                     raise
                 else:
-                    health.answered()
+                    trial.answered(whole.usage)
                     self._budget.answered()
                     yield whole
                     return
         if not draft.begun:
-            raise failure
-        yield draft.partial("incomplete", failure.endpoint, count)
+            raise unpaid if unpaid is not None and not call.count else failure
+        yield draft.partial("incomplete", failure.endpoint, call.count)
 
-    async def _turns(self, refused: set[int], deadline: Deadline) -> AsyncGenerator[int, None]:
+    async def _begin(self, index: int, call: _Call) -> Trial:
+        """An attempt that is paid for, not yet sent.
+
+        Raises:
+            BudgetExceeded: see `Charges.reserve`.
+        """
+        cloud, sending = self._clouds[index], Sending()
+        # It may wait for a file that other processes write.
+        charge = await anyio.to_thread.run_sync(call.charges.reserve, cloud)
+        call.count += 1
+        steps = attempt(
+            self._http,
+            cloud,
+            call.body,
+            idempotency_key=call.key,
+            deadline=call.deadline,
+            sending=sending,
+        )
+        return Trial(index, cloud, self._health[index], charge, steps, sending)
+
+    async def _hedge(self, first: Trial, delay: float, call: _Call) -> Trial:
+        """`first`, or an attempt at the next endpoint that is faster to begin."""
+
+        async def another() -> Trial | None:
+            count = len(self._clouds)
+            others = [(first.index + step) % count for step in range(1, count)]
+            index = next(
+                (i for i in others if i not in call.out and not self._health[i].rests_for), None
+            )
+            # Hedges come when endpoints are slow, which more requests do not make better.
+            if index is None or self._budget.spent:
+                return None
+            call.hedged.add(index)
+            try:
+                return await self._begin(index, call)
+            except BudgetExceeded:
+                return None
+
+        def lost(trial: Trial) -> None:
+            if isinstance(trial.failure, CloudError):
+                self._failed(trial, trial.failure, call)
+            else:
+                trial.left()
+
+        return await first_to_answer(first, another, delay, lost=lost)
+
+    def _failed(self, trial: Trial, failure: CloudError, call: _Call) -> None:
+        self._budget.failed()
+        trial.failed(failure)
+        if isinstance(failure, CloudRefused):
+            call.out.add(trial.index)
+
+    async def _turns(self, call: _Call) -> AsyncGenerator[int, None]:
         """Which endpoint to ask next, after the pauses that are due."""
         for number in range(_ROUNDS):
-            left = [index for index in range(len(self._clouds)) if index not in refused]
+            call.hedged.clear()
+            left = [index for index in range(len(self._clouds)) if index not in call.out]
             if not left:
                 return
             if number:
                 longest = min(_FIRST_PAUSE * 2**number, _LONGEST_PAUSE)
                 soonest = min(self._health[index].rests_for for index in left)
                 pause = max(random.uniform(0, longest), soonest)
-                if self._budget.spent or pause > min(_LONGEST_WAIT, deadline.remaining):
+                if self._budget.spent or pause > min(_LONGEST_WAIT, call.deadline.remaining):
                     return
                 await anyio.sleep(pause)
             well = [index for index in left if not self._health[index].rests_for]
@@ -138,7 +234,7 @@ class Attempts:
                 return
             for place, index in enumerate(well):
                 # Another endpoint is no retry, unless all have failed before.
-                if not (number and place and self._budget.spent):
+                if index not in call.hedged and not (number and place and self._budget.spent):
                     yield index
 
     def _resting(self) -> CloudError:

@@ -16,6 +16,7 @@ from edgesdk.closing import Closes
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.cloud.answer import CloudAnswer, CloudEvent
 from edgesdk.hybrid.cloud.attempts import Attempts, OnBreak
+from edgesdk.hybrid.cloud.charges import Charges
 from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.cloud.endpoint import Cloud
 
@@ -29,12 +30,13 @@ class CloudStream(Closes, Iterator[CloudEvent]):
         attempts: Attempts,
         body: dict[str, Any],
         deadline: Deadline,
+        charges: Charges | None,
         on_break: OnBreak | None,
     ) -> None:
         self._arrived: queue.SimpleQueue[CloudEvent | None] = queue.SimpleQueue()
         self._answer: CloudAnswer | None = None
         self._work: Future[None] = portal.start_task_soon(
-            _relay, attempts.answer(body, deadline, on_break), self._arrived
+            _relay, attempts.answer(body, deadline, charges, on_break), self._arrived
         )
         # Also where the work was cancelled before it began.
         arrived = self._arrived
@@ -79,24 +81,33 @@ class CloudClient(Closes):
         clouds: in order of preference; the next is asked where one fails.
         on_break: what becomes of an answer that breaks off after its first piece: "restart" begins
             it again elsewhere, "incomplete" ends it with what there is.
+        hedge_after: seconds without a first token after which the same request also goes to the
+            next endpoint, and the first token decides; None for never. It costs what it brings:
+            an endpoint may charge for the answer that nobody reads.
         verify: certificates to trust, as httpx takes them; True for those of the system.
     """
 
     def __init__(
-        self, clouds: Iterable[Cloud], *, on_break: OnBreak = "restart", verify: Any = True
+        self,
+        clouds: Iterable[Cloud],
+        *,
+        on_break: OnBreak = "restart",
+        hedge_after: float | None = None,
+        verify: Any = True,
     ) -> None:
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
         self._guard = threading.Lock()
         # Proxies and .netrc of the environment must not redirect what the app addressed.
         self._http = httpx.AsyncClient(follow_redirects=False, verify=verify, trust_env=False)
-        self._attempts = Attempts(tuple(clouds), self._http, on_break)
+        self._attempts = Attempts(tuple(clouds), self._http, on_break, hedge_after)
 
     def stream(
         self,
         body: dict[str, Any],
         *,
         deadline: float | None = None,
+        charges: Charges | None = None,
         on_break: OnBreak | None = None,
     ) -> CloudStream:
         """Start an answer.
@@ -104,16 +115,17 @@ class CloudClient(Closes):
         Args:
             body: a chat completion request, without model and streaming.
             deadline: seconds for all attempts together.
+            charges: where each attempt is reserved; None for nowhere.
             on_break: for this answer, in place of the client's.
 
         Raises:
-            CloudError, DeadlineExceeded: from the iteration; see `Attempts.answer`.
+            CloudError, BudgetExceeded, DeadlineExceeded: from the iteration; see `Attempts.answer`.
         """
         with self._guard:
             if self._portal is None:
                 self._portal = self._stack.enter_context(start_blocking_portal())
             portal = self._portal
-        return CloudStream(portal, self._attempts, body, Deadline(deadline), on_break)
+        return CloudStream(portal, self._attempts, body, Deadline(deadline), charges, on_break)
 
     def close(self) -> None:
         """End all requests and free the connections."""
@@ -124,8 +136,7 @@ class CloudClient(Closes):
 
 
 async def _relay(
-    events: AsyncGenerator[CloudEvent, None],
-    arrived: queue.SimpleQueue[CloudEvent | None],
+    events: AsyncGenerator[CloudEvent, None], arrived: queue.SimpleQueue[CloudEvent | None]
 ) -> None:
     async with aclosing(events):
         async for event in events:

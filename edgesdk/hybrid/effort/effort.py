@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -17,19 +17,23 @@ from edgesdk.hybrid.trust.confidence import Confidence
 # Where nobody limits a try, it may become so much longer than the draft was.
 _LONGER, _LONGER_BY = 2, 64
 
-# Answers once more, with options of its own and the last words of the prompt; None where the answer
-# did not come to its end.
-Try = Callable[[Options, str | None], LocalDraft | None]
+# Answers once more, with options of its own and the last words of the prompt, and yields meanwhile;
+# None where the answer did not come to its end.
+Try = Callable[[Options, str | None], Generator[None, None, LocalDraft | None]]
 
 
 @dataclass(frozen=True)
 class Effort:
     """Answer again, by chance each time, and keep what most answers say.
 
-    It is spent on drafts whose confidence is below the threshold, but not hopeless. It ends as soon
-    as further answers would hardly change what becomes of the draft. A client makes none unless it
-    is told to: each try takes about as long as the draft did, shows nothing meanwhile, and takes
-    battery; whether it saves calls depends on model and task, and is to be measured.
+    It is spent on drafts whose confidence is below the threshold, but not hopeless, and ends as
+    soon as further answers would hardly change what becomes of the draft. A client makes none
+    unless it is told to: each try takes about as long as the draft did, shows nothing meanwhile,
+    and takes battery; whether it saves calls depends on model and task, and is to be measured.
+
+    The threshold here is the one that the app set, or that is kept for the model. One that a
+    calibration chooses must not change how answers are made: the calibration makes its own with
+    the same effort, and then decides about them.
 
     Attributes:
         tries: most further answers.
@@ -76,7 +80,7 @@ class Effort:
         least = confidence.give_up_below if self.least is None else self.least
         return (
             (others or self.alone)
-            and not draft.given_up
+            and not draft.doubted
             and draft.receipt.finish_reason in ("stop", "length")
             and draft.confidence is not None
             and least <= draft.confidence < confidence.threshold
@@ -90,8 +94,8 @@ def insist(
     confidence: Confidence,
     effort: Effort,
     deadline: Deadline,
-) -> LocalDraft:
-    """The answer that most tries agree on, with a confidence that knows of it.
+) -> Generator[None, None, LocalDraft]:
+    """Return the answer that most tries agree on, with a confidence that knows of it.
 
     Args:
         first: the draft, which counts as one of the answers.
@@ -103,9 +107,10 @@ def insist(
     time = Deadline(None if deadline.seconds is None else effort.share * deadline.seconds)
     slowest = first.receipt.decode_seconds
     verdict = first
-    while len(answers) <= effort.tries and slowest <= time.remaining:
+    while len(answers) <= effort.tries and slowest < time.remaining:
         began = perf_counter()
-        answer = again(_options(first, options, effort, len(answers), time), effort.instruction)
+        mine = _options(first, options, effort, len(answers), time)
+        answer = yield from again(mine, effort.instruction)
         slowest = max(slowest, perf_counter() - began)
         if answer is None:
             break
@@ -122,7 +127,8 @@ def _options(
     length = _LONGER * first.receipt.output_tokens + _LONGER_BY
     changes: dict[str, Any] = {
         "temperature": max(options.temperature, effort.temperature),
-        "seed": None if options.seed is None else options.seed + number,
+        # The same prompt gets the same answer where the call without effort would give it.
+        "seed": (options.seed or 0) + number if options.repeatable else None,
         "max_tokens": effort.max_tokens or options.max_tokens or length,
         # An instant at least: nothing left is no option's value, and ends the try at once.
         "deadline": None if time.seconds is None else max(time.seconds, 1e-3),

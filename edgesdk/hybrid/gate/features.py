@@ -22,7 +22,8 @@ _LARGEST = 18.0
 
 _WORD = re.compile(r"[^\W\d_]+")
 _NUMBER = re.compile(r"\d[\d,_]*(?:\.\d+)?")
-_OPERATOR = re.compile(r"(?<=[\w\s)\]])[-+*/^=<>%×÷·√∑∫≤≥≠](?=[\w\s(\[-])")
+# Hyphens, dashes of lists and slashes between words are none.
+_OPERATOR = re.compile(r"[+*^=<>%×÷√∑∫≤≥≠]|(?<=[\d)\]])[-/]|(?<=[\w)\]] )[-/](?= [\w(\[])")
 _BRACKET = re.compile(r"[()\[\]{}]")
 _CODE_SIGN = re.compile(r"[{}\[\]();_=<>$\\|&#@`]")
 _CODE_LINE = re.compile(

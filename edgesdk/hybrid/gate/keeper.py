@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from edgesdk.decode.options import Options
 from edgesdk.errors import RequestError, TemplateError
@@ -17,9 +17,9 @@ from edgesdk.hybrid.gate.capabilities import (
     tools_lacking,
 )
 from edgesdk.hybrid.gate.features import Messages
-from edgesdk.hybrid.gate.gate import DraftGate
+from edgesdk.hybrid.gate.gate import DraftGate, Hint
 from edgesdk.hybrid.gate.objection import Objection
-from edgesdk.hybrid.gate.prompts import KEPT_AS, prompt_gate_from
+from edgesdk.hybrid.gate.prompts import KEPT_AS, PromptGate, prompt_gate_from
 from edgesdk.hybrid.privacy.policy import texts_in
 from edgesdk.hybrid.trust.kept import Kept
 from edgesdk.power import PowerState
@@ -28,8 +28,8 @@ from edgesdk.runtime import Runtime
 
 # Sensors change slowly, and reading them may take milliseconds.
 _LOOK_SECONDS = 5.0
-# What clouds charge for a picture, at most, in tokens; and what a byte is where no tokenizer
-# can tell.
+# About what a cloud counts for a large picture, in tokens; and bytes of a token where the device's
+# tokenizer cannot tell.
 _TOKENS_PER_PICTURE = 1_500
 _BYTES_PER_TOKEN = 3
 # Tokens of an answer where none was given yet.
@@ -62,12 +62,18 @@ class Gatekeeper:
         self._looked: tuple[float, PowerState] | None = None
 
     def objection(
-        self, messages: Messages, options: Options, *, tools: bool = False
+        self,
+        messages: Messages,
+        options: Options,
+        *,
+        tools: bool = False,
+        steady: bool = False,
     ) -> Objection | None:
         """What speaks against a draft; None where nothing does.
 
         Args:
             tools: whether tools are offered.
+            steady: ask only what depends on the prompt, not on how the device is just now.
         """
         lacking = senses_lacking(messages) or tools_lacking(messages, self._runtime, tools)
         if lacking is not None:
@@ -84,7 +90,18 @@ class Gatekeeper:
             return Objection("hint", "the app's hint was the cloud")
         if hint == "local":
             return None
-        return self._state() or self._slowness(tokens, options) or self._learned(messages)
+        now = None if steady else self._state() or self._slowness(tokens, options)
+        return now or self._learned(messages)
+
+    @property
+    def hint(self) -> Callable[[Messages], Hint | None] | None:
+        """The app's."""
+        return self._gate.hint
+
+    @property
+    def prompts(self) -> PromptGate | None:
+        """The learned gate that is used."""
+        return self._gate.prompts
 
     def learn(self, receipt: Receipt) -> None:
         """The device gave an answer."""
@@ -123,15 +140,19 @@ class Gatekeeper:
             return Objection("context", "the prompt leaves the device's model too little room")
         return None
 
-    def _hint(self, messages: Messages) -> str | None:
+    def _hint(self, messages: Messages) -> Hint | None:
         if self._gate.hint is None:
             return None
         try:
-            return self._gate.hint(messages)
+            found = self._gate.hint(messages)
         except Exception as error:
-            # It may quote the prompt, so only its type is told.
+            # It may quote the prompt, so only its type is told; and so may what it answers.
             _LOG.warning("the app's hint failed with %s", type(error).__name__)
             return None
+        if found not in (None, *get_args(Hint)):
+            _LOG.warning("the app's hint is none of %s", ", ".join(get_args(Hint)))
+            return None
+        return found
 
     def _state(self) -> Objection | None:
         gate, state = self._gate, self._seen()

@@ -19,6 +19,7 @@ from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.gate.features import NAMES, Messages, features
 from edgesdk.hybrid.records.journal import Entry
 from edgesdk.hybrid.trust.kept import Kept
+from edgesdk.hybrid.trust.quality import auroc
 from edgesdk.hybrid.trust.regression import LogisticRegression, Matrix, from_json, train
 from edgesdk.text.prompts import Prompt, messages_of
 
@@ -135,21 +136,23 @@ def examples_in(
     Args:
         bundle: only those that this model answered.
     """
-    return [
-        (json.loads(entry.texts.prompt), entry.texts.right)
-        for entry in entries
-        if entry.texts is not None
-        and entry.texts.right is not None
-        and bundle in (None, entry.decision.bundle)
-    ]
+    found = []
+    for entry in entries:
+        if entry.texts is None or entry.right is None:
+            continue
+        messages = _messages(entry.texts.prompt)
+        if messages and bundle in (None, entry.decision.bundle):
+            found.append((messages, entry.right))
+    return found
 
 
-def auroc(scores: Matrix, right: npt.NDArray[np.bool_]) -> float:
-    """The chance that a right one scores above a wrong one; ties count half (Mann-Whitney)."""
-    order = np.sort(scores[~right])
-    below = np.searchsorted(order, scores[right], "left")
-    upto = np.searchsorted(order, scores[right], "right")
-    return float((below + upto).mean() / 2 / len(order))
+def _messages(prompt: str) -> Messages | None:
+    """A conversation as the client writes it down; None where an app wrote something else."""
+    try:
+        found = json.loads(prompt)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _unseen(inputs: Matrix, right: npt.NDArray[np.bool_], folds: npt.NDArray[np.int_]) -> Matrix:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from edgesdk.errors import BudgetExceeded, RequestError
+from edgesdk.errors import BudgetExceeded
+from edgesdk.hybrid.database import Database
 from edgesdk.hybrid.spending.limits import DAY, Cost, SpendingLimits
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS spending (
-    id INTEGER PRIMARY KEY, at REAL NOT NULL, money REAL NOT NULL, tokens INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS spending_at ON spending (at);
-"""
-_BUSY_SECONDS = 10.0
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS spending (id INTEGER PRIMARY KEY, at REAL NOT NULL,"
+    " money REAL NOT NULL, tokens INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS spending_at ON spending (at)",
+)
 
 
 class Budget:
@@ -44,37 +41,37 @@ class Budget:
     ) -> None:
         self._limits = limits
         self._clock = clock
-        self._guard = threading.Lock()
-        where = ":memory:" if path is None else str(path)
-        try:
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(
-                where, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            self._database.executescript(_SCHEMA)
-        except (sqlite3.Error, OSError) as error:
-            raise RequestError(
-                f"The budget's file {where} cannot be used: {error}.",
-                hint="Delete it to start from nothing, or name another.",
-            ) from error
+        self._database = Database(
+            path,
+            what="The budget's file" if path else "The budget",
+            hint="Delete it to start from nothing, or name another.",
+        )
+        with self._database.writing() as database:
+            for statement in _SCHEMA:
+                database.execute(statement)
 
-    def reserve(self, worst: Cost) -> Reservation:
-        """Set aside what a call may cost at most.
+    def reserve(self, worst: Cost, *, before: Cost | None = None) -> Reservation:
+        """Set aside what a call, or one attempt of it, may cost at most.
+
+        Args:
+            before: what earlier attempts of the same call cost; for the limits per call.
 
         Raises:
             BudgetExceeded: with what others have spent or reserved it would go above a limit.
+            RequestError: the file cannot be used any more.
         """
-        alone = self._limits.per_call(worst)
+        so_far = before or Cost()
+        whole = Cost(so_far.money + worst.money, so_far.tokens + worst.tokens)
+        alone = self._limits.per_call(whole)
         if alone is not None:
             raise BudgetExceeded(
-                f"The call may cost {_phrase(worst)}, which is above {alone}.",
+                f"The call may cost {_phrase(whole)}, which is above {alone}.",
                 limit=alone,
                 free_in=None,
                 hint="Shorten the prompt, or allow fewer tokens of answer.",
             )
         now = self._clock()
-        with self._transaction() as database:
+        with self._database.writing() as database:
             database.execute("DELETE FROM spending WHERE at <= ?", (now - DAY,))
             for name, seconds, money, amount in self._limits.windows():
                 self._check(database, name, now, seconds, money, amount, worst)
@@ -87,7 +84,7 @@ class Budget:
 
     def spent(self, seconds: float = DAY) -> Cost:
         """What was spent or is reserved in the last `seconds`, of at most a day."""
-        with self._transaction() as database:
+        with self._database.reading() as database:
             money, tokens = database.execute(
                 "SELECT total(money), total(tokens) FROM spending WHERE at > ?",
                 (self._clock() - seconds,),
@@ -131,7 +128,7 @@ class Budget:
         )
 
     def _settle(self, row: int, actual: Cost | None) -> None:
-        with self._transaction() as database:
+        with self._database.writing() as database:
             if actual is None:
                 database.execute("DELETE FROM spending WHERE id = ?", (row,))
             else:
@@ -139,18 +136,6 @@ class Budget:
                     "UPDATE spending SET money = ?, tokens = ? WHERE id = ?",
                     (actual.money, actual.tokens, row),
                 )
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._guard:
-            # Takes the write lock before reading, so that no other process reserves in between.
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
 
 
 class Reservation:

@@ -31,7 +31,8 @@ class Confidence:
             promises nothing.
         threshold: from here on an answer is kept.
         decide_after: tokens after which an answer that will not get there is given up.
-        give_up_below: what its confidence then is under.
+        give_up_below: what its confidence then is under. Answers so ended are never kept, also
+            where the threshold is lower: a calibration must not change which those are.
         fusion: of confidence and agreement, where the device answered several times, trained on
             the pairs of `agreement_features`. Without one it is the mean of both.
 
@@ -47,10 +48,8 @@ class Confidence:
 
     def __post_init__(self) -> None:
         # Above 1 nothing is ever kept, which is what a calibration that failed asks for.
-        if not (self.threshold >= 0 and 0 <= self.give_up_below <= self.threshold):
-            raise InvalidOption(
-                "The threshold must not be negative, nor give_up_below be above it."
-            )
+        if not (self.threshold >= 0 and self.give_up_below >= 0):
+            raise InvalidOption("Neither the threshold nor give_up_below may be negative.")
         if self.decide_after < 1:
             raise InvalidOption(f"decide_after must be at least 1, not {self.decide_after}.")
         for trained, names in ((self.regression, NAMES), (self.fusion, AGREEMENT_NAMES)):

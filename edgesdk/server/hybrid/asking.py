@@ -13,7 +13,6 @@ from edgesdk.errors import RejectedStructure
 from edgesdk.hybrid.ask import Ask, Form, Tools
 from edgesdk.hybrid.privacy.policy import Policy, Verdict
 from edgesdk.hybrid.privacy.vault import Vault
-from edgesdk.hybrid.sequences import FreshSequences
 from edgesdk.runtime import Runtime
 from edgesdk.server.arguments import value_check
 from edgesdk.server.asking import check_together
@@ -92,9 +91,8 @@ def ask_hybrid(
             messages,
             options,
             Vault(policy.detectors),
-            FreshSequences(runtime.engine),
-            form,
-            tools,
+            form=form,
+            tools=tools,
         )
         return ask, policy.judge(messages, call=routing.upload, besides=ask.besides)
 

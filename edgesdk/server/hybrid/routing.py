@@ -8,7 +8,7 @@ from typing import Literal, TypeVar, get_args
 from pydantic import BaseModel
 from starlette.datastructures import Headers
 
-from edgesdk.hybrid.client import Prefer
+from edgesdk.hybrid.changes import Prefer
 from edgesdk.hybrid.privacy.policy import Policy, Upload, Verdict
 from edgesdk.server.failures import ApiError
 from edgesdk.server.messages import FLAT

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 from edgesdk.hybrid.ask import Ask
-from edgesdk.hybrid.client import HybridClient, Prefer
+from edgesdk.hybrid.changes import Prefer
+from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.privacy.policy import Verdict
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.stream import HybridEvent

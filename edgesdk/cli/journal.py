@@ -1,0 +1,202 @@
+"""`edgesdk journal`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from edgesdk.cli.new_file import write_new
+from edgesdk.cli.output import print_json, results
+from edgesdk.cli.since import moment
+from edgesdk.cli.terminal import printable
+from edgesdk.errors import RequestError
+from edgesdk.hybrid.records.decision import Route
+from edgesdk.hybrid.records.journal import Entry, Journal
+from edgesdk.hybrid.records.totals import Totals, totals_of
+from edgesdk.hybrid.records.training import training_set
+
+_EPILOG = """\b
+Examples:
+  edgesdk journal app.journal
+  edgesdk journal app.journal --since 7d --totals
+  edgesdk journal app.journal --route cloud --last 50 --json | jq -r .reason
+  edgesdk journal app.journal --training cloud-answers.jsonl
+
+Prompts and answers are there only if the app chose to keep them. An export or a training set then
+has them as they were, with all that is private in them.
+"""
+_ROWS = 20
+_REASONS = 10
+
+
+@click.command("journal", epilog=_EPILOG)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--since", type=moment, help="From then on: 12h, 7d, 2026-01-31.")
+@click.option(
+    "--route", type=click.Choice(["local", "cloud"]), help="Only what was answered there."
+)
+@click.option("--last", type=click.IntRange(min=1), help="Only so many, the newest.")
+@click.option("--totals", "only_totals", is_flag=True, help="Show the sums alone.")
+@click.option(
+    "--export", type=click.Path(path_type=Path), help="Write the entries into this file, as JSON."
+)
+@click.option(
+    "--training",
+    type=click.Path(path_type=Path),
+    help="Write the cloud's answers into this file, as chats to train on.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print each entry as a line of JSON.")
+def command(
+    path: Path,
+    since: float | None,
+    route: Route | None,
+    last: int | None,
+    only_totals: bool,
+    export: Path | None,
+    training: Path | None,
+    as_json: bool,
+) -> None:
+    """Show the decisions in the journal at PATH: what was answered where, and why."""
+    if only_totals and (export or training):
+        raise click.UsageError("--totals shows sums; --export and --training write entries.")
+    if not path.is_file():
+        # Opening it would make one.
+        raise RequestError(
+            f"There is no journal at {path}.", hint="It is the file that the app's Journal names."
+        )
+    journal = Journal(path)
+
+    def chosen() -> Iterable[Entry]:
+        return journal.entries(since=since or 0.0, route=route, last=last)
+
+    if export is not None:
+        _export(export, chosen(), as_json)
+    if training is not None:
+        _train(training, chosen(), as_json)
+    if export or training:
+        return
+    if only_totals:
+        totals = totals_of(chosen())
+        if as_json:
+            print_json(asdict(totals) | {"kept_share": totals.kept_share})
+        else:
+            _print_totals(results(), totals)
+    elif as_json:
+        for line in _lines(chosen()):
+            click.echo(line, nl=False)
+    else:
+        shown = list(journal.entries(since=since or 0.0, route=route, last=last or _ROWS))
+        _print_table(results(), shown, totals_of(chosen()))
+
+
+def _lines(entries: Iterable[Entry]) -> Iterable[str]:
+    return (json.dumps(entry.to_json(), ensure_ascii=False) + "\n" for entry in entries)
+
+
+def _export(path: Path, entries: Iterable[Entry], as_json: bool) -> None:
+    count = 0
+
+    def counted() -> Iterable[str]:
+        nonlocal count
+        for line in _lines(entries):
+            count += 1
+            yield line
+
+    write_new(path, counted())
+    _say_written(path, count, as_json)
+
+
+def _train(path: Path, entries: Iterable[Entry], as_json: bool) -> None:
+    found = training_set(entries)
+    if not found.examples:
+        raise RequestError(
+            f"There is nothing to learn from: {found.without_text} answers of the cloud are here"
+            f" without their text, {found.unfinished} are unfinished.",
+            hint="Texts are kept by an app that opens its journal with keep_texts=True.",
+        )
+    write_new(path, (json.dumps(example, ensure_ascii=False) + "\n" for example in found.examples))
+    _say_written(
+        path, len(found.examples), as_json,
+        without_text=found.without_text, unfinished=found.unfinished, repeated=found.repeated,
+    )  # fmt: skip
+
+
+def _say_written(path: Path, count: int, as_json: bool, **left_out: int) -> None:
+    if as_json:
+        click.echo(json.dumps({"path": str(path), "lines": count, **left_out}))
+        return
+    words = [f"{number} {name.replace('_', ' ')}" for name, number in left_out.items() if number]
+    rest = f"; left out: {', '.join(words)}" if words else ""
+    results().print(f"{path}: {count:,} {'line' if count == 1 else 'lines'}{rest}")
+
+
+def _print_table(out: Console, entries: list[Entry], totals: Totals) -> None:
+    if not entries:
+        out.print("No entry is in the journal, or none fits.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("ID", "TIME", "ROUTE", "SURE", "TOKENS", "COST", "SECONDS", "RIGHT", "REASON"):
+        right = heading in ("ID", "SURE", "TOKENS", "COST", "SECONDS")
+        table.add_column(
+            heading, justify="right" if right else "left", overflow="fold",
+            no_wrap=heading != "REASON",
+        )  # fmt: skip
+    for entry in entries:
+        table.add_row(*_row(entry))
+    out.print(table, soft_wrap=False)
+    if len(entries) < totals.entries:
+        out.print(f"The newest {len(entries)}; --last shows more.", style="dim")
+    out.print()
+    _print_totals(out, totals)
+
+
+def _row(entry: Entry) -> list[str]:
+    decision = entry.decision
+    where = f" ({decision.endpoint})" if decision.endpoint else ""
+    return [
+        str(entry.id),
+        _time(decision.at),
+        decision.route,
+        "-" if decision.confidence is None else f"{decision.confidence:.2f}",
+        f"{decision.prompt_tokens + decision.output_tokens:,}",
+        f"{decision.money:.6g}" if decision.money else "-",
+        f"{decision.seconds:.1f}",
+        {None: "-", True: "yes", False: "no"}[entry.right],
+        printable(f"{decision.reason}{where}"),
+    ]
+
+
+def _print_totals(out: Console, totals: Totals) -> None:
+    share = totals.kept_share
+    if share is None or totals.begins is None or totals.ends is None:
+        out.print("No entry is in the journal, or none fits.")
+        return
+    out.print(
+        f"{totals.entries:,} {'entry' if totals.entries == 1 else 'entries'},"
+        f" {_time(totals.begins)} to {_time(totals.ends)}"
+    )
+    rows: list[tuple[str, Any]] = [
+        ("device", f"{totals.kept:,} ({share:.1%})"),
+        ("cloud", f"{totals.entries - totals.kept:,}, {totals.cloud_tokens:,} tokens"),
+        ("cost", f"{totals.money:.6g}"),
+    ]
+    if totals.labelled:
+        rows.append(("right", f"{totals.right:,} of {totals.labelled:,} with a label"))
+    reasons = list(totals.reasons.items())
+    rows += [("reason", f"{count:,} {printable(reason)}") for reason, count in reasons[:_REASONS]]
+    if len(reasons) > _REASONS:
+        rows.append(("", f"and {len(reasons) - _REASONS} more"))
+    for name, value in rows:
+        out.print(f"  {name:<7} {value}")
+
+
+def _time(at: float) -> str:
+    return f"{datetime.fromtimestamp(at):%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,81 @@
+"""A SQLite file that several threads and processes share."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgesdk.errors import RequestError
+
+_BUSY_SECONDS = 10.0
+
+
+class Database:
+    """One connection, used by one thread at a time.
+
+    Args:
+        path: of the file; None for memory.
+        what: it is, as the beginning of an error's sentence.
+        hint: what to do where it cannot be used.
+
+    Raises:
+        RequestError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path | None, *, what: str, hint: str) -> None:
+        self._name = what if path is None else f"{what} {path}"
+        self._hint = hint
+        self._guard = threading.Lock()
+        with self._explained():
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                ":memory:" if path is None else path,
+                timeout=_BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for single statements.
+
+        Raises:
+            RequestError: one failed.
+        """
+        with self._guard, self._explained():
+            yield self._connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """The connection inside of a transaction, which an error takes back.
+
+        Raises:
+            RequestError: a statement failed, or another process was too long at it.
+        """
+        with self.reading() as connection:
+            # Takes the write lock before reading, so that no other process writes in between.
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                # Where the disk is full, SQLite may have done so itself.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._guard:
+            self._connection.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise RequestError(f"{self._name} cannot be used: {error}.", hint=self._hint) from error
