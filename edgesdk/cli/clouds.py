@@ -149,7 +149,7 @@ class CloudChoices:
                 confidence=confidence,
             )
 
-        hold = next((one for one in get_args(Hold) if one == self.hold), "decision")
+        hold: Hold = next((one for one in get_args(Hold) if one == self.hold), "decision")
         return HybridSetup(make, policy, hold=hold)
 
     def _endpoints(self) -> list[Cloud]:

@@ -11,7 +11,7 @@ from edgesdk.decode.options import Options
 from edgesdk.errors import RejectedStructure
 from edgesdk.hybrid.cloud.attempts import OnBreak
 from edgesdk.hybrid.privacy.vault import Vault
-from edgesdk.hybrid.sequences import Sequences
+from edgesdk.hybrid.sequences import FreshSequences, Sequences
 from edgesdk.runtime import Runtime
 from edgesdk.scheduling import Cancel
 from edgesdk.structure.asking import Structure
@@ -105,8 +105,14 @@ class Ask:
     @property
     def besides(self) -> list[Mapping[str, Any]]:
         """What a cloud would be sent along with the messages."""
-        told = [] if self.form is None else [self.form.response_format or {}]
-        return [*told, *(self.tools.specs if self.tools is not None else ())]
+        told: list[Mapping[str, Any]] = [{"stop": self.options.stops}]
+        if self.form is not None and self.form.response_format is not None:
+            told.append(self.form.response_format)
+        return told if self.tools is None else [*told, *self.tools.specs]
+
+    def lender(self, runtime: Runtime) -> Sequences:
+        """Who lends the sequences of the drafts."""
+        return FreshSequences(runtime.engine) if self.sequences is None else self.sequences
 
     def encoded(self, runtime: Runtime) -> list[int]:
         """The prompt for the device; raises what `Runtime.encode` does."""

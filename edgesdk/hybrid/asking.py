@@ -23,7 +23,7 @@ from edgesdk.hybrid.cloud.charges import Charges
 from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.outgoing import Outgoing, form_tokens, outgoing
+from edgesdk.hybrid.outgoing import Outgoing, outgoing, tokens_besides
 from edgesdk.hybrid.privacy.policy import Policy, Question, Verdict
 from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.spending.call import CallSpending
@@ -75,8 +75,12 @@ class CloudAsker:
         """
         self._check(ask, verdict)
         most = ask.options.max_tokens or max(cloud.max_output_tokens for cloud in self._clouds)
-        sent = outgoing(ask, hide=verdict.upload == "redact", max_output_tokens=most)
-        worst_prompt = int((prompt_tokens + form_tokens(sent)) * _TOKENIZER_MARGIN)
+        try:
+            sent = outgoing(ask, hide=verdict.upload == "redact", max_output_tokens=most)
+        except Exception as error:
+            # A detector's, which may quote the prompt. What cannot be hidden is not sent.
+            raise NotAsked(f"policy: hiding failed with {type(error).__name__}") from error
+        worst_prompt = int((prompt_tokens + tokens_besides(sent)) * _TOKENIZER_MARGIN)
         spending = CallSpending(self._budget, worst_prompt, most)
         try:
             answer = yield from self._read(sent, ask, deadline, spending)

@@ -16,7 +16,7 @@ from edgesdk.hybrid.effort.effort import Effort, insist
 from edgesdk.hybrid.gate.keeper import Gatekeeper
 from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.reply import LocalDraft
-from edgesdk.hybrid.sequences import FreshSequences, LentSequence
+from edgesdk.hybrid.sequences import LentSequence
 from edgesdk.hybrid.trust.confidence import Confidence
 from edgesdk.runtime import Runtime
 
@@ -97,7 +97,7 @@ class Device:
     ) -> Generator[Piece | Restart | None, None, LocalDraft]:
         """As `answer`; None is yielded while there is nothing to show."""
         deadline = Deadline(ask.options.deadline)
-        lent = LentSequence(ask.sequences or FreshSequences(self._runtime.engine))
+        lent = LentSequence(ask.lender(self._runtime))
         ask = replace(ask, messages=self._keeper.told(ask.messages), sequences=lent)
         try:
             first = yield from self._shown(ask, confidence, others=others)

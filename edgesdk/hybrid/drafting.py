@@ -8,7 +8,6 @@ from time import perf_counter
 from edgesdk.errors import DeadlineExceeded, StructureError
 from edgesdk.hybrid.ask import Ask
 from edgesdk.hybrid.reply import LocalDraft
-from edgesdk.hybrid.sequences import FreshSequences
 from edgesdk.hybrid.trust.confidence import Confidence
 from edgesdk.hybrid.trust.signals import SignalMeter
 from edgesdk.receipt import receipt_of
@@ -35,7 +34,7 @@ def draft(
     ids = ask.encoded(runtime)
     meter = SignalMeter()
     constraint, parse = runtime.held_to(ask.structure)
-    sequences = ask.sequences or FreshSequences(runtime.engine)
+    sequences = ask.lender(runtime)
     sequence = sequences.take(ids)
     pieces: list[str] = []
     doubted = False

@@ -50,11 +50,10 @@ def outgoing(ask: Ask, *, hide: bool, max_output_tokens: int) -> Outgoing:
     return Outgoing(body, hiding.names)
 
 
-def form_tokens(sent: Outgoing) -> int:
-    """About the tokens of what is sent besides the messages and tools, as few as English has
-    characters to a token."""
-    form = sent.body.get("response_format")
-    return 0 if form is None else len(json.dumps(form)) // 4
+def tokens_besides(sent: Outgoing) -> int:
+    """About the tokens of tools and form, by the characters that English has to a token."""
+    told = [sent.body[name] for name in ("tools", "response_format") if name in sent.body]
+    return sum(len(json.dumps(each)) for each in told) // 4
 
 
 class _Hiding:

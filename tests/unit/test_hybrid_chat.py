@@ -35,10 +35,10 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def client_with(
-    cloud: TalkingCloud, engine: FakeEngine | None = None, **changes: Any
+    server: TalkingCloud, engine: FakeEngine | None = None, **changes: Any
 ) -> HybridClient:
     model = fake_model(engine or FakeEngine(LOCAL), template=TOOL_TEMPLATE)
-    settings: dict[str, Any] = {"cloud": cloud.cloud(), "confidence": UNSURE, **changes}
+    settings: dict[str, Any] = {"cloud": server.cloud(), "confidence": UNSURE, **changes}
     return HybridClient(model, **settings)
 
 

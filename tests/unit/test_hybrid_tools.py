@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel
-from support.fake_engine import FakeEngine, fake_model
+from support.fake_engine import FakeEngine, FakeSequence, fake_model
 from support.served import TOOL_TEMPLATE
 from support.talking_cloud import Answers, TalkingCloud, called, last, said
 
@@ -38,10 +38,10 @@ def local_call(name: str = "send", **arguments: Any) -> bytes:
 
 
 def client_with(
-    cloud: TalkingCloud, answer: bytes = b"I do not know.", **changes: Any
+    server: TalkingCloud, answer: bytes = b"I do not know.", **changes: Any
 ) -> HybridClient:
     model = fake_model(FakeEngine(answer), template=TOOL_TEMPLATE)
-    settings: dict[str, Any] = {"cloud": cloud.cloud(), "confidence": UNSURE, **changes}
+    settings: dict[str, Any] = {"cloud": server.cloud(), "confidence": UNSURE, **changes}
     return HybridClient(model, **settings)
 
 
@@ -335,3 +335,30 @@ def test_what_is_thought_is_no_part_of_the_answer(field: str) -> None:
     assert stream.reply.text == "Mail ann@x.io"
     assert stream.reply.reasoning == "So ann@x.io it is"
     assert "So" not in stream.reply.message["content"]
+
+
+def test_a_detector_that_fails_on_the_way_out_blocks_the_upload() -> None:
+    class Moody:
+        """Works until the device has begun to answer."""
+
+        broken = False
+
+        def find(self, text: str) -> Any:
+            if self.broken:
+                raise OSError(f"cannot read {text}")
+            return []
+
+        def breaks(self, sequence: FakeSequence) -> None:
+            self.broken = True
+
+    moody = Moody()
+    model = fake_model(FakeEngine(b"No.", before_extend=moody.breaks))
+    policy = Policy("redact", detectors=[moody])
+    with (
+        TalkingCloud(never) as cloud,
+        HybridClient(model, cloud=cloud.cloud(), policy=policy, confidence=UNSURE) as client,
+    ):
+        reply = client.respond("Mail ann@x.io")
+    assert (reply.route, reply.low_confidence, cloud.requests) == ("local", True, [])
+    assert "policy: hiding failed with OSError" in reply.reason
+    assert "ann" not in reply.reason
