@@ -65,6 +65,11 @@ class Model(Closes):
         """Its parts, for those who keep sequences of their own, as the server does."""
         return self._runtime
 
+    @property
+    def source(self) -> Bundle | Path | None:
+        """The bundle or the file that it comes from; None where it comes from neither."""
+        return self._source
+
     def respond(self, prompt: Prompt, **options: Unpack[ToolChanges]) -> Reply:
         """Answer a prompt."""
         return read_all(self.stream(prompt, **options))

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from time import perf_counter
-from typing import Any
 
-from edgesdk.decode.options import Options
-from edgesdk.errors import DeadlineExceeded
+from edgesdk.errors import DeadlineExceeded, StructureError
+from edgesdk.hybrid.ask import Ask
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.trust.confidence import Confidence
 from edgesdk.hybrid.trust.signals import SignalMeter
 from edgesdk.receipt import receipt_of
 from edgesdk.runtime import Runtime
+from edgesdk.tools.calls import ToolCalls, calls_in
 
 # Signals of an answer change slowly; asking at every token would cost more than it tells.
 _EVERY = 8
 
 
 def draft(
-    runtime: Runtime,
-    messages: list[dict[str, Any]],
-    options: Options,
-    confidence: Confidence,
-    *,
-    may_give_up: bool,
+    runtime: Runtime, ask: Ask, confidence: Confidence, *, may_give_up: bool
 ) -> Generator[str, None, LocalDraft]:
     """Yield the pieces of the answer; return what it was.
 
@@ -36,18 +31,21 @@ def draft(
         DeadlineExceeded: the deadline passed before the first token.
     """
     started = perf_counter()
-    ids = runtime.encoder.chat(messages)
+    ids = ask.encoded(runtime)
     meter = SignalMeter()
-    sequence = runtime.engine.sequence()
+    constraint, parse = runtime.held_to(ask.structure)
+    sequences = ask.lender(runtime)
+    sequence = sequences.take(ids)
     pieces: list[str] = []
-    given_up = False
+    doubted = False
     try:
         generation = runtime.generate(
             sequence,
             ids,
-            options,
+            ask.options,
             started=started,
-            cancel=runtime.cancel_event(),
+            cancel=ask.cancel,
+            constraint=None if constraint is None else meter.minding(constraint),
             watch=meter.saw,
         )
         try:
@@ -55,23 +53,42 @@ def draft(
                 if step.text:
                     pieces.append(step.text)
                     yield step.text
-                signals = meter.signals() if may_give_up and meter.tokens % _EVERY == 0 else None
-                if signals is not None and confidence.hopeless(signals):
-                    given_up = True
+                if doubted or meter.tokens % _EVERY:
+                    continue
+                signals = meter.signals()
+                doubted = signals is not None and confidence.hopeless(signals)
+                if doubted and may_give_up:
                     break
         finally:
             generation.close()
-    finally:
+    except BaseException:
+        # After an error nothing is known of the cache for sure.
         sequence.close()
+        raise
+    sequences.give_back(sequence)
+    given_up = doubted and may_give_up
     finish = generation.finish
     assert finish is not None, "a generation that was closed has a finish"
     if finish.reason == "deadline" and not finish.tokens:
         raise DeadlineExceeded("The deadline passed before the first token.")
-    signals = meter.signals()
+    text, signals = "".join(pieces), meter.signals()
+    parsed, fault = None, None
+    if parse is not None and not given_up:
+        try:
+            parsed = parse(text, finish.reason)
+        except StructureError as error:
+            fault = error
+    calls = ToolCalls()
+    if ask.tools is not None and not given_up:
+        calls = ask.tools.check(calls_in(text))
     return LocalDraft(
-        "".join(pieces),
+        text,
         receipt_of(finish, runtime.engine.info, load_seconds=runtime.load_seconds),
         signals,
         None if signals is None else confidence.of(signals),
-        given_up,
+        given_up=given_up,
+        doubted=doubted,
+        parsed=None if ask.form is None else parsed,
+        calls=calls,
+        fault=fault,
     )

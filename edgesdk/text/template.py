@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ class ChatTemplate:
     """A compiled chat template. May be used by several threads.
 
     Args:
-        source: Jinja text, written for transformers' `apply_chat_template`.
+        source: Jinja text, written for transformers' `apply_chat_template`. Its hash is `sha256`.
 
     Raises:
         TemplateError: it is not valid Jinja, or is larger than a million characters.
@@ -30,6 +31,7 @@ class ChatTemplate:
     def __init__(self, source: str) -> None:
         if len(source) > MAX_SOURCE_CHARACTERS:
             raise TemplateError(f"The chat template has {len(source):,} characters.")
+        self.sha256 = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
         self._sandbox = TemplateSandbox()
         self._sandbox.start()
         try:

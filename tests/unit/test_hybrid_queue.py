@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import keyring
@@ -22,15 +23,19 @@ from keyring.backend import KeyringBackend
 
 from edgesdk.decode.options import Options
 from edgesdk.errors import InvalidOption, MissingExtra, RequestError, TemplateError
-from edgesdk.hybrid.asking import NotAsked
+from edgesdk.hybrid.answering import NotAsked
+from edgesdk.hybrid.ask import Ask, Form
+from edgesdk.hybrid.asking import CloudAsker
 from edgesdk.hybrid.cloud.answer import CloudAnswer
 from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.privacy.policy import Policy
+from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.spending.limits import SpendingLimits
-from edgesdk.hybrid.waiting.flushing import flush, keep
+from edgesdk.hybrid.waiting.flushing import flush
 from edgesdk.hybrid.waiting.held import Held, from_bytes, held_of
+from edgesdk.hybrid.waiting.later import Later
 from edgesdk.hybrid.waiting.queue import Queue
 from edgesdk.hybrid.waiting.sealing import Seal, SealBroken
 
@@ -172,6 +177,8 @@ def test_the_verdict_goes_along() -> None:
         assert (found.call, found.tags) == (call, tags)
         again = policy.judge(messages, call=found.call, tags=found.tags)
         assert again.upload == found.upload
+        stricter = held_of(messages, Options(), verdict.at_most("local_only", "a header"))
+        assert (stricter.upload, stricter.call, stricter.tags) == ("local_only", call, tags)
 
 
 def test_a_claimed_request_is_nobody_elses(tmp_path: Path) -> None:
@@ -504,13 +511,26 @@ def test_an_answer_that_came_too_late_is_not_given_out(tmp_path: Path) -> None:
     assert [late.id for late in others] == [1]
 
 
+def later_of(queue: Queue | None) -> Later:
+    policy = Policy()
+    asker = CloudAsker((), policy, None, "restart")
+    return Later(queue, policy, asker, len, lambda *all: None)
+
+
 def test_only_what_another_time_may_answer_is_kept(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
+    plain = Ask([{"role": "user", "content": "a"}], Options(), Vault(()))
+    verdict = Policy().judge(plain.messages)
+    away = NotAsked("because", "away")
     for why in ("policy", "budget", "unfit", "failed"):
-        assert keep(queue, NotAsked("because", why), held("a")) is None  # type: ignore[arg-type]
-    assert keep(None, NotAsked("because", "away"), held("a")) is None
-    assert keep(queue, NotAsked("because", "away"), held("b")) == 1
-    assert texts(queue) == ["b"]
+        error = NotAsked("because", why)  # type: ignore[arg-type]
+        assert later_of(queue).keep(error, plain, verdict) is None
+    # What checks an answer of a form is code, which cannot wait.
+    formed = replace(plain, form=Form(None, None, str))  # type: ignore[arg-type]
+    assert later_of(queue).keep(away, formed, verdict) is None
+    assert later_of(None).keep(away, plain, verdict) is None
+    assert later_of(queue).keep(away, plain, verdict) == 1
+    assert texts(queue) == ["a"]
     # An answer does not depend on the queue.
     queue.close()
-    assert keep(queue, NotAsked("because", "away"), held("c")) is None
+    assert later_of(queue).keep(away, plain, verdict) is None

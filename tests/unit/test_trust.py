@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.trust.regression import from_json, sigmoid, train
-from edgesdk.hybrid.trust.signals import NAMES, SignalMeter, repetition
+from edgesdk.hybrid.trust.signals import NAMES, SignalMeter, log_odds, repetition
 from edgesdk.hybrid.trust.threshold import binomial_tail, calibrate
 
 
@@ -34,9 +34,18 @@ def test_signals_are_what_they_say(rows: np.ndarray) -> None:
     wanted = [
         entropies[0], chosen[0], chosen.mean(), chosen.min(), np.quantile(chosen, 0.1),
         margins.mean(), margins.min(), entropies.mean(), 0.0, 4.0,
+        chosen.sum() - np.log1p(-np.exp(min(chosen.sum(), -1e-6))), 0.0,
     ]  # fmt: skip
     np.testing.assert_allclose(found.vector(), np.array(wanted, float), atol=1e-4)
     assert len(NAMES) == len(wanted)
+
+
+@pytest.mark.parametrize(
+    ("log_probability", "wanted"),
+    [(np.log(0.5), 0.0), (np.log(0.9), np.log(9)), (-800.0, -800.0), (0.0, 6 * np.log(10))],
+)
+def test_odds_of_an_answer_stay_finite(log_probability: float, wanted: float) -> None:
+    assert log_odds(log_probability) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_banned_tokens_do_not_count() -> None:
@@ -136,7 +145,7 @@ def test_it_says_when_there_are_too_few_labels() -> None:
     found = calibrate([0.9, 0.8, 0.7], [True, True, True])
     assert found.threshold is None
     assert found.missing is not None
-    assert 10 < found.missing < 200
+    assert 10 < found.missing < 300
     assert "more might" in found.phrase()
     more = 3 + found.missing
     assert calibrate([i / more for i in range(more)], [True] * more).threshold is not None

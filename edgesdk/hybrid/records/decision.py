@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Route = Literal["local", "cloud"]
+Route = Literal["local", "cloud", "audit"]
 
 
 @dataclass(frozen=True)
@@ -14,14 +14,21 @@ class Decision:
 
     Attributes:
         at: seconds since the epoch.
-        route: who answered.
+        route: who answered; "audit" where an answer of the device that was given already is
+            compared with the cloud's.
         reason: why, in a few words of the SDK's own.
         upload: the privacy rule that held.
         kinds: of what the detectors found, in order.
         confidence: in the local answer, 0 to 1; None where none was made.
         signals: read off the local answer, by name.
+        gate: what kept the device from trying; see `edgesdk.hybrid.reply.HybridReply`.
         bundle: hash of the local model's bundle.
         endpoint: who answered in the cloud; empty where none did.
+        doubted: the local answer is not to be kept, whatever its confidence; see
+            `edgesdk.hybrid.reply.LocalDraft`.
+        calibration: id of the one whose promise was audited; empty where there was none.
+        agreed: whether the cloud's answer says the same as the local one; None where that was not
+            audited, or could not be.
         prompt_tokens, output_tokens: of the answer that was given.
         money: that it cost, in the currency of the endpoint's prices.
         seconds: from the request to the end of the answer.
@@ -36,8 +43,12 @@ class Decision:
     kinds: tuple[str, ...] = ()
     confidence: float | None = None
     signals: dict[str, float] = field(default_factory=dict)
+    gate: str = ""
     bundle: str = ""
     endpoint: str = ""
+    doubted: bool = False
+    calibration: str = ""
+    agreed: bool | None = None
     prompt_tokens: int = 0
     output_tokens: int = 0
     money: float = 0.0

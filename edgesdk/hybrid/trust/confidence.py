@@ -5,9 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from edgesdk.errors import InvalidOption
-from edgesdk.hybrid.trust.regression import LogisticRegression
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationError
+
+from edgesdk.errors import InvalidOption, RequestError
+from edgesdk.hybrid.trust.kept import Kept
+from edgesdk.hybrid.trust.regression import LogisticRegression, from_json
 from edgesdk.hybrid.trust.signals import NAMES, Signals
+
+# What it is kept as; see `edgesdk.hybrid.trust.kept`.
+KEPT_AS = "confidence"
+AGREEMENT_NAMES = ("confidence", "agreement")
+# A confidence of 0 or 1 has no logit.
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -20,7 +31,10 @@ class Confidence:
             promises nothing.
         threshold: from here on an answer is kept.
         decide_after: tokens after which an answer that will not get there is given up.
-        give_up_below: what its confidence then is under.
+        give_up_below: what its confidence then is under. Answers so ended are never kept, also
+            where the threshold is lower: a calibration must not change which those are.
+        fusion: of confidence and agreement, where the device answered several times, trained on
+            the pairs of `agreement_features`. Without one it is the mean of both.
 
     Raises:
         InvalidOption: a number is out of its range, or the regression is of other signals.
@@ -30,19 +44,19 @@ class Confidence:
     threshold: float = 0.7
     decide_after: int = 24
     give_up_below: float = 0.35
+    fusion: LogisticRegression | None = None
 
     def __post_init__(self) -> None:
         # Above 1 nothing is ever kept, which is what a calibration that failed asks for.
-        if not (self.threshold >= 0 and 0 <= self.give_up_below <= self.threshold):
-            raise InvalidOption(
-                "The threshold must not be negative, nor give_up_below be above it."
-            )
+        if not (self.threshold >= 0 and self.give_up_below >= 0):
+            raise InvalidOption("Neither the threshold nor give_up_below may be negative.")
         if self.decide_after < 1:
             raise InvalidOption(f"decide_after must be at least 1, not {self.decide_after}.")
-        if self.regression is not None and self.regression.names != NAMES:
-            raise InvalidOption(
-                "The regression was trained on other signals.", hint="Train it again."
-            )
+        for trained, names in ((self.regression, NAMES), (self.fusion, AGREEMENT_NAMES)):
+            if trained is not None and trained.names != names:
+                raise InvalidOption(
+                    "The regression was trained on other signals.", hint="Train it again."
+                )
 
     def of(self, signals: Signals) -> float:
         """The confidence in an answer with these signals, 0 to 1."""
@@ -50,6 +64,65 @@ class Confidence:
             return math.exp(signals.mean_log_probability)
         return float(self.regression.probability(signals.vector()[None])[0])
 
+    def with_agreement(self, confidence: float, agreement: float) -> float:
+        """The confidence in an answer that others of the device agree with so far, 0 to 1."""
+        if self.fusion is None:
+            return (confidence + agreement) / 2
+        return float(self.fusion.probability(agreement_features(confidence, agreement)[None])[0])
+
     def hopeless(self, signals: Signals) -> bool:
         """Whether to give the answer up half-way."""
         return signals.length >= self.decide_after and self.of(signals) < self.give_up_below
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """For a JSON file; `confidence_from` reads it."""
+        return {
+            "regression": None if self.regression is None else self.regression.to_json(),
+            "threshold": self.threshold,
+            "decide_after": self.decide_after,
+            "give_up_below": self.give_up_below,
+            "fusion": None if self.fusion is None else self.fusion.to_json(),
+        }
+
+    def keep(self, kept: Kept, bundle: str) -> None:
+        """Store it for the model with this hash, whose clients then use it by themselves.
+
+        Raises:
+            RequestError: it cannot be written.
+        """
+        kept.write(bundle, KEPT_AS, self.to_json())
+
+
+def confidence_from(value: JsonValue) -> Confidence:
+    """What `Confidence.to_json` gave.
+
+    Raises:
+        RequestError: it is none, or of other signals.
+    """
+    try:
+        stored = _Stored.model_validate(value)
+        return Confidence(
+            regression=None if stored.regression is None else from_json(stored.regression),
+            threshold=stored.threshold,
+            decide_after=stored.decide_after,
+            give_up_below=stored.give_up_below,
+            fusion=None if stored.fusion is None else from_json(stored.fusion),
+        )
+    except ValidationError as error:
+        raise RequestError(f"This is no stored confidence: {error.errors()[0]['msg']}.") from None
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    regression: JsonValue
+    threshold: FiniteFloat
+    decide_after: int
+    give_up_below: FiniteFloat
+    fusion: JsonValue
+
+
+def agreement_features(confidence: float, agreement: float) -> npt.NDArray[np.float64]:
+    """What a fusion is trained on: the logit of the confidence, and the agreement; float64 [2]."""
+    inside = min(max(confidence, _LEAST), 1 - _LEAST)
+    return np.array([math.log(inside / (1 - inside)), agreement], np.float64)

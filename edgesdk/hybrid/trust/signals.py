@@ -6,17 +6,23 @@ of Gupta et al. 2024 (arXiv:2404.10136), quantiles of token log-probabilities th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from edgesdk.decode.constraint import Constraint
 from edgesdk.engines.base import Logits
+from edgesdk.hybrid.trust.trouble import MindedConstraint
 
 # Of the 10% quantile.
 _QUANTILE = 0.1
 _GRAM = 4
+# Logits are no more exact than this; a probability of 1 has no finite odds.
+_SUREST = -1e-6
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,11 @@ class Signals:
         mean_entropy: of all distributions, in nats.
         repetition: share of the 4-grams that came before in the answer.
         length: tokens.
+        log_odds: of the whole answer: ln(p / (1 - p)), where p is the product of the tokens'
+            probabilities. Of short answers, which are right or wrong as a whole, no other signal
+            tells more (benchmarks/hybrid.py); of long ones it is near their log-probability.
+        forbidden: share of the probability that went to tokens which the answer's form forbids,
+            mean over the tokens; 0 where it has no form.
     """
 
     first_entropy: float
@@ -46,6 +57,8 @@ class Signals:
     mean_entropy: float
     repetition: float
     length: float
+    log_odds: float
+    forbidden: float = 0.0
 
     def vector(self) -> npt.NDArray[np.float64]:
         """All of them in order, float64 [signals]."""
@@ -55,14 +68,34 @@ class Signals:
 NAMES: tuple[str, ...] = tuple(each.name for each in fields(Signals))
 
 
+class Seen(NamedTuple):
+    """What one step left of its logits; signals are made of these alone.
+
+    Attributes:
+        token: the chosen one; the last of an answer may be the end of the turn.
+        log_probability: of the token.
+        entropy: of the distribution, in nats.
+        margin: between the likeliest and the second token, in logits.
+        forbidden: share of the probability that the answer's form forbids.
+    """
+
+    token: int
+    log_probability: float
+    entropy: float
+    margin: float
+    forbidden: float = 0.0
+
+
 class SignalMeter:
     """Looks at each step of one answer."""
 
     def __init__(self) -> None:
-        self._log_probabilities: list[float] = []
-        self._entropies: list[float] = []
-        self._margins: list[float] = []
-        self._tokens: list[int] = []
+        self._steps: list[Seen] = []
+        self._forbidden = 0.0
+
+    def minding(self, constraint: Constraint) -> Constraint:
+        """`constraint`, of which the next steps are to tell how much it forbids."""
+        return MindedConstraint(constraint, self._forbade)
 
     def saw(self, row: Logits, token: int) -> None:
         """A step chose `token` by the logits `row`, float32 [vocab]."""
@@ -73,33 +106,59 @@ class SignalMeter:
         log_total = float(np.log(total))
         # Entropy is log Z - E[x]; a banned token has weight 0 and no share in it.
         finite = np.where(weights > 0, shifted, 0)
-        self._entropies.append(log_total - float(np.dot(weights, finite)) / total)
-        self._log_probabilities.append(float(shifted[token]) - log_total)
-        self._margins.append(float(top[1] - top[0]))
-        self._tokens.append(token)
+        self._steps.append(
+            Seen(
+                token,
+                float(shifted[token]) - log_total,
+                log_total - float(np.dot(weights, finite)) / total,
+                float(top[1] - top[0]),
+                self._forbidden,
+            )
+        )
+
+    def _forbade(self, share: float) -> None:
+        """The step that comes next is held to a form."""
+        self._forbidden = share
 
     @property
     def tokens(self) -> int:
         """How many steps it saw."""
-        return len(self._tokens)
+        return len(self._steps)
+
+    @property
+    def steps(self) -> tuple[Seen, ...]:
+        """What it saw, in order."""
+        return tuple(self._steps)
 
     def signals(self) -> Signals | None:
         """Those of the answer so far; None before its first token."""
-        if not self._tokens:
-            return None
-        found = np.array(self._log_probabilities)
-        return Signals(
-            first_entropy=self._entropies[0],
-            first_log_probability=self._log_probabilities[0],
-            mean_log_probability=float(found.mean()),
-            least_log_probability=float(found.min()),
-            low_log_probability=float(np.quantile(found, _QUANTILE)),
-            mean_margin=float(np.mean(self._margins)),
-            least_margin=min(self._margins),
-            mean_entropy=float(np.mean(self._entropies)),
-            repetition=repetition(self._tokens),
-            length=float(len(self._tokens)),
-        )
+        return signals_of(self._steps) if self._steps else None
+
+
+def signals_of(steps: Sequence[Seen]) -> Signals:
+    """The signals of an answer of these steps, of which there is at least one."""
+    found = np.array([step.log_probability for step in steps])
+    margins = [step.margin for step in steps]
+    return Signals(
+        first_entropy=steps[0].entropy,
+        first_log_probability=steps[0].log_probability,
+        mean_log_probability=float(found.mean()),
+        least_log_probability=float(found.min()),
+        low_log_probability=float(np.quantile(found, _QUANTILE)),
+        mean_margin=float(np.mean(margins)),
+        least_margin=min(margins),
+        mean_entropy=float(np.mean([step.entropy for step in steps])),
+        repetition=repetition([step.token for step in steps]),
+        length=float(len(steps)),
+        log_odds=log_odds(float(found.sum())),
+        forbidden=float(np.mean([step.forbidden for step in steps])),
+    )
+
+
+def log_odds(log_probability: float) -> float:
+    """ln(p / (1 - p)) from ln(p), without the loss of p near 0 and near 1; at most some 14."""
+    inside = min(log_probability, _SUREST)
+    return inside - math.log(-math.expm1(inside))
 
 
 def repetition(tokens: Iterable[int]) -> float:

@@ -86,7 +86,7 @@ def calibrate(
     # A threshold keeps all answers of the same confidence or none.
     ends = [i + 1 for i in range(len(scores)) if i + 1 == len(scores) or scores[i + 1] < scores[i]]
     best = 0
-    for kept in (end for end in ends if end >= _START * len(scores)):
+    for kept in (end for end in ends if end >= _first(len(scores), alpha, delta)):
         if binomial_tail(int(wrong[kept - 1]), kept, alpha) > delta:
             break
         best = kept
@@ -116,19 +116,24 @@ def binomial_tail(most: int, trials: int, probability: float) -> float:
     return min(1.0, math.exp(highest) * math.fsum(math.exp(one - highest) for one in logs))
 
 
+def _first(labels: int, alpha: float, delta: float) -> float:
+    """How many answers the first threshold of the sequence keeps, at least: never fewer than pass
+    the test where all of them are right."""
+    return max(_START * labels, math.ceil(math.log(delta) / math.log1p(-alpha)))
+
+
 def _missing(ends: list[int], wrong: list[int], alpha: float, delta: float) -> int | None:
-    """How many more labels might do, if those to come are as those that are here."""
+    """How many more labels might do, if those to come are as those that are here: the first
+    threshold has to pass."""
     labels = ends[-1] if ends else 0
     if labels == 0:
-        return math.ceil(math.log(delta) / math.log1p(-alpha) / _START)
+        return math.ceil(_first(0, alpha, delta) / _START)
     # Half an error more than there were: none among a few does not show that there will be none.
-    rate, kept = min(
-        ((wrong[end - 1] + 0.5) / (end + 1), end) for end in ends if end >= _START * labels
-    )
+    rate = min((wrong[end - 1] + 0.5) / (end + 1) for end in ends if end >= _START * labels)
     total = labels
     while rate < alpha and total < _MOST_LABELS:
-        total = math.ceil(total * 1.1) + 1
-        size = math.ceil(total * kept / labels)
-        if binomial_tail(math.floor(rate * size), size, alpha) <= delta:
+        total += max(total // 20, 1)
+        size = math.ceil(_first(total, alpha, delta))
+        if size <= total and binomial_tail(math.floor(rate * size), size, alpha) <= delta:
             return total - labels
     return None

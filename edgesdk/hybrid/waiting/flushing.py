@@ -1,18 +1,15 @@
-"""Putting requests into the queue, and sending what waits there."""
+"""Sending what waits in the queue."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from edgesdk.errors import EdgeError, RequestError
-from edgesdk.hybrid.asking import Asked, CloudAsker, NotAsked
+from edgesdk.errors import EdgeError
+from edgesdk.hybrid.answering import NotAsked
 from edgesdk.hybrid.cloud.clock import Deadline
-from edgesdk.hybrid.privacy.policy import Policy, Verdict, strictest
-from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.waiting.held import Held
 from edgesdk.hybrid.waiting.queue import Queue
@@ -34,18 +31,6 @@ class LateReply:
     asked_at: float
     messages: list[dict[str, Any]]
     reply: HybridReply
-
-
-def keep(queue: Queue | None, error: NotAsked, held: Held) -> int | None:
-    """Put a request that came to nothing into the queue, if another time may be better; its id
-    there."""
-    if queue is None or error.why != "away":
-        return None
-    try:
-        return queue.put(held)
-    except RequestError as problem:
-        _LOG.warning("a request was not kept for later: %s", problem)
-        return None
 
 
 def flush(queue: Queue, send: Callable[[Held, Deadline], HybridReply]) -> Iterator[LateReply]:
@@ -88,32 +73,3 @@ def flush(queue: Queue, send: Callable[[Held, Deadline], HybridReply]) -> Iterat
             claim.release()
         elif claim.done():
             yield LateReply(waiting.id, waiting.at, held.messages, reply)
-
-
-def ask_late(
-    held: Held, policy: Policy, asker: CloudAsker, prompt_tokens: int, deadline: Deadline
-) -> tuple[HybridReply, Verdict]:
-    """The cloud's answer, under the policy of now or of then, whichever is stricter.
-
-    Raises:
-        NotAsked: see `CloudAsker.ask`.
-    """
-    now = policy.judge(held.messages, call=held.call, tags=held.tags)
-    verdict = strictest(now, Verdict(held.upload, "the rule when it was asked", now.kinds))
-    asking = asker.ask(
-        held.messages,
-        held.options,
-        verdict,
-        Vault(policy.detectors),
-        prompt_tokens=prompt_tokens,
-        deadline=deadline,
-    )
-    with closing(asking):
-        while True:
-            try:
-                next(asking)
-            except StopIteration as end:
-                asked: Asked = end.value
-                break
-    text, reason = asked.answer.text, "asked again from the queue"
-    return HybridReply(text, "cloud", reason, cloud=asked.answer, cost=asked.cost), verdict

@@ -1,0 +1,124 @@
+"""What the hybrid client's trust in a model is worth: prompts whose answers can be checked.
+
+    python benchmarks/hybrid.py collect MODEL --store FOLDER --prompts 4000
+    python benchmarks/hybrid.py collect NAME --endpoint http://127.0.0.1:8080/v1 --store FOLDER
+    python benchmarks/hybrid.py report MODEL --store FOLDER --out FOLDER [--cloud NAME-endpoint]
+
+MODEL is what `edgesdk.load` takes, NAME what the endpoint calls it. Answers are collected once and
+kept; a run that was stopped goes on where it was. The report needs no model: it replays policies
+on the answers. Its cloud knows the truth but for an error rate, and with --cloud it is also another
+model that was asked the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+from hybrid_asking import EndpointAsker, LocalAsker
+from hybrid_figures import draw_curves
+from hybrid_outcomes import Asker, Outcome, OutcomeStore, collect, outcomes_in
+from hybrid_policies import LEARNED
+from hybrid_prompts import FAMILIES, Prompt, rounds
+from hybrid_report import answered_by, faulty_cloud, promises, routing, select, trust
+from hybrid_tables import data_table, promise_table, routing_table, trust_table
+
+from edgesdk.loading import load
+
+_NOTE_EVERY = 100
+# Examples, question and answer are some 300 tokens.
+_CONTEXT = 1024
+
+
+@click.group()
+def main() -> None:
+    """Collect answers, then replay policies on them."""
+
+
+@main.command("collect")
+@click.argument("model")
+@click.option("--store", type=click.Path(path_type=Path, file_okay=False), required=True)
+@click.option("--prompts", default=4000, show_default=True, help="Most that are asked.")
+@click.option("--family", "families", multiple=True, help="Ask these alone.")
+@click.option("--level", "levels", multiple=True, type=int, help="Ask these alone; 0 is easiest.")
+@click.option("--only-test", is_flag=True, help="Leave out training and calibration.")
+@click.option("--plain", is_flag=True, help="Without a chat: the smallest models do better so.")
+@click.option("--threads", default=1, show_default=True)
+@click.option("--endpoint", help="Ask the model there, in place of loading it.")
+def collect_command(
+    model: str,
+    store: Path,
+    prompts: int,
+    families: tuple[str, ...],
+    levels: tuple[int, ...],
+    only_test: bool,
+    plain: bool,
+    threads: int,
+    endpoint: str | None,
+) -> None:
+    """Ask a model all prompts that it was not asked yet."""
+    wanted = (
+        prompt
+        for prompt in rounds()
+        if (not families or prompt.family in families)
+        and (not levels or prompt.level in levels)
+        and not (only_test and prompt.split != "test")
+    )
+    some = itertools.islice(wanted, prompts)
+    if endpoint is not None:
+        _collect(EndpointAsker(endpoint, model), some, store, f"{model}-endpoint")
+        return
+    with load(model, threads=threads, context=_CONTEXT) as loaded:
+        _collect(LocalAsker(loaded, plain=plain), some, store, loaded.name)
+
+
+@main.command("report")
+@click.argument("model")
+@click.option("--store", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True)
+@click.option("--cloud", help="A stronger model in the store.")
+@click.option("--cloud-errors", default=0.05, show_default=True, help="Of the one that knows.")
+@click.option("--alpha", default=0.2, show_default=True)
+@click.option("--delta", default=0.05, show_default=True)
+def report_command(
+    model: str,
+    store: Path,
+    out: Path,
+    cloud: str | None,
+    cloud_errors: float,
+    alpha: float,
+    delta: float,
+) -> None:
+    """Replay the policies on what a model answered."""
+    out.mkdir(parents=True, exist_ok=True)
+    held_out = frozenset(family.name for family in FAMILIES if family.held_out)
+    data = select(outcomes_in(store / f"{model}.jsonl"), held_out)
+    print(f"# {model}\n\n{data_table(data)}\n\n{trust_table(trust(data))}\n")
+    print(promise_table({name: promises(data, name, alpha=alpha, delta=delta) for name in LEARNED}))
+    clouds = [(f"truth, wrong {cloud_errors:.0%}", data, faulty_cloud(data.test, cloud_errors))]
+    if cloud is not None:
+        clouds.append((cloud, *answered_by(data, outcomes_in(store / f"{cloud}.jsonl"))))
+    for name, asked, right in clouds:
+        policies, oracle = routing(asked, right)
+        print(f"\n{routing_table(name, policies, oracle, len(asked.test))}")
+        picture = out / f"{model}-{re.sub('[^a-z0-9.]+', '-', name.lower())}.png"
+        draw_curves(picture, f"{model}; cloud: {name}", policies, oracle)
+        print(f"\n{picture}")
+
+
+def _collect(asker: Asker[Prompt], prompts: Iterable[Prompt], folder: Path, name: str) -> None:
+    store = OutcomeStore(folder / f"{name}.jsonl")
+
+    def note(outcome: Outcome) -> None:
+        if len(store) % _NOTE_EVERY == 0:
+            sys.stderr.write(f"{name}: {len(store)} answers, the last in {outcome.seconds:.2f} s\n")
+
+    collect(asker, prompts, store, note)
+
+
+if __name__ == "__main__":
+    main()

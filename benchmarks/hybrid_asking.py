@@ -1,0 +1,119 @@
+"""Put the prompts to a model: one that is loaded here, or one behind an endpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from time import perf_counter
+
+import httpx
+import numpy as np
+from hybrid_outcomes import Likeliest, Outcome
+from hybrid_prompts import Prompt
+
+from edgesdk.decode.options import Options
+from edgesdk.engines.base import Logits, Sequence
+from edgesdk.hybrid.trust.signals import SignalMeter
+from edgesdk.model import Model
+
+MOST_TOKENS = 24
+_LIKELIEST = 5
+
+
+class LocalAsker:
+    """A loaded model. The examples of a family stay in a KV cache of its own.
+
+    Args:
+        plain: go on with a text, in place of a chat.
+    """
+
+    def __init__(self, model: Model, *, plain: bool = False) -> None:
+        self._model = model
+        self._plain = plain
+        self._sequences: dict[str, Sequence] = {}
+
+    def key(self, prompt: Prompt) -> str:
+        """Of the model's hash, not its name."""
+        said = prompt.text() if self._plain else prompt.messages()
+        return _key(self._model.runtime.engine.origin.model, said)
+
+    def ask(self, prompt: Prompt) -> Outcome:
+        """Answer, and keep what the client would have seen of it."""
+        runtime = self._model.runtime
+        sequence = self._sequences.get(prompt.family)
+        if sequence is None:
+            sequence = self._sequences[prompt.family] = runtime.engine.sequence()
+        encoder = runtime.encoder
+        ids = encoder.plain(prompt.text()) if self._plain else encoder.chat(prompt.messages())
+        meter = SignalMeter()
+        likeliest: list[Likeliest] = []
+
+        def watch(row: Logits, token: int) -> None:
+            meter.saw(row, token)
+            likeliest.append(_likeliest(row))
+
+        started = perf_counter()
+        generation = runtime.generate(
+            sequence,
+            ids,
+            Options(max_tokens=MOST_TOKENS, stop="\n", speculate="off"),
+            started=started,
+            cancel=runtime.cancel_event(),
+            watch=watch,
+        )
+        answer = "".join(step.text for step in generation)
+        finish = generation.finish
+        assert finish is not None, "a generation that was read to its end has a finish"
+        return Outcome(
+            self.key(prompt), self._model.name, prompt.family, prompt.level,
+            prompt.split, prompt.seed, prompt.question, answer, prompt.right(answer),
+            finish.reason, finish.prompt_tokens, len(finish.tokens), perf_counter() - started,
+            meter.steps, tuple(likeliest),
+        )  # fmt: skip
+
+
+class EndpointAsker:
+    """A model behind an OpenAI-compatible endpoint, `http://HOST:PORT/v1`."""
+
+    def __init__(self, base_url: str, model: str) -> None:
+        self._client = httpx.Client(base_url=base_url, timeout=120)
+        self._model = model
+
+    def key(self, prompt: Prompt) -> str:
+        """Of the model's name there; nothing more is known of it."""
+        return _key(f"endpoint:{self._model}", prompt.messages())
+
+    def ask(self, prompt: Prompt) -> Outcome:
+        """Answer; of the steps nothing is known."""
+        started = perf_counter()
+        body = {
+            "model": self._model,
+            "messages": prompt.messages(),
+            "max_tokens": MOST_TOKENS,
+            "temperature": 0,
+            "stop": "\n",
+        }
+        response = self._client.post("chat/completions", json=body).raise_for_status().json()
+        choice, usage = response["choices"][0], response["usage"]
+        answer = choice["message"]["content"] or ""
+        return Outcome(
+            self.key(prompt), self._model, prompt.family, prompt.level,
+            prompt.split, prompt.seed, prompt.question, answer, prompt.right(answer),
+            choice["finish_reason"], usage["prompt_tokens"], usage["completion_tokens"],
+            perf_counter() - started, (), (),
+        )  # fmt: skip
+
+
+def _key(model: str, said: object) -> str:
+    """Changes with the model, the question, and the examples and instruction before it."""
+    text = json.dumps([model, said], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _likeliest(row: Logits) -> Likeliest:
+    """The likeliest tokens and their log-probabilities, from logits float32 [vocab]."""
+    found = np.argpartition(row, -_LIKELIEST)[-_LIKELIEST:]
+    found = found[np.argsort(-row[found])]
+    top = float(row[found[0]])
+    total = top + float(np.log(np.exp(row - top).sum(dtype=np.float64)))
+    return tuple((int(token), round(float(row[token]) - total, 6)) for token in found)

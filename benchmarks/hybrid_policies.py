@@ -1,0 +1,74 @@
+"""Ways to say how far an answer is to be trusted: the client's, and what it has to beat."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from hybrid_outcomes import Outcome
+
+from edgesdk.hybrid.trust.confidence import Confidence
+from edgesdk.hybrid.trust.regression import train
+from edgesdk.hybrid.trust.signals import NAMES
+
+Floats = npt.NDArray[np.float64]
+Score = Callable[[Sequence[Outcome]], Floats]
+Fit = Callable[[Sequence[Outcome]], Score]
+
+
+def right_of(outcomes: Sequence[Outcome]) -> npt.NDArray[np.bool_]:
+    """Which answers were right, bool [n]."""
+    return np.array([outcome.right for outcome in outcomes], bool)
+
+
+def _random(_: Sequence[Outcome]) -> Score:
+    return lambda outcomes: np.array(
+        [zlib.crc32(outcome.key.encode()) / 2**32 for outcome in outcomes]
+    )
+
+
+def _prompt_length(_: Sequence[Outcome]) -> Score:
+    """Short questions are easy."""
+    return lambda outcomes: np.array([-float(len(outcome.question)) for outcome in outcomes])
+
+
+def _family_prior(trained: Sequence[Outcome]) -> Score:
+    """Share of right answers in the family; of all where the family is unknown."""
+    seen = Counter(outcome.family for outcome in trained)
+    right = Counter(outcome.family for outcome in trained if outcome.right)
+    everywhere = right.total() / seen.total()
+    return lambda outcomes: np.array(
+        [
+            (right[one.family] / seen[one.family]) if one.family in seen else everywhere
+            for one in outcomes
+        ]
+    )
+
+
+def _mean_log_probability(_: Sequence[Outcome]) -> Score:
+    """What the client does where nothing was trained, as a probability."""
+    untrained = Confidence()
+    return lambda outcomes: np.array([untrained.of(outcome.signals) for outcome in outcomes])
+
+
+def _signals(trained: Sequence[Outcome]) -> Score:
+    """What the client does where a regression was trained for the model."""
+    features = np.stack([outcome.signals.vector() for outcome in trained])
+    confidence = Confidence(train(NAMES, features, right_of(trained)))
+    return lambda outcomes: np.array([confidence.of(outcome.signals) for outcome in outcomes])
+
+
+POLICIES: dict[str, Fit] = {
+    "random": _random,
+    "prompt length": _prompt_length,
+    "family prior": _family_prior,
+    "mean log-probability": _mean_log_probability,
+    "signals": _signals,
+}
+# Those that are trained on the model's own outcomes and see the answer.
+LEARNED = ("signals",)
+# Those that are probabilities; of the others an order is all there is.
+PROBABILITIES = frozenset({"family prior", "mean log-probability", "signals"})

@@ -1,0 +1,65 @@
+"""Intervals by bootstrap: outcomes are drawn again within their family, because families are what
+the benchmark chose and questions are what chance gave it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from hybrid_outcomes import Outcome
+
+from edgesdk.hybrid.trust.quality import auroc
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int64]
+
+_DRAWS = 1000
+_TAIL = 2.5
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% interval (percentile bootstrap)."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Families:
+    """Where the outcomes of each family are among others."""
+
+    def __init__(self, outcomes: Sequence[Outcome]) -> None:
+        names = sorted({outcome.family for outcome in outcomes})
+        self.places: dict[str, Places] = {
+            name: np.array([i for i, one in enumerate(outcomes) if one.family == name])
+            for name in names
+        }
+
+    def estimate(self, statistic: Callable[[list[Places]], float]) -> Estimate:
+        """A statistic of the places of each family; the draws are the same for each statistic, so
+        differences of two may be estimated too."""
+        rng = np.random.default_rng(0)
+        groups = list(self.places.values())
+        drawn = [
+            statistic([group[rng.integers(0, len(group), len(group))] for group in groups])
+            for _ in range(_DRAWS)
+        ]
+        low, high = np.nanpercentile(drawn, [_TAIL, 100 - _TAIL])
+        return Estimate(statistic(groups), float(low), float(high))
+
+
+def within_families(confidences: Floats, right: Flags, groups: Sequence[Places]) -> float:
+    """Mean AUROC of the families; one that has only right or only wrong answers says nothing."""
+    found = [
+        auroc(confidences[group], right[group])
+        for group in groups
+        if right[group].any() and not right[group].all()
+    ]
+    return float(np.mean(found)) if found else float("nan")

@@ -1,0 +1,77 @@
+"""The report's tables, in Markdown."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from hybrid_report import Data, Promises, Routing, Trust
+from hybrid_routing import RoutingCurve
+
+
+def data_table(data: Data) -> str:
+    """What was asked, and how much of it was right."""
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    right: dict[str, int] = defaultdict(int)
+    unknown = {outcome.family for outcome in data.unknown}
+    for outcome in (*data.train, *data.calibration, *data.test, *data.unknown):
+        counts[outcome.family][outcome.split] += 1
+        right[outcome.family] += outcome.right
+    rows = [
+        (
+            f"{family} (held out)" if family in unknown else family,
+            *(str(splits[name]) for name in ("train", "calibration", "test")),
+            f"{right[family] / sum(splits.values()):.0%}",
+        )
+        for family, splits in counts.items()
+    ]
+    return _table(("family", "train", "calibration", "test", "right"), rows)
+
+
+def trust_table(found: Mapping[str, Trust]) -> str:
+    """How well each policy tells right from wrong."""
+    return _table(
+        (
+            "confidence", "AUROC within families", "above mean log-probability",
+            "AUROC on held-out families", "pooled", "ECE", "ECE of a perfect one",
+        ),
+        [
+            (
+                name, str(one.within), str(one.gain), str(one.unknown), f"{one.pooled:.3f}",
+                "" if one.error is None else str(one.error),
+                "" if one.floor is None else f"{one.floor:.3f}",
+            )
+            for name, one in found.items()
+        ],
+    )  # fmt: skip
+
+
+def promise_table(found: Mapping[str, Promises]) -> str:
+    """How often the threshold's promise was broken."""
+    return _table(
+        ("confidence", "recalibrations", "promised", "violated", "share kept"),
+        [
+            (
+                name, str(one.recalibrations), str(one.promised),
+                f"{one.violated} ({one.violated / one.recalibrations:.1%})", f"{one.kept:.0%}",
+            )
+            for name, one in found.items()
+        ],
+    )  # fmt: skip
+
+
+def routing_table(
+    cloud: str, found: Mapping[str, Routing], oracle: RoutingCurve, questions: int
+) -> str:
+    """What each policy is worth beside a cloud."""
+    rows = [(name, str(one.apgr), str(one.calls)) for name, one in found.items()]
+    head = (
+        f"Cloud: {cloud}. {questions} questions; always local {oracle.local:.1%} right, always"
+        f" cloud {oracle.cloud:.1%}, oracle at most {oracle.quality.max():.1%}."
+    )
+    return f"{head}\n\n{_table(('confidence', 'APGR / oracle', 'calls at 80% of the gap'), rows)}"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,1 @@
+"""Before a draft: should the device try at all?"""

@@ -1,0 +1,166 @@
+"""A gate that learned from what went right and wrong: does the device get prompts like this right?
+
+Predictive routing by the prompt alone, as in Ong et al. 2024 (RouteLLM, arXiv:2406.18665), with
+features that need no model. It trains in less than a second on some thousands of examples.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationError
+
+from edgesdk.errors import InvalidOption, RequestError
+from edgesdk.hybrid.gate.features import NAMES, Messages, features
+from edgesdk.hybrid.records.journal import Entry
+from edgesdk.hybrid.trust.kept import Kept
+from edgesdk.hybrid.trust.quality import auroc
+from edgesdk.hybrid.trust.regression import LogisticRegression, Matrix, from_json, train
+from edgesdk.text.prompts import Prompt, messages_of
+
+# What it is kept as; see `edgesdk.hybrid.trust.kept`.
+KEPT_AS = "prompts"
+_FOLDS = 5
+_LEAST_OF_EACH = 15
+# More than for signals: there are three times as many features, most of them silent.
+_PENALTY = 3.0
+
+
+@dataclass(frozen=True)
+class PromptGate:
+    """The chance that the device's answer to a prompt would be right.
+
+    Attributes:
+        regression: over `edgesdk.hybrid.gate.features`.
+        threshold: below it the device does not try.
+        examples: that it was trained on.
+        auroc: how well it told them apart, each judged by a regression that had not seen it: 0.5
+            is a guess, 1 is always.
+    """
+
+    regression: LogisticRegression
+    threshold: float
+    examples: int
+    auroc: float
+
+    def chance(self, messages: Messages) -> float:
+        """Between 0 and 1."""
+        return float(self.regression.probability(features(messages)[None])[0])
+
+    def keep(self, kept: Kept, bundle: str) -> None:
+        """Store it for the model with this hash, whose clients then use it by themselves.
+
+        Raises:
+            RequestError: it cannot be written.
+        """
+        kept.write(
+            bundle,
+            KEPT_AS,
+            {
+                "regression": self.regression.to_json(),
+                "threshold": self.threshold,
+                "examples": self.examples,
+                "auroc": self.auroc,
+            },
+        )
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    regression: JsonValue
+    threshold: FiniteFloat
+    examples: int
+    auroc: FiniteFloat
+
+
+def prompt_gate_from(value: JsonValue) -> PromptGate:
+    """What `PromptGate.keep` stored.
+
+    Raises:
+        RequestError: it is none, or of other features.
+    """
+    try:
+        stored = _Stored.model_validate(value)
+    except ValidationError as error:
+        raise RequestError(f"This is no stored prompt gate: {error.errors()[0]['msg']}.") from None
+    regression = from_json(stored.regression)
+    if regression.names != NAMES:
+        raise RequestError("The prompt gate was trained on other features.", hint="Train it again.")
+    return PromptGate(regression, stored.threshold, stored.examples, stored.auroc)
+
+
+def train_prompts(examples: Iterable[tuple[Prompt, bool]], *, lost: float = 0.05) -> PromptGate:
+    """Learn from prompts whose local answer was right or wrong.
+
+    Args:
+        lost: share of the prompts that the device gets right which may be given away without a
+            try. Where prompts tell little, few of the wrong ones go too: the draft then decides.
+
+    Raises:
+        InvalidOption: `lost` is no share.
+        RequestError: there are too few right or wrong ones.
+    """
+    if not 0 <= lost < 1:
+        raise InvalidOption(f"lost must be at least 0 and below 1, not {lost}.")
+    pairs = [(messages_of(prompt), right) for prompt, right in examples]
+    right = np.array([each for _, each in pairs], bool)
+    if min(int(right.sum()), int((~right).sum())) < _LEAST_OF_EACH:
+        raise RequestError(
+            f"There are {int(right.sum())} prompts with a right answer and {int((~right).sum())}"
+            " with a wrong one.",
+            hint=f"Training a prompt gate needs at least {_LEAST_OF_EACH} of each.",
+        )
+    inputs = np.stack([features(messages) for messages, _ in pairs])
+    # The same prompt is always in the same fold, so none is judged by itself.
+    folds = np.array([zlib.crc32(json.dumps(m).encode()) % _FOLDS for m, _ in pairs])
+    scores = _unseen(inputs, right, folds)
+    return PromptGate(
+        train(NAMES, inputs, right, penalty=_PENALTY),
+        float(np.quantile(scores[right], lost, method="lower")),
+        len(pairs),
+        auroc(scores, right),
+    )
+
+
+def examples_in(
+    entries: Iterable[Entry], *, bundle: str | None = None
+) -> list[tuple[Messages, bool]]:
+    """The prompts of a journal that keeps texts whose local answers somebody judged.
+
+    Args:
+        bundle: only those that this model answered.
+    """
+    found = []
+    for entry in entries:
+        if entry.texts is None or entry.right is None:
+            continue
+        messages = _messages(entry.texts.prompt)
+        if messages and bundle in (None, entry.decision.bundle):
+            found.append((messages, entry.right))
+    return found
+
+
+def _messages(prompt: str) -> Messages | None:
+    """A conversation as the client writes it down; None where an app wrote something else."""
+    try:
+        found = json.loads(prompt)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) else None
+
+
+def _unseen(inputs: Matrix, right: npt.NDArray[np.bool_], folds: npt.NDArray[np.int_]) -> Matrix:
+    """The score of each example by a regression that was trained on the other folds."""
+    scores = np.empty(len(inputs))
+    for fold in range(_FOLDS):
+        held = folds == fold
+        if held.any():
+            trained = train(NAMES, inputs[~held], right[~held], penalty=_PENALTY)
+            scores[held] = trained.probability(inputs[held])
+    return scores

@@ -1,0 +1,175 @@
+"""What a client trusts its device with: a threshold, the promise behind it, and its audits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgesdk.closing import Closes
+from edgesdk.decode.options import Options
+from edgesdk.errors import InvalidOption
+from edgesdk.hybrid.asking import CloudAsker
+from edgesdk.hybrid.auditing import Auditor, Audits, KeptAnswer
+from edgesdk.hybrid.cloud.endpoint import Cloud
+from edgesdk.hybrid.device import Device
+from edgesdk.hybrid.privacy.policy import Policy, Verdict
+from edgesdk.hybrid.promise import Promise, PromiseKeeper
+from edgesdk.hybrid.records.journal import Journal
+from edgesdk.hybrid.reply import HybridReply, LocalDraft
+from edgesdk.hybrid.spending.budget import Budget
+from edgesdk.hybrid.trust.calibrating import Check, Labels, Progress, answered, written_down
+from edgesdk.hybrid.trust.calibrations import Calibrated, calibrations_in, circumstances_of
+from edgesdk.hybrid.trust.confidence import Confidence
+from edgesdk.model import Model
+from edgesdk.text.prompts import Prompt
+
+
+class Trust(Closes):
+    """Decides by which confidence answers are kept. Several threads may use it.
+
+    Args:
+        device: makes the answers.
+        base: the app's own setting.
+        calibrations: name of the app, whose calibrations are then kept in the device's own folder,
+            or a folder of the app's; None keeps them for as long as this lives.
+        audits: the app's consent to audits; None for none.
+
+    Raises:
+        InvalidOption: there are to be audits, but no journal.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        device: Device,
+        base: Confidence,
+        clouds: Sequence[Cloud],
+        policy: Policy,
+        budget: Budget | None,
+        journal: Journal | None,
+        *,
+        calibrations: str | Path | None = None,
+        audits: Audits | None = None,
+    ) -> None:
+        self._model = model
+        self._device = device
+        self._others = bool(clouds)
+        self._base = base
+        self._habits = device.habits(base)
+        self._keeper = PromiseKeeper(
+            base,
+            circumstances_of(model, clouds, base, self._habits),
+            calibrations=None if calibrations is None else calibrations_in(calibrations),
+            journal=journal,
+        )
+        self._auditor: Auditor | None = None
+        if audits is not None:
+            if journal is None:
+                raise InvalidOption(
+                    "Audits need a journal, because only many of them together tell something.",
+                    hint="Give the client a Journal, or no audits.",
+                )
+            self._auditor = Auditor(
+                audits,
+                CloudAsker(clouds, policy, budget, "restart"),
+                policy,
+                journal,
+                bundle=model.runtime.engine.origin.model,
+                found=self._keeper.audited,
+            )
+
+    @property
+    def base(self) -> Confidence:
+        """The app's own setting: answers are made by it, whatever threshold then decides about
+        them, because a threshold must not change what it was chosen for."""
+        return self._base
+
+    @property
+    def confidence(self) -> Confidence:
+        """What decides now."""
+        return self._keeper.promise.confidence
+
+    @property
+    def promise(self) -> Promise:
+        """How far the device's answers can be trusted now."""
+        return self._keeper.promise
+
+    def calibrate(
+        self,
+        labelled: Iterable[tuple[Prompt, Check]] | Journal,
+        options: Options,
+        *,
+        alpha: float,
+        delta: float,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Calibrated:
+        """Find the loosest threshold of which can be promised that, but for the probability
+        `delta`, at most the share `alpha` of the answers that the device keeps is wrong; it holds
+        at once, and at the next starts. Where the labels allow none, nothing is kept any more;
+        the result's `calibration` has a `phrase` for that, and says how many more might do.
+
+        It is about answers to requests that may leave the device. Where gates or effort make a
+        difference, those that may not are answered otherwise, and nothing is promised of them.
+
+        Args:
+            labelled: prompts, drawn as those to come will be, none of which trained the
+                confidence, each with the expected answer (see
+                `edgesdk.hybrid.trust.judging.same_answer`) or what tells whether an answer is
+                right; or a journal with labels, with which nothing is run.
+            options: with which answers are made later.
+            progress: called after each prompt with how many are done, and how many there are or
+                None.
+            cancel: ends it when set, between two tokens.
+
+        Raises:
+            InvalidOption: alpha or delta is no probability.
+            RequestError: it was cancelled, or a prompt is none. Nothing was changed.
+            Exception: whatever a check raises. Nothing was changed.
+        """
+        labels: Labels
+        if isinstance(labelled, Journal):
+            bundle = self._model.runtime.engine.origin.model
+            labels = written_down(labelled.entries(), self._base, bundle=bundle)
+        else:
+
+            def drafting(
+                messages: list[dict[str, Any]],
+            ) -> Generator[object, None, LocalDraft | None]:
+                return self._device.trial(messages, options, self._base)
+
+            labels = answered(labelled, drafting, progress=progress, cancel=cancel)
+        return self._keeper.calibrate(labels, alpha=alpha, delta=delta)
+
+    def answered(
+        self,
+        messages: list[dict[str, Any]],
+        options: Options,
+        verdict: Verdict,
+        reply: HybridReply,
+        *,
+        chosen: bool,
+    ) -> None:
+        """A user has the answer; what is done about it delays nobody.
+
+        Args:
+            chosen: by confidence, rather than by the app.
+        """
+        local = reply.local
+        if local is None or not chosen:
+            return
+        # Where nobody else may answer, less is tried and no gate is asked; the labels were not so.
+        as_labels = self._others and verdict.upload != "local_only" and not reply.gate
+        if as_labels or not self._habits:
+            self._keeper.drafted(local)
+        if self._auditor is not None and reply.route == "local" and not reply.low_confidence:
+            self._auditor.offer(
+                KeptAnswer(messages, options, verdict, local, self._keeper.calibration)
+            )
+
+    def close(self) -> None:
+        """End all audits."""
+        if self._auditor is not None:
+            self._auditor.close()

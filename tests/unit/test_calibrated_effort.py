@@ -1,0 +1,124 @@
+"""A promise is about answers as they are made: with tries, and without what gates turn down."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.fake_engine import FakeSequence, fake_model
+from support.sure_engine import SureEngine
+
+from edgesdk.errors import RequestError
+from edgesdk.hybrid.client import HybridClient
+from edgesdk.hybrid.cloud.endpoint import Cloud
+from edgesdk.hybrid.effort.effort import Effort
+from edgesdk.hybrid.gate.features import NAMES as FEATURES
+from edgesdk.hybrid.gate.gate import DraftGate
+from edgesdk.hybrid.gate.prompts import PromptGate
+from edgesdk.hybrid.records.decision import Decision
+from edgesdk.hybrid.records.journal import Journal
+from edgesdk.hybrid.trust.calibrating import written_down
+from edgesdk.hybrid.trust.confidence import Confidence
+from edgesdk.hybrid.trust.kept import Kept
+from edgesdk.hybrid.trust.regression import LogisticRegression
+from edgesdk.hybrid.trust.signals import NAMES
+from edgesdk.power import PowerState
+
+SURENESS = [0.9 - 0.01 * i for i in range(60)]
+ANSWERS = {f"<{i}>": ("7" if i < 40 else "8", sure) for i, sure in enumerate(SURENESS)}
+LABELLED = [(f"How many? <{i}>", "7") for i in range(60)]
+# Between two sureness each, so that no rounding matters.
+BASE = Confidence(threshold=0.695, give_up_below=0.395)
+COLD = Effort(temperature=0.01)
+# It is never asked: whether it could be decides how answers are made.
+CLOUD = Cloud("https://cloud.example/v1", "big", "key")
+PLAIN = LogisticRegression(FEATURES, (0.0,) * len(FEATURES), (1.0,) * len(FEATURES),
+                           (0.0,) * len(FEATURES), 9.0)  # fmt: skip
+
+
+def client(engine: SureEngine | None = None, **changes: Any) -> HybridClient:
+    model = fake_model(engine or SureEngine(ANSWERS))
+    settings = {"cloud": CLOUD, "confidence": BASE, "kept": Kept(Path("nowhere"))}
+    return HybridClient(model, **{**settings, **changes})
+
+
+def fifties(messages: Any) -> Any:
+    return "cloud" if "<5" in messages[-1]["content"] else None
+
+
+def test_a_calibration_makes_the_same_effort() -> None:
+    made = client(effort=COLD).calibrate(LABELLED)
+    # The tries of this engine all agree.
+    wanted = [(sure + 1) / 2 if 0.395 <= sure < 0.695 else sure for sure in SURENESS]
+    np.testing.assert_allclose(made.confidences, wanted, atol=1e-4)
+    np.testing.assert_allclose(client().calibrate(LABELLED).confidences, SURENESS, atol=1e-4)
+
+
+def test_what_a_gate_turns_down_is_passed_over() -> None:
+    hot = DraftGate(hint=fifties, sensor=lambda: PowerState(celsius=99))
+    made = client(gate=hot).calibrate(LABELLED)
+    # How the device is while it calibrates says nothing about the prompts.
+    assert (made.calibration.labels, made.passed_over) == (49, 11)
+
+
+@pytest.mark.parametrize(
+    ("change", "standing"),
+    [
+        ({"effort": COLD}, "holds"),
+        ({}, "stale"),
+        ({"effort": replace(COLD, tries=5)}, "stale"),
+        ({"effort": replace(COLD, alike=lambda one, other: 1.0)}, "stale"),
+        ({"effort": COLD, "gate": DraftGate(hint=fifties)}, "stale"),
+        ({"effort": COLD, "gate": DraftGate(prompts=PromptGate(PLAIN, 0.5, 9, 0.9))}, "stale"),
+        ({"effort": COLD, "gate": DraftGate(hottest=50)}, "holds"),
+        # Where the app's own threshold decides which drafts are tried again, it matters.
+        ({"effort": COLD, "confidence": replace(BASE, threshold=0.8)}, "stale"),
+    ],
+)
+def test_other_habits_need_another_calibration(
+    change: dict[str, Any], standing: str, tmp_path: Path
+) -> None:
+    client(calibrations=tmp_path, effort=COLD).calibrate(LABELLED)
+    assert client(calibrations=tmp_path, **change).promise.standing == standing
+
+
+def test_tries_of_a_calibration_can_be_cancelled() -> None:
+    engine, cancel, extended = SureEngine(ANSWERS), threading.Event(), []
+
+    def before_extend(sequence: FakeSequence) -> None:
+        extended.append(sequence)
+        # The draft takes two calls: its prompt, and its token.
+        if len(extended) == 3:
+            cancel.set()
+
+    engine.before_extend = before_extend
+    with pytest.raises(RequestError, match="cancelled after 0 prompts"):
+        client(engine, effort=COLD).calibrate([("<30>", "7")], cancel=cancel)
+    assert len(extended) < 8
+    assert all(sequence.closed for sequence in engine.sequences)
+
+
+def test_no_effort_where_nothing_can_be_kept() -> None:
+    ours = client(cloud=(), effort=replace(COLD, alone=True))
+    before = ours.respond("<30>")
+    assert before.local is not None
+    assert (before.local.answers, before.low_confidence) == (4, False)
+    assert ours.calibrate(LABELLED[:5]).calibration.threshold is None
+    after = ours.respond("<30>")
+    assert after.local is not None
+    assert (after.local.answers, after.low_confidence) == (1, True)
+
+
+def test_agreement_of_a_journal_counts(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite")
+    signals = {**dict.fromkeys(NAMES, 1.0), "mean_log_probability": float(np.log(0.5))}
+    for more in ({}, {"agreement": 1.0, "answers": 4.0}):
+        decision = Decision(0.0, "local", "", "allow", signals={**signals, **more}, bundle="b")
+        journal.label(journal.append(decision, prompt="p"), True)
+    labels = written_down(journal.entries(), BASE, bundle="b")
+    assert labels.confidences == pytest.approx((0.5, 0.75))
+    assert labels.passed_over == 0

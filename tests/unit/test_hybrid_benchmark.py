@@ -1,0 +1,233 @@
+"""The hybrid benchmark's measures against their definitions, and its store against kills."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgesdk.errors import InvalidOption
+from edgesdk.hybrid.trust.quality import auroc, expected_calibration_error
+from edgesdk.hybrid.trust.signals import Seen
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+# Benchmarks are scripts, which find their neighbours beside them.
+sys.path.insert(0, str(BENCHMARKS))
+
+from hybrid_outcomes import Outcome, OutcomeStore, collect, outcomes_in  # noqa: E402
+from hybrid_routing import oracle_curve, routing_curve  # noqa: E402
+from hybrid_statistics import Families, within_families  # noqa: E402
+
+LABELLED = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), st.booleans()), min_size=2
+).filter(lambda pairs: len({right for _, right in pairs}) == 2)
+
+
+@given(LABELLED)
+def test_auroc_is_the_chance_that_right_is_above_wrong(pairs: list[tuple[float, bool]]) -> None:
+    rights = [score for score, right in pairs if right]
+    wrongs = [score for score, right in pairs if not right]
+    wins = [(one > other) + 0.5 * (one == other) for one in rights for other in wrongs]
+    scores, flags = zip(*pairs, strict=True)
+    assert auroc(scores, flags) == pytest.approx(sum(wins) / len(wins))
+
+
+@pytest.mark.parametrize("right", [[True, True], [False, False]])
+def test_auroc_needs_right_and_wrong(right: list[bool]) -> None:
+    with pytest.raises(InvalidOption, match="some of each"):
+        auroc([0.1, 0.2], right)
+    with pytest.raises(InvalidOption, match="3 confidences but 2 labels"):
+        auroc([0.1, 0.2, 0.3], right)
+
+
+def test_calibration_error_is_the_mean_gap_of_the_bins() -> None:
+    # Bins of 0.5: (0.1 + 0.3) - 1 right of 2 is 0.6 off, (0.6 + 0.8 + 1.0) - 3 of 3 is 0.6 off.
+    scores, right = [0.1, 0.3, 0.6, 0.8, 1.0], [True, False, True, True, True]
+    assert expected_calibration_error(scores, right, bins=2) == pytest.approx(1.2 / 5)
+    assert expected_calibration_error([0.25] * 4, [True, False, False, False]) == 0
+    assert expected_calibration_error([0.95] * 4, [False] * 4) == pytest.approx(0.95)
+    for bad in ([1.5], [-0.1], [float("nan")]):
+        with pytest.raises(InvalidOption):
+            expected_calibration_error(bad, [True])
+    with pytest.raises(InvalidOption):
+        expected_calibration_error([], [])
+
+
+def test_a_routing_curve_by_hand() -> None:
+    local = np.array([True, False, False, True])
+    cloud = np.array([True, True, True, False])
+    # Asked in the order 1, 2, 0, 3, which gains 1, 1, 0, -1 of 4.
+    curve = routing_curve(np.array([0.7, 0.1, 0.3, 0.9]), local, cloud)
+    np.testing.assert_allclose(curve.quality, [0.5, 0.75, 1.0, 1.0, 0.75])
+    assert (curve.local, curve.cloud) == (0.5, 0.75)
+    np.testing.assert_allclose(curve.recovered(), [0, 1, 2, 2, 1])
+    assert curve.apgr() == pytest.approx((0.5 + 1.5 + 2 + 1.5) / 4)
+    assert curve.calls_for(0.8) == pytest.approx(0.2)
+    assert curve.calls_for(0.0) == 0.0
+    np.testing.assert_allclose(oracle_curve(local, cloud).quality, curve.quality)
+
+
+def test_equal_confidences_are_the_mean_over_their_orders() -> None:
+    local = np.array([True, False, False, True, False, False])
+    cloud = np.ones(6, bool)
+    same = routing_curve(np.zeros(6), local, cloud)
+    assert same.apgr() == pytest.approx(0.5)
+    assert same.calls_for(0.8) == pytest.approx(0.8)
+    # The two in the middle are equal: half of either order.
+    scores = np.array([3.0, 2.0, 1.0, 1.0, 0.0, 0.0])
+    orders = [np.array([3.0, 2.0, 1.0 + tip, 1.0 - tip, 0.2, 0.1]) for tip in (0.1, -0.1)]
+    mean = np.mean([routing_curve(order, local, cloud).quality for order in orders], axis=0)
+    np.testing.assert_allclose(routing_curve(scores, local, cloud).quality, mean)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans(), st.booleans()), min_size=1))
+def test_no_router_beats_the_oracle(rows: list[tuple[float, bool, bool]]) -> None:
+    scores, local, cloud = (np.array(column) for column in zip(*rows, strict=True))
+    best, found = oracle_curve(local, cloud), routing_curve(scores, local, cloud)
+    assert (best.quality >= found.quality - 1e-12).all()
+    assert (best.local, best.cloud) == pytest.approx((found.local, found.cloud))
+
+
+def test_without_a_gap_there_is_nothing_to_recover() -> None:
+    curve = routing_curve(np.array([0.5]), np.array([True]), np.array([False]))
+    with pytest.raises(InvalidOption, match="no better"):
+        curve.apgr()
+
+
+def test_within_families_ignores_what_tells_families_apart() -> None:
+    outcomes = [_outcome(i, family="ab"[i % 2], right=i % 2 == 1) for i in range(40)]
+    outcomes += [_outcome(40, family="a", right=True), _outcome(41, family="b", right=False)]
+    scores = np.array([float(outcome.family == "b") for outcome in outcomes])
+    right = np.array([outcome.right for outcome in outcomes])
+    groups = list(Families(outcomes).places.values())
+    assert auroc(scores, right) > 0.9
+    assert within_families(scores, right, groups) == 0.5
+
+
+def test_the_interval_holds_the_share_that_it_estimates() -> None:
+    rng = np.random.default_rng(7)
+    right = rng.random(400) < 0.3
+    outcomes = [_outcome(i, family="ab"[i % 2], right=bool(right[i])) for i in range(400)]
+    found = Families(outcomes).estimate(lambda groups: float(right[np.concatenate(groups)].mean()))
+    assert found.value == pytest.approx(right.mean())
+    # The normal approximation of a share's interval.
+    half = 1.96 * np.sqrt(right.mean() * (1 - right.mean()) / 400)
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.15)
+
+
+class FakeAsker:
+    """Answers numbers, and counts how often."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.asked: list[int] = []
+        self._dies_at = dies_at
+
+    def key(self, question: int) -> str:
+        return str(question)
+
+    def ask(self, question: int) -> Outcome:
+        if question == self._dies_at:
+            raise KeyboardInterrupt
+        self.asked.append(question)
+        return _outcome(question)
+
+
+def test_a_collection_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "outcomes.jsonl"
+    first = FakeAsker(dies_at=3)
+    with pytest.raises(KeyboardInterrupt):
+        collect(first, range(6), OutcomeStore(path), _ignore)
+    assert [outcome.seed for outcome in outcomes_in(path)] == [0, 1, 2]
+    # The next line was being written.
+    with path.open("ab") as file:
+        file.write(path.read_bytes()[:57])
+    assert [outcome.seed for outcome in outcomes_in(path)] == [0, 1, 2]
+
+    second, noted = FakeAsker(), []
+    collect(second, range(6), OutcomeStore(path), noted.append)
+    assert second.asked == [3, 4, 5]
+    assert [outcome.seed for outcome in noted] == [3, 4, 5]
+    assert outcomes_in(path) == [_outcome(i) for i in range(6)]
+
+
+def test_a_reader_leaves_the_writer_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.jsonl"
+    OutcomeStore(path).append(_outcome(1))
+    with path.open("ab") as file:
+        file.write(b'{"key": "ha')
+    before = path.read_bytes()
+    assert len(outcomes_in(path)) == 1
+    assert path.read_bytes() == before
+
+
+def test_an_outcome_keeps_what_its_signals_are_made_of(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.jsonl"
+    OutcomeStore(path).append(_outcome(5))
+    (read,) = outcomes_in(path)
+    assert read.signals == _outcome(5).signals
+    assert read.signals.mean_log_probability == pytest.approx(-0.75)
+    assert "é" in json.loads(path.read_text(encoding="utf-8"))["answer"]
+
+
+def test_no_question_is_in_two_splits() -> None:
+    pytest.importorskip("reasoning_gym")
+    from hybrid_prompts import FAMILIES, rounds
+
+    prompts = list(_first(rounds(), 1500))
+    assert len({(prompt.family, prompt.question) for prompt in prompts}) == len(prompts)
+    assert prompts == list(_first(rounds(), 1500))
+    shown = {message["content"] for prompt in prompts for message in prompt.messages()[:-1]}
+    assert not shown & {prompt.question for prompt in prompts}
+    for family in FAMILIES:
+        mine = [prompt for prompt in prompts if prompt.family == family.name]
+        assert {prompt.level for prompt in mine} == {0, 1, 2, 3}
+        splits = {prompt.split for prompt in mine}
+        assert splits == ({"test"} if family.held_out else {"train", "calibration", "test"})
+
+
+@pytest.mark.parametrize(
+    ("family", "reply", "right"),
+    [
+        ("chain_sum", "{}", True),
+        ("chain_sum", "That makes {}.", True),
+        ("chain_sum", "{}0", False),
+        ("chain_sum", "I do not know", False),
+        ("fraction_simplification", "= {}", True),
+        ("calendar_arithmetic", "{}.", True),
+        ("calendar_arithmetic", "{} or so", False),
+        ("prime_factorization", "{}\nThat is all.", True),
+        ("prime_factorization", "{} = what", False),
+    ],
+)
+def test_answers_are_found_in_replies(family: str, reply: str, right: bool) -> None:
+    reasoning_gym = pytest.importorskip("reasoning_gym")
+    from hybrid_prompts import FAMILIES, rounds
+
+    prompt = next(prompt for prompt in rounds() if prompt.family == family)
+    settings = next(each for each in FAMILIES if each.name == family).levels[prompt.level]
+    entry = reasoning_gym.create_dataset(family, seed=prompt.seed, size=1, **settings)[0]
+    assert entry["question"].strip() == prompt.question
+    assert prompt.right(reply.format(entry["answer"])) is right
+
+
+def _outcome(seed: int, *, family: str = "sums", right: bool = True) -> Outcome:
+    steps = (Seen(3, -0.5, 1.0, 2.0), Seen(4, -1.0, 1.5, 0.5))
+    likeliest = (((3, -0.5), (9, -1.5)), ((4, -1.0),))
+    return Outcome(
+        str(seed), "fake", family, 0, "test", seed, "1 + 1?", "2 é", right, "stop", 9, 2, 0.1,
+        steps, likeliest,
+    )  # fmt: skip
+
+
+def _ignore(outcome: Outcome) -> None:
+    """Nobody looks at it."""
+
+
+def _first(found: Iterator[object], most: int) -> Iterator[object]:
+    return (item for item, _ in zip(found, range(most), strict=False))
