@@ -17,7 +17,7 @@ import keyring
 import keyring.backends.fail
 import keyring.backends.null
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keyring.backend import KeyringBackend
 
@@ -121,6 +121,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.dictionaries(st.text(), json_values, max_size=4), max_size=4))
 def test_messages_of_every_kind_come_back(messages: list[dict[str, object]]) -> None:
     one = Held(messages, Options(seed=1), "allow")
