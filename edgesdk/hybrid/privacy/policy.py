@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -46,6 +47,12 @@ class Verdict:
     reason: str
     kinds: frozenset[str] = frozenset()
 
+    def at_most(self, rule: Upload, reason: str) -> Verdict:
+        """This one, or a stricter one where `rule` is."""
+        if _ORDER.index(self.upload) <= _ORDER.index(rule):
+            return self
+        return Verdict(rule, reason, self.kinds)
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -81,7 +88,12 @@ class Policy:
         return self.default == "local_only"
 
     def judge(
-        self, messages: Messages, *, call: Upload | None = None, tags: Iterable[str] = ()
+        self,
+        messages: Messages,
+        *,
+        call: Upload | None = None,
+        tags: Iterable[str] = (),
+        besides: Messages = (),
     ) -> Verdict:
         """What may happen to `messages`.
 
@@ -89,13 +101,14 @@ class Policy:
             call: the rule of this call, in place of the default and the tags'.
             tags: of this call; one that has no rule keeps the request on the device, because a
                 misspelt tag must not open what it was to close.
+            besides: what would be sent along, such as tools; for the detectors only.
         """
         rules = [self._said(call, tuple(tags))]
         kinds: frozenset[str] = frozenset()
         try:
             if self.decide is not None and (opinion := self.decide(messages)) is not None:
                 rules.append((check_upload(opinion), "the app's callable"))
-            kinds = kinds_in(self.detectors, messages)
+            kinds = kinds_in(self.detectors, [*messages, *besides])
         except Exception as error:
             # The error itself may quote the request, and reasons are written down.
             return Verdict("local_only", f"a check failed with {type(error).__name__}")
@@ -134,9 +147,11 @@ def kinds_in(detectors: Iterable[Detector], messages: Messages) -> frozenset[str
 
 
 def texts_in(value: Any) -> list[str]:
-    """Every text inside a JSON value, keys too."""
+    """Every text inside a JSON value, keys and numbers too."""
     if isinstance(value, str):
         return [value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [json.dumps(value)]
     if isinstance(value, Mapping):
         return [text for item in value.items() for part in item for text in texts_in(part)]
     if isinstance(value, Sequence):
