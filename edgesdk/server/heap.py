@@ -8,12 +8,12 @@ import sys
 # Of <malloc.h>.
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
-_LARGE = 2**20
+_LARGE = 2**18
 _ARENAS = 2
 
 
 def keep_memory_flat() -> bool:
-    """Have blocks of a megabyte and more go back to the system when they are freed, and all threads
+    """Have blocks of 256 KiB and more go back to the system when they are freed, and all threads
     share two heaps.
 
     glibc raises its own limit with every such block that is freed, up to 32 MB, and then keeps KV

@@ -1,7 +1,7 @@
 """A gate that learned from what went right and wrong: does the device get prompts like this right?
 
 Predictive routing by the prompt alone, as in Ong et al. 2024 (RouteLLM, arXiv:2406.18665), with
-features that need no model. It trains in less than a second on some thousands of examples.
+features that need no model. It trains in seconds on thousands of examples.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def train_prompts(examples: Iterable[tuple[Prompt, bool]], *, lost: float = 0.05
 
     Args:
         lost: share of the prompts that the device gets right which may be given away without a
-            try. Where prompts tell little, few of the wrong ones go too: the draft then decides.
+            try, as long as prompts are like these. Where prompts tell little, few of the wrong
+            ones go too: the draft then decides.
 
     Raises:
         InvalidOption: `lost` is no share.
