@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from typing_extensions import Self
 
@@ -16,6 +16,12 @@ from edgesdk.decode.loop import Finish, FinishReason, Step
 from edgesdk.errors import DeadlineExceeded, RequestError
 from edgesdk.receipt import Receipt, Reply
 from edgesdk.tools.calls import ToolCalls
+
+_Item = TypeVar("_Item", covariant=True)
+
+
+class _End:
+    """Comes after the last item."""
 
 
 class Answer(Protocol):
@@ -148,7 +154,7 @@ class AsyncReplyStream(AsyncIterator[str]):
 
     def __init__(self, stream: ReplyStream) -> None:
         self._stream = stream
-        self._pieces = _relay(stream)
+        self._pieces = relay(stream)
 
     async def __anext__(self) -> str:
         return await self._pieces.__anext__()
@@ -195,14 +201,24 @@ async def read_all_async(stream: AsyncReplyStream) -> Reply:
     return stream.reply
 
 
-async def _relay(stream: ReplyStream) -> AsyncGenerator[str, None]:
+class Ends(Protocol[_Item]):
+    """What a worker thread iterates, and another thread may end."""
+
+    def __iter__(self) -> Iterator[_Item]: ...
+
+    def cancel(self) -> None:
+        """End it at once."""
+
+
+async def relay(stream: Ends[_Item]) -> AsyncGenerator[_Item, None]:
+    """What a stream gives, for an event loop. Leaving it early cancels the stream."""
     loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[str | None] = asyncio.Queue()
+    arrived: asyncio.Queue[_Item | _End] = asyncio.Queue()
     ended: asyncio.Future[BaseException | None] = loop.create_future()
 
     def end(error: BaseException | None) -> None:
         ended.set_result(error)
-        arrived.put_nowait(None)
+        arrived.put_nowait(_End())
 
     def work() -> None:
         error = None
@@ -219,7 +235,7 @@ async def _relay(stream: ReplyStream) -> AsyncGenerator[str, None]:
     # with no way to stop.
     threading.Thread(target=work, name="edgesdk-answer", daemon=True).start()
     try:
-        while (piece := await arrived.get()) is not None:
+        while not isinstance(piece := await arrived.get(), _End):
             yield piece
     finally:
         # The sequence is in use until the worker has seen the wish to stop.

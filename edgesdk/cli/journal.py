@@ -39,7 +39,7 @@ _REASONS = 10
 
 @click.command("journal", epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--since", type=moment, help="From then on: 12h, 7d, 2026-01-31.")
+@click.option("--since", type=moment, metavar="WHEN", help="From then on: 12h, 7d, 2026-01-31.")
 @click.option(
     "--route", type=click.Choice(["local", "cloud"]), help="Only what was answered there."
 )
@@ -167,7 +167,7 @@ def _row(entry: Entry) -> list[str]:
         decision.route,
         "-" if decision.confidence is None else f"{decision.confidence:.2f}",
         f"{decision.prompt_tokens + decision.output_tokens:,}",
-        f"{decision.money:.6g}" if decision.money else "-",
+        f"{decision.money:,.6f}" if decision.money else "-",
         f"{decision.seconds:.1f}",
         {None: "-", True: "yes", False: "no"}[entry.right],
         printable(f"{decision.reason}{where}"),
@@ -186,7 +186,7 @@ def _print_totals(out: Console, totals: Totals) -> None:
     rows: list[tuple[str, Any]] = [
         ("device", f"{totals.kept:,} ({share:.1%})"),
         ("cloud", f"{totals.entries - totals.kept:,}, {totals.cloud_tokens:,} tokens"),
-        ("cost", f"{totals.money:.6g}"),
+        ("cost", f"{totals.money:,.6f}"),
     ]
     if totals.labelled:
         rows.append(("right", f"{totals.right:,} of {totals.labelled:,} with a label"))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
+from typing import Any
 
 import click
 
+from edgesdk.cli.clouds import CloudChoices, cloud_options
 from edgesdk.cli.decoding import loading_options
 from edgesdk.cli.output import remarks
 from edgesdk.errors import MissingExtra
@@ -16,6 +19,8 @@ Examples:
   edgesdk serve ./my-bundle model.gguf --port 0
   EDGESDK_API_KEY=... edgesdk serve --host 0.0.0.0
   curl http://127.0.0.1:8080/v1/models
+  edgesdk serve --cloud https://api.openai.com/v1 --cloud-model gpt-5-mini \
+      --cloud-key-env OPENAI_API_KEY --cloud-price 0.25,2 --budget money_per_day=1
 """
 
 
@@ -37,6 +42,7 @@ Examples:
 @click.option("--deadline", default=600.0, show_default=True, help="Seconds for a request.")
 @click.option("--grace", default=30.0, show_default=True, help="Seconds for answers at the end.")
 @loading_options
+@cloud_options
 def command(
     models: tuple[str, ...],
     host: str,
@@ -53,11 +59,17 @@ def command(
     device: str,
     context: int | None,
     threads: int | None,
+    **cloud_given: Any,
 ) -> None:
     """Serve models over OpenAI's HTTP API.
 
     The store's models are served, and MODELS: bundle folders or .gguf files. The server's address
     is the line on standard output.
+
+    With --cloud, chat requests that the device is not sure of are answered there. Who answered, and
+    why, is in the headers X-Edgesdk-Route and X-Edgesdk-Reason and in the answer's field edgesdk,
+    in a stream that of its last chunks. The headers X-Edgesdk-Upload and X-Edgesdk-Prefer of a
+    request, or its field edgesdk, choose for that request.
     """
     try:
         from edgesdk.server.heap import keep_memory_flat
@@ -89,4 +101,6 @@ def command(
         remarks().print("Serving; stop with Ctrl-C.", style="dim")
 
     keep_memory_flat()
-    serve(source, settings, on_start=on_start)
+    with ExitStack() as opened:
+        hybrid = CloudChoices(**cloud_given).setup(opened)
+        serve(source, settings, on_start=on_start, hybrid=hybrid)

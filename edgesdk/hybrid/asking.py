@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
 
-from edgesdk.decode.options import Options
 from edgesdk.engines.caller import Interrupted
 from edgesdk.errors import (
     BudgetExceeded,
@@ -17,48 +15,26 @@ from edgesdk.errors import (
     CloudUnreachable,
     DeadlineExceeded,
 )
-from edgesdk.hybrid.cloud.answer import CloudAnswer, Piece, Restart
+from edgesdk.hybrid.answering import Asked, NotAsked, Restoring, Why, asked_of
+from edgesdk.hybrid.ask import Ask
+from edgesdk.hybrid.cloud.answer import CloudAnswer, Restart
 from edgesdk.hybrid.cloud.attempts import OnBreak
+from edgesdk.hybrid.cloud.charges import Charges
 from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.outgoing import request_body
+from edgesdk.hybrid.outgoing import Outgoing, outgoing, tokens_besides
 from edgesdk.hybrid.privacy.policy import Policy, Question, Verdict
-from edgesdk.hybrid.privacy.restoring import RestoringStream, restore
-from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.spending.call import CallSpending
 from edgesdk.hybrid.spending.limits import Cost
-from edgesdk.scheduling import Cancel
+from edgesdk.hybrid.stream import HybridEvent
 
 # Prompts are counted by the device's tokenizer; another one makes more of the same text, but not
 # so many more.
 _TOKENIZER_MARGIN = 1.5
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the cloud said, with private values in their places, and what it cost."""
-
-    answer: CloudAnswer
-    cost: Cost
-
-
-class NotAsked(Exception):
-    """The cloud gave no answer. Never leaves the SDK.
-
-    Its text is of the SDK's own words, because it is written down; what an endpoint or a callable
-    said may quote the prompt.
-
-    Args:
-        cost: of attempts that came to nothing.
-        later: it may answer at another time: it could not be reached, or was busy.
-    """
-
-    def __init__(self, reason: str, *, cost: Cost | None = None, later: bool = False) -> None:
-        super().__init__(reason)
-        self.cost = cost or Cost()
-        self.later = later
+# What endpoints say of a request, not of the key or the model.
+_UNFIT = (400, 413, 422)
 
 
 class CloudAsker:
@@ -83,6 +59,7 @@ class CloudAsker:
         self._on_break = on_break
         self._hedge_after = hedge_after
         self._client: CloudClient | None = None
+        self._guard = threading.Lock()
 
     @property
     def possible(self) -> bool:
@@ -90,86 +67,104 @@ class CloudAsker:
         return bool(self._clouds)
 
     def ask(
-        self,
-        messages: list[dict[str, Any]],
-        options: Options,
-        verdict: Verdict,
-        vault: Vault,
-        *,
-        prompt_tokens: int,
-        deadline: Deadline,
-        cancel: Cancel | None = None,
-    ) -> Generator[Piece | Restart, None, Asked]:
+        self, ask: Ask, verdict: Verdict, *, prompt_tokens: int, deadline: Deadline
+    ) -> Generator[HybridEvent, None, Asked]:
         """Yield the answer as it comes, with values restored; return how it ended.
 
         Raises:
-            NotAsked: the policy, the app, the budget or the network are against it; a `Restart`
-                comes before it where pieces were given out. Or `cancel` was set, from any thread.
+            NotAsked: the policy, the app, the budget or the network are against it, or what came
+                is of no use; a `Restart` comes before it where pieces were given out, unless they
+                were the whole answer. Or the caller cancelled it, from any thread.
         """
-        self._check(messages, verdict)
-        cancel = Cancel() if cancel is None else cancel
-        hides = vault if verdict.upload == "redact" else None
-        most = options.max_tokens or max(cloud.max_output_tokens for cloud in self._clouds)
-        body = request_body(messages, options, vault=hides, max_output_tokens=most)
-        worst_prompt = int(prompt_tokens * _TOKENIZER_MARGIN)
-        spending = CallSpending(self._budget, worst_prompt, most)
-        if self._client is None:
-            self._client = CloudClient(
-                self._clouds, on_break=self._on_break, hedge_after=self._hedge_after
-            )
-        restoring = RestoringStream(vault)
+        self._check(ask, verdict)
+        most = ask.options.max_tokens or max(cloud.max_output_tokens for cloud in self._clouds)
         try:
-            with (
-                self._client.stream(body, deadline=deadline.seconds, charges=spending) as stream,
-                cancel.caller().heeding(stream.close),
-            ):
-                for event in stream:
-                    if isinstance(event, Restart):
-                        restoring = RestoringStream(vault)
-                        yield event
-                    elif isinstance(event, Piece) and (text := restoring.feed(event.text)):
-                        yield Piece(text)
-                if cancel.is_set():
-                    raise NotAsked("cancelled", cost=spending.cost)
-                if text := restoring.flush():
-                    yield Piece(text)
-                answer = stream.answer
+            sent = outgoing(ask, hide=verdict.upload == "redact", max_output_tokens=most)
+        except Exception as error:
+            # A detector's, which may quote the prompt. What cannot be hidden is not sent.
+            reason = f"policy: hiding failed with {type(error).__name__}"
+            raise NotAsked(reason, "policy") from error
+        worst_prompt = int((prompt_tokens + tokens_besides(sent)) * _TOKENIZER_MARGIN)
+        spending = CallSpending(self._budget, worst_prompt, most)
+        try:
+            answer = yield from self._read(sent, ask, deadline, spending)
         except Interrupted as error:
             raise NotAsked("cancelled", cost=spending.cost) from error
         except BudgetExceeded as error:
-            raise NotAsked(f"budget: {error.limit}") from error
+            raise NotAsked(f"budget: {error.limit}", "budget") from error
         except (CloudError, DeadlineExceeded) as error:
-            later = isinstance(error, CloudUnreachable | CloudBusy)
-            raise NotAsked(_reason(error), cost=spending.cost, later=later) from error
+            why = _why(error, spending.cost)
+            raise NotAsked(_reason(error), why, cost=spending.cost) from error
         finally:
             spending.settle()
-        return Asked(replace(answer, text=restore(vault, answer.text)), spending.cost)
+        return asked_of(answer, sent, ask, spending.cost)
+
+    def _read(
+        self, sent: Outgoing, ask: Ask, deadline: Deadline, charges: Charges
+    ) -> Generator[HybridEvent, None, CloudAnswer]:
+        """The events, restored, and the answer as the endpoint gave it."""
+        restoring = Restoring(ask)
+        with (
+            self._opened().stream(
+                sent.body, deadline=deadline.seconds, charges=charges, on_break=ask.on_break
+            ) as stream,
+            ask.cancel.caller().heeding(stream.close),
+        ):
+            for event in stream:
+                if isinstance(event, Restart):
+                    restoring = Restoring(ask)
+                    yield event
+                elif not isinstance(event, CloudAnswer):
+                    yield from restoring.feed(event)
+            if ask.cancel.is_set():
+                raise Interrupted
+            yield from restoring.flush()
+            return stream.answer
 
     def close(self) -> None:
         """End all requests."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        with self._guard:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
-    def _check(self, messages: list[dict[str, Any]], verdict: Verdict) -> None:
+    def _opened(self) -> CloudClient:
+        with self._guard:
+            if self._client is None:
+                self._client = CloudClient(
+                    self._clouds, on_break=self._on_break, hedge_after=self._hedge_after
+                )
+            return self._client
+
+    def _check(self, ask: Ask, verdict: Verdict) -> None:
         if not self._clouds:
             raise NotAsked("there is no cloud")
         if verdict.upload == "local_only":
-            raise NotAsked(f"policy: {verdict.reason}")
+            raise NotAsked(f"policy: {verdict.reason}", "policy")
+        if ask.form is not None and ask.form.response_format is None:
+            raise NotAsked("the cloud cannot be held to this form")
         if verdict.upload == "ask":
             question = Question(
-                tuple(messages), verdict.kinds, tuple(cloud.name for cloud in self._clouds)
+                tuple(ask.messages), verdict.kinds, tuple(cloud.name for cloud in self._clouds)
             )
             if self._policy.ask is None:
-                raise NotAsked("policy: nobody to ask for permission")
+                raise NotAsked("policy: nobody to ask for permission", "policy")
             try:
                 allowed = self._policy.ask(question) is True
             except Exception as error:
                 raise NotAsked(
-                    f"policy: asking for permission failed with {type(error).__name__}"
+                    f"policy: asking for permission failed with {type(error).__name__}", "policy"
                 ) from error
             if not allowed:
-                raise NotAsked("policy: permission was not given")
+                raise NotAsked("policy: permission was not given", "policy")
+
+
+def _why(error: CloudError | DeadlineExceeded, cost: Cost) -> Why:
+    # A deadline may also pass while no endpoint hears anything.
+    unheard = isinstance(error, DeadlineExceeded) and cost == Cost()
+    if unheard or isinstance(error, CloudUnreachable | CloudBusy):
+        return "away"
+    return "unfit" if isinstance(error, CloudRefused) and error.status in _UNFIT else "failed"
 
 
 def _reason(error: CloudError | DeadlineExceeded) -> str:

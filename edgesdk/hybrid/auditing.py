@@ -16,7 +16,9 @@ from typing import Any, TypeAlias
 from edgesdk.closing import Closes
 from edgesdk.decode.options import Options
 from edgesdk.errors import InvalidOption, RequestError
-from edgesdk.hybrid.asking import Asked, CloudAsker, NotAsked
+from edgesdk.hybrid.answering import Asked, NotAsked
+from edgesdk.hybrid.ask import Ask
+from edgesdk.hybrid.asking import CloudAsker
 from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.privacy.policy import Messages, Policy, Verdict
 from edgesdk.hybrid.privacy.vault import Vault
@@ -177,13 +179,15 @@ class Auditor(Closes):
 
     def _ask(self, kept: KeptAnswer) -> Asked:
         asking = self._asker.ask(
-            kept.messages,
-            kept.options,
+            Ask(
+                kept.messages,
+                kept.options,
+                Vault(self._policy.detectors),
+                cancel=self._closing,
+            ),
             kept.verdict,
-            Vault(self._policy.detectors),
             prompt_tokens=kept.draft.receipt.prompt_tokens,
             deadline=Deadline(_DEADLINE),
-            cancel=self._closing,
         )
         while True:
             try:

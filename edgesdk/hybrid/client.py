@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import threading
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from typing_extensions import Unpack
 
 from edgesdk.closing import Closes
-from edgesdk.decode.options import OptionChanges, Options, options_from
-from edgesdk.errors import RequestError
-from edgesdk.hybrid.asking import Asked, CloudAsker, NotAsked
+from edgesdk.decode.options import OptionChanges, options_from
+from edgesdk.hybrid.answering import Asked, NotAsked
+from edgesdk.hybrid.ask import Ask, Messages, ask_of
+from edgesdk.hybrid.asking import CloudAsker
 from edgesdk.hybrid.auditing import Audits
+from edgesdk.hybrid.changes import HybridChanges, Prefer, parted
 from edgesdk.hybrid.cloud.answer import Piece, Restart
 from edgesdk.hybrid.cloud.attempts import OnBreak
 from edgesdk.hybrid.cloud.clock import Deadline
@@ -30,25 +30,33 @@ from edgesdk.hybrid.gate.objection import Objection
 from edgesdk.hybrid.privacy.policy import Policy, Upload, Verdict
 from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.promise import Promise
-from edgesdk.hybrid.records.decision import Decision, Texts
 from edgesdk.hybrid.records.journal import Journal
-from edgesdk.hybrid.reply import HybridReply, LocalDraft
+from edgesdk.hybrid.reply import HybridReply, LocalDraft, local_reply
 from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.stream import HybridEvent, HybridStream
+from edgesdk.hybrid.stream import (
+    AsyncHybridStream,
+    HybridEvent,
+    HybridStream,
+    Steps,
+    read_all,
+    read_all_async,
+)
 from edgesdk.hybrid.trust.calibrating import Check, Progress
 from edgesdk.hybrid.trust.calibrations import Calibrated
 from edgesdk.hybrid.trust.confidence import KEPT_AS, Confidence, confidence_from
 from edgesdk.hybrid.trust.kept import Kept, kept_for
 from edgesdk.hybrid.trusting import Trust
+from edgesdk.hybrid.waiting.flushing import LateReply
+from edgesdk.hybrid.waiting.later import Later
+from edgesdk.hybrid.waiting.queue import Queue
+from edgesdk.hybrid.writing import write_down
 from edgesdk.model import Model
-from edgesdk.scheduling import Cancel
 from edgesdk.text.prompts import Prompt, messages_of
 
-Prefer = Literal["local", "cloud"]
-Messages: TypeAlias = list[dict[str, Any]]
+if TYPE_CHECKING:
+    from edgesdk.hybrid.chat import HybridChat
 
 _PREFERRED = Objection("hint", "the app prefers the cloud")
-_LOG = logging.getLogger("edgesdk.hybrid")
 
 
 class HybridClient(Closes):
@@ -70,7 +78,8 @@ class HybridClient(Closes):
         effort: what more it does where it is unsure; None for nothing.
         kept: what was learned of the model; None for what the store has, or came with the bundle.
         calibrations, audits: see `edgesdk.hybrid.trusting.Trust`.
-        on_break: see `edgesdk.hybrid.cloud.client.CloudClient`.
+        on_break, hedge_after: see `edgesdk.hybrid.cloud.client.CloudClient`.
+        queue: where requests wait that could not go to the cloud; None for nowhere.
     """
 
     def __init__(
@@ -86,8 +95,10 @@ class HybridClient(Closes):
         effort: Effort | None = None,
         kept: Kept | None = None,
         on_break: OnBreak = "restart",
+        hedge_after: float | None = None,
         calibrations: str | Path | None = None,
         audits: Audits | None = None,
+        queue: Queue | None = None,
     ) -> None:
         self._model = model
         self._policy = policy or Policy()
@@ -101,53 +112,72 @@ class HybridClient(Closes):
             model, self._device, confidence or known or Confidence(), clouds, self._policy, budget,
             journal, calibrations=calibrations, audits=audits,
         )  # fmt: skip
-        self._asker = CloudAsker(clouds, self._policy, budget, on_break)
+        self._asker = CloudAsker(clouds, self._policy, budget, on_break, hedge_after)
+        self._later = Later(queue, self._policy, self._asker, self._keeper.count, self._write_down)
 
-    def respond(
-        self,
-        prompt: Prompt,
-        *,
-        upload: Upload | None = None,
-        tags: Iterable[str] = (),
-        prefer: Prefer | None = None,
-        **options: Unpack[OptionChanges],
-    ) -> HybridReply:
+    def respond(self, prompt: Prompt, **options: Unpack[HybridChanges]) -> HybridReply:
         """Answer a prompt; see `stream`."""
-        with self.stream(prompt, upload=upload, tags=tags, prefer=prefer, **options) as stream:
-            for _ in stream:
-                pass
-            return stream.reply
+        return read_all(self.stream(prompt, **options))
 
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        upload: Upload | None = None,
-        tags: Iterable[str] = (),
-        prefer: Prefer | None = None,
-        **options: Unpack[OptionChanges],
-    ) -> HybridStream:
+    def stream(self, prompt: Prompt, **options: Unpack[HybridChanges]) -> HybridStream:
         """Answer a prompt piece by piece.
 
         Args:
             prompt: a text, or a list of messages.
-            upload: the privacy rule of this call, in place of the default and the tags'.
-            tags: of this call, for the policy's rules.
-            prefer: "cloud" asks there first, "local" keeps whatever the device says.
-            options: those of `edgesdk.Options`; the deadline is for both parts together.
+            options: who may answer, and those of `edgesdk.Options` (see `HybridChanges`); the
+                deadline is for both parts together. `schema` and `tools` hold for whoever answers:
+                what a cloud says is checked, and is no answer where it does not fit. To `regex`,
+                `choices` and `grammar` only the device can be held.
 
         Raises:
             InvalidOption: an option is unknown or out of its range.
             ContextOverflow: the prompt does not fit the device's model, and the cloud may not be
-                asked or gives no answer. From the iteration, as are the next two.
+                asked or gives no answer. From the iteration, as are all that follow.
+            StructureError: neither the device nor the cloud gave an answer of the form.
             DeadlineExceeded: the deadline passed before the first token of an answer.
             EngineError: the engine failed.
         """
-        checked = options_from(options)
-        messages = messages_of(prompt)
-        verdict = self._policy.judge(messages, call=upload, tags=tags)
-        cancel = self._model.runtime.cancel_event()
-        return HybridStream(self._answer(messages, checked, verdict, prefer, cancel), cancel)
+        rules, changes = parted(options)
+        vault = Vault(self._policy.detectors)
+        ask = ask_of(self._model.runtime, messages_of(prompt), changes, vault=vault)
+        verdict = self.judge(ask, upload=rules.upload, tags=rules.tags)
+        return self.answer(ask, verdict, rules.prefer)
+
+    async def arespond(self, prompt: Prompt, **options: Unpack[HybridChanges]) -> HybridReply:
+        """`respond` for asyncio; cancelling the task ends the answer."""
+        return await read_all_async(self.astream(prompt, **options))
+
+    def astream(self, prompt: Prompt, **options: Unpack[HybridChanges]) -> AsyncHybridStream:
+        """`stream` for asyncio; cancelling the task ends the answer."""
+        return AsyncHybridStream(self.stream(prompt, **options))
+
+    def chat(self, system: str | None = None) -> HybridChat:
+        """A conversation, with a KV cache and placeholders of its own."""
+        from edgesdk.hybrid.chat import HybridChat
+
+        return HybridChat(self, self._model.runtime, self._policy.detectors, system=system)
+
+    def judge(self, ask: Ask, *, upload: Upload | None = None, tags: Iterable[str] = ()) -> Verdict:
+        """What may happen to a request; see `Policy.judge`."""
+        return self._policy.judge(ask.messages, call=upload, tags=tags, besides=ask.besides)
+
+    def may_ask(self, verdict: Verdict, prefer: Prefer | None = None) -> bool:
+        """Whether the cloud might answer a request."""
+        return self._asker.possible and verdict.upload != "local_only" and prefer != "local"
+
+    def answer(
+        self,
+        ask: Ask,
+        verdict: Verdict,
+        prefer: Prefer | None = None,
+        on_end: Callable[[HybridReply | None], None] = lambda reply: None,
+    ) -> HybridStream:
+        """Answer a request, for those who bring their own sequences, as chats and servers do.
+
+        Args:
+            on_end: called once, with the reply, or with None where there is none.
+        """
+        return HybridStream(self._answer(ask, verdict, prefer), ask.cancel, on_end)
 
     def calibrate(
         self,
@@ -171,83 +201,79 @@ class HybridClient(Closes):
         """How far the device's answers can be trusted now."""
         return self._trust.promise
 
+    def flush_queue(self) -> Iterator[LateReply]:
+        """Ask the cloud what waits in the queue, under the policy and within the budget of now, and
+        yield the answers as they come; see `edgesdk.hybrid.waiting.flushing.flush`. Several
+        processes may do so at once.
+
+        Raises:
+            RequestError: the queue cannot be used.
+        """
+        return self._later.flush()
+
     def close(self) -> None:
         """End all questions to the cloud. The model stays open."""
         self._trust.close()
         self._asker.close()
 
-    def _answer(
-        self,
-        messages: Messages,
-        options: Options,
-        verdict: Verdict,
-        prefer: Prefer | None,
-        cancel: Cancel,
-    ) -> Generator[HybridEvent, None, HybridReply]:
-        started, deadline = time.time(), Deadline(options.deadline)
-        may_leave = self._asker.possible and verdict.upload != "local_only" and prefer != "local"
+    def _answer(self, ask: Ask, verdict: Verdict, prefer: Prefer | None) -> Steps:
+        started, deadline = time.time(), Deadline(ask.options.deadline)
+        may_leave = self.may_ask(verdict, prefer)
         local: LocalDraft | None = None
         objection: Objection | None = _PREFERRED
         if not (may_leave and prefer == "cloud"):
-            local, objection = yield from self._local(messages, options, may_leave, prefer, cancel)
-        if local is not None and (objection is None or cancel.is_set()):
-            reason = "cancelled" if cancel.is_set() else f"sure enough{_tries(local)}"
-            reply = HybridReply(local.text, "local", reason, cancel.is_set(), local)
+            local, objection = yield from self._local(ask, may_leave, prefer)
+        cancelled = ask.cancel.is_set()
+        if local is not None and (objection is None or cancelled):
+            reason = "cancelled" if cancelled else f"sure enough{_tries(local)}"
+            reply = local_reply(local, reason, low_confidence=cancelled)
         else:
             assert objection is not None, "without a draft there is a reason why"
-            reply = yield from self._elsewhere(
-                messages, options, verdict, local, objection, deadline, cancel
-            )
-        self._write_down(reply, messages, verdict, started)
-        chosen = prefer is None and not cancel.is_set()
-        self._trust.answered(messages, options, verdict, reply, chosen=chosen)
+            reply = yield from self._elsewhere(ask, verdict, local, objection, deadline)
+        self._write_down(reply, ask.messages, verdict, started)
+        # Nothing is promised of forms and calls, and nobody compares them.
+        chosen = prefer is None and not ask.cancel.is_set() and ask.is_plain
+        self._trust.answered(ask.messages, ask.options, verdict, reply, chosen=chosen)
         return reply
 
     def _local(
-        self,
-        messages: Messages,
-        options: Options,
-        may_leave: bool,
-        prefer: Prefer | None,
-        cancel: Cancel,
+        self, ask: Ask, may_leave: bool, prefer: Prefer | None
     ) -> Generator[HybridEvent, None, tuple[LocalDraft | None, Objection | None]]:
         """A draft, and what speaks against keeping it."""
         if may_leave:
-            objection = self._keeper.objection(messages, options)
+            objection = self._keeper.objection(
+                ask.messages, ask.options, tools=ask.tools is not None
+            )
             if objection is not None:
                 return None, objection
+        threshold = self._trust.confidence.threshold
         local = yield from self._device.answer(
-            messages, options, self._trust.base, cancel,
-            others=may_leave, threshold=self._trust.confidence.threshold,
-        )  # fmt: skip
+            ask, self._trust.base, others=may_leave, threshold=threshold
+        )
         if prefer == "local":
             return local, None
         if local.confidence is None:
             return local, Objection("", "the device said nothing")
-        if local.doubted or local.confidence < self._trust.confidence.threshold:
+        if local.trouble is not None:
+            return local, Objection("", local.trouble)
+        if local.doubted or local.confidence < threshold:
             unsure = f"the device was unsure ({local.confidence:.2f}{_tries(local)})"
             return local, Objection("", unsure)
         return local, None
 
     def _elsewhere(
         self,
-        messages: Messages,
-        options: Options,
+        ask: Ask,
         verdict: Verdict,
         local: LocalDraft | None,
         objection: Objection,
         deadline: Deadline,
-        cancel: Cancel,
-    ) -> Generator[HybridEvent, None, HybridReply]:
+    ) -> Steps:
         """The cloud's answer; where there is none, the device's after all."""
         gate, reason = objection
         shown = local is not None and bool(local.text)
-        vault = Vault(self._policy.detectors)
-        tokens = local.receipt.prompt_tokens if local else self._keeper.count(messages)
-        asking = self._asker.ask(
-            messages, options, verdict, vault,
-            prompt_tokens=tokens, deadline=deadline, cancel=cancel,
-        )  # fmt: skip
+        tokens = local.receipt.prompt_tokens if local else self._keeper.count(ask.messages)
+        asking = self._asker.ask(ask, verdict, prompt_tokens=tokens, deadline=deadline)
         said: list[str] = []
         began = False
         try:
@@ -258,71 +284,41 @@ class HybridClient(Closes):
                 began = True
                 if isinstance(event, Restart):
                     said.clear()
-                else:
+                elif isinstance(event, Piece):
                     said.append(event.text)
                 yield event
         except StopIteration as end:
             asked: Asked = end.value
-            return HybridReply(
-                asked.answer.text, "cloud", reason, False, local, asked.answer, asked.cost, gate
-            )
+            return asked.reply(reason, local, gate)
         except NotAsked as error:
             refusal, cost = str(error), error.cost
+            queued = self._later.keep(error, ask, verdict)
         finally:
             asking.close()
-        if cancel.is_set() and began:
+        if ask.cancel.is_set() and began:
             reason = f"{reason}; cancelled"
             return HybridReply("".join(said), "cloud", reason, True, local, cost=cost)
         if local is None or local.given_up:
             if shown or began:
                 yield Restart(refusal)
-            left = replace(options, deadline=deadline.seconds) if options.deadline else options
-            local = yield from self._device.answer(
-                messages, left, self._trust.base, cancel, others=False
-            )
+            left = ask.options
+            if left.deadline is not None:
+                left = replace(left, deadline=max(deadline.remaining, 1e-3))
+            again = replace(ask, options=left)
+            local = yield from self._device.answer(again, self._trust.base, others=False)
         elif began:
             yield Restart(refusal)
-            yield Piece(local.text)
-        reason = f"{reason}; {refusal}"
-        return HybridReply(local.text, "local", reason, True, local, cost=cost, gate=gate)
+            yield Piece(local.text, "local")
+        reason = f"{reason}; {refusal}" + ("" if queued is None else "; asked again later")
+        return local_reply(local, reason, low_confidence=True, cost=cost, gate=gate, queued=queued)
 
     def _write_down(
         self, reply: HybridReply, messages: Messages, verdict: Verdict, started: float
     ) -> None:
-        """Into the journal, if that is possible; the answer does not depend on it."""
-        if self._journal is None:
-            return
-        local, cloud = reply.local, reply.cloud
-        counted = cloud.usage if cloud else None
-        decision = Decision(
-            at=started,
-            route=reply.route,
-            reason=reply.reason,
-            upload=verdict.upload,
-            kinds=tuple(sorted(verdict.kinds)),
-            confidence=local.confidence if local else None,
-            signals=local.measured if local else {},
-            gate=reply.gate,
-            doubted=local is not None and local.doubted,
-            bundle=self._model.runtime.engine.origin.model,
-            endpoint=cloud.endpoint if cloud else "",
-            prompt_tokens=counted.prompt_tokens if counted else _tokens(local, "prompt_tokens"),
-            output_tokens=counted.completion_tokens if counted else _tokens(local, "output_tokens"),
-            money=reply.cost.money,
-            seconds=time.time() - started,
-            finish=cloud.finish_reason if cloud else local.receipt.finish_reason if local else "",
-        )
-        prompt = json.dumps(messages, ensure_ascii=False)
-        texts = Texts(prompt, local.text if local else None, cloud.text if cloud else None)
-        try:
-            self._journal.append(decision, prompt=prompt, texts=texts)
-        except RequestError as error:
-            _LOG.warning("a decision was not written down: %s", error)
+        if self._journal is not None:
+            bundle = self._model.runtime.engine.origin.model
+            write_down(self._journal, reply, messages, verdict, started=started, bundle=bundle)
 
 
 def _tries(local: LocalDraft) -> str:
     return f" after {local.answers} answers" if local.answers > 1 else ""
-
-
-def _tokens(local: LocalDraft | None, name: str) -> int:
-    return 0 if local is None else int(getattr(local.receipt, name))

@@ -68,6 +68,19 @@ class Database:
                 raise
             connection.execute("COMMIT")
 
+    def require(self, connection: sqlite3.Connection, table: str) -> None:
+        """Check that the file is new or has `table`: tables in somebody else's database would harm
+        both.
+
+        Raises:
+            RequestError: it is another database.
+        """
+        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        if rows and (table,) not in rows:
+            raise RequestError(
+                f"{self._name} cannot be used: it is another database.", hint=self._hint
+            )
+
     def close(self) -> None:
         """Close the file."""
         with self._guard:

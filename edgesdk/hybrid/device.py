@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator
-from typing import Any
+from dataclasses import replace
 
 from edgesdk.decode.options import Options
-from edgesdk.engines.base import Sequence
 from edgesdk.errors import ContextOverflow, DeadlineExceeded
+from edgesdk.hybrid.ask import Ask, Messages
 from edgesdk.hybrid.cloud.answer import Piece, Restart
 from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.drafting import draft
 from edgesdk.hybrid.effort.effort import Effort, insist
 from edgesdk.hybrid.gate.keeper import Gatekeeper
+from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.reply import LocalDraft
+from edgesdk.hybrid.sequences import LentSequence
 from edgesdk.hybrid.trust.confidence import Confidence
 from edgesdk.runtime import Runtime
-from edgesdk.scheduling import Cancel
-
-Messages = list[dict[str, Any]]
 
 
 class Device:
@@ -51,14 +50,7 @@ class Device:
         return json.dumps(found, sort_keys=True) if found else ""
 
     def answer(
-        self,
-        messages: Messages,
-        options: Options,
-        confidence: Confidence,
-        cancel: Cancel,
-        *,
-        others: bool,
-        threshold: float = 0.0,
+        self, ask: Ask, confidence: Confidence, *, others: bool, threshold: float = 0.0
     ) -> Generator[Piece | Restart, None, LocalDraft]:
         """Yield the answer as it comes; return what it was.
 
@@ -73,7 +65,7 @@ class Device:
                 `edgesdk.hybrid.drafting.draft`.
         """
         effort = self._effort if threshold <= 1 else None
-        steps = self._steps(messages, options, confidence, cancel, effort, others=others)
+        steps = self._steps(ask, confidence, effort, others=others)
         try:
             while True:
                 step = next(steps)
@@ -99,27 +91,18 @@ class Device:
         """
         if others and self._keeper.objection(messages, options, steady=True) is not None:
             return None
-        steps = self._steps(messages, options, confidence, Cancel(), self._effort, others=others)
-        return (yield from steps)
+        ask = Ask(messages, options, Vault(()))
+        return (yield from self._steps(ask, confidence, self._effort, others=others))
 
     def _steps(
-        self,
-        messages: Messages,
-        options: Options,
-        confidence: Confidence,
-        cancel: Cancel,
-        effort: Effort | None,
-        *,
-        others: bool,
+        self, ask: Ask, confidence: Confidence, effort: Effort | None, *, others: bool
     ) -> Generator[Piece | Restart | None, None, LocalDraft]:
         """As `answer`; None is yielded while there is nothing to show."""
-        deadline = Deadline(options.deadline)
-        told = self._keeper.told(messages)
-        sequence = self._runtime.engine.sequence()
+        deadline = Deadline(ask.options.deadline)
+        lent = LentSequence(ask.lender(self._runtime))
+        ask = replace(ask, messages=self._keeper.told(ask.messages), sequences=lent)
         try:
-            first = yield from self._shown(
-                told, options, confidence, cancel, sequence, others=others
-            )
+            first = yield from self._shown(ask, confidence, others=others)
             self._keeper.learn(first.receipt)
             if effort is None or not effort.worth(first, confidence, others=others):
                 return first
@@ -127,50 +110,33 @@ class Device:
             def again(
                 options: Options, instruction: str | None
             ) -> Generator[None, None, LocalDraft | None]:
-                asked = _instructed(told, instruction)
-                return self._unseen(asked, options, confidence, cancel, sequence)
+                messages = _instructed(ask.messages, instruction)
+                return self._unseen(replace(ask, messages=messages, options=options), confidence)
 
-            best = yield from insist(first, again, options, confidence, effort, deadline)
+            best = yield from insist(first, again, ask.options, confidence, effort, deadline)
         finally:
-            sequence.close()
+            lent.end()
         if best.text != first.text:
             yield Restart("the device's answers agree on another")
-            yield Piece(best.text)
+            yield Piece(best.text, "local")
         return best
 
     def _shown(
-        self,
-        told: Messages,
-        options: Options,
-        confidence: Confidence,
-        cancel: Cancel,
-        sequence: Sequence,
-        *,
-        others: bool,
+        self, ask: Ask, confidence: Confidence, *, others: bool
     ) -> Generator[Piece, None, LocalDraft]:
-        steps = draft(
-            self._runtime, told, options, confidence,
-            may_give_up=others, cancel=cancel, sequence=sequence,
-        )  # fmt: skip
+        steps = draft(self._runtime, ask, confidence, may_give_up=others)
         try:
             while True:
-                yield Piece(next(steps))
+                yield Piece(next(steps), "local")
         except StopIteration as end:
             found: LocalDraft = end.value
             return found
         finally:
             steps.close()
 
-    def _unseen(
-        self,
-        told: Messages,
-        options: Options,
-        confidence: Confidence,
-        cancel: Cancel,
-        sequence: Sequence,
-    ) -> Generator[None, None, LocalDraft | None]:
+    def _unseen(self, ask: Ask, confidence: Confidence) -> Generator[None, None, LocalDraft | None]:
         """One more answer; None where it did not come to its end. The prompt is in the KV cache."""
-        steps = self._shown(told, options, confidence, cancel, sequence, others=False)
+        steps = self._shown(ask, confidence, others=False)
         try:
             while True:
                 next(steps)

@@ -4,57 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from time import perf_counter
-from typing import Any
 
-from edgesdk.decode.options import Options
-from edgesdk.engines.base import Sequence
-from edgesdk.errors import DeadlineExceeded
+from edgesdk.errors import DeadlineExceeded, StructureError
+from edgesdk.hybrid.ask import Ask
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.trust.confidence import Confidence
 from edgesdk.hybrid.trust.signals import SignalMeter
 from edgesdk.receipt import receipt_of
 from edgesdk.runtime import Runtime
-from edgesdk.scheduling import Cancel
+from edgesdk.tools.calls import ToolCalls, calls_in
 
 # Signals of an answer change slowly; asking at every token would cost more than it tells.
 _EVERY = 8
 
 
 def draft(
-    runtime: Runtime,
-    messages: list[dict[str, Any]],
-    options: Options,
-    confidence: Confidence,
-    *,
-    may_give_up: bool,
-    cancel: Cancel | None = None,
-    sequence: Sequence | None = None,
+    runtime: Runtime, ask: Ask, confidence: Confidence, *, may_give_up: bool
 ) -> Generator[str, None, LocalDraft]:
     """Yield the pieces of the answer; return what it was.
 
     Args:
         may_give_up: whether anyone else could answer instead.
-        cancel: set it, from any thread, to end the answer.
-        sequence: to answer on, the caller's own; what it holds of the prompt is not computed
-            again. None for a new one.
 
     Raises:
         ContextOverflow, EmptyPrompt, TemplateError, EngineError: see `edgesdk.model.Model`.
         DeadlineExceeded: the deadline passed before the first token.
     """
     started = perf_counter()
-    ids = runtime.encode(messages)
+    ids = ask.encoded(runtime)
     meter = SignalMeter()
-    held = runtime.engine.sequence() if sequence is None else sequence
+    constraint, parse = runtime.held_to(ask.structure)
+    sequences = ask.lender(runtime)
+    sequence = sequences.take(ids)
     pieces: list[str] = []
     doubted = False
     try:
         generation = runtime.generate(
-            held,
+            sequence,
             ids,
-            options,
+            ask.options,
             started=started,
-            cancel=runtime.cancel_event() if cancel is None else cancel,
+            cancel=ask.cancel,
+            constraint=None if constraint is None else meter.minding(constraint),
             watch=meter.saw,
         )
         try:
@@ -70,19 +61,34 @@ def draft(
                     break
         finally:
             generation.close()
-    finally:
-        if sequence is None:
-            held.close()
+    except BaseException:
+        # After an error nothing is known of the cache for sure.
+        sequence.close()
+        raise
+    sequences.give_back(sequence)
+    given_up = doubted and may_give_up
     finish = generation.finish
     assert finish is not None, "a generation that was closed has a finish"
     if finish.reason == "deadline" and not finish.tokens:
         raise DeadlineExceeded("The deadline passed before the first token.")
-    signals = meter.signals()
+    text, signals = "".join(pieces), meter.signals()
+    parsed, fault = None, None
+    if parse is not None and not given_up:
+        try:
+            parsed = parse(text, finish.reason)
+        except StructureError as error:
+            fault = error
+    calls = ToolCalls()
+    if ask.tools is not None and not given_up:
+        calls = ask.tools.check(calls_in(text))
     return LocalDraft(
-        "".join(pieces),
+        text,
         receipt_of(finish, runtime.engine.info, load_seconds=runtime.load_seconds),
         signals,
         None if signals is None else confidence.of(signals),
-        given_up=doubted and may_give_up,
+        given_up=given_up,
         doubted=doubted,
+        parsed=None if ask.form is None else parsed,
+        calls=calls,
+        fault=fault,
     )

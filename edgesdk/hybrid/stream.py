@@ -1,40 +1,67 @@
-"""A hybrid answer while it is made."""
+"""An answer of the hybrid client while it is made."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from dataclasses import replace
+from time import perf_counter
+from types import TracebackType
 from typing import TypeAlias
+
+from typing_extensions import Self
 
 from edgesdk.closing import Closes
 from edgesdk.errors import RequestError
-from edgesdk.hybrid.cloud.answer import Piece, Restart
+from edgesdk.hybrid.cloud.answer import Piece, Restart, Thought
+from edgesdk.hybrid.receipt import Timing
 from edgesdk.hybrid.reply import HybridReply
+from edgesdk.receipt import peak_memory_bytes
 from edgesdk.scheduling import Cancel
+from edgesdk.streaming import relay
 
-HybridEvent: TypeAlias = Piece | Restart
+HybridEvent: TypeAlias = Piece | Thought | Restart
+Steps: TypeAlias = Generator[HybridEvent, None, HybridReply]
 
 
 class HybridStream(Closes, Iterator[HybridEvent]):
     """Pieces of an answer. After a `Restart` all pieces before it are void: another answers.
 
-    Iterate it in one thread; `cancel` may be called from any.
+    A `Thought` is what the cloud's model reasons, and no part of the answer. Iterate it in one
+    thread; `cancel` may be called from any.
 
     Args:
         steps: the answer.
-        cancel: the event that `steps` looks at.
+        cancel: what `steps` looks at.
+        on_end: called once, with the reply, or with None where there is none or it was cancelled.
     """
 
-    def __init__(self, steps: Generator[HybridEvent, None, HybridReply], cancel: Cancel) -> None:
+    def __init__(
+        self, steps: Steps, cancel: Cancel, on_end: Callable[[HybridReply | None], None]
+    ) -> None:
         self._steps = steps
         self._cancel = cancel
+        self._on_end = on_end
+        self._ended = False
+        self._started = perf_counter()
+        self._first: float | None = None
         self._reply: HybridReply | None = None
 
     def __next__(self) -> HybridEvent:
         try:
-            return next(self._steps)
+            event = next(self._steps)
         except StopIteration as end:
-            self._reply = self._reply or end.value
+            if end.value is not None:
+                self._reply = replace(end.value, timing=self._timing())
+            self._end()
             raise StopIteration from None
+        except BaseException:
+            self._end()
+            raise
+        if isinstance(event, Restart):
+            self._first = None
+        elif isinstance(event, Piece) and self._first is None:
+            self._first = perf_counter() - self._started
+        return event
 
     @property
     def reply(self) -> HybridReply:
@@ -52,5 +79,73 @@ class HybridStream(Closes, Iterator[HybridEvent]):
         self._cancel.set()
 
     def close(self) -> None:
-        """End the answer here, on the device and in the cloud."""
+        """End the answer here; for the thread that iterates it."""
         self._steps.close()
+        self._end()
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._on_end(None if self._cancel.is_set() else self._reply)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _timing(self) -> Timing:
+        return Timing(perf_counter() - self._started, self._first, peak_memory_bytes())
+
+
+class AsyncHybridStream(AsyncIterator[HybridEvent]):
+    """A `HybridStream` for asyncio: a worker thread asks, the event loop stays free.
+
+    When the task that iterates it is cancelled, the answer ends at once. Use it in `async with`,
+    or call `aclose`, if it may not be read to its end.
+    """
+
+    def __init__(self, stream: HybridStream) -> None:
+        self._stream = stream
+        self._events = relay(stream)
+
+    async def __anext__(self) -> HybridEvent:
+        return await self._events.__anext__()
+
+    @property
+    def reply(self) -> HybridReply:
+        """As `HybridStream.reply`."""
+        return self._stream.reply
+
+    def cancel(self) -> None:
+        """As `HybridStream.cancel`."""
+        self._stream.cancel()
+
+    async def aclose(self) -> None:
+        """End the answer here; harmless where it has ended."""
+        await self._events.aclose()
+        self._stream.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def read_all(stream: HybridStream) -> HybridReply:
+    """The reply at the end of a stream."""
+    with stream:
+        for _ in stream:
+            pass
+    return stream.reply
+
+
+async def read_all_async(stream: AsyncHybridStream) -> HybridReply:
+    """The reply at the end of a stream."""
+    async with stream:
+        async for _ in stream:
+            pass
+    return stream.reply

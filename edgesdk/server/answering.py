@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from time import perf_counter
 
@@ -33,6 +33,7 @@ _STREAM_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+DONE = b"data: [DONE]\n\n"
 _log = logging.getLogger("edgesdk.server")
 
 
@@ -49,24 +50,8 @@ class Answering:
         self._ask = ask
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = perf_counter()
-        try:
-            body = await read_body(scope, receive, self._service.settings.body_limit)
-        except ClientDisconnect:
-            return
-        except ApiError as error:
-            await _send_error(error, "messages", scope, receive, send)
-            return
-        async with anyio.create_task_group() as group:
-
-            async def watch() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                group.cancel_scope.cancel()
-
-            group.start_soon(watch)
-            await self._answer(body, started, scope, receive, send)
-            group.cancel_scope.cancel()
+        limit = self._service.settings.body_limit
+        await attended(scope, receive, send, limit, self._answer)
 
     async def _answer(
         self, body: bytes, started: float, scope: Scope, receive: Receive, send: Send
@@ -87,7 +72,7 @@ class Answering:
                     shape = asked.shape_for(answer.resident.model)
                     everything = _with_first(first, steps)
                     if asked.stream:
-                        await _send_stream(self._events(answer, everything, shape, asked), send)
+                        await send_stream(self._events(answer, everything, shape, asked), send)
                         return
                     taken = [step async for step in everything]
             finally:
@@ -98,14 +83,14 @@ class Answering:
             whole = shape.whole(taken, parts, _finish_of(answer))
             await JSONResponse(whole)(scope, receive, send)
         except Exception as error:
-            await _send_error(error, param, scope, receive, send)
+            await send_error(error, param, scope, receive, send)
 
     async def _events(
         self, answer: Answer, steps: AsyncIterator[Step], shape: Shape, asked: Asked
     ) -> AsyncIterator[bytes]:
         """The stream's events (server-sent events, as OpenAI uses them)."""
         for chunk in shape.opening():
-            yield _event(chunk)
+            yield event_of(chunk)
         reader = asked.reader()
         held: list[Step] = []
         try:
@@ -115,11 +100,11 @@ class Answering:
                 self._count_calls(answer, parts)
                 for part in parts:
                     for chunk in shape.chunks(held, part):
-                        yield _event(chunk)
+                        yield event_of(chunk)
                     held = []
             finish = _finish_of(answer)
         except Exception as error:
-            yield _event(_api_error(error, asked.param).body())
+            yield event_of(api_error(error, asked.param).body())
             return
         parts = reader.rest()
         self._count_calls(answer, parts)
@@ -127,16 +112,49 @@ class Answering:
             parts = [""]
         for part in parts:
             for chunk in shape.chunks(held, part):
-                yield _event(chunk)
+                yield event_of(chunk)
             held = []
-        yield _event(shape.closing(finish))
+        yield event_of(shape.closing(finish))
         if asked.wants_usage:
-            yield _event(shape.usage_chunk(finish))
-        yield b"data: [DONE]\n\n"
+            yield event_of(shape.usage_chunk(finish))
+        yield DONE
 
     def _count_calls(self, answer: Answer, parts: list[Part]) -> None:
         calls = sum(isinstance(part, Called) for part in parts)
         self._service.metrics.count_calls(answer.resident.offer.name, calls)
+
+
+async def attended(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    limit: int,
+    answer: Callable[[bytes, float, Scope, Receive, Send], Awaitable[None]],
+) -> None:
+    """Have a request answered, as long as its client is there.
+
+    Args:
+        limit: most bytes of the body.
+        answer: is given the body, and `time.perf_counter()` when the request came.
+    """
+    started = perf_counter()
+    try:
+        body = await read_body(scope, receive, limit)
+    except ClientDisconnect:
+        return
+    except ApiError as error:
+        await send_error(error, "messages", scope, receive, send)
+        return
+    async with anyio.create_task_group() as group:
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            group.cancel_scope.cancel()
+
+        group.start_soon(watch)
+        await answer(body, started, scope, receive, send)
+        group.cancel_scope.cancel()
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -174,7 +192,8 @@ async def _with_first(first: Step | None, rest: AsyncIterator[Step]) -> AsyncIte
             yield step
 
 
-def _event(content: Json) -> bytes:
+def event_of(content: Json) -> bytes:
+    """An event with JSON."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return f"data: {text}\n\n".encode()
 
@@ -190,8 +209,16 @@ def _finish_of(answer: Answer) -> Finish:
     return finish
 
 
-async def _send_stream(events: AsyncIterator[bytes], send: Send) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+async def send_stream(
+    events: AsyncIterator[bytes], send: Send, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Send a stream of events, which must raise nothing.
+
+    Args:
+        headers: besides those that any such stream has.
+    """
+    everything = [*_STREAM_HEADERS, *headers]
+    await send({"type": "http.response.start", "status": 200, "headers": everything})
     async for event in events:
         await send({"type": "http.response.body", "body": event, "more_body": True})
         # Neither sending nor a step that is there already gives way to the loop by itself, and it
@@ -200,14 +227,16 @@ async def _send_stream(events: AsyncIterator[bytes], send: Send) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _send_error(
+async def send_error(
     error: Exception, param: str, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    said = _api_error(error, param)
+    """Answer with an error."""
+    said = api_error(error, param)
     await JSONResponse(said.body(), said.status, said.headers)(scope, receive, send)
 
 
-def _api_error(error: Exception, param: str) -> ApiError:
+def api_error(error: Exception, param: str) -> ApiError:
+    """What a client is told of an error."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EdgeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,11 +24,21 @@ from edgesdk.server.metrics import Metrics
 from edgesdk.server.service import Service
 from edgesdk.server.shapes import model_entry
 
+if TYPE_CHECKING:
+    from edgesdk.server.hybrid.setup import HybridSetup
+
 _CLIENT_GONE = 499
+# What hybrid servers hear, and say besides.
+_ROUTING_HEADERS = ("x-edgesdk-upload", "x-edgesdk-prefer")
+_ROUTE_HEADERS = ("x-edgesdk-route", "x-edgesdk-reason")
 
 
-def create_app(service: Service) -> ASGIApp:
-    """The ASGI application of a server; its lifespan closes `service`."""
+def create_app(service: Service, hybrid: HybridSetup | None = None) -> ASGIApp:
+    """The ASGI application of a server; its lifespan closes `service` and `hybrid`.
+
+    Args:
+        hybrid: who else may answer chat requests; None for nobody.
+    """
 
     async def health(request: Request) -> Response:
         room = service.room
@@ -60,13 +71,20 @@ def create_app(service: Service) -> ASGIApp:
         finally:
             tidying.cancel()
             await service.close()
+            if hybrid is not None:
+                await asyncio.to_thread(hybrid.close)
 
+    chat: ASGIApp = Answering(service, ask_chat)
+    if hybrid is not None:
+        from edgesdk.server.hybrid.answering import HybridAnswering
+
+        chat = HybridAnswering(service, hybrid)
     routes = [
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/v1/models", models),
         Route("/v1/models/{name}", model),
-        Route("/v1/chat/completions", Answering(service, ask_chat), methods=["POST"]),
+        Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/completions", Answering(service, ask_completion), methods=["POST"]),
     ]
     known = {route.path for route in routes}
@@ -78,7 +96,12 @@ def create_app(service: Service) -> ASGIApp:
                 CORSMiddleware,
                 allow_origins=service.settings.origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type"],
+                allow_headers=[
+                    "authorization",
+                    "content-type",
+                    *(_ROUTING_HEADERS if hybrid else ()),
+                ],
+                expose_headers=_ROUTE_HEADERS if hybrid else (),
             )
         )
     middleware.append(Middleware(Guard, settings=service.settings))

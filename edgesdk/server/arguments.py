@@ -30,6 +30,18 @@ def argument_check(schema: dict[str, Any], *, param: str) -> Callable[[dict[str,
         ApiError: 400; it is no schema of an object, or none that can be checked.
         MissingExtra: jsonschema is not installed.
     """
+    if schema.get("type", "object") != "object":
+        raise ApiError(
+            400,
+            "The parameters must be a schema of type 'object'.",
+            param=param,
+            code="invalid_function_parameters",
+        )
+    return value_check(schema, param=param)
+
+
+def value_check(schema: dict[str, Any], *, param: str) -> Callable[[Any], bool]:
+    """`argument_check` for a schema of any values."""
     jsonschema, registry = _jsonschema()
     problem = _problem(schema)
     if problem is not None:
@@ -51,9 +63,9 @@ def argument_check(schema: dict[str, Any], *, param: str) -> Callable[[dict[str,
     safe = jsonschema.validators.extend(dialect, {"pattern": _pattern})
     validator = safe(schema, registry=registry)
 
-    def fits(arguments: dict[str, Any]) -> bool:
+    def fits(value: Any) -> bool:
         try:
-            return bool(validator.is_valid(arguments))
+            return bool(validator.is_valid(value))
         except Exception:
             # A reference that never ends, or ends nowhere: nothing fits it.
             return False
@@ -74,8 +86,6 @@ def _problem(schema: dict[str, Any]) -> str | None:
     written = json.dumps(schema)
     if len(written) > MOST_CHARACTERS:
         return f"The schema is longer than {MOST_CHARACTERS:,} characters."
-    if schema.get("type", "object") != "object":
-        return "The parameters must be a schema of type 'object'."
     if '"patternProperties"' in written:
         # These are matched in several places of jsonschema, by Python's backtracking engine.
         return "'patternProperties' is not supported in a function's parameters."

@@ -47,7 +47,7 @@ def ask_chat(body: bytes, settings: ServerSettings, started: float) -> Asked:
     form = format_asked(request)
     toolset = toolset_of(request.tools, request.tool_choice, request.parallel_tool_calls)
     if toolset is not None:
-        _check_together(request, toolset)
+        check_together(request, toolset)
     prompt = ChatPrompt(
         conversation(request.messages), toolset, form, tools_used=uses_tools(request.messages)
     )
@@ -74,7 +74,8 @@ def ask_chat(body: bytes, settings: ServerSettings, started: float) -> Asked:
     )
 
 
-def _check_together(request: ChatRequest, toolset: Toolset) -> None:
+def check_together(request: ChatRequest, toolset: Toolset) -> None:
+    """Raise 400 where fields do not go together with tools."""
     form = request.response_format
     if form is not None and form.type != "text" and not toolset.must_call:
         raise ApiError(

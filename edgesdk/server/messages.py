@@ -58,6 +58,9 @@ class Message(BaseModel):
     content: str | list[TextPart] | None = None
     name: str | None = None
     refusal: str | None = None
+    # What a cloud's model thought, as DeepSeek's API has it, and OpenRouter's.
+    reasoning_content: str | None = None
+    reasoning: str | None = None
     tool_calls: list[MadeCall] | None = None
     tool_call_id: str | None = None
     annotations: list[Any] | None = None

@@ -45,6 +45,18 @@ class Metrics:
         self._calls = Counter(
             "edgesdk_tool_calls", "Calls of tools in answers.", ["model"], registry=registry
         )
+        self._routes = Counter(
+            "edgesdk_hybrid_answers",
+            "Answers that a cloud might have given, by who gave them.",
+            ["model", "route"],
+            registry=registry,
+        )
+        self._money = Counter(
+            "edgesdk_cloud_cost",
+            "Of cloud answers, in the prices' currency.",
+            ["model"],
+            registry=registry,
+        )
         self._first = Histogram(
             "edgesdk_time_to_first_token_seconds",
             "From the request to its first token.",
@@ -83,6 +95,11 @@ class Metrics:
             self._first.labels(model).observe(finish.time_to_first_token)
         if finish.decode_steps and finish.decode_seconds > 0:
             self._rate.labels(model).observe(finish.decode_steps / finish.decode_seconds)
+
+    def count_route(self, model: str, route: str, money: float) -> None:
+        """An answer that a cloud might have given ended."""
+        self._routes.labels(model, route).inc()
+        self._money.labels(model).inc(money)
 
     def count_calls(self, model: str, calls: int) -> None:
         """A part of an answer has so many calls of tools."""

@@ -164,7 +164,7 @@ class CompletionRequest(Sampling):
         return self.max_tokens or _COMPLETION_TOKENS
 
 
-_Request = TypeVar("_Request", ChatRequest, CompletionRequest)
+_Request = TypeVar("_Request", bound=Sampling)
 
 
 def parse(kind: type[_Request], body: bytes) -> _Request:

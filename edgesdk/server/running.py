@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -17,17 +18,25 @@ from edgesdk.server.service import Service
 from edgesdk.server.settings import ServerSettings
 from edgesdk.server.sources import ModelSource
 
+if TYPE_CHECKING:
+    from edgesdk.server.hybrid.setup import HybridSetup
+
 # Beyond the grace time, for the engine calls that are under way when it ends.
 _LAST_SECONDS = 10.0
 
 
 def serve(
-    source: ModelSource, settings: ServerSettings, *, on_start: Callable[[str], None]
+    source: ModelSource,
+    settings: ServerSettings,
+    *,
+    on_start: Callable[[str], None],
+    hybrid: HybridSetup | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; then finish what runs and return.
 
     Args:
         on_start: called with the server's URL when it takes requests.
+        hybrid: who else may answer chat requests; None for nobody.
 
     Raises:
         InvalidOption: the address cannot be listened at.
@@ -35,7 +44,7 @@ def serve(
     listener = listen(settings.host, settings.port)
     service = Service(source, settings)
     with _no_death_by_signal(), listener:
-        asyncio.run(DrainingServer(service, listener, on_start).serve(sockets=[listener]))
+        asyncio.run(DrainingServer(service, listener, on_start, hybrid).serve(sockets=[listener]))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -59,10 +68,14 @@ class DrainingServer(uvicorn.Server):
     """uvicorn, with a way to end that the service takes part in."""
 
     def __init__(
-        self, service: Service, listener: socket.socket, on_start: Callable[[str], None]
+        self,
+        service: Service,
+        listener: socket.socket,
+        on_start: Callable[[str], None],
+        hybrid: HybridSetup | None = None,
     ) -> None:
         config = uvicorn.Config(
-            create_app(service),
+            create_app(service, hybrid),
             http="h11",
             ws="none",
             lifespan="on",

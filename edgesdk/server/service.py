@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 
@@ -24,6 +24,7 @@ from edgesdk.server.sources import ModelSource
 from edgesdk.server.waiting import Place, WaitingRoom
 
 _Result = TypeVar("_Result")
+_Prepared = TypeVar("_Prepared")
 _SPARE_THREADS = 4
 _IDLE_CHECK_SECONDS = 5.0
 
@@ -61,12 +62,28 @@ def contained_in_thread(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else RuntimeError(repr(error))
 
 
-class Answer:
-    """An answer that a worker thread computes.
+class Work(Protocol):
+    """An answer that a worker thread makes.
 
-    Whoever asked for it cancels it when its steps are no longer wanted. What it holds (its model,
-    its turn) is freed by the worker's end and by nothing else.
+    Whoever asked for it cancels it when it is no longer wanted. What it holds (its model, its turn)
+    is freed by the worker's end and by nothing else.
     """
+
+    def compute(self) -> None:
+        """Make it; for a worker thread. Raises nothing."""
+
+    def cancel(self) -> None:
+        """End it soon."""
+
+    def over(self, metrics: Metrics) -> None:
+        """It is over: count it, and tell whoever waits."""
+
+
+_Work = TypeVar("_Work", bound=Work)
+
+
+class Answer:
+    """Implements `Work`: an answer of the device's model."""
 
     def __init__(self, resident: Resident, job: Job, prepared: Prepared) -> None:
         self.resident = resident
@@ -116,8 +133,12 @@ class Answer:
         except BaseException as error:
             self.error = contained_in_thread(error)
 
-    def end(self) -> None:
-        """Let `steps` end."""
+    def over(self, metrics: Metrics) -> None:
+        name = self.resident.offer.name
+        if self.finish is None:
+            metrics.count_failure(name)
+        else:
+            metrics.count_answer(name, self.finish)
         self._arrived.put_nowait(None)
 
 
@@ -134,7 +155,7 @@ class Service:
         )
         self.shelf = Shelf(source, settings, self._executor)
         self._waiting: set[anyio.CancelScope] = set()
-        self._running: set[Answer] = set()
+        self._running: set[Work] = set()
         self._show_gauges()
 
     async def answer(self, job: Job) -> Answer:
@@ -145,20 +166,51 @@ class Service:
                 model is unknown or cannot be loaded.
             EdgeError: the prompt cannot be encoded or does not fit, or no answer has its form.
         """
+
+        def prepare(resident: Resident) -> Prepared:
+            prepared = job.prepare(resident.model.runtime)
+            check_fits(len(prepared.ids), resident.model.info.context_length)
+            return prepared
+
+        return await self.begin(
+            job.model,
+            job.started,
+            prepare,
+            lambda resident, prepared: Answer(resident, job, prepared),
+        )
+
+    async def begin(
+        self,
+        model: str,
+        started: float,
+        prepare: Callable[[Resident], _Prepared],
+        make: Callable[[Resident, _Prepared], _Work],
+    ) -> _Work:
+        """Start some work when its turn has come.
+
+        Args:
+            started: `time.perf_counter()` when the request came.
+            prepare: what can be done before that; runs in a worker thread.
+            make: the work.
+
+        Raises:
+            ApiError: see `answer`.
+            EdgeError: `prepare` raised it.
+        """
         with ExitStack() as held:
             place = self.room.enter()
             held.callback(place.leave)
-            left = self.settings.deadline - (perf_counter() - job.started)
+            left = self.settings.deadline - (perf_counter() - started)
             with anyio.move_on_after(left) as scope:
                 self._waiting.add(scope)
                 try:
-                    resident, prepared = await self._turn(job, place, held)
+                    resident, prepared = await self._turn(model, prepare, place, held)
                 finally:
                     self._waiting.discard(scope)
             if scope.cancelled_caught:
                 raise stopping() if self.room.closed else too_late()
             self.room.check_open()
-            return self._start(Answer(resident, job, prepared), held)
+            return self._start(make(resident, prepared), held)
 
     async def in_thread(self, work: Callable[[], _Result]) -> _Result:
         """Run something that blocks."""
@@ -187,8 +239,8 @@ class Service:
             scope.cancel()
         with anyio.move_on_after(self.settings.grace):
             await self._until_still()
-        for answer in self._running:
-            answer.cancel()
+        for work in self._running:
+            work.cancel()
         await self._until_still()
 
     async def close(self) -> None:
@@ -197,36 +249,32 @@ class Service:
         await self.shelf.close()
         self._executor.shutdown()
 
-    async def _turn(self, job: Job, place: Place, held: ExitStack) -> tuple[Resident, Prepared]:
-        slot = await self.shelf.enter(job.model)
+    async def _turn(
+        self, model: str, prepare: Callable[[Resident], _Prepared], place: Place, held: ExitStack
+    ) -> tuple[Resident, _Prepared]:
+        slot = await self.shelf.enter(model)
         held.callback(self.shelf.leave, slot)
         # The model stays, and others may wait for it, when this request is given up.
         resident = await asyncio.shield(slot.resident)
-        prepared = await self.in_thread(lambda: job.prepare(resident.model.runtime))
-        check_fits(len(prepared.ids), resident.model.info.context_length)
+        prepared = await self.in_thread(lambda: prepare(resident))
         await resident.turns.acquire()
         held.callback(resident.turns.release)
         place.start()
         return resident, prepared
 
-    def _start(self, answer: Answer, held: ExitStack) -> Answer:
-        computed = self._executor.submit(answer.compute)
+    def _start(self, work: _Work, held: ExitStack) -> _Work:
+        computed = self._executor.submit(work.compute)
         holdings = held.pop_all()
-        self._running.add(answer)
+        self._running.add(work)
         loop = asyncio.get_running_loop()
 
         def over() -> None:
             holdings.close()
-            self._running.discard(answer)
-            name = answer.resident.offer.name
-            if answer.finish is None:
-                self.metrics.count_failure(name)
-            else:
-                self.metrics.count_answer(name, answer.finish)
-            answer.end()
+            self._running.discard(work)
+            work.over(self.metrics)
 
         computed.add_done_callback(lambda _: loop.call_soon_threadsafe(over))
-        return answer
+        return work
 
     async def _until_still(self) -> None:
         while self._running:

@@ -48,7 +48,7 @@ class Stamp:
     """
 
     model: str
-    engine: str
+    engine: str | None
     tokenizer: Tokenizer
     logprobs: bool
     usage_follows: bool
@@ -91,7 +91,7 @@ class ChatShape:
         if isinstance(part, str):
             return [self._chunk({"content": part}, None, steps)]
         index, self._calls = self._calls, self._calls + 1
-        begun = {"index": index, **_call(part, arguments="")}
+        begun = {"index": index, **call_entry(part, arguments="")}
         arguments = {"index": index, "function": {"arguments": part.arguments}}
         return [
             self._chunk({"tool_calls": [begun]}, None, steps),
@@ -107,7 +107,7 @@ class ChatShape:
 
     def whole(self, steps: list[Step], parts: list[Part], finish: Finish) -> Json:
         text = "".join(part for part in parts if isinstance(part, str))
-        calls = [_call(part, part.arguments) for part in parts if isinstance(part, Called)]
+        calls = [call_entry(part, part.arguments) for part in parts if isinstance(part, Called)]
         self._calls = len(calls)
         message: Json = {"role": "assistant", "content": text, "refusal": None}
         if calls:
@@ -198,7 +198,8 @@ class CompletionShape:
         return columns
 
 
-def _call(called: Called, arguments: str) -> Json:
+def call_entry(called: Called, arguments: str) -> Json:
+    """A call in an answer."""
     function = {"name": called.name, "arguments": arguments}
     return {"id": called.id, "type": "function", "function": function}
 

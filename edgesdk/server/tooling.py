@@ -100,13 +100,14 @@ class Toolset:
 
     def checked(self, calls: Sequence[ToolCall]) -> list[Called] | None:
         """The calls, where each of them can be run; else None."""
-        found = [self._checked(call) for call in calls]
+        found = [self.checked_one(call) for call in calls]
         good = [call for call in found if call is not None]
         if not good or len(good) < len(found):
             return None
         return good if self.parallel else good[:1]
 
-    def _checked(self, call: ToolCall) -> Called | None:
+    def checked_one(self, call: ToolCall) -> Called | None:
+        """A call, where it can be run; else None."""
         check = self.checks.get(call.name)
         if call.problem is not None or check is None or not check(call.arguments):
             return None

@@ -32,6 +32,15 @@ def schema_structure(schema: Any) -> Structure:
     return Structure(json_grammar(described), read)
 
 
+def json_schema_of(schema: Any) -> dict[str, Any]:
+    """The JSON Schema of what `schema_structure` takes.
+
+    Raises:
+        InvalidOption: it is neither a type that pydantic knows nor a JSON Schema.
+    """
+    return schema if isinstance(schema, dict) else _python_type(schema)[0]
+
+
 def json_grammar(schema: dict[str, Any]) -> str:
     """llguidance's grammar of the compact JSON values of a schema.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Generic, Protocol
+
+from typing_extensions import TypeVar
 
 from edgesdk.errors import DeadlineExceeded, ToolRoundsExceeded
 from edgesdk.receipt import Reply
@@ -15,8 +17,23 @@ from edgesdk.tools.messages import Message, result_message
 from edgesdk.tools.running import ToolRun, run_calls, run_calls_async
 
 
+class Answered(Protocol):
+    """What a loop needs of an answer."""
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """See `Reply`."""
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """See `Reply`."""
+
+
+_Reply = TypeVar("_Reply", bound=Answered, default=Reply)
+
+
 @dataclass(frozen=True)
-class Acted:
+class Acted(Generic[_Reply]):
     """The end of a loop.
 
     Attributes:
@@ -25,17 +42,17 @@ class Acted:
         messages: all that was said, from the question to the answer.
     """
 
-    replies: tuple[Reply, ...]
+    replies: tuple[_Reply, ...]
     runs: tuple[ToolRun, ...]
     messages: tuple[dict[str, Any], ...]
 
     @property
-    def reply(self) -> Reply:
+    def reply(self) -> _Reply:
         """The answer that calls no tool."""
         return self.replies[-1]
 
 
-class Acting:
+class Acting(Generic[_Reply]):
     """The state of one loop; `act` and `act_async` turn it.
 
     Args:
@@ -48,7 +65,7 @@ class Acting:
         self.news = news
         self._max_rounds = max_rounds
         self._ends = None if deadline is None else perf_counter() + deadline
-        self._replies: list[Reply] = []
+        self._replies: list[_Reply] = []
         self._runs: list[ToolRun] = []
 
     def remaining(self) -> float | None:
@@ -67,7 +84,7 @@ class Acting:
             )
         return left
 
-    def take(self, reply: Reply) -> tuple[ToolCall, ...]:
+    def take(self, reply: _Reply) -> tuple[ToolCall, ...]:
         """Note an answer; its calls are to be run, and there are none where the loop has ended.
 
         Raises:
@@ -87,12 +104,14 @@ class Acting:
         self._runs += runs
         self.news += [result_message(run.call, run.result) for run in runs]
 
-    def acted(self) -> Acted:
+    def acted(self) -> Acted[_Reply]:
         """The end."""
         return Acted(tuple(self._replies), tuple(self._runs), tuple(self.news))
 
 
-def act(acting: Acting, ask: Callable[[float | None], Reply], tools: Mapping[str, Tool]) -> Acted:
+def act(
+    acting: Acting[_Reply], ask: Callable[[float | None], _Reply], tools: Mapping[str, Tool]
+) -> Acted[_Reply]:
     """Ask until an answer calls no tool.
 
     Args:
@@ -107,8 +126,10 @@ def act(acting: Acting, ask: Callable[[float | None], Reply], tools: Mapping[str
 
 
 async def act_async(
-    acting: Acting, ask: Callable[[float | None], Awaitable[Reply]], tools: Mapping[str, Tool]
-) -> Acted:
+    acting: Acting[_Reply],
+    ask: Callable[[float | None], Awaitable[_Reply]],
+    tools: Mapping[str, Tool],
+) -> Acted[_Reply]:
     """`act` for asyncio."""
     while calls := acting.take(await ask(acting.remaining())):
         acting.tell(await run_calls_async(calls, tools, seconds=acting.remaining()))

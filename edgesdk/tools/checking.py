@@ -23,11 +23,11 @@ def faults_of_binding(tool: Tool, arguments: dict[str, Any]) -> list[str]:
     return []
 
 
-def faults_of_schema(schema: Mapping[str, Any] | None, arguments: dict[str, Any]) -> list[str]:
-    """Why a JSON Schema refuses the arguments; empty where it does not, or where the package
-    jsonschema is not installed."""
+def faults_of_schema(schema: Mapping[str, Any] | None, value: Any) -> list[str]:
+    """Why a JSON Schema refuses a value; empty where it does not, or where the package jsonschema
+    is not installed. Without a schema, a value is arguments of a tool that takes none."""
     if schema is None:
-        return [_fault([name], "not an argument") for name in arguments]
+        return [_fault([name], "not an argument") for name in value]
     try:
         from jsonschema.validators import validator_for  # type: ignore[import-untyped]
         from referencing import Registry
@@ -37,7 +37,7 @@ def faults_of_schema(schema: Mapping[str, Any] | None, arguments: dict[str, Any]
     try:
         # An empty registry: references to the network are not followed.
         validator = validator_for(schema)(schema, registry=Registry())
-        return [_fault(fault.path, fault.message) for fault in validator.iter_errors(arguments)]
+        return [_fault(fault.path, fault.message) for fault in validator.iter_errors(value)]
     except Unresolvable as error:
         return [f"the schema of the tool refers to what is not in it ({error})"]
 

@@ -104,8 +104,7 @@ def offered(
     specs, functions = toolbox(tools)
 
     def read(text: str) -> ToolCalls:
-        found = [_checked(call, specs, functions) for call in calls_in(text)]
-        return ToolCalls(_with_ids(found, used_ids()))
+        return checked_calls(calls_in(text), specs, functions, used_ids())
 
     try:
         from edgesdk.tools.constraint import call_structure, loosened
@@ -121,6 +120,22 @@ def offered(
             raise
         structure = Structure(None, read)
     return Offer(tuple(specs.values()), functions, structure)
+
+
+def checked_calls(
+    calls: Iterable[ToolCall],
+    specs: Mapping[str, Spec],
+    functions: Mapping[str, Tool],
+    used_ids: Collection[str],
+) -> ToolCalls:
+    """Calls as a reply has them: with new ids, and with a `problem` where they do not fit.
+
+    Args:
+        specs, functions: what `toolbox` gave.
+        used_ids: of the calls before.
+    """
+    found = [_checked(call, specs, functions) for call in calls]
+    return ToolCalls(_with_ids(found, used_ids))
 
 
 def toolbox(tools: Any) -> tuple[dict[str, Spec], dict[str, Tool]]:

@@ -71,7 +71,7 @@ def test_a_table_for_people(shell: Shell) -> None:
     assert "6 entries" in totals
     assert "device  3 (50.0%)" in totals
     assert "cloud   3, 36 tokens" in totals
-    assert "cost    0.0375" in totals
+    assert "cost    0.037500\n" in totals
     assert "right   1 of 2" in totals
     assert "3 the device was unsure\n" in totals
     # Texts stay out of what is shown.

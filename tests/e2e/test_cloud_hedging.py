@@ -7,6 +7,7 @@ import threading
 from types import TracebackType
 
 import pytest
+from support.fake_engine import fake_model
 from support.scripted_server import (
     HEAD,
     Reset,
@@ -21,13 +22,14 @@ from support.scripted_server import (
 from support.waiting import until
 
 from edgesdk.errors import CloudBusy, DeadlineExceeded, InvalidOption
+from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud import attempts
 from edgesdk.hybrid.cloud.answer import CloudAnswer, CloudEvent, Piece, Restart
 from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.spending.call import CallSpending
-from edgesdk.hybrid.spending.limits import SpendingLimits
+from edgesdk.hybrid.spending.limits import Cost, SpendingLimits
 
 pytestmark = pytest.mark.e2e
 
@@ -260,6 +262,39 @@ def test_a_hedge_that_fails_counts_against_its_endpoint() -> None:
             assert ask(client)[1].text == "Hello"
         # After three failures it rests; a few may have lost before they failed.
         assert 3 <= len(second.requests) < 9
+
+
+def test_no_hedges_where_much_fails_already() -> None:
+    with (
+        ScriptedServer([status("503 Busy")]) as down,
+        ScriptedServer([[Wait(0.3), *GOOD]]) as slow,
+        ScriptedServer([GOOD]) as fast,
+        client_of(*6 * [down.url], slow.url, fast.url, hedge_after=0.0) as client,
+    ):
+        assert ask(client)[1].text == "Hello"
+        assert (len(slow.requests), len(fast.requests)) == (1, 0)
+
+
+def test_the_hybrid_client_hedges_where_the_app_wants_it() -> None:
+    budget = Budget(SpendingLimits(tokens_per_day=10_000))
+    with Silent() as slow, ScriptedServer([GOOD]) as fast:
+        clouds = [Cloud(slow.url, "m"), Cloud(fast.url, "m")]
+        with HybridClient(fake_model(), cloud=clouds, budget=budget, hedge_after=SOON) as client:
+            reply = client.respond("Hi", prefer="cloud", max_tokens=50)
+    assert (reply.text, reply.route) == ("Hello", "cloud")
+    # "user: Hi" and the marks around it, half as much again, and 50 tokens of answer.
+    assert reply.cost == budget.spent() == Cost(0.0, 15 + 50 + 5)
+
+
+def test_what_broke_off_is_part_of_the_cost_of_a_local_answer() -> None:
+    budget = Budget(SpendingLimits(tokens_per_day=100))
+    with ScriptedServer([[HEAD, event("{")]]) as server:
+        with HybridClient(fake_model(), cloud=Cloud(server.url, "m"), budget=budget) as client:
+            reply = client.respond("Hi", prefer="cloud", max_tokens=50)
+        # A second attempt could not be paid.
+        assert len(server.requests) == 1
+    assert (reply.route, reply.low_confidence) == ("local", True)
+    assert reply.cost == budget.spent() == Cost(0.0, 15 + 50)
 
 
 def test_bad_delays() -> None:

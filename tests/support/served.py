@@ -16,6 +16,7 @@ from support.fake_engine import END, OPEN, TEMPLATE, VOCAB, FakeEngine, fake_mod
 
 from edgesdk.engines.base import Logits
 from edgesdk.model import Model
+from edgesdk.server.hybrid.setup import HybridSetup
 from edgesdk.server.running import DrainingServer, listen
 from edgesdk.server.service import Service
 from edgesdk.server.settings import ServerSettings
@@ -117,7 +118,7 @@ class Served:
 
 
 @contextmanager
-def served(source: Any, **settings: Any) -> Iterator[Served]:
+def served(source: Any, hybrid: HybridSetup | None = None, **settings: Any) -> Iterator[Served]:
     """Serve while the block runs."""
     chosen = ServerSettings(**{"port": 0, "grace": 0.0, **settings})
     started = threading.Event()
@@ -131,7 +132,7 @@ def served(source: Any, **settings: Any) -> Iterator[Served]:
         async def main() -> None:
             service = Service(source, chosen)
             with listen(chosen.host, chosen.port) as listener:
-                server = DrainingServer(service, listener, on_start)
+                server = DrainingServer(service, listener, on_start, hybrid)
                 running.append(Served(server, service, ""))
                 await server.serve(sockets=[listener])
 

@@ -15,7 +15,8 @@ from support.waiting import until
 
 from edgesdk.decode.options import Options
 from edgesdk.errors import InvalidOption
-from edgesdk.hybrid.asking import Asked, NotAsked
+from edgesdk.hybrid.answering import Asked, NotAsked
+from edgesdk.hybrid.ask import Ask
 from edgesdk.hybrid.auditing import _WAITING, Auditor, Audits, KeptAnswer
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.answer import CloudAnswer
@@ -66,13 +67,11 @@ class Asker:
         self.cancelled = False
         self.possible = True
 
-    def ask(
-        self, *arguments: Any, cancel: threading.Event, **named: Any
-    ) -> Generator[None, None, Asked]:
+    def ask(self, ask: Ask, verdict: Verdict, **named: Any) -> Generator[None, None, Asked]:
         self.asked += 1
         yield None
         if self.says is None:
-            self.cancelled = cancel.wait(30)
+            self.cancelled = ask.cancel.wait(30)
             raise NotAsked("cancelled")
         if isinstance(self.says, Exception):
             raise self.says

@@ -17,6 +17,7 @@ from support.script_engine import ScriptEngine
 
 from edgesdk.decode.options import Options
 from edgesdk.errors import InvalidOption
+from edgesdk.hybrid.ask import Ask
 from edgesdk.hybrid.cloud.answer import Piece, Restart
 from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.device import Device
@@ -24,6 +25,7 @@ from edgesdk.hybrid.effort.agreement import likeness, most_agreed, result_of
 from edgesdk.hybrid.effort.effort import Effort, insist
 from edgesdk.hybrid.gate.gate import DraftGate
 from edgesdk.hybrid.gate.keeper import Gatekeeper
+from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.trust.confidence import AGREEMENT_NAMES, Confidence, agreement_features
 from edgesdk.hybrid.trust.kept import Kept
@@ -55,9 +57,8 @@ class Shown:
     ) -> None:
         runtime = fake_model(engine).runtime
         keeper = Gatekeeper(runtime, DraftGate(), Kept(Path("nowhere")))
-        steps = Device(runtime, keeper, effort).answer(
-            messages, Options(**options), confidence, cancel or Cancel(), others=others
-        )
+        ask = Ask(messages, Options(**options), Vault(()), cancel=cancel or Cancel())
+        steps = Device(runtime, keeper, effort).answer(ask, confidence, others=others)
         self.events: list[Piece | Restart] = []
         try:
             while True:

@@ -16,6 +16,8 @@ from edgesdk.hybrid.records.decision import Decision, Texts
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.records.totals import totals_of
 from edgesdk.hybrid.records.training import training_set
+from edgesdk.hybrid.spending.budget import Budget
+from edgesdk.hybrid.spending.limits import SpendingLimits
 
 KEPT = Decision(at=10.0, route="local", reason="sure enough", upload="redact", confidence=0.75)
 SENT = Decision(
@@ -196,3 +198,14 @@ def test_the_training_set_is_what_the_cloud_finished(tmp_path: Path) -> None:
         for prompt, target in (("one", "better"), ("five", "fünf"))
     ]
     assert (found.without_text, found.unfinished, found.repeated) == (2, 2, 1)
+
+
+def test_another_database_is_left_as_it_is(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "app") as database:
+        database.execute("CREATE TABLE notes (text TEXT)")
+    database.close()
+    before = (tmp_path / "app").read_bytes()
+    for opens in (Journal, lambda path: Budget(SpendingLimits(), path)):
+        with pytest.raises(RequestError, match="another database"):
+            opens(tmp_path / "app")
+    assert (tmp_path / "app").read_bytes() == before

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from edgesdk.hybrid.cloud.chunks import BadChunk, CallAssembly, CloudCall, Delta, Usage
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The answer goes on with `text`."""
+    """The answer goes on with `text`; `route` is who says it."""
 
     text: str
+    route: Literal["local", "cloud"] = "cloud"
 
 
 @dataclass(frozen=True)

@@ -97,13 +97,18 @@ class Attempts:
         self._budget = RetryBudget()
 
     async def answer(
-        self, body: dict[str, Any], deadline: Deadline, charges: Charges | None = None
+        self,
+        body: dict[str, Any],
+        deadline: Deadline,
+        charges: Charges | None = None,
+        on_break: OnBreak | None = None,
     ) -> AsyncGenerator[CloudEvent, None]:
         """Events of one answer; the last is a `CloudAnswer`.
 
         Args:
             charges: each attempt is reserved there before it is made; one that cannot be paid is
                 not made.
+            on_break: for this one, in place of the constructor's.
 
         Raises:
             CloudError: no attempt brought a whole answer, and nothing was given out.
@@ -111,6 +116,7 @@ class Attempts:
             DeadlineExceeded: the time was over before the first piece.
         """
         call = _Call(body, deadline, charges or NoCharge())
+        on_break = on_break or self._on_break
         draft, failure = Draft(), self._resting()
         unpaid: BudgetExceeded | None = None
         turns = self._turns(call)
@@ -143,7 +149,7 @@ class Attempts:
                 except (CloudError, BadChunk) as error:
                     failure = _failure(error, trial.cloud)
                     self._failed(trial, failure, call)
-                    if draft.begun and self._on_break == "incomplete":
+                    if draft.begun and on_break == "incomplete":
                         break
                 except BaseException:
                     trial.left()
@@ -189,11 +195,12 @@ class Attempts:
             # Hedges come when endpoints are slow, which more requests do not make better.
             if index is None or self._budget.spent:
                 return None
-            call.hedged.add(index)
             try:
-                return await self._begin(index, call)
+                trial = await self._begin(index, call)
             except BudgetExceeded:
                 return None
+            call.hedged.add(index)
+            return trial
 
         def lost(trial: Trial) -> None:
             if isinstance(trial.failure, CloudError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, aclosing, suppress
@@ -30,11 +31,12 @@ class CloudStream(Closes, Iterator[CloudEvent]):
         body: dict[str, Any],
         deadline: Deadline,
         charges: Charges | None,
+        on_break: OnBreak | None,
     ) -> None:
         self._arrived: queue.SimpleQueue[CloudEvent | None] = queue.SimpleQueue()
         self._answer: CloudAnswer | None = None
         self._work: Future[None] = portal.start_task_soon(
-            _relay, attempts.answer(body, deadline, charges), self._arrived
+            _relay, attempts.answer(body, deadline, charges, on_break), self._arrived
         )
         # Also where the work was cancelled before it began.
         arrived = self._arrived
@@ -95,6 +97,7 @@ class CloudClient(Closes):
     ) -> None:
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
+        self._guard = threading.Lock()
         # Proxies and .netrc of the environment must not redirect what the app addressed.
         self._http = httpx.AsyncClient(follow_redirects=False, verify=verify, trust_env=False)
         self._attempts = Attempts(tuple(clouds), self._http, on_break, hedge_after)
@@ -105,6 +108,7 @@ class CloudClient(Closes):
         *,
         deadline: float | None = None,
         charges: Charges | None = None,
+        on_break: OnBreak | None = None,
     ) -> CloudStream:
         """Start an answer.
 
@@ -112,13 +116,16 @@ class CloudClient(Closes):
             body: a chat completion request, without model and streaming.
             deadline: seconds for all attempts together.
             charges: where each attempt is reserved; None for nowhere.
+            on_break: for this answer, in place of the client's.
 
         Raises:
             CloudError, BudgetExceeded, DeadlineExceeded: from the iteration; see `Attempts.answer`.
         """
-        if self._portal is None:
-            self._portal = self._stack.enter_context(start_blocking_portal())
-        return CloudStream(self._portal, self._attempts, body, Deadline(deadline), charges)
+        with self._guard:
+            if self._portal is None:
+                self._portal = self._stack.enter_context(start_blocking_portal())
+            portal = self._portal
+        return CloudStream(portal, self._attempts, body, Deadline(deadline), charges, on_break)
 
     def close(self) -> None:
         """End all requests and free the connections."""

@@ -38,10 +38,12 @@ def senses_lacking(messages: Messages) -> Objection | None:
     return None
 
 
-def tools_lacking(messages: Messages, runtime: Runtime) -> Objection | None:
+def tools_lacking(messages: Messages, runtime: Runtime, offered: bool) -> Objection | None:
     """Whether the conversation is about tools that the model was not trained to use. It can go on
     with it all the same, told in words, but seldom well."""
-    used = any(message.get("tool_calls") or message.get("role") == "tool" for message in messages)
+    used = offered or any(
+        message.get("tool_calls") or message.get("role") == "tool" for message in messages
+    )
     if used and not runtime.dialect.tools:
         return Objection("tools", "the device's model was not trained to use tools")
     return None

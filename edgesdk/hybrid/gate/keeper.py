@@ -62,14 +62,20 @@ class Gatekeeper:
         self._looked: tuple[float, PowerState] | None = None
 
     def objection(
-        self, messages: Messages, options: Options, *, steady: bool = False
+        self,
+        messages: Messages,
+        options: Options,
+        *,
+        tools: bool = False,
+        steady: bool = False,
     ) -> Objection | None:
         """What speaks against a draft; None where nothing does.
 
         Args:
+            tools: whether tools are offered.
             steady: ask only what depends on the prompt, not on how the device is just now.
         """
-        lacking = senses_lacking(messages) or tools_lacking(messages, self._runtime)
+        lacking = senses_lacking(messages) or tools_lacking(messages, self._runtime, tools)
         if lacking is not None:
             return lacking
         try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from edgesdk.errors import InvalidOption
@@ -40,11 +41,20 @@ class Verdict:
         upload: the strictest of all rules that apply.
         reason: which rule that was.
         kinds: of what the detectors found.
+        call, tags: what the app said of the request, to judge it again at another time.
     """
 
     upload: Upload
     reason: str
     kinds: frozenset[str] = frozenset()
+    call: Upload | None = None
+    tags: tuple[str, ...] = ()
+
+    def at_most(self, rule: Upload, reason: str) -> Verdict:
+        """This one, or a stricter one where `rule` is."""
+        if _ORDER.index(self.upload) <= _ORDER.index(rule):
+            return self
+        return replace(self, upload=rule, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,12 @@ class Policy:
         return self.default == "local_only"
 
     def judge(
-        self, messages: Messages, *, call: Upload | None = None, tags: Iterable[str] = ()
+        self,
+        messages: Messages,
+        *,
+        call: Upload | None = None,
+        tags: Iterable[str] = (),
+        besides: Messages = (),
     ) -> Verdict:
         """What may happen to `messages`.
 
@@ -89,21 +104,24 @@ class Policy:
             call: the rule of this call, in place of the default and the tags'.
             tags: of this call; one that has no rule keeps the request on the device, because a
                 misspelt tag must not open what it was to close.
+            besides: what would be sent along, such as tools; for the detectors only.
         """
-        rules = [self._said(call, tuple(tags))]
+        named = tuple(tags)
+        rules = [self._said(call, named)]
         kinds: frozenset[str] = frozenset()
         try:
             if self.decide is not None and (opinion := self.decide(messages)) is not None:
                 rules.append((check_upload(opinion), "the app's callable"))
-            kinds = kinds_in(self.detectors, messages)
+            kinds = kinds_in(self.detectors, [*messages, *besides])
         except Exception as error:
             # The error itself may quote the request, and reasons are written down.
-            return Verdict("local_only", f"a check failed with {type(error).__name__}")
+            reason = f"a check failed with {type(error).__name__}"
+            return Verdict("local_only", reason, call=call, tags=named)
         rules += [
             (rule, f"found {kind}") for kind, rule in sorted(self.kinds.items()) if kind in kinds
         ]
         upload, reason = min(rules, key=lambda rule: _ORDER.index(rule[0]))
-        return Verdict(upload, reason, kinds)
+        return Verdict(upload, reason, kinds, call, named)
 
     def _said(self, call: Upload | None, tags: tuple[str, ...]) -> tuple[Upload, str]:
         if call is not None:
@@ -113,6 +131,11 @@ class Policy:
         ]
         fallback: tuple[Upload, str] = (self.default, "the default")
         return min(found or [fallback], key=lambda rule: _ORDER.index(rule[0]))
+
+
+def strictest(*verdicts: Verdict) -> Verdict:
+    """The first of those that allow the least."""
+    return min(verdicts, key=lambda verdict: _ORDER.index(verdict.upload))
 
 
 def check_upload(rule: str) -> Upload:
@@ -134,9 +157,11 @@ def kinds_in(detectors: Iterable[Detector], messages: Messages) -> frozenset[str
 
 
 def texts_in(value: Any) -> list[str]:
-    """Every text inside a JSON value, keys too."""
+    """Every text inside a JSON value, keys and numbers too."""
     if isinstance(value, str):
         return [value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [json.dumps(value)]
     if isinstance(value, Mapping):
         return [text for item in value.items() for part in item for text in texts_in(part)]
     if isinstance(value, Sequence):

@@ -161,6 +161,7 @@ class Journal:
 
     def _prepare(self, database: sqlite3.Connection) -> bytes:
         """Make the file one of this version; its salt."""
+        self._database.require(database, "decisions")
         database.execute(_ABOUT)
         found = database.execute("SELECT version, salt FROM about").fetchone()
         if found is None:

@@ -47,6 +47,7 @@ class Budget:
             hint="Delete it to start from nothing, or name another.",
         )
         with self._database.writing() as database:
+            self._database.require(database, "spending")
             for statement in _SCHEMA:
                 database.execute(statement)
 

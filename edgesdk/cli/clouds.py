@@ -1,0 +1,230 @@
+"""The options that make `edgesdk serve` hybrid."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+import click
+
+if TYPE_CHECKING:
+    from edgesdk.hybrid.cloud.endpoint import Cloud
+    from edgesdk.hybrid.spending.limits import SpendingLimits
+    from edgesdk.server.hybrid.setup import HybridSetup
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_UPLOADS = ("local_only", "ask", "redact", "allow")
+_HOLDS = ("decision", "answer", "nothing")
+_OPTIONS = (
+    click.option(
+        "--cloud",
+        "clouds",
+        multiple=True,
+        metavar="BASE_URL",
+        help="OpenAI-compatible endpoint that answers where the device is not sure; another one is"
+        " asked where the first fails.",
+    ),
+    click.option("--cloud-model", multiple=True, metavar="NAME", help="Its model; one each."),
+    click.option(
+        "--cloud-key-env",
+        multiple=True,
+        metavar="VAR",
+        help="Environment variable that holds its key; none, or one each.",
+    ),
+    click.option(
+        "--cloud-price",
+        multiple=True,
+        metavar="IN,OUT",
+        help="What it asks for a million tokens in and out; none, or one each.",
+    ),
+    click.option(
+        "--upload",
+        type=click.Choice(_UPLOADS),
+        help="What may leave the device at most; a request may be stricter. redact, the default,"
+        " puts placeholders in the place of what is private.",
+    ),
+    click.option(
+        "--journal", type=click.Path(dir_okay=False, path_type=Path), help="Log of decisions."
+    ),
+    click.option(
+        "--budget",
+        "budgets",
+        multiple=True,
+        metavar="LIMIT=AMOUNT",
+        help="Most that the cloud may cost, such as money_per_day=5 or tokens_per_hour=100000.",
+    ),
+    click.option(
+        "--budget-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Where spending is counted, also over restarts; in memory by default.",
+    ),
+    click.option(
+        "--confidence",
+        type=click.FloatRange(min=0),
+        help="From here on the device's answer is kept, in place of what is kept for its model.",
+    ),
+    click.option(
+        "--hold",
+        type=click.Choice(_HOLDS),
+        help="What a stream keeps back, because a client cannot unsay it: the device's pieces until"
+        " the decision (the default), all until the answer is whole, or nothing.",
+    ),
+)
+
+
+def cloud_options(command: _Command) -> _Command:
+    """Add --cloud and what belongs to it; see `CloudChoices`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class CloudChoices:
+    """The values of `cloud_options`, by their names."""
+
+    clouds: tuple[str, ...]
+    cloud_model: tuple[str, ...]
+    cloud_key_env: tuple[str, ...]
+    cloud_price: tuple[str, ...]
+    upload: str | None
+    journal: Path | None
+    budgets: tuple[str, ...]
+    budget_file: Path | None
+    confidence: float | None
+    hold: str | None
+
+    def setup(self, opened: ExitStack) -> HybridSetup | None:
+        """What the server is told; None without a cloud.
+
+        Args:
+            opened: closes the files at the end.
+
+        Raises:
+            click.UsageError: the options do not go together.
+            InvalidOption, RequestError: a value is out of its range, or a file cannot be used.
+        """
+        if not self.clouds:
+            stray = next((each.name for each in fields(self) if getattr(self, each.name)), None)
+            if stray is not None:
+                raise click.UsageError(f"--{_FLAGS.get(stray, stray)} goes with --cloud only.")
+            return None
+        from edgesdk.hybrid.client import HybridClient
+        from edgesdk.hybrid.privacy.policy import Policy, check_upload
+        from edgesdk.hybrid.records.journal import Journal
+        from edgesdk.hybrid.spending.budget import Budget
+        from edgesdk.hybrid.trust.confidence import Confidence
+        from edgesdk.model import Model
+        from edgesdk.server.hybrid.setup import Hold, HybridSetup
+
+        if self.upload == "ask":
+            raise click.UsageError("A server has nobody to ask: choose another --upload.")
+        clouds = self._endpoints()
+        limits = self._limits(clouds)
+        policy = Policy(check_upload(self.upload or "redact"))
+        budget = journal = confidence = None
+        if limits is not None:
+            budget = Budget(limits, self.budget_file)
+            opened.callback(budget.close)
+        if self.journal is not None:
+            journal = Journal(self.journal)
+            opened.callback(journal.close)
+        if self.confidence is not None:
+            low = min(self.confidence, Confidence.give_up_below)
+            confidence = Confidence(threshold=self.confidence, give_up_below=low)
+
+        def make(model: Model) -> HybridClient:
+            return HybridClient(
+                model,
+                cloud=clouds,
+                policy=policy,
+                budget=budget,
+                journal=journal,
+                confidence=confidence,
+            )
+
+        hold: Hold = next((one for one in get_args(Hold) if one == self.hold), "decision")
+        return HybridSetup(make, policy, hold=hold)
+
+    def _endpoints(self) -> list[Cloud]:
+        from edgesdk.hybrid.cloud.endpoint import Cloud
+
+        number = len(self.clouds)
+        if len(self.cloud_model) != number:
+            raise click.UsageError("Each --cloud needs one --cloud-model, in the same order.")
+        keys = _one_each("cloud-key-env", self.cloud_key_env, number)
+        prices = _one_each("cloud-price", self.cloud_price, number)
+        found = []
+        for url, model, key, price in zip(self.clouds, self.cloud_model, keys, prices, strict=True):
+            asked, answered = (0.0, 0.0) if price is None else _price(price)
+            api_key = None if key is None else _key(key)
+            found.append(Cloud(url, model, api_key, input_price=asked, output_price=answered))
+        return found
+
+    def _limits(self, clouds: Sequence[Cloud]) -> SpendingLimits | None:
+        from edgesdk.hybrid.spending.limits import SpendingLimits
+
+        if not self.budgets:
+            if self.budget_file is not None:
+                raise click.UsageError("--budget-file goes with --budget only.")
+            return None
+        kinds = {each.name: each.name.startswith("money") for each in fields(SpendingLimits)}
+        given: dict[str, Any] = {}
+        for text in self.budgets:
+            name, _, amount = text.partition("=")
+            if name not in kinds:
+                raise click.UsageError(
+                    f"--budget {text}: write LIMIT=AMOUNT, where LIMIT is one of"
+                    f" {', '.join(kinds)}."
+                )
+            number = _number(f"--budget {text}", amount)
+            given[name] = number if kinds[name] else int(number)
+            if kinds[name] and any(cloud.input_price + cloud.output_price == 0 for cloud in clouds):
+                raise click.UsageError(f"--budget {name} needs a --cloud-price to reckon with.")
+        return SpendingLimits(**given)
+
+
+_FLAGS = {
+    "cloud_model": "cloud-model",
+    "cloud_key_env": "cloud-key-env",
+    "cloud_price": "cloud-price",
+    "budgets": "budget",
+    "budget_file": "budget-file",
+}
+
+
+def _one_each(name: str, values: Sequence[str], number: int) -> Sequence[str | None]:
+    if len(values) not in (0, number):
+        raise click.UsageError(f"Give --{name} once for each --cloud, or not at all.")
+    return values or [None] * number
+
+
+def _key(variable: str) -> str:
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise click.UsageError(f"--cloud-key-env: {variable} is not set in the environment.")
+    return key
+
+
+def _price(text: str) -> tuple[float, float]:
+    asked, comma, answered = text.partition(",")
+    if not comma:
+        raise click.UsageError(f"--cloud-price {text}: write two prices, such as 0.25,2.")
+    where = f"--cloud-price {text}"
+    return _number(where, asked), _number(where, answered)
+
+
+def _number(where: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise click.UsageError(f"{where}: {text!r} is no amount.")
+    return number

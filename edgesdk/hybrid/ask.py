@@ -1,0 +1,177 @@
+"""One request, as the device and the cloud are both given it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from edgesdk.decode.options import Options
+from edgesdk.errors import RejectedStructure
+from edgesdk.hybrid.cloud.attempts import OnBreak
+from edgesdk.hybrid.privacy.vault import Vault
+from edgesdk.hybrid.sequences import FreshSequences, Sequences
+from edgesdk.runtime import Runtime
+from edgesdk.scheduling import Cancel
+from edgesdk.structure.asking import Structure
+from edgesdk.structure.schema import json_schema_of
+from edgesdk.tools.calls import ToolCall, ToolCalls
+from edgesdk.tools.checking import faults_of_schema
+from edgesdk.tools.messages import used_ids
+from edgesdk.tools.offer import asked_with_tools, checked_calls
+
+Messages: TypeAlias = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form of an answer.
+
+    Attributes:
+        structure: holds the device's answer to it, and reads that.
+        response_format: what the cloud is told, in the words of OpenAI's API; None where that has
+            no word for the form, so that only the device can be held to it.
+        read: from the text of a cloud's answer to its value; raises StructureError where it has
+            not the form.
+    """
+
+    structure: Structure
+    response_format: dict[str, Any] | None
+    read: Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The tools that an answer may call.
+
+    Attributes:
+        specs: in the form of OpenAI's API.
+        choice: OpenAI's `tool_choice`.
+        check: gives calls ids of their own, and those that cannot be run a `problem`.
+        structure: what holds the device's answer to calls; None for nothing.
+        parallel: whether one answer may make several calls.
+    """
+
+    specs: tuple[dict[str, Any], ...]
+    choice: Any
+    check: Callable[[Iterable[ToolCall]], ToolCalls]
+    structure: Structure | None = None
+    parallel: bool = True
+
+    @property
+    def must_call(self) -> bool:
+        """Whether words alone are no answer."""
+        match self.choice:
+            case "auto" | {"allowed_tools": {"mode": "auto"}}:
+                return False
+        return True
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked, whoever answers.
+
+    Attributes:
+        messages: in the form of OpenAI's API, with nothing hidden.
+        vault: of the conversation; hides what is private in what is sent.
+        sequences: where the device's KV cache comes from; None for a new one.
+        form: None for any text. Without it `tools` may be there, and the other way around.
+        on_break: what becomes of a cloud answer that breaks off; None for the client's own choice.
+        cancel: ends the answer, whoever is at it.
+    """
+
+    messages: Messages
+    options: Options
+    vault: Vault
+    sequences: Sequences | None = None
+    form: Form | None = None
+    tools: Tools | None = None
+    on_break: OnBreak | None = None
+    cancel: Cancel = field(default_factory=Cancel)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the answer may be any text, and nothing but a text."""
+        return self.form is None and self.tools is None
+
+    @property
+    def structure(self) -> Structure | None:
+        """What the device's answer is held to."""
+        if self.form is not None:
+            return self.form.structure
+        return None if self.tools is None else self.tools.structure
+
+    @property
+    def besides(self) -> list[Mapping[str, Any]]:
+        """What a cloud would be sent along with the messages."""
+        told: list[Mapping[str, Any]] = [{"stop": self.options.stops}]
+        if self.form is not None and self.form.response_format is not None:
+            told.append(self.form.response_format)
+        return told if self.tools is None else [*told, *self.tools.specs]
+
+    def lender(self, runtime: Runtime) -> Sequences:
+        """Who lends the sequences of the drafts."""
+        return FreshSequences(runtime.engine) if self.sequences is None else self.sequences
+
+    def encoded(self, runtime: Runtime) -> list[int]:
+        """The prompt for the device; raises what `Runtime.encode` does."""
+        return runtime.encode(self.messages, () if self.tools is None else self.tools.specs)
+
+
+def ask_of(
+    runtime: Runtime,
+    messages: Messages,
+    changes: Mapping[str, object],
+    *,
+    vault: Vault,
+    sequences: Sequences | None = None,
+) -> Ask:
+    """The request of keyword arguments, as `edgesdk.tools.offer.ToolChanges` has them.
+
+    Raises:
+        InvalidOption, MissingExtra: see `asked_with_tools`.
+    """
+    asked, offer = asked_with_tools(
+        changes, lambda: runtime.dialect, runtime.encoder.tokenizer, lambda: used_ids(messages)
+    )
+    form = tools = None
+    if offer is not None:
+        specs, functions = {spec["function"]["name"]: spec for spec in offer.specs}, offer.functions
+        tools = Tools(
+            offer.specs,
+            _choice(str(changes.get("tool_choice", "auto"))),
+            lambda calls: checked_calls(calls, specs, functions, used_ids(messages)),
+            offer.structure,
+        )
+    elif asked.structure is not None:
+        form = _form(asked.structure, changes.get("schema"))
+    return Ask(messages, asked.options, vault, sequences, form, tools)
+
+
+def schema_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAI's `response_format` for a JSON Schema."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema)}}
+
+
+def _form(structure: Structure, schema: Any) -> Form:
+    if schema is None:
+        return Form(structure, None, structure.read)
+    described = json_schema_of(schema)
+
+    def read(text: str) -> Any:
+        try:
+            faults = faults_of_schema(described, json.loads(text))
+        except (ValueError, RecursionError) as error:
+            faults = [f"it is no JSON ({error})"]
+        if faults:
+            raise RejectedStructure(f"The answer has not its form: {'; '.join(faults)}", text=text)
+        return structure.read(text)
+
+    return Form(structure, schema_format(described), read)
+
+
+def _choice(choice: str) -> Any:
+    if choice in ("auto", "required"):
+        return choice
+    return {"type": "function", "function": {"name": choice}}

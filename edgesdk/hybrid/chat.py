@@ -1,0 +1,307 @@
+"""A conversation with the hybrid client: one KV cache, one set of placeholders, one history."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Unpack
+
+from edgesdk.closing import Closes
+from edgesdk.decode.options import options_from
+from edgesdk.errors import EmptyPrompt, InvalidOption, RequestError
+from edgesdk.hybrid.ask import Ask, Messages, ask_of
+from edgesdk.hybrid.changes import HybridActChanges, HybridChanges, Rules, parted
+from edgesdk.hybrid.client import HybridClient
+from edgesdk.hybrid.privacy.finding import Detector
+from edgesdk.hybrid.privacy.policy import Verdict
+from edgesdk.hybrid.privacy.vault import Vault
+from edgesdk.hybrid.reply import HybridReply
+from edgesdk.hybrid.sequences import KeptSequence
+from edgesdk.hybrid.stream import (
+    AsyncHybridStream,
+    HybridStream,
+    read_all,
+    read_all_async,
+)
+from edgesdk.runtime import Runtime
+from edgesdk.text.prompts import messages_of
+from edgesdk.tools.calls import ToolCall
+from edgesdk.tools.messages import unanswered, with_result
+from edgesdk.tools.offer import toolbox
+
+if TYPE_CHECKING:
+    from edgesdk.tools.acting import Acted, Acting
+    from edgesdk.tools.function import Tool
+
+
+class HybridChat(Closes):
+    """A conversation; `HybridClient.chat` makes one. It raises what `HybridClient` raises.
+
+    The device's KV cache is kept from turn to turn. Placeholders stand for the same values in all
+    of its turns, and in no other conversation. History has the values themselves.
+
+    A turn that was to stay on the device is never sent with a later one: the strictest rule of all
+    turns in the history holds for the next.
+
+    A turn joins the history when its answer ends; one that was cancelled, left early or failed
+    leaves it as it was. One turn at a time.
+
+    Args:
+        client: asks, within its policy, budget and journal.
+        runtime: of the device's model.
+        detectors: what finds what is to be hidden.
+    """
+
+    def __init__(
+        self,
+        client: HybridClient,
+        runtime: Runtime,
+        detectors: Iterable[Detector],
+        *,
+        system: str | None = None,
+    ) -> None:
+        self.system = system
+        self._client = client
+        self._runtime = runtime
+        self._detectors = tuple(detectors)
+        self._vault = Vault(self._detectors)
+        self._sequences = KeptSequence(runtime.engine)
+        self._turns: Messages = []
+        self._strictest: Verdict | None = None
+        self._answering = threading.Lock()
+
+    @property
+    def messages(self) -> Messages:
+        """The conversation so far, the system message first; a copy."""
+        told = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*told, *(dict(message) for message in self._turns)]
+
+    def respond(self, prompt: str | None = None, **options: Unpack[HybridChanges]) -> HybridReply:
+        """Answer the user's next message.
+
+        Args:
+            prompt: the message; None to go on after the results of tool calls (see `give`).
+            options: see `HybridClient.stream`.
+        """
+        return read_all(self.stream(prompt, **options))
+
+    def stream(self, prompt: str | None = None, **options: Unpack[HybridChanges]) -> HybridStream:
+        """Answer the user's next message piece by piece; see `respond`.
+
+        Raises:
+            RequestError: the answer before it is still under way, or a tool call has no result.
+        """
+        self._begin()
+        try:
+            news = self._news(prompt)
+            rules, changes = parted(options)
+            ask, verdict = self._ask(news, rules, changes)
+
+            def ended(reply: HybridReply | None) -> None:
+                if reply is not None:
+                    self._join([*news, reply.message], verdict)
+                self._answering.release()
+
+            return self._client.answer(ask, verdict, rules.prefer, on_end=ended)
+        except BaseException:
+            self._answering.release()
+            raise
+
+    async def arespond(
+        self, prompt: str | None = None, **options: Unpack[HybridChanges]
+    ) -> HybridReply:
+        """`respond` for asyncio; cancelling the task ends the answer."""
+        return await read_all_async(self.astream(prompt, **options))
+
+    def astream(
+        self, prompt: str | None = None, **options: Unpack[HybridChanges]
+    ) -> AsyncHybridStream:
+        """`stream` for asyncio; cancelling the task ends the answer."""
+        return AsyncHybridStream(self.stream(prompt, **options))
+
+    @property
+    def waiting_for(self) -> tuple[ToolCall, ...]:
+        """The calls of the last answer whose results are still to be given."""
+        return unanswered(self._turns)
+
+    def give(self, call: ToolCall, result: Any) -> None:
+        """Tell what one of the calls gave; when all have a result, `respond()` goes on.
+
+        Args:
+            call: one of `waiting_for`.
+            result: a text as it is, anything else as JSON.
+
+        Raises:
+            RequestError: an answer is under way, or no result of that call is waited for.
+        """
+        from edgesdk.tools.running import text_of
+
+        with self._alone():
+            if call.id not in {waiting.id for waiting in self.waiting_for}:
+                raise RequestError(
+                    f"This chat waits for no result of the call {call.id!r} of {call.name!r}.",
+                    hint="Give one result for each of chat.waiting_for.",
+                )
+            self._turns = with_result(self._turns, call, text_of(result))
+
+    def act(
+        self,
+        prompt: str | None,
+        tools: Iterable[Callable[..., Any]],
+        *,
+        max_rounds: int = 8,
+        **options: Unpack[HybridActChanges],
+    ) -> Acted[HybridReply]:
+        """Answer the user's next message with the help of Python functions; see
+        `edgesdk.chat.Chat.act`. Each answer may come from the device or from the cloud, and only
+        calls whose arguments fit a function run it."""
+        from edgesdk.tools.acting import act
+
+        with self._alone():
+            loop = self._loop(prompt, tools, max_rounds, options)
+            if any(tool.is_async for tool in loop.functions.values()):
+                raise InvalidOption(
+                    "A tool is asynchronous.", hint="Use 'await chat.aact(...)', or a plain 'def'."
+                )
+            acted = act(loop.acting, lambda seconds: read_all(loop.ask(seconds)), loop.functions)
+            self._join(acted.messages, loop.strictest)
+        return acted
+
+    async def aact(
+        self,
+        prompt: str | None,
+        tools: Iterable[Callable[..., Any]],
+        *,
+        max_rounds: int = 8,
+        **options: Unpack[HybridActChanges],
+    ) -> Acted[HybridReply]:
+        """`act` for asyncio. Tools may be `async def`: they run in the event loop, others in
+        threads; cancelling the task ends the answer and cancels them."""
+        from edgesdk.tools.acting import act_async
+
+        with self._alone():
+            loop = self._loop(prompt, tools, max_rounds, options)
+
+            async def asked(seconds: float | None) -> HybridReply:
+                return await read_all_async(AsyncHybridStream(loop.ask(seconds)))
+
+            acted = await act_async(loop.acting, asked, loop.functions)
+            self._join(acted.messages, loop.strictest)
+        return acted
+
+    def reset(self) -> None:
+        """Forget the conversation and its placeholders; `system` stays.
+
+        Raises:
+            RequestError: an answer is under way.
+        """
+        with self._alone():
+            self._turns, self._strictest = [], None
+            self._vault = Vault(self._detectors)
+
+    def close(self) -> None:
+        """Free the KV cache. The messages stay readable.
+
+        Raises:
+            RequestError: an answer is under way.
+        """
+        with self._alone():
+            self._sequences.close()
+
+    def _news(self, prompt: str | None) -> Messages:
+        waiting = self.waiting_for
+        if waiting:
+            raise RequestError(
+                f"The model waits for the result of {', '.join(call.name for call in waiting)}.",
+                hint="Give it with chat.give(call, result); it may say that nothing was done.",
+            )
+        asked = [] if prompt is None else messages_of(prompt)
+        if not asked and (not self._turns or self._turns[-1]["role"] != "tool"):
+            raise EmptyPrompt("There is nothing to answer.", hint="Give a prompt.")
+        return asked
+
+    def _ask(
+        self, news: Messages, rules: Rules, options: Mapping[str, object]
+    ) -> tuple[Ask, Verdict]:
+        ask = ask_of(
+            self._runtime,
+            [*self.messages, *news],
+            options,
+            vault=self._vault,
+            sequences=self._sequences,
+        )
+        verdict = self._client.judge(ask, upload=rules.upload, tags=rules.tags)
+        if self._strictest is not None:
+            verdict = verdict.at_most(self._strictest.upload, "an earlier turn")
+        return ask, verdict
+
+    def _loop(
+        self,
+        prompt: str | None,
+        tools: Iterable[Callable[..., Any]],
+        max_rounds: int,
+        options: Mapping[str, Any],
+    ) -> _Loop:
+        from edgesdk.tools.acting import Acting
+
+        offered, (rules, changes) = list(tools), parted(options)
+        specs, functions = toolbox(offered)
+        if len(functions) < len(specs):
+            raise InvalidOption("A tool is no function, so it cannot run.", hint="Use respond().")
+        deadline = options_from(changes).deadline
+        acting = Acting[HybridReply](self._news(prompt), max_rounds=max_rounds, deadline=deadline)
+
+        def ask(seconds: float | None) -> tuple[HybridStream, Verdict]:
+            changed = {**changes, "tools": offered, "deadline": seconds}
+            asked, verdict = self._ask(list(acting.news), rules, changed)
+            return self._client.answer(asked, verdict, rules.prefer), verdict
+
+        return _Loop(acting, functions, ask)
+
+    def _join(self, news: Iterable[dict[str, Any]], verdict: Verdict | None) -> None:
+        self._turns = [*self._turns, *news]
+        self._strictest = verdict
+
+    def _begin(self) -> None:
+        if not self._answering.acquire(blocking=False):
+            raise RequestError(
+                "This chat is still answering.",
+                hint="Read that stream to its end or close it first; use a chat per thread.",
+            )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._begin()
+        try:
+            yield
+        finally:
+            self._answering.release()
+
+
+class _Loop:
+    """What a loop of answers and tools needs.
+
+    Attributes:
+        strictest: the rule of the latest answer.
+    """
+
+    def __init__(
+        self,
+        acting: Acting[HybridReply],
+        functions: Mapping[str, Tool],
+        begin: Callable[[float | None], tuple[HybridStream, Verdict]],
+    ) -> None:
+        self.acting = acting
+        self.functions = functions
+        self.strictest: Verdict | None = None
+        self._begin = begin
+
+    def ask(self, seconds: float | None) -> HybridStream:
+        """Begin the next answer, which may take so long."""
+        stream, verdict = self._begin(seconds)
+        before = self.strictest
+        self.strictest = verdict if before is None else verdict.at_most(before.upload, "")
+        return stream

@@ -1,0 +1,1 @@
+"""Prompts that wait, encrypted, until the cloud can be reached."""

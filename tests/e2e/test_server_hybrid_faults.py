@@ -1,0 +1,274 @@
+"""A hybrid server whose cloud fails, hangs or is too dear; and its command line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.command_line import environment
+from support.hybrid_served import LOCAL, PATIENCE, ask, hybrid_server, report, stream, text_of
+from support.scripted_server import HEAD, Reset, Script, ScriptedServer, Wait, chunk, event, status
+from support.served import (
+    Served,
+    user,
+)
+from support.talking_cloud import TalkingCloud, said
+
+from edgesdk.cli import main
+from edgesdk.hybrid.cloud import attempts
+from edgesdk.hybrid.cloud.endpoint import Cloud, Limits
+from edgesdk.hybrid.records.journal import Journal
+from edgesdk.hybrid.spending.budget import Budget
+from edgesdk.hybrid.spending.limits import SpendingLimits
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "_FIRST_PAUSE", 0.01)
+
+
+def failing(*steps: Any) -> Callable[[dict[str, Any]], Script]:
+    return lambda body: list(steps)
+
+
+FAULTS: dict[str, Any] = {
+    "refused": failing(*status("401 No", {"error": {"message": "bad key sk-secret-key"}})),
+    "busy": failing(*status("503 Busy")),
+    "reset": failing(Reset()),
+    "html": failing(HEAD.replace(b"text/event-stream", b"text/html"), b"<html>"),
+    "in band": failing(HEAD, event({"error": {"message": "sk-secret-key"}})),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("streams", [False, True])
+def test_without_the_cloud_the_devices_answer_comes_marked(
+    name: str, streams: bool, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with TalkingCloud(FAULTS[name]) as cloud, hybrid_server(cloud) as (server, client):
+        if streams:
+            headers, chunks = stream(client)
+            text, told = text_of(chunks), report(chunks[-1])
+        else:
+            raw = ask(client)
+            headers, answer = raw.headers, raw.parse()
+            text, told = answer.choices[0].message.content, report(answer)
+        metrics = server.get("/metrics").text
+    assert (text, told["route"], told["low_confidence"]) == (LOCAL.decode(), "local", True)
+    assert headers["x-edgesdk-route"] == "local"
+    assert "the cloud" in told["reason"]
+    assert 'edgesdk_hybrid_answers_total{model="unsure",route="local"} 1.0' in metrics
+    # The key is in the requests to the cloud, and nowhere else.
+    assert b"Bearer sk-secret-key" in cloud.sent()
+    everything = [caplog.text, *capfd.readouterr(), metrics, str(headers), json.dumps(told)]
+    assert not [text for text in everything if "sk-secret-key" in text]
+
+
+def test_an_answer_that_breaks_off_is_no_whole_one() -> None:
+    def answers(body: dict[str, Any]) -> Script:
+        return [HEAD, chunk("The an")]
+
+    with TalkingCloud(answers) as cloud, hybrid_server(cloud) as (_, client):
+        _, chunks = stream(client)
+        assert text_of(chunks) == "The an"
+        assert chunks[-1].choices[0].finish_reason == "length"
+        assert (report(chunks[-1])["route"], report(chunks[-1])["whole"]) == ("cloud", False)
+        assert len(cloud.requests) == 1
+
+
+def test_what_is_shown_at_its_end_may_begin_again() -> None:
+    tried: list[int] = []
+
+    def answers(body: dict[str, Any]) -> Script:
+        tried.append(1)
+        return said("The answer.") if len(tried) % 2 == 0 else [HEAD, chunk("The an")]
+
+    with (
+        TalkingCloud(answers) as cloud,
+        hybrid_server(cloud, hold="answer") as (_, client),
+    ):
+        assert ask(client).parse().choices[0].message.content == "The answer."
+        _, chunks = stream(client)
+        assert (text_of(chunks), report(chunks[-1])["whole"]) == ("The answer.", True)
+
+
+def test_budget_and_journal(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite")
+    budget = Budget(SpendingLimits(money_per_day=0.01))
+    with TalkingCloud(lambda body: said("ok")) as cloud:
+        there = Cloud(cloud.url, "big", "sk-key", input_price=10.0, output_price=1000.0)
+        with hybrid_server(there, budget=budget, journal=journal) as (_, client):
+            first = ask(client, "the tea price", max_tokens=9).parse()
+            second = ask(client, "the tea price", max_tokens=9).parse()
+    assert report(first)["cost"]["money"] == pytest.approx(0.00103)
+    assert (report(second)["route"], report(second)["low_confidence"]) == ("local", True)
+    assert "budget: money_per_day" in report(second)["reason"]
+    assert [entry.decision.route for entry in journal.entries()] == ["cloud", "local"]
+    raw = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"tea" not in raw
+    assert b"sk-key" not in raw
+
+
+class Hanging(ScriptedServer):
+    """Begins an answer, and says nothing more; `left` is set when the other side has gone."""
+
+    def __init__(self) -> None:
+        super().__init__([[]])
+        self.left = threading.Event()
+
+    def patient(self) -> Cloud:
+        """The endpoint, whose limits are no help."""
+        limits = Limits(first_token=10 * PATIENCE, between_pieces=10 * PATIENCE)
+        return Cloud(self.url, "big", "sk-key", limits=limits)
+
+    def _serve(self, plain: socket.socket, script: Script) -> None:
+        with plain:
+            plain.settimeout(PATIENCE)
+            plain.recv(65_536)
+            plain.sendall(HEAD + chunk("The "))
+            while plain.recv(65_536):
+                pass
+        self.left.set()
+
+
+def test_a_client_that_leaves_ends_the_answer_of_the_cloud_too() -> None:
+    with Hanging() as cloud, hybrid_server(cloud.patient()) as (server, client):
+        answer = ask(client, stream=True).parse()
+        assert next(iter(answer)).choices[0].delta.role == "assistant"
+        answer.close()
+        assert cloud.left.wait(PATIENCE)
+        server.until(running=0, waiting=0)
+
+
+def test_the_queue_s_deadline_holds_for_the_cloud_too() -> None:
+    def answers(body: dict[str, Any]) -> Script:
+        return [HEAD, Wait(PATIENCE)]
+
+    with (
+        TalkingCloud(answers) as cloud,
+        hybrid_server(cloud, settings={"deadline": 4.0}) as (_, client),
+    ):
+        answer = ask(client).parse()
+    assert (answer.choices[0].message.content, report(answer)["route"]) == (
+        LOCAL.decode(), "local",
+    )  # fmt: skip
+    assert "too slow" in report(answer)["reason"]
+
+
+def test_stopping_ends_what_waits_for_the_cloud() -> None:
+    ended: list[int] = []
+
+    def run(server: Served) -> None:
+        body = {"model": "unsure", "messages": user("Hi"), "temperature": 0}
+        ended.append(server.post("/v1/chat/completions", json=body).status_code)
+
+    with Hanging() as cloud:
+        with hybrid_server(cloud.patient()) as (server, _):
+            thread = threading.Thread(target=run, args=[server])
+            thread.start()
+            server.until(running=1)
+        thread.join(PATIENCE)
+        assert cloud.left.wait(PATIENCE)
+    assert ended == [503]
+
+
+THERE = ["--cloud", "https://cloud.example/v1", "--cloud-model", "big"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said_why"),
+    [
+        (["--cloud-model", "big"], "--cloud-model goes with --cloud"),
+        (["--upload", "redact"], "--upload goes with --cloud"),
+        (["--cloud", "https://cloud.example/v1"], "one --cloud-model"),
+        ([*THERE, "--upload", "ask"], "nobody to ask"),
+        ([*THERE, "--cloud-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY is not set"),
+        ([*THERE, "--budget", "much"], "LIMIT=AMOUNT"),
+        ([*THERE, "--budget", "money_per_day=1"], "--cloud-price"),
+        ([*THERE, "--budget", "tokens_per_day=nan"], "no amount"),
+        ([*THERE, "--cloud-price", "1"], "two prices"),
+        ([*THERE, "--budget-file", "x"], "--budget"),
+        (["--cloud", "ftp://x", "--cloud-model", "big"], "no base URL"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    options: list[str],
+    said_why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("EDGESDK_HOME", str(tmp_path))
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--port", "0", *options])
+    told = capsys.readouterr()
+    assert ended.value.code == 2, told.err
+    assert said_why in " ".join(told.err.split())
+    assert told.out == ""
+
+
+# The real command line around a model that is not real.
+_SERVE = """
+import sys
+from edgesdk.server import sources
+from support.command_line import environment
+from support.fake_engine import FakeEngine
+from support.served import FakeModels
+from edgesdk.cli import main
+
+models = FakeModels(unsure=lambda: FakeEngine(b"I am not sure."))
+sources.StoreModels = lambda *given, **named: models
+main(["serve", "--port", "0", "--grace", "0", *sys.argv[1:]])
+"""
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    with TalkingCloud(lambda body: said("The answer.")) as cloud:
+        options = [
+            *("--cloud", cloud.url, "--cloud-model", "big", "--cloud-key-env", "MY_KEY"),
+            *("--cloud-price", "10,1000", "--budget", "money_per_day=0.002"),
+            *("--budget-file", str(tmp_path / "budget.sqlite")),
+            *("--journal", str(tmp_path / "journal.sqlite")),
+            *("--upload", "allow", "--confidence", "0.5", "--hold", "answer"),
+        ]
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SERVE, *options],
+            env=environment(MY_KEY="sk-secret-key", EDGESDK_HOME=str(tmp_path / "home")),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            asked = {"model": "unsure", "messages": user("To ann@x.io"), "max_tokens": 1}
+            answers = [
+                httpx.post(f"{url}/chat/completions", json=asked, timeout=PATIENCE).json()
+                for _ in range(3)
+            ]
+        finally:
+            process.terminate()
+            out, err = process.communicate(timeout=PATIENCE)
+    assert [answer["edgesdk"]["route"] for answer in answers] == ["cloud", "local", "local"]
+    assert "money_per_day" in answers[1]["edgesdk"]["reason"]
+    assert b"ann@x.io" in cloud.sent()
+    assert b"Bearer sk-secret-key" in cloud.sent()
+    journal = Journal(tmp_path / "journal.sqlite")
+    assert [entry.decision.route for entry in journal.entries()] == ["cloud", "local", "local"]
+    written = b"".join(file.read_bytes() for file in tmp_path.rglob("*.sqlite"))
+    assert b"sk-secret-key" not in written
+    assert "sk-secret-key" not in out + err
+    assert process.returncode == 0, err

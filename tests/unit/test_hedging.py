@@ -1,0 +1,190 @@
+"""Who of two attempts answers, at every order in which things may happen."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+import anyio
+import pytest
+
+from edgesdk.errors import CloudError, CloudUnreachable, DeadlineExceeded
+from edgesdk.hybrid.cloud.attempt import Sending
+from edgesdk.hybrid.cloud.charges import NoCharge
+from edgesdk.hybrid.cloud.chunks import Delta
+from edgesdk.hybrid.cloud.endpoint import Cloud
+from edgesdk.hybrid.cloud.health import Health
+from edgesdk.hybrid.cloud.hedging import first_to_answer
+from edgesdk.hybrid.cloud.trial import Trial
+
+LONG = 60.0
+
+
+@dataclass
+class Endpoint:
+    """What an attempt goes through; `steps` ends in an error where there is one."""
+
+    name: str
+    texts: tuple[str, ...] = ("a", "b")
+    error: Exception | None = None
+    go: anyio.Event = field(default_factory=anyio.Event)
+    begun: anyio.Event = field(default_factory=anyio.Event)
+    closed: int = 0
+
+    async def steps(self) -> AsyncGenerator[Delta, None]:
+        self.begun.set()
+        try:
+            yield Delta()
+            # Waiting for what is there already would let others go first.
+            if not self.go.is_set():
+                await self.go.wait()
+            for text in self.texts:
+                yield Delta(text=self.name + text)
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.closed += 1
+
+    def trial(self, index: int = 0) -> Trial:
+        cloud = Cloud("http://localhost/v1", self.name)
+        return Trial(index, cloud, Health(), NoCharge(), self.steps(), Sending())
+
+
+async def said(trial: Trial) -> str:
+    return "".join([delta.text async for delta in trial.deltas()])
+
+
+def broken(name: str) -> Endpoint:
+    return Endpoint(name, (), CloudUnreachable("no", endpoint=name))
+
+
+async def test_of_two_that_begin_at_once_one_is_closed() -> None:
+    one, two = Endpoint("1"), Endpoint("2")
+    lost: list[Trial] = []
+
+    async def another() -> Trial:
+        # Both have their first token before anybody looks.
+        one.go.set()
+        two.go.set()
+        return two.trial(1)
+
+    found = await first_to_answer(one.trial(), another, 0.0, lost=lost.append)
+    (other,) = lost
+    winner, loser = (one, two) if found.cloud.model == "1" else (two, one)
+    assert (winner.closed, loser.closed) == (0, 1)
+    assert other is not found
+    assert await said(found) == winner.name + "a" + winner.name + "b"
+    assert winner.closed == 1
+
+
+async def test_the_first_may_begin_while_the_second_is_prepared() -> None:
+    one, two = Endpoint("1"), Endpoint("2")
+    lost: list[Trial] = []
+
+    async def another() -> Trial:
+        one.go.set()
+        # As a reservation does, this cannot be interrupted.
+        with anyio.CancelScope(shield=True):
+            for _ in range(20):
+                await anyio.sleep(0)
+        return two.trial(1)
+
+    found = await first_to_answer(one.trial(), another, 0.0, lost=lost.append)
+    assert await said(found) == "1a1b"
+    # The second is neither kept nor forgotten.
+    assert [trial.cloud.model for trial in lost] == ["2"]
+
+
+async def test_without_need_there_is_no_other() -> None:
+    for error in (None, CloudUnreachable("no", endpoint="1")):
+        one = Endpoint("1", ("a",) if error is None else (), error)
+        one.go.set()
+        lost: list[Trial] = []
+
+        async def another() -> Trial:
+            raise AssertionError("nobody needs it")
+
+        found = await first_to_answer(one.trial(), another, LONG, lost=lost.append)
+        assert (found.failure, lost) == (error, [])
+
+
+@pytest.mark.parametrize("failing", ["first", "second"])
+async def test_one_that_fails_leaves_the_answer_to_the_other(failing: str) -> None:
+    bad, good = broken("bad"), Endpoint("good")
+    lost: list[Trial] = []
+    first, second = (bad, good) if failing == "first" else (good, bad)
+
+    async def another() -> Trial:
+        bad.go.set()
+        return second.trial(1)
+
+    def heard(trial: Trial) -> None:
+        lost.append(trial)
+
+    async def later() -> None:
+        while not bad.closed:
+            await anyio.sleep(0)
+        good.go.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(later)
+        found = await first_to_answer(first.trial(), another, 0.0, lost=heard)
+    assert await said(found) == "gooda" + "goodb"
+    assert [trial.failure for trial in lost] == [bad.error]
+
+
+async def test_where_both_fail_each_is_heard_of() -> None:
+    one, two = broken("1"), broken("2")
+    lost: list[Trial] = []
+
+    async def another() -> Trial:
+        one.go.set()
+        two.go.set()
+        return two.trial(1)
+
+    found = await first_to_answer(one.trial(), another, 0.0, lost=lost.append)
+    assert found.failure is one.error
+    assert [trial.failure for trial in lost] == [two.error]
+    with pytest.raises(CloudError):
+        await said(found)
+
+
+async def test_where_there_is_no_other_the_first_goes_on() -> None:
+    one = Endpoint("1")
+
+    async def another() -> None:
+        one.go.set()
+
+    found = await first_to_answer(one.trial(), another, 0.0, lost=pytest.fail)
+    assert await said(found) == "1a1b"
+
+
+async def test_who_is_cancelled_leaves_none_behind() -> None:
+    one, two = Endpoint("1"), Endpoint("2")
+    lost: list[Trial] = []
+
+    async def another() -> Trial:
+        return two.trial(1)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(
+            lambda: first_to_answer(one.trial(), another, 0.0, lost=lost.append)  # type: ignore[arg-type]
+        )
+        await one.begun.wait()
+        await two.begun.wait()
+        group.cancel_scope.cancel()
+    assert (one.closed, two.closed, len(lost)) == (1, 1, 2)
+
+
+async def test_the_deadline_ends_both() -> None:
+    over = DeadlineExceeded("late")
+    one, two = Endpoint("1", (), over), Endpoint("2", (), over)
+    lost: list[Trial] = []
+
+    async def another() -> Trial:
+        one.go.set()
+        two.go.set()
+        return two.trial(1)
+
+    found = await first_to_answer(one.trial(), another, 0.0, lost=lost.append)
+    assert (found.failure, lost[0].failure) == (over, over)

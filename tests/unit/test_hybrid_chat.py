@@ -1,0 +1,343 @@
+"""Conversations with the hybrid client: history, placeholders, rules, tools, asyncio, receipts."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import re
+import threading
+from typing import Any
+
+import pytest
+from support.fake_engine import FakeEngine, FakeSequence, fake_model
+from support.scripted_server import HEAD, Wait, chunk, status
+from support.served import TOOL_TEMPLATE
+from support.talking_cloud import TalkingCloud, called, echo, last, said
+
+from edgesdk.errors import EmptyPrompt, InvalidOption, RequestError, ToolRoundsExceeded
+from edgesdk.hybrid.client import HybridClient
+from edgesdk.hybrid.cloud import attempts
+from edgesdk.hybrid.cloud.answer import Piece
+from edgesdk.hybrid.privacy.policy import Policy
+from edgesdk.hybrid.trust.confidence import Confidence
+
+# The fake engine's tokens have a probability of 0.39.
+SURE, UNSURE = Confidence(threshold=0.3, give_up_below=0.3), Confidence(threshold=0.5)
+LOCAL = b"I am not sure."
+PLACEHOLDER = re.compile(r"<[A-Z_]+_[0-9]+>")
+PATIENCE = 30.0
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "_FIRST_PAUSE", 0.01)
+
+
+def client_with(
+    server: TalkingCloud, engine: FakeEngine | None = None, **changes: Any
+) -> HybridClient:
+    model = fake_model(engine or FakeEngine(LOCAL), template=TOOL_TEMPLATE)
+    settings: dict[str, Any] = {"cloud": server.cloud(), "confidence": UNSURE, **changes}
+    return HybridClient(model, **settings)
+
+
+def roles(messages: list[dict[str, Any]]) -> list[str]:
+    return [message["role"] for message in messages]
+
+
+def test_a_conversation_goes_on_whoever_answered() -> None:
+    engine = FakeEngine(b"Here.")
+    with (
+        TalkingCloud(lambda body: said("There.")) as cloud,
+        client_with(cloud, engine, confidence=SURE) as client,
+        client.chat(system="Be terse.") as chat,
+    ):
+        replies = [
+            chat.respond("One"),
+            chat.respond("Two", prefer="cloud"),
+            chat.respond("Three"),
+        ]
+        (body,) = cloud.bodies()
+        assert [reply.route for reply in replies] == ["local", "cloud", "local"]
+        assert [m["content"] for m in chat.messages] == [
+            "Be terse.", "One", "Here.", "Two", "There.", "Three", "Here.",
+        ]  # fmt: skip
+        assert [m["content"] for m in body["messages"]] == ["Be terse.", "One", "Here.", "Two"]
+        # One sequence for all turns, so that only what is new is computed.
+        assert len(engine.sequences) == 1
+        assert replies[2].receipt.cached_tokens == replies[0].receipt.prompt_tokens + 5
+        chat.reset()
+        assert roles(chat.messages) == ["system"]
+    assert all(sequence.closed for sequence in engine.sequences)
+
+
+def test_placeholders_are_stable_within_a_conversation_and_nothing_elsewhere() -> None:
+    seen: list[list[str]] = []
+
+    def answers(body: dict[str, Any]) -> Any:
+        seen.append([PLACEHOLDER.findall(str(m["content"])) for m in body["messages"]])
+        return echo(body)
+
+    with TalkingCloud(answers) as cloud, client_with(cloud) as client:
+        chat, other = client.chat(), client.chat()
+        assert chat.respond("I am ann@x.io").text == "I am ann@x.io"
+        assert chat.respond("Cc bob@y.org and ann@x.io").text == "Cc bob@y.org and ann@x.io"
+        first, (one, answered, two) = seen
+        assert first[0] == one == answered
+        assert two[1] == one[0] != two[0]
+        # Said in another conversation it is a text like others, there and back.
+        assert other.respond(f"What is {one[0]}?").text == f"What is {one[0]}?"
+        assert other.respond("I am eve@z.net").text == "I am eve@z.net"
+    assert b"@" not in cloud.sent()
+
+
+def test_a_turn_that_was_to_stay_never_leaves_with_a_later_one() -> None:
+    policy = Policy("allow", tags={"medical": "local_only"})
+    with (
+        TalkingCloud(lambda body: said("ok")) as cloud,
+        client_with(cloud, policy=policy) as client,
+    ):
+        chat = client.chat()
+        assert chat.respond("Hello").route == "cloud"
+        assert chat.respond("My blood has iron", tags=["medical"]).route == "local"
+        kept = chat.respond("And now?", prefer="cloud")
+        assert (kept.route, kept.low_confidence) == ("local", True)
+        assert chat.respond("And now?", upload="allow").route == "local"
+        assert len(cloud.requests) == 1
+        chat.reset()
+        assert chat.respond("Hello").route == "cloud"
+        assert chat.respond("Mail ann@x.io", upload="redact").route == "cloud"
+        assert chat.respond("Again, to all", upload="allow").route == "cloud"
+    assert b"iron" not in cloud.sent()
+    assert b"ann@x.io" not in cloud.sent()
+
+
+def test_what_fails_leaves_history_as_it_was() -> None:
+    with TalkingCloud(lambda body: said("ok")) as cloud, client_with(cloud) as client:
+        chat = client.chat()
+        chat.respond("One")
+        before = chat.messages
+        with pytest.raises(InvalidOption):
+            chat.respond("Two", temperature=-1)
+        with pytest.raises(EmptyPrompt):
+            chat.respond()
+        stream = chat.stream("Two")
+        with pytest.raises(RequestError, match="still answering"):
+            chat.stream("Three")
+        next(stream)
+        stream.close()
+        unread = chat.stream("Two")
+        del unread
+        gc.collect()
+        assert chat.messages == before
+        assert chat.respond("Two").text == "ok"
+    assert len(chat.messages) == 4
+
+
+def book(city: str, days: int = 1) -> str:
+    """Book a room."""
+    if days > 9:
+        raise ValueError("too long")
+    return f"booked {city} for {days}, confirmed to ann@x.io"
+
+
+def test_functions_run_with_values_and_only_where_they_fit() -> None:
+    ran: list[tuple[str, int]] = []
+
+    def booking(city: str, days: int = 1) -> str:
+        """Book a room."""
+        ran.append((city, days))
+        return book(city, days)
+
+    def answers(body: dict[str, Any]) -> Any:
+        results = [m for m in body["messages"] if m["role"] == "tool"]
+        if not results:
+            (mail,) = PLACEHOLDER.findall(last(body))
+            return called(("booking", {"city": mail, "days": 2}), ("booking", {"city": "Rome"}))
+        return said("Done: ", *PLACEHOLDER.findall(results[0]["content"]))
+
+    with TalkingCloud(answers) as cloud, client_with(cloud) as client:
+        chat = client.chat()
+        acted = chat.act("Book a room at ann@x.io", [booking])
+    assert sorted(ran) == [("Rome", 1), ("ann@x.io", 2)]
+    assert acted.reply.text == "Done: ann@x.ioann@x.io"
+    assert roles(chat.messages) == ["user", "assistant", "tool", "tool", "assistant"]
+    assert [reply.route for reply in acted.replies] == ["cloud", "cloud"]
+    assert b"ann@x.io" not in cloud.sent()
+
+
+def test_a_loop_ends() -> None:
+    with (
+        TalkingCloud(lambda body: called(("book", {"city": "Rome"}))) as cloud,
+        client_with(cloud) as client,
+    ):
+        chat = client.chat()
+        with pytest.raises(ToolRoundsExceeded):
+            chat.act("Book", [book], max_rounds=2)
+        assert chat.messages == []
+        with pytest.raises(InvalidOption, match="no function"):
+            chat.act("Book", [{"type": "function", "function": {"name": "f"}}])  # type: ignore[list-item]
+        assert chat.messages == []
+    assert len(cloud.requests) == 3
+
+
+def test_results_are_given_by_hand() -> None:
+    def answers(body: dict[str, Any]) -> Any:
+        if body["messages"][-1]["role"] == "tool":
+            assert body["messages"][-2]["tool_calls"][0]["function"]["arguments"] == (
+                '{"city": "Rome"}'
+            )
+            return said("You are in room ", last(body))
+        return called(("book", {"city": "Rome"}))
+
+    with TalkingCloud(answers) as cloud, client_with(cloud) as client:
+        chat = client.chat()
+        reply = chat.respond("Book Rome", tools=[book])
+        with pytest.raises(RequestError, match="waits for the result"):
+            chat.respond("Well?")
+        (call,) = chat.waiting_for
+        assert call.id == reply.tool_calls[0].id
+        chat.give(call, 7)
+        with pytest.raises(RequestError, match="no result of the call"):
+            chat.give(call, 8)
+        assert chat.respond(tools=[book]).text == "You are in room 7"
+
+
+def test_many_conversations_give_no_secret_away() -> None:
+    """Every byte of many turns with tools, searched for every secret that was planted."""
+    chance = random.Random(5)
+    secrets = [
+        "ann.lee@mail.example", "+86 138 0013 8000", "+44 20 7946 0958", "4111 1111 1111 1111",
+        "DE89 3704 0044 0532 0130 00", "192.168.10.254", "postgres://admin:s3cret@db.internal/app",
+        "sk-proj-abcdefghijklmnop1234", "AKIAIOSFODNN7EXAMPLE", "536-90-4399",
+        "11010519491231002X",
+    ]  # fmt: skip
+    calls: list[Any] = []
+
+    def file(things: list[str]) -> str:
+        """File things."""
+        calls.append(things)
+        return f"filed {' and '.join(things)}"
+
+    def answers(body: dict[str, Any]) -> Any:
+        message = body["messages"][-1]
+        found = PLACEHOLDER.findall(str(message["content"]))
+        return called(("file", {"things": found})) if message["role"] == "user" else echo(body)
+
+    with TalkingCloud(answers) as cloud, client_with(cloud) as client:
+        for _ in range(25):
+            chat = client.chat(system=f"You work for {chance.choice(secrets)}.")
+            for _ in range(3):
+                mine = chance.sample(secrets, 2)
+                acted = chat.act(f"File {mine[0]} with {mine[1]} please", [file], prefer="cloud")
+                assert calls.pop() == mine
+                assert acted.reply.text == f"filed {mine[0]} and {mine[1]}"
+    sent = cloud.sent()
+    assert len(cloud.requests) == 150
+    assert not [secret for secret in secrets if secret.encode() in sent]
+
+
+def test_local_only_conversations_send_nothing() -> None:
+    with (
+        TalkingCloud(lambda body: said("no")) as cloud,
+        client_with(cloud, policy=Policy("local_only")) as client,
+    ):
+        chat = client.chat()
+        chat.respond("Mail ann@x.io", prefer="cloud")
+        chat.respond("Again", tools=[book])
+        assert cloud.requests == []
+
+
+def test_asyncio_twins() -> None:
+    async def main(client: HybridClient) -> None:
+        reply = await client.arespond("Hi")
+        assert (reply.text, reply.route) == ("The answer.", "cloud")
+        async with client.astream("Hi", prefer="cloud") as stream:
+            assert [e.text async for e in stream if isinstance(e, Piece)] == ["The ", "answer."]
+        assert stream.reply.text == "The answer."
+        chat = client.chat()
+        replies = [await chat.arespond("One"), await chat.arespond("Two")]
+        assert [one.text for one in replies] == ["The answer."] * 2
+        many = await asyncio.gather(*(client.arespond(f"Hi {n}") for n in range(8)))
+        assert {one.text for one in many} == {"The answer."}
+        assert len(chat.messages) == 4
+
+        async def booking(city: str) -> str:
+            """Book."""
+            await asyncio.sleep(0)
+            return city
+
+        acted = await chat.aact("Book Rome", [booking])
+        assert acted.reply.text == "The answer."
+
+    with (
+        TalkingCloud(lambda body: said("The ", "answer.")) as cloud,
+        client_with(cloud) as client,
+    ):
+        asyncio.run(asyncio.wait_for(main(client), PATIENCE))
+
+
+@pytest.mark.parametrize("where", ["local", "cloud"])
+def test_cancelling_a_task_ends_the_answer(where: str) -> None:
+    reached = threading.Event()
+
+    def slow(sequence: FakeSequence) -> None:
+        if where == "local" and len(sequence.extended) > 2:
+            reached.set()
+            sequence.interrupted.wait(PATIENCE)
+
+    def answers(body: dict[str, Any]) -> Any:
+        reached.set()
+        return [HEAD, chunk("The "), Wait(PATIENCE)]
+
+    async def main(client: HybridClient) -> None:
+        chat = client.chat()
+        task = asyncio.create_task(chat.arespond("Hi"))
+        assert await asyncio.to_thread(reached.wait, PATIENCE)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert chat.messages == []
+        # It is free again.
+        chat.reset()
+
+    engine = FakeEngine(b"x" * 400, before_extend=slow)
+    with TalkingCloud(answers) as cloud, client_with(cloud, engine) as client:
+        asyncio.run(asyncio.wait_for(main(client), PATIENCE))
+
+
+def test_receipts_say_who_and_why() -> None:
+    with TalkingCloud(lambda body: said("The ", "answer.")) as cloud:
+        there = cloud.cloud(input_price=1000.0, output_price=10_000.0)
+        with client_with(cloud, cloud=there) as client:
+            receipt = client.respond("Hi").receipt
+            here = client.respond("Hi", prefer="local").receipt
+            unasked = client.respond("Hi", prefer="cloud").receipt
+    assert (receipt.route, receipt.endpoint, receipt.attempts) == ("cloud", there.name, 1)
+    assert receipt.confidence == pytest.approx(0.39, abs=0.01)
+    assert receipt.cost.money == pytest.approx(0.023)
+    assert (receipt.prompt_tokens, receipt.output_tokens, receipt.finish_reason) == (3, 2, "stop")
+    assert receipt.time_to_first_token is not None
+    assert 0 < receipt.time_to_first_token <= receipt.seconds
+    assert receipt.local is not None
+    assert receipt.local.output_tokens == len(LOCAL)
+    assert (receipt.device_asked, receipt.device) == ("auto", "cpu")
+    assert "answered by big at 127.0.0.1" in receipt.line()
+    assert "unsure" in receipt.line()
+    assert (here.route, here.endpoint, here.cost.money, here.attempts) == ("local", None, 0, 0)
+    assert here.output_tokens == len(LOCAL)
+    assert "answered here" in here.line()
+    assert (unasked.local, unasked.device, unasked.confidence) == (None, None, None)
+
+
+def test_a_cloud_that_is_down_leaves_the_conversation_whole() -> None:
+    with (
+        TalkingCloud(lambda body: status("503 Busy")) as cloud,
+        client_with(cloud) as client,
+    ):
+        chat = client.chat()
+        reply = chat.respond("Hi")
+        assert (reply.route, reply.low_confidence) == ("local", True)
+        assert chat.respond("Again").text == LOCAL.decode()
+    assert roles(chat.messages) == ["user", "assistant"] * 2
