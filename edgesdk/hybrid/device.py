@@ -78,19 +78,21 @@ class Device:
             steps.close()
 
     def trial(
-        self, messages: Messages, options: Options, confidence: Confidence
+        self, messages: Messages, options: Options, confidence: Confidence, *, others: bool
     ) -> Generator[object, None, LocalDraft | None]:
-        """What `answer` would make of a prompt where others could answer, to judge it by; None
-        where the prompt itself would not let the device try. Something is yielded after each piece,
-        so that it can be left.
+        """What `answer` would make of a prompt, to judge it by; None where the prompt itself would
+        not let the device try. Something is yielded after each piece, so that it can be left.
+
+        Args:
+            others: whether anyone else can answer; without, no gate is asked.
 
         Raises:
             EmptyPrompt, EngineError, DeadlineExceeded: see `answer`.
         """
-        if self._keeper.objection(messages, options, steady=True) is not None:
+        if others and self._keeper.objection(messages, options, steady=True) is not None:
             return None
         ask = Ask(messages, options, Vault(()))
-        return (yield from self._steps(ask, confidence, self._effort, others=True))
+        return (yield from self._steps(ask, confidence, self._effort, others=others))
 
     def _steps(
         self, ask: Ask, confidence: Confidence, effort: Effort | None, *, others: bool

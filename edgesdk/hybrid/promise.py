@@ -203,7 +203,9 @@ class PromiseKeeper:
 
     def _adopt(self, found: Calibrated | Stale) -> None:
         promise = self._promise_of(found)
-        confidences = found.confidences if isinstance(found, Calibrated) else ()
+        # Where nothing is promised, prompts may be as they like.
+        watched = promise.calibrated if promise.standing == "holds" else None
+        confidences = () if watched is None else watched.confidences
         with self._guard:
             self._promise, self._inputs = promise, InputWatch(confidences)
         if promise.standing != "holds":

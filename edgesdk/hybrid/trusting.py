@@ -138,7 +138,7 @@ class Trust(Closes):
             def drafting(
                 messages: list[dict[str, Any]],
             ) -> Generator[object, None, LocalDraft | None]:
-                return self._device.trial(messages, options, self._base)
+                return self._device.trial(messages, options, self._base, others=self._others)
 
             labels = answered(labelled, drafting, progress=progress, cancel=cancel)
         return self._keeper.calibrate(labels, alpha=alpha, delta=delta)
@@ -161,8 +161,8 @@ class Trust(Closes):
         if local is None or not chosen:
             return
         # Where nobody else may answer, less is tried and no gate is asked; the labels were not so.
-        as_labels = self._others and verdict.upload != "local_only" and not reply.gate
-        if as_labels or not self._habits:
+        may_leave = verdict.upload != "local_only"
+        if not self._habits or (not reply.gate and may_leave) or not self._others:
             self._keeper.drafted(local)
         if self._auditor is not None and reply.route == "local" and not reply.low_confidence:
             self._auditor.offer(

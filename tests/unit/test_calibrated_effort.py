@@ -56,6 +56,9 @@ def test_a_calibration_makes_the_same_effort() -> None:
     wanted = [(sure + 1) / 2 if 0.395 <= sure < 0.695 else sure for sure in SURENESS]
     np.testing.assert_allclose(made.confidences, wanted, atol=1e-4)
     np.testing.assert_allclose(client().calibrate(LABELLED).confidences, SURENESS, atol=1e-4)
+    # Without a cloud there is no such effort, unless it is asked for.
+    alone = client(cloud=(), effort=COLD).calibrate(LABELLED)
+    np.testing.assert_allclose(alone.confidences, SURENESS, atol=1e-4)
 
 
 def test_what_a_gate_turns_down_is_passed_over() -> None:
