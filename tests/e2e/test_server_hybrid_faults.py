@@ -126,7 +126,7 @@ class Hanging(ScriptedServer):
 
     def __init__(self) -> None:
         super().__init__([[]])
-        self.left = threading.Event()
+        self.asked, self.left = threading.Event(), threading.Event()
 
     def patient(self) -> Cloud:
         """The endpoint, whose limits are no help."""
@@ -137,6 +137,7 @@ class Hanging(ScriptedServer):
         with plain:
             plain.settimeout(PATIENCE)
             plain.recv(65_536)
+            self.asked.set()
             plain.sendall(HEAD + chunk("The "))
             while plain.recv(65_536):
                 pass
@@ -178,7 +179,7 @@ def test_stopping_ends_what_waits_for_the_cloud() -> None:
         with hybrid_server(cloud.patient()) as (server, _):
             thread = threading.Thread(target=run, args=[server])
             thread.start()
-            server.until(running=1)
+            assert cloud.asked.wait(PATIENCE)
         thread.join(PATIENCE)
         assert cloud.left.wait(PATIENCE)
     assert ended == [503]
