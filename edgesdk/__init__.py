@@ -50,14 +50,28 @@ if TYPE_CHECKING:
     from edgesdk.errors import UnknownArchitecture as UnknownArchitecture
     from edgesdk.errors import UnknownModel as UnknownModel
     from edgesdk.errors import UnsupportedBundle as UnsupportedBundle
+    from edgesdk.hybrid.auditing import Audits as Audits
+    from edgesdk.hybrid.chat import HybridChat as HybridChat
     from edgesdk.hybrid.client import HybridClient as HybridClient
     from edgesdk.hybrid.cloud.endpoint import Cloud as Cloud
+    from edgesdk.hybrid.effort.effort import Effort as Effort
+    from edgesdk.hybrid.gate.gate import DraftGate as DraftGate
+    from edgesdk.hybrid.gate.prompts import PromptGate as PromptGate
+    from edgesdk.hybrid.gate.prompts import train_prompts as train_prompts
     from edgesdk.hybrid.privacy.policy import Policy as Policy
+    from edgesdk.hybrid.promise import Promise as Promise
+    from edgesdk.hybrid.receipt import HybridReceipt as HybridReceipt
     from edgesdk.hybrid.records.journal import Journal as Journal
     from edgesdk.hybrid.reply import HybridReply as HybridReply
     from edgesdk.hybrid.spending.budget import Budget as Budget
     from edgesdk.hybrid.spending.limits import SpendingLimits as SpendingLimits
+    from edgesdk.hybrid.stream import AsyncHybridStream as AsyncHybridStream
+    from edgesdk.hybrid.stream import HybridStream as HybridStream
+    from edgesdk.hybrid.trust.calibrations import Calibrated as Calibrated
     from edgesdk.hybrid.trust.confidence import Confidence as Confidence
+    from edgesdk.hybrid.trust.kept import Kept as Kept
+    from edgesdk.hybrid.waiting.flushing import LateReply as LateReply
+    from edgesdk.hybrid.waiting.queue import Queue as Queue
     from edgesdk.loading import load as load
     from edgesdk.loading import plan as plan
     from edgesdk.model import Model as Model
@@ -75,11 +89,14 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Acted": "edgesdk.tools.acting",
+    "AsyncHybridStream": "edgesdk.hybrid.stream",
     "AsyncReplyStream": "edgesdk.streaming",
+    "Audits": "edgesdk.hybrid.auditing",
     "Budget": "edgesdk.hybrid.spending.budget",
     "BudgetExceeded": "edgesdk.errors",
     "Bundle": "edgesdk.bundle.opening",
     "BundleError": "edgesdk.errors",
+    "Calibrated": "edgesdk.hybrid.trust.calibrations",
     "Chat": "edgesdk.chat",
     "CheckpointError": "edgesdk.errors",
     "Cloud": "edgesdk.hybrid.cloud.endpoint",
@@ -95,17 +112,24 @@ _HOME = {
     "DamagedCheckpoint": "edgesdk.errors",
     "DeadlineExceeded": "edgesdk.errors",
     "DownloadFailed": "edgesdk.errors",
+    "DraftGate": "edgesdk.hybrid.gate.gate",
     "EdgeError": "edgesdk.errors",
+    "Effort": "edgesdk.hybrid.effort.effort",
     "EmptyPrompt": "edgesdk.errors",
     "EngineError": "edgesdk.errors",
     "ExportError": "edgesdk.errors",
     "HashMismatch": "edgesdk.errors",
+    "HybridChat": "edgesdk.hybrid.chat",
     "HybridClient": "edgesdk.hybrid.client",
+    "HybridReceipt": "edgesdk.hybrid.receipt",
     "HybridReply": "edgesdk.hybrid.reply",
+    "HybridStream": "edgesdk.hybrid.stream",
     "IncompleteStructure": "edgesdk.errors",
     "InvalidOption": "edgesdk.errors",
     "InvalidText": "edgesdk.errors",
     "Journal": "edgesdk.hybrid.records.journal",
+    "Kept": "edgesdk.hybrid.trust.kept",
+    "LateReply": "edgesdk.hybrid.waiting.flushing",
     "MissingExtra": "edgesdk.errors",
     "Model": "edgesdk.model",
     "NotEnoughMemory": "edgesdk.errors",
@@ -115,6 +139,9 @@ _HOME = {
     "Plan": "edgesdk.planning",
     "Policy": "edgesdk.hybrid.privacy.policy",
     "PrefixCache": "edgesdk.prefixes",
+    "Promise": "edgesdk.hybrid.promise",
+    "PromptGate": "edgesdk.hybrid.gate.prompts",
+    "Queue": "edgesdk.hybrid.waiting.queue",
     "Receipt": "edgesdk.receipt",
     "RejectedStructure": "edgesdk.errors",
     "Reply": "edgesdk.receipt",
@@ -135,15 +162,19 @@ _HOME = {
     "load": "edgesdk.loading",
     "open_bundle": "edgesdk.bundle.opening",
     "plan": "edgesdk.loading",
+    "train_prompts": "edgesdk.hybrid.gate.prompts",
 }
 
 __all__ = [
     "Acted",
+    "AsyncHybridStream",
     "AsyncReplyStream",
+    "Audits",
     "Budget",
     "BudgetExceeded",
     "Bundle",
     "BundleError",
+    "Calibrated",
     "Chat",
     "CheckpointError",
     "Cloud",
@@ -159,17 +190,24 @@ __all__ = [
     "DamagedCheckpoint",
     "DeadlineExceeded",
     "DownloadFailed",
+    "DraftGate",
     "EdgeError",
+    "Effort",
     "EmptyPrompt",
     "EngineError",
     "ExportError",
     "HashMismatch",
+    "HybridChat",
     "HybridClient",
+    "HybridReceipt",
     "HybridReply",
+    "HybridStream",
     "IncompleteStructure",
     "InvalidOption",
     "InvalidText",
     "Journal",
+    "Kept",
+    "LateReply",
     "MissingExtra",
     "Model",
     "NotEnoughMemory",
@@ -179,6 +217,9 @@ __all__ = [
     "Plan",
     "Policy",
     "PrefixCache",
+    "Promise",
+    "PromptGate",
+    "Queue",
     "Receipt",
     "RejectedStructure",
     "Reply",
@@ -200,6 +241,7 @@ __all__ = [
     "load",
     "open_bundle",
     "plan",
+    "train_prompts",
 ]
 
 
