@@ -22,7 +22,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 from hybrid_outcomes import Outcome, OutcomeStore, collect, outcomes_in  # noqa: E402
 from hybrid_routing import oracle_curve, routing_curve  # noqa: E402
-from hybrid_statistics import Families, within_families  # noqa: E402
+from hybrid_statistics import Families, share, within_families  # noqa: E402
 
 LABELLED = st.lists(
     st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), st.booleans()), min_size=2
@@ -119,6 +119,18 @@ def test_the_interval_holds_the_share_that_it_estimates() -> None:
     # The normal approximation of a share's interval.
     half = 1.96 * np.sqrt(right.mean() * (1 - right.mean()) / 400)
     assert found.high - found.low == pytest.approx(2 * half, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("count", "trials", "low", "high"),
+    # From tables of the exact interval; with none counted it is 1 - 0.025^(1/n).
+    [(0, 20, 0.0, 1 - 0.025 ** (1 / 20)), (5, 10, 0.1871, 0.8129), (10, 10, 0.6915, 1.0)],
+)
+def test_a_counted_share_has_its_exact_interval(
+    count: int, trials: int, low: float, high: float
+) -> None:
+    found = share(count, trials)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
 
 
 class FakeAsker:
