@@ -11,8 +11,8 @@ import numpy.typing as npt
 from hybrid_outcomes import Outcome
 
 from edgesdk.hybrid.trust.confidence import Confidence
-from edgesdk.hybrid.trust.regression import sigmoid, train
-from edgesdk.hybrid.trust.signals import NAMES
+from edgesdk.hybrid.trust.learning import train_signals
+from edgesdk.hybrid.trust.regression import sigmoid
 
 Floats = npt.NDArray[np.float64]
 Score = Callable[[Sequence[Outcome]], Floats]
@@ -61,8 +61,10 @@ def _answer_probability(_: Sequence[Outcome]) -> Score:
 
 def _signals(trained: Sequence[Outcome]) -> Score:
     """What the client does where a regression was trained for the model."""
-    features = np.stack([outcome.signals.vector() for outcome in trained])
-    confidence = Confidence(train(NAMES, features, right_of(trained)))
+    regression = train_signals(
+        [outcome.signals for outcome in trained], [outcome.right for outcome in trained]
+    )
+    confidence = Confidence(regression)
     return lambda outcomes: np.array([confidence.of(outcome.signals) for outcome in outcomes])
 
 
