@@ -10,8 +10,9 @@ from edgesdk.hybrid.trust.regression import LogisticRegression, train
 from edgesdk.hybrid.trust.signals import NAMES, Signals
 
 # The odds of the answer are the model's own word for what is asked here, so they are taken as they
-# are, and the other signals correct them as far as the examples insist: with some hundreds of
-# those, equal penalties told right from wrong less well than the odds alone (benchmarks/hybrid.py).
+# are, and the other signals correct them as far as the examples insist. Trained on some hundreds
+# with equal penalties, a regression knew right from wrong in unknown families less well than the
+# odds alone (benchmarks/hybrid.py).
 _OWN_WORD = "log_odds"
 _PENALTY_OF_OWN_WORD = 0.1
 _PENALTY = 30.0
