@@ -40,8 +40,7 @@ class Signals:
         length: tokens.
         log_odds: of the whole answer: ln(p / (1 - p)), where p is the product of the tokens'
             probabilities. Of short answers, which are right or wrong as a whole, no other signal
-            tells more by itself (benchmarks/hybrid.py); of long ones it is near their
-            log-probability.
+            tells more (benchmarks/hybrid.py); of long ones it is near their log-probability.
     """
 
     first_entropy: float
