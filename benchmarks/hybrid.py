@@ -22,7 +22,7 @@ import click
 from hybrid_asking import EndpointAsker, LocalAsker
 from hybrid_figures import draw_curves
 from hybrid_outcomes import Asker, Outcome, OutcomeStore, collect, outcomes_in
-from hybrid_policies import LEARNED
+from hybrid_policies import CALIBRATED
 from hybrid_prompts import FAMILIES, Prompt, rounds
 from hybrid_report import answered_by, faulty_cloud, promises, routing, select, trust
 from hybrid_tables import data_table, promise_table, routing_table, trust_table
@@ -98,7 +98,9 @@ def report_command(
     held_out = frozenset(family.name for family in FAMILIES if family.held_out)
     data = select(outcomes_in(store / f"{model}.jsonl"), held_out)
     print(f"# {model}\n\n{data_table(data)}\n\n{trust_table(trust(data))}\n")
-    print(promise_table({name: promises(data, name, alpha=alpha, delta=delta) for name in LEARNED}))
+    print(
+        promise_table({name: promises(data, name, alpha=alpha, delta=delta) for name in CALIBRATED})
+    )
     clouds = [(f"truth, wrong {cloud_errors:.0%}", data, faulty_cloud(data.test, cloud_errors))]
     if cloud is not None:
         clouds.append((cloud, *answered_by(data, outcomes_in(store / f"{cloud}.jsonl"))))

@@ -25,7 +25,7 @@ def draw_curves(
     _line(axes, oracle, label="oracle (1.00)", color="black", linestyle=":")
     axes.axhline(oracle.local, color="grey", linewidth=0.7)
     axes.axhline(oracle.cloud, color="grey", linewidth=0.7)
-    axes.annotate("always local", (1.0, oracle.local), ha="right", va="bottom", color="grey")
+    axes.annotate("always local", (0.5, oracle.local), ha="center", va="bottom", color="grey")
     axes.annotate("always cloud", (0.0, oracle.cloud), ha="left", va="bottom", color="grey")
     axes.set_xlabel("share of calls that go to the cloud")
     axes.set_ylabel("share of right answers")

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from hybrid_outcomes import Outcome
 
 from edgesdk.hybrid.trust.confidence import Confidence
-from edgesdk.hybrid.trust.regression import train
-from edgesdk.hybrid.trust.signals import NAMES
+from edgesdk.hybrid.trust.learning import train_signals
+from edgesdk.hybrid.trust.regression import sigmoid
 
 Floats = npt.NDArray[np.float64]
 Score = Callable[[Sequence[Outcome]], Floats]
@@ -54,10 +54,17 @@ def _mean_log_probability(_: Sequence[Outcome]) -> Score:
     return lambda outcomes: np.array([untrained.of(outcome.signals) for outcome in outcomes])
 
 
+def _answer_probability(_: Sequence[Outcome]) -> Score:
+    """The product of the tokens' probabilities, by itself."""
+    return lambda outcomes: sigmoid(np.array([outcome.signals.log_odds for outcome in outcomes]))
+
+
 def _signals(trained: Sequence[Outcome]) -> Score:
     """What the client does where a regression was trained for the model."""
-    features = np.stack([outcome.signals.vector() for outcome in trained])
-    confidence = Confidence(train(NAMES, features, right_of(trained)))
+    regression = train_signals(
+        [outcome.signals for outcome in trained], [outcome.right for outcome in trained]
+    )
+    confidence = Confidence(regression)
     return lambda outcomes: np.array([confidence.of(outcome.signals) for outcome in outcomes])
 
 
@@ -66,9 +73,12 @@ POLICIES: dict[str, Fit] = {
     "prompt length": _prompt_length,
     "family prior": _family_prior,
     "mean log-probability": _mean_log_probability,
+    "answer's probability": _answer_probability,
     "signals": _signals,
 }
-# Those that are trained on the model's own outcomes and see the answer.
-LEARNED = ("signals",)
+# Those that a threshold is calibrated for.
+CALIBRATED = ("mean log-probability", "answer's probability", "signals")
 # Those that are probabilities; of the others an order is all there is.
-PROBABILITIES = frozenset({"family prior", "mean log-probability", "signals"})
+PROBABILITIES = frozenset(
+    {"family prior", "mean log-probability", "answer's probability", "signals"}
+)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from hybrid_outcomes import Outcome
 from hybrid_policies import POLICIES, PROBABILITIES, right_of
 from hybrid_routing import RoutingCurve, oracle_curve, routing_curve
-from hybrid_statistics import Estimate, Families, Places, within_families
+from hybrid_statistics import Estimate, Families, Places, share, within_families
 
 from edgesdk.hybrid.trust.quality import auroc, expected_calibration_error
 from edgesdk.hybrid.trust.threshold import calibrate
@@ -171,13 +171,13 @@ class Promises:
     Attributes:
         recalibrations: how many there were,
         promised: how many of them found a threshold,
-        violated: and of how many of those more of the kept answers are wrong than was promised.
+        violated: share of all, in which more of the kept answers are wrong than was promised.
         kept: share of the answers that is kept where there is a threshold, the median.
     """
 
     recalibrations: int
     promised: int
-    violated: int
+    violated: Estimate
     kept: float
 
 
@@ -196,8 +196,8 @@ def promises(data: Data, policy: str, *, alpha: float, delta: float) -> Promises
             kept = scores >= found.threshold
             violated += bool((~right[kept]).mean() > alpha)
             kept_shares.append(float(kept.mean()))
-    share = float(np.median(kept_shares)) if kept_shares else 0.0
-    return Promises(_RECALIBRATIONS, len(kept_shares), violated, share)
+    middle = float(np.median(kept_shares)) if kept_shares else 0.0
+    return Promises(_RECALIBRATIONS, len(kept_shares), share(violated, _RECALIBRATIONS), middle)
 
 
 def _calibration_error(scores: Floats, right: Flags, groups: list[Places]) -> float:

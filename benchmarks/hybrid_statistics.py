@@ -11,6 +11,7 @@ import numpy.typing as npt
 from hybrid_outcomes import Outcome
 
 from edgesdk.hybrid.trust.quality import auroc
+from edgesdk.hybrid.trust.threshold import binomial_tail
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -53,6 +54,24 @@ class Families:
         ]
         low, high = np.nanpercentile(drawn, [_TAIL, 100 - _TAIL])
         return Estimate(statistic(groups), float(low), float(high))
+
+
+def share(count: int, trials: int) -> Estimate:
+    """A share with its exact 95% interval (Clopper and Pearson 1934), which is one even where
+    nothing, or everything, was counted."""
+    tail = _TAIL / 100
+    low = 0.0 if count == 0 else _root(lambda p: binomial_tail(count - 1, trials, p) < 1 - tail)
+    high = 1.0 if count == trials else _root(lambda p: binomial_tail(count, trials, p) < tail)
+    return Estimate(count / trials, low, high)
+
+
+def _root(passed: Callable[[float], bool]) -> float:
+    """Where between 0 and 1 `passed` becomes true."""
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if passed(middle) else (middle, high)
+    return low
 
 
 def within_families(confidences: Floats, right: Flags, groups: Sequence[Places]) -> float:

@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgesdk.errors import InvalidOption, RequestError
+from edgesdk.hybrid.trust.learning import train_signals
 from edgesdk.hybrid.trust.regression import from_json, sigmoid, train
-from edgesdk.hybrid.trust.signals import NAMES, SignalMeter, log_odds, repetition
+from edgesdk.hybrid.trust.signals import (
+    NAMES,
+    Seen,
+    SignalMeter,
+    Signals,
+    log_odds,
+    repetition,
+    signals_of,
+)
 from edgesdk.hybrid.trust.threshold import binomial_tail, calibrate
 
 
@@ -89,6 +98,45 @@ def test_training_finds_the_optimum() -> None:
     assert found.bias == pytest.approx(float(bias.detach()), abs=1e-3)
     again = from_json(json.loads(json.dumps(found.to_json())))
     np.testing.assert_array_equal(again.probability(features), found.probability(features))
+
+
+def test_a_penalty_for_each_feature_is_that_of_an_optimizer() -> None:
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(80, 2))
+    right = rng.random(80) < sigmoid(features @ np.array([1.5, 1.5]))
+    penalties = [0.5, 200.0]
+    found = train(("free", "held"), features, right, penalty=penalties)
+
+    scaled = (features - features.mean(0)) / features.std(0)
+    error = right - sigmoid(scaled @ np.array(found.weights) + found.bias)
+    # At the optimum the slope of the likelihood is that of the penalty.
+    np.testing.assert_allclose(scaled.T @ error, np.array(penalties) * found.weights, atol=1e-5)
+    assert abs(found.weights[0]) > 5 * abs(found.weights[1])
+
+
+def test_few_examples_leave_the_odds_of_the_answer_as_they_are() -> None:
+    rng = np.random.default_rng(5)
+
+    def answers(number: int) -> tuple[list[Signals], list[bool]]:
+        logs = -rng.exponential(0.4, size=(number, 3))
+        signals = [
+            signals_of(
+                [Seen(i, float(log), float(rng.exponential()), 1.0) for i, log in enumerate(row)]
+            )
+            for row in logs
+        ]
+        return signals, (rng.random(number) < np.exp(logs.sum(axis=1))).tolist()
+
+    signals, right = answers(40)
+    found = train_signals(signals, right)
+    assert found.names == NAMES
+    seen, truth = answers(4000)
+    chances = found.probability(np.array([each.vector() for each in seen]))
+    odds = np.array([each.log_odds for each in seen])
+    assert np.corrcoef(np.argsort(np.argsort(chances)), np.argsort(np.argsort(odds)))[0, 1] > 0.9
+    assert abs(float(chances.mean()) - float(np.mean(truth))) < 0.2
+    with pytest.raises(RequestError, match="All 0 examples"):
+        train_signals([], [])
 
 
 def test_separable_data_and_constant_features_end_finite() -> None:

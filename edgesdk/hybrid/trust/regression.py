@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,11 @@ def from_json(value: object) -> LogisticRegression:
 
 
 def train(
-    names: tuple[str, ...], features: Matrix, right: npt.NDArray[np.bool_], *, penalty: float = 1.0
+    names: tuple[str, ...],
+    features: Matrix,
+    right: npt.NDArray[np.bool_],
+    *,
+    penalty: float | Sequence[float] = 1.0,
 ) -> LogisticRegression:
     """Fit by iteratively reweighted least squares (Hastie, Tibshirani, Friedman, "The Elements of
     Statistical Learning", section 4.4.1).
@@ -79,7 +84,8 @@ def train(
     Args:
         features: float64 [n, len(names)], finite.
         right: bool [n].
-        penalty: of the squared weights, bias excepted; it also keeps separable data finite.
+        penalty: of the squared weights, bias excepted; it also keeps separable data finite. One
+            for all features, or one for each.
 
     Raises:
         RequestError: there is nothing to tell apart: all are right, or all are wrong.
@@ -93,9 +99,8 @@ def train(
     scales = features.std(axis=0)
     scales[scales == 0] = 1.0
     inputs = np.column_stack([np.ones(len(features)), (features - means) / scales])
-    ridge = np.full(inputs.shape[1], penalty)
     # So little that an all-right direction of the bias still has an end.
-    ridge[0] = 1e-6
+    ridge = np.concatenate([[1e-6], np.broadcast_to(penalty, len(names))])
     weights = np.zeros(inputs.shape[1])
     for _ in range(_STEPS):
         chance = sigmoid(inputs @ weights)
