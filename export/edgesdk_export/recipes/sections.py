@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from edgesdk_quantize.formats import BlockFormat, CodedScales, Int4, Int4Symmetric, Int8, Int8Symmetric
+from edgesdk_quantize.formats import (
+    BlockFormat,
+    CodedScales,
+    Int4,
+    Int4Symmetric,
+    Int8,
+    Int8Symmetric,
+)
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
 from edgesdk_export.gguf.mixes import FileType, file_type_named, file_type_names
