@@ -79,6 +79,9 @@ def block_scales(graph: GraphBuilder, at: str) -> ir.Value:
     model."""
     if not graph.has(at + ".scale_codes"):
         return graph.weight(at + ".scales")
+    made = graph.made(f"{at}/scales")
+    if made is not None:
+        return made  # a tied embedding is gathered from and multiplied with
     codes = graph.weight(at + ".scale_codes")
     whole = graph.op("Cast", f"{at}/scale_codes", [codes], to=ir.DataType.FLOAT.value)
     return graph.op("Mul", f"{at}/scales", [whole, graph.weight(at + ".scale_units")])

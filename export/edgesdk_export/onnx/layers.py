@@ -13,8 +13,9 @@ from edgesdk_export.spec import DecoderSpec
 
 def embed(graph: GraphBuilder, spec: DecoderSpec, input_ids: ir.Value) -> Stream:
     """Token ids int64 [batch, sequence] as hidden states."""
-    if graph.has("embed.codes"):
-        blocks = sizes(graph.weight("embed.codes"))[1]
+    if graph.has("embed.rows"):
+        coded = graph.has("embed.scale_codes")
+        blocks = sizes(graph.weight("embed.scale_codes" if coded else "embed.scales"))[1]
         hidden = graph.op(
             "GatherBlockQuantized",
             "embed/gather",
