@@ -17,7 +17,7 @@ from edgesdk.errors import ExportError
 pytestmark = pytest.mark.integration
 
 # The checkpoint and its float32 weights take about 1 MB: the first layers, the last, the manifest.
-SIZES = ["64k", "320k", "640k"]
+SIZES = ["64k", "192k", "448k"]
 
 
 @pytest.fixture

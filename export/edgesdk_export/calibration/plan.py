@@ -64,6 +64,7 @@ class Calibration:
             by measured sensitivity. None = the scheme's format for all.
         awq: whether channels with large inputs are scaled up before they are rounded.
         sweeps: of coordinate descent over scales and codes after GPTQ.
+        compensate: with "gptq": whether layers make up for what those before have lost.
     """
 
     method: Literal["weighted", "gptq"] = "gptq"
@@ -72,6 +73,7 @@ class Calibration:
     bits: float | None = None
     awq: bool = False
     sweeps: int = 0
+    compensate: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,9 @@ def calibrate(
     quantizer: LayerQuantizer
     if calibration.method == "gptq":
         rounding = Rounding(sweeps=calibration.sweeps)
-        quantizer = SequentialQuantizer(decoder, windows, forms, rounding, kept)
+        quantizer = SequentialQuantizer(
+            decoder, windows, forms, rounding, kept, compensate=calibration.compensate
+        )
     else:
         progress.stage("Measuring importance", decoder.spec.layers)
         importance = collect_importance(

@@ -106,10 +106,11 @@ class GraphBuilder:
         return node.outputs
 
     def made(self, name: str) -> ir.Value | None:
-        """The output of a node that was added under that name; None where there is none."""
+        """A node's output of that name; None where there is none."""
         for node in self._nodes:
-            if node.name == name:
-                return node.outputs[0]
+            for value in node.outputs:
+                if value.name == name:
+                    return value
         return None
 
     def multiplicand(self, matrix: str) -> ir.Value:

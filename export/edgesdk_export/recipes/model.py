@@ -115,6 +115,7 @@ class Recipe(Record):
             bits=section.budget,
             awq=section.awq,
             sweeps=section.sweeps,
+            compensate=section.compensate,
         )
 
     def only(self, form: BundleFormat, parameters: int) -> Recipe:
