@@ -64,7 +64,6 @@ class Calibration:
             by measured sensitivity. None = the scheme's format for all.
         awq: whether channels with large inputs are scaled up before they are rounded.
         sweeps: of coordinate descent over scales and codes after GPTQ.
-        compensate: with "gptq": whether layers make up for what those before have lost.
     """
 
     method: Literal["weighted", "gptq"] = "gptq"
@@ -73,7 +72,6 @@ class Calibration:
     bits: float | None = None
     awq: bool = False
     sweeps: int = 0
-    compensate: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,9 +130,7 @@ def calibrate(
     quantizer: LayerQuantizer
     if calibration.method == "gptq":
         rounding = Rounding(sweeps=calibration.sweeps)
-        quantizer = SequentialQuantizer(
-            decoder, windows, forms, rounding, kept, compensate=calibration.compensate
-        )
+        quantizer = SequentialQuantizer(decoder, windows, forms, rounding, kept)
     else:
         progress.stage("Measuring importance", decoder.spec.layers)
         importance = collect_importance(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,6 @@ from edgesdk_export.weights import Decoder, Float32
 # Where a layer's text is looked at: before these stored matrices. `up` has the input of `gate`.
 TAPS = ("qkv", "o", "gate", "down")
 TAP_OF = {"qkv": "qkv", "o": "o", "gate": "gate", "up": "gate", "down": "down"}
-
-# The residual stream between attention and MLP, after the output of `o` has been added.
-ATTENDED = "attended"
 
 # Takes the input of one tap, float32 [tokens, columns].
 Observer = Callable[[Float32], None]
@@ -73,26 +70,18 @@ def run_layer(
     Returns:
         The states after the layer, in a new array.
     """
-    after = np.empty_like(states)
-    for index, (passed, *inputs) in enumerate(window_outputs(part, states, prepack=prepack)):
-        after[index] = passed
-        for observe, values in zip((observers or {}).values(), inputs, strict=True):
-            observe(values)
-    return after
-
-
-def window_outputs(part: PartModel, states: Float32, *, prepack: bool) -> Iterator[list[Float32]]:
-    """As `run_layer`, window by window: the states after the layer float32 [length, hidden], and
-    those of each tap [length, columns]."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     session = part.session(options)
     (name,) = (port.name for port in session.get_inputs())
+    after = np.empty_like(states)
     for index in range(len(states)):
-        outputs = session.run(None, {name: states[index : index + 1]})
-        yield [np.asarray(values)[0] for values in outputs]
+        after[index : index + 1], *inputs = session.run(None, {name: states[index : index + 1]})
+        for observe, values in zip((observers or {}).values(), inputs, strict=True):
+            observe(values.reshape(-1, values.shape[-1]))
+    return after
 
 
 class Quantized:

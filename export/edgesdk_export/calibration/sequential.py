@@ -15,16 +15,15 @@ import numpy as np
 from edgesdk_quantize.formats import BlockFormat, Packed
 from edgesdk_quantize.formats.blocks import check_finite
 from edgesdk_quantize.methods.calibrated import Rounding, quantize_calibrated
-from edgesdk_quantize.methods.moments import Moments, MomentsMeter
+from edgesdk_quantize.methods.moments import MomentsMeter
 
 from edgesdk.errors import ExportError
-from edgesdk_export.calibration.compensating import compensating_layer
 from edgesdk_export.calibration.kept_blocks import kept_blocks
 from edgesdk_export.calibration.running import TAP_OF, TAPS, Quantized, embedded, run_layer
 from edgesdk_export.onnx import FloatTensors, PartModel, layer_model
 from edgesdk_export.onnx.parts import tapped_layer_model
 from edgesdk_export.quality.text import Windows
-from edgesdk_export.resume import Arrays, Kept
+from edgesdk_export.resume import Kept
 from edgesdk_export.weights import Decoder, Float32
 
 
@@ -35,8 +34,6 @@ class SequentialQuantizer:
         windows: the calibration text.
         forms: the format of each stored matrix of the layers.
         kept: where the hidden states between layers are on the disk, for a process that goes on.
-        compensate: whether matrices that write into the residual stream make up for what it has
-            lost, see `calibration.compensating`; not where a norm comes between.
     """
 
     def __init__(
@@ -46,8 +43,6 @@ class SequentialQuantizer:
         forms: Mapping[str, BlockFormat],
         rounding: Rounding,
         kept: Kept | None = None,
-        *,
-        compensate: bool = False,
     ) -> None:
         self._decoder = decoder
         self._windows = windows
@@ -55,18 +50,14 @@ class SequentialQuantizer:
         self._forms = forms
         self._rounding = rounding
         self._kept = kept
-        # What a norm follows is no longer linear in what it was made of.
-        self._compensate = compensate and decoder.spec.norm_placement == "pre"
         self._next = 0
-        # Between layers: the quantized model's hidden states, and the original's where it counts.
-        self._carried: Arrays | None = None
+        self._states: Float32 | None = None
 
     @property
     def method(self) -> str:
         """In words for the manifest."""
         tokens = self._windows.ids.size
-        text = f"GPTQ in activation order on {tokens} tokens, importance-weighted scales"
-        return text + ", earlier errors compensated" if self._compensate else text
+        return f"GPTQ in activation order on {tokens} tokens, importance-weighted scales"
 
     @property
     def formats(self) -> str:
@@ -75,63 +66,53 @@ class SequentialQuantizer:
 
     def layer(self, index: int) -> Mapping[str, Packed]:
         """See `LayerQuantizer.layer`."""
-        if self._carried is None:
-            self._carried = self._resume(index)
+        if self._states is None:
+            self._resume(index)
         for passed in range(self._next, index):
             self._quantize(passed)
         return self._quantize(index)
 
-    def _resume(self, index: int) -> Arrays:
-        """What is carried into layer `index`, or into the last one that has it on the disk."""
+    def _resume(self, index: int) -> None:
+        """The states before layer `index`, or before the last layer that has them on the disk."""
         for start in range(index, 0, -1):
             found = None if self._kept is None else self._kept.load(_boundary(start))
             if found is not None:
-                self._next = start
-                return found
-        states = embedded(self._decoder, self._windows)
-        return {"states": states, "clean": states} if self._compensate else {"states": states}
+                self._next, self._states = start, found["states"]
+                return
+        self._states = embedded(self._decoder, self._windows)
 
     def _quantize(self, index: int) -> Mapping[str, Packed]:
         """Layer `index`, which is the next one, packed; the states pass it."""
-        assert self._carried is not None
-        for matrix in TAP_OF:
-            name = f"layers.{index}.{matrix}"
-            check_weights(name, np.asarray(self._tensors[f"{name}.weight"].numpy()))
-        if self._compensate:
-            packed, self._carried = compensating_layer(
-                self._decoder.spec, self._tensors, index, self._carried, self._round
-            )
-        else:
-            packed, self._carried = self._plain(index, self._carried)
-        self._next = index + 1
-        if self._kept is not None:
-            # Whether this layer is in the model's file will be known only when the next one is
-            # asked for, so the states before it stay till then.
-            self._kept.save(_boundary(index + 1), self._carried)
-            self._kept.drop(_boundary(index - 1))
-        return packed
-
-    def _round(self, name: str, rows: Float32, moments: Moments) -> Packed:
-        kept = kept_blocks(self._decoder, name, self._forms[name])
-        return kept or quantize_calibrated(rows, self._forms[name], moments, self._rounding)
-
-    def _plain(self, index: int, carried: Arrays) -> tuple[dict[str, Packed], Arrays]:
+        assert self._states is not None
         spec, at = self._decoder.spec, f"layers.{index}."
         part = tapped_layer_model(spec, self._tensors, index, TAPS)
         weights = {
             matrix: np.asarray(part.weights[f"{at}{matrix}.weight"], np.float32)
             for matrix in TAP_OF
         }
+        for matrix, rows in weights.items():
+            check_weights(f"{at}{matrix}", rows)
         meters = {tap: MomentsMeter(weights[tap].shape[1]) for tap in TAPS}
-        run_layer(part, carried["states"], {tap: meters[tap].add for tap in TAPS}, prepack=False)
+        run_layer(part, self._states, {tap: meters[tap].add for tap in TAPS}, prepack=False)
         del part
         packed = {}
         for tap in TAPS:
             moments = meters.pop(tap).result()
             for matrix in [matrix for matrix in TAP_OF if TAP_OF[matrix] == tap]:
-                packed[at + matrix] = self._round(at + matrix, weights.pop(matrix), moments)
+                name, rows = at + matrix, weights.pop(matrix)
+                kept = kept_blocks(self._decoder, name, self._forms[name])
+                packed[name] = kept or quantize_calibrated(
+                    rows, self._forms[name], moments, self._rounding
+                )
         quantized: PartModel = layer_model(spec, Quantized(self._tensors, packed), index)
-        return packed, {"states": run_layer(quantized, carried["states"], prepack=True)}
+        self._states = run_layer(quantized, self._states, prepack=True)
+        self._next = index + 1
+        if self._kept is not None:
+            # Whether this layer is in the model's file will be known only when the next one is
+            # asked for, so the states before it stay till then.
+            self._kept.save(_boundary(index + 1), {"states": self._states})
+            self._kept.drop(_boundary(index - 1))
+        return packed
 
 
 def _boundary(index: int) -> str:

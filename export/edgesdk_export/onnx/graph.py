@@ -106,11 +106,10 @@ class GraphBuilder:
         return node.outputs
 
     def made(self, name: str) -> ir.Value | None:
-        """A node's output of that name; None where there is none."""
+        """The output of a node that was added under that name; None where there is none."""
         for node in self._nodes:
-            for value in node.outputs:
-                if value.name == name:
-                    return value
+            if node.name == name:
+                return node.outputs[0]
         return None
 
     def multiplicand(self, matrix: str) -> ir.Value:

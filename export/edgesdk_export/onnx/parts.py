@@ -77,8 +77,7 @@ def tapped_layer_model(
     spec: DecoderSpec, weights: Weights, index: int, taps: Sequence[str]
 ) -> PartModel:
     """A layer that also gives the inputs of the stored matrices `taps` ("qkv", "o", "gate", "down"
-    and so on), or the stream between attention and MLP ("attended"): after the hidden states, in
-    order, float32 [batch, sequence, columns]."""
+    and so on): after the hidden states, in order, float32 [batch, sequence, columns]."""
     graph = GraphBuilder(weights)
     shape = (*_BATCH_SEQUENCE, spec.hidden_size)
     hidden = graph.input(HIDDEN, ir.DataType.FLOAT, shape)
@@ -93,11 +92,7 @@ def tapped_layer_model(
     summed = graph.op("Add", "sum", [stream.residual, stream.branch])
     graph.output(summed, HIDDEN_OUT, ir.DataType.FLOAT, shape)
     for tap in taps:
-        if tap == "attended":
-            value = graph.made(f"layers.{index}.pre_mlp_norm/sum")
-            assert value is not None
-        else:
-            value = graph.multiplicand(f"layers.{index}.{tap}")
+        value = graph.multiplicand(f"layers.{index}.{tap}")
         graph.output(value, f"{tap}_input", ir.DataType.FLOAT, (*_BATCH_SEQUENCE, f"{tap}_columns"))
     return _part(graph, f"layer {index}")
 

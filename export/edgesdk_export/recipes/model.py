@@ -115,7 +115,6 @@ class Recipe(Record):
             bits=section.budget,
             awq=section.awq,
             sweeps=section.sweeps,
-            compensate=section.compensate,
         )
 
     def only(self, form: BundleFormat, parameters: int) -> Recipe:

@@ -60,7 +60,6 @@ class OnnxRecipe(Record):
             "gptq": that, and later weights make up for the error of earlier ones.
         awq: whether channels with large inputs are scaled up before they are rounded.
         sweeps: of "gptq": how often scales and codes are gone through afterwards.
-        compensate: of "gptq": whether layers make up for what those before have lost.
     """
 
     bits: Annotated[Literal["auto"] | int | float, PlainValidator(_known_bits)] = "auto"
@@ -71,7 +70,6 @@ class OnnxRecipe(Record):
     method: str = "nearest"
     awq: bool = False
     sweeps: Annotated[int, Field(ge=0, le=100)] = 0
-    compensate: bool = False
 
     @property
     def budget(self) -> float | None:
