@@ -42,14 +42,20 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    make_tiny("llama", folder)
+    return folder
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("form", ["onnx", "gguf"])
-def test_a_full_disk_is_told_and_left_empty(form, size, disk, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_left_empty(form, size, disk, checkpoint: Path) -> None:
     folder, resize = disk
-    make_tiny("llama", tmp_path / "model")
     resize(size)
     job = ExportJob(
-        checkpoint=tmp_path / "model",
+        checkpoint=checkpoint,
         destination=folder / "bundle",
         name="tiny",
         format=form,
