@@ -17,6 +17,7 @@ the bits of llama.cpp's Q4_K_M. What is made and measured stays in WORK; a secon
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -88,7 +89,7 @@ class Maker:
 
     def llama(self, name: str) -> Candidate:
         target = self.work / f"{name.replace(' ', '-')}.gguf"
-        make = lambda: llama_quantized(self.source, target, LLAMA_TYPES[name])  # noqa: E731
+        make = functools.partial(llama_quantized, self.source, target, LLAMA_TYPES[name])
         return Candidate(name, make, _gguf)
 
     def genai(self, name: str) -> Candidate:
