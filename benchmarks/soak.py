@@ -10,8 +10,9 @@ How an answer that belongs to somebody else is told:
   One that gets what another should is "mixed up" too. One that gets neither is "worded anew", which
   is no failure: company and cached tokens change the rounding of a quantized model.
 
-Forms must validate, or end for want of tokens. Memory is what `/metrics` says. At the end the
-server is told to stop in the middle of a stream, which it has to finish.
+Forms must validate, or end for want of tokens. Memory is what `/metrics` says, the minute after the
+first against the last one. At the end the server is told to stop in the middle of a stream, which
+it has to finish.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import os
 import random
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -285,17 +287,19 @@ async def soak(url: str, minutes: float, clients: int, stop: Any) -> dict[str, A
 
 
 def _memory_figures(memory: list[tuple[float, float]], minutes: float) -> dict[str, Any]:
+    """Medians of a minute's samples: one moment's depends on how many answers are under way."""
     settled = min(60.0, 60 * minutes / 4)
-    first = next(size for at, size in memory if at >= settled)
-    marks = [settled, *range(300, int(60 * minutes), 300)]
-    by_minute = {
-        f"{mark / 60:.1f}": next(round(size / 1e6, 1) for at, size in memory if at >= mark)
-        for mark in marks
-        if memory[-1][0] >= mark
-    }
+    end = memory[-1][0]
+
+    def around(mark: float) -> float:
+        return statistics.median(size for at, size in memory if mark <= at < mark + 60)
+
+    marks = [settled, *(mark for mark in range(300, int(60 * minutes), 300) if mark < end - 60)]
+    by_minute = {f"{mark / 60:.1f}": round(around(mark) / 1e6, 1) for mark in marks}
+    last = around(max(end - 59, settled))
     return {
-        "memory_mb_by_minute": by_minute | {"end": round(memory[-1][1] / 1e6, 1)},
-        "memory_ratio": round(memory[-1][1] / first, 4),
+        "memory_mb_by_minute": by_minute | {"end": round(last / 1e6, 1)},
+        "memory_ratio": round(last / around(settled), 4),
     }
 
 

@@ -32,8 +32,8 @@ of tokens where both rank the same one first, and the perplexity of both with it
 ONNX weights are run by the kernels that an app will run. A GGUF's are dequantized and computed with
 in float32: what llama.cpp rounds beside the weights is not counted.
 
-The plot needs the extra `plot`. It has two parts: how far the hidden states are from the
-checkpoint's after each layer, and bits per weight against KL divergence.
+The plot needs the extra `plot`. It has two parts: KL divergence by layer (the states after it, read
+with the checkpoint's final norm and head), and bits per weight against KL divergence.
 """
 
 
@@ -118,7 +118,7 @@ def _fields(entry: BundleQuality) -> dict[str, Any]:
         "bits_per_weight": manifest.quantization.bits_per_weight,
         "size": entry.bundle.size,
         "quality": entry.quality.model_dump(mode="json"),
-        "state_errors": list(entry.state_errors),
+        "kl_by_layer": list(entry.kl_by_layer),
     }
 
 

@@ -60,7 +60,7 @@ def command(
     is the line on standard output.
     """
     try:
-        from edgesdk.server.heap import return_large_blocks
+        from edgesdk.server.heap import keep_memory_flat
         from edgesdk.server.running import serve
         from edgesdk.server.settings import ServerSettings
         from edgesdk.server.sources import StoreModels
@@ -88,5 +88,5 @@ def command(
         sys.stdout.flush()
         remarks().print("Serving; stop with Ctrl-C.", style="dim")
 
-    return_large_blocks()
+    keep_memory_flat()
     serve(source, settings, on_start=on_start)

@@ -7,15 +7,19 @@ import sys
 
 # Of <malloc.h>.
 _M_MMAP_THRESHOLD = -3
-_LARGE = 2**20
+_M_ARENA_MAX = -8
+_LARGE = 2**18
+_ARENAS = 2
 
 
-def return_large_blocks() -> bool:
-    """Have blocks of a megabyte and more go back to the system when they are freed.
+def keep_memory_flat() -> bool:
+    """Have blocks of 256 KiB and more go back to the system when they are freed, and all threads
+    share two heaps.
 
     glibc raises its own limit with every such block that is freed, up to 32 MB, and then keeps KV
-    caches and logits of conversations that are over in its heaps: memory creeps up for hours. This
-    is a setting of the whole process, so it is for programs, not for libraries.
+    caches and logits of conversations that are over in its heaps, of which it gives nearly every
+    thread one: memory creeps up for hours. This is a setting of the whole process, so it is for
+    programs, not for libraries.
 
     Returns:
         Whether this system's allocator can be told.
@@ -26,4 +30,4 @@ def return_large_blocks() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE))
+    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_M_ARENA_MAX, _ARENAS))

@@ -68,7 +68,7 @@ def test_json_has_every_figure(place: Path) -> None:
     assert 0 < found["quality"]["kl_median"] < found["quality"]["kl_p99"]
     assert found["quality"]["perplexity_error"] > 0
     assert found["quality"]["text_name"] == "the Python language reference"
-    assert len(found["state_errors"]) == 3
+    assert len(found["kl_by_layer"]) == 3
 
 
 def test_wrong_use_is_named(place: Path) -> None:

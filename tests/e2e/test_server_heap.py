@@ -16,8 +16,8 @@ pytestmark = [
 _LIVE = """
 import json, sys
 import numpy as np, psutil
-from edgesdk.server.heap import return_large_blocks
-told = return_large_blocks() if sys.argv[1] == "told" else None
+from edgesdk.server.heap import keep_memory_flat
+told = keep_memory_flat() if sys.argv[1] == "told" else None
 kept = []
 for _ in range(4):
     large = []
@@ -36,3 +36,34 @@ def test_large_blocks_go_back() -> None:
     # 120 MiB were freed last.
     assert told[1] > 110 * 2**20
     assert untold[1] < told[1] - 20 * 2**20
+
+
+_HEAPS = """
+import ctypes, json, sys, threading
+from edgesdk.server.heap import keep_memory_flat
+if sys.argv[1] == "told":
+    keep_memory_flat()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+together = threading.Barrier(8)
+places = []
+
+def work():
+    together.wait()
+    # A heap of a thread begins at a multiple of 64 MiB.
+    places.append(libc.malloc(1000) >> 26)
+    together.wait()
+
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(json.dumps(len(set(places))))
+"""
+
+
+def test_threads_share_heaps() -> None:
+    assert run_python(_HEAPS, "told") <= 2
+    assert run_python(_HEAPS, "untold") > 2

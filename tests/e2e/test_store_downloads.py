@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from range_server import RangeServer, Served, serving
+from support.small_disk import small_disk
 
 from edgesdk.errors import DownloadFailed, HashMismatch, NotEnoughSpace, UnknownModel
 from edgesdk.store import Store, catalog, transfer
@@ -295,36 +296,25 @@ def test_a_redirect_is_followed(store: Store, server: RangeServer) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 40 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        done = False
-    if not done:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "small", 40 * 2**20) as folder:
+        yield folder
 
 
-def test_a_disk_too_small_is_known_before_the_download(
-    small_disk: Path, server: RangeServer
-) -> None:
+def test_a_disk_too_small_is_known_before_the_download(disk: Path, server: RangeServer) -> None:
     body = bytes(20_000_000)
     server.files["/m.gguf"] = Served(body)
-    store = Store(small_disk)
+    store = Store(disk)
     with pytest.raises(NotEnoughSpace, match="20 MB more are needed"):
         store.pull(server.url("/m.gguf"))
     assert store.list() == []
     assert leftovers(store) == []
 
 
-def test_a_disk_that_fills_up_is_freed_again(small_disk: Path, server: RangeServer) -> None:
+def test_a_disk_that_fills_up_is_freed_again(disk: Path, server: RangeServer) -> None:
     server.files["/m.gguf"] = Served(bytes(60_000_000), says_length=False)
-    store = Store(small_disk)
+    store = Store(disk)
     with pytest.raises(NotEnoughSpace, match="filled up"):
         store.pull(server.url("/m.gguf"))
     assert store.list() == []

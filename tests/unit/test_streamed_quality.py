@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from edgesdk_export.quality import streamed
+from edgesdk_export.quality.lens import LayerLens
 from edgesdk_export.quality.text import EvaluationText, Windows, cut_windows, default_text
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -60,6 +61,13 @@ def _toy(seed: int, noise: float = 0.0) -> ToyStack:
     return ToyStack(draw(50, 8), tuple(draw(8, 8) for _ in range(3)), draw(8, 50))
 
 
+def _kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """KL(p || q) of logits [positions, vocab]."""
+    logs = [torch.log_softmax(torch.tensor(logits).double(), -1) for logits in (p, q)]
+    found = torch.nn.functional.kl_div(logs[1], logs[0], reduction="none", log_target=True)
+    return found.sum(-1).numpy()
+
+
 @pytest.mark.parametrize("head_bytes", [1 << 20, 17 * 4 * 8, 1])
 def test_streamed_equals_whole(monkeypatch: pytest.MonkeyPatch, head_bytes: int) -> None:
     monkeypatch.setattr(streamed, "_HEAD_BYTES", head_bytes)
@@ -69,33 +77,55 @@ def test_streamed_equals_whole(monkeypatch: pytest.MonkeyPatch, head_bytes: int)
     found = streamed.compare(
         reference, candidate, Windows(ids), progress=lambda done, total: steps.append((done, total))
     )
-    p = torch.log_softmax(torch.tensor(reference.whole(ids)[:, :-1]).double(), -1).flatten(0, 1)
-    q = torch.log_softmax(torch.tensor(candidate.whole(ids)[:, :-1]).double(), -1).flatten(0, 1)
-    kl = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
-    np.testing.assert_allclose(found.kl, kl, rtol=1e-3, atol=1e-5)
+    logits = [stack.whole(ids)[:, :-1].reshape(-1, 50) for stack in (reference, candidate)]
+    np.testing.assert_allclose(found.kl, _kl(*logits), rtol=1e-3, atol=1e-5)
+    q = torch.log_softmax(torch.tensor(logits[1]).double(), -1)
     targets = torch.tensor(ids[:, 1:]).flatten()[:, None]
     np.testing.assert_allclose(found.candidate_nll, -q.gather(1, targets)[:, 0], rtol=1e-4)
     assert found.kl.mean() > 1e-3
     assert [done for done, _ in steps] == list(range(1, steps[-1][1] + 1))
 
 
-def test_several_candidates_are_measured_as_each_alone() -> None:
+@pytest.mark.parametrize("head_bytes", [1 << 20, 17 * 4 * 8])
+def test_several_candidates_are_measured_as_each_alone(
+    monkeypatch: pytest.MonkeyPatch, head_bytes: int
+) -> None:
+    monkeypatch.setattr(streamed, "_HEAD_BYTES", head_bytes)
     reference, others = _toy(1), [_toy(1, noise=0.05), _toy(3)]
     windows = Windows(np.random.default_rng(2).integers(0, 50, (4, 9)))
-    together = streamed.compare_many(reference, others, windows, progress=lambda *step: None)
+    lens = LayerLens(len(others), positions=1000)
+    together = streamed.compare_many(
+        reference, others, windows, progress=lambda *step: None, lens=lens
+    )
     hidden = reference.table[windows.ids]
     theirs = [other.table[windows.ids] for other in others]
     for index, weight in enumerate(reference.weights):
         hidden = hidden + np.tanh(hidden @ weight)
         for number, other in enumerate(others):
             theirs[number] = theirs[number] + np.tanh(theirs[number] @ other.weights[index])
-            gap = np.linalg.norm(theirs[number] - hidden, axis=-1)
-            expected = np.median(gap / np.linalg.norm(hidden, axis=-1))
-            assert together[number].state_errors[index] == pytest.approx(expected, rel=1e-4)
+            expected = _kl(
+                (hidden @ reference.out).reshape(-1, 50),
+                (theirs[number] @ reference.out).reshape(-1, 50),
+            )
+            assert lens.result()[number][index] == pytest.approx(expected.mean(), rel=1e-3)
     for other, found in zip(others, together, strict=True):
         alone = streamed.compare(reference, other, windows, progress=lambda *step: None)
-        np.testing.assert_array_equal(found.divergence.kl, alone.kl)
-        np.testing.assert_array_equal(found.divergence.candidate_nll, alone.candidate_nll)
+        np.testing.assert_array_equal(found.kl, alone.kl)
+        np.testing.assert_array_equal(found.candidate_nll, alone.candidate_nll)
+
+
+def test_a_lens_spreads_the_positions_it_looks_at() -> None:
+    reference, other = _toy(1), _toy(1, noise=0.05)
+    windows = Windows(np.random.default_rng(2).integers(0, 50, (4, 9)))
+    lens = LayerLens(1, positions=2)
+    streamed.compare_many(reference, [other], windows, progress=lambda *step: None, lens=lens)
+    first, last = windows.ids[0, 0], windows.ids[-1, -1]
+    states = [
+        stack.table[[first, last]] + np.tanh(stack.table[[first, last]] @ stack.weights[0])
+        for stack in (reference, other)
+    ]
+    expected = _kl(*(each @ reference.out for each in states))
+    assert lens.result()[0][0] == pytest.approx(expected.mean(), rel=1e-3)
 
 
 def _letters() -> bytes:

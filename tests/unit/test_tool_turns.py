@@ -1,33 +1,26 @@
-"""Tools in turns: calls that the caller runs, loops that run them, and what is kept of both."""
+"""Calls that the caller runs: what comes back, what is taken, what is refused."""
 
 from __future__ import annotations
 
-import asyncio
 import decimal
 import json
-import threading
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import AfterValidator
 
-from edgesdk.chat import Chat
 from edgesdk.errors import (
-    DeadlineExceeded,
     EmptyPrompt,
     IncompleteStructure,
     InvalidOption,
     MissingExtra,
     RequestError,
 )
-from edgesdk.overflow import drop_oldest
 from edgesdk.tools import constraint
 from edgesdk.tools.calls import ToolCall
 from edgesdk.tools.checking import faults_of_schema
-from tests.support.fake_engine import TEMPLATE, FakeSequence, fake_model
+from tests.support.fake_engine import fake_model
 from tests.support.script_engine import HERMES_TEMPLATE, ScriptEngine, call, script_chat
 
 
@@ -55,9 +48,6 @@ SPEC = {
         },
     },
 }
-
-
-# --- The caller runs the calls.
 
 
 def test_calls_come_back_and_their_results_go_on() -> None:
@@ -284,9 +274,6 @@ def test_without_llguidance_calls_are_read_and_checked(monkeypatch: pytest.Monke
         chat.respond("?", tools=[add], tool_choice="required")
 
 
-# --- Kept chats.
-
-
 def test_a_chat_that_waits_for_results_is_saved_and_forked(tmp_path: Path) -> None:
     engine = ScriptEngine((f"{SUM}\n{call('add', a=1, b=1)}", "5 and 2", "5 and 2", "5 and 2"))
     model = fake_model(engine, template=HERMES_TEMPLATE)
@@ -313,261 +300,3 @@ def test_a_saved_chat_with_broken_calls_is_refused(tmp_path: Path) -> None:
     sequence.save(tmp_path / "chat", {"system": None, "turns": [turn]})
     with pytest.raises(RequestError, match="holds no chat"):
         model.restore(tmp_path / "chat")
-
-
-# --- Loops.
-
-
-def test_calls_of_one_answer_run_at_once_and_keep_their_order() -> None:
-    both = threading.Barrier(2, timeout=30)
-    second_done = threading.Event()
-
-    def meet(name: str) -> str:
-        both.wait()
-        if name == "first":
-            assert second_done.wait(30)
-        else:
-            second_done.set()
-        return name
-
-    chat, prompts = script_chat(
-        f"{call('meet', name='first')}\n{call('meet', name='second')}", "Met."
-    )
-    acted = chat.act("?", [meet])
-    assert [run.result for run in acted.runs] == ["first", "second"]
-    assert "meet gave first\nmeet gave second\n" in prompts[1]
-
-
-def test_one_call_runs_in_the_callers_thread() -> None:
-    threads: list[threading.Thread] = []
-
-    def here() -> None:
-        threads.append(threading.current_thread())
-
-    chat, prompts = script_chat(call("here"), "Done.")
-    chat.act("?", [here])
-    assert threads == [threading.current_thread()]
-    assert "here gave null" in prompts[1]
-
-
-def test_asynchronous_tools_run_at_once_in_the_event_loop() -> None:
-    chat, _ = script_chat(
-        f"{call('ask', name='b')}\n{call('give', name='b')}\n{call('add', a=1, b=1)}", "Done."
-    )
-    acted: list[Any] = []
-
-    async def main() -> None:
-        given: dict[str, asyncio.Event] = {"b": asyncio.Event()}
-
-        async def ask(name: str) -> str:
-            await asyncio.wait_for(given[name].wait(), 30)
-            return f"asked {name}"
-
-        async def give(name: str) -> str:
-            given[name].set()
-            raise LookupError("lost")
-
-        acted.append(await chat.aact("?", [ask, give, add]))
-
-    asyncio.run(main())
-    assert [run.result for run in acted[0].runs] == ["asked b", "Error: LookupError: lost", "2"]
-    assert [run.failed for run in acted[0].runs] == [False, True, False]
-    assert acted[0].reply.text == "Done."
-    assert len(chat.messages) == 6
-
-
-def test_an_asynchronous_tool_needs_the_asynchronous_loop() -> None:
-    async def ask(name: str) -> str:
-        return name
-
-    chat, _ = script_chat(call("ask", name="b"), "Done.")
-    with pytest.raises(InvalidOption, match="aact"):
-        chat.act("?", [ask])
-    with pytest.raises(InvalidOption, match=r"respond\(\)"):
-        chat.act("?", [SPEC])  # type: ignore[list-item]
-    assert chat.messages == []
-
-
-def test_a_cancelled_loop_cancels_its_tools_and_leaves_the_chat_as_it_was() -> None:
-    chat, _ = script_chat("Hello.", call("hang"), "Hello.")
-    ended: list[str] = []
-
-    async def main() -> None:
-        hangs = asyncio.Event()
-
-        async def hang() -> None:
-            hangs.set()
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                ended.append("cancelled")
-                raise
-
-        await chat.arespond("Hi.")
-        task = asyncio.create_task(chat.aact("?", [hang]))
-        await hangs.wait()
-        with pytest.raises(RequestError, match="still answering"):
-            chat.respond("?")
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(main())
-    assert ended == ["cancelled"]
-    assert [m["content"] for m in chat.messages] == ["Hi.", "Hello."]
-    assert chat.respond("?").text == "Hello."
-
-
-@pytest.mark.parametrize("calls", [1, 2])
-def test_ctrl_c_in_a_tool_leaves_the_chat_as_it_was(calls: int) -> None:
-    def stop() -> None:
-        raise KeyboardInterrupt
-
-    chat, _ = script_chat("\n".join([call("stop")] * calls), "Hello.")
-    with pytest.raises(KeyboardInterrupt):
-        chat.act("?", [stop])
-    assert chat.messages == []
-    assert chat.respond("?").text == "Hello."
-
-
-def test_a_deadline_ends_a_loop_whose_tools_do_not_end() -> None:
-    free = threading.Event()
-
-    def hang() -> None:
-        free.wait(60)
-
-    async def hang_too() -> None:
-        await asyncio.Event().wait()
-
-    try:
-        chat, _ = script_chat(f"{call('hang')}\n{call('hang')}", call("hang_too"), "Hello.")
-        with pytest.raises(DeadlineExceeded):
-            chat.act("?", [hang], deadline=1.0)
-        with pytest.raises(DeadlineExceeded):
-            asyncio.run(chat.aact("?", [hang_too], deadline=1.0))
-        assert chat.messages == []
-        assert chat.respond("?").text == "Hello."
-    finally:
-        free.set()
-
-
-def test_a_loop_goes_on_from_results_that_were_given() -> None:
-    chat, _ = script_chat(SUM, SUM, "It is 5.")
-    [asked] = chat.respond("?", tools=[add]).tool_calls
-    chat.give(asked, 5)
-    acted = chat.act(None, [add])
-    assert [m["role"] for m in acted.messages] == ["user", *["assistant", "tool"] * 2, "assistant"]
-    assert chat.messages == list(acted.messages)
-
-
-def test_all_answers_of_a_loop_have_receipts() -> None:
-    chat, _ = script_chat(SUM, SUM, "It is 5.")
-    acted = chat.act("?", [add])
-    assert [reply.finish_reason for reply in acted.replies] == ["tool_calls", "tool_calls", "stop"]
-    first, second, _ = (reply.receipt for reply in acted.replies)
-    assert second.cached_tokens >= first.prompt_tokens + len(SUM)
-
-
-# --- Full contexts.
-
-CONTEXT = 1500
-
-
-def _full(policy: Any, *answers: str) -> tuple[Chat, list[str]]:
-    return script_chat(*answers, overflow=policy, context_length=CONTEXT)
-
-
-def _orphans(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    known: set[str] = set()
-    orphans = []
-    for message in messages:
-        known |= {each["id"] for each in message.get("tool_calls", [])}
-        if message["role"] == "tool" and message["tool_call_id"] not in known:
-            orphans.append(message)
-    return orphans
-
-
-@pytest.mark.parametrize("policy", ["drop_oldest_turns", "summarize"])
-def test_a_loop_that_fills_the_context_drops_whole_turns_before_it(policy: Any) -> None:
-    def say(text: str) -> str:
-        return text
-
-    old = call("say", text="o" * 150)
-    new = call("say", text="n" * 120)
-    summary = ["It was about o."] if policy == "summarize" else []
-    chat, prompts = _full(policy, old, "Old.", new, new, *summary, "New.")
-    chat.act("What is old?", [say], max_tokens=300)
-    acted = chat.act("What is new?", [say], max_tokens=300)
-
-    records = [reply.receipt.overflow for reply in acted.replies]
-    [record] = [record for record in records if record is not None]
-    assert (record.policy, record.turns_dropped) == (policy, 1)
-    assert record.tokens_after < record.tokens_before
-    assert acted.reply.text == "New."
-    assert "oooo" not in prompts[-1]
-    assert _orphans(chat.messages) == []
-    assert prompts[-1].count("say gave nnn") == 2
-    kept = [m["content"] for m in chat.messages if m["role"] == "user"]
-    assert "What is old?" not in kept
-    assert kept[-1] == "What is new?"
-    if policy == "summarize":
-        assert kept[0].endswith("It was about o.")
-
-
-def test_a_loop_that_does_not_fit_by_itself_is_an_error_and_forgets_nothing() -> None:
-    def flood() -> str:
-        return "x" * CONTEXT
-
-    chat, _ = _full("drop_oldest_turns", "Hello.", call("flood"), "Hello.")
-    chat.respond("Hi.")
-    before = chat.messages
-    with pytest.raises(RequestError, match="tokens"):
-        chat.act("?", [flood], max_tokens=200)
-    assert chat.messages == before
-    assert chat.respond("?").text == "Hello."
-
-
-@given(
-    turns=st.lists(st.lists(st.integers(1, 3), max_size=3), min_size=1, max_size=6),
-    target=st.integers(0, 60),
-)
-def test_no_result_ever_stays_without_its_call(turns: list[list[int]], target: int) -> None:
-    messages: list[dict[str, Any]] = []
-    for number, rounds in enumerate(turns):
-        messages.append({"role": "user", "content": f"{number}"})
-        for place, count in enumerate(rounds):
-            keys = [f"{number}.{place}.{each}" for each in range(count)]
-            messages.append({"role": "assistant", "tool_calls": [{"id": key} for key in keys]})
-            messages += [{"role": "tool", "tool_call_id": key} for key in keys]
-        messages.append({"role": "assistant", "content": "Done."})
-    short = drop_oldest(messages, len, target)
-    assert _orphans(short.turns) == []
-    assert len(short.turns) <= max(target, 0) or not short.turns
-    assert not short.turns or short.turns[0]["role"] == "user"
-
-
-def test_a_template_without_tools_reads_results_as_words_of_the_user() -> None:
-    chat, prompts = script_chat(SUM, "It is 5.", template=TEMPLATE)
-    [asked] = chat.respond("?", tools=[add]).tool_calls
-    chat.give(asked, 5)
-    chat.respond(tools=[add])
-    assert prompts[1].endswith(f"{SUM}\x03user: <tool_response>\n5\n</tool_response>\n\x02")
-    assert chat.messages[-2]["role"] == "tool"
-
-
-def test_a_broken_engine_leaves_a_waiting_chat_as_it_was() -> None:
-    engine = ScriptEngine((SUM, "It is 5."))
-    chat = fake_model(engine, template=HERMES_TEMPLATE).chat()
-    [asked] = chat.respond("?", tools=[add]).tool_calls
-    chat.give(asked, 5)
-    before = chat.messages
-
-    def broken(sequence: FakeSequence) -> None:
-        raise RuntimeError("broken")
-
-    engine.before_extend, working = broken, engine.before_extend
-    with pytest.raises(RuntimeError):
-        chat.respond(tools=[add])
-    assert chat.messages == before
-    engine.before_extend = working
-    assert chat.respond(tools=[add]).text == "It is 5."

@@ -14,6 +14,7 @@ from edgesdk.bundle.opening import Bundle
 from edgesdk.errors import DamagedBundle, RequestError
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
+from edgesdk_export.quality.lens import LayerLens
 from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
 from edgesdk_export.quality.streamed import LayerStack, compare_many
 from edgesdk_export.quality.summary import summary
@@ -21,18 +22,21 @@ from edgesdk_export.quality.text import EvaluationText, Windows, cut_windows
 from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.tokenizers import read_text
 
+# Each costs a pass through the head for every layer.
+_LENS_POSITIONS = 64
+
 
 @dataclass(frozen=True)
 class BundleQuality:
     """One bundle's figures.
 
     Attributes:
-        state_errors: by layer; see `edgesdk_export.quality.streamed.Compared`.
+        kl_by_layer: in nats per position; see `edgesdk_export.quality.lens.LayerLens`.
     """
 
     bundle: Bundle
     quality: Quality
-    state_errors: tuple[float, ...]
+    kl_by_layer: tuple[float, ...]
 
 
 def measure_bundles(
@@ -75,14 +79,15 @@ def measure_bundles(
         context=shortest,
     )
     stacks = [_stack(bundle) for bundle in bundles]
-    found = compare_many(CheckpointStack(decoder), stacks, windows, progress=progress)
+    lens = LayerLens(len(stacks), _LENS_POSITIONS)
+    found = compare_many(CheckpointStack(decoder), stacks, windows, progress=progress, lens=lens)
     return [
         BundleQuality(
             bundle,
-            summary(one.divergence, text, weights_only=bundle.manifest.format == "gguf"),
-            one.state_errors,
+            summary(one, text, weights_only=bundle.manifest.format == "gguf"),
+            by_layer,
         )
-        for bundle, one in zip(bundles, found, strict=True)
+        for bundle, one, by_layer in zip(bundles, found, lens.result(), strict=True)
     ]
 
 

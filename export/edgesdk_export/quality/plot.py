@@ -24,9 +24,8 @@ def require_plotting() -> None:
 
 
 def draw_quality(measured: Sequence[BundleQuality], path: Path) -> None:
-    """Write a PNG: left, how far the hidden states are from the checkpoint's after each layer;
-    right, bits per weight against mean KL divergence, one point for each bundle. No display is
-    needed.
+    """Write a PNG: left, KL divergence from the checkpoint by layer; right, bits per weight against
+    mean KL divergence, one point for each bundle. No display is needed.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -40,8 +39,9 @@ def draw_quality(measured: Sequence[BundleQuality], path: Path) -> None:
     by_layer, by_size = figure.subplots(1, 2)
     for entry in measured:
         manifest, size = entry.bundle.manifest, f"{entry.bundle.size / 1e6:,.1f} MB"
-        layers = range(1, len(entry.state_errors) + 1)
-        (line,) = by_layer.plot(layers, entry.state_errors, marker=".", label=manifest.name)
+        shown = [max(kl, _LOWEST) for kl in entry.kl_by_layer]
+        layers = range(1, len(shown) + 1)
+        (line,) = by_layer.plot(layers, shown, marker=".", label=manifest.name)
         point = (manifest.quantization.bits_per_weight, max(entry.quality.kl_mean, _LOWEST))
         by_size.plot(*point, marker="o", linestyle="none", color=line.get_color())
         by_size.annotate(
@@ -52,9 +52,9 @@ def draw_quality(measured: Sequence[BundleQuality], path: Path) -> None:
             fontsize="small",
         )
     by_layer.set(
-        title="Error of the hidden states after each layer",
+        title="After each layer, read with the checkpoint's head",
         xlabel="layer",
-        ylabel="|bundle - checkpoint| / |checkpoint|, median over tokens",
+        ylabel="mean KL divergence from the checkpoint (nats per token)",
         yscale="log",
     )
     by_layer.locator_params(axis="x", integer=True)

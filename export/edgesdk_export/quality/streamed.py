@@ -7,13 +7,13 @@ is measured exactly, with the kernels that will run it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from edgesdk_quantize.divergence import Divergence, DivergenceMeter, join
 
+from edgesdk_export.quality.lens import LayerLens
 from edgesdk_export.quality.text import Windows
 
 Float32 = npt.NDArray[np.float32]
@@ -58,21 +58,7 @@ def compare(
 
     `progress` is called with (steps done, steps in all); a step is a layer or a slice of the head.
     """
-    return compare_many(reference, [candidate], windows, progress=progress)[0].divergence
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One candidate against the reference.
-
-    Attributes:
-        state_errors: after each layer, |candidate's hidden state - reference's| / |reference's|,
-            the median over all positions (a few first tokens have states of a hundred times the
-            usual size, which a mean would be of).
-    """
-
-    divergence: Divergence
-    state_errors: tuple[float, ...]
+    return compare_many(reference, [candidate], windows, progress=progress)[0]
 
 
 def compare_many(
@@ -81,19 +67,20 @@ def compare_many(
     windows: Windows,
     *,
     progress: Callable[[int, int], None],
-) -> list[Compared]:
-    """As `compare`, for several candidates in one pass over the reference."""
+    lens: LayerLens | None = None,
+) -> list[Divergence]:
+    """As `compare`, for several candidates in one pass over the reference; `lens` sees all."""
     slices = head_slices(reference)
     steps = reference.layers + len(slices)
     ids = windows.ids[:, None]
     theirs = _each(reference.embed(), ids)
     ours = [_each(candidate.embed(), ids) for candidate in candidates]
-    errors: list[list[float]] = [[] for _ in candidates]
     for index in range(reference.layers):
         theirs = _each(reference.layer(index), theirs)
         for number, candidate in enumerate(candidates):
             ours[number] = _each(candidate.layer(index), ours[number])
-            errors[number].append(_median_error(ours[number], theirs))
+        if lens is not None:
+            lens.look(theirs, ours)
         progress(index + 1, steps)
 
     meters = [[DivergenceMeter(row[1:]) for row in windows.ids] for _ in candidates]
@@ -104,21 +91,10 @@ def compare_many(
             expected = reference_head(other[:, :-1])[0]
             for head, mine, meter in zip(heads, ours, meters, strict=True):
                 meter[row].add(expected, head(mine[row][:, :-1])[0])
+        if lens is not None:
+            lens.read(reference_head)
         progress(reference.layers + done + 1, steps)
-    return [
-        Compared(join([meter.result() for meter in row_meters]), tuple(found))
-        for row_meters, found in zip(meters, errors, strict=True)
-    ]
-
-
-def _median_error(ours: npt.NDArray[np.generic], theirs: npt.NDArray[np.generic]) -> float:
-    """Of states [windows, 1, length, hidden], one window in float32 at a time."""
-    found = [
-        np.linalg.norm(np.subtract(mine, other, dtype=np.float32), axis=-1)
-        / np.linalg.norm(other, axis=-1)
-        for mine, other in zip(ours, theirs, strict=True)
-    ]
-    return float(np.median(np.concatenate(found, axis=None)))
+    return [join([meter.result() for meter in row_meters]) for row_meters in meters]
 
 
 def head_slices(stack: LayerStack) -> list[tuple[int, int]]:
