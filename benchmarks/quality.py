@@ -122,8 +122,8 @@ def candidates(maker: Maker) -> Iterator[Candidate]:
     yield from (maker.llama(name) for name in LLAMA_TYPES)
     for recipe in ("fast", "balanced", "best"):
         yield maker.ours(f"onnx int4 {recipe}", recipe, "--bits", "4")
-    yield maker.ours("onnx best at the peer's bits", "best", budget=True)
-    yield maker.ours("onnx balanced at the peer's bits", "balanced", budget=True)
+    yield maker.ours("onnx best at equal bits", "best", budget=True)
+    yield maker.ours("onnx balanced at equal bits", "balanced", budget=True)
     yield maker.ours("gguf q4_k_m", "fast", "--format", "gguf", "--type", "q4_k_m")
     yield maker.ours("gguf q4_k_m calibrated", "balanced", "--format", "gguf", "--type", "q4_k_m")
     yield from (maker.genai(name) for name in GENAI_RECIPES)
