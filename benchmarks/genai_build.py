@@ -49,6 +49,8 @@ def genai_python(work: Path) -> Path:
 RECIPES = {
     "default": (),
     "same-formats": ("algo_config=rtn_last", "is_symmetric=false"),
+    "k-quant": ("algo_config=k_quant",),
+    "k-quant-mixed": ("algo_config=k_quant_mixed",),
 }
 
 

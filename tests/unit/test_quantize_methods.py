@@ -160,7 +160,8 @@ def test_search_is_never_worse_than_the_plain_range(form, weights, seed):
         return float((np.square(rounded.astype(np.float64) - weights) * importance).sum())
 
     size = float((np.square(weights.astype(np.float64)) * importance).sum())
-    assert error(found) <= error(plain) * (1 + 1e-3) + 1e-10 * size
+    # Candidates are judged by float32 sums of the weights' squares, to their last digits.
+    assert error(found) <= error(plain) * (1 + 1e-3) + 1e-7 * size
 
 
 def test_search_follows_importance():

@@ -9,7 +9,7 @@ from edgesdk_export.onnx.scheme import WeightScheme
 from edgesdk_export.recipes import load_recipe, recipe_names
 from edgesdk_export.recipes.model import Recipe
 from edgesdk_export.recipes.sections import CalibrationRecipe, GgufRecipe, OnnxRecipe
-from edgesdk_quantize.formats import Int4Symmetric, Int8
+from edgesdk_quantize.formats import CodedScales, Int4, Int4Symmetric, Int8, Int8Symmetric
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,6 +103,21 @@ def test_a_budget_needs_a_method_that_measures(tmp_path):
     assert load_recipe("fast").calibration_for("onnx", None) is None
 
 
+@pytest.mark.parametrize("key", ["symmetric = true", "sweeps = 2"])
+def test_scales_in_8_bits_do_not_go_with_what_changes_them(key, tmp_path):
+    text = f"[onnx]\nmethod = 'gptq'\nbits = 4\n{key}\n"
+    recipe_of(text, tmp_path).require("onnx")
+    with pytest.raises(RequestError, match=f"mine: {key.split()[0]} .*scales"):
+        recipe_of(text + "scales = 'uint8'\n", tmp_path).require("onnx")
+
+
+def test_scales_in_8_bits_are_those_of_embedding_and_layers(tmp_path):
+    text = "[onnx]\nbits = 4\nscales = 'uint8'\n"
+    scheme = recipe_of(text, tmp_path).onnx_scheme(SMALL)
+    assert scheme.linear == CodedScales(Int4())
+    assert scheme.embedding == CodedScales(Int8Symmetric())
+
+
 @pytest.mark.parametrize("form", ["onnx", "gguf"])
 def test_weights_that_a_format_has_not_are_refused(form):
     with pytest.raises(RequestError, match="'int3'"):
@@ -115,6 +130,7 @@ onnx = st.builds(
     bits=st.sampled_from(["auto", 4, 8, 16, 32, 4.5]),
     awq=st.booleans(),
     sweeps=st.integers(0, 100),
+    scales=st.sampled_from(["float32", "uint8"]),
     block=st.sampled_from([16, 32, 64, 128]),
     symmetric=st.booleans(),
     embedding=st.sampled_from(["auto", "int8", "int8-symmetric", "fp16", "fp32"]),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 import numpy as np
 from edgesdk_quantize.formats import BlockFormat
 from edgesdk_quantize.methods.awq import search_channel_scales
 from edgesdk_quantize.methods.moments import Moments, MomentsMeter
 
+from edgesdk_export.calibration.kept_blocks import kept_matrices
 from edgesdk_export.calibration.rescaling import LayerScales, rescaled
 from edgesdk_export.calibration.running import TAP_OF, TAPS, embedded, run_layer
 from edgesdk_export.onnx import FloatTensors
@@ -28,7 +29,8 @@ def activation_aware(
     kept: Kept | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Decoder:
-    """The same decoder with scales moved so that rounding to `forms` loses less.
+    """The same decoder with scales moved so that rounding to `forms` loses less. Matrices whose
+    blocks in the checkpoint fit their format lose nothing, and are left alone.
 
     Args:
         windows: the calibration text, run through the float32 layers.
@@ -37,6 +39,7 @@ def activation_aware(
         progress: called with the number of layers done.
     """
     spec, tensors = decoder.spec, FloatTensors(decoder)
+    kept_whole = kept_matrices(decoder, forms)
 
     def step(index: int, carried: Arrays) -> Arrays:
         at = f"layers.{index}."
@@ -50,7 +53,8 @@ def activation_aware(
         states = run_layer(part, carried["states"], observers, prepack=False)
 
         moments = {tap: meter.result() for tap, meter in meters.items()}
-        scales = dataclasses.asdict(_layer_scales(spec, at, matrices, moments, forms))
+        found = _layer_scales(spec, at, matrices, moments, forms, kept_whole)
+        scales = dataclasses.asdict(found)
         return {**carried, **{at + name: scale for name, scale in scales.items()}, "states": states}
 
     def first() -> Arrays:
@@ -73,16 +77,24 @@ def _layer_scales(
     matrices: Mapping[str, Float32],
     moments: Mapping[str, Moments],
     forms: Mapping[str, BlockFormat],
+    kept: Set[str],
 ) -> LayerScales:
+    def changes(*names: str) -> bool:
+        return kept.isdisjoint(at + name for name in names)
+
     def search(tap: str, shared: tuple[int, int] | None = None) -> Float32:
         readers = [rows for name, rows in matrices.items() if TAP_OF[name] == tap]
         return search_channel_scales(readers, forms[at + tap], moments[tap], shared=shared)
 
-    by_query_head = search("o", (spec.kv_heads, spec.head_size))
+    def ones(tap: str) -> Float32:
+        return np.ones(matrices[tap].shape[1], np.float32)
+
+    shared = (spec.kv_heads, spec.head_size)
+    by_query_head = search("o", shared) if changes("qkv", "o") else ones("o")
     heads = by_query_head.reshape(spec.kv_heads, -1, spec.head_size)
     return LayerScales(
-        attention=search("qkv"),
+        attention=search("qkv") if changes("qkv") else ones("qkv"),
         values=np.ascontiguousarray(heads[:, 0].reshape(-1)),
-        mlp=search("gate"),
-        inner=search("down"),
+        mlp=search("gate") if changes("gate", "up") else ones("gate"),
+        inner=search("down") if changes("up", "down") else ones("down"),
     )

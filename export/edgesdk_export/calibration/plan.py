@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgesdk_quantize.formats import BlockFormat, Int4, Int8
+from edgesdk_quantize.formats import BlockFormat, CodedScales, Int4, Int8
 from edgesdk_quantize.methods.budget import Choice, choose, stored_bits
 from edgesdk_quantize.methods.calibrated import Rounding
 
@@ -33,13 +33,15 @@ from edgesdk_export.resume import Arrays, Kept, remembered
 from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder
 
-# What a matrix may be stored in where formats are mixed: 4.3 to 9.3 bits a weight.
+# What a matrix may be stored in where formats are mixed: 4.3 to 9.3 bits a weight, less where the
+# scales take 8 bits.
 MIXED_FORMATS: tuple[BlockFormat, ...] = (
     Int4(block=128),
     Int4(block=64),
     Int4(block=32),
     Int4(block=16),
     Int8(block=128),
+    Int8(block=64),
     Int8(block=32),
 )
 # Sensitivities are of the first windows only: each layer's stream runs through all layers behind.
@@ -136,7 +138,8 @@ def calibrate(
         )
         quantizer = WeightedQuantizer(decoder, importance, forms)
     scaled = "activation-aware channel scales, " if calibration.awq else ""
-    method = f"{scaled}{quantizer.method}, calibrated on {text_name}"
+    coded = "scales in 8 bits, " if isinstance(scheme.linear, CodedScales) else ""
+    method = f"{scaled}{quantizer.method}, {coded}calibrated on {text_name}"
     return Calibrated(decoder, quantizer, method)
 
 
@@ -173,15 +176,17 @@ def mixed_formats(
         RequestError: no choice is as small; the message says what is.
     """
     shapes, matrices = canonical_shapes(spec), matrix_parts(spec)
+    coded = isinstance(scheme.linear, CodedScales)
+    formats = [CodedScales(form) if coded else form for form in MIXED_FORMATS]
     choices: dict[str, list[Choice]] = {}
     forms: dict[str, list[BlockFormat]] = {}
     for name, cost in costs.items():
         parts = [shapes[f"{part}.weight"] for part in matrices[name]]
         rows, columns = sum(shape[0] for shape in parts), parts[0][1]
-        usable = [k for k, form in enumerate(MIXED_FORMATS) if _fits(form, columns)]
-        forms[name] = [MIXED_FORMATS[k] for k in usable]
+        usable = [k for k, form in enumerate(formats) if _fits(form, columns)]
+        forms[name] = [formats[k] for k in usable]
         choices[name] = [
-            Choice(stored_bits(MIXED_FORMATS[k], rows, columns), cost.divergence[k]) for k in usable
+            Choice(stored_bits(formats[k], rows, columns), cost.divergence[k]) for k in usable
         ]
     fixed = _fixed_bits(spec, scheme, set(costs))
     try:

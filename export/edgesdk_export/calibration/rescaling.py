@@ -35,11 +35,13 @@ class LayerScales:
 
 
 def rescaled(decoder: Decoder, scales: Sequence[LayerScales]) -> Decoder:
-    """The same decoder, one `LayerScales` per layer moved between its weights; read lazily."""
+    """The same decoder, one `LayerScales` per layer moved between its weights; read lazily. What
+    is multiplied with ones stays the tensor that it is."""
     factors: dict[str, tuple[Float32 | None, Float32 | None]] = {}
     for index, layer in enumerate(scales):
         for name, pair in _factors(decoder.spec, layer).items():
-            factors[f"layers.{index}.{name}"] = pair
+            if any(side is not None and np.any(side != 1) for side in pair):
+                factors[f"layers.{index}.{name}"] = pair
     weights: Mapping[str, LazyTensor] = {
         name: _Rescaled(tensor, *factors[name]) if name in factors else tensor
         for name, tensor in decoder.weights.items()

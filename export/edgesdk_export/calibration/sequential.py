@@ -18,6 +18,7 @@ from edgesdk_quantize.methods.calibrated import Rounding, quantize_calibrated
 from edgesdk_quantize.methods.moments import MomentsMeter
 
 from edgesdk.errors import ExportError
+from edgesdk_export.calibration.kept_blocks import kept_blocks
 from edgesdk_export.calibration.running import TAP_OF, TAPS, Quantized, embedded, run_layer
 from edgesdk_export.onnx import FloatTensors, PartModel, layer_model
 from edgesdk_export.onnx.parts import tapped_layer_model
@@ -98,9 +99,10 @@ class SequentialQuantizer:
         for tap in TAPS:
             moments = meters.pop(tap).result()
             for matrix in [matrix for matrix in TAP_OF if TAP_OF[matrix] == tap]:
-                name = at + matrix
-                packed[name] = quantize_calibrated(
-                    weights.pop(matrix), self._forms[name], moments, self._rounding
+                name, rows = at + matrix, weights.pop(matrix)
+                kept = kept_blocks(self._decoder, name, self._forms[name])
+                packed[name] = kept or quantize_calibrated(
+                    rows, self._forms[name], moments, self._rounding
                 )
         quantized: PartModel = layer_model(spec, Quantized(self._tensors, packed), index)
         self._states = run_layer(quantized, self._states, prepack=True)

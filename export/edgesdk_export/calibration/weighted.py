@@ -10,6 +10,7 @@ from edgesdk_quantize.methods.search import quantize_searched
 
 from edgesdk.errors import ExportError
 from edgesdk_export.calibration.importance import ImportanceMatrix, gguf_names
+from edgesdk_export.calibration.kept_blocks import kept_blocks
 from edgesdk_export.calibration.running import TAP_OF
 from edgesdk_export.calibration.sequential import check_weights, format_names
 from edgesdk_export.onnx import FloatTensors
@@ -30,6 +31,7 @@ class WeightedQuantizer:
     def __init__(
         self, decoder: Decoder, importance: ImportanceMatrix, forms: Mapping[str, BlockFormat]
     ) -> None:
+        self._decoder = decoder
         self._tensors = FloatTensors(decoder)
         self._forms = forms
         self._importance = _by_tap(decoder, importance)
@@ -52,7 +54,8 @@ class WeightedQuantizer:
             rows = np.asarray(self._tensors[f"{name}.weight"].numpy(), np.float32)
             check_weights(name, rows)
             importance = self._importance[f"layers.{index}.{tap}"]
-            packed[name] = quantize_searched(rows, self._forms[name], importance)
+            kept = kept_blocks(self._decoder, name, self._forms[name])
+            packed[name] = kept or quantize_searched(rows, self._forms[name], importance)
         return packed
 
 

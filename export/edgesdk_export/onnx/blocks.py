@@ -60,7 +60,7 @@ def _block_linear(
         [
             x,
             codes,
-            graph.weight(at + ".scales"),
+            block_scales(graph, at),
             graph.weight(zeros) if graph.has(zeros) else None,
             None,
             bias,
@@ -72,6 +72,19 @@ def _block_linear(
         block_size=block,
         accuracy_level=_INT8_ACTIVATIONS,
     )
+
+
+def block_scales(graph: GraphBuilder, at: str) -> ir.Value:
+    """The scales of a stored matrix as float32; onnxruntime folds the product when it loads the
+    model."""
+    if not graph.has(at + ".scale_codes"):
+        return graph.weight(at + ".scales")
+    made = graph.made(f"{at}/scales")
+    if made is not None:
+        return made  # a tied embedding is gathered from and multiplied with
+    codes = graph.weight(at + ".scale_codes")
+    whole = graph.op("Cast", f"{at}/scale_codes", [codes], to=ir.DataType.FLOAT.value)
+    return graph.op("Mul", f"{at}/scales", [whole, graph.weight(at + ".scale_units")])
 
 
 def block_size(columns: int, blocks: int) -> int:

@@ -6,27 +6,28 @@ import numpy as np
 import onnx_ir as ir
 
 from edgesdk_export.onnx.attention import Lengths, attention
-from edgesdk_export.onnx.blocks import Stream, block_size, linear, norm, rms_norm
+from edgesdk_export.onnx.blocks import Stream, block_scales, block_size, linear, norm, rms_norm
 from edgesdk_export.onnx.graph import CONTRIB, GraphBuilder, sizes
 from edgesdk_export.spec import DecoderSpec
 
 
 def embed(graph: GraphBuilder, spec: DecoderSpec, input_ids: ir.Value) -> Stream:
     """Token ids int64 [batch, sequence] as hidden states."""
-    if graph.has("embed.scales"):
-        scales = graph.weight("embed.scales")
+    if graph.has("embed.rows"):
+        coded = graph.has("embed.scale_codes")
+        blocks = sizes(graph.weight("embed.scale_codes" if coded else "embed.scales"))[1]
         hidden = graph.op(
             "GatherBlockQuantized",
             "embed/gather",
             [
                 graph.weight("embed.rows"),
                 input_ids,
-                scales,
+                block_scales(graph, "embed"),
                 graph.weight("embed.zero_points") if graph.has("embed.zero_points") else None,
             ],
             domain=CONTRIB,
             bits=8,
-            block_size=block_size(spec.hidden_size, sizes(scales)[1]),
+            block_size=block_size(spec.hidden_size, blocks),
             gather_axis=0,
             quantize_axis=1,
         )

@@ -11,7 +11,9 @@ and a matrix M as these tensors:
 
     M.weight                 float32 or float16 [rows, columns]
     M.codes                  or uint8 [rows, blocks, bytes], with
-    M.scales                 float32 [rows, blocks], and where the format has them
+    M.scales                 float32 [rows, blocks]
+      or M.scale_codes       uint8 [rows, blocks], with
+         M.scale_units       float32 [rows, 1], and where the format has them
     M.zero_points            uint8 [rows, bytes]
     M.bias                   float32 [rows], where the model has one
     embed.rows               embed.codes once more, seen as [rows, columns] by the gather

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from edgesdk_quantize.formats import BlockFormat, Packed
+from edgesdk_quantize.formats.blocks import ScaleCodes
 
 from edgesdk.bundle.manifest import SourceBlocks
 from edgesdk.errors import ExportError
@@ -210,7 +211,7 @@ class _Store:
     def packed(self, name: str, parts: tuple[str, ...], packed: Packed) -> None:
         """Store a matrix that is quantized already, and the biases of its `parts`."""
         self._add(f"{name}.codes", ir.DataType.UINT8, packed.data.shape, [packed.data])
-        self._add(f"{name}.scales", ir.DataType.FLOAT, packed.scales.shape, [packed.scales])
+        self._scales(name, [packed.scales], [packed.coded])
         zeros = packed.zero_points
         if zeros is not None:
             self._add(f"{name}.zero_points", ir.DataType.UINT8, zeros.shape, [zeros])
@@ -250,22 +251,38 @@ class _Store:
     ) -> None:
         count = -(-columns // form.block)
         scales: list[npt.NDArray[Any]] = []
+        coded: list[ScaleCodes | None] = []
         zeros: list[npt.NDArray[Any]] = []
 
         def codes() -> Iterator[npt.NDArray[np.uint8]]:
             # Scales and zero-points are an eighth of the codes: small enough to wait in memory.
             for packed in blocks.chunks(self.second_loss):
                 scales.append(packed.scales)
+                coded.append(packed.coded)
                 if packed.zero_points is not None:
                     zeros.append(packed.zero_points)
                 yield packed.data
 
         blob = form.block * form.bits // 8
         self._add(f"{name}.codes", ir.DataType.UINT8, (rows, count, blob), codes())
-        self._add(f"{name}.scales", ir.DataType.FLOAT, (rows, count), scales)
+        self._scales(name, scales, coded)
         if zeros:
             shape = (rows, -(-count * form.bits // 8))
             self._add(f"{name}.zero_points", ir.DataType.UINT8, shape, zeros)
+
+    def _scales(
+        self, name: str, scales: Sequence[npt.NDArray[Any]], coded: Sequence[ScaleCodes | None]
+    ) -> None:
+        """Store the scales of a matrix, given some rows after another: in 8 bits where all of its
+        rows have them so."""
+        rows, blocks = sum(len(part) for part in scales), scales[0].shape[1]
+        known = [part for part in coded if part is not None]
+        if len(known) < len(coded):
+            self._add(f"{name}.scales", ir.DataType.FLOAT, (rows, blocks), scales)
+            return
+        codes, units = [part.codes for part in known], [part.units for part in known]
+        self._add(f"{name}.scale_codes", ir.DataType.UINT8, (rows, blocks), codes)
+        self._add(f"{name}.scale_units", ir.DataType.FLOAT, (rows, 1), units)
 
     def _checked(self, names: tuple[str, ...]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
         for name in names:

@@ -51,6 +51,8 @@ class Recipe(Record):
                 f"The recipe {self.name}: the method {section.method!r} is not available for "
                 f"{form}; available: {', '.join(METHODS[form])}."
             )
+        if isinstance(section, OnnxRecipe):
+            self._require_scales(section)
         if isinstance(section, OnnxRecipe) and section.method == "nearest":
             if section.budget is not None:
                 raise RequestError(
@@ -136,6 +138,18 @@ class Recipe(Record):
                 lines += ["", f"[{name}]"]
                 lines += [f"{key} = {_toml(value)}" for key, value in section.model_dump().items()]
         return "\n".join(lines) + "\n"
+
+    def _require_scales(self, section: OnnxRecipe) -> None:
+        if section.scales == "uint8" and (section.symmetric or section.sweeps):
+            which = "symmetric" if section.symmetric else "sweeps"
+            why = {
+                "symmetric": "has negative scales, which are stored as float32",
+                "sweeps": "moves scales after they have become uint8",
+            }
+            raise RequestError(
+                f"The recipe {self.name}: {which} {why[which]}.",
+                hint=f'Choose scales = "float32", or leave {which} out.',
+            )
 
     def _section(self, form: BundleFormat) -> OnnxRecipe | GgufRecipe:
         section = self.onnx if form == "onnx" else self.gguf

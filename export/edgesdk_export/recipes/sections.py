@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from edgesdk_quantize.formats import BlockFormat, Int4, Int4Symmetric, Int8, Int8Symmetric
+from edgesdk_quantize.formats import (
+    BlockFormat,
+    CodedScales,
+    Int4,
+    Int4Symmetric,
+    Int8,
+    Int8Symmetric,
+)
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
 from edgesdk_export.gguf.mixes import FileType, file_type_named, file_type_names
@@ -45,6 +52,8 @@ class OnnxRecipe(Record):
             count.
         block: how many weights share a scale.
         symmetric: whether there are no zero-points.
+        scales: of the blocks: "float32", or "uint8": multiples of one float32 for each row, which
+            takes 0.75 bits a weight less at a block of 32 and gives the same speed.
         embedding: of embedding and head; "auto": "int8-symmetric" beside integers, else the
             format of the other weights.
         method: "nearest": each block by itself. "weighted": searched under importance weights.
@@ -56,6 +65,7 @@ class OnnxRecipe(Record):
     bits: Annotated[Literal["auto"] | int | float, PlainValidator(_known_bits)] = "auto"
     block: Literal[16, 32, 64, 128] = 32
     symmetric: bool = False
+    scales: Literal["float32", "uint8"] = "float32"
     embedding: Literal["auto", "int8", "int8-symmetric", "fp16", "fp32"] = "auto"
     method: str = "nearest"
     awq: bool = False
@@ -82,19 +92,24 @@ class OnnxRecipe(Record):
         elif bits == 16:
             name, linear = "fp16", "fp16"
         elif bits == 8:
-            name, linear = "int8", (Int8Symmetric if self.symmetric else Int8)(self.block)
+            kind = Int8Symmetric if self.symmetric else Int8
+            name, linear = "int8", self._scaled(kind(self.block))
         else:
-            name, linear = "int4", (Int4Symmetric if self.symmetric else Int4)(self.block)
+            small = Int4Symmetric if self.symmetric else Int4
+            name, linear = "int4", self._scaled(small(self.block))
         return WeightScheme(name, linear, self._embedding(linear))
 
     def _embedding(self, linear: BlockFormat | FloatFormat) -> BlockFormat | FloatFormat:
         if self.embedding in ("fp16", "fp32"):
             return self.embedding
         if self.embedding == "int8":
-            return Int8(self.block)
+            return self._scaled(Int8(self.block))
         if self.embedding == "auto" and isinstance(linear, str):
             return linear
-        return Int8Symmetric(self.block)
+        return self._scaled(Int8Symmetric(self.block))
+
+    def _scaled(self, form: BlockFormat) -> BlockFormat:
+        return CodedScales(form) if self.scales == "uint8" else form
 
 
 class GgufRecipe(Record):

@@ -22,6 +22,24 @@ UInt8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
+class ScaleCodes:
+    """Scales in 8 bits: a code for each block, times a unit for each row.
+
+    Attributes:
+        codes: uint8 [N, blocks], at least 1.
+        units: float32 [N, 1].
+    """
+
+    codes: UInt8
+    units: Float32
+
+    @property
+    def values(self) -> Float32:
+        """float32 [N, blocks]: just what a float32 product of the two gives."""
+        return self.codes.astype(np.float32) * self.units
+
+
+@dataclass(frozen=True)
 class Packed:
     """A quantized matrix [N, K], in onnxruntime's layout.
 
@@ -29,11 +47,13 @@ class Packed:
         data: uint8 [N, blocks, block * bits / 8]; the first of two 4-bit codes is the low half.
         scales: float32 [N, blocks].
         zero_points: uint8 [N, ceil(blocks * bits / 8)], packed as `data` is; None = 2**(bits - 1).
+        coded: the same scales in 8 bits, for formats that store them so; None = as float32.
     """
 
     data: UInt8
     scales: Float32
     zero_points: UInt8 | None
+    coded: ScaleCodes | None = None
 
 
 class BlockFormat(Protocol):
@@ -83,7 +103,7 @@ def with_zero_points(packed: Packed, bits: int) -> Packed:
     if packed.zero_points is not None:
         return packed
     zeros = np.full(packed.scales.shape, 1 << (bits - 1), np.uint8)
-    return Packed(packed.data, packed.scales, pack(zeros, bits))
+    return Packed(packed.data, packed.scales, pack(zeros, bits), packed.coded)
 
 
 def pack(codes: UInt8, bits: int) -> UInt8:

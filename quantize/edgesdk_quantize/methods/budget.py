@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgesdk_quantize.formats.blocks import BlockFormat
+from edgesdk_quantize.formats.coded import CodedScales
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,11 @@ def choose(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str, 
 
 
 def stored_bits(form: BlockFormat, rows: int, columns: int) -> int:
-    """Bits of a matrix [rows, columns]: codes, float32 scales, and zero-points."""
+    """Bits of a matrix [rows, columns]: codes, scales, and zero-points."""
     blocks = -(-columns // form.block)
     zeros = -(-blocks * form.bits // 8) * 8 if form.has_zero_points else 0
-    return rows * (blocks * (form.block * form.bits + 32) + zeros)
+    scales = 8 * blocks + 32 if isinstance(form, CodedScales) else 32 * blocks
+    return rows * (blocks * form.block * form.bits + scales + zeros)
 
 
 def _hull(options: Sequence[Choice]) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgesdk_quantize.formats.blocks import BlockFormat, Float32, Packed, pack
+from edgesdk_quantize.formats.coded import CodedScales, code_scales
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,14 @@ def pack_rounded(grid: Grid, rounded: Float32) -> Packed:
     codes[:columns] += np.rint(rounded / scales)
     by_row = np.ascontiguousarray(codes.T.astype(np.uint8)).reshape(rows, blocks, form.block)
     zeros = np.ascontiguousarray(grid.zeros.T.astype(np.uint8))
+    by_block = np.ascontiguousarray(grid.scales.T)
+    coded = code_scales(by_block) if isinstance(form, CodedScales) else None
     return Packed(
         pack(by_row, form.bits),
-        np.ascontiguousarray(grid.scales.T),
+        # To the last bit what the graph will multiply.
+        by_block if coded is None else coded.values,
         pack(zeros, form.bits) if form.has_zero_points else None,
+        coded,
     )
 
 

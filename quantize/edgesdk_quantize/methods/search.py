@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgesdk_quantize.formats.blocks import BlockFormat, Float32, Packed, check_finite
+from edgesdk_quantize.formats.coded import CodedScales, code_scales
 from edgesdk_quantize.methods.grid import Grid, largest_code, pack_rounded, round_all
 
 # Smaller steps than this are treated as zero: their reciprocals would overflow.
@@ -59,6 +60,8 @@ def search_grid(rows: Float32, form: BlockFormat, importance: Float32 | None = N
         part = slice(block * form.block, (block + 1) * form.block)
         tile = np.ascontiguousarray(rows[:, part].T)
         scales[block], zeros[block] = _search(tile, weights[part, None], form)
+    if isinstance(form, CodedScales):
+        scales = np.ascontiguousarray(code_scales(scales.T).values.T)
     return Grid(form, scales, zeros)
 
 

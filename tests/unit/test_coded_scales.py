@@ -1,0 +1,80 @@
+"""Scales in 8 bits: what is stored is what was rounded to, and costs next to nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from edgesdk_quantize.formats import CodedScales, Int4, Int8, Int8Symmetric
+from edgesdk_quantize.formats.blocks import dequantize
+from edgesdk_quantize.formats.coded import code_scales
+from edgesdk_quantize.methods.budget import stored_bits
+from edgesdk_quantize.methods.calibrated import Rounding, quantize_calibrated
+from edgesdk_quantize.methods.moments import Moments
+from edgesdk_quantize.methods.search import quantize_searched
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+FORMATS = [Int4(), Int4(block=16), Int8(), Int8(block=64), Int8Symmetric()]
+formats = pytest.mark.parametrize("form", FORMATS, ids=lambda form: f"{form.name}-{form.block}")
+positive = st.floats(0, 2.0**100, width=32)
+
+
+def normal(rows, columns, seed=0):
+    return np.random.default_rng(seed).standard_t(5, (rows, columns)).astype(np.float32)
+
+
+def error(packed, form, weights):
+    found = dequantize(packed, bits=form.bits, columns=weights.shape[1])
+    return float(np.square(found - weights).sum())
+
+
+def check_stored(packed):
+    assert packed.coded is not None
+    assert packed.coded.codes.dtype == np.uint8
+    assert packed.coded.codes.min() >= 1
+    product = packed.coded.codes.astype(np.float32) * packed.coded.units
+    np.testing.assert_array_equal(packed.scales, product)
+
+
+@formats
+@pytest.mark.parametrize("columns", [96, 100])
+def test_a_byte_for_each_scale_loses_next_to_nothing(form, columns):
+    weights = normal(64, columns)
+    packed = CodedScales(form).quantize(weights)
+    check_stored(packed)
+    assert error(packed, form, weights) < 1.03 * error(form.quantize(weights), form, weights)
+
+
+@pytest.mark.parametrize("form", [Int4(), Int4(block=16), Int8(block=64)])
+def test_methods_round_to_the_scales_that_are_stored(form):
+    weights = normal(24, 128)
+    moments = Moments(300, (np.eye(128, dtype=np.float32),))
+    coded = CodedScales(form)
+    for plain, packed in (
+        (quantize_searched(weights, form), quantize_searched(weights, coded)),
+        (
+            quantize_calibrated(weights, form, moments, Rounding()),
+            quantize_calibrated(weights, coded, moments, Rounding()),
+        ),
+    ):
+        check_stored(packed)
+        assert error(packed, form, weights) < 1.03 * error(plain, form, weights)
+
+
+@given(arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 9)), elements=positive))
+def test_codes_are_the_nearest_and_never_zero(scales):
+    coded = code_scales(scales)
+    assert coded.codes.shape == scales.shape
+    assert coded.units.shape == (len(scales), 1)
+    assert (coded.codes >= 1).all()
+    wide = np.maximum(scales, coded.units)
+    assert (np.abs(coded.values - wide) <= 0.501 * coded.units).all()
+
+
+@formats
+def test_stored_bits_are_those_of_the_arrays(form):
+    packed = CodedScales(form).quantize(np.ones((3, 100), np.float32))
+    arrays = [packed.data, packed.coded.codes, packed.coded.units, packed.zero_points]
+    stored = sum(array.nbytes for array in arrays if array is not None)
+    assert stored_bits(CodedScales(form), 3, 100) == 8 * stored
