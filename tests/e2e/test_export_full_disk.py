@@ -37,8 +37,7 @@ def test_a_disk_that_fills_up(form, recipe, share, tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", int(whole.size * share)) as disk:
         with pytest.raises(ExportError, match=r"disk that holds .*small is full"):
             export(job(disk / "b"), Silent())
-        assert not (disk / "b").exists()
-        assert [path.name for path in disk.iterdir() if not path.name.startswith(".")] == []
+        assert list(disk.iterdir()) == []
         grow(disk, 50_000_000)
         again = export(job(disk / "b"), Silent())
         verify_bundle(again)
