@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 # Beyond the grace time, for the engine calls that are under way when it ends.
 _LAST_SECONDS = 10.0
+# How long a connection may idle. Clients drop theirs after 5 seconds by default; a server that does
+# so too, as uvicorn would, now and then hangs up on a request that is just coming.
+_IDLE_SECONDS = 75
 
 
 def serve(
@@ -83,6 +86,7 @@ class DrainingServer(uvicorn.Server):
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=int(service.settings.grace + _LAST_SECONDS),
         )
         super().__init__(config)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -90,6 +92,19 @@ def test_a_stream_byte_by_byte(http: httpx.Client) -> None:
         {},
     ]
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+
+
+def test_a_connection_idles_longer_than_clients_keep_theirs(server: Served) -> None:
+    connection = HTTPConnection(urlsplit(server.url).netloc, timeout=20)
+    connection.request("GET", "/health")
+    assert connection.getresponse().read()
+    place = connection.sock
+    # Clients drop connections after 5 seconds; a server that does so too may do it first.
+    time.sleep(6)
+    connection.request("GET", "/health")
+    assert connection.getresponse().read()
+    assert connection.sock is place
+    connection.close()
 
 
 def test_a_character_is_never_cut(http: httpx.Client) -> None:

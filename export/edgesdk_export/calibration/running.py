@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import onnxruntime
 from edgesdk_quantize.formats import Packed
 
 from edgesdk_export.onnx import PartModel
@@ -65,20 +64,15 @@ def run_layer(
 
     Args:
         part: a layer whose graph has the observers' taps, in their order.
-        prepack: lay matrices out for speed; float32 ones are held twice then.
+        prepack: see `PartModel.runner`.
 
     Returns:
         The states after the layer, in a new array.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if not prepack:
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    session = part.session(options)
-    (name,) = (port.name for port in session.get_inputs())
+    run = part.runner(prepack=prepack)
     after = np.empty_like(states)
     for index in range(len(states)):
-        after[index : index + 1], *inputs = session.run(None, {name: states[index : index + 1]})
+        after[index : index + 1], *inputs = run(states[index : index + 1])
         for observe, values in zip((observers or {}).values(), inputs, strict=True):
             observe(values.reshape(-1, values.shape[-1]))
     return after

@@ -14,12 +14,13 @@ Every row of a batch is a whole text that begins at its first token; there is no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 import onnxruntime
 
@@ -29,6 +30,8 @@ from edgesdk_export.onnx.graph import GraphBuilder, Weights
 from edgesdk_export.onnx.layers import embed, head, layer
 from edgesdk_export.onnx.stored import FloatTensors, StoredTensors
 from edgesdk_export.spec import DecoderSpec
+
+Runner = Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]
 
 INPUT_IDS = "input_ids"
 HIDDEN = "hidden"
@@ -57,6 +60,41 @@ class PartModel:
             [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self.weights.values()],
         )
         return onnxruntime.InferenceSession(self.graph, options, providers=["CPUExecutionProvider"])
+
+    def runner(self, *, prepack: bool) -> Runner:
+        """Called with the part's input; gives its outputs in order.
+
+        Args:
+            prepack: lay matrices out for speed. Without it float32 matrices go in with each call:
+                onnxruntime copies its initializers, and would hold them twice while it does.
+        """
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        part, fed = self, {}
+        if not prepack:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            fed = {name: array for name, array in self.weights.items() if _is_matrix(name, array)}
+            part = self._taking(fed)
+        session = part.session(options)
+        (name,) = (port.name for port in session.get_inputs() if port.name not in fed)
+        return lambda values: session.run(None, {name: values, **fed})
+
+    def _taking(self, fed: Mapping[str, npt.NDArray[Any]]) -> PartModel:
+        """The same with some weights as inputs of the graph."""
+        model = onnx.load_model_from_string(self.graph)
+        kept = [tensor for tensor in model.graph.initializer if tensor.name not in fed]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
+        model.graph.input.extend(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, array.shape)
+            for name, array in fed.items()
+        )
+        rest = {name: array for name, array in self.weights.items() if name not in fed}
+        return PartModel(model.SerializeToString(), rest)
+
+
+def _is_matrix(name: str, array: npt.NDArray[Any]) -> bool:
+    return name.endswith(".weight") and array.ndim == 2 and array.dtype == np.float32
 
 
 def embed_model(spec: DecoderSpec, weights: StoredTensors | FloatTensors) -> PartModel:

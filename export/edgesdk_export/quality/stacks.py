@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from edgesdk_export.onnx import (
     FloatTensors,
@@ -79,15 +78,5 @@ def _gather(table: LazyTensor, ids: npt.NDArray[Any]) -> Float32:
 
 
 def _block(part: PartModel, *, prepack: bool) -> Block:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if not prepack:
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    session = part.session(options)
-    (name,) = (port.name for port in session.get_inputs())
-
-    def run(values: npt.NDArray[Any]) -> Float32:
-        (result,) = session.run(None, {name: values})
-        return np.asarray(result)
-
-    return run
+    run = part.runner(prepack=prepack)
+    return lambda values: np.asarray(run(values)[0])
