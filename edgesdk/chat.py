@@ -18,9 +18,10 @@ from edgesdk.engines.base import Sequence
 from edgesdk.errors import EmptyPrompt, InvalidOption, RequestError
 from edgesdk.overflow import OverflowPolicy, checked_policy
 from edgesdk.receipt import Reply
+from edgesdk.relaying import read_all, read_all_async
 from edgesdk.runtime import Runtime
 from edgesdk.saved_chat import save_chat
-from edgesdk.streaming import AsyncReplyStream, ReplyStream, read_all, read_all_async
+from edgesdk.streaming import AsyncReplyStream, ReplyStream
 from edgesdk.structure.asking import Asked
 from edgesdk.text.prompts import messages_of
 from edgesdk.tools.calls import ToolCall

@@ -16,9 +16,10 @@ from edgesdk.errors import RequestError
 from edgesdk.overflow import OverflowPolicy
 from edgesdk.planning import Plan, plan
 from edgesdk.receipt import Reply
+from edgesdk.relaying import read_all, read_all_async
 from edgesdk.runtime import Runtime
 from edgesdk.saved_chat import restore_chat
-from edgesdk.streaming import AsyncReplyStream, ReplyStream, read_all, read_all_async
+from edgesdk.streaming import AsyncReplyStream, ReplyStream
 from edgesdk.structure.asking import AskChanges, Asked, asked_from
 from edgesdk.text.prompts import Prompt, messages_of
 from edgesdk.tools.messages import used_ids

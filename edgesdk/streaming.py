@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from types import TracebackType
-from typing import Any, Protocol, TypeVar
-
-from typing_extensions import Self
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeAlias
 
 from edgesdk.closing import Closes
 from edgesdk.decode.loop import Finish, FinishReason, Step
 from edgesdk.errors import DeadlineExceeded, RequestError
 from edgesdk.receipt import Receipt, Reply
+from edgesdk.relaying import AsyncStream
 from edgesdk.tools.calls import ToolCalls
-
-_Item = TypeVar("_Item", covariant=True)
-
-
-class _End:
-    """Comes after the last item."""
 
 
 class Answer(Protocol):
@@ -145,103 +135,4 @@ class ReplyStream(Closes, Iterator[str]):
         self.close()
 
 
-class AsyncReplyStream(AsyncIterator[str]):
-    """A `ReplyStream` for asyncio: a worker thread computes, the event loop stays free.
-
-    When the task that iterates it is cancelled, the answer ends at once. Use it in `async with`,
-    or call `aclose`, if it may not be read to its end.
-    """
-
-    def __init__(self, stream: ReplyStream) -> None:
-        self._stream = stream
-        self._pieces = relay(stream)
-
-    async def __anext__(self) -> str:
-        return await self._pieces.__anext__()
-
-    @property
-    def reply(self) -> Reply:
-        """As `ReplyStream.reply`."""
-        return self._stream.reply
-
-    def cancel(self) -> None:
-        """As `ReplyStream.cancel`."""
-        self._stream.cancel()
-
-    async def aclose(self) -> None:
-        """End the answer here; harmless where it has ended."""
-        await self._pieces.aclose()
-        self._stream.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-
-def read_all(stream: ReplyStream) -> Reply:
-    """The reply at the end of a stream."""
-    with stream:
-        for _ in stream:
-            pass
-    return stream.reply
-
-
-async def read_all_async(stream: AsyncReplyStream) -> Reply:
-    """The reply at the end of a stream."""
-    async with stream:
-        async for _ in stream:
-            pass
-    return stream.reply
-
-
-class Ends(Protocol[_Item]):
-    """What a worker thread iterates, and another thread may end."""
-
-    def __iter__(self) -> Iterator[_Item]: ...
-
-    def cancel(self) -> None:
-        """End it at once."""
-
-
-async def relay(stream: Ends[_Item]) -> AsyncGenerator[_Item, None]:
-    """What a stream gives, for an event loop. Leaving it early cancels the stream."""
-    loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[_Item | _End] = asyncio.Queue()
-    ended: asyncio.Future[BaseException | None] = loop.create_future()
-
-    def end(error: BaseException | None) -> None:
-        ended.set_result(error)
-        arrived.put_nowait(_End())
-
-    def work() -> None:
-        error = None
-        try:
-            for piece in stream:
-                loop.call_soon_threadsafe(arrived.put_nowait, piece)
-        except BaseException as raised:
-            error = raised
-        # A loop that was closed under way has nobody who could be told.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(end, error)
-
-    # A thread of its own: in a pool, answers would wait for a free thread, by no priority, and
-    # with no way to stop.
-    threading.Thread(target=work, name="edgesdk-answer", daemon=True).start()
-    try:
-        while not isinstance(piece := await arrived.get(), _End):
-            yield piece
-    finally:
-        # The sequence is in use until the worker has seen the wish to stop.
-        if not ended.done():
-            stream.cancel()
-            await asyncio.wait([ended])
-    error = ended.result()
-    if error is not None:
-        raise error
+AsyncReplyStream: TypeAlias = AsyncStream[str, Reply]

@@ -23,9 +23,8 @@ from edgesdk.hybrid.sequences import KeptSequence
 from edgesdk.hybrid.stream import (
     AsyncHybridStream,
     HybridStream,
-    read_all,
-    read_all_async,
 )
+from edgesdk.relaying import read_all, read_all_async
 from edgesdk.runtime import Runtime
 from edgesdk.text.prompts import messages_of
 from edgesdk.tools.calls import ToolCall

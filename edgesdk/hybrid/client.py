@@ -38,8 +38,6 @@ from edgesdk.hybrid.stream import (
     HybridEvent,
     HybridStream,
     Steps,
-    read_all,
-    read_all_async,
 )
 from edgesdk.hybrid.trust.calibrating import Check, Progress
 from edgesdk.hybrid.trust.calibrations import Calibrated
@@ -51,6 +49,7 @@ from edgesdk.hybrid.waiting.later import Later
 from edgesdk.hybrid.waiting.queue import Queue
 from edgesdk.hybrid.writing import write_down
 from edgesdk.model import Model
+from edgesdk.relaying import read_all, read_all_async
 from edgesdk.text.prompts import Prompt, messages_of
 
 if TYPE_CHECKING:

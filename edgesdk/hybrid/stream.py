@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from time import perf_counter
-from types import TracebackType
 from typing import TypeAlias
-
-from typing_extensions import Self
 
 from edgesdk.closing import Closes
 from edgesdk.errors import RequestError
@@ -16,8 +13,8 @@ from edgesdk.hybrid.cloud.answer import Piece, Restart, Thought
 from edgesdk.hybrid.receipt import Timing
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.receipt import peak_memory_bytes
+from edgesdk.relaying import AsyncStream
 from edgesdk.scheduling import Cancel
-from edgesdk.streaming import relay
 
 HybridEvent: TypeAlias = Piece | Thought | Restart
 Steps: TypeAlias = Generator[HybridEvent, None, HybridReply]
@@ -95,57 +92,4 @@ class HybridStream(Closes, Iterator[HybridEvent]):
         return Timing(perf_counter() - self._started, self._first, peak_memory_bytes())
 
 
-class AsyncHybridStream(AsyncIterator[HybridEvent]):
-    """A `HybridStream` for asyncio: a worker thread asks, the event loop stays free.
-
-    When the task that iterates it is cancelled, the answer ends at once. Use it in `async with`,
-    or call `aclose`, if it may not be read to its end.
-    """
-
-    def __init__(self, stream: HybridStream) -> None:
-        self._stream = stream
-        self._events = relay(stream)
-
-    async def __anext__(self) -> HybridEvent:
-        return await self._events.__anext__()
-
-    @property
-    def reply(self) -> HybridReply:
-        """As `HybridStream.reply`."""
-        return self._stream.reply
-
-    def cancel(self) -> None:
-        """As `HybridStream.cancel`."""
-        self._stream.cancel()
-
-    async def aclose(self) -> None:
-        """End the answer here; harmless where it has ended."""
-        await self._events.aclose()
-        self._stream.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-
-def read_all(stream: HybridStream) -> HybridReply:
-    """The reply at the end of a stream."""
-    with stream:
-        for _ in stream:
-            pass
-    return stream.reply
-
-
-async def read_all_async(stream: AsyncHybridStream) -> HybridReply:
-    """The reply at the end of a stream."""
-    async with stream:
-        async for _ in stream:
-            pass
-    return stream.reply
+AsyncHybridStream: TypeAlias = AsyncStream[HybridEvent, HybridReply]

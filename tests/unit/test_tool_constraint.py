@@ -12,7 +12,7 @@ import pytest
 
 from edgesdk.decode.options import Options
 from edgesdk.errors import InvalidOption
-from edgesdk.streaming import read_all
+from edgesdk.relaying import read_all
 from edgesdk.structure.asking import Structure
 from edgesdk.structure.masking import Vocabulary
 from edgesdk.tools.calls import ToolCall, calls_in
