@@ -105,7 +105,9 @@ def command(
 
 def _open(store: Store, name: str) -> Bundle:
     folder = Path(name)
-    return open_bundle(folder if is_bundle(folder) else store.get(name, "bundle").path)
+    if is_bundle(folder) or (folder.is_dir() and len(folder.parts) > 1):
+        return open_bundle(folder)
+    return open_bundle(store.get(name, "bundle").path)
 
 
 def _fields(entry: BundleQuality) -> dict[str, Any]:

@@ -76,6 +76,8 @@ def test_wrong_use_is_named(place: Path) -> None:
     assert "--against" in run("quality", "tiny-int4", place=place, expect=2).stderr
     error = run("quality", "tiny-int4", *against, "--plot", "q.svg", place=place, expect=2).stderr
     assert "draws a .png file, not q.svg" in error
+    error = run("quality", str(place / "home"), *against, place=place, expect=1).stderr
+    assert "edgesdk.json" in error
     error = run("quality", "tiny-int5", *against, place=place, expect=1).stderr
     assert "tiny-int5" in error
     assert "Traceback" not in error
