@@ -15,7 +15,7 @@ from edgesdk_quantize.methods.grid import pack_rounded, round_all
 from edgesdk_quantize.methods.moments import Moments, MomentsMeter, output_error, slices_of
 from edgesdk_quantize.methods.refine import refine
 from edgesdk_quantize.methods.search import quantize_searched, range_grid, search_grid
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -145,6 +145,8 @@ def test_refinement_never_raises_the_output_error(form):
     assert errors[-1] < 0.7 * errors[0]
 
 
+# Errors so small beside the weights that float32 sums of squares cannot order them.
+@example(weights=np.array([[-618158.0, *[446779.0] * 31]], np.float32), seed=1)
 @formats
 @given(weights=matrices, seed=st.integers(0, 9))
 @settings(max_examples=25, deadline=None)
@@ -160,8 +162,7 @@ def test_search_is_never_worse_than_the_plain_range(form, weights, seed):
         return float((np.square(rounded.astype(np.float64) - weights) * importance).sum())
 
     size = float((np.square(weights.astype(np.float64)) * importance).sum())
-    # Candidates are judged by float32 sums of the weights' squares, to their last digits.
-    assert error(found) <= error(plain) * (1 + 1e-3) + 1e-7 * size
+    assert error(found) <= error(plain) * (1 + 1e-3) + 1e-12 * size
 
 
 def test_search_follows_importance():

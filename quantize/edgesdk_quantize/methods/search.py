@@ -80,7 +80,8 @@ def range_grid(rows: Float32, form: BlockFormat) -> Grid:
 
 def _search(tile: Float32, weights: Float32, form: BlockFormat) -> tuple[Float32, Float32]:
     best = _Best(tile, weights, form)
-    for step, zero in _ranges(tile, form):
+    ranges = list(_ranges(tile, form))
+    for step, zero in ranges:
         best.consider(step, zero)
     for _ in range(_REFINEMENTS):
         best.consider(best.step, best.zero)
@@ -88,6 +89,7 @@ def _search(tile: Float32, weights: Float32, form: BlockFormat) -> tuple[Float32
             for shift in (-1, 1):
                 top = np.float32(largest_code(form))
                 best.consider(best.step, np.clip(best.zero + np.float32(shift), 0, top))
+    best.yield_to(*ranges[0])
     return best.step, best.zero
 
 
@@ -150,10 +152,29 @@ class _Best:
             fitted = along / np.where(energy > 0, energy, np.float32(1))
             relative = np.where(np.abs(fitted) > _TINY, fitted, relative)
 
-    def _sums(self, step: Float32, zero: Float32) -> tuple[Float32, Float32]:
+    def yield_to(self, step: Float32, zero: Float32) -> None:
+        """Take this one where it is better after all: sums that nearly cancel each other order
+        candidates whose errors are tiny by chance."""
+        relative = step / self._unit
+        worse = self._left(self._step, self.zero) > self._left(relative, zero)
+        self._step = np.where(worse, relative, self._step)
+        self.zero = np.where(worse, zero, self.zero)
+
+    def _left(self, step: Float32, zero: Float32) -> Float32:
+        """What rounding leaves, float32 [N], without differences of large sums."""
+        left = self._codes(step, zero) * step - self._tile
+        np.square(left, out=left)
+        total: Float32 = (left * self._weights).sum(axis=0)
+        return total
+
+    def _codes(self, step: Float32, zero: Float32) -> Float32:
         codes = self._tile / step
         np.rint(codes, out=codes)
         np.clip(codes, -zero, self._top - zero, out=codes)
+        return codes
+
+    def _sums(self, step: Float32, zero: Float32) -> tuple[Float32, Float32]:
+        codes = self._codes(step, zero)
         along = np.einsum("bn,bn->n", codes, self._weighted)
         np.square(codes, out=codes)
         return along, (codes * self._weights).sum(axis=0)
