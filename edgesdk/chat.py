@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -13,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Unpack
 
 from edgesdk.closing import Closes
+from edgesdk.conversation import OneAtATime, given, news_of
 from edgesdk.decode.options import OptionChanges
 from edgesdk.engines.base import Sequence
-from edgesdk.errors import EmptyPrompt, InvalidOption, RequestError
+from edgesdk.errors import InvalidOption
 from edgesdk.overflow import OverflowPolicy, checked_policy
 from edgesdk.receipt import Reply
 from edgesdk.relaying import read_all, read_all_async
@@ -23,9 +22,8 @@ from edgesdk.runtime import Runtime
 from edgesdk.saved_chat import save_chat
 from edgesdk.streaming import AsyncReplyStream, ReplyStream
 from edgesdk.structure.asking import Asked
-from edgesdk.text.prompts import messages_of
 from edgesdk.tools.calls import ToolCall
-from edgesdk.tools.messages import open_turn, unanswered, used_ids, with_result
+from edgesdk.tools.messages import open_turn, unanswered, used_ids
 from edgesdk.tools.offer import Offer, ToolChanges, asked_with_tools
 from edgesdk.turn import Turn
 
@@ -68,7 +66,7 @@ class Chat(Closes):
         self._overflow = checked_policy(overflow)
         self._turns = [dict(message) for message in turns]
         self._sequence = sequence
-        self._answering = threading.Lock()
+        self._answering = OneAtATime()
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -92,13 +90,13 @@ class Chat(Closes):
             RequestError: the answer before it is still under way, or a tool call has no result.
         """
         started = perf_counter()
-        self._begin()
+        self._answering.begin()
         try:
             turn = self._turn(prompt)
             asked, _ = self._asked(options, turn)
             return self._answer(turn, asked, started, self._joins(turn))
         except BaseException:
-            self._answering.release()
+            self._answering.end()
             raise
 
     async def arespond(self, prompt: str | None = None, **options: Unpack[ToolChanges]) -> Reply:
@@ -126,15 +124,8 @@ class Chat(Closes):
         Raises:
             RequestError: an answer is under way, or no result of that call is waited for.
         """
-        from edgesdk.tools.running import text_of
-
-        with self._alone():
-            if call.id not in {waiting.id for waiting in self.waiting_for}:
-                raise RequestError(
-                    f"This chat waits for no result of the call {call.id!r} of {call.name!r}.",
-                    hint="Give one result for each of chat.waiting_for.",
-                )
-            self._turns = with_result(self._turns, call, text_of(result))
+        with self._answering.held():
+            self._turns = given(self._turns, call, result)
 
     def act(
         self,
@@ -165,12 +156,8 @@ class Chat(Closes):
         """
         from edgesdk.tools.acting import act
 
-        with self._alone():
+        with self._answering.held():
             turn, acting, functions, ask = self._acting(prompt, tools, max_rounds, options)
-            if any(tool.is_async for tool in functions.values()):
-                raise InvalidOption(
-                    "A tool is asynchronous.", hint="Use 'await chat.aact(...)', or a plain 'def'."
-                )
             acted = act(acting, lambda seconds: read_all(ask(seconds)), functions)
             self._turns = [*turn.history, *acted.messages]
         return acted
@@ -187,7 +174,7 @@ class Chat(Closes):
         threads; cancelling the task stops the decoding and cancels them."""
         from edgesdk.tools.acting import act_async
 
-        with self._alone():
+        with self._answering.held():
             turn, acting, functions, ask = self._acting(prompt, tools, max_rounds, options)
 
             async def asked(seconds: float | None) -> Reply:
@@ -203,7 +190,7 @@ class Chat(Closes):
         Raises:
             RequestError: an answer is under way.
         """
-        with self._alone():
+        with self._answering.held():
             self._turns.clear()
 
     def fork(self) -> Chat:
@@ -212,7 +199,7 @@ class Chat(Closes):
         Raises:
             RequestError: an answer is under way.
         """
-        with self._alone():
+        with self._answering.held():
             twin = None if self._sequence is None else self._sequence.fork()
             return Chat(
                 self._runtime,
@@ -230,7 +217,7 @@ class Chat(Closes):
         Raises:
             RequestError: an answer is under way, or `path` cannot be written.
         """
-        with self._alone():
+        with self._answering.held():
             sequence = self._held()
             save_chat(Path(path), sequence, system=self.system, turns=self._turns)
 
@@ -240,20 +227,12 @@ class Chat(Closes):
         Raises:
             RequestError: an answer is under way.
         """
-        with self._alone():
+        with self._answering.held():
             self._drop_cache()
 
     def _turn(self, prompt: str | None) -> Turn:
         """The turn that `prompt` begins, or goes on with."""
-        waiting = self.waiting_for
-        if waiting:
-            raise RequestError(
-                f"The model waits for the result of {', '.join(call.name for call in waiting)}.",
-                hint="Give it with chat.give(call, result); it may say that nothing was done.",
-            )
-        asked = [] if prompt is None else messages_of(prompt)
-        if not asked and (not self._turns or self._turns[-1]["role"] != "tool"):
-            raise EmptyPrompt("There is nothing to answer.", hint="Give a prompt.")
+        asked = news_of(prompt, self._turns)
         told = self.messages[: len(self.messages) - len(self._turns)]
         if self._turns and self._turns[-1]["role"] == "tool":
             # The question that led to the calls must not be dropped without them.
@@ -322,7 +301,7 @@ class Chat(Closes):
                 reply.tokens or reply.finish_reason == "stop"
             ):
                 self._turns = [*turn.history, *turn.news, reply.message]
-            self._answering.release()
+            self._answering.end()
 
         return on_end
 
@@ -331,22 +310,7 @@ class Chat(Closes):
             self._sequence = self._runtime.engine.sequence()
         return self._sequence
 
-    def _begin(self) -> None:
-        if not self._answering.acquire(blocking=False):
-            raise RequestError(
-                "This chat is still answering.",
-                hint="Read that stream to its end or close it first; use a chat per thread.",
-            )
-
     def _drop_cache(self) -> None:
         if self._sequence is not None:
             self._sequence.close()
             self._sequence = None
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        self._begin()
-        try:
-            yield
-        finally:
-            self._answering.release()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
 from edgesdk.closing import Closes
+from edgesdk.conversation import OneAtATime, given, news_of
 from edgesdk.decode.options import options_from
-from edgesdk.errors import EmptyPrompt, InvalidOption, RequestError
+from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.ask import Ask, Messages, ask_of
 from edgesdk.hybrid.changes import HybridActChanges, HybridChanges, Rules, parted
 from edgesdk.hybrid.client import HybridClient
@@ -26,9 +25,8 @@ from edgesdk.hybrid.stream import (
 )
 from edgesdk.relaying import read_all, read_all_async
 from edgesdk.runtime import Runtime
-from edgesdk.text.prompts import messages_of
 from edgesdk.tools.calls import ToolCall
-from edgesdk.tools.messages import unanswered, with_result
+from edgesdk.tools.messages import unanswered
 from edgesdk.tools.offer import toolbox
 
 if TYPE_CHECKING:
@@ -70,7 +68,7 @@ class HybridChat(Closes):
         self._sequences = KeptSequence(runtime.engine)
         self._turns: Messages = []
         self._strictest: Verdict | None = None
-        self._answering = threading.Lock()
+        self._answering = OneAtATime()
 
     @property
     def messages(self) -> Messages:
@@ -93,20 +91,20 @@ class HybridChat(Closes):
         Raises:
             RequestError: the answer before it is still under way, or a tool call has no result.
         """
-        self._begin()
+        self._answering.begin()
         try:
-            news = self._news(prompt)
+            news = news_of(prompt, self._turns)
             rules, changes = parted(options)
             ask, verdict = self._ask(news, rules, changes)
 
             def ended(reply: HybridReply | None) -> None:
                 if reply is not None:
                     self._join([*news, reply.message], verdict)
-                self._answering.release()
+                self._answering.end()
 
             return self._client.answer(ask, verdict, rules.prefer, on_end=ended)
         except BaseException:
-            self._answering.release()
+            self._answering.end()
             raise
 
     async def arespond(
@@ -136,15 +134,8 @@ class HybridChat(Closes):
         Raises:
             RequestError: an answer is under way, or no result of that call is waited for.
         """
-        from edgesdk.tools.running import text_of
-
-        with self._alone():
-            if call.id not in {waiting.id for waiting in self.waiting_for}:
-                raise RequestError(
-                    f"This chat waits for no result of the call {call.id!r} of {call.name!r}.",
-                    hint="Give one result for each of chat.waiting_for.",
-                )
-            self._turns = with_result(self._turns, call, text_of(result))
+        with self._answering.held():
+            self._turns = given(self._turns, call, result)
 
     def act(
         self,
@@ -159,12 +150,8 @@ class HybridChat(Closes):
         calls whose arguments fit a function run it."""
         from edgesdk.tools.acting import act
 
-        with self._alone():
+        with self._answering.held():
             loop = self._loop(prompt, tools, max_rounds, options)
-            if any(tool.is_async for tool in loop.functions.values()):
-                raise InvalidOption(
-                    "A tool is asynchronous.", hint="Use 'await chat.aact(...)', or a plain 'def'."
-                )
             acted = act(loop.acting, lambda seconds: read_all(loop.ask(seconds)), loop.functions)
             self._join(acted.messages, loop.strictest)
         return acted
@@ -181,7 +168,7 @@ class HybridChat(Closes):
         threads; cancelling the task ends the answer and cancels them."""
         from edgesdk.tools.acting import act_async
 
-        with self._alone():
+        with self._answering.held():
             loop = self._loop(prompt, tools, max_rounds, options)
 
             async def asked(seconds: float | None) -> HybridReply:
@@ -197,7 +184,7 @@ class HybridChat(Closes):
         Raises:
             RequestError: an answer is under way.
         """
-        with self._alone():
+        with self._answering.held():
             self._turns, self._strictest = [], None
             self._vault = Vault(self._detectors)
 
@@ -207,20 +194,8 @@ class HybridChat(Closes):
         Raises:
             RequestError: an answer is under way.
         """
-        with self._alone():
+        with self._answering.held():
             self._sequences.close()
-
-    def _news(self, prompt: str | None) -> Messages:
-        waiting = self.waiting_for
-        if waiting:
-            raise RequestError(
-                f"The model waits for the result of {', '.join(call.name for call in waiting)}.",
-                hint="Give it with chat.give(call, result); it may say that nothing was done.",
-            )
-        asked = [] if prompt is None else messages_of(prompt)
-        if not asked and (not self._turns or self._turns[-1]["role"] != "tool"):
-            raise EmptyPrompt("There is nothing to answer.", hint="Give a prompt.")
-        return asked
 
     def _ask(
         self, news: Messages, rules: Rules, options: Mapping[str, object]
@@ -251,7 +226,9 @@ class HybridChat(Closes):
         if len(functions) < len(specs):
             raise InvalidOption("A tool is no function, so it cannot run.", hint="Use respond().")
         deadline = options_from(changes).deadline
-        acting = Acting[HybridReply](self._news(prompt), max_rounds=max_rounds, deadline=deadline)
+        acting = Acting[HybridReply](
+            news_of(prompt, self._turns), max_rounds=max_rounds, deadline=deadline
+        )
 
         def ask(seconds: float | None) -> tuple[HybridStream, Verdict]:
             changed = {**changes, "tools": offered, "deadline": seconds}
@@ -263,21 +240,6 @@ class HybridChat(Closes):
     def _join(self, news: Iterable[dict[str, Any]], verdict: Verdict | None) -> None:
         self._turns = [*self._turns, *news]
         self._strictest = verdict
-
-    def _begin(self) -> None:
-        if not self._answering.acquire(blocking=False):
-            raise RequestError(
-                "This chat is still answering.",
-                hint="Read that stream to its end or close it first; use a chat per thread.",
-            )
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        self._begin()
-        try:
-            yield
-        finally:
-            self._answering.release()
 
 
 class _Loop:

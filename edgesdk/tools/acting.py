@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol
 
 from typing_extensions import TypeVar
 
-from edgesdk.errors import DeadlineExceeded, ToolRoundsExceeded
+from edgesdk.errors import DeadlineExceeded, InvalidOption, ToolRoundsExceeded
 from edgesdk.receipt import Reply
 from edgesdk.tools.calls import ToolCall
 from edgesdk.tools.function import Tool
@@ -119,7 +119,12 @@ def act(
 
     Raises:
         ToolRoundsExceeded, DeadlineExceeded: see `Acting`.
+        InvalidOption: a tool is asynchronous.
     """
+    if any(tool.is_async for tool in tools.values()):
+        raise InvalidOption(
+            "A tool is asynchronous.", hint="Use 'await chat.aact(...)', or a plain 'def'."
+        )
     while calls := acting.take(ask(acting.remaining())):
         acting.tell(run_calls(calls, tools, seconds=acting.remaining()))
     return acting.acted()
