@@ -12,6 +12,7 @@ import pytest
 from support.exported import Exported
 from support.other_process import run_python
 
+from edgesdk.hybrid.cloud import attempts
 from edgesdk.store import Store
 
 _EXPORT = """
@@ -67,3 +68,9 @@ def qwen_coder_int4(
     yield Exported(folder / "qwen", peak)
     # More than a gigabyte, which pytest would keep for the next sessions.
     shutil.rmtree(folder / "qwen")
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts at a cloud follow one another at once."""
+    monkeypatch.setattr(attempts, "_FIRST_PAUSE", 0.01)

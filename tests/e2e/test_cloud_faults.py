@@ -36,13 +36,12 @@ from edgesdk.errors import (
     CloudUnreachable,
     DeadlineExceeded,
 )
-from edgesdk.hybrid.cloud import attempts
 from edgesdk.hybrid.cloud.answer import CloudAnswer, CloudEvent, Piece, Restart, Thought
 from edgesdk.hybrid.cloud.attempts import OnBreak
 from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.endpoint import Cloud, Limits
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 # Only where a fault is one of time; the good answers of other tests may take what they need.
@@ -50,11 +49,6 @@ SHORT = Limits(connect=2.0, first_token=1.0, between_pieces=1.0)
 SLOW = ("slow first token", "slow head", "trickled comments", "stall", "trickled bytes")
 KEY = "sk-test-0123456789"
 GOOD = answer("Hel", "lo")
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "_FIRST_PAUSE", 0.01)
 
 
 def cloud(url: str, *, limits: Limits | None = None) -> Cloud:

@@ -23,7 +23,6 @@ from support.waiting import until
 
 from edgesdk.errors import CloudBusy, DeadlineExceeded, InvalidOption
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.cloud import attempts
 from edgesdk.hybrid.cloud.answer import CloudAnswer, CloudEvent, Piece, Restart
 from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.endpoint import Cloud
@@ -31,16 +30,11 @@ from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.spending.call import CallSpending
 from edgesdk.hybrid.spending.limits import Cost, SpendingLimits
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 GOOD = answer("Hel", "lo")
 SOON, NEVER = 0.05, 60.0
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "_FIRST_PAUSE", 0.01)
 
 
 class Silent:

@@ -23,7 +23,6 @@ from support.scripted_server import (
 )
 
 from edgesdk.errors import BudgetExceeded, CloudBusy, CloudError, CloudUnreachable
-from edgesdk.hybrid.cloud import attempts
 from edgesdk.hybrid.cloud.answer import CloudAnswer
 from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.endpoint import Cloud, Limits
@@ -31,18 +30,13 @@ from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.spending.call import CallSpending
 from edgesdk.hybrid.spending.limits import Cost, SpendingLimits
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 # What one attempt may cost at most; a good answer of `answer` costs 3 tokens and one per piece.
 WORST = 100
 GOOD = answer("Hel", "lo")
 BROKEN: Script = [HEAD, chunk("Hel"), Reset()]
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "_FIRST_PAUSE", 0.01)
 
 
 def tokens(amount: int) -> Budget:

@@ -26,7 +26,6 @@ from support.scripted_server import (
 
 from edgesdk.errors import ContextOverflow, InvalidOption
 from edgesdk.hybrid.client import HybridClient, HybridEvent
-from edgesdk.hybrid.cloud import attempts
 from edgesdk.hybrid.cloud.answer import Piece, Restart
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.privacy.policy import Policy, Question
@@ -35,17 +34,12 @@ from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.spending.limits import Cost, SpendingLimits
 from edgesdk.hybrid.trust.confidence import Confidence
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
 # The fake engine's tokens have a probability of 0.39.
 SURE, UNSURE = Confidence(threshold=0.3, give_up_below=0.3), Confidence(threshold=0.5)
 HOPELESS = Confidence(threshold=0.5, give_up_below=0.45, decide_after=4)
 LOCAL = b"I am not sure."
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "_FIRST_PAUSE", 0.01)
 
 
 def cloud(server: ScriptedServer, **changes: Any) -> Cloud:

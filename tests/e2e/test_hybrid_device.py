@@ -15,7 +15,6 @@ from support.scripted_server import HEAD, Script, ScriptedServer, Wait, answer, 
 
 from edgesdk.errors import ContextOverflow, RequestError
 from edgesdk.hybrid.client import HybridClient, HybridEvent
-from edgesdk.hybrid.cloud import attempts
 from edgesdk.hybrid.cloud.answer import Piece, Restart
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.effort.effort import Effort
@@ -30,7 +29,7 @@ from edgesdk.hybrid.trust.kept import Kept
 from edgesdk.hybrid.trust.regression import LogisticRegression
 from edgesdk.power import PowerState
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
 BUNDLE = "00" * 32
 SURE = Confidence(threshold=0.3, give_up_below=0.3)
@@ -40,11 +39,6 @@ COLD = Effort(temperature=0.01)
 PICTURE = {"type": "image_url", "image_url": {"url": "https://x.example/cat.png"}}
 SEEN = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, PICTURE]}]
 BUSY = status("503 Busy")
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "_FIRST_PAUSE", 0.01)
 
 
 def client(

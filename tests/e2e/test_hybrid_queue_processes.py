@@ -32,7 +32,6 @@ from support.waiting import until
 
 from edgesdk.errors import ContextOverflow
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.cloud import attempts
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.records.journal import Journal
@@ -42,15 +41,10 @@ from edgesdk.hybrid.spending.limits import SpendingLimits
 from edgesdk.hybrid.waiting.flushing import LateReply
 from edgesdk.hybrid.waiting.queue import Queue
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
 KEY = bytes(range(32))
 LOCAL = b"I am not sure."
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "_FIRST_PAUSE", 0.01)
 
 
 class Echo(ScriptedServer):

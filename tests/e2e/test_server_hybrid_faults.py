@@ -24,18 +24,12 @@ from support.served import (
 from support.talking_cloud import TalkingCloud, said
 
 from edgesdk.cli import main
-from edgesdk.hybrid.cloud import attempts
 from edgesdk.hybrid.cloud.endpoint import Cloud, Limits
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.spending.limits import SpendingLimits
 
-pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "_FIRST_PAUSE", 0.01)
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
 
 def failing(*steps: Any) -> Callable[[dict[str, Any]], Script]:

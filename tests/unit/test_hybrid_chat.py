@@ -17,21 +17,17 @@ from support.talking_cloud import TalkingCloud, called, echo, last, said
 
 from edgesdk.errors import EmptyPrompt, InvalidOption, RequestError, ToolRoundsExceeded
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.cloud import attempts
 from edgesdk.hybrid.cloud.answer import Piece
 from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.trust.confidence import Confidence
+
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 # The fake engine's tokens have a probability of 0.39.
 SURE, UNSURE = Confidence(threshold=0.3, give_up_below=0.3), Confidence(threshold=0.5)
 LOCAL = b"I am not sure."
 PLACEHOLDER = re.compile(r"<[A-Z_]+_[0-9]+>")
 PATIENCE = 30.0
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "_FIRST_PAUSE", 0.01)
 
 
 def client_with(
