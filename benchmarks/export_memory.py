@@ -43,6 +43,11 @@ CALIBRATED = {
 @click.option("--size", type=click.Choice(list(LAYOUTS)), default="7B", show_default=True)
 @click.option("--layers", type=click.IntRange(min=1), help="Fewer layers than the model has.")
 @click.option("--calibrated", is_flag=True, help="Recipes that calibrate, too.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What those read. Without it a model of few layers writes its own text, which takes long.",
+)
 @click.option("--quality-tokens", default=0, show_default=True, help="Measure quality on so many.")
 @click.option("--peer", type=click.Choice(list(LAYOUTS)), help="Beside onnxruntime-genai.")
 @click.option("--peer-layers", type=click.IntRange(min=1), help="Fewer layers for the peer, too.")
@@ -53,6 +58,7 @@ def main(
     size: str,
     layers: int | None,
     calibrated: bool,
+    calibration: Path | None,
     quality_tokens: int,
     peer: str | None,
     peer_layers: int | None,
@@ -60,7 +66,10 @@ def main(
     seed: int,
 ) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    wanted = EXPORTS | (CALIBRATED if calibrated else {})
+    wanted = dict(EXPORTS)
+    if calibrated:
+        text = () if calibration is None else ("--calibration", str(calibration.resolve()))
+        wanted |= {what: (*options, *text) for what, options in CALIBRATED.items()}
     rows = []
     name, layout = _model(size, layers)
     folder = _checkpoint(work, name, layout, seed)
