@@ -9,7 +9,14 @@ from edgesdk_export.onnx.scheme import WeightScheme
 from edgesdk_export.recipes import load_recipe, recipe_names
 from edgesdk_export.recipes.model import Recipe
 from edgesdk_export.recipes.sections import CalibrationRecipe, GgufRecipe, OnnxRecipe
-from edgesdk_quantize.formats import CodedScales, Int4, Int4Symmetric, Int8, Int8Symmetric
+from edgesdk_quantize.formats import (
+    CodedScales,
+    Int4,
+    Int4Offset,
+    Int4Symmetric,
+    Int8,
+    Int8Symmetric,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,7 +101,11 @@ def test_a_method_that_is_not_there_is_refused(tmp_path):
 
 
 def test_a_budget_needs_a_method_that_measures(tmp_path):
-    for text in ("bits = 5.5", "bits = 4\nawq = true"):
+    for text in (
+        "bits = 5.5",
+        "bits = 4\nawq = true",
+        "bits = 4\noffsets = true\nscales = 'uint8'",
+    ):
         with pytest.raises(RequestError, match=r"calibrates|measured with a text"):
             recipe_of(f"[onnx]\n{text}", tmp_path).require("onnx")
     best = load_recipe("best").asking_for("onnx", "5.5")
@@ -109,6 +120,24 @@ def test_scales_in_8_bits_do_not_go_with_what_changes_them(key, tmp_path):
     recipe_of(text, tmp_path).require("onnx")
     with pytest.raises(RequestError, match=f"mine: {key.split()[0]} .*scales"):
         recipe_of(text + "scales = 'uint8'\n", tmp_path).require("onnx")
+
+
+@pytest.mark.parametrize("key", ["symmetric = true", "scales = 'float32'"])
+def test_offsets_do_not_go_with_other_scales(key, tmp_path):
+    text = "[onnx]\nmethod = 'gptq'\nbits = 4\noffsets = true\n"
+    recipe_of(text + "scales = 'uint8'\n", tmp_path).require("onnx")
+    with pytest.raises(RequestError, match=r"mine: blocks with offsets"):
+        recipe_of(text + key + "\n", tmp_path).require("onnx")
+
+
+def test_offsets_are_of_layers_in_4_bits(tmp_path):
+    text = "[onnx]\nmethod = 'gptq'\noffsets = true\nscales = 'uint8'\n"
+    four = recipe_of(text + "bits = 4\n", tmp_path).onnx_scheme(LARGE)
+    assert four.linear == Int4Offset()
+    assert (four.table(True), four.table(False)) == (four.embedding, CodedScales(Int4()))
+    eight = recipe_of(text + "bits = 8\n", tmp_path).onnx_scheme(LARGE)
+    assert eight.linear == CodedScales(Int8())
+    assert eight.table(False) == eight.embedding
 
 
 def test_scales_in_8_bits_are_those_of_embedding_and_layers(tmp_path):
@@ -131,6 +160,7 @@ onnx = st.builds(
     awq=st.booleans(),
     sweeps=st.integers(0, 100),
     scales=st.sampled_from(["float32", "uint8"]),
+    offsets=st.booleans(),
     block=st.sampled_from([16, 32, 64, 128]),
     symmetric=st.booleans(),
     embedding=st.sampled_from(["auto", "int8", "int8-symmetric", "fp16", "fp32"]),

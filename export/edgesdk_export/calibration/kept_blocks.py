@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 from edgesdk_quantize.formats import BlockFormat, Packed
-from edgesdk_quantize.formats.blocks import check_finite, with_zero_points
+from edgesdk_quantize.formats.blocks import check_finite, stacked
 
 from edgesdk.errors import ExportError
 from edgesdk_export.onnx.stored import matrix_parts
@@ -40,14 +39,7 @@ def kept_blocks(decoder: Decoder, matrix: str, form: BlockFormat) -> Packed | No
         pieces.append(piece)
     if not pieces:
         return None
-    if any(piece.zero_points is not None for piece in pieces):
-        pieces = [with_zero_points(piece, form.bits) for piece in pieces]
-    zeros = [piece.zero_points for piece in pieces if piece.zero_points is not None]
-    return Packed(
-        np.concatenate([piece.data for piece in pieces]),
-        np.concatenate([piece.scales for piece in pieces]),
-        np.concatenate(zeros) if zeros else None,
-    )
+    return stacked(pieces, form.bits)
 
 
 def _kept_forms(decoder: Decoder, matrix: str, form: BlockFormat) -> dict[str, BlockFormat]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgesdk_quantize.formats import BlockFormat, CodedScales, Int4, Int8
+from edgesdk_quantize.formats import BlockFormat, CodedScales, Int4, Int4Offset, Int8
 from edgesdk_quantize.methods.budget import Choice, choose, stored_bits
 from edgesdk_quantize.methods.calibrated import Rounding
 
@@ -33,8 +33,7 @@ from edgesdk_export.resume import Arrays, Kept, remembered
 from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder
 
-# What a matrix may be stored in where formats are mixed: 4.3 to 9.3 bits a weight, less where the
-# scales take 8 bits.
+# What a matrix may be stored in where formats are mixed, but for how its scales are stored.
 MIXED_FORMATS: tuple[BlockFormat, ...] = (
     Int4(block=128),
     Int4(block=64),
@@ -44,6 +43,8 @@ MIXED_FORMATS: tuple[BlockFormat, ...] = (
     Int8(block=64),
     Int8(block=32),
 )
+# And these, where blocks may have offsets.
+_OFFSET_FORMATS: tuple[BlockFormat, ...] = tuple(Int4Offset(block) for block in (128, 64, 32, 16))
 # Sensitivities are of the first windows only: each layer's stream runs through all layers behind.
 _SENSITIVITY_TOKENS = 1_024
 _SENSITIVITY_WINDOW = 256
@@ -123,9 +124,8 @@ def calibrate(
     if calibration.bits is not None:
         # After the scales: they even out what matrices cost.
         progress.stage("Measuring sensitivity", decoder.spec.layers)
-        costs = measure_costs(
-            decoder, _few(windows), MIXED_FORMATS, kept=kept, progress=progress.advance
-        )
+        mixed = formats_to_mix(scheme)
+        costs = measure_costs(decoder, _few(windows), mixed, kept=kept, progress=progress.advance)
         forms = mixed_formats(decoder.spec, scheme, costs, calibration.bits)
     quantizer: LayerQuantizer
     if calibration.method == "gptq":
@@ -138,7 +138,7 @@ def calibrate(
         )
         quantizer = WeightedQuantizer(decoder, importance, forms)
     scaled = "activation-aware channel scales, " if calibration.awq else ""
-    coded = "scales in 8 bits, " if isinstance(scheme.linear, CodedScales) else ""
+    coded = "scales in 8 bits, " if isinstance(scheme.linear, CodedScales | Int4Offset) else ""
     method = f"{scaled}{quantizer.method}, {coded}calibrated on {text_name}"
     return Calibrated(decoder, quantizer, method)
 
@@ -166,18 +166,26 @@ def measured_importance(
     )
 
 
+def formats_to_mix(scheme: WeightScheme) -> tuple[BlockFormat, ...]:
+    """What a matrix may be stored in where formats are mixed: 4.1 to 9.3 bits a weight."""
+    if isinstance(scheme.linear, Int4Offset):
+        return (*map(CodedScales, MIXED_FORMATS), *_OFFSET_FORMATS)
+    if isinstance(scheme.linear, CodedScales):
+        return tuple(map(CodedScales, MIXED_FORMATS))
+    return MIXED_FORMATS
+
+
 def mixed_formats(
     spec: DecoderSpec, scheme: WeightScheme, costs: Mapping[str, MatrixCost], bits: float
 ) -> dict[str, BlockFormat]:
     """The format of each stored matrix of the layers, so that the whole model takes `bits` a
-    weight at most and loses least; `costs` were measured for `MIXED_FORMATS`.
+    weight at most and loses least; `costs` were measured for `formats_to_mix(scheme)`.
 
     Raises:
         RequestError: no choice is as small; the message says what is.
     """
     shapes, matrices = canonical_shapes(spec), matrix_parts(spec)
-    coded = isinstance(scheme.linear, CodedScales)
-    formats = [CodedScales(form) if coded else form for form in MIXED_FORMATS]
+    formats = formats_to_mix(scheme)
     choices: dict[str, list[Choice]] = {}
     forms: dict[str, list[BlockFormat]] = {}
     for name, cost in costs.items():
@@ -229,8 +237,14 @@ def _text(
 
 
 def _alike(spec: DecoderSpec, form: BlockFormat) -> dict[str, BlockFormat]:
-    """One format for all stored matrices of the layers."""
-    return {name: form for name in matrix_parts(spec) if name.startswith("layers.")}
+    """One format for all stored matrices of the layers, of the same bits where it does not fit."""
+    shapes, forms = canonical_shapes(spec), dict[str, BlockFormat]()
+    for name, parts in matrix_parts(spec).items():
+        if name.startswith("layers."):
+            columns = shapes[f"{parts[0]}.weight"][1]
+            whole = isinstance(form, Int4Offset) and columns % form.block
+            forms[name] = CodedScales(Int4(form.block)) if whole else form
+    return forms
 
 
 def _few(windows: Windows) -> Windows:
@@ -243,6 +257,8 @@ def _few(windows: Windows) -> Windows:
 
 def _fits(form: BlockFormat, columns: int) -> bool:
     """Whether a graph reads the block size back from the number of blocks."""
+    if isinstance(form, Int4Offset) and columns % form.block:
+        return False
     return block_size(columns, -(-columns // form.block)) == form.block
 
 
@@ -253,7 +269,7 @@ def _fixed_bits(spec: DecoderSpec, scheme: WeightScheme, mixed: set[str]) -> flo
     total, within = 0.0, {f"{part}.weight" for name in matrices for part in matrices[name]}
     for name in matrices.keys() - mixed:
         rows, columns = shapes[f"{matrices[name][0]}.weight"]
-        form = scheme.embedding
+        form = scheme.table(spec.tied) if name == "embed" else scheme.embedding
         total += (
             rows * columns * widths[form]
             if isinstance(form, str)

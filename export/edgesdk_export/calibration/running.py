@@ -106,8 +106,11 @@ def _tensors(matrix: str, packed: Packed) -> dict[str, ir.TensorProtocol]:
         "scales": packed.scales,
         "zero_points": packed.zero_points,
     }
-    return {
+    tensors: dict[str, ir.TensorProtocol] = {
         f"{matrix}.{kind}": ir.tensor(array, name=f"{matrix}.{kind}")
         for kind, array in arrays.items()
         if array is not None
     }
+    if packed.offsets is not None:
+        tensors |= _tensors(f"{matrix}.offsets", packed.offsets)
+    return tensors

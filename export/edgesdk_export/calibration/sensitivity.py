@@ -21,7 +21,7 @@ import onnx_ir as ir
 from edgesdk_quantize.divergence import DivergenceMeter
 from edgesdk_quantize.formats import BlockFormat, Int4
 from edgesdk_quantize.methods.grid import round_all
-from edgesdk_quantize.methods.search import range_grid, search_grid
+from edgesdk_quantize.methods.search import search_grid
 
 from edgesdk_export.calibration.running import TAP_OF, TAPS, SquaresMeter, embedded, run_layer
 from edgesdk_export.onnx import FloatTensors, layer_model
@@ -35,7 +35,7 @@ from edgesdk_export.weights import Decoder, Float32
 # What matrices are rounded to while divergence is measured.
 PROBE = Int4()
 # So many rows say how much larger the error of one format is than that of another.
-_SAMPLED_ROWS = 192
+_SAMPLED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def _ratios(
     sample = rows[:: max(1, len(rows) // _SAMPLED_ROWS)]
 
     def error(form: BlockFormat) -> float:
-        points = round_all(range_grid(sample, form), np.ascontiguousarray(sample.T)).T
+        grid = search_grid(sample, form, importance)
+        points = round_all(grid, np.ascontiguousarray(sample.T)).T
         return float((np.square(points - sample) @ importance).sum())
 
     base = max(error(PROBE), 1e-30)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from edgesdk_export.onnx.graph import CONTRIB, GraphBuilder, sizes
@@ -32,6 +33,8 @@ def linear(graph: GraphBuilder, at: str, x: ir.Value, columns: int) -> ir.Value:
     The format is read off the stored tensors: `.codes` means blocks, `.weight` means floats.
     """
     bias = graph.weight(at + ".bias") if graph.has(at + ".bias") else None
+    if graph.has(at + ".offsets.codes"):
+        return _offset_linear(graph, at, x, columns, bias)
     if graph.has(at + ".codes"):
         return _block_linear(graph, at, x, columns, bias)
     weight = float_weight(graph, at)
@@ -74,6 +77,26 @@ def _block_linear(
     )
 
 
+def _offset_linear(
+    graph: GraphBuilder, at: str, x: ir.Value, columns: int, bias: ir.Value | None
+) -> ir.Value:
+    """Blocks with offsets: these are multiplied with the sums of x over each block."""
+    _, blocks, _ = sizes(graph.weight(at + ".codes"))
+    name = f"{x.name}/sums_{blocks}"
+    sums = graph.made(name)
+    if sums is None:  # several matrices read the same x
+        shape = graph.constant(
+            f"blocks_of_{columns // blocks}", [0, 0, -1, columns // blocks], np.int64
+        )
+        last = graph.constant("last_axis", [-1], np.int64)
+        cut = graph.op("Reshape", f"{x.name}/blocks_{blocks}", [x, shape])
+        sums = graph.op("ReduceSum", name, [cut, last], keepdims=0)
+    offsets = _block_linear(graph, at + ".offsets", sums, blocks, None)
+    return graph.op(
+        "Add", f"{at}/with_offsets", [_block_linear(graph, at, x, columns, bias), offsets]
+    )
+
+
 def block_scales(graph: GraphBuilder, at: str) -> ir.Value:
     """The scales of a stored matrix as float32; onnxruntime folds the product when it loads the
     model."""
@@ -88,8 +111,8 @@ def block_scales(graph: GraphBuilder, at: str) -> ir.Value:
 
 
 def block_size(columns: int, blocks: int) -> int:
-    """The power of two that cuts `columns` into `blocks`."""
-    return 1 << (math.ceil(columns / blocks) - 1).bit_length()
+    """The power of two that cuts `columns` into `blocks`; the kernels know none below 16."""
+    return max(16, 1 << (math.ceil(columns / blocks) - 1).bit_length())
 
 
 def norm(graph: GraphBuilder, at: str, stream: Stream, epsilon: float) -> tuple[ir.Value, ir.Value]:

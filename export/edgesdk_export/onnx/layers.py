@@ -16,17 +16,18 @@ def embed(graph: GraphBuilder, spec: DecoderSpec, input_ids: ir.Value) -> Stream
     if graph.has("embed.rows"):
         coded = graph.has("embed.scale_codes")
         blocks = sizes(graph.weight("embed.scale_codes" if coded else "embed.scales"))[1]
+        rows = graph.weight("embed.rows")
         hidden = graph.op(
             "GatherBlockQuantized",
             "embed/gather",
             [
-                graph.weight("embed.rows"),
+                rows,
                 input_ids,
                 block_scales(graph, "embed"),
                 graph.weight("embed.zero_points") if graph.has("embed.zero_points") else None,
             ],
             domain=CONTRIB,
-            bits=8,
+            bits=8 * sizes(rows)[1] // spec.hidden_size,
             block_size=block_size(spec.hidden_size, blocks),
             gather_axis=0,
             quantize_axis=1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edgesdk_quantize.formats import BlockFormat, CodedScales, Int4, Int8, Int8Symmetric
+from edgesdk_quantize.formats import BlockFormat, CodedScales, Int4, Int4Offset, Int8, Int8Symmetric
 
 from edgesdk.errors import RequestError
 
@@ -25,13 +25,19 @@ class WeightScheme:
     Attributes:
         name: "fp32", "fp16", "int8", "int4".
         linear: of the linear layers.
-        embedding: of the embedding and the head (one tensor where they are tied); a block format
-            must have 8 bits.
+        embedding: of the embedding and the head (one tensor where they are tied).
+        lookup: of an embedding that is only looked up, because the head is a matrix of its own;
+            None = as `embedding`.
     """
 
     name: str
     linear: BlockFormat | FloatFormat
     embedding: BlockFormat | FloatFormat
+    lookup: BlockFormat | None = None
+
+    def table(self, tied: bool) -> BlockFormat | FloatFormat:
+        """The format of the embedding, by whether it is the head too."""
+        return self.embedding if tied or self.lookup is None else self.lookup
 
     @classmethod
     def named(cls, name: str) -> WeightScheme:
@@ -54,7 +60,7 @@ class WeightScheme:
         if isinstance(self.linear, str):
             return f"stored as {self.linear}"
         text = f"MatMulNBits, block {self.linear.block}"
-        if isinstance(self.linear, CodedScales):
+        if isinstance(self.linear, CodedScales | Int4Offset):
             text += ", scales in 8 bits"
         if self.linear.bits == 4:
             return text + ", scale and zero-point searched for the least squared error"
@@ -65,7 +71,7 @@ _SCHEMES = (
     WeightScheme("fp32", "fp32", "fp32"),
     WeightScheme("fp16", "fp16", "fp16"),
     WeightScheme("int8", Int8(), Int8Symmetric()),
-    WeightScheme("int4", Int4(), Int8Symmetric()),
+    WeightScheme("int4", Int4(), Int8Symmetric(), Int4()),
 )
 
 

@@ -15,8 +15,9 @@ and a matrix M as these tensors:
       or M.scale_codes       uint8 [rows, blocks], with
          M.scale_units       float32 [rows, 1], and where the format has them
     M.zero_points            uint8 [rows, bytes]
+      or M.offsets           a matrix [rows, blocks] of its own, stored as M is
     M.bias                   float32 [rows], where the model has one
-    embed.rows               embed.codes once more, seen as [rows, columns] by the gather
+    embed.rows               embed.codes once more, seen as [rows, bytes] by the gather
 
 Norm gains are `<norm>.weight`, float32; rope tables are `rope.cos`, `rope.sin` and, where windowed
 layers have their own, `local_rope.cos`, `local_rope.sin`.

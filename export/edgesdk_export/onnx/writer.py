@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from edgesdk_quantize.formats import BlockFormat, Packed
-from edgesdk_quantize.formats.blocks import ScaleCodes
+from edgesdk_quantize.formats.blocks import ScaleCodes, stacked
 
 from edgesdk.bundle.manifest import SourceBlocks
 from edgesdk.errors import ExportError
@@ -107,7 +107,7 @@ def check_runnable(spec: DecoderSpec, scheme: WeightScheme) -> None:
             f"Attention heads of {spec.head_size} values cannot run in onnxruntime.",
             hint="Head sizes must be multiples of 8; export to GGUF instead.",
         )
-    form = scheme.embedding
+    form = scheme.table(spec.tied)
     if not isinstance(form, str) and spec.hidden_size % form.block:
         raise ExportError(
             f"A hidden size of {spec.hidden_size} cannot be quantized in blocks of {form.block}.",
@@ -123,8 +123,8 @@ def _store_all(
     quantizer: LayerQuantizer | None,
 ) -> None:
     store.once("embed", functools.partial(_store_embedding, store, spec, scheme))
-    if not isinstance(scheme.embedding, str):
-        store.embedding_view(spec)
+    if not isinstance(scheme.table(spec.tied), str):
+        store.embedding_view()
     sections = [f"layers.{index}" for index in range(spec.layers)]
     if progress is not None:
         progress(sum(store.has(section) for section in sections), spec.layers)
@@ -136,7 +136,7 @@ def _store_all(
 
 
 def _store_embedding(store: _Store, spec: DecoderSpec, scheme: WeightScheme) -> None:
-    store.matrix("embed", matrix_parts(spec)["embed"], scheme.embedding)
+    store.matrix("embed", matrix_parts(spec)["embed"], scheme.table(spec.tied))
 
 
 def _store_layer(
@@ -210,22 +210,28 @@ class _Store:
 
     def packed(self, name: str, parts: tuple[str, ...], packed: Packed) -> None:
         """Store a matrix that is quantized already, and the biases of its `parts`."""
+        self._packed(name, packed)
+        self._biases(name, parts)
+
+    def _packed(self, name: str, packed: Packed) -> None:
         self._add(f"{name}.codes", ir.DataType.UINT8, packed.data.shape, [packed.data])
         self._scales(name, [packed.scales], [packed.coded])
         zeros = packed.zero_points
         if zeros is not None:
             self._add(f"{name}.zero_points", ir.DataType.UINT8, zeros.shape, [zeros])
-        self._biases(name, parts)
+        if packed.offsets is not None:
+            self._packed(f"{name}.offsets", packed.offsets)
 
     def vector(self, name: str, parts: tuple[str, ...]) -> None:
         """Store vectors, one after another, as one float32 vector."""
         size = sum(self._shapes[part][0] for part in parts)
         self._add(name, ir.DataType.FLOAT, (size,), _values(self._checked(parts)))
 
-    def embedding_view(self, spec: DecoderSpec) -> None:
-        """The embedding's codes as the gather sees them: one byte for each weight."""
+    def embedding_view(self) -> None:
+        """The embedding's codes as the gather sees them, without blocks."""
         codes = self.tensors["embed.codes"]
-        shape = (spec.vocab_size, spec.hidden_size)
+        rows, blocks, size = codes.shape.numpy()
+        shape = (rows, blocks * size)
         name = "embed.rows"
         self.tensors[name] = self._data.view(name, codes, ir.DataType.UINT8, shape)
 
@@ -253,6 +259,7 @@ class _Store:
         scales: list[npt.NDArray[Any]] = []
         coded: list[ScaleCodes | None] = []
         zeros: list[npt.NDArray[Any]] = []
+        offsets: list[Packed] = []
 
         def codes() -> Iterator[npt.NDArray[np.uint8]]:
             # Scales and zero-points are an eighth of the codes: small enough to wait in memory.
@@ -261,6 +268,8 @@ class _Store:
                 coded.append(packed.coded)
                 if packed.zero_points is not None:
                     zeros.append(packed.zero_points)
+                if packed.offsets is not None:
+                    offsets.append(packed.offsets)
                 yield packed.data
 
         blob = form.block * form.bits // 8
@@ -269,6 +278,8 @@ class _Store:
         if zeros:
             shape = (rows, -(-count * form.bits // 8))
             self._add(f"{name}.zero_points", ir.DataType.UINT8, shape, zeros)
+        if offsets:
+            self._packed(f"{name}.offsets", stacked(offsets, 8))
 
     def _scales(
         self, name: str, scales: Sequence[npt.NDArray[Any]], coded: Sequence[ScaleCodes | None]

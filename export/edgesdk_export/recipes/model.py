@@ -61,11 +61,12 @@ class Recipe(Record):
                     hint="Choose 4, 8, 16 or 32 bits, or a method that calibrates, as in "
                     "--recipe best.",
                 )
-            if section.awq:
-                raise RequestError(
-                    f"The recipe {self.name}: awq needs a method that calibrates.",
-                    hint="Choose the method weighted or gptq.",
-                )
+            for key in ("awq", "offsets"):
+                if getattr(section, key):
+                    raise RequestError(
+                        f"The recipe {self.name}: {key} needs a method that calibrates.",
+                        hint="Choose the method weighted or gptq.",
+                    )
 
     def calibrates(self, form: BundleFormat) -> bool:
         """Whether the method looks at what the model computes."""
@@ -140,6 +141,12 @@ class Recipe(Record):
         return "\n".join(lines) + "\n"
 
     def _require_scales(self, section: OnnxRecipe) -> None:
+        if section.offsets and (section.scales != "uint8" or section.symmetric):
+            raise RequestError(
+                f"The recipe {self.name}: blocks with offsets have no zero-point, and scales in "
+                "8 bits.",
+                hint='Choose scales = "uint8" and symmetric = false, or leave offsets out.',
+            )
         if section.scales == "uint8" and (section.symmetric or section.sweeps):
             which = "symmetric" if section.symmetric else "sweeps"
             why = {

@@ -8,6 +8,7 @@ from edgesdk_quantize.formats import (
     BlockFormat,
     CodedScales,
     Int4,
+    Int4Offset,
     Int4Symmetric,
     Int8,
     Int8Symmetric,
@@ -54,8 +55,11 @@ class OnnxRecipe(Record):
         symmetric: whether there are no zero-points.
         scales: of the blocks: "float32", or "uint8": multiples of one float32 for each row, which
             takes 0.75 bits a weight less at a block of 32 and gives the same speed.
-        embedding: of embedding and head; "auto": "int8-symmetric" beside integers, else the
-            format of the other weights.
+        offsets: whether blocks of 4 bits have a real offset in 8 bits in place of a zero-point:
+            as ggml's Q4_K, half the error of a zero-point on weights that were rounded so before.
+        embedding: of embedding and head; "auto": the format of the other weights if they are
+            floats, else "int8-symmetric"; beside 4 bits an embedding that is only looked up, the
+            head being a matrix of its own, has 4 bits too.
         method: "nearest": each block by itself. "weighted": searched under importance weights.
             "gptq": that, and later weights make up for the error of earlier ones.
         awq: whether channels with large inputs are scaled up before they are rounded.
@@ -66,6 +70,7 @@ class OnnxRecipe(Record):
     block: Literal[16, 32, 64, 128] = 32
     symmetric: bool = False
     scales: Literal["float32", "uint8"] = "float32"
+    offsets: bool = False
     embedding: Literal["auto", "int8", "int8-symmetric", "fp16", "fp32"] = "auto"
     method: str = "nearest"
     awq: bool = False
@@ -87,6 +92,7 @@ class OnnxRecipe(Record):
         """The formats of a model of so many parameters; where they are mixed, of the embedding."""
         bits = self.resolved(parameters).bits
         linear: BlockFormat | FloatFormat
+        lookup: BlockFormat | None = None
         if bits == 32:
             name, linear = "fp32", "fp32"
         elif bits == 16:
@@ -97,7 +103,10 @@ class OnnxRecipe(Record):
         else:
             small = Int4Symmetric if self.symmetric else Int4
             name, linear = "int4", self._scaled(small(self.block))
-        return WeightScheme(name, linear, self._embedding(linear))
+            lookup = linear if self.embedding == "auto" else None
+            if self.offsets:
+                linear = Int4Offset(self.block)
+        return WeightScheme(name, linear, self._embedding(linear), lookup)
 
     def _embedding(self, linear: BlockFormat | FloatFormat) -> BlockFormat | FloatFormat:
         if self.embedding in ("fp16", "fp32"):

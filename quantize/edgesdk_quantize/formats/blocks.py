@@ -11,6 +11,7 @@ Layout: com.microsoft.MatMulNBits in onnxruntime's docs/ContribOperators.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,12 +49,14 @@ class Packed:
         scales: float32 [N, blocks].
         zero_points: uint8 [N, ceil(blocks * bits / 8)], packed as `data` is; None = 2**(bits - 1).
         coded: the same scales in 8 bits, for formats that store them so; None = as float32.
+        offsets: what is added to each block's weights, a matrix [N, blocks] of its own; None = 0.
     """
 
     data: UInt8
     scales: Float32
     zero_points: UInt8 | None
     coded: ScaleCodes | None = None
+    offsets: Packed | None = None
 
 
 class BlockFormat(Protocol):
@@ -96,6 +99,27 @@ def dequantize(packed: Packed, *, bits: int, columns: int) -> Float32:
         zeros = unpack(packed.zero_points, bits)[:, :blocks].astype(np.float32)
     weights: Float32 = (codes - zeros[..., None]) * packed.scales[..., None]
     return weights.reshape(rows, -1)[:, :columns]
+
+
+def stacked(pieces: Sequence[Packed], bits: int) -> Packed:
+    """Rows of matrices of as many columns in one; where some of them store zero-points, all do."""
+    if any(piece.zero_points is not None for piece in pieces):
+        pieces = [with_zero_points(piece, bits) for piece in pieces]
+    zeros = [piece.zero_points for piece in pieces if piece.zero_points is not None]
+    coded = [piece.coded for piece in pieces if piece.coded is not None]
+    offsets = [piece.offsets for piece in pieces if piece.offsets is not None]
+    return Packed(
+        np.concatenate([piece.data for piece in pieces]),
+        np.concatenate([piece.scales for piece in pieces]),
+        np.concatenate(zeros) if zeros else None,
+        ScaleCodes(
+            np.concatenate([part.codes for part in coded]),
+            np.concatenate([part.units for part in coded]),
+        )
+        if len(coded) == len(pieces)
+        else None,
+        stacked(offsets, 8) if offsets else None,
+    )
 
 
 def with_zero_points(packed: Packed, bits: int) -> Packed:

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgesdk_quantize.formats.blocks import BlockFormat, Float32, Packed, pack
 from edgesdk_quantize.formats.coded import CodedScales, code_scales
+from edgesdk_quantize.formats.offset import Int4Offset
 
 
 @dataclass(frozen=True)
@@ -19,19 +20,23 @@ class Grid:
     Attributes:
         form: the format, whose codes run from 0 to 2 ** bits - 1.
         scales: float32 [blocks, N]; may be negative, never zero.
-        zeros: float32 [blocks, N], whole numbers in the range of the codes.
+        zeros: float32 [blocks, N], whole numbers in the range of the codes; of a format with
+            offsets any numbers, 8 - offset / scale.
+        offsets: what such a format stores; else None.
     """
 
     form: BlockFormat
     scales: Float32
     zeros: Float32
+    offsets: Packed | None = None
 
     def round(self, column: int, values: Float32) -> Float32:
         """The nearest points of the grid to values [N] (or [n, N] of n columns of one block)."""
         block = column // self.form.block
         scale, zero = self.scales[block], self.zeros[block]
-        steps = np.rint(values / scale)
-        np.clip(steps, -zero, largest_code(self.form) - zero, out=steps)
+        steps = np.rint(values / scale + zero)
+        np.clip(steps, 0, largest_code(self.form), out=steps)
+        steps -= zero
         rounded: Float32 = steps * scale
         return rounded
 
@@ -53,17 +58,19 @@ def pack_rounded(grid: Grid, rounded: Float32) -> Packed:
     blocks = len(grid.scales)
     codes = np.repeat(grid.zeros, form.block, axis=0)
     scales = np.repeat(grid.scales, form.block, axis=0)[:columns]
-    codes[:columns] += np.rint(rounded / scales)
+    codes[:columns] += rounded / scales
+    np.rint(codes, out=codes)
     by_row = np.ascontiguousarray(codes.T.astype(np.uint8)).reshape(rows, blocks, form.block)
-    zeros = np.ascontiguousarray(grid.zeros.T.astype(np.uint8))
+    zeros = np.ascontiguousarray(np.rint(grid.zeros).T.clip(0, 255).astype(np.uint8))
     by_block = np.ascontiguousarray(grid.scales.T)
-    coded = code_scales(by_block) if isinstance(form, CodedScales) else None
+    coded = code_scales(by_block) if isinstance(form, CodedScales | Int4Offset) else None
     return Packed(
         pack(by_row, form.bits),
         # To the last bit what the graph will multiply.
         by_block if coded is None else coded.values,
         pack(zeros, form.bits) if form.has_zero_points else None,
         coded,
+        grid.offsets,
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgesdk_quantize.formats.blocks import BlockFormat, Float32, Packed, check_finite
 from edgesdk_quantize.formats.coded import CodedScales, code_scales
+from edgesdk_quantize.formats.offset import Int4Offset, fit_lines
 from edgesdk_quantize.methods.grid import Grid, largest_code, pack_rounded, round_all
 
 # Smaller steps than this are treated as zero: their reciprocals would overflow.
@@ -59,7 +60,12 @@ def search_grid(rows: Float32, form: BlockFormat, importance: Float32 | None = N
     for block in range(blocks):
         part = slice(block * form.block, (block + 1) * form.block)
         tile = np.ascontiguousarray(rows[:, part].T)
-        scales[block], zeros[block] = _search(tile, weights[part, None], form)
+        if isinstance(form, Int4Offset):
+            scales[block], zeros[block] = fit_lines(tile, weights[part, None])
+        else:
+            scales[block], zeros[block] = _search(tile, weights[part, None], form)
+    if isinstance(form, Int4Offset):
+        return _offset_grid(form, scales, lowest=zeros)
     if isinstance(form, CodedScales):
         scales = np.ascontiguousarray(code_scales(scales.T).values.T)
     return Grid(form, scales, zeros)
@@ -76,6 +82,15 @@ def range_grid(rows: Float32, form: BlockFormat) -> Grid:
         tile = np.ascontiguousarray(rows[:, block * form.block : (block + 1) * form.block].T)
         scales[block], zeros[block] = next(_ranges(tile, form))
     return Grid(form, scales, zeros)
+
+
+def _offset_grid(form: Int4Offset, steps: Float32, *, lowest: Float32) -> Grid:
+    """The grid of steps and lowest values [blocks, N] as they are stored, in 8 bits."""
+    scales = np.ascontiguousarray(code_scales(steps.T).values.T)
+    middle = np.float32(1 << (form.bits - 1))
+    offsets = form.pack_offsets(np.ascontiguousarray((lowest + middle * steps).T))
+    values = form.offset_values(offsets, len(scales)).T
+    return Grid(form, scales, np.ascontiguousarray(middle - values / scales), offsets)
 
 
 def _search(tile: Float32, weights: Float32, form: BlockFormat) -> tuple[Float32, Float32]:
