@@ -248,8 +248,19 @@ def test_channel_scales_shield_large_inputs():
 
 def test_channel_scales_stay_where_all_inputs_are_alike():
     moments = Moments(1, (np.eye(64, dtype=np.float32),))
-    scales = search_channel_scales([normal(8, 64)], Int4(), moments)
-    np.testing.assert_array_equal(scales, np.ones(64, np.float32))
+    weights = normal(8, 64)
+    weights /= np.sqrt(np.square(weights).mean(axis=0))
+    scales = search_channel_scales([weights], Int4(), moments)
+    np.testing.assert_allclose(scales, np.ones(64, np.float32), rtol=1e-5)
+
+
+def test_channel_scales_even_out_columns_of_many_sizes():
+    sizes = np.exp(normal(1, 128, seed=9)[0])
+    moments = Moments(1, (np.diag(1 / np.square(sizes)),))
+    weights = normal(256, 128) * sizes
+    scales = search_channel_scales([weights], Int4(), moments)
+    evened = np.log(scales * sizes)
+    assert evened.std() < 0.2 * np.log(sizes).std()
 
 
 def test_channels_of_one_value_head_share_their_scale():

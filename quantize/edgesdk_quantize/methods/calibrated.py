@@ -13,6 +13,9 @@ from edgesdk_quantize.methods.moments import Moments
 from edgesdk_quantize.methods.refine import refine
 from edgesdk_quantize.methods.search import search_grid
 
+# Second moments of n tokens are off by chance as columns / n; the diagonal gets as much in turn.
+_BY_CHANCE = 1.5
+
 
 @dataclass(frozen=True)
 class Rounding:
@@ -20,7 +23,7 @@ class Rounding:
 
     Attributes:
         damping: part of the mean diagonal that is added to all second moments, against what the
-            calibration text says by chance.
+            calibration text says by chance; more where the tokens are few for the columns.
         sweeps: of coordinate descent over scales and codes after GPTQ; 0 = none.
     """
 
@@ -47,10 +50,11 @@ def quantize_calibrated(
     for part, second in moments.parts():
         blocks = slice(part.start // form.block, -(-part.stop // form.block))
         own = Grid(form, grid.scales[blocks], grid.zeros[blocks])
-        points = gptq_round(columns[part], own, second, damping=rounding.damping)
+        damping = max(rounding.damping, _BY_CHANCE * len(second) / max(moments.tokens, 1))
+        points = gptq_round(columns[part], own, second, damping=damping)
         if rounding.sweeps:
             own, points = refine(
-                columns[part], own, points, damped(second, rounding.damping), sweeps=rounding.sweeps
+                columns[part], own, points, damped(second, damping), sweeps=rounding.sweeps
             )
         scales[blocks], rounded[part] = own.scales, points
-    return pack_rounded(Grid(form, scales, grid.zeros), rounded)
+    return pack_rounded(Grid(form, scales, grid.zeros, grid.offsets), rounded)
