@@ -2,14 +2,20 @@
 
     python benchmarks/quality.py WORK MODEL.gguf --calibration A.txt --text B.txt
     python benchmarks/quality.py WORK MODEL.gguf ... --grid as-is      the weights as they are
+    python benchmarks/quality.py WORK MODEL.gguf ... --grid noisy      with errors that stay
     python benchmarks/quality.py WORK MODEL.gguf ... --only genai      rows whose names match
 
 Every tool starts from one F32 GGUF that is written to WORK. Weights that are free to have were
 dequantized from a 4-bit grid once, and a format with that grid looks perfect on them; so `off-grid`
 (the default) first moves seeded log-normal scales (sigma 0.1) between neighbouring weights, which
-leaves the function as it was: that is checked. All files are measured on the same tokens of B
-against that GGUF's logits in fp32. ONNX models are run by onnxruntime's kernels, which round
-activations to 8 bits; GGUFs are dequantized and computed in fp32, which flatters them slightly.
+leaves the function as it was: that is checked. But a block whose columns were scaled by a tenth is
+still near its grid, and channel scales that even out columns bring it nearer. `noisy` therefore
+adds Gaussian errors to all matrices, a tenth of a row's size (a 20th in embedding and head): no
+scale undoes these, and the model with them is what all are measured against.
+
+All files are measured on the same tokens of B against that GGUF's logits in fp32. ONNX models are
+run by onnxruntime's kernels, which round activations to 8 bits; GGUFs are dequantized and computed
+in fp32, which flatters them slightly.
 
 Bits are of what the files hold, scales and embeddings and all, over the parameters. `best` is given
 the bits of llama.cpp's Q4_K_M. What is made and measured stays in WORK; a second run goes on.
@@ -39,6 +45,8 @@ from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
 from edgesdk_export.quality.text import Windows, cut_windows, text_from_file
 from edgesdk_export.recipes import load_recipe
 from edgesdk_export.recipes.sections import CalibrationRecipe
+from edgesdk_export.selftest.expected import WeightErrors
+from edgesdk_export.selftest.noise import erring
 from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.tokenizers import read_text
 from genai_build import genai_python
@@ -134,7 +142,7 @@ def candidates(maker: Maker) -> Iterator[Candidate]:
 @click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--calibration", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--text", "held_out", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--grid", type=click.Choice(["off-grid", "as-is"]), default="off-grid")
+@click.option("--grid", type=click.Choice(["off-grid", "as-is", "noisy"]), default="off-grid")
 @click.option("--tokens", default=4096, show_default=True, help="Measured on so many.")
 @click.option("--calibration-tokens", default=16384, show_default=True)
 @click.option("--only", default="", help="A regular expression: make only rows that match.")
@@ -184,7 +192,11 @@ def _write_source(model: Path, target: Path, grid: str, seed: int) -> None:
     checkpoint = open_checkpoint(model)
     decoder = read_decoder(checkpoint)
     vocabulary = vocabulary_metadata(checkpoint, read_text(checkpoint), decoder.spec.vocab_size)
-    moved = off_grid(decoder, seed=seed) if grid == "off-grid" else decoder
+    moved = decoder
+    if grid == "off-grid":
+        moved = off_grid(decoder, seed=seed)
+    elif grid == "noisy":
+        moved = erring(decoder, WeightErrors(linear=0.1, head=0.05))
     beside = target.with_suffix(".part")
     write_gguf(moved, beside, file_type_named("f32"), name=model.stem, vocabulary=vocabulary)
     beside.rename(target)

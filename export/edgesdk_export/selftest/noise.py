@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +30,7 @@ def checkpoint_logits(decoder: Decoder, ids: Ids, errors: WeightErrors | None) -
         float32 [n, vocab].
     """
     if errors is not None:
-        decoder = Decoder(decoder.spec, _erring(decoder.weights, errors))
+        decoder = erring(decoder, errors)
     stack = CheckpointStack(decoder)
     states = stack.embed()(ids[None])
     for index in range(stack.layers):
@@ -40,6 +39,16 @@ def checkpoint_logits(decoder: Decoder, ids: Ids, errors: WeightErrors | None) -
     for start, stop in head_slices(stack):
         logits[:, start:stop] = stack.head(start, stop)(states)[0]
     return logits
+
+
+def erring(decoder: Decoder, errors: WeightErrors) -> Decoder:
+    """The decoder with Gaussian errors in its matrices; those of the head are in the embedding
+    too."""
+    weights: dict[str, LazyTensor] = {}
+    for name, tensor in decoder.weights.items():
+        size = errors.head if name.startswith(("embed.", "head.")) else errors.linear
+        weights[name] = _Erring(tensor, size, name) if len(tensor.shape) > 1 else tensor
+    return Decoder(decoder.spec, weights)
 
 
 def with_errors(values: Float32, size: float, seed: str) -> Float32:
@@ -64,17 +73,6 @@ def with_errors(values: Float32, size: float, seed: str) -> Float32:
 def _gaussian() -> Float32:
     """Drawn once: a billion new numbers take longer than everything else here."""
     return np.random.default_rng(0).standard_normal(_DRAWN, np.float32)
-
-
-def _erring(weights: Mapping[str, LazyTensor], errors: WeightErrors) -> dict[str, LazyTensor]:
-    return {
-        name: _Erring(
-            tensor, errors.head if name.startswith(("embed.", "head.")) else errors.linear, name
-        )
-        if len(tensor.shape) > 1
-        else tensor
-        for name, tensor in weights.items()
-    }
 
 
 @dataclass(frozen=True)
