@@ -9,7 +9,9 @@ sum(h w w) - sum(h w c)^2 / sum(h c c). The winner is refined with neighbouring 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -57,13 +59,18 @@ def search_grid(rows: Float32, form: BlockFormat, importance: Float32 | None = N
     blocks = -(-columns // form.block)
     scales = np.empty((blocks, count), np.float32)
     zeros = np.empty((blocks, count), np.float32)
-    for block in range(blocks):
+
+    def search(block: int) -> None:
         part = slice(block * form.block, (block + 1) * form.block)
         tile = np.ascontiguousarray(rows[:, part].T)
         if isinstance(form, Int4Offset):
             scales[block], zeros[block] = fit_lines(tile, weights[part, None])
         else:
             scales[block], zeros[block] = _search(tile, weights[part, None], form)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for _ in threads.map(search, range(blocks)):
+            pass
     if isinstance(form, Int4Offset):
         return _offset_grid(form, scales, lowest=zeros)
     if isinstance(form, CodedScales):
