@@ -14,12 +14,15 @@ import numpy as np
 from llama_cpp import llama_cpp as api
 from turns import serve
 
+from edgesdk.engines.gguf.library import load_library
+
 
 def main(path: str, threads: int, count: int, prompt_tokens: int, prompt: str) -> None:
     api.llama_log_set(_silent, None)
     api.llama_backend_init()
     model_params = api.llama_model_default_params()
     model_params.n_gpu_layers = 0
+    model_params.use_extra_bufts = load_library().extra_buffers
     model = api.llama_model_load_from_file(path.encode(), model_params)
     params = api.llama_context_default_params()
     params.n_ctx = max(1024, prompt_tokens + count)

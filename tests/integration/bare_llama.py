@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from edgesdk.engines.gguf.library import load_library
+
 
 class BareLlama:
     """Computes everything anew in each call."""
@@ -18,6 +20,7 @@ class BareLlama:
         api.llama_backend_init()
         params = api.llama_model_default_params()
         params.n_gpu_layers = 0
+        params.use_extra_bufts = load_library().extra_buffers
         self.model = api.llama_model_load_from_file(str(path).encode(), params)
         self.vocab = api.llama_model_get_vocab(self.model)
         self.vocab_size = api.llama_vocab_n_tokens(self.vocab)

@@ -14,6 +14,8 @@ import llama_cpp
 import numpy as np
 import torch
 
+from edgesdk.engines.gguf.library import load_library
+
 _RENAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -63,6 +65,7 @@ def write_tiny_gguf(
 def llama_cpp_logits(path: Path, tokens: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """llama.cpp's own logits [tokens, vocab] in float32."""
     params = llama_cpp.llama_model_default_params()
+    params.use_extra_bufts = load_library().extra_buffers
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
     assert model, f"llama.cpp refuses {path}"
     settings = llama_cpp.llama_context_default_params()

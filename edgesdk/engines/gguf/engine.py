@@ -122,6 +122,7 @@ def _load(library: LlamaLibrary, path: Path) -> object:
     check_limits(path, check_header(path))
     params = library.api.llama_model_default_params()
     params.n_gpu_layers = 0
+    params.use_extra_bufts = library.extra_buffers
     library.take_errors()
     model = library.api.llama_model_load_from_file(os.fsencode(path), params)
     if not model:

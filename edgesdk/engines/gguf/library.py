@@ -11,6 +11,7 @@ from typing import Any
 from edgesdk.errors import MissingExtra
 
 _LOG = logging.getLogger("edgesdk.llama_cpp")
+_AMX = b"AMX_INT8 = 1"
 _ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR in ggml.h
 
 
@@ -21,11 +22,13 @@ class LlamaLibrary:
     Attributes:
         api: the module `llama_cpp.llama_cpp`: its functions, by their C names.
         version: of the Python package; it fixes the llama.cpp that was built into it.
+        extra_buffers: whether weights may be laid out anew for the processor when they are loaded.
         log_callback: kept here because llama.cpp holds only its address.
     """
 
     api: Any
     version: str
+    extra_buffers: bool
     log_callback: Any
     _errors: collections.deque[str]
 
@@ -63,4 +66,8 @@ def load_library() -> LlamaLibrary:
     callback = api.llama_log_callback(log)
     api.llama_log_set(callback, None)
     api.llama_backend_init()
-    return LlamaLibrary(api, str(llama_cpp.__version__), callback, errors)
+    # GCC 12 leaves most of a tile configuration out of llama.cpp's AMX kernels, and the first
+    # matrix product kills the process. Which compiler built the library cannot be asked, but
+    # weights that stay as they are never meet these kernels.
+    amx = _AMX in api.llama_print_system_info()
+    return LlamaLibrary(api, str(llama_cpp.__version__), not amx, callback, errors)
