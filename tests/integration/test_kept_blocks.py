@@ -66,7 +66,7 @@ def test_blocks_that_do_not_fit_are_rounded(tmp_path: Path) -> None:
     assert kept_matrices(decoder, all_in(decoder, Int4(block=64))) == frozenset()
     assert kept_blocks(decoder, "layers.0.qkv", Int4(block=64)) is None
     assert kept_blocks(decoder, "layers.0.down", Int8()) is not None
-    other = gguf_decoder(tmp_path / "other", "Q4_1")
+    other = gguf_decoder(tmp_path / "other", "Q8_0")
     assert kept_blocks(other, "layers.0.down", Int4()) is None
     moved = activation_aware(other, TEXT, all_in(other, Int4()))
     assert any(

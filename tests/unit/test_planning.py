@@ -6,6 +6,7 @@ import contextlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import pytest
@@ -94,7 +95,10 @@ def test_bandwidth_is_of_memory() -> None:
     assert 1e8 < bandwidth(1) < 1e13
 
 
-def test_a_footprint_of_a_gguf(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_footprint_of_a_gguf(tmp_path: Path, monkeypatch, packs: bool) -> None:
+    library = SimpleNamespace(extra_buffers=packs)
+    monkeypatch.setattr("edgesdk.engines.gguf.footprint.load_library", lambda: library)
     path = write_untrained_gguf(tmp_path / "a.gguf")
     found = footprint(path)
     matrix = 16 * 64 // 32 * 18
@@ -102,7 +106,7 @@ def test_a_footprint_of_a_gguf(tmp_path: Path) -> None:
         context_length=512,
         kv_bytes_per_token=2 * 2 * 2 * (16 + 16),
         file_bytes=path.stat().st_size,
-        packed_bytes=2 * matrix,
+        packed_bytes=2 * matrix if packs else 0,
         embedding_bytes=matrix,
         hidden_size=64,
         intermediate_size=96,

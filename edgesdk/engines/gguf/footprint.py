@@ -14,7 +14,9 @@ from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.footprint import MIB, PROCESS_BYTES, MemoryNeed
 from edgesdk.engines.gguf.batch import BATCH_ROWS, BATCH_TOKENS
 from edgesdk.engines.gguf.context import FIRST_CELLS
+from edgesdk.engines.gguf.library import load_library
 from edgesdk.engines.gguf.metadata import Metadata, read_metadata
+from edgesdk.errors import MissingExtra
 
 # llama.cpp's library and its Python bindings.
 _RUNTIME_BYTES = 21 * MIB
@@ -77,10 +79,12 @@ def footprint(source: Bundle | Path) -> GgufFootprint:
     hidden = found.number("embedding_length", 0)
     names = {tensor.name for tensor in found.tensors}
     gathered = [t.size for t in found.tensors if t.name == _GATHERED and "output.weight" in names]
+    packs = _packs()
     packed = [
         tensor.size
         for tensor in found.tensors
-        if tensor.kind in _PACKED_KINDS
+        if packs
+        and tensor.kind in _PACKED_KINDS
         and tensor.rows % _PACKED_ROWS == 0
         and tensor.name != _GATHERED
     ]
@@ -94,6 +98,14 @@ def footprint(source: Bundle | Path) -> GgufFootprint:
         intermediate_size=found.number("feed_forward_length", 0),
         vocab_size=found.lengths.get("tokenizer.ggml.tokens", 0),
     )
+
+
+def _packs() -> bool:
+    """Whether weights get packed on this machine; assumed where llama.cpp is not installed."""
+    try:
+        return load_library().extra_buffers
+    except MissingExtra:
+        return True
 
 
 def _kv_bytes_per_token(found: Metadata, hidden: int) -> int:

@@ -71,7 +71,7 @@ _SCHEMES = (
     WeightScheme("fp32", "fp32", "fp32"),
     WeightScheme("fp16", "fp16", "fp16"),
     WeightScheme("int8", Int8(), Int8Symmetric()),
-    WeightScheme("int4", Int4(), Int8Symmetric(), Int4()),
+    WeightScheme("int4", Int4(), Int8Symmetric()),
 )
 
 

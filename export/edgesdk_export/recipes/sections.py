@@ -58,8 +58,8 @@ class OnnxRecipe(Record):
         offsets: whether blocks of 4 bits have a real offset in 8 bits in place of a zero-point:
             as ggml's Q4_K, half the error of a zero-point on weights that were rounded so before.
         embedding: of embedding and head; "auto": the format of the other weights if they are
-            floats, else "int8-symmetric"; beside 4 bits an embedding that is only looked up, the
-            head being a matrix of its own, has 4 bits too.
+            floats, else "int8-symmetric"; beside blocks with offsets an embedding that is only
+            looked up, the head being a matrix of its own, has 4 bits too.
         method: "nearest": each block by itself. "weighted": searched under importance weights.
             "gptq": that, and later weights make up for the error of earlier ones.
         awq: whether channels with large inputs are scaled up before they are rounded.
@@ -103,8 +103,8 @@ class OnnxRecipe(Record):
         else:
             small = Int4Symmetric if self.symmetric else Int4
             name, linear = "int4", self._scaled(small(self.block))
-            lookup = linear if self.embedding == "auto" else None
             if self.offsets:
+                lookup = linear if self.embedding == "auto" else None
                 linear = Int4Offset(self.block)
         return WeightScheme(name, linear, self._embedding(linear), lookup)
 
