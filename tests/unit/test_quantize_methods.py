@@ -11,10 +11,10 @@ from edgesdk_quantize.formats.blocks import dequantize
 from edgesdk_quantize.methods.awq import search_channel_scales
 from edgesdk_quantize.methods.calibrated import Rounding, quantize_calibrated
 from edgesdk_quantize.methods.gptq import damped, gptq_round
-from edgesdk_quantize.methods.grid import pack_rounded, round_all
+from edgesdk_quantize.methods.grid import Grid, pack_rounded, round_all
 from edgesdk_quantize.methods.moments import Moments, MomentsMeter, output_error, slices_of
 from edgesdk_quantize.methods.refine import refine
-from edgesdk_quantize.methods.search import quantize_searched, range_grid, search_grid
+from edgesdk_quantize.methods.search import quantize_searched, search_grid
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -44,6 +44,25 @@ def correlated(columns, seed=1, tokens=400):
 
 def restored(packed, form, columns):
     return dequantize(packed, bits=form.bits, columns=columns)
+
+
+def plain_grid(weights, form):
+    """The ends of each block's range on the ends of the codes; without zero-points the largest
+    magnitude on the lowest code."""
+    blocks = [weights[:, at : at + form.block] for at in range(0, weights.shape[1], form.block)]
+    top, middle = np.float32(2**form.bits - 1), np.float32(2 ** (form.bits - 1))
+    scales, zeros = [], []
+    for block in blocks:
+        low, high = block.min(axis=1), block.max(axis=1)
+        if form.has_zero_points:
+            low, high = np.minimum(low, 0), np.maximum(high, 0)
+            scale = (high - low) / top
+        else:
+            scale = np.where(-low >= high, -low, -high) / middle
+        scale = np.where(np.abs(scale) > 1e-30, scale, np.float32(1))
+        scales.append(scale)
+        zeros.append(np.rint(-low / scale) if form.has_zero_points else np.full_like(low, middle))
+    return Grid(form, np.array(scales, np.float32), np.array(zeros, np.float32))
 
 
 def naive_gptq(weights, grid, second):
@@ -132,7 +151,7 @@ def test_refinement_never_raises_the_output_error(form):
     weights, moments = normal(6, 144), correlated(144)
     second = damped(moments.slices[0], 0.01)
     columns = np.ascontiguousarray(weights.T)
-    grid = range_grid(weights, form)
+    grid = plain_grid(weights, form)
     points = round_all(grid, columns)
     errors = [output_error((points - columns).T, Moments(1, (second,)))]
     for _ in range(3):
@@ -155,7 +174,7 @@ def test_search_is_never_worse_than_the_plain_range(form, weights, seed):
     importance = np.exp(np.random.default_rng(seed).normal(0, 2, columns)).astype(np.float32)
     plain, found = (
         round_all(grid, np.ascontiguousarray(weights.T)).T
-        for grid in (range_grid(weights, form), search_grid(weights, form, importance))
+        for grid in (plain_grid(weights, form), search_grid(weights, form, importance))
     )
 
     def error(rounded):
@@ -174,15 +193,6 @@ def test_search_follows_importance():
         for given in (None, importance)
     ]
     assert errors[1][:, ::8].mean() < 0.5 * errors[0][:, ::8].mean()
-
-
-def test_plain_range_puts_the_largest_magnitude_on_the_lowest_code():
-    weights = np.array([[1.0, -0.5, 1.5, 4.0] * 8], np.float32)
-    grid = range_grid(weights, Int4Symmetric())
-    assert grid.scales[0, 0] == -0.5
-    packed = pack_rounded(grid, round_all(grid, weights.T))
-    assert packed.zero_points is None
-    np.testing.assert_array_equal(restored(packed, Int4Symmetric(), 32), weights)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -229,7 +239,7 @@ def test_a_matrix_cut_in_slices_is_rounded_slice_by_slice():
 
 
 def scaled_error(weights, scales, moments):
-    grid = range_grid(weights * scales, Int4())
+    grid = plain_grid(weights * scales, Int4())
     points = round_all(grid, np.ascontiguousarray((weights * scales).T)).T
     return output_error(points / scales - weights, moments)
 

@@ -138,7 +138,7 @@ def calibrate(
         )
         quantizer = WeightedQuantizer(decoder, importance, forms)
     scaled = "activation-aware channel scales, " if calibration.awq else ""
-    coded = "scales in 8 bits, " if isinstance(scheme.linear, CodedScales | Int4Offset) else ""
+    coded = "scales in 8 bits, " if scheme.linear.has_coded_scales else ""
     method = f"{scaled}{quantizer.method}, {coded}calibrated on {text_name}"
     return Calibrated(decoder, quantizer, method)
 
@@ -168,11 +168,10 @@ def measured_importance(
 
 def formats_to_mix(scheme: WeightScheme) -> tuple[BlockFormat, ...]:
     """What a matrix may be stored in where formats are mixed: 4.1 to 9.3 bits a weight."""
-    if isinstance(scheme.linear, Int4Offset):
-        return (*map(CodedScales, MIXED_FORMATS), *_OFFSET_FORMATS)
-    if isinstance(scheme.linear, CodedScales):
-        return tuple(map(CodedScales, MIXED_FORMATS))
-    return MIXED_FORMATS
+    if isinstance(scheme.linear, str) or not scheme.linear.has_coded_scales:
+        return MIXED_FORMATS
+    offsets = _OFFSET_FORMATS if scheme.linear.has_offsets else ()
+    return (*map(CodedScales, MIXED_FORMATS), *offsets)
 
 
 def mixed_formats(
@@ -242,8 +241,8 @@ def _alike(spec: DecoderSpec, form: BlockFormat) -> dict[str, BlockFormat]:
     for name, parts in matrix_parts(spec).items():
         if name.startswith("layers."):
             columns = shapes[f"{parts[0]}.weight"][1]
-            whole = isinstance(form, Int4Offset) and columns % form.block
-            forms[name] = CodedScales(Int4(form.block)) if whole else form
+            cut = form.has_offsets and columns % form.block
+            forms[name] = CodedScales(Int4(form.block)) if cut else form
     return forms
 
 
@@ -257,7 +256,7 @@ def _few(windows: Windows) -> Windows:
 
 def _fits(form: BlockFormat, columns: int) -> bool:
     """Whether a graph reads the block size back from the number of blocks."""
-    if isinstance(form, Int4Offset) and columns % form.block:
+    if form.has_offsets and columns % form.block:
         return False
     return block_size(columns, -(-columns // form.block)) == form.block
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
-from edgesdk_quantize.formats import BlockFormat, Int4, Int4Offset, Packed
+from edgesdk_quantize.formats import BlockFormat, Int4, Packed
 from edgesdk_quantize.formats.blocks import check_finite, with_zero_points
 
 from edgesdk.bundle.manifest import SourceBlocks
@@ -63,7 +63,7 @@ class MatrixBlocks:
             name: tensor.kept_form(form) if isinstance(tensor, BlockTensor) else None
             for name, tensor in parts.items()
         }
-        if isinstance(form, Int4Offset) and None in self._kept.values():
+        if form.has_offsets and None in self._kept.values():
             self._kept = dict.fromkeys(parts)  # all rows have offsets, or none
         self.has_zero_points = any((kept or form).has_zero_points for kept in self._kept.values())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edgesdk_quantize.formats import BlockFormat, CodedScales, Int4, Int4Offset, Int8, Int8Symmetric
+from edgesdk_quantize.formats import BlockFormat, Int4, Int8, Int8Symmetric
 
 from edgesdk.errors import RequestError
 
@@ -60,7 +60,7 @@ class WeightScheme:
         if isinstance(self.linear, str):
             return f"stored as {self.linear}"
         text = f"MatMulNBits, block {self.linear.block}"
-        if isinstance(self.linear, CodedScales | Int4Offset):
+        if self.linear.has_coded_scales:
             text += ", scales in 8 bits"
         if self.linear.bits == 4:
             return text + ", scale and zero-point searched for the least squared error"

@@ -78,6 +78,14 @@ class BlockFormat(Protocol):
     def has_zero_points(self) -> bool:
         """Whether zero-points are stored."""
 
+    @property
+    def has_coded_scales(self) -> bool:
+        """Whether scales are stored in 8 bits, not as float32; they are positive then."""
+
+    @property
+    def has_offsets(self) -> bool:
+        """Whether a real offset is stored for each block; the block divides the columns then."""
+
     def quantize(self, rows: Float32) -> Packed:
         """Quantize float32 [N, K].
 

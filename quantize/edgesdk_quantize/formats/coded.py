@@ -35,6 +35,8 @@ class CodedScales:
     """
 
     form: BlockFormat
+    has_coded_scales: bool = True
+    has_offsets: bool = False
 
     @property
     def name(self) -> str:

@@ -41,6 +41,8 @@ class Int4:
     name: str = "int4"
     bits: int = 4
     has_zero_points: bool = True
+    has_coded_scales: bool = False
+    has_offsets: bool = False
 
     def quantize(self, rows: Float32, steps: Float32 | None = None) -> Packed:
         """See `BlockFormat.quantize`.
@@ -67,6 +69,8 @@ class Int4Symmetric:
     name: str = "int4-symmetric"
     bits: int = 4
     has_zero_points: bool = False
+    has_coded_scales: bool = False
+    has_offsets: bool = False
 
     def quantize(self, rows: Float32) -> Packed:
         """See `BlockFormat.quantize`."""

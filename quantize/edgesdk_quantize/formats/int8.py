@@ -26,6 +26,8 @@ class Int8:
     name: str = "int8"
     bits: int = 8
     has_zero_points: bool = True
+    has_coded_scales: bool = False
+    has_offsets: bool = False
 
     def quantize(self, rows: Float32) -> Packed:
         """See `BlockFormat.quantize`."""
@@ -56,6 +58,8 @@ class Int8Symmetric:
     name: str = "int8-symmetric"
     bits: int = 8
     has_zero_points: bool = False
+    has_coded_scales: bool = False
+    has_offsets: bool = False
 
     def quantize(self, rows: Float32) -> Packed:
         """See `BlockFormat.quantize`."""

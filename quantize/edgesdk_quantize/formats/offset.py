@@ -52,6 +52,8 @@ class Int4Offset:
     name: str = "int4-offset"
     bits: int = 4
     has_zero_points: bool = False
+    has_coded_scales: bool = True
+    has_offsets: bool = True
 
     def quantize(self, rows: Float32) -> Packed:
         """See `BlockFormat.quantize`.

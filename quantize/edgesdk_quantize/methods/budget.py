@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgesdk_quantize.formats.blocks import BlockFormat
-from edgesdk_quantize.formats.coded import CodedScales
 from edgesdk_quantize.formats.offset import Int4Offset
 
 
@@ -61,8 +60,7 @@ def stored_bits(form: BlockFormat, rows: int, columns: int) -> int:
     """Bits of a matrix [rows, columns]: codes, scales, and zero-points or offsets."""
     blocks = -(-columns // form.block)
     zeros = -(-blocks * form.bits // 8) * 8 if form.has_zero_points else 0
-    coded = isinstance(form, CodedScales | Int4Offset)
-    scales = 8 * blocks + 32 if coded else 32 * blocks
+    scales = 8 * blocks + 32 if form.has_coded_scales else 32 * blocks
     if isinstance(form, Int4Offset):
         scales += stored_bits(form.offset_form(blocks), 1, blocks)
     return rows * (blocks * form.block * form.bits + scales + zeros)

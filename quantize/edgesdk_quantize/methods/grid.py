@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgesdk_quantize.formats.blocks import BlockFormat, Float32, Packed, pack
-from edgesdk_quantize.formats.coded import CodedScales, code_scales
-from edgesdk_quantize.formats.offset import Int4Offset
+from edgesdk_quantize.formats.coded import code_scales
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def pack_rounded(grid: Grid, rounded: Float32) -> Packed:
     by_row = np.ascontiguousarray(codes.T.astype(np.uint8)).reshape(rows, blocks, form.block)
     zeros = np.ascontiguousarray(np.rint(grid.zeros).T.clip(0, 255).astype(np.uint8))
     by_block = np.ascontiguousarray(grid.scales.T)
-    coded = code_scales(by_block) if isinstance(form, CodedScales | Int4Offset) else None
+    coded = code_scales(by_block) if form.has_coded_scales else None
     return Packed(
         pack(by_row, form.bits),
         # To the last bit what the graph will multiply.

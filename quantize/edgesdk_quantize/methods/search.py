@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from edgesdk_quantize.formats.blocks import BlockFormat, Float32, Packed, check_finite
-from edgesdk_quantize.formats.coded import CodedScales, code_scales
+from edgesdk_quantize.formats.coded import code_scales
 from edgesdk_quantize.formats.offset import Int4Offset, fit_lines
 from edgesdk_quantize.methods.grid import Grid, largest_code, pack_rounded, round_all
 
@@ -73,21 +73,8 @@ def search_grid(rows: Float32, form: BlockFormat, importance: Float32 | None = N
             pass
     if isinstance(form, Int4Offset):
         return _offset_grid(form, scales, lowest=zeros)
-    if isinstance(form, CodedScales):
+    if form.has_coded_scales:
         scales = np.ascontiguousarray(code_scales(scales.T).values.T)
-    return Grid(form, scales, zeros)
-
-
-def range_grid(rows: Float32, form: BlockFormat) -> Grid:
-    """The plain grid: the ends of each block's range on the ends of the codes. Without
-    zero-points the largest magnitude lies on the lowest code (max / 8 for 4 bits)."""
-    count, columns = rows.shape
-    blocks = -(-columns // form.block)
-    scales = np.empty((blocks, count), np.float32)
-    zeros = np.empty((blocks, count), np.float32)
-    for block in range(blocks):
-        tile = np.ascontiguousarray(rows[:, block * form.block : (block + 1) * form.block].T)
-        scales[block], zeros[block] = next(_ranges(tile, form))
     return Grid(form, scales, zeros)
 
 
