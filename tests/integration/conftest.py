@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from edgesdk_export.checkpoint import open_checkpoint
+from edgesdk_export.families import read_decoder
 from edgesdk_export.pipeline import ExportJob, export
 from edgesdk_export.progress import Silent
+from edgesdk_export.weights import Decoder
+from support.tiny_models import make_tiny
 
 from edgesdk.bundle.opening import Bundle
 
@@ -41,3 +45,13 @@ def smollm2_int8(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -
 def smollm2_int4(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """SmolLM2 in 4 bits."""
     return _bundle(smollm2_gguf, "int4", tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="module", params=["qwen2", "llama-biased"])
+def tiny_decoder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Decoder:
+    """A tied one, and one with a head of its own."""
+    folder = tmp_path_factory.mktemp(request.param)
+    make_tiny(request.param, folder)
+    return read_decoder(open_checkpoint(folder))

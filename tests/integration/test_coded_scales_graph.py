@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from edgesdk_export.checkpoint import open_checkpoint
-from edgesdk_export.families import read_decoder
 from edgesdk_export.onnx import WeightScheme, write_decoder
-from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
-from edgesdk_export.quality.streamed import compare
-from edgesdk_export.quality.text import Windows
-from edgesdk_export.selftest.running import onnx_logits
 from edgesdk_quantize.formats import CodedScales, Int4, Int8, Int8Symmetric
-from support.tiny_models import VOCAB_SIZE, make_tiny
+from support.written_blocks import assert_whole_equals_parts, divergence
 
 pytestmark = pytest.mark.integration
 
@@ -25,45 +18,26 @@ CODED = WeightScheme("coded", CodedScales(Int4()), CodedScales(Int8Symmetric()))
 WITH_ZEROS = WeightScheme("zeros", CodedScales(Int8()), CodedScales(Int8()))
 
 
-@pytest.fixture(scope="module", params=["qwen2", "llama-biased"])
-def decoder(request, tmp_path_factory):
-    """A tied one, and one with a head of its own."""
-    folder = tmp_path_factory.mktemp(request.param)
-    make_tiny(request.param, folder)
-    return read_decoder(open_checkpoint(folder))
-
-
-def kl(decoder, folder):
-    ids = np.random.default_rng(0).integers(0, VOCAB_SIZE, (4, 32))
-    candidate = WrittenStack(decoder.spec, folder / "model.onnx")
-    reference = CheckpointStack(decoder)
-    return compare(reference, candidate, Windows(ids), progress=lambda *_: None).kl.mean()
-
-
-def test_models_with_coded_scales_are_smaller_and_as_near(decoder, tmp_path: Path) -> None:
+def test_models_with_coded_scales_are_smaller_and_as_near(tiny_decoder, tmp_path: Path) -> None:
     found = {}
     for scheme in (PLAIN, CODED, WITH_ZEROS):
         folder = tmp_path / scheme.name
         folder.mkdir()
-        written = write_decoder(decoder, folder, scheme)
-        found[scheme.name] = written.bits_per_weight, kl(decoder, folder)
+        written = write_decoder(tiny_decoder, folder, scheme)
+        found[scheme.name] = written.bits_per_weight, divergence(tiny_decoder, folder)
     # 0.75 bits a weight less, but for the unit of each row; rows are short in a tiny model.
     assert found["coded"][0] < found["plain"][0] - 0.2
     assert found["coded"][1] < 1.5 * found["plain"][1]
     assert found["zeros"][1] < 0.1 * found["plain"][1]
 
 
-def test_the_whole_graph_computes_what_its_parts_do(decoder, tmp_path: Path) -> None:
-    write_decoder(decoder, tmp_path, CODED)
-    ids = np.arange(24) * 7 % VOCAB_SIZE
-    whole = onnx_logits(tmp_path / "model.onnx", ids)
-    in_pieces = onnx_logits(tmp_path / "model.onnx", ids, large=0)
-    np.testing.assert_allclose(in_pieces, whole, atol=0.05 * np.abs(whole).max())
-    assert (whole.argmax(-1) == in_pieces.argmax(-1)).mean() > 0.9
+def test_the_whole_graph_computes_what_its_parts_do(tiny_decoder, tmp_path: Path) -> None:
+    write_decoder(tiny_decoder, tmp_path, CODED)
+    assert_whole_equals_parts(tmp_path)
 
 
-def test_onnxruntime_folds_scales_when_it_loads(decoder, tmp_path: Path) -> None:
-    write_decoder(decoder, tmp_path, CODED)
+def test_onnxruntime_folds_scales_when_it_loads(tiny_decoder, tmp_path: Path) -> None:
+    write_decoder(tiny_decoder, tmp_path, CODED)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
