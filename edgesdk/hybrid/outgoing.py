@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgesdk.hybrid.ask import Ask, Tools
+from edgesdk.hybrid.parts import is_data, is_media
 from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.tools.messages import calls_of
 
@@ -104,7 +105,25 @@ class _Hiding:
             return {vault.redact(str(key)): self.value(item) for key, item in value.items()}
         return [self.value(item) for item in value] if isinstance(value, Sequence) else value
 
+    def _content(self, content: Any) -> Any:
+        if isinstance(content, str) or not isinstance(content, Sequence):
+            return self.value(content)
+        return [
+            self._medium(part) if isinstance(part, Mapping) and is_media(part) else self.value(part)
+            for part in content
+        ]
+
+    def _medium(self, value: Any) -> Any:
+        """As `value`, but bytes in base64 stay what they are."""
+        if not isinstance(value, Mapping):
+            return self.value(value)
+        return {
+            key: item if is_data(key, item) else self._medium(item) for key, item in value.items()
+        }
+
     def _part(self, key: str, item: Any) -> Any:
+        if key == "content":
+            return self._content(item)
         if key == "name" and isinstance(item, str):
             return self._name(item)
         return self._word(item) if key == "tool_call_id" else self.value(item)

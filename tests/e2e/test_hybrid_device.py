@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgesdk.hybrid.effort.effort import Effort
 from edgesdk.hybrid.gate.features import NAMES
 from edgesdk.hybrid.gate.gate import DraftGate
 from edgesdk.hybrid.gate.prompts import PromptGate
+from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.spending.limits import SpendingLimits
@@ -85,6 +87,30 @@ def test_a_picture_goes_to_the_cloud_without_a_draft(tmp_path: Path) -> None:
         with pytest.raises(RequestError, match="Nobody can answer"):
             hybrid.respond(SEEN, upload="allow", max_tokens=9)
         assert len(server.requests) == 1
+
+
+def test_a_picture_leaves_beside_redacted_texts_only_where_the_policy_says_so() -> None:
+    # Its base64 reads as a phone number, which must not be cut out of it.
+    bytes_ = {"url": "data:image/png;base64,+14155550123", "detail": "of ann@example.com"}
+    sound = {"type": "input_audio", "input_audio": {"data": "+14155550123", "format": "wav"}}
+    question = {"type": "text", "text": "Is it ann@example.com?"}
+    parts = [question, {"type": "image_url", "image_url": bytes_}, sound]
+    asked = [{"role": "user", "content": parts}]
+    with ScriptedServer([answer("Yes.")]) as server, client(server, FakeEngine()) as hybrid:
+        with pytest.raises(RequestError, match="Nobody can answer"):
+            hybrid.respond(asked)
+        assert server.requests == []
+    policy = Policy(media="redact")
+    with (
+        ScriptedServer([answer("Yes.")]) as server,
+        client(server, FakeEngine(), policy=policy) as hybrid,
+    ):
+        assert hybrid.respond(asked).route == "cloud"
+        (message,) = server.bodies()[0]["messages"]
+    words, picture, heard = message["content"]
+    assert heard == sound
+    assert picture["image_url"]["url"] == bytes_["url"]
+    assert "ann@example.com" not in json.dumps([words, picture])
 
 
 @pytest.mark.parametrize(("script", "route"), [(answer("ok"), "cloud"), (BUSY, "local")])

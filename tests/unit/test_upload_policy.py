@@ -69,11 +69,45 @@ def test_what_fails_blocks_the_upload(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize(
-    "rules", [{"default": "yes"}, {"tags": {"a": "no"}}, {"kinds": {"EMAIL": "hide"}}]
+    "rules",
+    [{"default": "yes"}, {"tags": {"a": "no"}}, {"kinds": {"EMAIL": "hide"}}, {"media": "no"}],
 )
 def test_rules_that_are_none(rules: Any) -> None:
     with pytest.raises(InvalidOption, match="local_only, ask, redact, allow"):
         Policy(**rules)
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+SEEN = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, PICTURE]}]
+
+
+@pytest.mark.parametrize(
+    ("rule", "media", "upload"),
+    [
+        ("redact", "local_only", "local_only"),
+        ("redact", "ask", "ask"),
+        ("redact", "redact", "redact"),
+        ("redact", "allow", "redact"),
+        ("allow", "local_only", "allow"),
+        ("ask", "redact", "ask"),
+    ],
+)
+def test_what_cannot_be_redacted_has_a_rule_of_its_own(
+    rule: Upload, media: Upload, upload: Upload
+) -> None:
+    policy = Policy(default=rule, media=media)
+    assert policy.judge(SEEN).upload == upload
+    assert policy.judge(HELLO).upload == rule
+    told = {"role": "tool", "content": [{"type": "input_audio", "input_audio": {"data": "A"}}]}
+    assert policy.judge([told]).upload == upload
+
+
+def test_pictures_stay_where_nothing_is_said_of_them() -> None:
+    verdict = Policy().judge(SEEN)
+    assert (verdict.upload, verdict.reason) == (
+        "local_only",
+        "image_url: nothing in it can be redacted",
+    )
 
 
 def test_every_text_of_a_message_is_looked_at() -> None:

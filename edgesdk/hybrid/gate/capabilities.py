@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from edgesdk.hybrid.gate.features import Messages
 from edgesdk.hybrid.gate.objection import Objection
+from edgesdk.hybrid.parts import media_in, parts_in
 from edgesdk.runtime import Runtime
 
-# Parts of a message, by the types that OpenAI's API has for them.
-_TEXT = frozenset({"text", "input_text"})
+# By the types that OpenAI's API has for parts of a message.
 _SENSES = {
     "image_url": "vision",
     "input_image": "vision",
@@ -31,10 +31,9 @@ _LACKS = {
 
 def senses_lacking(messages: Messages) -> Objection | None:
     """What makes an answer of the device impossible: engines know tokens of text, nothing else."""
-    for part in _parts(messages):
-        if part.get("type") not in _TEXT:
-            gate = _SENSES.get(str(part.get("type")), "parts")
-            return Objection(gate, _LACKS[gate])
+    for media in media_in(messages):
+        gate = _SENSES.get(media, "parts")
+        return Objection(gate, _LACKS[gate])
     return None
 
 
@@ -56,20 +55,7 @@ def in_words(messages: Messages) -> list[dict[str, Any]]:
     for message in messages:
         content = message.get("content")
         if isinstance(content, Sequence) and not isinstance(content, str):
-            texts = [str(part.get("text") or "") for part in _parts([message])]
+            texts = [str(part.get("text") or "") for part in parts_in([message])]
             message = {**message, "content": "\n".join(text for text in texts if text)}
         told.append(dict(message))
     return told
-
-
-def senses_in(messages: Messages) -> int:
-    """How many parts are not text."""
-    return sum(part.get("type") not in _TEXT for part in _parts(messages))
-
-
-def _parts(messages: Messages) -> Iterator[Mapping[str, Any]]:
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, Sequence) and not isinstance(content, str):
-            for part in content:
-                yield part if isinstance(part, Mapping) else {"type": "text", "text": str(part)}

@@ -10,16 +10,12 @@ from typing import Any, get_args
 
 from edgesdk.decode.options import Options
 from edgesdk.errors import RequestError, TemplateError
-from edgesdk.hybrid.gate.capabilities import (
-    in_words,
-    senses_in,
-    senses_lacking,
-    tools_lacking,
-)
+from edgesdk.hybrid.gate.capabilities import in_words, senses_lacking, tools_lacking
 from edgesdk.hybrid.gate.features import Messages
 from edgesdk.hybrid.gate.gate import DraftGate, Hint
 from edgesdk.hybrid.gate.objection import Objection
 from edgesdk.hybrid.gate.prompts import KEPT_AS, PromptGate, prompt_gate_from
+from edgesdk.hybrid.parts import media_in
 from edgesdk.hybrid.privacy.policy import texts_in
 from edgesdk.hybrid.trust.kept import Kept
 from edgesdk.power import PowerState
@@ -118,7 +114,7 @@ class Gatekeeper:
             raise RequestError(
                 f"Nobody can answer: {lacking.reason}, and the cloud may not be asked, or gave no"
                 " answer.",
-                hint="Take them out, or allow the upload.",
+                hint='Take them out, or allow the upload; under "redact" `Policy(media=...)` does.',
             )
         return in_words(messages)
 
@@ -130,7 +126,7 @@ class Gatekeeper:
         except TemplateError:
             size = sum(len(text.encode("utf-8", "replace")) for text in texts_in(words))
             tokens = size // _BYTES_PER_TOKEN + 1
-        return tokens + _TOKENS_PER_PICTURE * senses_in(messages)
+        return tokens + _TOKENS_PER_PICTURE * len(media_in(messages))
 
     def _fills_context(self, tokens: int, options: Options) -> Objection | None:
         room = self._runtime.engine.info.context_length - tokens

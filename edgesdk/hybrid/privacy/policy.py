@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from edgesdk.errors import InvalidOption
+from edgesdk.hybrid.parts import media_in
 from edgesdk.hybrid.privacy.built_in import BUILT_IN
 from edgesdk.hybrid.privacy.finding import Detector
 
@@ -68,6 +69,9 @@ class Policy:
             {"PRIVATE_KEY": "local_only"}.
         decide: looks at the messages; None where it has no opinion.
         detectors: what is private.
+        media: for requests whose pictures, sounds or files would leave under "redact": no detector
+            reads those, so that nothing in them can be hidden. "redact" sends them as they are,
+            beside redacted texts.
         ask: says whether a request may leave, where the rule is "ask"; without it none may.
 
     Raises:
@@ -79,10 +83,11 @@ class Policy:
     kinds: Mapping[str, Upload] = field(default_factory=dict)
     decide: Callable[[Messages], Upload | None] | None = None
     detectors: Sequence[Detector] = BUILT_IN
+    media: Upload = "local_only"
     ask: Callable[[Question], bool] | None = None
 
     def __post_init__(self) -> None:
-        for rule in (self.default, *self.tags.values(), *self.kinds.values()):
+        for rule in (self.default, self.media, *self.tags.values(), *self.kinds.values()):
             check_upload(rule)
 
     @property
@@ -121,7 +126,10 @@ class Policy:
             (rule, f"found {kind}") for kind, rule in sorted(self.kinds.items()) if kind in kinds
         ]
         upload, reason = min(rules, key=lambda rule: _ORDER.index(rule[0]))
-        return Verdict(upload, reason, kinds, call, named)
+        verdict = Verdict(upload, reason, kinds, call, named)
+        if upload == "redact" and (media := media_in(messages)):
+            return verdict.at_most(self.media, f"{media[0]}: nothing in it can be redacted")
+        return verdict
 
     def _said(self, call: Upload | None, tags: tuple[str, ...]) -> tuple[Upload, str]:
         if call is not None:
