@@ -1,14 +1,14 @@
-"""The options that make `edgesdk serve` hybrid."""
+"""What the options of `edgesdk serve` say of the cloud."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -17,87 +17,25 @@ if TYPE_CHECKING:
     from edgesdk.hybrid.spending.limits import SpendingLimits
     from edgesdk.server.hybrid.setup import HybridSetup
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-_UPLOADS = ("local_only", "ask", "redact", "allow")
-_HOLDS = ("decision", "answer", "nothing")
-_OPTIONS = (
-    click.option(
-        "--cloud",
-        "clouds",
-        multiple=True,
-        metavar="BASE_URL",
-        help="OpenAI-compatible endpoint that answers where the device is not sure; another one is"
-        " asked where the first fails.",
-    ),
-    click.option("--cloud-model", multiple=True, metavar="NAME", help="Its model; one each."),
-    click.option(
-        "--cloud-key-env",
-        multiple=True,
-        metavar="VAR",
-        help="Environment variable that holds its key; none, or one each.",
-    ),
-    click.option(
-        "--cloud-price",
-        multiple=True,
-        metavar="IN,OUT",
-        help="What it asks for a million tokens in and out; none, or one each.",
-    ),
-    click.option(
-        "--upload",
-        type=click.Choice(_UPLOADS),
-        help="What may leave the device at most; a request may be stricter. redact, the default,"
-        " puts placeholders in the place of what is private.",
-    ),
-    click.option(
-        "--journal", type=click.Path(dir_okay=False, path_type=Path), help="Log of decisions."
-    ),
-    click.option(
-        "--budget",
-        "budgets",
-        multiple=True,
-        metavar="LIMIT=AMOUNT",
-        help="Most that the cloud may cost, such as money_per_day=5 or tokens_per_hour=100000.",
-    ),
-    click.option(
-        "--budget-file",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help="Where spending is counted, also over restarts; in memory by default.",
-    ),
-    click.option(
-        "--confidence",
-        type=click.FloatRange(min=0),
-        help="From here on the device's answer is kept, in place of what is kept for its model.",
-    ),
-    click.option(
-        "--hold",
-        type=click.Choice(_HOLDS),
-        help="What a stream keeps back, because a client cannot unsay it: the device's pieces until"
-        " the decision (the default), all until the answer is whole, or nothing.",
-    ),
-)
-
-
-def cloud_options(command: _Command) -> _Command:
-    """Add --cloud and what belongs to it; see `CloudChoices`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
 
 @dataclass(frozen=True)
 class CloudChoices:
-    """The values of `cloud_options`, by their names."""
+    """The values of `edgesdk.cli.cloud_options`, by their names."""
 
     clouds: tuple[str, ...]
     cloud_model: tuple[str, ...]
     cloud_key_env: tuple[str, ...]
     cloud_price: tuple[str, ...]
     upload: str | None
+    media: str | None
     journal: Path | None
     budgets: tuple[str, ...]
     budget_file: Path | None
     confidence: float | None
+    calibrations: str | None
+    tries: int | None
+    audits: float | None
+    hedge_after: float | None
     hold: str | None
 
     def setup(self, opened: ExitStack) -> HybridSetup | None:
@@ -111,23 +49,38 @@ class CloudChoices:
             InvalidOption, RequestError: a value is out of its range, or a file cannot be used.
         """
         if not self.clouds:
-            stray = next((each.name for each in fields(self) if getattr(self, each.name)), None)
+            said = (
+                each.name for each in fields(self) if getattr(self, each.name) not in (None, ())
+            )
+            stray = next(said, None)
             if stray is not None:
                 raise click.UsageError(f"--{_FLAGS.get(stray, stray)} goes with --cloud only.")
             return None
+        from edgesdk.hybrid.auditing import Audits
         from edgesdk.hybrid.client import HybridClient
+        from edgesdk.hybrid.effort.effort import Effort
         from edgesdk.hybrid.privacy.policy import Policy, check_upload
         from edgesdk.hybrid.records.journal import Journal
         from edgesdk.hybrid.spending.budget import Budget
+        from edgesdk.hybrid.trust.calibrations import calibrations_in
         from edgesdk.hybrid.trust.confidence import Confidence
         from edgesdk.model import Model
         from edgesdk.server.hybrid.setup import Hold, HybridSetup
 
         if self.upload == "ask":
             raise click.UsageError("A server has nobody to ask: choose another --upload.")
+        if self.audits is not None and self.journal is None:
+            raise click.UsageError("--audits needs a --journal, where they are written down.")
+        if self.hedge_after is not None and len(self.clouds) == 1:
+            raise click.UsageError("--hedge-after needs another --cloud to ask.")
+        if self.calibrations is not None:
+            # The name is checked now, not when the first model is loaded.
+            calibrations_in(self.calibrations)
         clouds = self._endpoints()
         limits = self._limits(clouds)
-        policy = Policy(check_upload(self.upload or "redact"))
+        policy = Policy(
+            check_upload(self.upload or "redact"), media=check_upload(self.media or "local_only")
+        )
         budget = journal = confidence = None
         if limits is not None:
             budget = Budget(limits, self.budget_file)
@@ -147,6 +100,10 @@ class CloudChoices:
                 budget=budget,
                 journal=journal,
                 confidence=confidence,
+                effort=None if self.tries is None else Effort(tries=self.tries),
+                calibrations=self.calibrations,
+                audits=None if self.audits is None else Audits(self.audits),
+                hedge_after=self.hedge_after,
             )
 
         hold: Hold = next((one for one in get_args(Hold) if one == self.hold), "decision")
@@ -196,6 +153,7 @@ _FLAGS = {
     "cloud_price": "cloud-price",
     "budgets": "budget",
     "budget_file": "budget-file",
+    "hedge_after": "hedge-after",
 }
 
 

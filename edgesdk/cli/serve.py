@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from edgesdk.cli.clouds import CloudChoices, cloud_options
+from edgesdk.cli.cloud_options import cloud_options
+from edgesdk.cli.clouds import CloudChoices
 from edgesdk.cli.decoding import loading_options
 from edgesdk.cli.output import remarks
 from edgesdk.errors import MissingExtra
@@ -19,9 +20,12 @@ Examples:
   edgesdk serve ./my-bundle model.gguf --port 0
   EDGESDK_API_KEY=... edgesdk serve --host 0.0.0.0
   curl http://127.0.0.1:8080/v1/models
-  edgesdk serve --cloud https://api.openai.com/v1 --cloud-model gpt-5-mini \
+  edgesdk serve --cloud https://api.openai.com/v1 --cloud-model gpt-5-mini \\
       --cloud-key-env OPENAI_API_KEY --cloud-price 0.25,2 --budget money_per_day=1
 """
+
+
+_WITH_MEDIA = 32 * 2**20
 
 
 @click.command("serve", epilog=_EPILOG)
@@ -92,6 +96,8 @@ def command(
         queue=queue,
         deadline=deadline,
         grace=grace,
+        # Pictures and files are for the cloud.
+        body_limit=_WITH_MEDIA if cloud_given["clouds"] else ServerSettings.body_limit,
     )
     source = StoreModels(models, device=device, context=context, threads=threads)
 

@@ -6,21 +6,11 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from edgesdk.server.failures import ApiError
+from edgesdk.server.parts import FLAT, Content, TextPart, as_sent
 from edgesdk.text.prompts import messages_of
-
-FLAT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class TextPart(BaseModel):
-    """A part of a message."""
-
-    model_config = FLAT
-
-    type: Literal["text"]
-    text: str
 
 
 class CalledFunction(BaseModel):
@@ -55,7 +45,7 @@ class Message(BaseModel):
     model_config = FLAT
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: Content | None = None
     name: str | None = None
     refusal: str | None = None
     # What a cloud's model thought, as DeepSeek's API has it, and OpenRouter's.
@@ -70,16 +60,26 @@ class Message(BaseModel):
 
     @property
     def text(self) -> str | None:
-        """The content in one piece."""
+        """The words of the content in one piece."""
         if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
+            return "".join(part.text for part in self.content if isinstance(part, TextPart))
         return self.content
 
+    @property
+    def media(self) -> int | None:
+        """The place of the first part that is not text."""
+        parts = self.content if isinstance(self.content, list) else []
+        return next((k for k, part in enumerate(parts) if not isinstance(part, TextPart)), None)
+
     def plain(self) -> dict[str, Any]:
-        """The message as chat templates know it, without calls, and with older role names."""
+        """The message as chat templates know it, without calls, and with older role names; with
+        its parts where some are not text."""
         role = "system" if self.role == "developer" else self.role
         named = {} if self.name is None else {"name": self.name}
-        return {"role": role, "content": self.text, **named}
+        content: Any = self.text
+        if isinstance(self.content, list) and self.media is not None:
+            content = [as_sent(part) for part in self.content]
+        return {"role": role, "content": content, **named}
 
 
 def uses_tools(messages: Iterable[Message]) -> bool:
@@ -87,14 +87,18 @@ def uses_tools(messages: Iterable[Message]) -> bool:
     return any(message.role == "tool" or message.tool_calls for message in messages)
 
 
-def conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def conversation(messages: Sequence[Message], *, media: bool = False) -> list[dict[str, Any]]:
     """The messages for a chat template.
 
     Calls get ids by their place in the conversation: Mistral's templates insist on nine letters
     and digits, and ids that are the same each time keep the KV cache.
 
+    Args:
+        media: whether there is anybody for pictures, sounds and files; then users may send some.
+
     Raises:
-        ApiError: 400; a result answers no call, a call has no result, or arguments are no object.
+        ApiError: 400; there are pictures, sounds or files for nobody, a result answers no call, a
+            call has no result, or arguments are no object.
         EmptyPrompt, RequestError: there is nothing to answer.
     """
     told: list[dict[str, Any]] = []
@@ -103,6 +107,8 @@ def conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
     made = 0
     for index, message in enumerate(messages):
         at = f"messages.{index}"
+        if message.media is not None and not (media and message.role == "user"):
+            raise _no_words(message, f"{at}.content.{message.media}")
         plain = message.plain()
         if message.role == "tool":
             told.append(plain | _result(message, pending, at))
@@ -144,6 +150,11 @@ def _result(message: Message, pending: dict[str, tuple[str, str]], at: str) -> d
         raise ApiError(400, "The result of a call has no content.", param=f"{at}.content")
     key, name = answered
     return {"tool_call_id": key, "name": name}
+
+
+def _no_words(message: Message, param: str) -> ApiError:
+    who = "Only a user sends" if message.role != "user" else "The models of this server cannot take"
+    return ApiError(400, f"{who} pictures, sounds and files.", param=param, code="not_text")
 
 
 def _without_result(pending: dict[str, tuple[str, str]], param: str) -> ApiError:

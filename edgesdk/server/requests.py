@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from edgesdk.decode.options import Options
 from edgesdk.server.failures import ApiError, missing
-from edgesdk.server.messages import FLAT, Message
+from edgesdk.server.messages import Message
+from edgesdk.server.parts import FLAT, PARTS, WORDS
 from edgesdk.server.tooling import ToolSpec
 
 # OpenAI's default for the old endpoint.
@@ -185,7 +186,7 @@ def _explained(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     if first["type"] == "json_invalid":
         return ApiError(400, f"The body is not valid JSON: {first['msg']}.", code="invalid_json")
-    param = ".".join(str(part) for part in first["loc"]) or None
+    param = _path(first["loc"])
     if first["type"] == "extra_forbidden":
         return ApiError(
             400,
@@ -199,3 +200,13 @@ def _explained(error: ValidationError) -> ApiError:
     return ApiError(
         400, f"{where} is not valid: {first['msg']}.", param=param, code="invalid_value"
     )
+
+
+def _path(steps: tuple[int | str, ...]) -> str | None:
+    """The field that an error is about, without the tags of unions."""
+    kept = [
+        str(step)
+        for at, step in enumerate(steps)
+        if step not in (WORDS, PARTS) and not (at > 1 and steps[at - 2] == PARTS)
+    ]
+    return ".".join(kept) or None

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from edgesdk.server.arguments import MOST_CHARACTERS, argument_check
 from edgesdk.server.failures import ApiError
-from edgesdk.server.messages import FLAT
+from edgesdk.server.parts import FLAT
 from edgesdk.tools.calls import ToolCall
 
 # No model's context holds as much, and reading it takes seconds already.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
@@ -207,6 +208,68 @@ def test_secrets_leave_as_placeholders_and_come_back(streams: bool) -> None:
     one, two = PLACEHOLDER.findall(body["messages"][3]["content"])
     assert one in body["messages"][1]["content"]
     assert two in body["messages"][0]["content"]
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+FILE = {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}}
+
+
+@pytest.mark.parametrize("part", [PICTURE, SOUND, FILE])
+def test_what_the_device_cannot_take_is_the_clouds(part: dict[str, Any]) -> None:
+    content = [{"type": "text", "text": "What is it, ann@x.io?"}, part]
+    asked = {"model": "sure", "messages": [{"role": "user", "content": content}]}
+    policy = Policy("allow", media="redact")
+    with TalkingCloud(lambda body: said("A cat.")) as cloud:
+        with hybrid_server(cloud, policy=policy) as (_, client):
+            for rule, words in (("allow", content[0]["text"]), ("redact", None)):
+                answer = client.chat.completions.create(**asked, extra_body=rules(rule))
+                assert answer.choices[0].message.content == "A cat."
+                (sent,) = json.loads(cloud.requests[-1].partition(b"\r\n\r\n")[2])["messages"]
+                assert sent["content"][1] == part
+                assert sent["content"][0]["text"] == words or words is None
+        assert cloud.sent().count(b"ann@x.io") == 1
+        # Nothing in it can be hidden, and nobody here sees it.
+        with (
+            hybrid_server(cloud) as (_, client),
+            pytest.raises(openai.BadRequestError, match="Nobody can answer"),
+        ):
+            client.chat.completions.create(**asked)
+        assert len(cloud.requests) == 2
+
+
+def rules(upload: str) -> dict[str, Any]:
+    return {"edgesdk": {"upload": upload}}
+
+
+@pytest.mark.parametrize(
+    ("role", "part", "param", "why"),
+    [
+        ("assistant", PICTURE, "messages.0.content.1", "Only a user sends"),
+        ("user", {"type": "image_url"}, "messages.0.content.1.image_url", "is missing"),
+        ("user", {"type": "hologram"}, "messages.0.content.1", "'image_url'"),
+        ("user", 5, "messages.0.content.1", "an object"),
+        ("user", {"type": "text", "text": 5}, "messages.0.content.1.text", "string"),
+    ],
+)
+def test_parts_that_are_none(role: str, part: Any, param: str, why: str) -> None:
+    content = [{"type": "text", "text": "?"}, part]
+    messages = [{"role": role, "content": content}, *user("Hi")]
+    with TalkingCloud(echo) as cloud, hybrid_server(cloud) as (server, _):
+        refused = server.post(
+            "/v1/chat/completions", json={"model": "sure", "messages": messages}
+        ).json()["error"]
+    assert refused["param"] == param
+    assert why in refused["message"]
+
+
+def test_a_server_without_a_cloud_takes_words_alone() -> None:
+    messages = [{"role": "user", "content": [PICTURE]}]
+    with served(FakeModels(sure=EchoEngine)) as server:
+        refused = server.post("/v1/chat/completions", json={"model": "sure", "messages": messages})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "not_text"
+    assert "cannot take pictures" in refused.json()["error"]["message"]
 
 
 def test_a_prompt_too_long_for_the_device_goes_to_the_cloud() -> None:

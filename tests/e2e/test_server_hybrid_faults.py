@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from support.served import (
     user,
 )
 from support.talking_cloud import TalkingCloud, said
+from support.waiting import until
 
 from edgesdk.cli import main
 from edgesdk.hybrid.cloud.endpoint import Cloud, Limits
@@ -195,6 +198,11 @@ THERE = ["--cloud", "https://cloud.example/v1", "--cloud-model", "big"]
         ([*THERE, "--budget", "tokens_per_day=nan"], "no amount"),
         ([*THERE, "--cloud-price", "1"], "two prices"),
         ([*THERE, "--budget-file", "x"], "--budget"),
+        (["--audits", "0"], "--audits goes with --cloud"),
+        (["--hedge-after", "1"], "--hedge-after goes with --cloud"),
+        ([*THERE, "--audits", "0.1"], "--journal"),
+        ([*THERE, "--hedge-after", "1"], "another --cloud"),
+        ([*THERE, "--calibrations", "My App"], "cannot be the name of an app"),
         (["--cloud", "ftp://x", "--cloud-model", "big"], "no base URL"),
     ],
 )
@@ -221,13 +229,41 @@ import sys
 from edgesdk.server import sources
 from support.command_line import environment
 from support.fake_engine import FakeEngine
-from support.served import FakeModels
+from support.served import EchoEngine, FakeModels
 from edgesdk.cli import main
 
-models = FakeModels(unsure=lambda: FakeEngine(b"I am not sure."))
+models = FakeModels(unsure=lambda: FakeEngine(b"I am not sure."), sure=EchoEngine)
 sources.StoreModels = lambda *given, **named: models
 main(["serve", "--port", "0", "--grace", "0", *sys.argv[1:]])
 """
+
+
+@contextmanager
+def command_line(*options: str, **variables: str) -> Iterator[Callable[..., dict[str, Any]]]:
+    """A function that asks a server of these options; the process ends well."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVE, *options],
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+
+    def asked(content: Any, **more: Any) -> dict[str, Any]:
+        body = {"model": "unsure", "messages": user(content), **more}
+        answer = httpx.post(f"{url}/chat/completions", json=body, timeout=PATIENCE)
+        found: dict[str, Any] = answer.json()
+        return found
+
+    try:
+        url = process.stdout.readline().strip()
+        yield asked
+    finally:
+        process.terminate()
+        out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert "sk-secret-key" not in out + err
 
 
 def test_the_command_line(tmp_path: Path) -> None:
@@ -239,24 +275,9 @@ def test_the_command_line(tmp_path: Path) -> None:
             *("--journal", str(tmp_path / "journal.sqlite")),
             *("--upload", "allow", "--confidence", "0.5", "--hold", "answer"),
         ]
-        process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, *options],
-            env=environment(MY_KEY="sk-secret-key", EDGESDK_HOME=str(tmp_path / "home")),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().strip()
-            asked = {"model": "unsure", "messages": user("To ann@x.io"), "max_tokens": 1}
-            answers = [
-                httpx.post(f"{url}/chat/completions", json=asked, timeout=PATIENCE).json()
-                for _ in range(3)
-            ]
-        finally:
-            process.terminate()
-            out, err = process.communicate(timeout=PATIENCE)
+        home = str(tmp_path / "home")
+        with command_line(*options, MY_KEY="sk-secret-key", EDGESDK_HOME=home) as asked:
+            answers = [asked("To ann@x.io", max_tokens=1) for _ in range(3)]
     assert [answer["edgesdk"]["route"] for answer in answers] == ["cloud", "local", "local"]
     assert "money_per_day" in answers[1]["edgesdk"]["reason"]
     assert b"ann@x.io" in cloud.sent()
@@ -265,5 +286,41 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert [entry.decision.route for entry in journal.entries()] == ["cloud", "local", "local"]
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("*.sqlite"))
     assert b"sk-secret-key" not in written
-    assert "sk-secret-key" not in out + err
-    assert process.returncode == 0, err
+
+
+def test_the_command_line_of_tries_audits_hedging_and_media(tmp_path: Path) -> None:
+    came, journal = threading.Semaphore(0), tmp_path / "journal.sqlite"
+    first = iter([True])
+
+    def answers(body: dict[str, Any]) -> Script:
+        came.release()
+        if body["messages"][-1]["content"] == "Slow?" and next(first, False):
+            # The second request for the same answer is what ends the wait.
+            came.acquire(timeout=PATIENCE)
+            came.acquire(timeout=PATIENCE)
+        return said("The answer.")
+
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    with TalkingCloud(answers) as cloud:
+        options = [
+            *("--cloud", cloud.url, "--cloud-model", "big", "--journal", str(journal)),
+            *("--cloud", cloud.url, "--cloud-model", "other"),
+            *("--confidence", "0.5", "--tries", "2", "--audits", "1"),
+            *("--media", "redact", "--hedge-after", "0.2", "--calibrations", "my-app"),
+        ]
+        with command_line(*options, EDGESDK_HOME=str(tmp_path / "home")) as asked:
+            tried = asked("Hi", temperature=0)
+            assert came.acquire(timeout=PATIENCE)
+            kept = asked("Hi", model="sure")
+            assert came.acquire(timeout=PATIENCE)  # the audit
+            seen = asked([{"type": "text", "text": "What is it?"}, picture])
+            assert came.acquire(timeout=PATIENCE)
+            hedged = asked("Slow?", edgesdk={"prefer": "cloud"})
+            until(lambda: len(list(Journal(journal).entries())) == 5)
+    assert kept["edgesdk"]["route"] == "local"
+    # Its answers are drawn by chance, and do not agree.
+    assert re.search(r"unsure \(0\.\d\d after [23] answers\)", tried["edgesdk"]["reason"])
+    assert (seen["edgesdk"]["route"], hedged["edgesdk"]["route"]) == ("cloud", "cloud")
+    assert cloud.sent().count(b"Slow?") == 2
+    routes = [entry.decision.route for entry in Journal(journal).entries()]
+    assert sorted(routes) == ["audit", "cloud", "cloud", "cloud", "local"]

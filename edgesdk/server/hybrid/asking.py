@@ -81,7 +81,7 @@ def ask_hybrid(
     # Calls that are demanded have a form of their own.
     if structure is not None and toolset is None:
         form = Form(structure, *_held_to(request.response_format))
-    messages = conversation(request.messages)
+    messages = conversation(request.messages, media=True)
     options = request.options(deadline=settings.deadline)
     choice = request.tool_choice or "auto"
 

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from edgesdk.hybrid.changes import Prefer
 from edgesdk.hybrid.privacy.policy import Policy, Upload, Verdict
 from edgesdk.server.failures import ApiError
-from edgesdk.server.messages import FLAT
+from edgesdk.server.parts import FLAT
 
 UPLOAD_HEADER, PREFER_HEADER = "x-edgesdk-upload", "x-edgesdk-prefer"
 # Without "ask", because there is nobody to ask.
