@@ -3,7 +3,7 @@
     python benchmarks/export_memory.py WORK                       all 28 layers: 15 GB of disk
     python benchmarks/export_memory.py WORK --layers 2            the same embedding, fewer layers
     python benchmarks/export_memory.py WORK --calibrated --quality-tokens 512
-    python benchmarks/export_memory.py WORK --peer 0.5B           onnxruntime-genai's builder beside
+    python benchmarks/export_memory.py WORK --peer 0.5B --pairs 5 onnxruntime-genai's builder beside
 
 The checkpoint is written to WORK (bfloat16, sharded, seeded) and kept there; bundles are removed.
 Every export is a process of its own, that is watched from outside: see watched.py for what counts
@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -51,6 +52,7 @@ CALIBRATED = {
 @click.option("--quality-tokens", default=0, show_default=True, help="Measure quality on so many.")
 @click.option("--peer", type=click.Choice(list(LAYOUTS)), help="Beside onnxruntime-genai.")
 @click.option("--peer-layers", type=click.IntRange(min=1), help="Fewer layers for the peer, too.")
+@click.option("--pairs", default=1, show_default=True, help="Runs beside the peer, by turns.")
 @click.option("--threads", default=os.cpu_count() or 1, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def main(
@@ -62,6 +64,7 @@ def main(
     quality_tokens: int,
     peer: str | None,
     peer_layers: int | None,
+    pairs: int,
     threads: int,
     seed: int,
 ) -> None:
@@ -80,11 +83,18 @@ def main(
         python = genai_python(work)
         name, layout = _model(peer, peer_layers)
         folder = _checkpoint(work, name, layout, seed)
-        found = _export(folder, work, EXPORTS["onnx int4"], 0, threads)
-        rows.append(_row(name, "edgesdk onnx int4", layout, found))
-        found = _genai(python, folder, work, threads)
-        rows.append(_row(name, "onnxruntime-genai int4", layout, found))
+        beside: list[tuple[float, float]] = []
+        for _ in range(pairs):
+            ours = _export(folder, work, EXPORTS["onnx int4"], 0, threads)
+            rows.append(_row(name, "edgesdk onnx int4", layout, ours))
+            theirs = _genai(python, folder, work, threads)
+            rows.append(_row(name, "onnxruntime-genai int4", layout, theirs))
+            beside.append((ours.peak / theirs.peak, ours.seconds / theirs.seconds))
     _print(rows)
+    if peer is not None:
+        for what, ratios in zip(("peak memory", "seconds"), zip(*beside, strict=True), strict=True):
+            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            print(f"{what} / the peer's: {statistics.median(ratios):.2f} ({spread})")
     print(json.dumps({"threads": threads, "quality_tokens": quality_tokens, "exports": rows}))
 
 
