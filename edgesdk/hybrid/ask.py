@@ -79,6 +79,7 @@ class Ask:
         form: None for any text. Without it `tools` may be there, and the other way around.
         on_break: what becomes of a cloud answer that breaks off; None for the client's own choice.
         cancel: ends the answer, whoever is at it.
+        key: idempotency key of the question to the cloud; None for a new one.
     """
 
     messages: Messages
@@ -89,6 +90,7 @@ class Ask:
     tools: Tools | None = None
     on_break: OnBreak | None = None
     cancel: Cancel = field(default_factory=Cancel)
+    key: str | None = None
 
     @property
     def is_plain(self) -> bool:

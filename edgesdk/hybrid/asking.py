@@ -106,7 +106,11 @@ class CloudAsker:
         restoring = Restoring(ask)
         with (
             self._opened().stream(
-                sent.body, deadline=deadline.seconds, charges=charges, on_break=ask.on_break
+                sent.body,
+                deadline=deadline.seconds,
+                charges=charges,
+                on_break=ask.on_break,
+                key=ask.key,
             ) as stream,
             ask.cancel.caller().heeding(stream.close),
         ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -299,8 +300,13 @@ def test_two_processes_send_each_once(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
+def idempotency_key(request: bytes) -> bytes:
+    (line,) = re.findall(rb"(?i)\r\nidempotency-key: (\S+)", request)
+    return bytes(line)
+
+
 def test_a_request_outlives_the_process_that_was_sending_it(tmp_path: Path) -> None:
-    put(tmp_path, "first", "second")
+    put(tmp_path, "first to ann@x.io", "second")
     with ScriptedServer([[HEAD, Wait(60)]]) as stalled, Echo() as server:
         process = started(_FLUSH, str(tmp_path / "queue"), stalled.url, "600")
         until(lambda: bool(stalled.requests) or process.poll() is not None)
@@ -310,8 +316,11 @@ def test_a_request_outlives_the_process_that_was_sending_it(tmp_path: Path) -> N
         assert flushed(tmp_path, server.url) == []
         later = Queue(tmp_path / "queue", key=KEY, clock=lambda: time.time() + 601)
         with HybridClient(fake_model(), cloud=Cloud(server.url, "big"), queue=later) as client:
-            assert [late.reply.text for late in client.flush_queue()] == ["first"]
-        assert server.prompts() == ["second", "first"]
+            assert [late.reply.text for late in client.flush_queue()] == ["first to ann@x.io"]
+        # An endpoint that heeds the key answers it once: it is the same request, word for word.
+        (before,), (_, after) = stalled.requests, server.requests
+        assert idempotency_key(before) == idempotency_key(after)
+        assert stalled.bodies() == server.bodies()[1:]
     assert left(tmp_path) == []
 
 

@@ -10,7 +10,6 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import keyring
@@ -20,34 +19,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keyring.backend import KeyringBackend
+from support.queued import KEY, Clock, held, queue_at, texts
 
 from edgesdk.decode.options import Options
-from edgesdk.errors import InvalidOption, MissingExtra, RequestError, TemplateError
-from edgesdk.hybrid.answering import NotAsked
-from edgesdk.hybrid.ask import Ask, Form
-from edgesdk.hybrid.asking import CloudAsker
-from edgesdk.hybrid.cloud.answer import CloudAnswer
-from edgesdk.hybrid.cloud.clock import Deadline
+from edgesdk.errors import InvalidOption, MissingExtra, RequestError
 from edgesdk.hybrid.privacy.policy import Policy
-from edgesdk.hybrid.privacy.vault import Vault
-from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.spending.budget import Budget
 from edgesdk.hybrid.spending.limits import SpendingLimits
-from edgesdk.hybrid.waiting.flushing import flush
 from edgesdk.hybrid.waiting.held import Held, from_bytes, held_of
-from edgesdk.hybrid.waiting.later import Later
 from edgesdk.hybrid.waiting.queue import Queue
 from edgesdk.hybrid.waiting.sealing import Seal, SealBroken
-
-KEY = bytes(range(32))
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Memory(KeyringBackend):
@@ -72,24 +53,6 @@ def memory() -> Iterator[Memory]:
     keyring.set_keyring(found)
     yield found
     keyring.set_keyring(before)
-
-
-def held(text: str) -> Held:
-    return Held([{"role": "user", "content": text}], Options(), "redact")
-
-
-def queue_at(folder: Path, clock: Clock | None = None, **changes: float) -> Queue:
-    return Queue(folder / "q", key=KEY, clock=clock or Clock(), **changes)  # type: ignore[arg-type]
-
-
-def texts(queue: Queue) -> list[str]:
-    """All that can be claimed, in order; nothing is changed."""
-    claims = []
-    while (claim := queue.claim(after=claims[-1].waiting.id if claims else 0)) is not None:
-        claims.append(claim)
-    for claim in claims:
-        claim.release()
-    return [claim.held.messages[0]["content"] for claim in claims]
 
 
 def stored(folder: Path) -> bytes:
@@ -388,150 +351,3 @@ def test_without_the_extra_there_is_a_line_to_run(
     with pytest.raises(MissingExtra, match=package) as raised:
         Queue(tmp_path / "q", key=key)
     assert "pip install 'edgesdk[queue]'" in str(raised.value)
-
-
-def reply_of(held: Held, finish: str = "stop") -> HybridReply:
-    text = held.messages[0]["content"].upper()
-    return HybridReply(text, "cloud", "why", cloud=CloudAnswer(text, "", (), finish, None, "m", 1))
-
-
-def test_flushing_sends_each_once_in_order(tmp_path: Path) -> None:
-    queue = queue_at(tmp_path)
-    for text in "abc":
-        queue.put(held(text))
-    sent: list[str] = []
-
-    def send(one: Held, deadline: Deadline) -> HybridReply:
-        assert deadline.remaining < 300
-        sent.append(one.messages[0]["content"])
-        return reply_of(one)
-
-    found = []
-    for late in flush(queue, send):
-        # Who reads slowly keeps no other from what is left.
-        assert [one.id for one in queue.waiting()] == list(range(late.id + 1, 4))
-        found.append((late.id, late.messages[0]["content"], late.reply.text, late.asked_at))
-    assert found == [(i + 1, text, text.upper(), Clock().now) for i, text in enumerate("abc")]
-    assert sent == list("abc")
-    assert list(flush(queue, send)) == []
-
-
-def test_nothing_is_sent_before_somebody_reads(tmp_path: Path) -> None:
-    queue = queue_at(tmp_path)
-    for text in "ab":
-        queue.put(held(text))
-    sent: list[Held] = []
-
-    def send(one: Held, deadline: Deadline) -> HybridReply:
-        sent.append(one)
-        return reply_of(one)
-
-    answers = flush(queue, send)
-    assert sent == []
-    next(answers)
-    answers.close()  # type: ignore[attr-defined]
-    assert sent == [held("a")]
-    assert texts(queue) == ["b"]
-
-
-@pytest.mark.parametrize(
-    ("why", "left", "sent"),
-    [
-        ("policy", [], "abc"),
-        ("unfit", [], "abc"),
-        ("budget", ["b"], "abc"),
-        ("failed", ["b"], "abc"),
-        ("away", ["b", "c"], "ab"),
-    ],
-)
-def test_what_is_not_sent_now(tmp_path: Path, why: str, left: list[str], sent: str) -> None:
-    queue = queue_at(tmp_path)
-    for text in "abc":
-        queue.put(held(text))
-    tried = []
-
-    def send(one: Held, deadline: Deadline) -> HybridReply:
-        tried.append(one.messages[0]["content"])
-        if tried[-1] == "b":
-            raise NotAsked("because", why)  # type: ignore[arg-type]
-        return reply_of(one)
-
-    got = [late.reply.text for late in flush(queue, send)]
-    if why in ("policy", "unfit"):
-        assert got == ["A", "C"]
-    assert "".join(tried) == sent
-    assert texts(queue) == left
-
-
-def test_an_answer_that_broke_off_is_none(tmp_path: Path) -> None:
-    queue = queue_at(tmp_path)
-    queue.put(held("a"))
-    for finish in ("incomplete", "deadline"):
-        assert list(flush(queue, lambda one, _, end=finish: reply_of(one, end))) == []  # type: ignore[misc]
-    assert texts(queue) == ["a"]
-
-
-def test_an_error_leaves_the_request_to_others(tmp_path: Path) -> None:
-    queue = queue_at(tmp_path)
-    queue.put(held("a"))
-
-    def send(one: Held, deadline: Deadline) -> HybridReply:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        next(flush(queue, send))
-    assert texts(queue) == ["a"]
-
-
-def test_one_that_cannot_be_sent_keeps_no_other_waiting(tmp_path: Path) -> None:
-    queue = queue_at(tmp_path)
-    queue.put(held("a"))
-    queue.put(held("b"))
-
-    def send(one: Held, deadline: Deadline) -> HybridReply:
-        if one == held("a"):
-            raise TemplateError("The model of now has no template.")
-        return reply_of(one)
-
-    assert [late.id for late in flush(queue, send)] == [2]
-    assert texts(queue) == ["a"]
-
-
-def test_an_answer_that_came_too_late_is_not_given_out(tmp_path: Path) -> None:
-    clock = Clock()
-    queue, other = queue_at(tmp_path, clock), queue_at(tmp_path, clock)
-    queue.put(held("a"))
-    others = []
-
-    def slow(one: Held, deadline: Deadline) -> HybridReply:
-        clock.now += 301
-        others.extend(flush(other, lambda one, _: reply_of(one)))
-        return reply_of(one)
-
-    assert list(flush(queue, slow)) == []
-    assert [late.id for late in others] == [1]
-
-
-def later_of(queue: Queue | None) -> Later:
-    policy = Policy()
-    asker = CloudAsker((), policy, None, "restart")
-    return Later(queue, policy, asker, len, lambda *all: None)
-
-
-def test_only_what_another_time_may_answer_is_kept(tmp_path: Path) -> None:
-    queue = queue_at(tmp_path)
-    plain = Ask([{"role": "user", "content": "a"}], Options(), Vault(()))
-    verdict = Policy().judge(plain.messages)
-    away = NotAsked("because", "away")
-    for why in ("policy", "budget", "unfit", "failed"):
-        error = NotAsked("because", why)  # type: ignore[arg-type]
-        assert later_of(queue).keep(error, plain, verdict) is None
-    # What checks an answer of a form is code, which cannot wait.
-    formed = replace(plain, form=Form(None, None, str))  # type: ignore[arg-type]
-    assert later_of(queue).keep(away, formed, verdict) is None
-    assert later_of(None).keep(away, plain, verdict) is None
-    assert later_of(queue).keep(away, plain, verdict) == 1
-    assert texts(queue) == ["a"]
-    # An answer does not depend on the queue.
-    queue.close()
-    assert later_of(queue).keep(away, plain, verdict) is None

@@ -54,7 +54,7 @@ class _Call:
     body: dict[str, Any]
     deadline: Deadline
     charges: Charges
-    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    key: str
     out: set[int] = field(default_factory=set)
     hedged: set[int] = field(default_factory=set)
     count: int = 0
@@ -102,6 +102,7 @@ class Attempts:
         deadline: Deadline,
         charges: Charges | None = None,
         on_break: OnBreak | None = None,
+        key: str | None = None,
     ) -> AsyncGenerator[CloudEvent, None]:
         """Events of one answer; the last is a `CloudAnswer`.
 
@@ -109,13 +110,14 @@ class Attempts:
             charges: each attempt is reserved there before it is made; one that cannot be paid is
                 not made.
             on_break: for this one, in place of the constructor's.
+            key: the idempotency key of all attempts; None for a new one.
 
         Raises:
             CloudError: no attempt brought a whole answer, and nothing was given out.
             BudgetExceeded: see `Charges.reserve`; no attempt was made.
             DeadlineExceeded: the time was over before the first piece.
         """
-        call = _Call(body, deadline, charges or NoCharge())
+        call = _Call(body, deadline, charges or NoCharge(), key or uuid.uuid4().hex)
         on_break = on_break or self._on_break
         draft, failure = Draft(), self._resting()
         unpaid: BudgetExceeded | None = None

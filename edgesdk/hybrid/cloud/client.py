@@ -32,11 +32,12 @@ class CloudStream(Closes, Iterator[CloudEvent]):
         deadline: Deadline,
         charges: Charges | None,
         on_break: OnBreak | None,
+        key: str | None,
     ) -> None:
         self._arrived: queue.SimpleQueue[CloudEvent | None] = queue.SimpleQueue()
         self._answer: CloudAnswer | None = None
         self._work: Future[None] = portal.start_task_soon(
-            _relay, attempts.answer(body, deadline, charges, on_break), self._arrived
+            _relay, attempts.answer(body, deadline, charges, on_break, key), self._arrived
         )
         # Also where the work was cancelled before it began.
         arrived = self._arrived
@@ -109,6 +110,7 @@ class CloudClient(Closes):
         deadline: float | None = None,
         charges: Charges | None = None,
         on_break: OnBreak | None = None,
+        key: str | None = None,
     ) -> CloudStream:
         """Start an answer.
 
@@ -117,6 +119,8 @@ class CloudClient(Closes):
             deadline: seconds for all attempts together.
             charges: where each attempt is reserved; None for nowhere.
             on_break: for this answer, in place of the client's.
+            key: the idempotency key of all attempts; None for a new one. An endpoint that heeds it
+                answers a request that is sent again by another process as it did the first.
 
         Raises:
             CloudError, BudgetExceeded, DeadlineExceeded: from the iteration; see `Attempts.answer`.
@@ -125,7 +129,7 @@ class CloudClient(Closes):
             if self._portal is None:
                 self._portal = self._stack.enter_context(start_blocking_portal())
             portal = self._portal
-        return CloudStream(portal, self._attempts, body, Deadline(deadline), charges, on_break)
+        return CloudStream(portal, self._attempts, body, Deadline(deadline), charges, on_break, key)
 
     def close(self) -> None:
         """End all requests and free the connections."""

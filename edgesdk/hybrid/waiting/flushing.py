@@ -33,15 +33,16 @@ class LateReply:
     reply: HybridReply
 
 
-def flush(queue: Queue, send: Callable[[Held, Deadline], HybridReply]) -> Iterator[LateReply]:
+def flush(queue: Queue, send: Callable[[Held, Deadline, str], HybridReply]) -> Iterator[LateReply]:
     """Send what waits, one request after the other, until all were sent or the cloud is away.
 
     A request that cannot be paid now, or whose answer broke off, waits on. One that may not leave
     any more, or that no endpoint takes, is dropped. An answer is out of the queue before it is
-    given out: a process that dies in between has lost it, one that dies before has not.
+    given out: a process that dies in between has lost it, one that dies before has not, and the
+    next one sends the same request with the same key.
 
     Args:
-        send: raises NotAsked.
+        send: is given an idempotency key, too, the same each time; raises NotAsked.
 
     Raises:
         RequestError: the queue cannot be used.
@@ -51,7 +52,7 @@ def flush(queue: Queue, send: Callable[[Held, Deadline], HybridReply]) -> Iterat
         waiting, held = claim.waiting, claim.held
         reached = waiting.id
         try:
-            reply = send(held, Deadline(claim.seconds))
+            reply = send(held, Deadline(claim.seconds), claim.key)
         except NotAsked as error:
             _LOG.info("request %d of the queue: %s", waiting.id, error)
             if error.why in ("policy", "unfit"):

@@ -64,10 +64,14 @@ class Later:
         """See `edgesdk.hybrid.waiting.flushing.flush`."""
         return iter(()) if self._queue is None else flush(self._queue, self._send)
 
-    def _send(self, held: Held, deadline: Deadline) -> HybridReply:
-        """The cloud's answer, under the policy of now or of then, whichever is stricter."""
+    def _send(self, held: Held, deadline: Deadline, key: str) -> HybridReply:
+        """The cloud's answer, under the policy of now or of then, whichever is stricter.
+
+        Sent by two processes, because one died, it is one request with one text to the cloud.
+        """
         started = time.time()
-        ask = Ask(held.messages, held.options, Vault(self._policy.detectors))
+        vault = Vault(self._policy.detectors, seed=key)
+        ask = Ask(held.messages, held.options, vault, key=key)
         now = self._policy.judge(ask.messages, call=held.call, tags=held.tags, besides=ask.besides)
         verdict = strictest(now, Verdict(held.upload, "the rule when it was asked", now.kinds))
         tokens = self._count(ask.messages)

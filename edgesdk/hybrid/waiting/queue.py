@@ -166,7 +166,7 @@ class Queue(Closes):
                 _LOG.warning("request %d of the queue was damaged, and went", number)
                 self._end(number, lease, drop=True)
                 continue
-            return Claim(self, Waiting(number, at), held, lease, _SHARE * self._lease)
+            return Claim(self, Waiting(number, at), held, place, lease, _SHARE * self._lease)
 
     def close(self) -> None:
         """Close the file."""
@@ -222,14 +222,16 @@ class Claim:
     """A request that one caller has for itself. `done` or `release` must follow.
 
     Attributes:
+        key: the request's own, whoever sends it.
         seconds: to send it in.
     """
 
     def __init__(
-        self, queue: Queue, waiting: Waiting, held: Held, lease: str, seconds: float
+        self, queue: Queue, waiting: Waiting, held: Held, key: str, lease: str, seconds: float
     ) -> None:
         self.waiting = waiting
         self.held = held
+        self.key = key
         self.seconds = seconds
         self._queue = queue
         self._lease = lease
