@@ -127,9 +127,13 @@ class Model(Closes):
         """
         sequence = self._runtime.engine.sequence()
         try:
-            system, turns = restore_chat(Path(path), sequence)
+            saved = restore_chat(Path(path), sequence)
             return Chat(
-                self._runtime, system=system, overflow=overflow, turns=turns, sequence=sequence
+                self._runtime,
+                system=saved.system,
+                overflow=overflow,
+                turns=saved.turns,
+                sequence=sequence,
             )
         except BaseException:
             sequence.close()

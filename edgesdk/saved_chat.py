@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,19 @@ from edgesdk.errors import RequestError
 from edgesdk.tools.messages import calls_of
 
 
-class _ChatNote(BaseModel):
+class SavedChat(BaseModel):
+    """What a file holds of a conversation, the KV cache left out.
+
+    Attributes:
+        turns: the conversation, the system message left out.
+        beside: what the kind of chat that wrote it keeps of its own.
+    """
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     system: str | None
     turns: list[dict[str, JsonValue]]
+    beside: dict[str, JsonValue] = {}
 
     @field_validator("turns")
     @classmethod
@@ -30,14 +39,19 @@ class _ChatNote(BaseModel):
 
 
 def save_chat(
-    path: Path, sequence: Sequence, *, system: str | None, turns: Items[dict[str, Any]]
+    path: Path,
+    sequence: Sequence,
+    *,
+    system: str | None,
+    turns: Items[dict[str, Any]],
+    beside: Mapping[str, JsonValue] | None = None,
 ) -> None:
-    """Write a conversation and the KV cache that `sequence` holds of it.
+    """Write a conversation and the KV cache that `sequence` holds of it; see `SavedChat`.
 
     Raises:
         RequestError: `path` cannot be written; what stood there is untouched.
     """
-    note = _ChatNote(system=system, turns=list(turns))
+    note = SavedChat(system=system, turns=list(turns), beside=dict(beside or {}))
     try:
         sequence.save(path, note.model_dump())
     except OSError as error:
@@ -46,8 +60,8 @@ def save_chat(
         ) from None
 
 
-def restore_chat(path: Path, sequence: Sequence) -> tuple[str | None, list[dict[str, Any]]]:
-    """Fill `sequence` with what `save_chat` wrote; system message and turns come back.
+def restore_chat(path: Path, sequence: Sequence) -> SavedChat:
+    """Fill `sequence` with what `save_chat` wrote; the rest of it comes back.
 
     Raises:
         RequestError: the file is damaged, of another model or engine, or holds no chat.
@@ -55,9 +69,8 @@ def restore_chat(path: Path, sequence: Sequence) -> tuple[str | None, list[dict[
     """
     kept = sequence.restore(path)
     try:
-        note = _ChatNote.model_validate(kept)
+        return SavedChat.model_validate(kept)
     except ValidationError:
         raise RequestError(
             f"{path} holds no chat.", hint="Give a file that Chat.save wrote."
         ) from None
-    return note.system, [dict(message) for message in note.turns]

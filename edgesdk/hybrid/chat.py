@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
@@ -14,6 +15,7 @@ from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.ask import Ask, Messages, ask_of
 from edgesdk.hybrid.changes import HybridActChanges, HybridChanges, Rules, parted
 from edgesdk.hybrid.client import HybridClient
+from edgesdk.hybrid.past import Past, past_of
 from edgesdk.hybrid.privacy.finding import Detector
 from edgesdk.hybrid.privacy.policy import Verdict
 from edgesdk.hybrid.privacy.vault import Vault
@@ -25,6 +27,7 @@ from edgesdk.hybrid.stream import (
 )
 from edgesdk.relaying import read_all, read_all_async
 from edgesdk.runtime import Runtime
+from edgesdk.saved_chat import restore_chat, save_chat
 from edgesdk.tools.calls import ToolCall
 from edgesdk.tools.messages import unanswered
 from edgesdk.tools.offer import toolbox
@@ -50,6 +53,8 @@ class HybridChat(Closes):
         client: asks, within its policy, budget and journal.
         runtime: of the device's model.
         detectors: what finds what is to be hidden.
+        past: the conversation so far.
+        sequences: have some or all of it in their KV cache; the chat's own from now on.
     """
 
     def __init__(
@@ -59,15 +64,18 @@ class HybridChat(Closes):
         detectors: Iterable[Detector],
         *,
         system: str | None = None,
+        past: Past | None = None,
+        sequences: KeptSequence | None = None,
     ) -> None:
+        past = past or Past()
         self.system = system
         self._client = client
         self._runtime = runtime
         self._detectors = tuple(detectors)
-        self._vault = Vault(self._detectors)
-        self._sequences = KeptSequence(runtime.engine)
-        self._turns: Messages = []
-        self._strictest: Verdict | None = None
+        self._vault = Vault(self._detectors, values=past.values)
+        self._sequences = sequences or KeptSequence(runtime.engine)
+        self._turns: Messages = [dict(message) for message in past.turns]
+        self._strictest: Verdict | None = past.strictest
         self._answering = OneAtATime()
 
     @property
@@ -188,6 +196,46 @@ class HybridChat(Closes):
             self._turns, self._strictest = [], None
             self._vault = Vault(self._detectors)
 
+    def fork(self) -> HybridChat:
+        """A chat that goes on from here by itself, with the same placeholders and rules; what is in
+        the KV cache is not computed again.
+
+        Raises:
+            RequestError: an answer is under way.
+        """
+        with self._answering.held():
+            return HybridChat(
+                self._client,
+                self._runtime,
+                self._detectors,
+                system=self.system,
+                past=self._past(),
+                sequences=self._sequences.fork(),
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation, its placeholders, its rules and its KV cache to a file for
+        `HybridClient.restore`. All of it is there as it is: the file is as private as the chat.
+
+        The file is written beside its place and then put there, whole.
+
+        Raises:
+            RequestError: an answer is under way, or `path` cannot be written.
+        """
+        with self._answering.held():
+            sequence = self._sequences.take([])
+            try:
+                past = self._past()
+                save_chat(
+                    Path(path),
+                    sequence,
+                    system=self.system,
+                    turns=past.turns,
+                    beside=past.beside(),
+                )
+            finally:
+                self._sequences.give_back(sequence)
+
     def close(self) -> None:
         """Free the KV cache. The messages stay readable.
 
@@ -196,6 +244,9 @@ class HybridChat(Closes):
         """
         with self._answering.held():
             self._sequences.close()
+
+    def _past(self) -> Past:
+        return Past(self._turns, self._strictest, self._vault.values)
 
     def _ask(
         self, news: Messages, rules: Rules, options: Mapping[str, object]
@@ -240,6 +291,21 @@ class HybridChat(Closes):
     def _join(self, news: Iterable[dict[str, Any]], verdict: Verdict | None) -> None:
         self._turns = [*self._turns, *news]
         self._strictest = verdict
+
+
+def restored(
+    client: HybridClient, runtime: Runtime, detectors: Iterable[Detector], path: Path
+) -> HybridChat:
+    """See `HybridClient.restore`."""
+    sequence = runtime.engine.sequence()
+    try:
+        saved = restore_chat(path, sequence)
+        past = past_of(saved)
+    except BaseException:
+        sequence.close()
+        raise
+    kept = KeptSequence(runtime.engine, sequence)
+    return HybridChat(client, runtime, detectors, system=saved.system, past=past, sequences=kept)
 
 
 class _Loop:

@@ -156,6 +156,19 @@ class HybridClient(Closes):
 
         return HybridChat(self, self._model.runtime, self._policy.detectors, system=system)
 
+    def restore(self, path: str | Path) -> HybridChat:
+        """The conversation that `HybridChat.save` or `edgesdk.chat.Chat.save` wrote; what the file
+        has in its KV cache is not computed again, and its turns keep their rules.
+
+        Raises:
+            RequestError: the file is damaged, holds no chat, or was saved with another model,
+                engine or KV layout.
+            ContextOverflow: it holds more tokens than this model was loaded for.
+        """
+        from edgesdk.hybrid.chat import restored
+
+        return restored(self, self._model.runtime, self._policy.detectors, Path(path))
+
     def judge(self, ask: Ask, *, upload: Upload | None = None, tags: Iterable[str] = ()) -> Verdict:
         """What may happen to a request; see `Policy.judge`."""
         return self._policy.judge(ask.messages, call=upload, tags=tags, besides=ask.besides)

@@ -32,11 +32,15 @@ class FreshSequences:
 
 
 class KeptSequence:
-    """Implements `Sequences` for a conversation: its latest sequence waits for the next turn."""
+    """Implements `Sequences` for a conversation: its latest sequence waits for the next turn.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        kept: has some of it already; belongs to this from now on.
+    """
+
+    def __init__(self, engine: Engine, kept: Sequence | None = None) -> None:
         self._engine = engine
-        self._kept: Sequence | None = None
+        self._kept = kept
         self._guard = threading.Lock()
 
     def take(self, prompt: list[int]) -> Sequence:
@@ -49,6 +53,12 @@ class KeptSequence:
             old, self._kept = self._kept, sequence
         if old is not None:
             old.close()
+
+    def fork(self) -> KeptSequence:
+        """Another one with the same in its KV cache."""
+        with self._guard:
+            twin = None if self._kept is None else self._kept.fork()
+        return KeptSequence(self._engine, twin)
 
     def close(self) -> None:
         """Free the KV cache."""

@@ -7,6 +7,7 @@ import gc
 import random
 import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +17,12 @@ from support.served import TOOL_TEMPLATE
 from support.talking_cloud import TalkingCloud, called, echo, last, said
 
 from edgesdk.errors import EmptyPrompt, InvalidOption, RequestError, ToolRoundsExceeded
+from edgesdk.hybrid.chat import HybridChat
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.answer import Piece
 from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.trust.confidence import Confidence
+from edgesdk.saved_chat import save_chat
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
@@ -107,6 +110,65 @@ def test_a_turn_that_was_to_stay_never_leaves_with_a_later_one() -> None:
         assert chat.respond("Again, to all", upload="allow").route == "cloud"
     assert b"iron" not in cloud.sent()
     assert b"ann@x.io" not in cloud.sent()
+
+
+@pytest.mark.parametrize("way", ["fork", "save"])
+def test_what_goes_on_from_a_conversation_has_all_of_it(way: str, tmp_path: Path) -> None:
+    policy = Policy("redact", tags={"medical": "local_only"})
+    engine = FakeEngine(LOCAL)
+    with TalkingCloud(echo) as cloud, client_with(cloud, engine, policy=policy) as client:
+
+        def twin_of(chat: HybridChat) -> HybridChat:
+            if way == "fork":
+                return chat.fork()
+            chat.save(tmp_path / "kept.chat")
+            # As in another process, which has nothing but the file.
+            return client_with(cloud, engine, policy=policy).restore(tmp_path / "kept.chat")
+
+        with client.chat(system="Be terse.") as chat:
+            chat.respond("I am ann@x.io")
+            twin = twin_of(chat)
+            assert twin.messages == chat.messages
+            assert twin.system == "Be terse."
+            assert twin.respond("Am I ann@x.io or bob@x.io?").text == "Am I ann@x.io or bob@x.io?"
+            names = [PLACEHOLDER.findall(last(body)) for body in cloud.bodies()]
+            assert names[0][0] == names[1][0] != names[1][1]
+            # Each goes on by itself.
+            assert len(chat.messages) == 3
+            chat.respond("My blood has iron", tags=["medical"])
+            late = twin_of(chat)
+            kept = late.respond("And now?", upload="allow")
+            assert (kept.route, kept.receipt.cached_tokens > 0) == ("local", True)
+            assert twin.respond("And now?").route == "cloud"
+            late.close()
+            twin.close()
+    assert b"@" not in cloud.sent()
+    assert b"iron" not in cloud.sent()
+    assert all(sequence.closed for sequence in engine.sequences)
+
+
+def test_a_chat_of_the_model_goes_on_with_a_client(tmp_path: Path) -> None:
+    engine = FakeEngine(LOCAL)
+    with TalkingCloud(echo) as cloud, client_with(cloud, engine) as client:
+        with fake_model(engine, template=TOOL_TEMPLATE).chat() as plain:
+            plain.respond("I am ann@x.io")
+            plain.save(tmp_path / "plain.chat")
+        with client.restore(tmp_path / "plain.chat") as chat:
+            assert chat.respond("Who am I?", prefer="cloud").route == "cloud"
+    assert b"ann@" not in cloud.sent()
+
+
+def test_files_that_are_no_chat_leave_no_cache(tmp_path: Path) -> None:
+    engine, file = FakeEngine(LOCAL), tmp_path / "kept.chat"
+    with TalkingCloud(echo) as cloud, client_with(cloud, engine) as client:
+        file.write_bytes(b"no chat")
+        with pytest.raises(RequestError):
+            client.restore(file)
+        sequence = FakeSequence(engine)
+        save_chat(file, sequence, system=None, turns=[], beside={"strictest": "maybe"})
+        with pytest.raises(RequestError, match="rules cannot be read"):
+            client.restore(file)
+    assert all(sequence.closed for sequence in engine.sequences)
 
 
 def test_what_fails_leaves_history_as_it_was() -> None:
