@@ -5,11 +5,14 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 from hybrid_outcomes import Outcome
 
+from edgesdk.hybrid.gate.prompts import train_prompts
+from edgesdk.hybrid.learning import learn
 from edgesdk.hybrid.trust.confidence import Confidence
 from edgesdk.hybrid.trust.learning import train_signals
 from edgesdk.hybrid.trust.regression import sigmoid
@@ -59,13 +62,36 @@ def _answer_probability(_: Sequence[Outcome]) -> Score:
     return lambda outcomes: sigmoid(np.array([outcome.signals.log_odds for outcome in outcomes]))
 
 
+def _prompt_gate(trained: Sequence[Outcome]) -> Score:
+    """What the client thinks of a prompt before it tries."""
+    gate = train_prompts([(_asked(outcome), outcome.right) for outcome in trained])
+    return lambda outcomes: np.array([gate.chance(_asked(outcome)) for outcome in outcomes])
+
+
 def _signals(trained: Sequence[Outcome]) -> Score:
-    """What the client does where a regression was trained for the model."""
+    """The logits alone."""
     regression = train_signals(
         [outcome.signals for outcome in trained], [outcome.right for outcome in trained]
     )
     confidence = Confidence(regression)
     return lambda outcomes: np.array([confidence.of(outcome.signals) for outcome in outcomes])
+
+
+def _signals_and_prompt(trained: Sequence[Outcome]) -> Score:
+    """What the client does where it learned from answers of the model."""
+    learned = learn([(_asked(one), one.signals, one.right) for one in trained])
+    confidence = Confidence(learned.regression)
+
+    def of(outcome: Outcome) -> float:
+        odds = learned.prompts.log_odds(_asked(outcome))
+        return confidence.of(replace(outcome.signals, prompt_log_odds=odds))
+
+    return lambda outcomes: np.array([of(outcome) for outcome in outcomes])
+
+
+def _asked(outcome: Outcome) -> list[dict[str, str]]:
+    """The question, without the examples and the instruction that all of its family have."""
+    return [{"role": "user", "content": outcome.question}]
 
 
 POLICIES: dict[str, Fit] = {
@@ -74,11 +100,11 @@ POLICIES: dict[str, Fit] = {
     "family prior": _family_prior,
     "mean log-probability": _mean_log_probability,
     "answer's probability": _answer_probability,
+    "prompt gate": _prompt_gate,
     "signals": _signals,
+    "signals and prompt": _signals_and_prompt,
 }
 # Those that a threshold is calibrated for.
-CALIBRATED = ("mean log-probability", "answer's probability", "signals")
+CALIBRATED = ("mean log-probability", "answer's probability", "signals", "signals and prompt")
 # Those that are probabilities; of the others an order is all there is.
-PROBABILITIES = frozenset(
-    {"family prior", "mean log-probability", "answer's probability", "signals"}
-)
+PROBABILITIES = frozenset({"family prior", "prompt gate", *CALIBRATED})

@@ -100,9 +100,10 @@ class Device:
         """As `answer`; None is yielded while there is nothing to show."""
         deadline = Deadline(ask.options.deadline)
         lent = LentSequence(ask.lender(self._runtime))
+        odds = self._keeper.prompt_log_odds(ask.messages)
         ask = replace(ask, messages=self._keeper.told(ask.messages), sequences=lent)
         try:
-            first = yield from self._shown(ask, confidence, others=others)
+            first = yield from self._shown(ask, confidence, odds, others=others)
             self._keeper.learn(first.receipt)
             if effort is None or not effort.worth(first, confidence, others=others):
                 return first
@@ -111,7 +112,8 @@ class Device:
                 options: Options, instruction: str | None
             ) -> Generator[None, None, LocalDraft | None]:
                 messages = _instructed(ask.messages, instruction)
-                return self._unseen(replace(ask, messages=messages, options=options), confidence)
+                mine = replace(ask, messages=messages, options=options)
+                return self._unseen(mine, confidence, odds)
 
             best = yield from insist(first, again, ask.options, confidence, effort, deadline)
         finally:
@@ -122,9 +124,9 @@ class Device:
         return best
 
     def _shown(
-        self, ask: Ask, confidence: Confidence, *, others: bool
+        self, ask: Ask, confidence: Confidence, odds: float, *, others: bool
     ) -> Generator[Piece, None, LocalDraft]:
-        steps = draft(self._runtime, ask, confidence, may_give_up=others)
+        steps = draft(self._runtime, ask, confidence, may_give_up=others, prompt_log_odds=odds)
         try:
             while True:
                 yield Piece(next(steps), "local")
@@ -134,9 +136,11 @@ class Device:
         finally:
             steps.close()
 
-    def _unseen(self, ask: Ask, confidence: Confidence) -> Generator[None, None, LocalDraft | None]:
+    def _unseen(
+        self, ask: Ask, confidence: Confidence, odds: float
+    ) -> Generator[None, None, LocalDraft | None]:
         """One more answer; None where it did not come to its end. The prompt is in the KV cache."""
-        steps = self._shown(ask, confidence, others=False)
+        steps = self._shown(ask, confidence, odds, others=False)
         try:
             while True:
                 next(steps)

@@ -19,12 +19,18 @@ _EVERY = 8
 
 
 def draft(
-    runtime: Runtime, ask: Ask, confidence: Confidence, *, may_give_up: bool
+    runtime: Runtime,
+    ask: Ask,
+    confidence: Confidence,
+    *,
+    may_give_up: bool,
+    prompt_log_odds: float = 0.0,
 ) -> Generator[str, None, LocalDraft]:
     """Yield the pieces of the answer; return what it was.
 
     Args:
         may_give_up: whether anyone else could answer instead.
+        prompt_log_odds: see `edgesdk.hybrid.trust.signals.Signals`.
 
     Raises:
         ContextOverflow, EmptyPrompt, TemplateError, EngineError: see `edgesdk.model.Model`.
@@ -32,7 +38,7 @@ def draft(
     """
     started = perf_counter()
     ids = ask.encoded(runtime)
-    meter = SignalMeter()
+    meter = SignalMeter(prompt_log_odds)
     constraint, parse = runtime.held_to(ask.structure)
     sequences = ask.lender(runtime)
     sequence = sequences.take(ids)

@@ -13,7 +13,7 @@ from support.fake_engine import FakeEngine, fake_model
 from edgesdk.decode.loop import generate
 from edgesdk.decode.options import Options
 from edgesdk.engines.base import Logits
-from edgesdk.hybrid.trust.signals import SignalMeter, Signals
+from edgesdk.hybrid.trust.signals import NAMES, SignalMeter, Signals
 from edgesdk.hybrid.trust.trouble import forbidden_share
 
 
@@ -76,4 +76,4 @@ def test_a_model_that_is_dragged_through_its_form_shows() -> None:
     assert signals(b"yes", b"yes").forbidden == pytest.approx(0.61, abs=0.01)
     dragged = signals(b"yes", b"nil")
     assert dragged.forbidden > 0.9
-    assert dragged.forbidden == dragged.vector()[-1]
+    assert dragged.forbidden == dragged.vector()[NAMES.index("forbidden")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import random
 from pathlib import Path
@@ -24,14 +23,10 @@ from edgesdk.hybrid.gate.gate import DraftGate
 from edgesdk.hybrid.gate.keeper import Gatekeeper
 from edgesdk.hybrid.gate.prompts import (
     KEPT_AS,
-    PromptGate,
-    examples_in,
     prompt_gate_from,
     train_prompts,
 )
 from edgesdk.hybrid.gate.rates import Rates
-from edgesdk.hybrid.records.decision import Decision, Texts
-from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.trust.kept import Kept
 from edgesdk.hybrid.trust.quality import auroc
 from edgesdk.power import PowerState
@@ -390,24 +385,6 @@ def test_what_was_learned_is_found_by_the_models_hash(
     kept.write("00" * 32, KEPT_AS, {"threshold": 1})
     assert keeper(tmp_path=tmp_path).objection(hard, Options()) is None
     assert "no stored prompt gate" in caplog.text
-
-
-def test_a_journal_with_texts_is_a_training_set(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.sqlite", keep_texts=True)
-    for number, (prompt, right) in enumerate(sums(120, seed=4)):
-        text = json.dumps(said(prompt))
-        decision = Decision(1.0, "local", "sure enough", "allow", bundle=f"model {number % 2}")
-        label = right if number % 3 else None
-        journal.append(decision, prompt=text, texts=Texts(text, "5", None, label))
-    journal.append(Decision(1.0, "local", "sure enough", "allow"), prompt="unseen")
-    other = Decision(1.0, "local", "sure enough", "allow")
-    journal.append(other, prompt="odd", texts=Texts("no messages", "5", None, True))
-    entries = list(journal.entries())
-    found = examples_in(entries)
-    assert len(found) == 80
-    assert found[0] == (said(sums(2, seed=4)[1][0]), sums(2, seed=4)[1][1])
-    assert len(examples_in(entries, bundle="model 1")) == 40
-    assert isinstance(train_prompts(found), PromptGate)
 
 
 @pytest.mark.parametrize("change", [{"share": 0}, {"share": 1.5}, {"least_battery": 101}])

@@ -28,7 +28,7 @@ from edgesdk.hybrid.trust.threshold import binomial_tail, calibrate
 
 @given(arrays(np.float32, (4, 9), elements=st.floats(-20, 20, width=32)))
 def test_signals_are_what_they_say(rows: np.ndarray) -> None:
-    meter = SignalMeter()
+    meter = SignalMeter(1.25)
     assert meter.signals() is None
     tokens = [0, 3, 8, 3]
     for row, token in zip(rows, tokens, strict=True):
@@ -43,7 +43,7 @@ def test_signals_are_what_they_say(rows: np.ndarray) -> None:
     wanted = [
         entropies[0], chosen[0], chosen.mean(), chosen.min(), np.quantile(chosen, 0.1),
         margins.mean(), margins.min(), entropies.mean(), 0.0, 4.0,
-        chosen.sum() - np.log1p(-np.exp(min(chosen.sum(), -1e-6))), 0.0,
+        chosen.sum() - np.log1p(-np.exp(min(chosen.sum(), -1e-6))), 0.0, 1.25,
     ]  # fmt: skip
     np.testing.assert_allclose(found.vector(), np.array(wanted, float), atol=1e-4)
     assert len(NAMES) == len(wanted)

@@ -99,6 +99,11 @@ class Gatekeeper:
         """The learned gate that is used."""
         return self._gate.prompts
 
+    def prompt_log_odds(self, messages: Messages) -> float:
+        """What the learned gate says of a prompt that it let through; 0 where there is none."""
+        prompts = self._gate.prompts
+        return 0.0 if prompts is None else prompts.log_odds(messages)
+
     def learn(self, receipt: Receipt) -> None:
         """The device gave an answer."""
         self._gate.rates.learn(receipt)

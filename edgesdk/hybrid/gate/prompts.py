@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationEr
 
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.gate.features import NAMES, Messages, features
-from edgesdk.hybrid.records.journal import Entry
 from edgesdk.hybrid.trust.kept import Kept
 from edgesdk.hybrid.trust.quality import auroc
 from edgesdk.hybrid.trust.regression import LogisticRegression, Matrix, from_json, train
@@ -29,6 +28,8 @@ _FOLDS = 5
 _LEAST_OF_EACH = 15
 # More than for signals: there are three times as many features, most of them silent.
 _PENALTY = 3.0
+# A chance of 0 or 1 has no finite odds.
+_SUREST = 1e-4
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class PromptGate:
     def chance(self, messages: Messages) -> float:
         """Between 0 and 1."""
         return float(self.regression.probability(features(messages)[None])[0])
+
+    def log_odds(self, messages: Messages) -> float:
+        """ln(p / (1 - p)) of the chance; a signal of the answer, beside those of its logits."""
+        return _log_odds(np.array([self.chance(messages)]))[0]
 
     def keep(self, kept: Kept, bundle: str) -> None:
         """Store it for the model with this hash, whose clients then use it by themselves.
@@ -109,6 +114,35 @@ def train_prompts(examples: Iterable[tuple[Prompt, bool]], *, lost: float = 0.05
     """
     if not 0 <= lost < 1:
         raise InvalidOption(f"lost must be at least 0 and below 1, not {lost}.")
+    inputs, right, folds = _prepared(examples)
+    scores = _unseen(inputs, right, folds)
+    return PromptGate(
+        train(NAMES, inputs, right, penalty=_PENALTY),
+        float(np.quantile(scores[right], lost, method="lower")),
+        len(right),
+        auroc(scores, right),
+    )
+
+
+def unseen_log_odds(examples: Iterable[tuple[Prompt, bool]]) -> list[float]:
+    """`PromptGate.log_odds` of each prompt by a gate that was trained on the others, for what
+    learns how much to make of it.
+
+    Raises:
+        RequestError: see `train_prompts`.
+    """
+    inputs, right, folds = _prepared(examples)
+    return _log_odds(_unseen(inputs, right, folds))
+
+
+def _prepared(
+    examples: Iterable[tuple[Prompt, bool]],
+) -> tuple[Matrix, npt.NDArray[np.bool_], npt.NDArray[np.int_]]:
+    """Features [n, len(NAMES)], whether each was right [n], and its fold [n].
+
+    Raises:
+        RequestError: there are too few right or wrong ones.
+    """
     pairs = [(messages_of(prompt), right) for prompt, right in examples]
     right = np.array([each for _, each in pairs], bool)
     if min(int(right.sum()), int((~right).sum())) < _LEAST_OF_EACH:
@@ -120,40 +154,13 @@ def train_prompts(examples: Iterable[tuple[Prompt, bool]], *, lost: float = 0.05
     inputs = np.stack([features(messages) for messages, _ in pairs])
     # The same prompt is always in the same fold, so none is judged by itself.
     folds = np.array([zlib.crc32(json.dumps(m).encode()) % _FOLDS for m, _ in pairs])
-    scores = _unseen(inputs, right, folds)
-    return PromptGate(
-        train(NAMES, inputs, right, penalty=_PENALTY),
-        float(np.quantile(scores[right], lost, method="lower")),
-        len(pairs),
-        auroc(scores, right),
-    )
+    return inputs, right, folds
 
 
-def examples_in(
-    entries: Iterable[Entry], *, bundle: str | None = None
-) -> list[tuple[Messages, bool]]:
-    """The prompts of a journal that keeps texts whose local answers somebody judged.
-
-    Args:
-        bundle: only those that this model answered.
-    """
-    found = []
-    for entry in entries:
-        if entry.texts is None or entry.right is None:
-            continue
-        messages = _messages(entry.texts.prompt)
-        if messages and bundle in (None, entry.decision.bundle):
-            found.append((messages, entry.right))
-    return found
-
-
-def _messages(prompt: str) -> Messages | None:
-    """A conversation as the client writes it down; None where an app wrote something else."""
-    try:
-        found = json.loads(prompt)
-    except ValueError:
-        return None
-    return found if isinstance(found, list) else None
+def _log_odds(chances: Matrix) -> list[float]:
+    inside = np.clip(chances, _SUREST, 1 - _SUREST)
+    odds: list[float] = np.log(inside / (1 - inside)).tolist()
+    return odds
 
 
 def _unseen(inputs: Matrix, right: npt.NDArray[np.bool_], folds: npt.NDArray[np.int_]) -> Matrix:

@@ -45,6 +45,9 @@ class Signals:
             tells more (benchmarks/hybrid.py); of long ones it is near their log-probability.
         forbidden: share of the probability that went to tokens which the answer's form forbids,
             mean over the tokens; 0 where it has no form.
+        prompt_log_odds: what the prompt alone says, by the gate that learned from others; see
+            `edgesdk.hybrid.gate.prompts`. 0 without one. The logits say how sure the model is;
+            how far that is to be believed depends on what it was asked.
     """
 
     first_entropy: float
@@ -59,6 +62,7 @@ class Signals:
     length: float
     log_odds: float
     forbidden: float = 0.0
+    prompt_log_odds: float = 0.0
 
     def vector(self) -> npt.NDArray[np.float64]:
         """All of them in order, float64 [signals]."""
@@ -87,9 +91,14 @@ class Seen(NamedTuple):
 
 
 class SignalMeter:
-    """Looks at each step of one answer."""
+    """Looks at each step of one answer.
 
-    def __init__(self) -> None:
+    Args:
+        prompt_log_odds: of the prompt, if something learned to tell them.
+    """
+
+    def __init__(self, prompt_log_odds: float = 0.0) -> None:
+        self._prompt_log_odds = prompt_log_odds
         self._steps: list[Seen] = []
         self._forbidden = 0.0
 
@@ -132,10 +141,10 @@ class SignalMeter:
 
     def signals(self) -> Signals | None:
         """Those of the answer so far; None before its first token."""
-        return signals_of(self._steps) if self._steps else None
+        return signals_of(self._steps, self._prompt_log_odds) if self._steps else None
 
 
-def signals_of(steps: Sequence[Seen]) -> Signals:
+def signals_of(steps: Sequence[Seen], prompt_log_odds: float = 0.0) -> Signals:
     """The signals of an answer of these steps, of which there is at least one."""
     found = np.array([step.log_probability for step in steps])
     margins = [step.margin for step in steps]
@@ -152,6 +161,7 @@ def signals_of(steps: Sequence[Seen]) -> Signals:
         length=float(len(steps)),
         log_odds=log_odds(float(found.sum())),
         forbidden=float(np.mean([step.forbidden for step in steps])),
+        prompt_log_odds=prompt_log_odds,
     )
 
 
