@@ -12,6 +12,7 @@ from edgesdk.errors import RejectedStructure
 from edgesdk.hybrid.cloud.attempts import OnBreak
 from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.hybrid.sequences import FreshSequences, Sequences
+from edgesdk.overflow import Overflow
 from edgesdk.runtime import Runtime
 from edgesdk.scheduling import Cancel
 from edgesdk.structure.asking import Structure
@@ -80,6 +81,9 @@ class Ask:
         on_break: what becomes of a cloud answer that breaks off; None for the client's own choice.
         cancel: ends the answer, whoever is at it.
         key: idempotency key of the question to the cloud; None for a new one.
+        seen: what the device sees in place of `messages`, where they are too many for it; None for
+            all of them,
+        overflow: and what was done, for the receipt.
     """
 
     messages: Messages
@@ -91,6 +95,8 @@ class Ask:
     on_break: OnBreak | None = None
     cancel: Cancel = field(default_factory=Cancel)
     key: str | None = None
+    seen: Messages | None = None
+    overflow: Overflow | None = None
 
     @property
     def is_plain(self) -> bool:

@@ -15,6 +15,7 @@ from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.ask import Ask, Messages, ask_of
 from edgesdk.hybrid.changes import HybridActChanges, HybridChanges, Rules, parted
 from edgesdk.hybrid.client import HybridClient
+from edgesdk.hybrid.fitting import HybridOverflow, checked_overflow, without_oldest
 from edgesdk.hybrid.past import Past, past_of
 from edgesdk.hybrid.privacy.finding import Detector
 from edgesdk.hybrid.privacy.policy import Verdict
@@ -29,7 +30,7 @@ from edgesdk.relaying import read_all, read_all_async
 from edgesdk.runtime import Runtime
 from edgesdk.saved_chat import restore_chat, save_chat
 from edgesdk.tools.calls import ToolCall
-from edgesdk.tools.messages import unanswered
+from edgesdk.tools.messages import open_turn, unanswered
 from edgesdk.tools.offer import toolbox
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class HybridChat(Closes):
         client: asks, within its policy, budget and journal.
         runtime: of the device's model.
         detectors: what finds what is to be hidden.
+        overflow: see `HybridClient.chat`.
         past: the conversation so far.
         sequences: have some or all of it in their KV cache; the chat's own from now on.
     """
@@ -64,6 +66,7 @@ class HybridChat(Closes):
         detectors: Iterable[Detector],
         *,
         system: str | None = None,
+        overflow: HybridOverflow = "error",
         past: Past | None = None,
         sequences: KeptSequence | None = None,
     ) -> None:
@@ -76,6 +79,8 @@ class HybridChat(Closes):
         self._sequences = sequences or KeptSequence(runtime.engine)
         self._turns: Messages = [dict(message) for message in past.turns]
         self._strictest: Verdict | None = past.strictest
+        self._overflow = checked_overflow(overflow)
+        self._unseen = 0
         self._answering = OneAtATime()
 
     @property
@@ -193,7 +198,7 @@ class HybridChat(Closes):
             RequestError: an answer is under way.
         """
         with self._answering.held():
-            self._turns, self._strictest = [], None
+            self._turns, self._strictest, self._unseen = [], None, 0
             self._vault = Vault(self._detectors)
 
     def fork(self) -> HybridChat:
@@ -209,6 +214,7 @@ class HybridChat(Closes):
                 self._runtime,
                 self._detectors,
                 system=self.system,
+                overflow=self._overflow,
                 past=self._past(),
                 sequences=self._sequences.fork(),
             )
@@ -258,6 +264,14 @@ class HybridChat(Closes):
             vault=self._vault,
             sequences=self._sequences,
         )
+        if self._overflow == "drop_oldest_turns":
+            told = 0 if self.system is None else 1
+            open_at = len(self._turns)
+            if self._turns and self._turns[-1]["role"] == "tool":
+                # The question that led to the calls must not be left out without them.
+                open_at = open_turn(self._turns)
+            history = range(told, told + open_at)
+            ask, self._unseen = without_oldest(self._runtime, ask, history, self._unseen)
         verdict = self._client.judge(ask, upload=rules.upload, tags=rules.tags)
         if self._strictest is not None:
             verdict = verdict.at_most(self._strictest.upload, "an earlier turn")
@@ -294,7 +308,11 @@ class HybridChat(Closes):
 
 
 def restored(
-    client: HybridClient, runtime: Runtime, detectors: Iterable[Detector], path: Path
+    client: HybridClient,
+    runtime: Runtime,
+    detectors: Iterable[Detector],
+    path: Path,
+    overflow: HybridOverflow,
 ) -> HybridChat:
     """See `HybridClient.restore`."""
     sequence = runtime.engine.sequence()
@@ -305,7 +323,15 @@ def restored(
         sequence.close()
         raise
     kept = KeptSequence(runtime.engine, sequence)
-    return HybridChat(client, runtime, detectors, system=saved.system, past=past, sequences=kept)
+    return HybridChat(
+        client,
+        runtime,
+        detectors,
+        system=saved.system,
+        overflow=overflow,
+        past=past,
+        sequences=kept,
+    )
 
 
 class _Loop:

@@ -24,6 +24,7 @@ from edgesdk.hybrid.cloud.clock import Deadline
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.device import Device
 from edgesdk.hybrid.effort.effort import Effort
+from edgesdk.hybrid.fitting import HybridOverflow
 from edgesdk.hybrid.gate.gate import DraftGate
 from edgesdk.hybrid.gate.keeper import Gatekeeper
 from edgesdk.hybrid.gate.objection import Objection
@@ -150,13 +151,21 @@ class HybridClient(Closes):
         """`stream` for asyncio; cancelling the task ends the answer."""
         return AsyncHybridStream(self.stream(prompt, **options))
 
-    def chat(self, system: str | None = None) -> HybridChat:
-        """A conversation, with a KV cache and placeholders of its own."""
+    def chat(self, system: str | None = None, *, overflow: HybridOverflow = "error") -> HybridChat:
+        """A conversation, with a KV cache and placeholders of its own.
+
+        Args:
+            overflow: what the device does with a conversation that is too long for it and that the
+                cloud may not be asked about, or does not answer. "error" raises ContextOverflow;
+                with "drop_oldest_turns" it sees the latest turns that fit, and the receipt says so.
+        """
         from edgesdk.hybrid.chat import HybridChat
 
-        return HybridChat(self, self._model.runtime, self._policy.detectors, system=system)
+        return HybridChat(
+            self, self._model.runtime, self._policy.detectors, system=system, overflow=overflow
+        )
 
-    def restore(self, path: str | Path) -> HybridChat:
+    def restore(self, path: str | Path, *, overflow: HybridOverflow = "error") -> HybridChat:
         """The conversation that `HybridChat.save` or `edgesdk.chat.Chat.save` wrote; what the file
         has in its KV cache is not computed again, and its turns keep their rules.
 
@@ -167,7 +176,7 @@ class HybridClient(Closes):
         """
         from edgesdk.hybrid.chat import restored
 
-        return restored(self, self._model.runtime, self._policy.detectors, Path(path))
+        return restored(self, self._model.runtime, self._policy.detectors, Path(path), overflow)
 
     def judge(self, ask: Ask, *, upload: Upload | None = None, tags: Iterable[str] = ()) -> Verdict:
         """What may happen to a request; see `Policy.judge`."""

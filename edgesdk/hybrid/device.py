@@ -101,7 +101,8 @@ class Device:
         deadline = Deadline(ask.options.deadline)
         lent = LentSequence(ask.lender(self._runtime))
         odds = self._keeper.prompt_log_odds(ask.messages)
-        ask = replace(ask, messages=self._keeper.told(ask.messages), sequences=lent)
+        told = self._keeper.told(ask.messages if ask.seen is None else ask.seen)
+        ask = replace(ask, messages=told, sequences=lent)
         try:
             first = yield from self._shown(ask, confidence, odds, others=others)
             self._keeper.learn(first.receipt)

@@ -89,7 +89,12 @@ def draft(
         calls = ask.tools.check(calls_in(text))
     return LocalDraft(
         text,
-        receipt_of(finish, runtime.engine.info, load_seconds=runtime.load_seconds),
+        receipt_of(
+            finish,
+            runtime.engine.info,
+            load_seconds=runtime.load_seconds,
+            overflow=ask.overflow,
+        ),
         signals,
         None if signals is None else confidence.of(signals),
         given_up=given_up,

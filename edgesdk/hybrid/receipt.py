@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from edgesdk.hybrid.records.decision import Route
 from edgesdk.hybrid.spending.limits import Cost
+from edgesdk.overflow import Overflow
 from edgesdk.receipt import Receipt
 
 
@@ -68,6 +69,12 @@ class HybridReceipt:
     peak_memory_bytes: int | None
     local: Receipt | None
 
+    @property
+    def overflow(self) -> Overflow | None:
+        """What the device left out of the conversation that it answered; None where it answered
+        all of it, or the cloud did."""
+        return self.local.overflow if self.local is not None and self.route == "local" else None
+
     def line(self) -> str:
         """One line for people."""
         who = "here" if self.route == "local" else f"by {self.endpoint}"
@@ -79,9 +86,10 @@ class HybridReceipt:
             first = f"{self.time_to_first_token:.2f} s"
         sure = "" if self.confidence is None else f" · confidence {self.confidence:.2f}"
         low = " · low confidence" if self.low_confidence else ""
+        shortened = "" if self.overflow is None else f" · {self.overflow.phrase()}"
         money = f" · cost {self.cost.money:.6g}" if self.cost.money else ""
         ended = "" if self.finish_reason == "stop" else f" · ended by {self.finish_reason}"
         return (
             f"answered {who} ({self.reason}){sure}{low} · {counted} · first token {first}"
-            f" · {self.seconds:.2f} s in all{money}{ended}"
+            f" · {self.seconds:.2f} s in all{money}{shortened}{ended}"
         )

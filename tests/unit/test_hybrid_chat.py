@@ -16,7 +16,13 @@ from support.scripted_server import HEAD, Wait, chunk, status
 from support.served import TOOL_TEMPLATE
 from support.talking_cloud import TalkingCloud, called, echo, last, said
 
-from edgesdk.errors import EmptyPrompt, InvalidOption, RequestError, ToolRoundsExceeded
+from edgesdk.errors import (
+    ContextOverflow,
+    EmptyPrompt,
+    InvalidOption,
+    RequestError,
+    ToolRoundsExceeded,
+)
 from edgesdk.hybrid.chat import HybridChat
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.answer import Piece
@@ -145,6 +151,40 @@ def test_what_goes_on_from_a_conversation_has_all_of_it(way: str, tmp_path: Path
     assert b"@" not in cloud.sent()
     assert b"iron" not in cloud.sent()
     assert all(sequence.closed for sequence in engine.sequences)
+
+
+def test_the_device_leaves_out_the_oldest_turns_and_the_cloud_gets_all() -> None:
+    engine = FakeEngine(b"Yes.", context_length=400)
+    policy = Policy("allow", tags={"mine": "local_only"})
+    with TalkingCloud(echo) as cloud, client_with(cloud, engine, policy=policy) as client:
+        chat = client.chat(system="Be terse.", overflow="drop_oldest_turns")
+        dropped = []
+        for number in range(12):
+            reply = chat.respond(f"{number}: {'x' * 40}", prefer="local")
+            overflow = reply.receipt.overflow
+            dropped.append(0 if overflow is None else overflow.turns_dropped)
+            if overflow is not None:
+                assert overflow.tokens_after <= 300 < overflow.tokens_before
+                assert reply.receipt.prompt_tokens == overflow.tokens_after
+                assert overflow.phrase() in reply.receipt.line()
+        assert dropped[:3] == [0, 0, 0]
+        assert dropped[-1] > 3
+        # Some turns are dropped at once, so that what follows stays in the KV cache meanwhile.
+        assert len(set(dropped)) < len(dropped) // 2
+        # The history is whole, and so is what a cloud is sent.
+        assert chat.respond("And all of it?", prefer="cloud").route == "cloud"
+        (body,) = cloud.bodies()
+        assert len(body["messages"]) == 1 + 2 * 12 + 1
+        twin = chat.fork()
+        assert twin.respond("Mine", tags=["mine"]).receipt.overflow is not None
+        for one in (chat, twin):
+            one.close()
+        strict = client.chat()
+        strict.respond("y" * 250, prefer="local", max_tokens=50)
+        with pytest.raises(ContextOverflow):
+            strict.respond("z" * 200, tags=["mine"])
+        with pytest.raises(InvalidOption, match="summarize"):
+            client.chat(overflow="summarize")  # type: ignore[arg-type]
 
 
 def test_a_chat_of_the_model_goes_on_with_a_client(tmp_path: Path) -> None:

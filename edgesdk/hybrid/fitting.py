@@ -1,0 +1,67 @@
+"""A conversation that grew too long for the device, and not for a cloud."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+from edgesdk.errors import InvalidOption, TemplateError
+from edgesdk.hybrid.ask import Ask, Messages
+from edgesdk.hybrid.gate.capabilities import in_words
+from edgesdk.overflow import Overflow, drop_oldest, low_water, prompt_limit
+from edgesdk.runtime import Runtime
+
+# A summary would be the device's, of turns that a cloud may yet be sent as they are.
+HybridOverflow = Literal["error", "drop_oldest_turns"]
+
+
+def checked_overflow(policy: str) -> HybridOverflow:
+    """`policy` itself.
+
+    Raises:
+        InvalidOption: there is no such policy.
+    """
+    for known in get_args(HybridOverflow):
+        if policy == known:
+            return known  # type: ignore[no-any-return]
+    raise InvalidOption(
+        f"overflow cannot be {policy!r} here.",
+        hint=f"Choose from: {', '.join(get_args(HybridOverflow))}.",
+    )
+
+
+def without_oldest(runtime: Runtime, ask: Ask, history: range, unseen: int) -> tuple[Ask, int]:
+    """`ask`, of which the device sees as many of the latest turns as fit its context; a cloud is
+    sent all of them.
+
+    Args:
+        history: places in `ask.messages` of the turns that may be left out.
+        unseen: how many of these messages were left out before. They stay out while not all fit,
+            so that the KV cache of what follows them is of use.
+
+    Returns:
+        The request, and how many messages are left out now.
+    """
+    before = ask.messages[: history.start]
+    turns, news = ask.messages[history.start : history.stop], ask.messages[history.stop :]
+    limit = prompt_limit(runtime.engine.info.context_length, ask.options.max_tokens)
+
+    def tokens(kept: Messages) -> int:
+        told = in_words([*before, *kept, *news])
+        return len(replace(ask, messages=told).encoded(runtime))
+
+    try:
+        full = tokens(turns)
+        if full <= limit:
+            return ask, 0
+        kept = turns[unseen:]
+        if tokens(kept) > limit:
+            kept = drop_oldest(kept, tokens, low_water(limit)).turns
+        left = tokens(kept)
+    except TemplateError:
+        # The device's model cannot read it anyway, which is said elsewhere.
+        return ask, 0
+    out = len(turns) - len(kept)
+    dropped = sum(message["role"] == "user" for message in turns[:out])
+    overflow = Overflow("drop_oldest_turns", dropped, full, left)
+    return replace(ask, seen=[*before, *kept, *news], overflow=overflow), out
