@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal
 
 from edgesdk.errors import InvalidOption, TemplateError
 from edgesdk.hybrid.ask import Ask, Messages
 from edgesdk.hybrid.gate.capabilities import in_words
-from edgesdk.overflow import Overflow, drop_oldest, low_water, prompt_limit
+from edgesdk.overflow import Overflow, checked_policy, drop_oldest, low_water, prompt_limit
 from edgesdk.runtime import Runtime
 
-# A summary would be the device's, of turns that a cloud may yet be sent as they are.
 HybridOverflow = Literal["error", "drop_oldest_turns"]
 
 
@@ -21,13 +20,13 @@ def checked_overflow(policy: str) -> HybridOverflow:
     Raises:
         InvalidOption: there is no such policy.
     """
-    for known in get_args(HybridOverflow):
-        if policy == known:
-            return known  # type: ignore[no-any-return]
-    raise InvalidOption(
-        f"overflow cannot be {policy!r} here.",
-        hint=f"Choose from: {', '.join(get_args(HybridOverflow))}.",
-    )
+    found = checked_policy(policy)
+    if found == "summarize":
+        raise InvalidOption(
+            "A hybrid chat does not summarize: a cloud may yet be sent the turns as they are.",
+            hint="Choose 'error' or 'drop_oldest_turns'.",
+        )
+    return found
 
 
 def without_oldest(runtime: Runtime, ask: Ask, history: range, unseen: int) -> tuple[Ask, int]:
