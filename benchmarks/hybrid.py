@@ -5,9 +5,10 @@
     python benchmarks/hybrid.py report MODEL --store FOLDER --out FOLDER [--cloud NAME-endpoint]
 
 MODEL is what `edgesdk.load` takes, NAME what the endpoint calls it. Answers are collected once and
-kept; a run that was stopped goes on where it was. The report needs no model: it replays policies
-on the answers. Its cloud knows the truth but for an error rate, and with --cloud it is also another
-model that was asked the same.
+kept; a run that was stopped goes on where it was. With --tries each prompt is answered several
+times more, and the report says what agreement is worth: a store of its own is best for that. The
+report needs no model: it replays policies on the answers. Its cloud knows the truth but for an
+error rate, and with --cloud it is also another model that was asked the same.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from pathlib import Path
 
 import click
 from hybrid_asking import EndpointAsker, LocalAsker
+from hybrid_effort import efforts
 from hybrid_figures import draw_curves
 from hybrid_outcomes import Asker, Outcome, OutcomeStore, collect, outcomes_in
 from hybrid_policies import CALIBRATED
 from hybrid_prompts import FAMILIES, Prompt, rounds
 from hybrid_report import answered_by, faulty_cloud, promises, routing, select, trust
-from hybrid_tables import data_table, promise_table, routing_table, trust_table
+from hybrid_tables import data_table, effort_table, promise_table, routing_table, trust_table
 
 from edgesdk.loading import load
 
@@ -47,6 +49,7 @@ def main() -> None:
 @click.option("--level", "levels", multiple=True, type=int, help="Ask these alone; 0 is easiest.")
 @click.option("--only-test", is_flag=True, help="Leave out training and calibration.")
 @click.option("--plain", is_flag=True, help="Without a chat: the smallest models do better so.")
+@click.option("--tries", default=0, show_default=True, help="Further answers to each prompt.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--endpoint", help="Ask the model there, in place of loading it.")
 def collect_command(
@@ -57,6 +60,7 @@ def collect_command(
     levels: tuple[int, ...],
     only_test: bool,
     plain: bool,
+    tries: int,
     threads: int,
     endpoint: str | None,
 ) -> None:
@@ -73,7 +77,7 @@ def collect_command(
         _collect(EndpointAsker(endpoint, model), some, store, f"{model}-endpoint")
         return
     with load(model, threads=threads, context=_CONTEXT) as loaded:
-        _collect(LocalAsker(loaded, plain=plain), some, store, loaded.name)
+        _collect(LocalAsker(loaded, plain=plain, tries=tries), some, store, loaded.name)
 
 
 @main.command("report")
@@ -101,6 +105,9 @@ def report_command(
     print(
         promise_table({name: promises(data, name, alpha=alpha, delta=delta) for name in CALIBRATED})
     )
+    effort = efforts(data)
+    if effort:
+        print(f"\n{effort_table(effort)}")
     clouds = [(f"truth, wrong {cloud_errors:.0%}", data, faulty_cloud(data.test, cloud_errors))]
     if cloud is not None:
         clouds.append((cloud, *answered_by(data, outcomes_in(store / f"{cloud}.jsonl"))))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from time import perf_counter
 
 import httpx
 import numpy as np
-from hybrid_outcomes import Likeliest, Outcome
+from hybrid_outcomes import Likeliest, Outcome, Try
 from hybrid_prompts import Prompt
 
+from edgesdk.decode.loop import Finish
 from edgesdk.decode.options import Options
 from edgesdk.engines.base import Logits, Sequence
+from edgesdk.hybrid.effort.effort import Effort
 from edgesdk.hybrid.trust.signals import SignalMeter
 from edgesdk.model import Model
 
@@ -25,11 +28,13 @@ class LocalAsker:
 
     Args:
         plain: go on with a text, in place of a chat.
+        tries: further answers to each prompt, drawn as the client's effort draws them.
     """
 
-    def __init__(self, model: Model, *, plain: bool = False) -> None:
+    def __init__(self, model: Model, *, plain: bool = False, tries: int = 0) -> None:
         self._model = model
         self._plain = plain
+        self._tries = tries
         self._sequences: dict[str, Sequence] = {}
 
     def key(self, prompt: Prompt) -> str:
@@ -45,30 +50,43 @@ class LocalAsker:
             sequence = self._sequences[prompt.family] = runtime.engine.sequence()
         encoder = runtime.encoder
         ids = encoder.plain(prompt.text()) if self._plain else encoder.chat(prompt.messages())
-        meter = SignalMeter()
         likeliest: list[Likeliest] = []
-
-        def watch(row: Logits, token: int) -> None:
-            meter.saw(row, token)
-            likeliest.append(_likeliest(row))
-
         started = perf_counter()
-        generation = runtime.generate(
-            sequence,
-            ids,
-            Options(max_tokens=MOST_TOKENS, stop="\n", speculate="off"),
-            started=started,
-            cancel=runtime.cancel_event(),
-            watch=watch,
-        )
-        answer = "".join(step.text for step in generation)
-        finish = generation.finish
-        assert finish is not None, "a generation that was read to its end has a finish"
+
+        def answered(options: Options, *, noting: bool) -> tuple[str, SignalMeter, Finish]:
+            meter = SignalMeter()
+
+            def watch(row: Logits, token: int) -> None:
+                meter.saw(row, token)
+                if noting:
+                    likeliest.append(_likeliest(row))
+
+            generation = runtime.generate(
+                sequence,
+                ids,
+                options,
+                started=started,
+                cancel=runtime.cancel_event(),
+                watch=watch,
+            )
+            text = "".join(step.text for step in generation)
+            finish = generation.finish
+            assert finish is not None, "a generation that was read to its end has a finish"
+            return text, meter, finish
+
+        options = Options(max_tokens=MOST_TOKENS, stop="\n", speculate="off")
+        answer, meter, finish = answered(options, noting=True)
+        seconds = perf_counter() - started
+        tries = []
+        for seed in range(1, self._tries + 1):
+            sampled = replace(options, temperature=Effort.temperature, seed=seed)
+            text, seen, _ = answered(sampled, noting=False)
+            tries.append(Try(text, prompt.right(text), seen.steps))
         return Outcome(
             self.key(prompt), self._model.name, prompt.family, prompt.level,
             prompt.split, prompt.seed, prompt.question, answer, prompt.right(answer),
-            finish.reason, finish.prompt_tokens, len(finish.tokens), perf_counter() - started,
-            meter.steps, tuple(likeliest),
+            finish.reason, finish.prompt_tokens, len(finish.tokens), seconds,
+            meter.steps, tuple(likeliest), tuple(tries),
         )  # fmt: skip
 
 

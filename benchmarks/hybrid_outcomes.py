@@ -23,6 +23,20 @@ Likeliest = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
+class Try:
+    """One more answer to the same prompt, drawn by chance."""
+
+    answer: str
+    right: bool
+    steps: tuple[Seen, ...]
+
+    @property
+    def signals(self) -> Signals:
+        """As the client would have seen them."""
+        return signals_of(self.steps)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """One answer of one model to one prompt.
 
@@ -36,6 +50,7 @@ class Outcome:
         seconds: it took, the part of the prompt that was in the KV cache excepted.
         steps: what each step of the decoding left; none where the model is behind an endpoint.
         likeliest: of each step.
+        tries: more answers, where some were asked for.
     """
 
     key: str
@@ -53,6 +68,7 @@ class Outcome:
     seconds: float
     steps: tuple[Seen, ...]
     likeliest: tuple[Likeliest, ...]
+    tries: tuple[Try, ...] = ()
 
     @property
     def signals(self) -> Signals:
@@ -128,5 +144,9 @@ def _outcome(stored: dict[str, Any]) -> Outcome:
     stored["steps"] = tuple(Seen(*step) for step in stored["steps"])
     stored["likeliest"] = tuple(
         tuple((int(token), float(chance)) for token, chance in step) for step in stored["likeliest"]
+    )
+    stored["tries"] = tuple(
+        Try(one["answer"], one["right"], tuple(Seen(*step) for step in one["steps"]))
+        for one in stored.get("tries", ())
     )
     return Outcome(**stored)

@@ -64,8 +64,8 @@ def _answer_probability(_: Sequence[Outcome]) -> Score:
 
 def _prompt_gate(trained: Sequence[Outcome]) -> Score:
     """What the client thinks of a prompt before it tries."""
-    gate = train_prompts([(_asked(outcome), outcome.right) for outcome in trained])
-    return lambda outcomes: np.array([gate.chance(_asked(outcome)) for outcome in outcomes])
+    gate = train_prompts([(asked(outcome), outcome.right) for outcome in trained])
+    return lambda outcomes: np.array([gate.chance(asked(outcome)) for outcome in outcomes])
 
 
 def _signals(trained: Sequence[Outcome]) -> Score:
@@ -79,17 +79,17 @@ def _signals(trained: Sequence[Outcome]) -> Score:
 
 def _signals_and_prompt(trained: Sequence[Outcome]) -> Score:
     """What the client does where it learned from answers of the model."""
-    learned = learn([(_asked(one), one.signals, one.right) for one in trained])
+    learned = learn([(asked(one), one.signals, one.right) for one in trained])
     confidence = Confidence(learned.regression)
 
     def of(outcome: Outcome) -> float:
-        odds = learned.prompts.log_odds(_asked(outcome))
+        odds = learned.prompts.log_odds(asked(outcome))
         return confidence.of(replace(outcome.signals, prompt_log_odds=odds))
 
     return lambda outcomes: np.array([of(outcome) for outcome in outcomes])
 
 
-def _asked(outcome: Outcome) -> list[dict[str, str]]:
+def asked(outcome: Outcome) -> list[dict[str, str]]:
     """The question, without the examples and the instruction that all of its family have."""
     return [{"role": "user", "content": outcome.question}]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from hybrid_effort import EffortWorth
 from hybrid_report import Data, Promises, Routing, Trust
 from hybrid_routing import RoutingCurve
 
@@ -58,6 +59,17 @@ def promise_table(found: Mapping[str, Promises]) -> str:
             for name, one in found.items()
         ],
     )  # fmt: skip
+
+
+def effort_table(found: Iterable[EffortWorth]) -> str:
+    """What further answers are worth."""
+    return _table(
+        ("further answers", "right", "more than without", "AUROC within families", "ECE"),
+        [
+            (str(one.tries), str(one.right), str(one.more), str(one.within), str(one.error))
+            for one in found
+        ],
+    )
 
 
 def routing_table(

@@ -21,7 +21,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # Benchmarks are scripts, which find their neighbours beside them.
 sys.path.insert(0, str(BENCHMARKS))
 
-from hybrid_outcomes import Outcome, OutcomeStore, collect, outcomes_in  # noqa: E402
+from hybrid_effort import efforts  # noqa: E402
+from hybrid_outcomes import Outcome, OutcomeStore, Try, collect, outcomes_in  # noqa: E402
 from hybrid_report import (  # noqa: E402
     Data,
     answered_by,
@@ -192,8 +193,11 @@ def test_a_reader_leaves_the_writer_its_line(tmp_path: Path) -> None:
 
 def test_an_outcome_keeps_what_its_signals_are_made_of(tmp_path: Path) -> None:
     path = tmp_path / "outcomes.jsonl"
-    OutcomeStore(path).append(_outcome(5))
+    tries = (Try("8", False, (Seen(8, -1.5, 1.0, 0.5), Seen(9, -0.5, 1.0, 0.5))),)
+    OutcomeStore(path).append(replace(_outcome(5), tries=tries))
     (read,) = outcomes_in(path)
+    assert read.tries == tries
+    assert read.tries[0].signals.mean_log_probability == pytest.approx(-1.0)
     assert read.signals == _outcome(5).signals
     assert read.signals.mean_log_probability == pytest.approx(-0.75)
     assert "é" in json.loads(path.read_text(encoding="utf-8"))["answer"]
@@ -282,6 +286,36 @@ def test_a_report_finds_what_was_put_into_it(world: Data) -> None:
     assert policies["random"].apgr.value < policies["signals"].apgr.value < 1
     assert policies["signals"].calls.value < policies["random"].calls.value
     assert policies["random"].calls.value == pytest.approx(0.8, abs=0.1)
+
+
+def test_agreement_is_worth_what_was_put_into_it(world: Data) -> None:
+    rng = np.random.default_rng(5)
+
+    def asked_again(one: Outcome) -> Outcome:
+        # Half of the questions are ones that the model knows, though its first answer may slip.
+        knows = one.seed % 2 == 0
+
+        def answer() -> Try:
+            right = bool(rng.random() < (0.8 if knows else 0.2))
+            text = "7" if right else str(rng.integers(100, 999))
+            return Try(text, right, (Seen(7, -0.5, 1.0, 1.0),))
+
+        first, *tries = (answer() for _ in range(4))
+        changes = {"answer": first.answer, "right": first.right, "steps": first.steps}
+        return replace(one, tries=tuple(tries), **changes)
+
+    again = Data(*([asked_again(one) for one in part] for part in vars(world).values()))
+    none, *_, most = found = efforts(again)
+    assert [one.tries for one in found] == [0, 1, 2, 3]
+    assert none.more.value == 0
+    assert none.right.value == pytest.approx(0.5, abs=0.08)
+    # Of 4 answers two and more of "7" win over others, which never agree.
+    assert most.more.low > 0.05
+    assert most.within.low > none.within.high
+    assert most.error.value < 0.1
+    # A single outcome without tries, and there is nothing to say.
+    assert efforts(replace(again, test=[*again.test, world.test[0]])) == []
+    assert efforts(world) == []
 
 
 def test_a_promise_is_held_against_all_answers(world: Data) -> None:

@@ -1,0 +1,107 @@
+"""What further answers are worth: is the one that most agree on right more often, and does the
+agreement tell how far to trust it?
+
+What is learned, is learned from the training split; how agreement counts, from that of calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from hybrid_outcomes import Outcome, Try
+from hybrid_policies import asked
+from hybrid_report import Data
+from hybrid_statistics import Estimate, Families, Places, within_families
+
+from edgesdk.hybrid.effort.agreement import likeness, most_agreed
+from edgesdk.hybrid.learning import Learned, learn
+from edgesdk.hybrid.trust.confidence import AGREEMENT_NAMES, Confidence, agreement_features
+from edgesdk.hybrid.trust.quality import expected_calibration_error
+from edgesdk.hybrid.trust.regression import train
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class EffortWorth:
+    """Of so many further answers to each prompt.
+
+    Attributes:
+        right: share of the test questions that are right in the end,
+        more: than the first answers are.
+        within: AUROC of the confidence in what is answered, within families.
+        error: expected calibration error.
+    """
+
+    tries: int
+    right: Estimate
+    more: Estimate
+    within: Estimate
+    error: Estimate
+
+
+def efforts(data: Data) -> list[EffortWorth]:
+    """From no further answers to as many as every outcome has; nothing where there are none."""
+    outcomes = [*data.train, *data.calibration, *data.test]
+    most = min((len(outcome.tries) for outcome in outcomes), default=0)
+    if not most:
+        return []
+    learned = learn([(asked(one), one.signals, one.right) for one in data.train])
+    families = Families(data.test)
+    first = np.array([outcome.right for outcome in data.test], bool)
+    found = []
+    for tries in range(most + 1):
+        scores, right = _answered(data, learned, tries)
+
+        def of(values: Floats | Flags, groups: list[Places]) -> float:
+            return float(values[np.concatenate(groups)].mean())
+
+        def error(groups: list[Places], scores: Floats = scores, right: Flags = right) -> float:
+            places = np.concatenate(groups)
+            return expected_calibration_error(scores[places], right[places])
+
+        found.append(
+            EffortWorth(
+                tries,
+                families.estimate(lambda groups, r=right: of(r, groups)),
+                families.estimate(lambda groups, r=right: of(r, groups) - of(first, groups)),
+                families.estimate(lambda groups, s=scores, r=right: within_families(s, r, groups)),
+                families.estimate(error),
+            )
+        )
+    return found
+
+
+def _answered(data: Data, learned: Learned, tries: int) -> tuple[Floats, Flags]:
+    """Confidences [test] and whether what is answered is right [test]."""
+    plain = Confidence(learned.regression)
+    if not tries:
+        rows = _settled(data.test, learned, plain, tries)
+        return np.array([row[0] for row in rows]), np.array([row[2] for row in rows], bool)
+    known = _settled(data.calibration, learned, plain, tries)
+    features = np.array([agreement_features(row[0], row[1]) for row in known])
+    right = np.array([row[2] for row in known], bool)
+    fused = replace(plain, fusion=train(AGREEMENT_NAMES, features, right))
+    rows = _settled(data.test, learned, fused, tries)
+    scores = [fused.with_agreement(own, agreement) for own, agreement, _ in rows]
+    return np.array(scores), np.array([row[2] for row in rows], bool)
+
+
+def _settled(
+    outcomes: Sequence[Outcome], learned: Learned, confidence: Confidence, tries: int
+) -> list[tuple[float, float, bool]]:
+    """Of each prompt the answer of the most agreement: its own confidence, how far the others agree
+    (0 to 1), and whether it is right."""
+    found = []
+    for outcome in outcomes:
+        odds = learned.prompts.log_odds(asked(outcome))
+        answers: list[Outcome | Try] = [outcome, *outcome.tries[:tries]]
+        sureness = [confidence.of(replace(one.signals, prompt_log_odds=odds)) for one in answers]
+        choice = most_agreed([one.answer for one in answers], sureness, likeness)
+        agreement = choice.likeness / tries if tries else 1.0
+        found.append((sureness[choice.at], agreement, answers[choice.at].right))
+    return found
