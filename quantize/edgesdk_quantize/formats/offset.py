@@ -107,7 +107,7 @@ def fit_lines(tile: Float32, weights: Float32) -> tuple[Float32, Float32]:
 
     Args:
         tile: float32 [block, N], a block of weights in each column.
-        weights: float32 [block, 1], positive: what a squared error counts in each row.
+        weights: float32 [block, 1] or [block, N], positive: what a squared error counts.
     """
     unit = np.abs(tile).max(axis=0)
     unit = np.where(unit > _TINY, unit, np.float32(1)).astype(np.float32)

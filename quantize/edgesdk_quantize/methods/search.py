@@ -27,6 +27,8 @@ _ENDS = (1.0, 0.9, 0.8, 0.7)
 # An unsigned step of 1.0 puts the largest magnitude on the lowest code.
 _SIGNED = (1.0, 1.14, 1.06, 0.94, 0.88, 0.82, 0.76, 0.7)
 _REFINEMENTS = 2
+# Blocks that are searched at once: some float32 arrays of [32, 2048] stay within the L2 cache.
+_TILE = 2048
 # A channel that calibration never saw still counts a little.
 _FLOOR = 1e-4
 
@@ -60,22 +62,45 @@ def search_grid(rows: Float32, form: BlockFormat, importance: Float32 | None = N
     scales = np.empty((blocks, count), np.float32)
     zeros = np.empty((blocks, count), np.float32)
 
-    def search(block: int) -> None:
-        part = slice(block * form.block, (block + 1) * form.block)
-        tile = np.ascontiguousarray(rows[:, part].T)
-        if isinstance(form, Int4Offset):
-            scales[block], zeros[block] = fit_lines(tile, weights[part, None])
-        else:
-            scales[block], zeros[block] = _search(tile, weights[part, None], form)
+    def search(some: slice) -> None:
+        tile, tiled = _tile(rows, weights, form.block, some)
+        found = (
+            fit_lines(tile, tiled) if isinstance(form, Int4Offset) else _search(tile, tiled, form)
+        )
+        scales[some], zeros[some] = (part.reshape(-1, count) for part in found)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for _ in threads.map(search, range(blocks)):
+        for _ in threads.map(search, _together(columns, form.block, count)):
             pass
     if isinstance(form, Int4Offset):
         return _offset_grid(form, scales, lowest=zeros)
     if form.has_coded_scales:
         scales = np.ascontiguousarray(code_scales(scales.T).values.T)
     return Grid(form, scales, zeros)
+
+
+def _together(columns: int, block: int, rows: int) -> Iterator[slice]:
+    """Blocks that are searched at once: so many that numpy has enough to do, so few that they stay
+    within a cache. A last block that is not full goes alone."""
+    whole = columns // block
+    step = max(1, _TILE // rows)
+    for start in range(0, whole, step):
+        yield slice(start, min(start + step, whole))
+    if columns % block:
+        yield slice(whole, whole + 1)
+
+
+def _tile(rows: Float32, weights: Float32, block: int, some: slice) -> tuple[Float32, Float32]:
+    """The weights of some blocks, [block, blocks * N], one block after the other, and what their
+    channels count, of a shape that goes with it."""
+    part = slice(some.start * block, some.stop * block)
+    cut, counts = rows[:, part], weights[part]
+    blocks = some.stop - some.start
+    tile = cut.reshape(len(rows), blocks, -1).transpose(2, 1, 0).reshape(-1, blocks * len(rows))
+    # One block's counts are alike for all rows, and numpy spreads them by itself.
+    spread = 1 if blocks == 1 else len(rows)
+    tiled = np.repeat(counts.reshape(blocks, -1).T, spread, axis=1)
+    return np.ascontiguousarray(tile), tiled
 
 
 def _offset_grid(form: Int4Offset, steps: Float32, *, lowest: Float32) -> Grid:
