@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from hybrid_outcomes import Outcome, Try
 from hybrid_policies import asked
-from hybrid_report import Data
+from hybrid_report import Data, calibration_error
 from hybrid_statistics import Estimate, Families, Places, within_families
 
 from edgesdk.hybrid.effort.agreement import likeness, most_agreed
 from edgesdk.hybrid.learning import Learned, learn
 from edgesdk.hybrid.trust.confidence import AGREEMENT_NAMES, Confidence, agreement_features
-from edgesdk.hybrid.trust.quality import expected_calibration_error
 from edgesdk.hybrid.trust.regression import train
 
 Floats = npt.NDArray[np.float64]
@@ -60,17 +59,15 @@ def efforts(data: Data) -> list[EffortWorth]:
         def of(values: Floats | Flags, groups: list[Places]) -> float:
             return float(values[np.concatenate(groups)].mean())
 
-        def error(groups: list[Places], scores: Floats = scores, right: Flags = right) -> float:
-            places = np.concatenate(groups)
-            return expected_calibration_error(scores[places], right[places])
-
         found.append(
             EffortWorth(
                 tries,
                 families.estimate(lambda groups, r=right: of(r, groups)),
                 families.estimate(lambda groups, r=right: of(r, groups) - of(first, groups)),
                 families.estimate(lambda groups, s=scores, r=right: within_families(s, r, groups)),
-                families.estimate(error),
+                families.estimate(
+                    lambda groups, s=scores, r=right: calibration_error(s, r, groups)
+                ),
             )
         )
     return found

@@ -95,7 +95,7 @@ def trust(data: Data) -> dict[str, Trust]:
         known, new = score(data.test), score(data.unknown)
         error = floor = None
         if name in PROBABILITIES:
-            error = test.estimate(lambda groups, s=known: _calibration_error(s, right, groups))
+            error = test.estimate(lambda groups, s=known: calibration_error(s, right, groups))
             floor = _floor(known)
         found[name] = Trust(
             test.estimate(lambda groups, s=known: within_families(s, right, groups)),
@@ -200,7 +200,8 @@ def promises(data: Data, policy: str, *, alpha: float, delta: float) -> Promises
     return Promises(_RECALIBRATIONS, len(kept_shares), share(violated, _RECALIBRATIONS), middle)
 
 
-def _calibration_error(scores: Floats, right: Flags, groups: list[Places]) -> float:
+def calibration_error(scores: Floats, right: Flags, groups: list[Places]) -> float:
+    """The expected calibration error of the outcomes of some families."""
     places = np.concatenate(groups)
     return expected_calibration_error(scores[places], right[places])
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from edgesdk.hybrid.gate.features import Messages
-from edgesdk.hybrid.gate.prompts import PromptGate, train_prompts, unseen_log_odds
+from edgesdk.hybrid.gate.prompts import PromptGate, train_with_unseen
 from edgesdk.hybrid.records.journal import Entry
 from edgesdk.hybrid.trust.confidence import Confidence
 from edgesdk.hybrid.trust.kept import Kept
@@ -61,11 +61,10 @@ def learn(examples: Iterable[tuple[Prompt, Signals, bool]], *, lost: float = 0.0
         RequestError: there are too few right or wrong ones.
     """
     found = list(examples)
-    prompts = [(prompt, right) for prompt, _, right in found]
-    gate = train_prompts(prompts, lost=lost)
+    gate, unseen = train_with_unseen([(prompt, right) for prompt, _, right in found], lost=lost)
     signals = [
         replace(each, prompt_log_odds=odds)
-        for (_, each, _), odds in zip(found, unseen_log_odds(prompts), strict=True)
+        for (_, each, _), odds in zip(found, unseen, strict=True)
     ]
     return Learned(gate, train_signals(signals, [right for *_, right in found]))
 

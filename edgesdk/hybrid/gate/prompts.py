@@ -114,27 +114,29 @@ def train_prompts(examples: Iterable[tuple[Prompt, bool]], *, lost: float = 0.05
         InvalidOption: `lost` is no share.
         RequestError: there are too few right or wrong ones.
     """
+    return train_with_unseen(examples, lost=lost)[0]
+
+
+def train_with_unseen(
+    examples: Iterable[tuple[Prompt, bool]], *, lost: float
+) -> tuple[PromptGate, list[float]]:
+    """As `train_prompts`, and the `log_odds` of each prompt by a gate that was trained on the
+    others, for what learns how much to make of it.
+
+    Raises:
+        InvalidOption, RequestError: see `train_prompts`.
+    """
     if not 0 <= lost < 1:
         raise InvalidOption(f"lost must be at least 0 and below 1, not {lost}.")
     inputs, right, folds = _prepared(examples)
     scores = _unseen(inputs, right, folds)
-    return PromptGate(
+    gate = PromptGate(
         train(NAMES, inputs, right, penalty=_PENALTY),
         float(np.quantile(scores[right], lost, method="lower")),
         len(right),
         auroc(scores, right),
     )
-
-
-def unseen_log_odds(examples: Iterable[tuple[Prompt, bool]]) -> list[float]:
-    """`PromptGate.log_odds` of each prompt by a gate that was trained on the others, for what
-    learns how much to make of it.
-
-    Raises:
-        RequestError: see `train_prompts`.
-    """
-    inputs, right, folds = _prepared(examples)
-    return _log_odds(_unseen(inputs, right, folds))
+    return gate, _log_odds(scores)
 
 
 def _prepared(
