@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from edgesdk.engines.base import Engine, EngineInfo, Logits, Rows, Sequence
+from edgesdk.engines.base import Engine, EngineInfo, HiddenStates, Logits, Rows, Sequence
 from edgesdk.engines.caller import Caller
 from edgesdk.engines.saved import KvOrigin, Note
 from edgesdk.errors import InvalidOption
@@ -201,6 +201,10 @@ class PacedSequence:
     @property
     def tokens(self) -> tuple[int, ...]:
         return self._sequence.tokens
+
+    @property
+    def hidden_states(self) -> HiddenStates | None:
+        return self._sequence.hidden_states
 
     def extend(
         self,

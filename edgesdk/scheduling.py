@@ -8,7 +8,7 @@ from time import perf_counter
 
 import numpy.typing as npt
 
-from edgesdk.engines.base import Logits, Rows, Sequence
+from edgesdk.engines.base import HiddenStates, Logits, Rows, Sequence
 from edgesdk.engines.caller import Caller, Interrupted
 
 # A request that was passed over so many times counts as one priority higher.
@@ -139,6 +139,10 @@ class GatedSequence:
     @property
     def tokens(self) -> tuple[int, ...]:
         return self._sequence.tokens
+
+    @property
+    def hidden_states(self) -> HiddenStates | None:
+        return self._sequence.hidden_states
 
     def extend(
         self,

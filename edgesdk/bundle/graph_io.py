@@ -8,11 +8,13 @@
     past_key_values.{i}.value     float32 [batch, kv_heads, capacity, head_size]
 
     logits                        float32 [batch, sequence - logits_from, vocab]
+    hidden_states                 float32 [batch, sequence - logits_from, hidden]   may be missing
     present.{i}.key               the same buffer as past_key_values.{i}.key
     present.{i}.value             the same buffer as past_key_values.{i}.value
 
-`capacity` may be any number >= `total_sequence_length`; the caller owns the buffers and binds each
-of them as past and as present, so that a call writes its new keys and values in place.
+Hidden states are what the head makes logits of: those after the last norm. `capacity` may be
+any number >= `total_sequence_length`; the caller owns the buffers and binds each of them as past
+and as present, so that a call writes its new keys and values in place.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ LOGITS_FROM = "logits_from"
 SEQLENS_K = "seqlens_k"
 TOTAL_SEQUENCE_LENGTH = "total_sequence_length"
 LOGITS = "logits"
+HIDDEN_STATES = "hidden_states"
 
 
 def past_names(layer: int) -> tuple[str, str]:

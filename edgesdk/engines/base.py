@@ -18,6 +18,7 @@ from edgesdk.engines.caller import Caller
 from edgesdk.engines.saved import KvOrigin, Note
 
 Logits = npt.NDArray[np.float32]
+HiddenStates = npt.NDArray[np.float32]
 Rows = Literal["last", "all", "each"]
 
 
@@ -52,6 +53,11 @@ class Sequence(Protocol):
     @property
     def tokens(self) -> tuple[int, ...]:
         """The ids that the KV cache holds, in order."""
+
+    @property
+    def hidden_states(self) -> HiddenStates | None:
+        """What the head made the latest logits of, float32 [rows, hidden], row for row; None where
+        the engine does not give them. Valid as long as those logits."""
 
     def extend(
         self,

@@ -80,6 +80,11 @@ def test_logits_are_those_of_transformers(variant, tmp_path):
     last = run.extend(TOKENS, logits_from=len(TOKENS) - 1)
     assert last.shape == (1, spec.vocab_size)
     np.testing.assert_allclose(last[0], expected[-1], atol=TOLERANCE)
+    # What the head reads, of the positions that logits are wanted of.
+    with torch.no_grad():
+        normed = model(torch.tensor([TOKENS]), output_hidden_states=True).hidden_states[-1][0]
+    states = run.hidden_states(TOKENS, logits_from=5)
+    np.testing.assert_allclose(states, normed[5:].numpy(), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(

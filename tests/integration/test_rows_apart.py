@@ -1,7 +1,8 @@
 """Tokens computed together by the kernels of one token: the very numbers of single calls.
 
 The decoder here is nothing but onnxruntime's attention, because what else there is in a decoder
-may round in another way on another processor: logits are what the attention puts out.
+may round in another way on another processor: logits are what the attention puts out, and hidden
+states are the same numbers.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ def attention_decoder(threads: int, **attributes: float) -> LoadedDecoder:
         helper.make_tensor_value_info(graph_io.SEQLENS_K, TensorProto.INT32, ["b"]),
         helper.make_tensor_value_info(graph_io.TOTAL_SEQUENCE_LENGTH, TensorProto.INT32, []),
     ]
-    outputs = [helper.make_tensor_value_info(graph_io.LOGITS, TensorProto.FLOAT, None)]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        for name in (graph_io.LOGITS, graph_io.HIDDEN_STATES)
+    ]
     cache = ["b", KV_HEADS, "c", HEAD]
     nodes = []
     for layer in range(LAYERS):
@@ -72,7 +76,8 @@ def attention_decoder(threads: int, **attributes: float) -> LoadedDecoder:
             ),
         ]
     last = [f"mixed{LAYERS - 1}", graph_io.LOGITS_FROM, "end", "axis"]
-    nodes.append(helper.make_node("Slice", last, [graph_io.LOGITS]))
+    nodes.append(helper.make_node("Slice", last, [graph_io.HIDDEN_STATES]))
+    nodes.append(helper.make_node("Identity", [graph_io.HIDDEN_STATES], [graph_io.LOGITS]))
     initializers = [numpy_helper.from_array(array, name) for name, array in weights.items()]
     graph = helper.make_graph(nodes, "attention", inputs, outputs, initializers)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
@@ -85,6 +90,7 @@ def attention_decoder(threads: int, **attributes: float) -> LoadedDecoder:
         ),
         cache_shape=CacheShape(LAYERS, KV_HEADS, HEAD),
         vocab_size=VOCAB,
+        hidden_size=VOCAB,
         context_length=CONTEXT,
         origin=KvOrigin("onnx", "00" * 32, "float32"),
         apart=True,
@@ -110,7 +116,9 @@ def test_rows_are_those_of_single_calls_bit_for_bit(family: str, held: int) -> N
             tokens = ids[held + at : held + at + count]
             wanted = single[at : at + count]
             np.testing.assert_array_equal(apart.extend(tokens, logits="each"), wanted)
+            np.testing.assert_array_equal(apart.hidden_states, wanted)
             rows = together.extend(tokens, logits="all")
+            np.testing.assert_array_equal(together.hidden_states, rows)
             np.testing.assert_allclose(rows, wanted, atol=1e-4)
             differ |= not np.array_equal(rows, wanted)
         # A plain step on top of them is the plain step.
@@ -154,6 +162,7 @@ def test_without_a_batch_each_row_is_a_call(memory: str, monkeypatch: pytest.Mon
     other.extend(ids[:10])
     single = np.concatenate([other.extend([token]).copy() for token in ids[10:]])
     np.testing.assert_array_equal(one.extend(ids[10:], logits="each"), single)
+    np.testing.assert_array_equal(one.hidden_states, single)
     assert one.tokens == other.tokens
     np.testing.assert_array_equal(one.extend([1]), other.extend([1]))
 

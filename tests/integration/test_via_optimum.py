@@ -168,6 +168,14 @@ def test_logits_are_those_of_transformers(exported, pieces):
     assert np.abs(np.concatenate(got) - reference(model)).max() < 1e-3
 
 
+def test_hidden_states_are_what_the_head_reads(exported):
+    model, _, foreign, folder = exported
+    decoding = OnnxDecoding(folder / foreign.model_file, foreign.shape, capacity=48)
+    states = decoding.hidden_states(IDS, logits_from=30)
+    head = model.get_output_embeddings().weight.detach().numpy()
+    assert np.abs(states @ head.T - reference(model)[30:]).max() < 1e-3
+
+
 def test_logits_from_a_position_on_and_after_a_rewind(exported):
     model, _, foreign, folder = exported
     decoding = OnnxDecoding(folder / foreign.model_file, foreign.shape, capacity=48)

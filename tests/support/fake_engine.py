@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from edgesdk.engines.base import EngineInfo, Logits, Rows
+from edgesdk.engines.base import EngineInfo, HiddenStates, Logits, Rows
 from edgesdk.engines.caller import Caller, Interrupted
 from edgesdk.engines.saved import KvOrigin, Note, read_saved, write_saved
 from edgesdk.errors import ContextOverflow, EngineError, RequestError
@@ -58,6 +58,7 @@ class FakeSequence:
         self.extended: list[int] = []
         self.interrupted = threading.Event()
         self.closed = False
+        self.hidden_states: HiddenStates | None = None
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -90,9 +91,11 @@ class FakeSequence:
         self._tokens += ids
         self.extended.append(len(ids))
         first = held + 1 if logits != "last" else total
-        return np.concatenate(
-            [self._engine.logits(self._tokens[:n]) for n in range(first, total + 1)]
-        )
+        ends = range(first, total + 1)
+        states = [self._engine.hidden_state(self._tokens[:n]) for n in ends]
+        known = [state for state in states if state is not None]
+        self.hidden_states = np.stack(known) if known else None
+        return np.concatenate([self._engine.logits(self._tokens[:n]) for n in ends])
 
     def rewind(self, length: int) -> None:
         assert 0 <= length <= len(self._tokens)
@@ -146,6 +149,11 @@ class FakeEngine:
         written = self.answer[since] if since < len(self.answer) else END
         distance = (np.arange(VOCAB) - written) % VOCAB
         return (-0.5 * distance).astype(np.float32)[None]
+
+    def hidden_state(self, tokens: list[int]) -> HiddenStates | None:
+        """That the logits after `tokens` are made of, float32 [hidden]; None for an engine that
+        gives none."""
+        return None
 
     def close(self) -> None:
         pass

@@ -61,5 +61,20 @@ class OnnxDecoding:
                 return output.numpy()[0]
         raise AssertionError("no logits came back")
 
+    def hidden_states(self, tokens: list[int], *, logits_from: int = 0) -> np.ndarray:
+        """Of a text of its own, float32 [positions, hidden]."""
+        feeds = {
+            graph_io.INPUT_IDS: np.asarray([tokens], np.int64),
+            graph_io.LOGITS_FROM: np.asarray([logits_from], np.int64),
+            graph_io.SEQLENS_K: np.asarray([len(tokens) - 1], np.int32),
+            graph_io.TOTAL_SEQUENCE_LENGTH: np.asarray(len(tokens), np.int32),
+        }
+        for layer in range(len(self.buffers) // 2):
+            for name, buffer in zip(
+                graph_io.past_names(layer), self.buffers[2 * layer :], strict=False
+            ):
+                feeds[name] = np.zeros(buffer.shape(), np.float32)
+        return self.session.run([graph_io.HIDDEN_STATES], feeds)[0][0]
+
     def rewind(self, length: int) -> None:
         self.length = length

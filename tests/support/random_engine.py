@@ -31,6 +31,8 @@ class NoiseSequence:
     def tokens(self) -> tuple[int, ...]:
         return tuple(self._tokens)
 
+    hidden_states = None
+
     def extend(
         self,
         tokens: npt.ArrayLike,

@@ -32,6 +32,11 @@ class GgufSequence:
     def tokens(self) -> tuple[int, ...]:
         return tuple(self._tokens)
 
+    @property
+    def hidden_states(self) -> None:
+        """llama.cpp gives them only beside those of the whole prompt."""
+        return None
+
     def extend(
         self,
         tokens: npt.ArrayLike,

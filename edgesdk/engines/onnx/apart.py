@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edgesdk.bundle import graph_io
-from edgesdk.engines.base import Logits
+from edgesdk.engines.base import HiddenStates, Logits
 from edgesdk.engines.onnx.cache import KvCache
 
 # As many as a batch can have.
@@ -47,10 +47,16 @@ class RowsApart:
 
     Args:
         cache: spread over `MOST_APART` copies.
+        hidden_size: None where the graph gives no hidden states.
     """
 
     def __init__(
-        self, session: ort.InferenceSession, cache: KvCache, rows: int, vocab_size: int
+        self,
+        session: ort.InferenceSession,
+        cache: KvCache,
+        rows: int,
+        vocab_size: int,
+        hidden_size: int | None,
     ) -> None:
         self.binding = ort.IOBinding(session)
         self._stacks = cache.stacks
@@ -59,6 +65,7 @@ class RowsApart:
         self._last_positions = np.zeros(rows, np.int32)
         self._total = np.zeros((), np.int32)
         self._logits = np.empty((rows, 1, vocab_size), np.float32)
+        self._hidden = None if hidden_size is None else np.empty((rows, 1, hidden_size), np.float32)
         self._from_first = np.zeros(1, np.int64)
         for name, array in (
             (graph_io.INPUT_IDS, self._ids),
@@ -73,8 +80,10 @@ class RowsApart:
                 value = ort.OrtValue.ortvalue_from_numpy(stack[:rows])
                 self.binding.bind_ortvalue_input(past, value)
                 self.binding.bind_ortvalue_output(present, value)
-        out = ort.OrtValue.ortvalue_from_numpy(self._logits)
-        self.binding.bind_ortvalue_output(graph_io.LOGITS, out)
+        for name, room in ((graph_io.LOGITS, self._logits), (graph_io.HIDDEN_STATES, self._hidden)):
+            if room is not None:
+                out = ort.OrtValue.ortvalue_from_numpy(room)
+                self.binding.bind_ortvalue_output(name, out)
 
     def fits(self, cache: KvCache) -> bool:
         """Whether the cache is still the one that is bound here."""
@@ -84,6 +93,11 @@ class RowsApart:
     def logits(self) -> Logits:
         """After each token of the last run, float32 [rows, vocab]."""
         return self._logits[:, 0]
+
+    @property
+    def hidden_states(self) -> HiddenStates | None:
+        """What these logits are made of, float32 [rows, hidden]."""
+        return None if self._hidden is None else self._hidden[:, 0]
 
     def set(self, ids: list[int], held: int) -> None:
         """What the next run computes: `ids`, behind `held` tokens."""

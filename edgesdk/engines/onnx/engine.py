@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from edgesdk.bundle import graph_io
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo
 from edgesdk.engines.onnx.apart import writes_first
@@ -66,6 +67,7 @@ def open_engine(
         session=session,
         cache_shape=CacheShape(shape.layers, shape.kv_heads, shape.head_size),
         vocab_size=shape.vocab_size,
+        hidden_size=_hidden_size(session),
         context_length=context_length,
         origin=KvOrigin(
             engine="onnx",
@@ -103,3 +105,10 @@ def _session(path: Path, threads: int) -> ort.InferenceSession:
         raise EngineError(
             f"onnxruntime cannot load {path}: {error}", hint="Check it with: edgesdk verify"
         ) from error
+
+
+def _hidden_size(session: ort.InferenceSession) -> int | None:
+    """Columns of the hidden states; None where the graph does not give them, or not their size."""
+    shapes = {port.name: port.shape for port in session.get_outputs()}
+    size = shapes.get(graph_io.HIDDEN_STATES, [None])[-1]
+    return size if isinstance(size, int) else None

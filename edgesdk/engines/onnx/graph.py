@@ -32,6 +32,8 @@ def check_graph(inputs: list[Any], outputs: list[Any], shape: ModelShape, *, whe
         graph_io.TOTAL_SEQUENCE_LENGTH: (_INT32, ()),
     }
     wanted_outputs: dict[str, _Port] = {graph_io.LOGITS: (_FLOAT, (None, None, shape.vocab_size))}
+    if any(port.name == graph_io.HIDDEN_STATES for port in outputs):
+        wanted_outputs[graph_io.HIDDEN_STATES] = (_FLOAT, (None, None, None))
     for layer in range(shape.layers):
         wanted_inputs.update(dict.fromkeys(graph_io.past_names(layer), cache))
         wanted_outputs.update(dict.fromkeys(graph_io.present_names(layer), cache))

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from pydantic import JsonValue
 
 from edgesdk.bundle import graph_io
-from edgesdk.engines.base import Logits, Rows
+from edgesdk.engines.base import HiddenStates, Logits, Rows
 from edgesdk.engines.caller import Caller, Interrupted
 from edgesdk.engines.onnx.apart import MOST_APART, RowsApart
 from edgesdk.engines.onnx.cache import Buffer, CacheShape, KvCache
@@ -29,6 +29,7 @@ class LoadedDecoder:
     """What sequences share: the session, and what it was loaded from.
 
     Attributes:
+        hidden_size: None where the graph gives no hidden states.
         apart: whether several tokens can be computed by the kernels of one; see
             `edgesdk.engines.onnx.apart`.
     """
@@ -36,6 +37,7 @@ class LoadedDecoder:
     session: ort.InferenceSession
     cache_shape: CacheShape
     vocab_size: int
+    hidden_size: int | None
     context_length: int
     origin: KvOrigin
     apart: bool
@@ -61,10 +63,16 @@ class OnnxSequence:
         self._bind_input(graph_io.TOTAL_SEQUENCE_LENGTH, self._total)
         self._ids: npt.NDArray[np.int64] = np.zeros((1, 0), np.int64)
         self._rows: Logits = np.zeros((0, decoder.vocab_size), np.float32)
+        self._hidden: HiddenStates | None = None
+        self._latest: HiddenStates | None = None
 
     @property
     def tokens(self) -> tuple[int, ...]:
         return tuple(self._tokens)
+
+    @property
+    def hidden_states(self) -> HiddenStates | None:
+        return self._latest
 
     def extend(
         self,
@@ -189,19 +197,33 @@ class OnnxSequence:
     def _one_by_one(self, ids: list[int], caller: Caller | None) -> Logits:
         held = len(self._tokens)
         try:
-            return np.concatenate([self.extend([token], caller=caller).copy() for token in ids])
+            found = [self._one(token, caller) for token in ids]
         except BaseException:
             del self._tokens[held:]
             raise
+        states = [each for _, each in found if each is not None]
+        self._latest = np.concatenate(states) if states else None
+        return np.concatenate([row for row, _ in found])
+
+    def _one(self, token: int, caller: Caller | None) -> tuple[Logits, HiddenStates | None]:
+        row = self.extend([token], caller=caller).copy()
+        return row, None if self._latest is None else self._latest.copy()
 
     def _rows_apart(self, ids: list[int], caller: Caller | None) -> Logits:
         apart = self._apart.get(len(ids))
         if apart is None or not apart.fits(self._cache):
             decoder = self._decoder
-            apart = RowsApart(decoder.session, self._cache, len(ids), decoder.vocab_size)
+            apart = RowsApart(
+                decoder.session,
+                self._cache,
+                len(ids),
+                decoder.vocab_size,
+                decoder.hidden_size,
+            )
             self._apart[len(ids)] = apart
         apart.set(ids, len(self._tokens))
         self._run(apart.binding, caller)
+        self._latest = apart.hidden_states
         return apart.logits
 
     def _rows_together(self, ids: list[int], rows: int, caller: Caller | None) -> Logits:
@@ -215,6 +237,7 @@ class OnnxSequence:
         self._last_position[0] = total - 1
         self._total[...] = total
         self._run(self._binding, caller)
+        self._latest = self._hidden
         return self._rows
 
     def _prepare(self, count: int, rows: int) -> None:
@@ -225,10 +248,10 @@ class OnnxSequence:
             self._bind_input(graph_io.INPUT_IDS, room)
             self._ids = room
         if rows != self._rows.shape[0]:
-            out: Logits = np.empty((rows, self._decoder.vocab_size), np.float32)
-            value = ort.OrtValue.ortvalue_from_numpy(out[np.newaxis])
-            self._binding.bind_ortvalue_output(graph_io.LOGITS, value)
-            self._rows = out
+            self._rows = self._bind_output(graph_io.LOGITS, rows, self._decoder.vocab_size)
+            if self._decoder.hidden_size is not None:
+                size = self._decoder.hidden_size
+                self._hidden = self._bind_output(graph_io.HIDDEN_STATES, rows, size)
 
     def _bind_cache(self) -> None:
         buffers = self._cache.buffers
@@ -242,6 +265,12 @@ class OnnxSequence:
 
     def _bind_input(self, name: str, array: npt.NDArray[np.generic]) -> None:
         self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+
+    def _bind_output(self, name: str, rows: int, columns: int) -> npt.NDArray[np.float32]:
+        room = np.empty((rows, columns), np.float32)
+        value = ort.OrtValue.ortvalue_from_numpy(room[np.newaxis])
+        self._binding.bind_ortvalue_output(name, value)
+        return room
 
     def _check_open(self) -> None:
         if self._closed:

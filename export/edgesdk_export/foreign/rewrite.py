@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgesdk.bundle.graph_io import (
+    HIDDEN_STATES,
     INPUT_IDS,
     LOGITS,
     LOGITS_FROM,
@@ -249,7 +250,7 @@ def _all_ones(build: _Builder, sizes: _Sizes) -> ir.Value:
 
 
 def _slice_before_head(build: _Builder, graph: ir.Graph, logits_from: ir.Value) -> None:
-    """Compute logits from position `logits_from` on."""
+    """Compute logits from position `logits_from` on, and give what they are made of."""
     logits = next(value for value in graph.outputs if value.name == LOGITS)
     node = logits.producer()
     while node is not None and node.op_type in _AFTER_HEAD:
@@ -269,9 +270,16 @@ def _slice_before_head(build: _Builder, graph: ir.Graph, logits_from: ir.Value) 
     hidden = node.inputs[0]
     assert hidden is not None
     end, axis = build.int64([np.iinfo(np.int64).max]), build.int64([1])
-    node.replace_input_with(0, build.op("Slice", hidden, logits_from, end, axis))
+    wanted = build.op("Slice", hidden, logits_from, end, axis)
+    node.replace_input_with(0, wanted)
     vocabulary = logits.shape[2] if logits.shape is not None else None
     logits.shape = ir.Shape(["batch", "logits_sequence", vocabulary])
+    matrix = node.inputs[1]
+    assert matrix is not None
+    wanted.name, wanted.type = HIDDEN_STATES, ir.TensorType(ir.DataType.FLOAT)
+    columns = matrix.shape[0] if matrix.shape is not None else None
+    wanted.shape = ir.Shape(["batch", "logits_sequence", columns])
+    graph.outputs.append(wanted)
 
 
 def _tidy(model: ir.Model) -> None:

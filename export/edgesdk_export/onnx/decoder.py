@@ -34,9 +34,12 @@ def decoder_model(spec: DecoderSpec, weights: Weights) -> ir.Model:
     for index, past in enumerate(pasts):
         stream, keys, values = layer(graph, spec, index, stream, shared, past)
         presents.append((keys, values))
-    logits = head(graph, spec, stream, logits_from)
-    logits_shape: list[int | str] = ["batch", "positions", spec.vocab_size]
-    graph.output(logits, graph_io.LOGITS, ir.DataType.FLOAT, logits_shape)
+    logits, hidden = head(graph, spec, stream, logits_from)
+    for output, name, columns in (
+        (logits, graph_io.LOGITS, spec.vocab_size),
+        (hidden, graph_io.HIDDEN_STATES, spec.hidden_size),
+    ):
+        graph.output(output, name, ir.DataType.FLOAT, ["batch", "positions", columns])
     for index, (keys, values) in enumerate(presents):
         key, value = graph_io.present_names(index)
         graph.output(keys, key, ir.DataType.FLOAT, cache_shape)

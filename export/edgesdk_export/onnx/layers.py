@@ -66,8 +66,9 @@ def layer(
 
 def head(
     graph: GraphBuilder, spec: DecoderSpec, stream: Stream, logits_from: ir.Value | None
-) -> ir.Value:
-    """Logits [batch, positions, vocab] of the stream, from position `logits_from` int64 [1] on."""
+) -> tuple[ir.Value, ir.Value]:
+    """Logits [batch, positions, vocab] of the stream, from position `logits_from` int64 [1] on, and
+    what they are made of, [batch, positions, hidden]."""
     normed, _ = norm(graph, "final_norm", stream, spec.norm_eps)
     if logits_from is not None:
         end = graph.constant("head/end", [np.iinfo(np.int64).max], np.int64)
@@ -76,12 +77,13 @@ def head(
     logits = linear(graph, "embed" if spec.tied else "head", normed, spec.hidden_size)
     cap = spec.logit_softcap
     if cap is None:
-        return logits
+        return logits, normed
     small = graph.op(
         "Mul", "head/small", [logits, graph.constant("head/inverse_cap", 1 / cap, np.float32)]
     )
     squashed = graph.op("Tanh", "head/squashed", [small])
-    return graph.op("Mul", "head/capped", [squashed, graph.constant("head/cap", cap, np.float32)])
+    largest = graph.constant("head/cap", cap, np.float32)
+    return graph.op("Mul", "head/capped", [squashed, largest]), normed
 
 
 def _mlp(graph: GraphBuilder, spec: DecoderSpec, at: str, x: ir.Value) -> ir.Value:

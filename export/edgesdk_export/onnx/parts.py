@@ -144,7 +144,7 @@ def head_model(
     start, stop = rows or (0, spec.vocab_size)
     graph = GraphBuilder(_VocabularyRows(weights, "embed." if spec.tied else "head.", start, stop))
     hidden = graph.input(HIDDEN, ir.DataType.FLOAT, (*_BATCH_SEQUENCE, spec.hidden_size))
-    logits = head(graph, spec, Stream(hidden), None)
+    logits, _ = head(graph, spec, Stream(hidden), None)
     graph.output(logits, LOGITS, ir.DataType.FLOAT, (*_BATCH_SEQUENCE, stop - start))
     return _part(graph, f"head {start}:{stop}")
 
