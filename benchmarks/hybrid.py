@@ -24,7 +24,7 @@ from hybrid_asking import EndpointAsker, LocalAsker
 from hybrid_effort import efforts
 from hybrid_figures import draw_curves
 from hybrid_outcomes import Asker, Outcome, OutcomeStore, collect, outcomes_in
-from hybrid_policies import CALIBRATED
+from hybrid_policies import calibrated_for
 from hybrid_prompts import FAMILIES, Prompt, rounds
 from hybrid_report import answered_by, faulty_cloud, promises, routing, select, trust
 from hybrid_tables import data_table, effort_table, promise_table, routing_table, trust_table
@@ -103,7 +103,12 @@ def report_command(
     data = select(outcomes_in(store / f"{model}.jsonl"), held_out)
     print(f"# {model}\n\n{data_table(data)}\n\n{trust_table(trust(data))}\n")
     print(
-        promise_table({name: promises(data, name, alpha=alpha, delta=delta) for name in CALIBRATED})
+        promise_table(
+            {
+                name: promises(data, name, alpha=alpha, delta=delta)
+                for name in calibrated_for(data.train)
+            }
+        )
     )
     effort = efforts(data)
     if effort:

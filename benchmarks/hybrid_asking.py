@@ -9,12 +9,12 @@ from time import perf_counter
 
 import httpx
 import numpy as np
-from hybrid_outcomes import Likeliest, Outcome, Try
+from hybrid_outcomes import Likeliest, Outcome, Try, written_state
 from hybrid_prompts import Prompt
 
 from edgesdk.decode.loop import Finish
 from edgesdk.decode.options import Options
-from edgesdk.engines.base import Logits, Sequence
+from edgesdk.engines.base import HiddenStates, Logits, Sequence
 from edgesdk.hybrid.effort.effort import Effort
 from edgesdk.hybrid.trust.signals import SignalMeter
 from edgesdk.model import Model
@@ -56,8 +56,8 @@ class LocalAsker:
         def answered(options: Options, *, noting: bool) -> tuple[str, SignalMeter, Finish]:
             meter = SignalMeter()
 
-            def watch(row: Logits, token: int) -> None:
-                meter.saw(row, token)
+            def watch(row: Logits, token: int, state: HiddenStates | None) -> None:
+                meter.saw(row, token, state)
                 if noting:
                     likeliest.append(_likeliest(row))
 
@@ -86,7 +86,7 @@ class LocalAsker:
             self.key(prompt), self._model.name, prompt.family, prompt.level,
             prompt.split, prompt.seed, prompt.question, answer, prompt.right(answer),
             finish.reason, finish.prompt_tokens, len(finish.tokens), seconds,
-            meter.steps, tuple(likeliest), tuple(tries),
+            meter.steps, tuple(likeliest), tuple(tries), written_state(meter.hidden_state),
         )  # fmt: skip
 
 

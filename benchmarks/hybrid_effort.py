@@ -17,7 +17,7 @@ from hybrid_report import Data, calibration_error
 from hybrid_statistics import Estimate, Families, Places, within_families
 
 from edgesdk.hybrid.effort.agreement import likeness, most_agreed
-from edgesdk.hybrid.learning import Learned, learn
+from edgesdk.hybrid.learning import Example, Learned, learn
 from edgesdk.hybrid.trust.confidence import AGREEMENT_NAMES, Confidence, agreement_features
 from edgesdk.hybrid.trust.regression import train
 
@@ -49,7 +49,7 @@ def efforts(data: Data) -> list[EffortWorth]:
     most = min((len(outcome.tries) for outcome in outcomes), default=0)
     if not most:
         return []
-    learned = learn([(asked(one), one.signals, one.right) for one in data.train])
+    learned = learn([Example(asked(one), one.signals, one.right) for one in data.train])
     families = Families(data.test)
     first = np.array([outcome.right for outcome in data.test], bool)
     found = []

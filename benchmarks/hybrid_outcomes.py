@@ -7,6 +7,7 @@ are made of: a new signal needs no new answers.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -14,6 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+
+from edgesdk.engines.base import HiddenStates
 from edgesdk.hybrid.trust.signals import Seen, Signals, signals_of
 
 Question = TypeVar("Question", contravariant=True)
@@ -51,6 +55,7 @@ class Outcome:
         steps: what each step of the decoding left; none where the model is behind an endpoint.
         likeliest: of each step.
         tries: more answers, where some were asked for.
+        state: that it ended in, as `written_state` puts it; empty where the engine gives none.
     """
 
     key: str
@@ -69,11 +74,24 @@ class Outcome:
     steps: tuple[Seen, ...]
     likeliest: tuple[Likeliest, ...]
     tries: tuple[Try, ...] = ()
+    state: str = ""
 
     @property
     def signals(self) -> Signals:
         """As the client would have seen them."""
         return signals_of(self.steps)
+
+    @property
+    def hidden_state(self) -> HiddenStates | None:
+        """float32 [hidden]."""
+        if not self.state:
+            return None
+        return np.frombuffer(base64.b64decode(self.state), np.float16).astype(np.float32)
+
+
+def written_state(state: HiddenStates | None) -> str:
+    """A hidden state, float32 [hidden], in half the precision and in letters."""
+    return "" if state is None else base64.b64encode(state.astype(np.float16).tobytes()).decode()
 
 
 class OutcomeStore:

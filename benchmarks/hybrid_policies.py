@@ -12,7 +12,7 @@ import numpy.typing as npt
 from hybrid_outcomes import Outcome
 
 from edgesdk.hybrid.gate.prompts import train_prompts
-from edgesdk.hybrid.learning import learn
+from edgesdk.hybrid.learning import Example, Learned, learn
 from edgesdk.hybrid.trust.confidence import Confidence
 from edgesdk.hybrid.trust.learning import train_signals
 from edgesdk.hybrid.trust.regression import sigmoid
@@ -79,12 +79,24 @@ def _signals(trained: Sequence[Outcome]) -> Score:
 
 def _signals_and_prompt(trained: Sequence[Outcome]) -> Score:
     """What the client does where it learned from answers of the model."""
-    learned = learn([(asked(one), one.signals, one.right) for one in trained])
-    confidence = Confidence(learned.regression)
+    return _as_learned(learn([Example(asked(one), one.signals, one.right) for one in trained]))
+
+
+def _with_probe(trained: Sequence[Outcome]) -> Score:
+    """The same on an engine that gives hidden states."""
+    return _as_learned(
+        learn([Example(asked(one), one.signals, one.right, one.hidden_state) for one in trained])
+    )
+
+
+def _as_learned(learned: Learned) -> Score:
+    confidence, probe = Confidence(learned.regression), learned.probe
 
     def of(outcome: Outcome) -> float:
-        odds = learned.prompts.log_odds(asked(outcome))
-        return confidence.of(replace(outcome.signals, prompt_log_odds=odds))
+        prompt, state = learned.prompts.log_odds(asked(outcome)), outcome.hidden_state
+        probed = 0.0 if probe is None or state is None else probe.log_odds(state)
+        signals = replace(outcome.signals, prompt_log_odds=prompt, probe_log_odds=probed)
+        return confidence.of(signals)
 
     return lambda outcomes: np.array([of(outcome) for outcome in outcomes])
 
@@ -94,7 +106,8 @@ def asked(outcome: Outcome) -> list[dict[str, str]]:
     return [{"role": "user", "content": outcome.question}]
 
 
-POLICIES: dict[str, Fit] = {
+_PROBED = "signals, prompt, probe"
+_POLICIES: dict[str, Fit] = {
     "random": _random,
     "prompt length": _prompt_length,
     "family prior": _family_prior,
@@ -103,8 +116,26 @@ POLICIES: dict[str, Fit] = {
     "prompt gate": _prompt_gate,
     "signals": _signals,
     "signals and prompt": _signals_and_prompt,
+    _PROBED: _with_probe,
 }
 # Those that a threshold is calibrated for.
-CALIBRATED = ("mean log-probability", "answer's probability", "signals", "signals and prompt")
+_CALIBRATED = (
+    "mean log-probability",
+    "answer's probability",
+    "signals",
+    "signals and prompt",
+    _PROBED,
+)
 # Those that are probabilities; of the others an order is all there is.
-PROBABILITIES = frozenset({"family prior", "prompt gate", *CALIBRATED})
+PROBABILITIES = frozenset({"family prior", "prompt gate", *_CALIBRATED})
+
+
+def policies_for(outcomes: Sequence[Outcome]) -> dict[str, Fit]:
+    """Those that can learn from these outcomes."""
+    probed = all(outcome.state for outcome in outcomes)
+    return {name: fit for name, fit in _POLICIES.items() if probed or name != _PROBED}
+
+
+def calibrated_for(outcomes: Sequence[Outcome]) -> list[str]:
+    """Of those the ones that a threshold is calibrated for."""
+    return [name for name in policies_for(outcomes) if name in _CALIBRATED]

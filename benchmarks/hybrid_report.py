@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 from hybrid_outcomes import Outcome
-from hybrid_policies import POLICIES, PROBABILITIES, right_of
+from hybrid_policies import PROBABILITIES, policies_for, right_of
 from hybrid_routing import RoutingCurve, oracle_curve, routing_curve
 from hybrid_statistics import Estimate, Families, Places, share, within_families
 
@@ -88,7 +88,7 @@ def trust(data: Data) -> dict[str, Trust]:
     """Each policy's."""
     test, unknown = Families(data.test), Families(data.unknown)
     right, right_unknown = right_of(data.test), right_of(data.unknown)
-    scores = {name: fit(data.train) for name, fit in POLICIES.items()}
+    scores = {name: fit(data.train) for name, fit in policies_for(data.train).items()}
     baseline = scores[BASELINE](data.test)
     found = {}
     for name, score in scores.items():
@@ -131,7 +131,7 @@ def routing(data: Data, cloud: Flags) -> tuple[dict[str, Routing], RoutingCurve]
     """Each policy's, and the oracle's curve; `cloud`, bool [test], is where the cloud is right."""
     families, right = Families(data.test), right_of(data.test)
     found = {}
-    for name, fit in POLICIES.items():
+    for name, fit in policies_for(data.train).items():
         score = fit(data.train)(data.test)
 
         def curve(groups: list[Places], score: Floats = score) -> RoutingCurve:
@@ -185,7 +185,7 @@ def promises(data: Data, policy: str, *, alpha: float, delta: float) -> Promises
     """Draw labels again and again from all outcomes that nothing was trained on; what a threshold
     then keeps of all of them is the truth that the promise is held against."""
     pool = [*data.calibration, *data.test]
-    scores, right = POLICIES[policy](data.train)(pool), right_of(pool)
+    scores, right = policies_for(data.train)[policy](data.train)(pool), right_of(pool)
     rng = np.random.default_rng(0)
     kept_shares = []
     violated = 0

@@ -16,7 +16,7 @@ from edgesdk.decode.prefill import prefill
 from edgesdk.decode.sampling import Sampler, log_probability, top_log_probabilities
 from edgesdk.decode.speculation import Speculator
 from edgesdk.decode.stopping import StopFilter
-from edgesdk.engines.base import EngineInfo, Logits, Sequence
+from edgesdk.engines.base import EngineInfo, HiddenStates, Logits, Sequence
 from edgesdk.engines.caller import Caller, Interrupted
 from edgesdk.errors import ContextOverflow, EmptyPrompt
 from edgesdk.text.base import Tokenizer
@@ -80,8 +80,8 @@ class Finish:
 _Choice = tuple[int, float | None, tuple[tuple[int, float], ...]]
 
 
-# Sees the logits and the token of each step.
-Watch = Callable[[Logits, int], None]
+# Sees the logits and the token of each step, and the hidden state that the logits are made of.
+Watch = Callable[[Logits, int, HiddenStates | None], None]
 
 
 class Generation(Iterator[Step]):
@@ -161,7 +161,7 @@ class Generation(Iterator[Step]):
                 if answer:
                     token, logprob, likeliest = self._next(most - len(answer))
                 else:
-                    token, logprob, likeliest = self._chosen(logits[0], answer)
+                    token, logprob, likeliest = self._chosen(logits, 0, answer)
                 if token in ends:
                     reason = "stop"
                     self._count(begun)
@@ -192,21 +192,21 @@ class Generation(Iterator[Step]):
             return self._ahead.popleft()
         speculator = self._speculator
         if speculator is None:
-            return self._chosen(self._sequence.extend(self._answer[-1:])[0], self._answer)
+            return self._chosen(self._sequence.extend(self._answer[-1:]), 0, self._answer)
         draft = speculator.draft(self._sequence, self._answer[-1], room - 1)
         if draft:
             self._verify(draft, speculator)
             return self._ahead.popleft()
-        row = self._sequence.extend(self._answer[-1:])[0]
-        speculator.stepped(row)
-        return self._chosen(row, self._answer)
+        rows = self._sequence.extend(self._answer[-1:])
+        speculator.stepped(rows[0])
+        return self._chosen(rows, 0, self._answer)
 
     def _verify(self, draft: list[int], speculator: Speculator) -> None:
         """Choose the next tokens as far as the draft is right, and one more."""
         rows = self._sequence.extend([self._answer[-1], *draft], logits=speculator.rows)
         answer = list(self._answer)
-        for row, guess in zip(rows, [*draft, None], strict=True):
-            choice = self._chosen(row, answer)
+        for at, guess in enumerate([*draft, None]):
+            choice = self._chosen(rows, at, answer)
             token = choice[0]
             self._ahead.append(choice)
             answer.append(token)
@@ -215,11 +215,14 @@ class Generation(Iterator[Step]):
         self._sequence.rewind(len(self._prompt) + len(answer) - 1)
         speculator.verified(len(draft), answer[len(self._answer) : -1])
 
-    def _chosen(self, row: Logits, answer: list[int]) -> _Choice:
+    def _chosen(self, rows: Logits, at: int, answer: list[int]) -> _Choice:
+        """The token after `answer`, by row `at` of the latest logits."""
+        row = rows[at]
         scores = row if self._constraint is None else self._constraint.masked(row)
         token = self._sampler.choose(scores, self._prompt, answer)
         if self._watch is not None:
-            self._watch(row, token)
+            states = self._sequence.hidden_states
+            self._watch(row, token, None if states is None else states[at])
         logprob = log_probability(row, token) if self._logprobs else None
         return token, logprob, top_log_probabilities(row, self._top_logprobs)
 
@@ -323,8 +326,9 @@ def generate(
         speculator: drafts tokens of this one answer, and is closed at its end; None for the plain
             loop.
         constraint: at its start; holds the answer to a form.
-        watch: called with the logits, float32 [vocab], and the token chosen by them, for each
-            token of the answer and the one that ends it; the logits are valid during the call.
+        watch: called with the logits, float32 [vocab], the token chosen by them, and the hidden
+            state behind them, float32 [hidden] or None, for each token of the answer and the one
+            that ends it; the arrays are valid during the call.
 
     Raises:
         EmptyPrompt: there is no token.

@@ -38,7 +38,7 @@ def draft(
     """
     started = perf_counter()
     ids = ask.encoded(runtime)
-    meter = SignalMeter(prompt_log_odds)
+    meter = SignalMeter(prompt_log_odds, confidence.probe)
     constraint, parse = runtime.held_to(ask.structure)
     sequences = ask.lender(runtime)
     sequence = sequences.take(ids)
@@ -102,4 +102,5 @@ def draft(
         parsed=None if ask.form is None else parsed,
         calls=calls,
         fault=fault,
+        hidden_state=meter.hidden_state,
     )

@@ -7,29 +7,52 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from edgesdk.engines.base import HiddenStates
 from edgesdk.hybrid.gate.features import Messages
 from edgesdk.hybrid.gate.prompts import PromptGate, train_with_unseen
 from edgesdk.hybrid.records.journal import Entry
 from edgesdk.hybrid.trust.confidence import Confidence
+from edgesdk.hybrid.trust.folds import folds_of
 from edgesdk.hybrid.trust.kept import Kept
 from edgesdk.hybrid.trust.learning import train_signals
-from edgesdk.hybrid.trust.regression import LogisticRegression
+from edgesdk.hybrid.trust.probe import Probe, train_probe
+from edgesdk.hybrid.trust.regression import LogisticRegression, Matrix
 from edgesdk.hybrid.trust.signals import NAMES, Signals
-from edgesdk.text.prompts import Prompt
+from edgesdk.text.prompts import Prompt, messages_of
+
+
+@dataclass(frozen=True)
+class Example:
+    """An answer of one model that was judged.
+
+    Attributes:
+        prompt: that was answered,
+        signals: of the answer,
+        right: and whether it was.
+        hidden_state: that it ended in, float32 [hidden]; None where the engine gives none.
+    """
+
+    prompt: Prompt
+    signals: Signals
+    right: bool
+    hidden_state: HiddenStates | None = None
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What belongs together: the regression was trained on what the gate says of prompts that it
-    had not seen.
+    """What belongs together: the regression was trained on what the gate and the probe say of
+    answers that they had not seen.
 
     Attributes:
         prompts: for `edgesdk.hybrid.gate.gate.DraftGate`.
-        regression: for `edgesdk.hybrid.trust.confidence.Confidence`.
+        regression, probe: for `edgesdk.hybrid.trust.confidence.Confidence`.
     """
 
     prompts: PromptGate
     regression: LogisticRegression
+    probe: Probe | None = None
 
     def keep(self, kept: Kept, bundle: str, *, threshold: float = Confidence.threshold) -> None:
         """Store both for the model with this hash, whose clients then use them by themselves.
@@ -41,19 +64,19 @@ class Learned:
             RequestError: it cannot be written.
         """
         self.prompts.keep(kept, bundle)
-        Confidence(self.regression, threshold=threshold).keep(kept, bundle)
+        confidence = Confidence(self.regression, threshold=threshold, probe=self.probe)
+        confidence.keep(kept, bundle)
 
 
-def learn(examples: Iterable[tuple[Prompt, Signals, bool]], *, lost: float = 0.05) -> Learned:
+def learn(examples: Iterable[Example], *, lost: float = 0.05) -> Learned:
     """Learn from some hundreds of answers of one model.
 
-    What the prompt alone says goes into the confidence beside the logits (a stacked
-    generalization, Wolpert, 1992): for its training each prompt is judged by a gate that was
-    trained on the others.
+    What the prompt alone says, and what the hidden state at the answer's end says if all examples
+    have one, goes into the confidence beside the logits: for its training each answer is judged by
+    a gate and a probe that were trained on the others.
 
     Args:
-        examples: a prompt, the signals of the answer, and whether it was right. None of them may
-            calibrate the threshold later.
+        examples: none of which may calibrate the threshold later.
         lost: see `edgesdk.hybrid.gate.prompts.train_prompts`.
 
     Raises:
@@ -61,31 +84,41 @@ def learn(examples: Iterable[tuple[Prompt, Signals, bool]], *, lost: float = 0.0
         RequestError: there are too few right or wrong ones.
     """
     found = list(examples)
-    gate, unseen = train_with_unseen([(prompt, right) for prompt, _, right in found], lost=lost)
+    gate, of_prompts = train_with_unseen([(each.prompt, each.right) for each in found], lost=lost)
+    probe, of_states = _probed(found)
     signals = [
-        replace(each, prompt_log_odds=odds)
-        for (_, each, _), odds in zip(found, unseen, strict=True)
+        replace(each.signals, prompt_log_odds=prompt, probe_log_odds=float(state))
+        for each, prompt, state in zip(found, of_prompts, of_states, strict=True)
     ]
-    return Learned(gate, train_signals(signals, [right for *_, right in found]))
+    return Learned(gate, train_signals(signals, [each.right for each in found]), probe)
 
 
-def examples_in(
-    entries: Iterable[Entry], *, bundle: str | None = None
-) -> list[tuple[Prompt, Signals, bool]]:
+def _probed(examples: list[Example]) -> tuple[Probe | None, Matrix]:
+    """A probe, and what one that was trained on the others says of each example, [n]; none, and
+    zeros, where an example has no state."""
+    states = [each.hidden_state for each in examples if each.hidden_state is not None]
+    if len(states) < len(examples):
+        return None, np.zeros(len(examples))
+    right = np.array([each.right for each in examples], bool)
+    folds = folds_of(messages_of(each.prompt) for each in examples)
+    return train_probe(np.stack(states), right, folds)
+
+
+def examples_in(entries: Iterable[Entry], *, bundle: str | None = None) -> list[Example]:
     """The examples in a journal that keeps texts: local answers that somebody judged, each made in
-    one try.
+    one try. They have no hidden states, which no journal keeps.
 
     Args:
         bundle: only those of this model.
     """
-    found: list[tuple[Prompt, Signals, bool]] = []
+    found: list[Example] = []
     for entry in entries:
         decision = entry.decision
         if entry.texts is None or entry.right is None or set(decision.signals) != set(NAMES):
             continue
         messages = _messages(entry.texts.prompt)
         if messages and decision.route != "audit" and bundle in (None, decision.bundle):
-            found.append((list(messages), Signals(**decision.signals), entry.right))
+            found.append(Example(list(messages), Signals(**decision.signals), entry.right))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edgesdk.engines.base import HiddenStates
 from edgesdk.errors import StructureError
 from edgesdk.hybrid.cloud.answer import CloudAnswer
 from edgesdk.hybrid.receipt import HybridReceipt, Timing
@@ -32,6 +33,7 @@ class LocalDraft:
         parsed: its value, where a form was asked for.
         calls: of tools.
         fault: why it has not the form that was asked for.
+        hidden_state: that it ended in, float32 [hidden]; None where the engine gives none.
     """
 
     text: str
@@ -45,6 +47,7 @@ class LocalDraft:
     parsed: Any = None
     calls: ToolCalls = field(default_factory=ToolCalls)
     fault: StructureError | None = None
+    hidden_state: HiddenStates | None = field(default=None, compare=False, repr=False)
 
     @property
     def measured(self) -> dict[str, float]:

@@ -22,7 +22,14 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 from hybrid_effort import efforts  # noqa: E402
-from hybrid_outcomes import Outcome, OutcomeStore, Try, collect, outcomes_in  # noqa: E402
+from hybrid_outcomes import (  # noqa: E402
+    Outcome,
+    OutcomeStore,
+    Try,
+    collect,
+    outcomes_in,
+    written_state,
+)
 from hybrid_report import (  # noqa: E402
     Data,
     answered_by,
@@ -286,6 +293,32 @@ def test_a_report_finds_what_was_put_into_it(world: Data) -> None:
     assert policies["random"].apgr.value < policies["signals"].apgr.value < 1
     assert policies["signals"].calls.value < policies["random"].calls.value
     assert policies["random"].calls.value == pytest.approx(0.8, abs=0.1)
+
+
+def test_states_count_where_all_outcomes_have_one(world: Data, tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+
+    def felt(one: Outcome) -> Outcome:
+        # One number of eight knows, as far as a number with noise can.
+        state = rng.normal(size=8)
+        state[2] += 3 * one.right
+        return replace(one, state=written_state(state.astype(np.float32)))
+
+    with_states = Data(*([felt(one) for one in part] for part in vars(world).values()))
+    found = trust(with_states)
+    probed, without = found["signals, prompt, probe"], found["signals and prompt"]
+    assert probed.within.low > without.within.high
+    assert probed.error is not None
+    assert promises(with_states, "signals, prompt, probe", alpha=0.2, delta=0.05).promised > 100
+    assert "signals, prompt, probe" not in trust(world)
+    # They come back as they went to the disk, but for the digits of half precision.
+    store = OutcomeStore(tmp_path / "fake.jsonl")
+    state = np.array([0.1, -70.0, 1e-3], np.float32)
+    store.append(replace(world.test[0], state=written_state(state)))
+    (back,) = outcomes_in(tmp_path / "fake.jsonl")
+    assert back.hidden_state is not None
+    np.testing.assert_allclose(back.hidden_state, state, rtol=1e-3)
+    assert world.test[0].hidden_state is None
 
 
 def test_agreement_is_worth_what_was_put_into_it(world: Data) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,14 @@ from support.talking_cloud import TalkingCloud, said
 
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.learning import Learned, examples_in, learn
+from edgesdk.hybrid.learning import Example, Learned, examples_in, learn
 from edgesdk.hybrid.records.decision import Decision, Texts
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.trust.kept import Kept
 from edgesdk.hybrid.trust.learning import train_signals
 from edgesdk.hybrid.trust.quality import auroc
-from edgesdk.hybrid.trust.signals import Seen, Signals, signals_of
+from edgesdk.hybrid.trust.signals import Seen, signals_of
 
-Example = tuple[str, Signals, bool]
 BUNDLE = "00" * 32
 
 
@@ -41,14 +41,14 @@ def answers(count: int, seed: int, *, telling: bool = True) -> list[Example]:
         log = -math.log1p(math.exp(-sureness))
         signals = signals_of([Seen(1, log, -log, 1.0)])
         right = chance.random() < 1 / (1 + math.exp(-odds))
-        found.append((f"What is {' + '.join(numbers)}?", signals, right))
+        found.append(Example(f"What is {' + '.join(numbers)}?", signals, right))
     return found
 
 
 def confidences(learned: Learned, examples: list[Example]) -> np.ndarray:
     signals = [
-        Signals(**{**vars(each), "prompt_log_odds": learned.prompts.log_odds(user(prompt))})
-        for prompt, each, _ in examples
+        replace(each.signals, prompt_log_odds=learned.prompts.log_odds(user(each.prompt)))
+        for each in examples
     ]
     return learned.regression.probability(np.array([each.vector() for each in signals]))
 
@@ -60,11 +60,13 @@ def user(prompt: str) -> list[dict[str, str]]:
 def test_prompts_and_logits_know_more_than_either() -> None:
     trained, fresh = answers(600, 1), answers(2_000, 2)
     learned = learn(trained)
-    right = np.array([each for *_, each in fresh])
+    right = np.array([each.right for each in fresh])
     both = auroc(confidences(learned, fresh), right)
-    alone = train_signals([s for _, s, _ in trained], [r for *_, r in trained])
-    logits = auroc(alone.probability(np.array([s.vector() for _, s, _ in fresh])), right)
-    prompts = auroc(np.array([learned.prompts.log_odds(user(p)) for p, *_ in fresh]), right)
+    alone = train_signals([each.signals for each in trained], [each.right for each in trained])
+    logits = auroc(alone.probability(np.array([each.signals.vector() for each in fresh])), right)
+    prompts = auroc(
+        np.array([learned.prompts.log_odds(user(each.prompt)) for each in fresh]), right
+    )
     assert both > max(logits, prompts) + 0.05
     # Its numbers are chances: among answers of about as much confidence, so many are right.
     said_chance = confidences(learned, fresh)
@@ -76,15 +78,15 @@ def test_prompts_and_logits_know_more_than_either() -> None:
 def test_prompts_that_tell_nothing_are_not_believed() -> None:
     trained, fresh = answers(400, 3, telling=False), answers(2_000, 4, telling=False)
     learned = learn(trained)
-    right = np.array([each for *_, each in fresh])
-    signals = np.array([s.log_odds for _, s, _ in fresh])
+    right = np.array([each.right for each in fresh])
+    signals = np.array([each.signals.log_odds for each in fresh])
     assert auroc(confidences(learned, fresh), right) > auroc(signals, right) - 0.02
 
 
 def test_a_client_uses_what_was_learned(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     with pytest.raises(RequestError, match="3 prompts with a right answer"):
-        learn([(prompt, signals, True) for prompt, signals, _ in answers(3, 5)])
+        learn([replace(each, right=True) for each in answers(3, 5)])
     # Nothing is turned down without a try, so that the confidence alone decides.
     learned = learn(answers(600, 1), lost=0.0)
     learned.keep(kept, BUNDLE, threshold=0.3)
@@ -104,24 +106,24 @@ def test_a_client_uses_what_was_learned(tmp_path: Path) -> None:
 def test_a_journal_with_texts_is_a_training_set(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.sqlite", keep_texts=True)
     examples = answers(120, 6)
-    for number, (prompt, signals, right) in enumerate(examples):
-        text, label = json.dumps(user(prompt)), right if number % 3 else None
+    for number, example in enumerate(examples):
+        text, label = json.dumps(user(example.prompt)), example.right if number % 3 else None
         decision = Decision(
             1.0, "local", "sure enough", "allow", bundle=f"model {number % 2}",
-            signals=vars(signals),
+            signals=vars(example.signals),
         )  # fmt: skip
         journal.append(decision, prompt=text, texts=Texts(text, "5", None, label))
-    plain = Decision(1.0, "local", "sure enough", "allow", signals=vars(examples[0][1]))
+    plain = Decision(1.0, "local", "sure enough", "allow", signals=vars(examples[0].signals))
     journal.append(plain, prompt="unseen")
     journal.append(plain, prompt="odd", texts=Texts("no messages", "5", None, True))
     text = json.dumps(user("Hi"))
     # Of several tries, and with signals that are not those of now.
-    for signals in ({**vars(examples[0][1]), "agreement": 1.0, "answers": 2}, {}):
+    for signals in ({**vars(examples[0].signals), "agreement": 1.0, "answers": 2}, {}):
         other = Decision(1.0, "local", "sure enough", "allow", signals=signals)
         journal.append(other, prompt=text, texts=Texts(text, "5", None, True))
     entries = list(journal.entries())
     found = examples_in(entries)
     assert len(found) == 80
-    assert found[0] == (user(examples[1][0]), examples[1][1], examples[1][2])
+    assert found[0] == replace(examples[1], prompt=user(examples[1].prompt))
     assert len(examples_in(entries, bundle="model 1")) == 40
     assert isinstance(learn(found), Learned)

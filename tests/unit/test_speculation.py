@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesdk.decode.draft import Draft, DraftModel, check_same_tokens
-from edgesdk.decode.loop import Generation, generate
+from edgesdk.decode.loop import Generation, Watch, generate
 from edgesdk.decode.options import Options
 from edgesdk.decode.pace import Costs, Pace
 from edgesdk.decode.rows import RecentRows, RowCheck
 from edgesdk.decode.speculation import Drafter, Speculator
-from edgesdk.engines.base import Logits, Rows
+from edgesdk.engines.base import HiddenStates, Logits, Rows
 from edgesdk.engines.caller import Caller
 from edgesdk.errors import InvalidOption
 from edgesdk.runtime import Runtime
@@ -96,7 +96,12 @@ class RoundingEngine(FakeEngine):
 
 
 def _generation(
-    engine: FakeEngine, options: Options, drafter: Drafter | None, *, logprobs: bool = False
+    engine: FakeEngine,
+    options: Options,
+    drafter: Drafter | None,
+    *,
+    logprobs: bool = False,
+    watch: Watch | None = None,
 ) -> Generation:
     return generate(
         engine.sequence(),
@@ -106,6 +111,7 @@ def _generation(
         info=engine.info,
         logprobs=logprobs,
         speculator=None if drafter is None else Speculator(PROMPT, drafter, None, Eager(Costs())),
+        watch=watch,
     )
 
 
@@ -141,6 +147,24 @@ def test_no_drafter_changes_an_answer(
     held = engine.sequences[1].tokens
     assert held == text[: len(held)]
     assert len(held) >= len(text) - 1
+
+
+@given(st.integers(0, 50), guesses)
+def test_what_watches_sees_the_state_behind_each_token(seed: int, script: list[list[int]]) -> None:
+    class Counting(RandomEngine):
+        """Its states say how many tokens came before."""
+
+        def hidden_state(self, tokens: list[int]) -> HiddenStates:
+            return np.array([len(tokens)], np.float32)
+
+    def watch(row: Logits, token: int, state: HiddenStates | None) -> None:
+        assert state is not None
+        seen.append((float(state[0]), token))
+
+    engine, options = Counting(seed), Options(max_tokens=30)
+    seen: list[tuple[float, int]] = []
+    found = _finish_tokens(_generation(engine, options, Scripted(script), watch=watch))
+    assert seen[: len(found)] == [(len(PROMPT) + at, token) for at, token in enumerate(found)]
 
 
 @given(st.integers(0, 50))

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.trust.learning import train_signals
+from edgesdk.hybrid.trust.probe import Probe
 from edgesdk.hybrid.trust.regression import from_json, sigmoid, train
 from edgesdk.hybrid.trust.signals import (
     NAMES,
@@ -28,11 +29,11 @@ from edgesdk.hybrid.trust.threshold import binomial_tail, calibrate
 
 @given(arrays(np.float32, (4, 9), elements=st.floats(-20, 20, width=32)))
 def test_signals_are_what_they_say(rows: np.ndarray) -> None:
-    meter = SignalMeter(1.25)
+    meter = SignalMeter(1.25, Probe((2.0, -1.0), 0.5))
     assert meter.signals() is None
     tokens = [0, 3, 8, 3]
-    for row, token in zip(rows, tokens, strict=True):
-        meter.saw(row, token)
+    for at, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+        meter.saw(row, token, np.array([at, 1], np.float32))
     logs = torch.log_softmax(torch.tensor(rows, dtype=torch.float64), -1)
     chosen = logs[torch.arange(4), torch.tensor(tokens)].numpy()
     entropies = torch.distributions.Categorical(logits=torch.tensor(rows).double()).entropy()
@@ -44,6 +45,7 @@ def test_signals_are_what_they_say(rows: np.ndarray) -> None:
         entropies[0], chosen[0], chosen.mean(), chosen.min(), np.quantile(chosen, 0.1),
         margins.mean(), margins.min(), entropies.mean(), 0.0, 4.0,
         chosen.sum() - np.log1p(-np.exp(min(chosen.sum(), -1e-6))), 0.0, 1.25,
+        2 * 3 - 1 + 0.5,
     ]  # fmt: skip
     np.testing.assert_allclose(found.vector(), np.array(wanted, float), atol=1e-4)
     assert len(NAMES) == len(wanted)

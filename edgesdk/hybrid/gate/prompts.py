@@ -6,8 +6,6 @@ features that need no model. It trains in seconds on thousands of examples.
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationEr
 
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.gate.features import NAMES, Messages, features
+from edgesdk.hybrid.trust.folds import Folds, folds_of, unseen
 from edgesdk.hybrid.trust.kept import Kept
 from edgesdk.hybrid.trust.quality import auroc
 from edgesdk.hybrid.trust.regression import LogisticRegression, Matrix, from_json, train
@@ -24,7 +23,6 @@ from edgesdk.text.prompts import Prompt, messages_of
 
 # What it is kept as; see `edgesdk.hybrid.trust.kept`.
 KEPT_AS = "prompts"
-_FOLDS = 5
 _LEAST_OF_EACH = 15
 # More than for signals: there are three times as many features, most of them silent. Chosen, as
 # those of `edgesdk.hybrid.trust.learning`, by the likelihood of answers that are neither trained on
@@ -129,7 +127,12 @@ def train_with_unseen(
     if not 0 <= lost < 1:
         raise InvalidOption(f"lost must be at least 0 and below 1, not {lost}.")
     inputs, right, folds = _prepared(examples)
-    scores = _unseen(inputs, right, folds)
+    scores = unseen(
+        folds,
+        lambda others, held: train(
+            NAMES, inputs[others], right[others], penalty=_PENALTY
+        ).probability(inputs[held]),
+    )
     gate = PromptGate(
         train(NAMES, inputs, right, penalty=_PENALTY),
         float(np.quantile(scores[right], lost, method="lower")),
@@ -141,7 +144,7 @@ def train_with_unseen(
 
 def _prepared(
     examples: Iterable[tuple[Prompt, bool]],
-) -> tuple[Matrix, npt.NDArray[np.bool_], npt.NDArray[np.int_]]:
+) -> tuple[Matrix, npt.NDArray[np.bool_], Folds]:
     """Features [n, len(NAMES)], whether each was right [n], and its fold [n].
 
     Raises:
@@ -156,23 +159,10 @@ def _prepared(
             hint=f"Training a prompt gate needs at least {_LEAST_OF_EACH} of each.",
         )
     inputs = np.stack([features(messages) for messages, _ in pairs])
-    # The same prompt is always in the same fold, so none is judged by itself.
-    folds = np.array([zlib.crc32(json.dumps(m).encode()) % _FOLDS for m, _ in pairs])
-    return inputs, right, folds
+    return inputs, right, folds_of(messages for messages, _ in pairs)
 
 
 def _log_odds(chances: Matrix) -> list[float]:
     inside = np.clip(chances, _SUREST, 1 - _SUREST)
     odds: list[float] = np.log(inside / (1 - inside)).tolist()
     return odds
-
-
-def _unseen(inputs: Matrix, right: npt.NDArray[np.bool_], folds: npt.NDArray[np.int_]) -> Matrix:
-    """The score of each example by a regression that was trained on the other folds."""
-    scores = np.empty(len(inputs))
-    for fold in range(_FOLDS):
-        held = folds == fold
-        if held.any():
-            trained = train(NAMES, inputs[~held], right[~held], penalty=_PENALTY)
-            scores[held] = trained.probability(inputs[held])
-    return scores

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationEr
 
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.trust.kept import Kept
+from edgesdk.hybrid.trust.probe import Probe, probe_from
 from edgesdk.hybrid.trust.regression import LogisticRegression, from_json
 from edgesdk.hybrid.trust.signals import NAMES, Signals
 
@@ -35,6 +36,7 @@ class Confidence:
             where the threshold is lower: a calibration must not change which those are.
         fusion: of confidence and agreement, where the device answered several times, trained on
             the pairs of `agreement_features`. Without one it is the mean of both.
+        probe: of hidden states, whose word the regression was trained with; None without one.
 
     Raises:
         InvalidOption: a number is out of its range, or the regression is of other signals.
@@ -45,6 +47,7 @@ class Confidence:
     decide_after: int = 24
     give_up_below: float = 0.35
     fusion: LogisticRegression | None = None
+    probe: Probe | None = None
 
     def __post_init__(self) -> None:
         # Above 1 nothing is ever kept, which is what a calibration that failed asks for.
@@ -82,6 +85,7 @@ class Confidence:
             "decide_after": self.decide_after,
             "give_up_below": self.give_up_below,
             "fusion": None if self.fusion is None else self.fusion.to_json(),
+            "probe": None if self.probe is None else self.probe.to_json(),
         }
 
     def keep(self, kept: Kept, bundle: str) -> None:
@@ -107,6 +111,7 @@ def confidence_from(value: JsonValue) -> Confidence:
             decide_after=stored.decide_after,
             give_up_below=stored.give_up_below,
             fusion=None if stored.fusion is None else from_json(stored.fusion),
+            probe=None if stored.probe is None else probe_from(stored.probe),
         )
     except ValidationError as error:
         raise RequestError(f"This is no stored confidence: {error.errors()[0]['msg']}.") from None
@@ -120,6 +125,7 @@ class _Stored(BaseModel):
     decide_after: int
     give_up_below: FiniteFloat
     fusion: JsonValue
+    probe: JsonValue
 
 
 def agreement_features(confidence: float, agreement: float) -> npt.NDArray[np.float64]:

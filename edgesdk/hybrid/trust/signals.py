@@ -1,4 +1,5 @@
-"""How sure a model was, read off the logits that its answer came from.
+"""How sure a model was, read off the logits that its answer came from, and off the state behind
+the last of them.
 
 None of this costs a forward pass. Entropy and log-probability of the first token are the signals
 of Gupta et al. 2024 (arXiv:2404.10136), quantiles of token log-probabilities those of the same.
@@ -15,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesdk.decode.constraint import Constraint
-from edgesdk.engines.base import Logits
+from edgesdk.engines.base import HiddenStates, Logits
+from edgesdk.hybrid.trust.probe import Probe
 from edgesdk.hybrid.trust.trouble import MindedConstraint
 
 # Of the 10% quantile.
@@ -48,6 +50,8 @@ class Signals:
         prompt_log_odds: what the prompt alone says, by the gate that learned from others; see
             `edgesdk.hybrid.gate.prompts`. 0 without one. The logits say how sure the model is;
             how far that is to be believed depends on what it was asked.
+        probe_log_odds: what the hidden state says that the answer ends in, by a probe; see
+            `edgesdk.hybrid.trust.probe`. 0 without one.
     """
 
     first_entropy: float
@@ -63,6 +67,7 @@ class Signals:
     log_odds: float
     forbidden: float = 0.0
     prompt_log_odds: float = 0.0
+    probe_log_odds: float = 0.0
 
     def vector(self) -> npt.NDArray[np.float64]:
         """All of them in order, float64 [signals]."""
@@ -95,10 +100,16 @@ class SignalMeter:
 
     Args:
         prompt_log_odds: of the prompt, if something learned to tell them.
+        probe: of the model, if one was trained.
+
+    Attributes:
+        hidden_state: behind the last logits, float32 [hidden]; None where the engine gives none.
     """
 
-    def __init__(self, prompt_log_odds: float = 0.0) -> None:
+    def __init__(self, prompt_log_odds: float = 0.0, probe: Probe | None = None) -> None:
+        self.hidden_state: HiddenStates | None = None
         self._prompt_log_odds = prompt_log_odds
+        self._probe = probe
         self._steps: list[Seen] = []
         self._forbidden = 0.0
 
@@ -106,8 +117,10 @@ class SignalMeter:
         """`constraint`, of which the next steps are to tell how much it forbids."""
         return MindedConstraint(constraint, self._forbade)
 
-    def saw(self, row: Logits, token: int) -> None:
-        """A step chose `token` by the logits `row`, float32 [vocab]."""
+    def saw(self, row: Logits, token: int, state: HiddenStates | None = None) -> None:
+        """A step chose `token` by the logits `row`, float32 [vocab], made of `state`, float32
+        [hidden]."""
+        self.hidden_state = None if state is None else state.copy()
         top = np.partition(row, -2)[-2:]
         shifted = row - top[1]
         weights = np.exp(shifted)
@@ -141,10 +154,17 @@ class SignalMeter:
 
     def signals(self) -> Signals | None:
         """Those of the answer so far; None before its first token."""
-        return signals_of(self._steps, self._prompt_log_odds) if self._steps else None
+        if not self._steps:
+            return None
+        probed = 0.0
+        if self._probe is not None and self.hidden_state is not None:
+            probed = self._probe.log_odds(self.hidden_state)
+        return signals_of(self._steps, self._prompt_log_odds, probed)
 
 
-def signals_of(steps: Sequence[Seen], prompt_log_odds: float = 0.0) -> Signals:
+def signals_of(
+    steps: Sequence[Seen], prompt_log_odds: float = 0.0, probe_log_odds: float = 0.0
+) -> Signals:
     """The signals of an answer of these steps, of which there is at least one."""
     found = np.array([step.log_probability for step in steps])
     margins = [step.margin for step in steps]
@@ -162,6 +182,7 @@ def signals_of(steps: Sequence[Seen], prompt_log_odds: float = 0.0) -> Signals:
         log_odds=log_odds(float(found.sum())),
         forbidden=float(np.mean([step.forbidden for step in steps])),
         prompt_log_odds=prompt_log_odds,
+        probe_log_odds=probe_log_odds,
     )
 
 
