@@ -40,9 +40,10 @@ from edgesdk.hybrid.stream import (
     HybridStream,
     Steps,
 )
-from edgesdk.hybrid.trust.calibrating import Check, Progress
+from edgesdk.hybrid.trust.calibrating import Progress
 from edgesdk.hybrid.trust.calibrations import Calibrated
 from edgesdk.hybrid.trust.confidence import KEPT_AS, Confidence, confidence_from
+from edgesdk.hybrid.trust.judging import Check
 from edgesdk.hybrid.trust.kept import Kept, kept_for
 from edgesdk.hybrid.trusting import Trust
 from edgesdk.hybrid.waiting.flushing import LateReply

@@ -4,22 +4,28 @@ trust an answer."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from typing_extensions import Unpack
 
+from edgesdk.decode.options import OptionChanges
 from edgesdk.engines.base import HiddenStates
+from edgesdk.errors import ContextOverflow, DeadlineExceeded
+from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.gate.features import Messages
 from edgesdk.hybrid.gate.prompts import PromptGate, train_with_unseen
 from edgesdk.hybrid.records.journal import Entry
 from edgesdk.hybrid.trust.confidence import Confidence
 from edgesdk.hybrid.trust.folds import folds_of
-from edgesdk.hybrid.trust.kept import Kept
+from edgesdk.hybrid.trust.judging import Check, passes
+from edgesdk.hybrid.trust.kept import Kept, kept_for
 from edgesdk.hybrid.trust.learning import train_signals
 from edgesdk.hybrid.trust.probe import Probe, train_probe
 from edgesdk.hybrid.trust.regression import LogisticRegression, Matrix
 from edgesdk.hybrid.trust.signals import NAMES, Signals
+from edgesdk.model import Model
 from edgesdk.text.prompts import Prompt, messages_of
 
 
@@ -91,6 +97,55 @@ def learn(examples: Iterable[Example], *, lost: float = 0.05) -> Learned:
         for each, prompt, state in zip(found, of_prompts, of_states, strict=True)
     ]
     return Learned(gate, train_signals(signals, [each.right for each in found]), probe)
+
+
+def learn_from(
+    model: Model,
+    labelled: Iterable[tuple[Prompt, Check]],
+    *,
+    kept: Kept | None = None,
+    threshold: float = Confidence.threshold,
+    lost: float = 0.05,
+    **options: Unpack[OptionChanges],
+) -> Learned:
+    """Let a model answer some hundred prompts, learn from what is right, and keep that: hybrid
+    clients that are made for the model from then on use it.
+
+    Args:
+        labelled: prompts, drawn as those to come will be, none of which may calibrate the threshold
+            later, each with the expected answer (see `edgesdk.hybrid.trust.judging.same_answer`)
+            or what tells whether an answer is right. One at a time is asked for.
+        kept: where it is kept; None for the store.
+        threshold: see `Learned.keep`.
+        lost: see `learn`.
+        options: with which answers are made later.
+
+    Raises:
+        InvalidOption: an option is unknown or out of its range.
+        RequestError: there are too few right or wrong answers, or nothing can be kept.
+        EngineError: the engine failed.
+        Exception: whatever a check raises.
+    """
+    learned = learn(_answered(model, labelled, options), lost=lost)
+    learned.keep(
+        kept or kept_for(model.source), model.runtime.engine.origin.model, threshold=threshold
+    )
+    return learned
+
+
+def _answered(
+    model: Model, labelled: Iterable[tuple[Prompt, Check]], options: OptionChanges
+) -> Iterator[Example]:
+    """Without a cloud nothing is turned down and nothing given up."""
+    with HybridClient(model, confidence=Confidence()) as client:
+        for prompt, check in labelled:
+            try:
+                local = client.respond(prompt, **options).local
+            except (ContextOverflow, DeadlineExceeded):
+                continue
+            if local is not None and local.signals is not None:
+                right = passes(check, local.text)
+                yield Example(prompt, local.signals, right, local.hidden_state)
 
 
 def _probed(examples: list[Example]) -> tuple[Probe | None, Matrix]:

@@ -19,9 +19,10 @@ from edgesdk.hybrid.promise import Promise, PromiseKeeper
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.trust.calibrating import Check, Labels, Progress, answered, written_down
+from edgesdk.hybrid.trust.calibrating import Labels, Progress, answered, written_down
 from edgesdk.hybrid.trust.calibrations import Calibrated, calibrations_in, circumstances_of
 from edgesdk.hybrid.trust.confidence import Confidence
+from edgesdk.hybrid.trust.judging import Check
 from edgesdk.model import Model
 from edgesdk.text.prompts import Prompt
 

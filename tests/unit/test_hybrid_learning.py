@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.fake_engine import FakeEngine, fake_model
+from support.fake_engine import OPEN, FakeEngine, fake_model
 from support.talking_cloud import TalkingCloud, said
 
+from edgesdk.engines.base import HiddenStates
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.learning import Example, Learned, examples_in, learn
+from edgesdk.hybrid.learning import Example, Learned, examples_in, learn, learn_from
 from edgesdk.hybrid.records.decision import Decision, Texts
 from edgesdk.hybrid.records.journal import Journal
 from edgesdk.hybrid.trust.kept import Kept
@@ -101,6 +103,35 @@ def test_a_client_uses_what_was_learned(tmp_path: Path) -> None:
     assert found[hard] is not None
     assert found[easy].signals.prompt_log_odds == learned.prompts.log_odds(user(easy))
     assert found[easy].confidence > 10 * found[hard].confidence
+
+
+def test_a_model_is_asked_what_it_learns_from(tmp_path: Path) -> None:
+    class Feeling(FakeEngine):
+        """Its states say how long the prompt was."""
+
+        def hidden_state(self, tokens: list[int]) -> HiddenStates:
+            return np.array([tokens.index(OPEN), 1, 0], np.float32)
+
+    # It always says the same, which is right where it is expected.
+    labelled: list[tuple[str, str | Callable[[str], bool]]] = [
+        ("a" * (20 + at % 30), "hello there" if at % 30 > 15 else "Good-bye.") for at in range(120)
+    ]
+    labelled += [("b" * 60, lambda text: text == "Hello there."), ("c" * 5_000, "does not fit")]
+    model, kept = fake_model(Feeling()), Kept(tmp_path)
+    learned = learn_from(model, iter(labelled), kept=kept, threshold=0.4, max_tokens=50)
+    assert learned.prompts.examples == 121
+    assert learned.probe is not None
+    assert learned.probe.bias + learned.probe.weights[0] * 25 < 0
+    with HybridClient(model, kept=kept) as client:
+        found = {prompt: client.respond(prompt).local for prompt in ("d" * 22, "d" * 48)}
+        assert client.promise.confidence.threshold == 0.4
+        assert client.promise.confidence.probe == learned.probe
+    sure = [None if local is None else local.confidence for local in found.values()]
+    assert sure[0] is not None
+    assert sure[1] is not None
+    assert sure[0] < 0.2 < 0.8 < sure[1]
+    with pytest.raises(RequestError, match="0 prompts with a right answer"):
+        learn_from(model, [("Hi", "Good-bye.")] * 40, kept=kept)
 
 
 def test_a_journal_with_texts_is_a_training_set(tmp_path: Path) -> None:

@@ -12,13 +12,11 @@ from edgesdk.errors import ContextOverflow, DeadlineExceeded, RequestError
 from edgesdk.hybrid.records.journal import Entry
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.trust.confidence import Confidence
-from edgesdk.hybrid.trust.judging import same_answer
+from edgesdk.hybrid.trust.judging import Check, passes
 from edgesdk.hybrid.trust.signals import NAMES, Signals
 from edgesdk.hybrid.trust.threshold import Calibration, calibrate
 from edgesdk.text.prompts import Prompt, messages_of
 
-# The answer that is expected, or what tells whether an answer is right.
-Check: TypeAlias = str | Callable[[str], bool]
 Progress: TypeAlias = Callable[[int, int | None], None]
 Drafting: TypeAlias = Callable[[list[dict[str, Any]]], Generator[object, None, LocalDraft | None]]
 
@@ -77,8 +75,7 @@ def answered(
             )
         if draft is not None and draft.confidence is not None and not draft.doubted:
             confidences.append(draft.confidence)
-            text = draft.text
-            right.append(same_answer(check, text) if isinstance(check, str) else bool(check(text)))
+            right.append(passes(check, draft.text))
         done += 1
         if progress is not None:
             progress(done, total)

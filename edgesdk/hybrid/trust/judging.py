@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from decimal import Decimal
+from typing import TypeAlias
+
+# The answer that is expected, or what tells whether an answer is right.
+Check: TypeAlias = str | Callable[[str], bool]
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?[0-9][0-9,]*(?:\.[0-9]+)?|(?<![\w.])[-+]?\.[0-9]+")
 _EDGES = " \t\n.,;:!?\"'`*_()[]{}<>"
@@ -36,3 +41,8 @@ def last_number(text: str) -> Decimal | None:
 def _plain(text: str) -> str:
     """The words alone."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(_EDGES)
+
+
+def passes(check: Check, answer: str) -> bool:
+    """Whether an answer is right, by the expected one or by what tells."""
+    return same_answer(check, answer) if isinstance(check, str) else bool(check(answer))
