@@ -40,8 +40,8 @@ def reference_odds(states: np.ndarray, right: np.ndarray, fresh: np.ndarray) -> 
     known = torch.tensor(states).double()
     mean, scale = known.mean(0), known.std(0, unbiased=False)
     values, vectors = torch.linalg.eigh(torch.cov(((known - mean) / scale).T, correction=0))
-    directions = vectors[:, -64:] / values[-64:].sqrt()
-    weights = torch.zeros(65, dtype=torch.double, requires_grad=True)
+    directions = vectors[:, -32:] / values[-32:].sqrt()
+    weights = torch.zeros(33, dtype=torch.double, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=500, line_search_fn="strong_wolfe")
 
     def scored(rows: torch.Tensor) -> torch.Tensor:
@@ -76,9 +76,9 @@ def test_nobody_is_judged_by_himself() -> None:
     trained = unseen(folds, lambda others, held: np.full(held.sum(), others.sum()))
     assert (trained == [90 - (folds == fold).sum() for fold in folds]).all()
     # States of noise tell nothing, and are not believed to.
-    noise = np.random.default_rng(3).normal(size=(300, HIDDEN)).astype(np.float32)
-    right = np.random.default_rng(4).random(300) < 0.5
-    probe, odds = train_probe(noise, right, np.arange(300) % 5)
+    noise = np.random.default_rng(3).normal(size=(100, HIDDEN)).astype(np.float32)
+    right = np.random.default_rng(4).random(100) < 0.5
+    probe, odds = train_probe(noise, right, np.arange(100) % 5)
     seen = np.array([probe.log_odds(state) for state in noise])
     assert auroc(seen, right) > 0.7
     assert auroc(odds, right) < 0.6
