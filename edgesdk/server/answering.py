@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from time import perf_counter
 
@@ -56,72 +56,82 @@ class Answering:
     async def _answer(
         self, body: bytes, started: float, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        param = "messages"
+        settings = self._service.settings
         try:
             # In a thread: a schema can take a while to compile.
-            settings = self._service.settings
             asked = await self._service.in_thread(lambda: self._ask(body, settings, started))
-            param = asked.param
-            answer = await self._service.answer(asked.job)
-            try:
-                async with aclosing(answer.steps()) as steps:
-                    # Nothing is sent before the first step: until then an error has a status.
-                    first = await anext(steps, None)
-                    if first is None:
-                        _finish_of(answer)
-                    shape = asked.shape_for(answer.resident.model)
-                    everything = _with_first(first, steps)
-                    if asked.stream:
-                        await send_stream(self._events(answer, everything, shape, asked), send)
-                        return
-                    taken = [step async for step in everything]
-            finally:
-                answer.cancel()
-            reader = asked.reader()
-            parts = reader.feed("".join(step.text for step in taken)) + reader.rest()
-            self._count_calls(answer, parts)
-            whole = shape.whole(taken, parts, _finish_of(answer))
-            await JSONResponse(whole)(scope, receive, send)
         except Exception as error:
-            await send_error(error, param, scope, receive, send)
+            await send_error(error, "messages", scope, receive, send)
+        else:
+            await give(self._service, asked, scope, receive, send)
 
-    async def _events(
-        self, answer: Answer, steps: AsyncIterator[Step], shape: Shape, asked: Asked
-    ) -> AsyncIterator[bytes]:
-        """The stream's events (server-sent events, as OpenAI uses them)."""
-        for chunk in shape.opening():
-            yield event_of(chunk)
-        reader = asked.reader()
-        held: list[Step] = []
+
+async def give(service: Service, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+    """Have a model of this server answer a request, within `attended`."""
+    try:
+        answer = await service.answer(asked.job)
         try:
-            async for step in steps:
-                held.append(step)
-                parts = reader.feed(step.text)
-                self._count_calls(answer, parts)
-                for part in parts:
-                    for chunk in shape.chunks(held, part):
-                        yield event_of(chunk)
-                    held = []
-            finish = _finish_of(answer)
-        except Exception as error:
-            yield event_of(api_error(error, asked.param).body())
-            return
-        parts = reader.rest()
-        self._count_calls(answer, parts)
-        if held and not parts and asked.job.logprobs:
-            parts = [""]
-        for part in parts:
-            for chunk in shape.chunks(held, part):
-                yield event_of(chunk)
-            held = []
-        yield event_of(shape.closing(finish))
-        if asked.wants_usage:
-            yield event_of(shape.usage_chunk(finish))
-        yield DONE
+            async with aclosing(answer.steps()) as steps:
+                # Nothing is sent before the first step: until then an error has a status.
+                first = await anext(steps, None)
+                if first is None:
+                    _finish_of(answer)
+                shape = asked.shape_for(answer.resident.model)
+                everything = _with_first(first, steps)
+                if asked.stream:
+                    events = _events(service, answer, everything, shape, asked)
+                    await send_stream(events, send, asked.headers)
+                    return
+                taken = [step async for step in everything]
+        finally:
+            answer.cancel()
+        reader = asked.reader()
+        parts = reader.feed("".join(step.text for step in taken)) + reader.rest()
+        _count_calls(service, answer, parts)
+        whole = shape.whole(taken, parts, _finish_of(answer))
+        await JSONResponse(whole, headers=asked.headers)(scope, receive, send)
+    except Exception as error:
+        await send_error(error, asked.param, scope, receive, send)
 
-    def _count_calls(self, answer: Answer, parts: list[Part]) -> None:
-        calls = sum(isinstance(part, Called) for part in parts)
-        self._service.metrics.count_calls(answer.resident.offer.name, calls)
+
+async def _events(
+    service: Service, answer: Answer, steps: AsyncIterator[Step], shape: Shape, asked: Asked
+) -> AsyncIterator[bytes]:
+    """The stream's events (server-sent events, as OpenAI uses them)."""
+    for chunk in shape.opening():
+        yield event_of(chunk)
+    reader = asked.reader()
+    held: list[Step] = []
+    try:
+        async for step in steps:
+            held.append(step)
+            parts = reader.feed(step.text)
+            _count_calls(service, answer, parts)
+            for part in parts:
+                for chunk in shape.chunks(held, part):
+                    yield event_of(chunk)
+                held = []
+        finish = _finish_of(answer)
+    except Exception as error:
+        yield event_of(api_error(error, asked.param).body())
+        return
+    parts = reader.rest()
+    _count_calls(service, answer, parts)
+    if held and not parts and asked.job.logprobs:
+        parts = [""]
+    for part in parts:
+        for chunk in shape.chunks(held, part):
+            yield event_of(chunk)
+        held = []
+    yield event_of(shape.closing(finish))
+    if asked.wants_usage:
+        yield event_of(shape.usage_chunk(finish))
+    yield DONE
+
+
+def _count_calls(service: Service, answer: Answer, parts: list[Part]) -> None:
+    calls = sum(isinstance(part, Called) for part in parts)
+    service.metrics.count_calls(answer.resident.offer.name, calls)
 
 
 async def attended(
@@ -209,15 +219,14 @@ def _finish_of(answer: Answer) -> Finish:
     return finish
 
 
-async def send_stream(
-    events: AsyncIterator[bytes], send: Send, headers: Iterable[tuple[bytes, bytes]] = ()
-) -> None:
+async def send_stream(events: AsyncIterator[bytes], send: Send, headers: Mapping[str, str]) -> None:
     """Send a stream of events, which must raise nothing.
 
     Args:
-        headers: besides those that any such stream has.
+        headers: besides those that any such stream has; in Latin-1.
     """
-    everything = [*_STREAM_HEADERS, *headers]
+    besides = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    everything = [*_STREAM_HEADERS, *besides]
     await send({"type": "http.response.start", "status": 200, "headers": everything})
     async for event in events:
         await send({"type": "http.response.body", "body": event, "more_body": True})

@@ -75,17 +75,20 @@ def create_app(service: Service, hybrid: HybridSetup | None = None) -> ASGIApp:
                 await asyncio.to_thread(hybrid.close)
 
     chat: ASGIApp = Answering(service, ask_chat)
+    completion: ASGIApp = Answering(service, ask_completion)
     if hybrid is not None:
+        from edgesdk.server.hybrid.alone import ask_completion_alone
         from edgesdk.server.hybrid.answering import HybridAnswering
 
         chat = HybridAnswering(service, hybrid)
+        completion = Answering(service, ask_completion_alone)
     routes = [
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/v1/models", models),
         Route("/v1/models/{name}", model),
         Route("/v1/chat/completions", chat, methods=["POST"]),
-        Route("/v1/completions", Answering(service, ask_completion), methods=["POST"]),
+        Route("/v1/completions", completion, methods=["POST"]),
     ]
     known = {route.path for route in routes}
     middleware = [Middleware(_Counting, metrics=service.metrics, known=known)]

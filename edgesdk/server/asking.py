@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from edgesdk.model import Model
 from edgesdk.runtime import Runtime
@@ -27,6 +27,7 @@ class Asked:
         shape_for: how the model that answers words it.
         reader: what tells its text and its calls apart.
         param: the field that holds the prompt, for error messages.
+        headers: of the response, besides those that any has.
     """
 
     job: Job
@@ -35,15 +36,20 @@ class Asked:
     stream: bool
     wants_usage: bool
     param: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def ask_chat(body: bytes, settings: ServerSettings, started: float) -> Asked:
-    """Read the body of `/v1/chat/completions`.
+    """Read the body of `/v1/chat/completions`; raises as `chat_asked` does."""
+    return chat_asked(parse(ChatRequest, body), settings, started)
+
+
+def chat_asked(request: ChatRequest, settings: ServerSettings, started: float) -> Asked:
+    """What a request to `/v1/chat/completions` asks of a model of this server.
 
     Raises:
         ApiError, InvalidOption, RequestError: it asks for something that cannot be done.
     """
-    request = parse(ChatRequest, body)
     form = format_asked(request)
     toolset = toolset_of(request.tools, request.tool_choice, request.parallel_tool_calls)
     if toolset is not None:
@@ -90,7 +96,7 @@ def check_together(request: ChatRequest, toolset: Toolset) -> None:
 
 
 def ask_completion(body: bytes, settings: ServerSettings, started: float) -> Asked:
-    """Read the body of `/v1/completions`; raises as `ask_chat` does."""
+    """Read the body of `/v1/completions`; raises as `chat_asked` does."""
     request = parse(CompletionRequest, body)
     logprobs = request.logprobs is not None
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from typing import Any
+from unittest.mock import ANY
 
 import openai
 import pytest
@@ -165,7 +167,7 @@ def test_a_request_chooses_for_itself() -> None:
             },
             400,
         ),
-        ({"logprobs": True}, 400),
+        ({"logprobs": True, "extra_headers": {"X-Edgesdk-Upload": "allow"}}, 403),
     ],
 )
 def test_what_a_request_may_not_choose(more: Any, status_code: int) -> None:
@@ -177,6 +179,54 @@ def test_what_a_request_may_not_choose(more: Any, status_code: int) -> None:
             ask(client, **more)
         assert refused.value.status_code == status_code
         assert cloud.requests == []
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_log_probabilities_are_the_devices_own(streams: bool) -> None:
+    def never(body: Any) -> Script:
+        raise AssertionError("the cloud was asked")
+
+    with TalkingCloud(never) as cloud, hybrid_server(cloud) as (_, client):
+        counted = {"stream": True, "stream_options": {"include_usage": True}} if streams else {}
+        raw = ask(client, logprobs=True, extra_headers={"X-Edgesdk-Prefer": "cloud"}, **counted)
+        chunks = list(raw.parse()) if streams else [raw.parse()]
+    found = [c.choices[0].logprobs for c in chunks if c.choices]
+    entries = [entry for each in found if each for entry in each.content or []]
+    assert bytes(byte for entry in entries for byte in entry.bytes or []) == LOCAL
+    assert all(math.exp(entry.logprob) == pytest.approx(0.39, abs=0.01) for entry in entries)
+    assert raw.headers["x-edgesdk-route"] == report(chunks[-1])["route"] == "local"
+    assert raw.headers["x-edgesdk-reason"] == report(chunks[-1])["reason"]
+    assert "log-probabilities" in raw.headers["x-edgesdk-reason"]
+    assert report(chunks[-1])["confidence"] is None
+    if streams:
+        assert report(chunks[-2]) == report(chunks[-1]) | {"seconds": ANY}
+        assert not any("edgesdk" in c.model_extra for c in chunks[:-2])
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_text_that_goes_on_is_the_devices(streams: bool) -> None:
+    def never(body: Any) -> Script:
+        raise AssertionError("the cloud was asked")
+
+    with TalkingCloud(never) as cloud, hybrid_server(cloud) as (_, client):
+        raw = client.completions.with_raw_response.create(
+            model="unsure", prompt="Say \x02", temperature=0, max_tokens=40, stream=streams
+        )
+        parsed: Any = raw.parse()
+        chunks = list(parsed) if streams else [parsed]
+    assert "".join(c.choices[0].text for c in chunks) == LOCAL.decode()
+    assert raw.headers["x-edgesdk-route"] == report(chunks[-1])["route"] == "local"
+    assert raw.headers["x-edgesdk-reason"] == report(chunks[-1])["reason"]
+    assert report(chunks[-1]) == {
+        "route": "local",
+        "reason": "a cloud answers chats only",
+        "confidence": None,
+        "low_confidence": False,
+        "cost": {"money": 0, "tokens": 0},
+        "endpoint": None,
+        "whole": True,
+        "seconds": ANY,
+    }
 
 
 def test_a_plain_server_knows_none_of_it() -> None:

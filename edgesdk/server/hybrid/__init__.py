@@ -18,6 +18,10 @@ What a client may say: headers `X-Edgesdk-Upload` ("local_only", "redact", "allo
 `X-Edgesdk-Prefer` ("local", "cloud"), or the same in a field `edgesdk` of the request. The server's
 own rule for uploads is the loosest that is granted.
 
+What only the device can answer it answers alone, and the header, the field and the reason say so:
+`/v1/completions`, because clouds answer chats, and requests for `logprobs`, because those are of
+the device's model. Nobody decides there, so there is no confidence and nothing in the journal.
+
 A client that only appends text cannot take back a draft. So with hold "decision", the default, the
 device's pieces wait until it is sure that nobody else answers, which for an answer of the device is
 its end; the cloud's pieces go out as they come, and what breaks off is not begun again. With

@@ -20,9 +20,11 @@ from edgesdk.server.answering import (
     api_error,
     attended,
     event_of,
+    give,
     send_error,
     send_stream,
 )
+from edgesdk.server.asking import Asked
 from edgesdk.server.calling import Part
 from edgesdk.server.failures import stopping
 from edgesdk.server.hybrid.asking import HybridAsked, ask_hybrid
@@ -71,8 +73,11 @@ class HybridAnswering:
             service, policy = self._service, self._setup.policy
             headers = Headers(scope=scope)
             asked = await service.in_thread(
-                lambda: ask_hybrid(body, headers, service.settings, policy)
+                lambda: ask_hybrid(body, headers, service.settings, policy, started)
             )
+            if isinstance(asked, Asked):
+                await give(service, asked, scope, receive, send)
+                return
             hold = self._hold(asked)
             work = await self._begin(asked, hold, started)
             stamp = Stamp(
@@ -127,8 +132,7 @@ class HybridAnswering:
             # is known by then who answers.
             first = await anext(shown, None)
             told = _headers(streamed)
-            encoded = [(name.encode(), value.encode("latin-1")) for name, value in told.items()]
-            await send_stream(self._events(streamed, first, shown), send, encoded)
+            await send_stream(self._events(streamed, first, shown), send, told)
 
     async def _events(
         self, streamed: Streamed, first: HybridEvent | None, shown: AsyncIterator[HybridEvent]

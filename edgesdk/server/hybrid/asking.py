@@ -15,9 +15,10 @@ from edgesdk.hybrid.privacy.policy import Policy, Verdict
 from edgesdk.hybrid.privacy.vault import Vault
 from edgesdk.runtime import Runtime
 from edgesdk.server.arguments import value_check
-from edgesdk.server.asking import check_together
+from edgesdk.server.asking import Asked, chat_asked, check_together
 from edgesdk.server.calling import CallReader, Reader, TextReader
 from edgesdk.server.failures import ApiError
+from edgesdk.server.hybrid.alone import alone
 from edgesdk.server.hybrid.routing import Routing, RoutingFields, routing_of
 from edgesdk.server.messages import conversation
 from edgesdk.server.prompting import call_form
@@ -27,6 +28,8 @@ from edgesdk.server.structure import FORMAT, blamed_on, format_asked
 from edgesdk.server.tooling import Toolset, toolset_of
 from edgesdk.structure.asking import Structure
 from edgesdk.tools.calls import ToolCall, ToolCalls
+
+_OF_DEVICE = "log-probabilities are the device's own"
 
 
 class HybridChatRequest(ChatRequest):
@@ -57,9 +60,12 @@ class HybridAsked:
 
 
 def ask_hybrid(
-    body: bytes, headers: Headers, settings: ServerSettings, policy: Policy
-) -> HybridAsked:
-    """Read a request to `/v1/chat/completions`.
+    body: bytes, headers: Headers, settings: ServerSettings, policy: Policy, started: float
+) -> HybridAsked | Asked:
+    """Read a request to `/v1/chat/completions`; one that only the device can answer is an `Asked`.
+
+    Args:
+        started: `time.perf_counter()` when it came.
 
     Raises:
         ApiError, InvalidOption, RequestError: it asks for something that cannot be done.
@@ -67,12 +73,7 @@ def ask_hybrid(
     request = parse(HybridChatRequest, body)
     routing = routing_of(request.edgesdk, headers, policy)
     if request.logprobs:
-        raise ApiError(
-            400,
-            "This server gives no log-probabilities, because a cloud may answer.",
-            param="logprobs",
-            code="unsupported_parameter",
-        )
+        return alone(chat_asked(request, settings, started), _OF_DEVICE)
     structure = format_asked(request)
     toolset = toolset_of(request.tools, request.tool_choice, request.parallel_tool_calls)
     if toolset is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgesdk.decode.loop import Finish
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.server.shapes import Json, Stamp, call_entry
 from edgesdk.server.tooling import Called
@@ -112,6 +113,20 @@ def report_of(reply: HybridReply) -> Json:
         "endpoint": receipt.endpoint,
         "whole": receipt.finish_reason not in ("incomplete", "deadline"),
         "seconds": receipt.seconds,
+    }
+
+
+def report_of_device(reason: str, finish: Finish, seconds: float) -> Json:
+    """The same of an answer of the device that nobody judged, because nobody else can give it."""
+    return {
+        "route": "local",
+        "reason": reason,
+        "confidence": None,
+        "low_confidence": False,
+        "cost": {"money": 0.0, "tokens": 0},
+        "endpoint": None,
+        "whole": finish.reason != "deadline",
+        "seconds": seconds,
     }
 
 
