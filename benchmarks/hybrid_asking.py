@@ -19,7 +19,6 @@ from edgesdk.hybrid.effort.effort import Effort
 from edgesdk.hybrid.trust.signals import SignalMeter
 from edgesdk.model import Model
 
-MOST_TOKENS = 24
 _LIKELIEST = 5
 
 
@@ -74,7 +73,7 @@ class LocalAsker:
             assert finish is not None, "a generation that was read to its end has a finish"
             return text, meter, finish
 
-        options = Options(max_tokens=MOST_TOKENS, stop="\n", speculate="off")
+        options = Options(max_tokens=prompt.tokens, stop="\n", speculate="off")
         answer, meter, finish = answered(options, noting=True)
         seconds = perf_counter() - started
         tries = []
@@ -107,7 +106,7 @@ class EndpointAsker:
         body = {
             "model": self._model,
             "messages": prompt.messages(),
-            "max_tokens": MOST_TOKENS,
+            "max_tokens": prompt.tokens,
             "temperature": 0,
             "stop": "\n",
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from hybrid_early import GivenUp
 from hybrid_effort import EffortWorth
 from hybrid_report import Data, Promises, Routing, Trust
 from hybrid_routing import RoutingCurve
@@ -70,6 +71,23 @@ def effort_table(found: Iterable[EffortWorth]) -> str:
             for one in found
         ],
     )
+
+
+def early_table(found: Iterable[GivenUp]) -> str:
+    """What giving up half-way is worth."""
+    return _table(
+        (
+            "judged half-way", "answers", "AUROC within families", "given up of the wrong",
+            "given up of the right", "tokens saved",
+        ),
+        [
+            (
+                one.judge, str(one.answers), str(one.within), str(one.wrong), str(one.right),
+                str(one.saved),
+            )
+            for one in found
+        ],
+    )  # fmt: skip
 
 
 def routing_table(

@@ -9,13 +9,14 @@ from edgesdk.errors import DeadlineExceeded, StructureError
 from edgesdk.hybrid.ask import Ask
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.trust.confidence import Confidence
-from edgesdk.hybrid.trust.signals import SignalMeter
+from edgesdk.hybrid.trust.signals import SignalMeter, Signals
 from edgesdk.receipt import receipt_of
 from edgesdk.runtime import Runtime
 from edgesdk.tools.calls import ToolCalls, calls_in
 
-# Signals of an answer change slowly; asking at every token would cost more than it tells.
-_EVERY = 8
+# Tokens after which giving up is considered anew: signals change slowly, and asking at every token
+# would cost more than it tells.
+CONSIDERED_EVERY = 8
 
 
 def draft(
@@ -43,6 +44,8 @@ def draft(
     sequences = ask.lender(runtime)
     sequence = sequences.take(ids)
     pieces: list[str] = []
+    halfway: list[Signals] = []
+    considering = confidence.decide_after
     doubted = False
     try:
         generation = runtime.generate(
@@ -59,10 +62,11 @@ def draft(
                 if step.text:
                     pieces.append(step.text)
                     yield step.text
-                if doubted or meter.tokens % _EVERY:
-                    continue
-                signals = meter.signals()
-                doubted = signals is not None and confidence.hopeless(signals)
+                # Of just so many tokens, however many there are by now: the engine decodes ahead.
+                while meter.tokens > considering:
+                    halfway.append(meter.first(considering))
+                    considering += CONSIDERED_EVERY
+                    doubted = doubted or confidence.hopeless(halfway[-1])
                 if doubted and may_give_up:
                     break
         finally:
@@ -103,4 +107,5 @@ def draft(
         calls=calls,
         fault=fault,
         hidden_state=meter.hidden_state,
+        halfway=tuple(halfway),
     )

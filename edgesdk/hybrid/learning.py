@@ -28,6 +28,9 @@ from edgesdk.hybrid.trust.signals import NAMES, Signals
 from edgesdk.model import Model
 from edgesdk.text.prompts import Prompt, messages_of
 
+# Of right answers and of wrong ones that went on.
+_FEWEST_HALFWAY = 20
+
 
 @dataclass(frozen=True)
 class Example:
@@ -38,12 +41,14 @@ class Example:
         signals: of the answer,
         right: and whether it was.
         hidden_state: that it ended in, float32 [hidden]; None where the engine gives none.
+        halfway: its signals while it went on; none of a short one.
     """
 
     prompt: Prompt
     signals: Signals
     right: bool
     hidden_state: HiddenStates | None = None
+    halfway: tuple[Signals, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,19 @@ class Learned:
 
     Attributes:
         prompts: for `edgesdk.hybrid.gate.gate.DraftGate`.
-        regression, probe: for `edgesdk.hybrid.trust.confidence.Confidence`.
+        regression, probe, halfway: for `edgesdk.hybrid.trust.confidence.Confidence`.
     """
 
     prompts: PromptGate
     regression: LogisticRegression
     probe: Probe | None = None
+    halfway: LogisticRegression | None = None
+
+    def confidence(self, threshold: float = Confidence.threshold) -> Confidence:
+        """What answers are judged by, as far as it was learned."""
+        return Confidence(
+            self.regression, threshold=threshold, probe=self.probe, halfway=self.halfway
+        )
 
     def keep(self, kept: Kept, bundle: str, *, threshold: float = Confidence.threshold) -> None:
         """Store both for the model with this hash, whose clients then use them by themselves.
@@ -70,8 +82,7 @@ class Learned:
             RequestError: it cannot be written.
         """
         self.prompts.keep(kept, bundle)
-        confidence = Confidence(self.regression, threshold=threshold, probe=self.probe)
-        confidence.keep(kept, bundle)
+        self.confidence(threshold).keep(kept, bundle)
 
 
 def learn(examples: Iterable[Example], *, lost: float = 0.05) -> Learned:
@@ -96,7 +107,8 @@ def learn(examples: Iterable[Example], *, lost: float = 0.05) -> Learned:
         replace(each.signals, prompt_log_odds=prompt, probe_log_odds=float(state))
         for each, prompt, state in zip(found, of_prompts, of_states, strict=True)
     ]
-    return Learned(gate, train_signals(signals, [each.right for each in found]), probe)
+    regression = train_signals(signals, [each.right for each in found])
+    return Learned(gate, regression, probe, _halfway(found, of_prompts))
 
 
 def learn_from(
@@ -145,7 +157,7 @@ def _answered(
                 continue
             if local is not None and local.signals is not None:
                 right = passes(check, local.text)
-                yield Example(prompt, local.signals, right, local.hidden_state)
+                yield Example(prompt, local.signals, right, local.hidden_state, local.halfway)
 
 
 def _probed(examples: list[Example]) -> tuple[Probe | None, Matrix]:
@@ -157,6 +169,20 @@ def _probed(examples: list[Example]) -> tuple[Probe | None, Matrix]:
     right = np.array([each.right for each in examples], bool)
     folds = folds_of(messages_of(each.prompt) for each in examples)
     return train_probe(np.stack(states), right, folds)
+
+
+def _halfway(examples: list[Example], of_prompts: list[float]) -> LogisticRegression | None:
+    """What answers that go on are judged by; None where too few of both kinds went on."""
+    seen = [
+        (replace(signals, prompt_log_odds=prompt), each.right)
+        for each, prompt in zip(examples, of_prompts, strict=True)
+        for signals in each.halfway
+    ]
+    right = sum(each.right for each in examples if each.halfway)
+    wrong = sum(bool(each.halfway) for each in examples) - right
+    if min(right, wrong) < _FEWEST_HALFWAY:
+        return None
+    return train_signals([signals for signals, _ in seen], [each for _, each in seen])
 
 
 def examples_in(entries: Iterable[Entry], *, bundle: str | None = None) -> list[Example]:

@@ -34,6 +34,7 @@ class LocalDraft:
         calls: of tools.
         fault: why it has not the form that was asked for.
         hidden_state: that it ended in, float32 [hidden]; None where the engine gives none.
+        halfway: its signals as they were each time that giving it up was considered.
     """
 
     text: str
@@ -48,6 +49,7 @@ class LocalDraft:
     calls: ToolCalls = field(default_factory=ToolCalls)
     fault: StructureError | None = None
     hidden_state: HiddenStates | None = field(default=None, compare=False, repr=False)
+    halfway: tuple[Signals, ...] = field(default=(), repr=False)
 
     @property
     def measured(self) -> dict[str, float]:

@@ -21,6 +21,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # Benchmarks are scripts, which find their neighbours beside them.
 sys.path.insert(0, str(BENCHMARKS))
 
+from hybrid_early import given_up  # noqa: E402
 from hybrid_effort import efforts  # noqa: E402
 from hybrid_outcomes import (  # noqa: E402
     Outcome,
@@ -349,6 +350,33 @@ def test_agreement_is_worth_what_was_put_into_it(world: Data) -> None:
     # A single outcome without tries, and there is nothing to say.
     assert efforts(replace(again, test=[*again.test, world.test[0]])) == []
     assert efforts(world) == []
+
+
+def test_giving_up_is_worth_what_was_put_into_it(world: Data) -> None:
+    rng = np.random.default_rng(3)
+
+    def longer(one: Outcome) -> Outcome:
+        # Wrong answers stumble early, most of them; right ones at the end, as often.
+        stumbles = 5 if not one.right and rng.random() < 0.9 else 38
+        steps = tuple(
+            Seen(at, -2.0 if at == stumbles else -0.1, 1.0, 0.1 if at == stumbles else 2.0)
+            for at in range(40)
+        )
+        return replace(one, steps=steps)
+
+    long = Data(*([longer(one) for one in part] for part in vars(world).values()))
+    plain, learned = given_up(long)
+    wrong = sum(not one.right for one in long.test)
+    assert plain.answers == learned.answers == len(long.test)
+    assert learned.within.value == pytest.approx(0.95, abs=0.03)
+    assert learned.wrong.value == pytest.approx(0.9, abs=0.05)
+    assert learned.right.value == 0
+    # Of 40 tokens 16 are saved.
+    share_saved = learned.wrong.value * wrong / len(long.test) * 16 / 40
+    assert learned.saved.value == pytest.approx(share_saved)
+    # Of whole answers there is nothing to learn, so halves are all the same to it.
+    assert plain.within.value == pytest.approx(0.5, abs=0.1)
+    assert given_up(world) == []
 
 
 def test_a_promise_is_held_against_all_answers(world: Data) -> None:

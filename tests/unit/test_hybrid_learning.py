@@ -20,8 +20,10 @@ from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.learning import Example, Learned, examples_in, learn, learn_from
 from edgesdk.hybrid.records.decision import Decision, Texts
 from edgesdk.hybrid.records.journal import Journal
+from edgesdk.hybrid.trust.confidence import confidence_from
 from edgesdk.hybrid.trust.kept import Kept
 from edgesdk.hybrid.trust.learning import train_signals
+from edgesdk.hybrid.trust.probe import Probe
 from edgesdk.hybrid.trust.quality import auroc
 from edgesdk.hybrid.trust.signals import Seen, signals_of
 
@@ -103,6 +105,73 @@ def test_a_client_uses_what_was_learned(tmp_path: Path) -> None:
     assert found[hard] is not None
     assert found[easy].signals.prompt_log_odds == learned.prompts.log_odds(user(easy))
     assert found[easy].confidence > 10 * found[hard].confidence
+
+
+def steps(count: int, *, doubt: bool) -> list[Seen]:
+    """An answer that says half-way whether it will be right, and at its end no more: all of them
+    have one narrow margin, the wrong ones early."""
+    narrow = 20 if doubt else 36
+    return [Seen(at, -0.2, 0.5, 0.1 if at == narrow else 2.0) for at in range(count)]
+
+
+def gone_on(count: int) -> list[Example]:
+    chance = random.Random(7)
+    found = []
+    for at in range(count):
+        right = chance.random() < 0.5
+        seen = steps(40, doubt=not right)
+        found.append(
+            Example(
+                f"Sort {at} numbers.",
+                signals_of(seen),
+                right,
+                halfway=(signals_of(seen[:24]), signals_of(seen[:32])),
+            )
+        )
+    return found
+
+
+def test_answers_that_go_on_are_judged_as_they_looked_then() -> None:
+    learned = learn(gone_on(200))
+    confidence = learned.confidence()
+    sound, doubtful = (signals_of(steps(40, doubt=doubt)[:24]) for doubt in (False, True))
+    assert not confidence.hopeless(sound)
+    assert confidence.hopeless(doubtful)
+    assert confidence.halfway_of(doubtful) < 0.1 < 0.9 < confidence.halfway_of(sound)
+    # Of whole answers it learned that they all look alike.
+    assert confidence.of(sound) == pytest.approx(confidence.of(doubtful), abs=0.2)
+    # Nothing is learned from some twenty.
+    few = [*answers(200, 1), *gone_on(35)]
+    assert learn(few).halfway is None
+
+
+def test_a_half_is_what_was_seen_by_then(tmp_path: Path) -> None:
+    class Constant(FakeEngine):
+        def hidden_state(self, tokens: list[int]) -> HiddenStates:
+            return np.ones(3, np.float32)
+
+    kept, probe = Kept(tmp_path), Probe((1.0, 1.0, 1.0), 0.0)
+    learned = replace(learn(gone_on(200), lost=0.0), probe=probe)
+    learned.keep(kept, BUNDLE, threshold=0.0)
+    with HybridClient(fake_model(Constant(b"x" * 50)), kept=kept) as client:
+        assert client.promise.confidence == learned.confidence(0.0)
+        long = client.respond("Sort 3 numbers.", max_tokens=45).local
+        short = client.respond("Sort 3 numbers.", max_tokens=23).local
+    assert long is not None
+    assert [half.length for half in long.halfway] == [24, 32, 40]
+    odds = learned.prompts.log_odds(user("Sort 3 numbers."))
+    assert {half.prompt_log_odds for half in long.halfway} == {odds}
+    # A probe is of states that answers end in.
+    assert {half.probe_log_odds for half in long.halfway} == {0.0}
+    assert long.signals is not None
+    assert long.signals.probe_log_odds == pytest.approx(3)
+    assert short is not None
+    assert short.halfway == ()
+    # One that was kept before there was such a thing.
+    stored = learned.confidence().to_json()
+    assert confidence_from({k: v for k, v in stored.items() if k != "halfway"}) == replace(
+        learned.confidence(), halfway=None
+    )
 
 
 def test_a_model_is_asked_what_it_learns_from(tmp_path: Path) -> None:

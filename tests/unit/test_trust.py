@@ -148,6 +148,19 @@ def test_separable_data_and_constant_features_end_finite() -> None:
     assert ((found.probability(features) > 0.5) == (np.arange(20) > 9)).all()
 
 
+def test_what_differs_in_its_last_digits_is_no_feature() -> None:
+    rng = np.random.default_rng(1)
+    telling = rng.normal(size=200)
+    rounded = 0.3 + 1e-16 * rng.integers(-3, 4, 200)
+    found = train(("telling", "rounded"), np.column_stack([telling, rounded]), telling > 0)
+    # Later it differs for a reason, of which nothing was learned.
+    chances = found.probability(np.array([[0.5, 0.3], [0.5, 0.4], [-0.5, 0.3], [-0.5, 0.2]]))
+    assert chances[0] > 0.8
+    assert chances[1] == pytest.approx(chances[0])
+    assert chances[2] < 0.2
+    assert chances[3] == pytest.approx(chances[2])
+
+
 def test_what_cannot_be_trained_or_read_is_refused() -> None:
     with pytest.raises(RequestError, match="All 3 examples are right"):
         train(("x",), np.zeros((3, 1)), np.ones(3, bool))

@@ -37,6 +37,8 @@ class Confidence:
         fusion: of confidence and agreement, where the device answered several times, trained on
             the pairs of `agreement_features`. Without one it is the mean of both.
         probe: of hidden states, whose word the regression was trained with; None without one.
+        halfway: says of answers that go on whether they will be right; trained on how such answers
+            looked then. Without one the regression judges what there is as if it were all.
 
     Raises:
         InvalidOption: a number is out of its range, or the regression is of other signals.
@@ -48,6 +50,7 @@ class Confidence:
     give_up_below: float = 0.35
     fusion: LogisticRegression | None = None
     probe: Probe | None = None
+    halfway: LogisticRegression | None = None
 
     def __post_init__(self) -> None:
         # Above 1 nothing is ever kept, which is what a calibration that failed asks for.
@@ -55,7 +58,11 @@ class Confidence:
             raise InvalidOption("Neither the threshold nor give_up_below may be negative.")
         if self.decide_after < 1:
             raise InvalidOption(f"decide_after must be at least 1, not {self.decide_after}.")
-        for trained, names in ((self.regression, NAMES), (self.fusion, AGREEMENT_NAMES)):
+        for trained, names in (
+            (self.regression, NAMES),
+            (self.halfway, NAMES),
+            (self.fusion, AGREEMENT_NAMES),
+        ):
             if trained is not None and trained.names != names:
                 raise InvalidOption(
                     "The regression was trained on other signals.", hint="Train it again."
@@ -63,9 +70,7 @@ class Confidence:
 
     def of(self, signals: Signals) -> float:
         """The confidence in an answer with these signals, 0 to 1."""
-        if self.regression is None:
-            return math.exp(signals.mean_log_probability)
-        return float(self.regression.probability(signals.vector()[None])[0])
+        return _probability(self.regression, signals)
 
     def with_agreement(self, confidence: float, agreement: float) -> float:
         """The confidence in an answer that others of the device agree with so far, 0 to 1."""
@@ -74,8 +79,12 @@ class Confidence:
         return float(self.fusion.probability(agreement_features(confidence, agreement)[None])[0])
 
     def hopeless(self, signals: Signals) -> bool:
-        """Whether to give the answer up half-way."""
-        return signals.length >= self.decide_after and self.of(signals) < self.give_up_below
+        """Whether to give up an answer that goes on, of at least `decide_after` tokens."""
+        return self.halfway_of(signals) < self.give_up_below
+
+    def halfway_of(self, signals: Signals) -> float:
+        """The confidence that an answer which goes on will be right, 0 to 1."""
+        return _probability(self.halfway or self.regression, signals)
 
     def to_json(self) -> dict[str, JsonValue]:
         """For a JSON file; `confidence_from` reads it."""
@@ -86,6 +95,7 @@ class Confidence:
             "give_up_below": self.give_up_below,
             "fusion": None if self.fusion is None else self.fusion.to_json(),
             "probe": None if self.probe is None else self.probe.to_json(),
+            "halfway": None if self.halfway is None else self.halfway.to_json(),
         }
 
     def keep(self, kept: Kept, bundle: str) -> None:
@@ -112,6 +122,7 @@ def confidence_from(value: JsonValue) -> Confidence:
             give_up_below=stored.give_up_below,
             fusion=None if stored.fusion is None else from_json(stored.fusion),
             probe=None if stored.probe is None else probe_from(stored.probe),
+            halfway=None if stored.halfway is None else from_json(stored.halfway),
         )
     except ValidationError as error:
         raise RequestError(f"This is no stored confidence: {error.errors()[0]['msg']}.") from None
@@ -126,9 +137,16 @@ class _Stored(BaseModel):
     give_up_below: FiniteFloat
     fusion: JsonValue
     probe: JsonValue
+    halfway: JsonValue = None
 
 
 def agreement_features(confidence: float, agreement: float) -> npt.NDArray[np.float64]:
     """What a fusion is trained on: the logit of the confidence, and the agreement; float64 [2]."""
     inside = min(max(confidence, _LEAST), 1 - _LEAST)
     return np.array([math.log(inside / (1 - inside)), agreement], np.float64)
+
+
+def _probability(trained: LogisticRegression | None, signals: Signals) -> float:
+    if trained is None:
+        return math.exp(signals.mean_log_probability)
+    return float(trained.probability(signals.vector()[None])[0])

@@ -16,6 +16,7 @@ Matrix = npt.NDArray[np.float64]
 
 _STEPS = 50
 _TOLERANCE = 1e-8
+_SAME = 1e-9
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ def train(
         )
     means = features.mean(axis=0)
     scales = features.std(axis=0)
-    scales[scales == 0] = 1.0
+    # What differs in its last digits only is no feature: divided by so little, the next one that
+    # differs for a reason would be beyond all others.
+    scales[scales <= _SAME * (1 + np.abs(means))] = 1.0
     inputs = np.column_stack([np.ones(len(features)), (features - means) / scales])
     # So little that an all-right direction of the bias still has an end.
     ridge = np.concatenate([[1e-6], np.broadcast_to(penalty, len(names))])

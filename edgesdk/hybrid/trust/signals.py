@@ -152,6 +152,11 @@ class SignalMeter:
         """What it saw, in order."""
         return tuple(self._steps)
 
+    def first(self, tokens: int) -> Signals:
+        """Those of the first `tokens` tokens of an answer that goes on. A probe knows the states
+        that answers end in, so of these it says nothing."""
+        return signals_of(self._steps[:tokens], self._prompt_log_odds)
+
     def signals(self) -> Signals | None:
         """Those of the answer so far; None before its first token."""
         if not self._steps:
