@@ -6,8 +6,7 @@
 
 MODEL is what `edgesdk.load` takes, NAME what the endpoint calls it. Answers are collected once and
 kept; a run that was stopped goes on where it was. With --tries each prompt is answered several
-times more, and the report says what agreement is worth; with --long answers are long enough to be
-given up half-way, and it says what that is worth: a store of its own is best for either. The
+times more, and the report says what agreement is worth: a store of its own is best for that. The
 report needs no model: it replays policies on the answers. Its cloud knows the truth but for an
 error rate, and with --cloud it is also another model that was asked the same.
 """
@@ -27,7 +26,7 @@ from hybrid_effort import efforts
 from hybrid_figures import draw_curves
 from hybrid_outcomes import Asker, Outcome, OutcomeStore, collect, outcomes_in
 from hybrid_policies import calibrated_for
-from hybrid_prompts import FAMILIES, LONG_FAMILIES, Prompt, rounds
+from hybrid_prompts import FAMILIES, Prompt, rounds
 from hybrid_report import answered_by, faulty_cloud, promises, routing, select, trust
 from hybrid_tables import (
     data_table,
@@ -41,7 +40,7 @@ from hybrid_tables import (
 from edgesdk.loading import load
 
 _NOTE_EVERY = 100
-# Examples, question and answer are some 300 tokens, or 800 where answers have some length.
+# Examples, question and answer are some 300 tokens.
 _CONTEXT = 1024
 
 
@@ -56,7 +55,6 @@ def main() -> None:
 @click.option("--prompts", default=4000, show_default=True, help="Most that are asked.")
 @click.option("--family", "families", multiple=True, help="Ask these alone.")
 @click.option("--level", "levels", multiple=True, type=int, help="Ask these alone; 0 is easiest.")
-@click.option("--long", "long_answers", is_flag=True, help="Ask for answers of some length.")
 @click.option("--only-test", is_flag=True, help="Leave out training and calibration.")
 @click.option("--plain", is_flag=True, help="Without a chat: the smallest models do better so.")
 @click.option("--tries", default=0, show_default=True, help="Further answers to each prompt.")
@@ -68,7 +66,6 @@ def collect_command(
     prompts: int,
     families: tuple[str, ...],
     levels: tuple[int, ...],
-    long_answers: bool,
     only_test: bool,
     plain: bool,
     tries: int,
@@ -78,7 +75,7 @@ def collect_command(
     """Ask a model all prompts that it was not asked yet."""
     wanted = (
         prompt
-        for prompt in rounds(LONG_FAMILIES if long_answers else FAMILIES)
+        for prompt in rounds()
         if (not families or prompt.family in families)
         and (not levels or prompt.level in levels)
         and not (only_test and prompt.split != "test")
@@ -97,6 +94,7 @@ def collect_command(
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True)
 @click.option("--cloud", help="A stronger model in the store.")
 @click.option("--cloud-errors", default=0.05, show_default=True, help="Of the one that knows.")
+@click.option("--early-after", default=2, show_default=True, help="Tokens, to give up after.")
 @click.option("--alpha", default=0.2, show_default=True)
 @click.option("--delta", default=0.05, show_default=True)
 def report_command(
@@ -105,6 +103,7 @@ def report_command(
     out: Path,
     cloud: str | None,
     cloud_errors: float,
+    early_after: int,
     alpha: float,
     delta: float,
 ) -> None:
@@ -121,9 +120,9 @@ def report_command(
             }
         )
     )
-    early = given_up(data)
+    early = given_up(data, early_after)
     if early:
-        print(f"\n{early_table(early)}")
+        print(f"\n{early_table(early, early_after)}")
     effort = efforts(data)
     if effort:
         print(f"\n{effort_table(effort)}")

@@ -19,6 +19,7 @@ from edgesdk.hybrid.effort.effort import Effort
 from edgesdk.hybrid.trust.signals import SignalMeter
 from edgesdk.model import Model
 
+MOST_TOKENS = 24
 _LIKELIEST = 5
 
 
@@ -73,7 +74,7 @@ class LocalAsker:
             assert finish is not None, "a generation that was read to its end has a finish"
             return text, meter, finish
 
-        options = Options(max_tokens=prompt.tokens, stop="\n", speculate="off")
+        options = Options(max_tokens=MOST_TOKENS, stop="\n", speculate="off")
         answer, meter, finish = answered(options, noting=True)
         seconds = perf_counter() - started
         tries = []
@@ -106,7 +107,7 @@ class EndpointAsker:
         body = {
             "model": self._model,
             "messages": prompt.messages(),
-            "max_tokens": prompt.tokens,
+            "max_tokens": MOST_TOKENS,
             "temperature": 0,
             "stop": "\n",
         }

@@ -1,7 +1,8 @@
 """What it is worth to give an answer up half-way: does a look at its first tokens tell whether it
 will be right, and what of the decoding is saved at which loss?
 
-What is learned, is learned from the training split. Only answers that are long enough count.
+What is learned, is learned from the training split. Only answers that go on by then count, and most
+are short here, so giving up is looked at earlier than clients do by themselves.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class GivenUp:
     Attributes:
         answers: of the test split that were judged half-way.
         within: AUROC of the first judgement, within families.
-        wrong, right: shares of the wrong and of the right answers that are given up.
+        wrong, right: shares of the wrong and of the right answers that are given up,
+        kept: and of those that would have been kept in the end.
         saved: share of all their tokens that is then not decoded.
     """
 
@@ -40,40 +42,48 @@ class GivenUp:
     within: Estimate
     wrong: Estimate
     right: Estimate
+    kept: Estimate
     saved: Estimate
 
 
-def given_up(data: Data) -> list[GivenUp]:
-    """With a regression of whole answers, and with one of halves; nothing where answers are too
-    short to learn the latter."""
-    learned = learn([Example(asked(o), o.signals, o.right, halfway=halves(o)) for o in data.train])
+def given_up(data: Data, after: int) -> list[GivenUp]:
+    """With a regression of whole answers, and with one of halves; nothing where too few have more
+    than `after` tokens to learn the latter."""
+    learned = learn(
+        [Example(asked(o), o.signals, o.right, halfway=_halves(o, after)) for o in data.train]
+    )
     if learned.halfway is None:
         return []
     judges = {
         "as if it ended there": Confidence(learned.regression),
         "by what goes on": learned.confidence(),
     }
-    long = [outcome for outcome in data.test if halves(outcome)]
-    return [_worth(name, judge, learned, long) for name, judge in judges.items()]
+    return [
+        _worth(name, replace(judge, decide_after=after), learned, data.test)
+        for name, judge in judges.items()
+    ]
 
 
-def halves(outcome: Outcome) -> tuple[Signals, ...]:
+def _halves(outcome: Outcome, after: int) -> tuple[Signals, ...]:
     """The signals of an answer each time that the client considers giving it up."""
-    looks = range(Confidence.decide_after, len(outcome.steps), CONSIDERED_EVERY)
+    looks = range(after, len(outcome.steps), CONSIDERED_EVERY)
     return tuple(signals_of(outcome.steps[:tokens]) for tokens in looks)
 
 
-def _worth(name: str, judge: Confidence, learned: Learned, outcomes: Sequence[Outcome]) -> GivenUp:
+def _worth(name: str, judge: Confidence, learned: Learned, asked_of: Sequence[Outcome]) -> GivenUp:
+    seen = {one.key: _halves(one, judge.decide_after) for one in asked_of}
+    outcomes = [one for one in asked_of if seen[one.key]]
     families, right = Families(outcomes), right_of(outcomes)
     first = np.zeros(len(outcomes))
-    ended = np.zeros(len(outcomes), bool)
+    ended, kept = np.zeros(len(outcomes), bool), np.zeros(len(outcomes), bool)
     tokens = np.array([len(one.steps) for one in outcomes])
     decoded = tokens.copy()
     for at, one in enumerate(outcomes):
         odds = learned.prompts.log_odds(asked(one))
-        seen = [replace(half, prompt_log_odds=odds) for half in halves(one)]
-        first[at] = judge.halfway_of(seen[0])
-        hopeless = next((half for half in seen if judge.hopeless(half)), None)
+        halves = [replace(half, prompt_log_odds=odds) for half in seen[one.key]]
+        first[at] = judge.halfway_of(halves[0])
+        kept[at] = judge.of(replace(one.signals, prompt_log_odds=odds)) >= judge.threshold
+        hopeless = next((half for half in halves if judge.hopeless(half)), None)
         if hopeless is not None:
             ended[at], decoded[at] = True, hopeless.length
 
@@ -92,5 +102,6 @@ def _worth(name: str, judge: Confidence, learned: Learned, outcomes: Sequence[Ou
         families.estimate(lambda groups: within_families(first, right, groups)),
         families.estimate(lambda groups: ended_of(~right, groups)),
         families.estimate(lambda groups: ended_of(right, groups)),
+        families.estimate(lambda groups: ended_of(kept, groups)),
         families.estimate(saved),
     )

@@ -9,7 +9,7 @@ ever tested; of those, some have a relative among the trained ones and some have
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -42,14 +42,12 @@ class Family:
         levels: its settings, easy to hard.
         answer: what of a reply is the answer; its last match is.
         held_out: whether it is only ever tested.
-        tokens: an answer has at most.
     """
 
     name: str
     levels: tuple[Mapping[str, Any], ...]
     answer: re.Pattern[str] = _NUMBER
     held_out: bool = False
-    tokens: int = 24
 
 
 def _sums(*settings: tuple[int, int, int]) -> tuple[dict[str, Any], ...]:
@@ -202,35 +200,6 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-# Of answers that are long enough to be given up half-way; asked for by name.
-LONG_FAMILIES: tuple[Family, ...] = (
-    Family(
-        "number_sorting",
-        tuple(
-            {"min_numbers": n, "max_numbers": n, "min_decimals": 0, "max_decimals": 0}
-            for n in (6, 8, 10, 12)
-        ),
-        _LINE,
-        tokens=96,
-    ),
-    Family(
-        "spiral_matrix", tuple({"min_n": n, "max_n": n} for n in (3, 4, 5, 6)), _LINE, tokens=96
-    ),
-    Family(
-        "number_filtering",
-        tuple({"min_numbers": n, "max_numbers": n, "max_decimals": 1} for n in (6, 8, 10, 12)),
-        _LINE,
-        tokens=96,
-    ),
-    Family(
-        "word_sorting",
-        tuple({"min_words": n, "max_words": n} for n in (8, 10, 12, 16)),
-        _LINE,
-        tokens=96,
-    ),
-)
-
-
 @dataclass(frozen=True)
 class Prompt:
     """One question, and where it is from."""
@@ -258,11 +227,6 @@ class Prompt:
         )
         return f"{shown}Question: {self.question}\nAnswer:"
 
-    @property
-    def tokens(self) -> int:
-        """Most that an answer has."""
-        return _family(self.family).tokens
-
     def right(self, reply: str) -> bool:
         """Whether a reply has the answer; a part of the credit is not enough."""
         found = _family(self.family).answer.findall(reply)
@@ -277,18 +241,18 @@ class Prompt:
             return False
 
 
-def rounds(families: Sequence[Family] = FAMILIES) -> Iterator[Prompt]:
+def rounds() -> Iterator[Prompt]:
     """Prompts without end, evenly over families, levels and splits wherever one stops."""
     left = {
         (family.name, level, split): _unseen(family, level, split, asked)
-        for family in families
+        for family in FAMILIES
         for asked in [{question for question, _ in _examples(family.name)}]
         for level in range(len(family.levels))
         for split in _FIRST_SEED
     }
     while left:
         for split in ROUND:
-            for family in families:
+            for family in FAMILIES:
                 if family.held_out and split != "test":
                     continue
                 for level in range(len(family.levels)):
@@ -316,7 +280,7 @@ def _unseen(family: Family, level: int, split: Split, asked: set[str]) -> Iterat
 
 @cache
 def _family(name: str) -> Family:
-    return next(family for family in (*FAMILIES, *LONG_FAMILIES) if family.name == name)
+    return next(family for family in FAMILIES if family.name == name)
 
 
 @cache

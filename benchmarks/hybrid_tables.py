@@ -73,21 +73,22 @@ def effort_table(found: Iterable[EffortWorth]) -> str:
     )
 
 
-def early_table(found: Iterable[GivenUp]) -> str:
-    """What giving up half-way is worth."""
-    return _table(
+def early_table(found: Iterable[GivenUp], after: int) -> str:
+    """What giving up is worth after so many tokens."""
+    table = _table(
         (
             "judged half-way", "answers", "AUROC within families", "given up of the wrong",
-            "given up of the right", "tokens saved",
+            "given up of the right", "given up of what would be kept", "tokens saved",
         ),
         [
             (
                 one.judge, str(one.answers), str(one.within), str(one.wrong), str(one.right),
-                str(one.saved),
+                str(one.kept), str(one.saved),
             )
             for one in found
         ],
     )  # fmt: skip
+    return f"Answers of more than {after} tokens, given up after {after}.\n\n{table}"
 
 
 def routing_table(
