@@ -24,6 +24,7 @@ from hybrid_asking import EndpointAsker, LocalAsker
 from hybrid_early import given_up
 from hybrid_effort import efforts
 from hybrid_figures import draw_curves
+from hybrid_learning import by_family, learning_curve
 from hybrid_outcomes import Asker, Outcome, OutcomeStore, collect, outcomes_in
 from hybrid_policies import calibrated_for
 from hybrid_prompts import FAMILIES, Prompt, rounds
@@ -32,6 +33,8 @@ from hybrid_tables import (
     data_table,
     early_table,
     effort_table,
+    family_table,
+    learning_table,
     promise_table,
     routing_table,
     trust_table,
@@ -112,13 +115,11 @@ def report_command(
     held_out = frozenset(family.name for family in FAMILIES if family.held_out)
     data = select(outcomes_in(store / f"{model}.jsonl"), held_out)
     print(f"# {model}\n\n{data_table(data)}\n\n{trust_table(trust(data))}\n")
+    policies = calibrated_for(data.train)
+    print(f"{family_table(policies, by_family(data, policies))}\n")
+    print(f"{learning_table(policies[-1], learning_curve(data, policies[-1]))}\n")
     print(
-        promise_table(
-            {
-                name: promises(data, name, alpha=alpha, delta=delta)
-                for name in calibrated_for(data.train)
-            }
-        )
+        promise_table({name: promises(data, name, alpha=alpha, delta=delta) for name in policies})
     )
     early = given_up(data, early_after)
     if early:
@@ -130,10 +131,10 @@ def report_command(
     if cloud is not None:
         clouds.append((cloud, *answered_by(data, outcomes_in(store / f"{cloud}.jsonl"))))
     for name, asked, right in clouds:
-        policies, oracle = routing(asked, right)
-        print(f"\n{routing_table(name, policies, oracle, len(asked.test))}")
+        routed, oracle = routing(asked, right)
+        print(f"\n{routing_table(name, routed, oracle, len(asked.test))}")
         picture = out / f"{model}-{re.sub('[^a-z0-9.]+', '-', name.lower())}.png"
-        draw_curves(picture, f"{model}; cloud: {name}", policies, oracle)
+        draw_curves(picture, f"{model}; cloud: {name}", routed, oracle)
         print(f"\n{picture}")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from hybrid_early import GivenUp
 from hybrid_effort import EffortWorth
+from hybrid_learning import AfterAnswers, InFamily
 from hybrid_report import Data, Promises, Routing, Trust
 from hybrid_routing import RoutingCurve
 
@@ -44,6 +45,31 @@ def trust_table(found: Mapping[str, Trust]) -> str:
                 "" if one.floor is None else f"{one.floor:.3f}",
             )
             for name, one in found.items()
+        ],
+    )  # fmt: skip
+
+
+def family_table(policies: Iterable[str], found: Iterable[InFamily]) -> str:
+    """Where there is something to learn."""
+    return _table(
+        ("family", "questions", "right", *(f"AUROC of {name}" for name in policies)),
+        [
+            (
+                one.family, str(one.questions), f"{one.right:.0%}",
+                *(f"{auroc:.3f}" for auroc in one.aurocs),
+            )
+            for one in found
+        ],
+    )  # fmt: skip
+
+
+def learning_table(policy: str, found: Iterable[AfterAnswers]) -> str:
+    """How much is learned from how many answers."""
+    return _table(
+        (f"answers that {policy} learned from", "AUROC within families",
+         "AUROC on held-out families", "ECE"),
+        [
+            (str(one.answers), str(one.within), str(one.unknown), str(one.error)) for one in found
         ],
     )  # fmt: skip
 

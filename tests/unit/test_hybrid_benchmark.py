@@ -23,6 +23,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 from hybrid_early import given_up  # noqa: E402
 from hybrid_effort import efforts  # noqa: E402
+from hybrid_learning import by_family, learning_curve  # noqa: E402
 from hybrid_outcomes import (  # noqa: E402
     Outcome,
     OutcomeStore,
@@ -350,6 +351,23 @@ def test_agreement_is_worth_what_was_put_into_it(world: Data) -> None:
     # A single outcome without tries, and there is nothing to say.
     assert efforts(replace(again, test=[*again.test, world.test[0]])) == []
     assert efforts(world) == []
+
+
+def test_what_is_learned_grows_with_the_answers(world: Data) -> None:
+    curve = learning_curve(world, "signals")
+    assert [one.answers for one in curve] == [100, 200, len(world.train)]
+    found = trust(world)["signals"]
+    assert (curve[-1].within, curve[-1].unknown, curve[-1].error) == (
+        found.within, found.unknown, found.error,
+    )  # fmt: skip
+    rows = by_family(world, ["random", "signals"])
+    assert [row.family for row in rows] == ["a", "b", "c"]
+    assert [row.questions for row in rows] == [100] * 3
+    assert np.mean([row.aurocs[1] for row in rows]) == pytest.approx(found.within.value)
+    # The probabilities of the first family are spread the widest.
+    assert rows[0].aurocs[1] > max(row.aurocs[1] for row in rows[1:])
+    alike = replace(world, test=[replace(one, right=one.family != "b") for one in world.test])
+    assert by_family(alike, ["signals"]) == []
 
 
 def test_giving_up_is_worth_what_was_put_into_it(world: Data) -> None:
