@@ -27,7 +27,7 @@ from hybrid_figures import draw_curves
 from hybrid_learning import by_family, learning_curve
 from hybrid_outcomes import Asker, Outcome, OutcomeStore, collect, outcomes_in
 from hybrid_policies import calibrated_for
-from hybrid_prompts import FAMILIES, Prompt, rounds
+from hybrid_prompts import FAMILIES, Prompt, Split, rounds
 from hybrid_report import answered_by, faulty_cloud, promises, routing, select, trust
 from hybrid_tables import (
     data_table,
@@ -76,14 +76,12 @@ def collect_command(
     endpoint: str | None,
 ) -> None:
     """Ask a model all prompts that it was not asked yet."""
-    wanted = (
-        prompt
-        for prompt in rounds()
-        if (not families or prompt.family in families)
-        and (not levels or prompt.level in levels)
-        and not (only_test and prompt.split != "test")
-    )
-    some = itertools.islice(wanted, prompts)
+
+    def wanted(family: str, level: int, split: Split) -> bool:
+        asked = family in (families or (family,)) and level in (levels or (level,))
+        return asked and (split == "test" or not only_test)
+
+    some = itertools.islice(rounds(wanted), prompts)
     if endpoint is not None:
         _collect(EndpointAsker(endpoint, model), some, store, f"{model}-endpoint")
         return

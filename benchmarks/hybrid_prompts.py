@@ -9,7 +9,7 @@ ever tested; of those, some have a relative among the trained ones and some have
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -18,6 +18,8 @@ from typing import Any, Literal
 import reasoning_gym
 
 Split = Literal["train", "calibration", "test"]
+# By family, level and split.
+Wanted = Callable[[str, int, Split], bool]
 
 INSTRUCTION = "Answer with the result only, nothing else."
 # Of one round of a family's level; test questions are what the intervals are as wide as.
@@ -241,26 +243,32 @@ class Prompt:
             return False
 
 
-def rounds() -> Iterator[Prompt]:
-    """Prompts without end, evenly over families, levels and splits wherever one stops."""
+def rounds(wanted: Wanted = lambda family, level, split: True) -> Iterator[Prompt]:
+    """Prompts until no new one is wanted, evenly over families, levels and splits wherever one
+    stops. Those that are not wanted are passed over, not left out: the split of a question that
+    several could have does not depend on it."""
     left = {
         (family.name, level, split): _unseen(family, level, split, asked)
         for family in FAMILIES
         for asked in [{question for question, _ in _examples(family.name)}]
         for level in range(len(family.levels))
         for split in _FIRST_SEED
+        if split == "test" or not family.held_out
     }
-    while left:
+    waiting = {key for key in left if wanted(*key)}
+    asked_for = {family for family, _, _ in waiting}
+    left = {key: prompts for key, prompts in left.items() if key[0] in asked_for}
+    while waiting:
         for split in ROUND:
             for family in FAMILIES:
-                if family.held_out and split != "test":
-                    continue
                 for level in range(len(family.levels)):
-                    prompts = left.get((family.name, level, split))
+                    key = (family.name, level, split)
+                    prompts = left.get(key)
                     prompt = next(prompts, None) if prompts else None
                     if prompt is None:
-                        left.pop((family.name, level, split), None)
-                    else:
+                        left.pop(key, None)
+                        waiting.discard(key)
+                    elif key in waiting:
                         yield prompt
 
 

@@ -219,6 +219,11 @@ def test_no_question_is_in_two_splits() -> None:
     prompts = list(_first(rounds(), 400))
     assert len({(prompt.family, prompt.question) for prompt in prompts}) == len(prompts)
     assert prompts == list(_first(rounds(), 400))
+    # The same ones where only some are wanted, and an end where there are no more.
+    easy = [one for one in prompts if (one.family, one.level, one.split) == ("gcd", 0, "test")]
+    asked = list(rounds(lambda *which: which == ("gcd", 0, "test")))
+    assert asked[: len(easy)] == easy
+    assert len(easy) < len(asked) < 100
     shown = {message["content"] for prompt in prompts for message in prompt.messages()[:-1]}
     assert not shown & {prompt.question for prompt in prompts}
     for family in FAMILIES:
