@@ -132,7 +132,7 @@ def report_command(
         routed, oracle = routing(asked, right)
         print(f"\n{routing_table(name, routed, oracle, len(asked.test))}")
         picture = out / f"{model}-{re.sub('[^a-z0-9.]+', '-', name.lower())}.png"
-        draw_curves(picture, f"{model}; cloud: {name}", routed, oracle)
+        draw_curves(picture, f"{model}\ncloud: {name}", routed, oracle)
         print(f"\n{picture}")
 
 
