@@ -54,14 +54,9 @@ def given_up(data: Data, after: int) -> list[GivenUp]:
     )
     if learned.halfway is None:
         return []
-    judges = {
-        "as if it ended there": Confidence(learned.regression),
-        "by what goes on": learned.confidence(),
-    }
-    return [
-        _worth(name, replace(judge, decide_after=after), learned, data.test)
-        for name, judge in judges.items()
-    ]
+    judge = replace(learned.confidence(), decide_after=after)
+    judges = {"as if it ended there": replace(judge, halfway=None), "by what goes on": judge}
+    return [_worth(name, each, learned, data.test) for name, each in judges.items()]
 
 
 def _halves(outcome: Outcome, after: int) -> tuple[Signals, ...]:

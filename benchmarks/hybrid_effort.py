@@ -75,7 +75,7 @@ def efforts(data: Data) -> list[EffortWorth]:
 
 def _answered(data: Data, learned: Learned, tries: int) -> tuple[Floats, Flags]:
     """Confidences [test] and whether what is answered is right [test]."""
-    plain = Confidence(learned.regression)
+    plain = learned.confidence()
     if not tries:
         rows = _settled(data.test, learned, plain, tries)
         return np.array([row[0] for row in rows]), np.array([row[2] for row in rows], bool)

@@ -90,7 +90,7 @@ def _with_probe(trained: Sequence[Outcome]) -> Score:
 
 
 def _as_learned(learned: Learned) -> Score:
-    confidence, probe = Confidence(learned.regression), learned.probe
+    confidence, probe = learned.confidence(), learned.probe
 
     def of(outcome: Outcome) -> float:
         prompt, state = learned.prompts.log_odds(asked(outcome)), outcome.hidden_state
