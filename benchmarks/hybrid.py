@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 from hybrid_asking import EndpointAsker, LocalAsker
-from hybrid_early import given_up
+from hybrid_early import aborted
 from hybrid_effort import efforts
 from hybrid_figures import draw_curves
 from hybrid_learning import by_family, learning_curve
@@ -119,7 +119,7 @@ def report_command(
     print(
         promise_table({name: promises(data, name, alpha=alpha, delta=delta) for name in policies})
     )
-    early = given_up(data, early_after)
+    early = aborted(data, early_after)
     if early:
         print(f"\n{early_table(early, early_after)}")
     effort = efforts(data)

@@ -12,12 +12,12 @@ import numpy as np
 from hybrid_outcomes import Likeliest, Outcome, Try, written_state
 from hybrid_prompts import Prompt
 
-from edgesdk.decode.loop import Finish
-from edgesdk.decode.options import Options
-from edgesdk.engines.base import HiddenStates, Logits, Sequence
-from edgesdk.hybrid.effort.effort import Effort
-from edgesdk.hybrid.trust.signals import SignalMeter
+from edgesdk.engines.base import DecodeState, HiddenStates, Logits
+from edgesdk.generation.loop import Finish
+from edgesdk.hybrid.confidence.signals import SignalMeter
+from edgesdk.hybrid.self_consistency import SelfConsistency
 from edgesdk.model import Model
+from edgesdk.options import Options
 
 MOST_TOKENS = 24
 _LIKELIEST = 5
@@ -35,19 +35,19 @@ class LocalAsker:
         self._model = model
         self._plain = plain
         self._tries = tries
-        self._sequences: dict[str, Sequence] = {}
+        self._sequences: dict[str, DecodeState] = {}
 
     def key(self, prompt: Prompt) -> str:
         """Of the model's hash, not its name."""
         said = prompt.text() if self._plain else prompt.messages()
-        return _key(self._model.runtime.engine.origin.model, said)
+        return _key(self._model.runtime.engine.kv_identity.model, said)
 
     def ask(self, prompt: Prompt) -> Outcome:
         """Answer, and keep what the client would have seen of it."""
         runtime = self._model.runtime
         sequence = self._sequences.get(prompt.family)
         if sequence is None:
-            sequence = self._sequences[prompt.family] = runtime.engine.sequence()
+            sequence = self._sequences[prompt.family] = runtime.engine.new_state()
         encoder = runtime.encoder
         ids = encoder.plain(prompt.text()) if self._plain else encoder.chat(prompt.messages())
         likeliest: list[Likeliest] = []
@@ -56,8 +56,8 @@ class LocalAsker:
         def answered(options: Options, *, noting: bool) -> tuple[str, SignalMeter, Finish]:
             meter = SignalMeter()
 
-            def watch(row: Logits, token: int, state: HiddenStates | None) -> None:
-                meter.saw(row, token, state)
+            def on_step(row: Logits, token: int, state: HiddenStates | None) -> None:
+                meter.update(row, token, state)
                 if noting:
                     likeliest.append(_likeliest(row))
 
@@ -67,7 +67,7 @@ class LocalAsker:
                 options,
                 started=started,
                 cancel=runtime.cancel_event(),
-                watch=watch,
+                on_step=on_step,
             )
             text = "".join(step.text for step in generation)
             finish = generation.finish
@@ -79,7 +79,7 @@ class LocalAsker:
         seconds = perf_counter() - started
         tries = []
         for seed in range(1, self._tries + 1):
-            sampled = replace(options, temperature=Effort.temperature, seed=seed)
+            sampled = replace(options, temperature=SelfConsistency.temperature, seed=seed)
             text, seen, _ = answered(sampled, noting=False)
             tries.append(Try(text, prompt.right(text), seen.steps))
         return Outcome(

@@ -17,10 +17,10 @@ from hybrid_policies import asked, right_of
 from hybrid_report import Data
 from hybrid_statistics import Estimate, Families, Places, within_families
 
-from edgesdk.hybrid.drafting import CONSIDERED_EVERY
-from edgesdk.hybrid.learning import Example, Learned, learn
-from edgesdk.hybrid.trust.confidence import Confidence
-from edgesdk.hybrid.trust.signals import Signals, signals_of
+from edgesdk.hybrid.confidence.confidence import Confidence
+from edgesdk.hybrid.confidence.signals import Signals, signals_of
+from edgesdk.hybrid.confidence.training import ConfidenceProfile, LabelledDraft, fit_profile
+from edgesdk.hybrid.local import CHECK_EVERY
 
 Floats = npt.NDArray[np.float64]
 
@@ -46,26 +46,34 @@ class GivenUp:
     saved: Estimate
 
 
-def given_up(data: Data, after: int) -> list[GivenUp]:
+def aborted(data: Data, after: int) -> list[GivenUp]:
     """With a regression of whole answers, and with one of halves; nothing where too few have more
     than `after` tokens to learn the latter."""
-    learned = learn(
-        [Example(asked(o), o.signals, o.right, halfway=_halves(o, after)) for o in data.train]
+    learned = fit_profile(
+        [
+            LabelledDraft(asked(o), o.signals, o.right, partial_signals=_halves(o, after))
+            for o in data.train
+        ]
     )
-    if learned.halfway is None:
+    if learned.partial_regression is None:
         return []
     judge = replace(learned.confidence(), decide_after=after)
-    judges = {"as if it ended there": replace(judge, halfway=None), "by what goes on": judge}
+    judges = {
+        "as if it ended there": replace(judge, partial_regression=None),
+        "by what goes on": judge,
+    }
     return [_worth(name, each, learned, data.test) for name, each in judges.items()]
 
 
 def _halves(outcome: Outcome, after: int) -> tuple[Signals, ...]:
     """The signals of an answer each time that the client considers giving it up."""
-    looks = range(after, len(outcome.steps), CONSIDERED_EVERY)
+    looks = range(after, len(outcome.steps), CHECK_EVERY)
     return tuple(signals_of(outcome.steps[:tokens]) for tokens in looks)
 
 
-def _worth(name: str, judge: Confidence, learned: Learned, asked_of: Sequence[Outcome]) -> GivenUp:
+def _worth(
+    name: str, judge: Confidence, learned: ConfidenceProfile, asked_of: Sequence[Outcome]
+) -> GivenUp:
     seen = {one.key: _halves(one, judge.decide_after) for one in asked_of}
     outcomes = [one for one in asked_of if seen[one.key]]
     families, right = Families(outcomes), right_of(outcomes)
@@ -74,13 +82,13 @@ def _worth(name: str, judge: Confidence, learned: Learned, asked_of: Sequence[Ou
     tokens = np.array([len(one.steps) for one in outcomes])
     decoded = tokens.copy()
     for at, one in enumerate(outcomes):
-        odds = learned.prompts.log_odds(asked(one))
+        odds = learned.classifier.log_odds(asked(one))
         halves = [replace(half, prompt_log_odds=odds) for half in seen[one.key]]
-        first[at] = judge.halfway_of(halves[0])
+        first[at] = judge.partial_confidence(halves[0])
         kept[at] = judge.of(replace(one.signals, prompt_log_odds=odds)) >= judge.threshold
-        hopeless = next((half for half in halves if judge.hopeless(half)), None)
-        if hopeless is not None:
-            ended[at], decoded[at] = True, hopeless.length
+        predicts_wrong = next((half for half in halves if judge.predicts_wrong(half)), None)
+        if predicts_wrong is not None:
+            ended[at], decoded[at] = True, predicts_wrong.length
 
     def ended_of(kind: npt.NDArray[np.bool_], groups: list[Places]) -> float:
         places = np.concatenate(groups)

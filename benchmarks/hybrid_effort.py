@@ -16,10 +16,10 @@ from hybrid_policies import asked
 from hybrid_report import Data, calibration_error
 from hybrid_statistics import Estimate, Families, Places, within_families
 
-from edgesdk.hybrid.effort.agreement import likeness, most_agreed
-from edgesdk.hybrid.learning import Example, Learned, learn
-from edgesdk.hybrid.trust.confidence import AGREEMENT_NAMES, Confidence, agreement_features
-from edgesdk.hybrid.trust.regression import train
+from edgesdk.hybrid.confidence.confidence import AGREEMENT_NAMES, Confidence, agreement_features
+from edgesdk.hybrid.confidence.regression import train_regression
+from edgesdk.hybrid.confidence.training import ConfidenceProfile, LabelledDraft, fit_profile
+from edgesdk.hybrid.self_consistency import answer_similarity, consensus_of
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -49,7 +49,7 @@ def efforts(data: Data) -> list[EffortWorth]:
     most = min((len(outcome.tries) for outcome in outcomes), default=0)
     if not most:
         return []
-    learned = learn([Example(asked(one), one.signals, one.right) for one in data.train])
+    learned = fit_profile([LabelledDraft(asked(one), one.signals, one.right) for one in data.train])
     families = Families(data.test)
     first = np.array([outcome.right for outcome in data.test], bool)
     found = []
@@ -73,7 +73,7 @@ def efforts(data: Data) -> list[EffortWorth]:
     return found
 
 
-def _answered(data: Data, learned: Learned, tries: int) -> tuple[Floats, Flags]:
+def _answered(data: Data, learned: ConfidenceProfile, tries: int) -> tuple[Floats, Flags]:
     """Confidences [test] and whether what is answered is right [test]."""
     plain = learned.confidence()
     if not tries:
@@ -82,23 +82,23 @@ def _answered(data: Data, learned: Learned, tries: int) -> tuple[Floats, Flags]:
     known = _settled(data.calibration, learned, plain, tries)
     features = np.array([agreement_features(row[0], row[1]) for row in known])
     right = np.array([row[2] for row in known], bool)
-    fused = replace(plain, fusion=train(AGREEMENT_NAMES, features, right))
+    fused = replace(plain, fusion=train_regression(AGREEMENT_NAMES, features, right))
     rows = _settled(data.test, learned, fused, tries)
     scores = [fused.with_agreement(own, agreement) for own, agreement, _ in rows]
     return np.array(scores), np.array([row[2] for row in rows], bool)
 
 
 def _settled(
-    outcomes: Sequence[Outcome], learned: Learned, confidence: Confidence, tries: int
+    outcomes: Sequence[Outcome], learned: ConfidenceProfile, confidence: Confidence, tries: int
 ) -> list[tuple[float, float, bool]]:
     """Of each prompt the answer of the most agreement: its own confidence, how far the others agree
     (0 to 1), and whether it is right."""
     found = []
     for outcome in outcomes:
-        odds = learned.prompts.log_odds(asked(outcome))
+        odds = learned.classifier.log_odds(asked(outcome))
         answers: list[Outcome | Try] = [outcome, *outcome.tries[:tries]]
         sureness = [confidence.of(replace(one.signals, prompt_log_odds=odds)) for one in answers]
-        choice = most_agreed([one.answer for one in answers], sureness, likeness)
+        choice = consensus_of([one.answer for one in answers], sureness, answer_similarity)
         agreement = choice.likeness / tries if tries else 1.0
         found.append((sureness[choice.at], agreement, answers[choice.at].right))
     return found

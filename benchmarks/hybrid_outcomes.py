@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from edgesdk.engines.base import HiddenStates
-from edgesdk.hybrid.trust.signals import Seen, Signals, signals_of
+from edgesdk.hybrid.confidence.signals import Signals, TokenStats, signals_of
 
 Question = TypeVar("Question", contravariant=True)
 
@@ -32,7 +32,7 @@ class Try:
 
     answer: str
     right: bool
-    steps: tuple[Seen, ...]
+    steps: tuple[TokenStats, ...]
 
     @property
     def signals(self) -> Signals:
@@ -71,7 +71,7 @@ class Outcome:
     prompt_tokens: int
     output_tokens: int
     seconds: float
-    steps: tuple[Seen, ...]
+    steps: tuple[TokenStats, ...]
     likeliest: tuple[Likeliest, ...]
     tries: tuple[Try, ...] = ()
     state: str = ""
@@ -159,12 +159,12 @@ def collect(
 
 
 def _outcome(stored: dict[str, Any]) -> Outcome:
-    stored["steps"] = tuple(Seen(*step) for step in stored["steps"])
+    stored["steps"] = tuple(TokenStats(*step) for step in stored["steps"])
     stored["likeliest"] = tuple(
         tuple((int(token), float(chance)) for token, chance in step) for step in stored["likeliest"]
     )
     stored["tries"] = tuple(
-        Try(one["answer"], one["right"], tuple(Seen(*step) for step in one["steps"]))
+        Try(one["answer"], one["right"], tuple(TokenStats(*step) for step in one["steps"]))
         for one in stored.get("tries", ())
     )
     return Outcome(**stored)

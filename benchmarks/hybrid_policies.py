@@ -11,11 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from hybrid_outcomes import Outcome
 
-from edgesdk.hybrid.gate.prompts import train_prompts
-from edgesdk.hybrid.learning import Example, Learned, learn
-from edgesdk.hybrid.trust.confidence import Confidence
-from edgesdk.hybrid.trust.learning import train_signals
-from edgesdk.hybrid.trust.regression import sigmoid
+from edgesdk.hybrid.confidence.confidence import Confidence
+from edgesdk.hybrid.confidence.prompt_classifier import train_prompt_classifier
+from edgesdk.hybrid.confidence.regression import sigmoid
+from edgesdk.hybrid.confidence.training import (
+    ConfidenceProfile,
+    LabelledDraft,
+    fit_profile,
+    train_signal_regression,
+)
 
 Floats = npt.NDArray[np.float64]
 Score = Callable[[Sequence[Outcome]], Floats]
@@ -64,13 +68,13 @@ def _answer_probability(_: Sequence[Outcome]) -> Score:
 
 def _prompt_gate(trained: Sequence[Outcome]) -> Score:
     """What the client thinks of a prompt before it tries."""
-    gate = train_prompts([(asked(outcome), outcome.right) for outcome in trained])
-    return lambda outcomes: np.array([gate.chance(asked(outcome)) for outcome in outcomes])
+    gate = train_prompt_classifier([(asked(outcome), outcome.right) for outcome in trained])
+    return lambda outcomes: np.array([gate.probability(asked(outcome)) for outcome in outcomes])
 
 
 def _signals(trained: Sequence[Outcome]) -> Score:
     """The logits alone."""
-    regression = train_signals(
+    regression = train_signal_regression(
         [outcome.signals for outcome in trained], [outcome.right for outcome in trained]
     )
     confidence = Confidence(regression)
@@ -79,21 +83,25 @@ def _signals(trained: Sequence[Outcome]) -> Score:
 
 def _signals_and_prompt(trained: Sequence[Outcome]) -> Score:
     """What the client does where it learned from answers of the model."""
-    return _as_learned(learn([Example(asked(one), one.signals, one.right) for one in trained]))
+    return _as_learned(
+        fit_profile([LabelledDraft(asked(one), one.signals, one.right) for one in trained])
+    )
 
 
 def _with_probe(trained: Sequence[Outcome]) -> Score:
     """The same on an engine that gives hidden states."""
     return _as_learned(
-        learn([Example(asked(one), one.signals, one.right, one.hidden_state) for one in trained])
+        fit_profile(
+            [LabelledDraft(asked(one), one.signals, one.right, one.hidden_state) for one in trained]
+        )
     )
 
 
-def _as_learned(learned: Learned) -> Score:
+def _as_learned(learned: ConfidenceProfile) -> Score:
     confidence, probe = learned.confidence(), learned.probe
 
     def of(outcome: Outcome) -> float:
-        prompt, state = learned.prompts.log_odds(asked(outcome)), outcome.hidden_state
+        prompt, state = learned.classifier.log_odds(asked(outcome)), outcome.hidden_state
         probed = 0.0 if probe is None or state is None else probe.log_odds(state)
         signals = replace(outcome.signals, prompt_log_odds=prompt, probe_log_odds=probed)
         return confidence.of(signals)

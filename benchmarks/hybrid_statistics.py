@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from hybrid_outcomes import Outcome
 
-from edgesdk.hybrid.trust.quality import auroc
-from edgesdk.hybrid.trust.threshold import binomial_tail
+from edgesdk.hybrid.confidence.evaluation import auroc
+from edgesdk.hybrid.confidence.threshold import binomial_tail
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

@@ -19,13 +19,13 @@ def main(folder: Path, threads: int, count: int, prompt: list[int]) -> None:
     engine = open_engine(open_bundle(folder), threads=threads)
 
     def run() -> float:
-        sequence = engine.sequence()
-        token = int(sequence.extend(prompt)[0].argmax())
+        state = engine.new_state()
+        token = int(state.extend(prompt)[0].argmax())
         started = time.perf_counter()
         for _ in range(count):
-            token = int(sequence.extend([token])[0].argmax())
+            token = int(state.extend([token])[0].argmax())
         seconds = time.perf_counter() - started
-        sequence.close()
+        state.close()
         return count / seconds
 
     serve(run)

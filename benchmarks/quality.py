@@ -35,18 +35,17 @@ from pathlib import Path
 
 import click
 import numpy as np
-from edgesdk_export.calibration.rescaling import off_grid
+from edgesdk_export.calibration.channel_scales import off_grid
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
-from edgesdk_export.gguf.mixes import file_type_named
-from edgesdk_export.gguf.vocabulary import vocabulary_metadata
+from edgesdk_export.gguf.file_types import file_type_named
+from edgesdk_export.gguf.tokenizer_metadata import vocabulary_metadata
 from edgesdk_export.gguf.writer import write_gguf
-from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
-from edgesdk_export.quality.text import Windows, cut_windows, text_from_file
+from edgesdk_export.quality.evaluation_text import Windows, cut_windows, text_from_file
+from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint, LayerwiseOnnxModel
 from edgesdk_export.recipes import load_recipe
 from edgesdk_export.recipes.sections import CalibrationRecipe
-from edgesdk_export.selftest.expected import WeightErrors
-from edgesdk_export.selftest.noise import erring
+from edgesdk_export.selftest.weight_noise import WeightErrors, with_weight_noise
 from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.tokenizers import read_text
 from genai_build import genai_python
@@ -108,7 +107,7 @@ class Maker:
         return Candidate(name, make, in_one_session)
 
     def _written(self, model: Path) -> Logits:
-        return streamed(WrittenStack(self.spec, model))
+        return streamed(LayerwiseOnnxModel(self.spec, model))
 
     def _recipe(self, name: str) -> Path:
         """The recipe that comes with edgesdk, with another number of calibration tokens."""
@@ -172,7 +171,7 @@ def main(
         bos=side.entry.bos_token_id if side.entry.add_bos else None,
         context=decoder.spec.context_length,
     )
-    reference = Reference.of(CheckpointStack(decoder), windows.ids)
+    reference = Reference.of(LayerwiseCheckpoint(decoder), windows.ids)
     if grid == "off-grid":
         _check_same(reference, model, folder / "same")
     maker = Maker(folder, source, decoder.spec, calibration.resolve(), calibration_tokens)
@@ -196,7 +195,7 @@ def _write_source(model: Path, target: Path, grid: str, seed: int) -> None:
     if grid == "off-grid":
         moved = off_grid(decoder, seed=seed)
     elif grid == "noisy":
-        moved = erring(decoder, WeightErrors(linear=0.1, head=0.05))
+        moved = with_weight_noise(decoder, WeightErrors(linear=0.1, head=0.05))
     beside = target.with_suffix(".part")
     write_gguf(moved, beside, file_type_named("f32"), name=model.stem, vocabulary=vocabulary)
     beside.rename(target)
@@ -206,7 +205,7 @@ def _check_same(reference: Reference, model: Path, done: Path) -> None:
     """Moving weights off their grid must not change what they compute."""
     if done.exists():
         return
-    original = CheckpointStack(read_decoder(open_checkpoint(model)))
+    original = LayerwiseCheckpoint(read_decoder(open_checkpoint(model)))
     found = Reference.of(reference.stack, reference.ids[:1]).compare(streamed(original))
     assert found.kl.mean() < _SAME, f"off-grid weights compute something else: {found.kl.mean()}"
     done.write_text(f"KL {found.kl.mean():.2g}, top-1 {found.same_top1.mean():.4f}\n")
@@ -230,7 +229,7 @@ def _measure(
 
 
 def _gguf(path: Path) -> Logits:
-    return streamed(CheckpointStack(read_decoder(open_checkpoint(path))))
+    return streamed(LayerwiseCheckpoint(read_decoder(open_checkpoint(path))))
 
 
 def _print(title: str, rows: list[dict[str, float]]) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from edgesdk_export.quality.stacks import CheckpointStack
-from edgesdk_export.quality.streamed import Float32, LayerStack
+from edgesdk_export.quality.layerwise import Float32, LayerwiseModel
+from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint
 from edgesdk_quantize.divergence import Divergence, DivergenceMeter, join
 from gguf import GGUFReader
 
@@ -24,7 +24,7 @@ Logits = Callable[[Ids], Iterator[Float32]]
 _TABLES = ("cos", "sin", "cos_cache", "sin_cache")
 
 
-def streamed(stack: LayerStack) -> Logits:
+def streamed(stack: LayerwiseModel) -> Logits:
     """Of a decoder that runs layer by layer."""
 
     def run(ids: Ids) -> Iterator[Float32]:
@@ -53,12 +53,12 @@ def in_one_session(model: Path) -> Logits:
 class Reference:
     """The fp32 weights, run once: states after the last layer [windows, 1, length, hidden]."""
 
-    stack: CheckpointStack
+    stack: LayerwiseCheckpoint
     ids: Ids
     states: list[Float32]
 
     @classmethod
-    def of(cls, stack: CheckpointStack, ids: Ids) -> Reference:
+    def of(cls, stack: LayerwiseCheckpoint, ids: Ids) -> Reference:
         return cls(stack, ids, _states(stack, ids))
 
     def compare(self, candidate: Logits) -> Divergence:
@@ -71,7 +71,7 @@ class Reference:
         return join(found)
 
 
-def _states(stack: LayerStack, ids: Ids) -> list[Float32]:
+def _states(stack: LayerwiseModel, ids: Ids) -> list[Float32]:
     embed = stack.embed()
     states = [embed(row[None]) for row in ids]
     for index in range(stack.layers):

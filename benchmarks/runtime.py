@@ -18,10 +18,10 @@ import click
 import numpy as np
 from turns import report
 
-from edgesdk.decode.options import Speculation
-from edgesdk.engines.base import Logits, Rows, Sequence
+from edgesdk.engines.base import DecodeState, Logits, Rows
 from edgesdk.loading import load
 from edgesdk.model import Model
+from edgesdk.options import Speculation
 from edgesdk.receipt import Reply
 
 ROWS = (2, 4, 8)
@@ -66,17 +66,17 @@ def rows_table(model: Model) -> None:
     """Print what several rows cost, and whether they agree with single ones."""
     ids = model._runtime.encoder.chat([{"role": "user", "content": f"{FILE}\n{TEXT}"}])
     held, tail = ids[: -ROWS[-1]], ids[-ROWS[-1] :]
-    sequence = model._runtime.engine.sequence()
-    sequence.extend(held)
-    single = [sequence.extend([token])[0].copy() for token in tail]
+    state = model._runtime.engine.new_state()
+    state.extend(held)
+    single = [state.extend([token])[0].copy() for token in tail]
     ways: tuple[Rows, ...] = ("each", "all")
     times: dict[tuple[Rows, int], list[float]] = {}
     agree: dict[tuple[Rows, int], bool] = {}
     for _ in range(ROW_ROUNDS):
-        alone = _timed(sequence, len(held), tail[:1], "last")[0]
+        alone = _timed(state, len(held), tail[:1], "last")[0]
         for way in ways:
             for count in ROWS:
-                seconds, rows = _timed(sequence, len(held), tail[:count], way)
+                seconds, rows = _timed(state, len(held), tail[:count], way)
                 times.setdefault((way, count), []).append(seconds / alone)
                 agree[way, count] = np.array_equal(rows, single[:count])
     print(f"rows in one call, {model.name}, {len(held)} tokens before them ({model.info.name})\n")
@@ -86,15 +86,15 @@ def rows_table(model: Model) -> None:
         (each, same), (joint, alike) = cells
         print(f"{count:>6} {each:>16.2f} {same!s:>6} {joint:>12.2f} {alike!s:>6}")
     print()
-    sequence.close()
+    state.close()
 
 
-def _timed(sequence: Sequence, length: int, tokens: list[int], way: Rows) -> tuple[float, Logits]:
+def _timed(state: DecodeState, length: int, tokens: list[int], way: Rows) -> tuple[float, Logits]:
     """Seconds and logits of the second of two calls; the first binds buffers."""
     for _ in range(2):
-        sequence.rewind(length)
+        state.rewind(length)
         begun = perf_counter()
-        rows = sequence.extend(tokens, logits=way)
+        rows = state.extend(tokens, logits=way)
         seconds = perf_counter() - begun
     return seconds, rows
 

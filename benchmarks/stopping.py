@@ -20,12 +20,12 @@ from collections.abc import Iterator
 
 import click
 
-from edgesdk.decode.prefill import PREFILL_CHUNK, prefill
-from edgesdk.engines.caller import Caller
+from edgesdk.generation.prefill import PREFILL_CHUNK, prefill
+from edgesdk.generation.scheduling import ScheduledDecodeState
 from edgesdk.loading import load
 from edgesdk.model import Model
-from edgesdk.scheduling import GatedSequence
-from edgesdk.streaming import ReplyStream
+from edgesdk.reply import ReplyStream
+from edgesdk.system.cancellation import CancellationToken
 
 TEXT = "the keeper of a lighthouse wrote to his sister about storms and lost ships again"
 WORDS = TEXT.split()
@@ -63,14 +63,16 @@ def stopped_after(stream: ReplyStream, wait: float, *, after_first: bool) -> flo
 def prefill_seconds(model: Model, ids: list[int], *, stoppable: bool) -> float:
     """Of all `ids`, on a sequence of their own."""
     runtime = model.runtime
-    sequence = runtime.engine.sequence()
+    state = runtime.engine.new_state()
     begun = time.perf_counter()
     if stoppable:
-        prefill(GatedSequence(sequence, runtime.gate, 0, Caller(until=begun + 3600)), ids)
+        prefill(
+            ScheduledDecodeState(state, runtime.gate, 0, CancellationToken(until=begun + 3600)), ids
+        )
     else:
-        prefill(sequence, ids)
+        prefill(state, ids)
     seconds = time.perf_counter() - begun
-    sequence.close()
+    state.close()
     return seconds
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from edgesdk.bundle.opening import Bundle as Bundle
     from edgesdk.bundle.opening import open_bundle as open_bundle
     from edgesdk.chat import Chat as Chat
-    from edgesdk.decode.options import Options as Options
     from edgesdk.errors import BudgetExceeded as BudgetExceeded
     from edgesdk.errors import BundleError as BundleError
     from edgesdk.errors import CheckpointError as CheckpointError
@@ -50,53 +49,56 @@ if TYPE_CHECKING:
     from edgesdk.errors import UnknownArchitecture as UnknownArchitecture
     from edgesdk.errors import UnknownModel as UnknownModel
     from edgesdk.errors import UnsupportedBundle as UnsupportedBundle
-    from edgesdk.hybrid.auditing import Audits as Audits
+    from edgesdk.generation.prefix_cache import PrefixCache as PrefixCache
     from edgesdk.hybrid.chat import HybridChat as HybridChat
     from edgesdk.hybrid.client import HybridClient as HybridClient
     from edgesdk.hybrid.cloud.endpoint import Cloud as Cloud
-    from edgesdk.hybrid.effort.effort import Effort as Effort
-    from edgesdk.hybrid.gate.gate import DraftGate as DraftGate
-    from edgesdk.hybrid.gate.prompts import PromptGate as PromptGate
-    from edgesdk.hybrid.gate.prompts import train_prompts as train_prompts
+    from edgesdk.hybrid.cloud.spending import Budget as Budget
+    from edgesdk.hybrid.cloud.spending import SpendingLimits as SpendingLimits
+    from edgesdk.hybrid.confidence.artifacts import ArtifactStore as ArtifactStore
+    from edgesdk.hybrid.confidence.confidence import Confidence as Confidence
+    from edgesdk.hybrid.confidence.prompt_classifier import PromptClassifier as PromptClassifier
+    from edgesdk.hybrid.confidence.prompt_classifier import (
+        train_prompt_classifier as train_prompt_classifier,
+    )
+    from edgesdk.hybrid.monitor.audits import Audits as Audits
+    from edgesdk.hybrid.monitor.calibrations import CalibrationRecord as CalibrationRecord
+    from edgesdk.hybrid.monitor.guarantee import RiskGuarantee as RiskGuarantee
+    from edgesdk.hybrid.offline.queue import OfflineQueue as OfflineQueue
+    from edgesdk.hybrid.offline.sending import DeferredReply as DeferredReply
     from edgesdk.hybrid.privacy.policy import Policy as Policy
-    from edgesdk.hybrid.promise import Promise as Promise
-    from edgesdk.hybrid.receipt import HybridReceipt as HybridReceipt
-    from edgesdk.hybrid.records.journal import Journal as Journal
+    from edgesdk.hybrid.reply import AsyncHybridStream as AsyncHybridStream
+    from edgesdk.hybrid.reply import HybridReceipt as HybridReceipt
     from edgesdk.hybrid.reply import HybridReply as HybridReply
-    from edgesdk.hybrid.spending.budget import Budget as Budget
-    from edgesdk.hybrid.spending.limits import SpendingLimits as SpendingLimits
-    from edgesdk.hybrid.stream import AsyncHybridStream as AsyncHybridStream
-    from edgesdk.hybrid.stream import HybridStream as HybridStream
-    from edgesdk.hybrid.trust.calibrations import Calibrated as Calibrated
-    from edgesdk.hybrid.trust.confidence import Confidence as Confidence
-    from edgesdk.hybrid.trust.kept import Kept as Kept
-    from edgesdk.hybrid.waiting.flushing import LateReply as LateReply
-    from edgesdk.hybrid.waiting.queue import Queue as Queue
+    from edgesdk.hybrid.reply import HybridStream as HybridStream
+    from edgesdk.hybrid.router import Router as Router
+    from edgesdk.hybrid.self_consistency import SelfConsistency as SelfConsistency
+    from edgesdk.hybrid.storage.journal import Journal as Journal
     from edgesdk.loading import load as load
     from edgesdk.loading import plan as plan
     from edgesdk.model import Model as Model
+    from edgesdk.options import Options as Options
     from edgesdk.overflow import Overflow as Overflow
-    from edgesdk.planning import Plan as Plan
-    from edgesdk.prefixes import PrefixCache as PrefixCache
     from edgesdk.receipt import Receipt as Receipt
     from edgesdk.receipt import Reply as Reply
+    from edgesdk.reply import AsyncReplyStream as AsyncReplyStream
+    from edgesdk.reply import ReplyStream as ReplyStream
     from edgesdk.store import Store as Store
-    from edgesdk.streaming import AsyncReplyStream as AsyncReplyStream
-    from edgesdk.streaming import ReplyStream as ReplyStream
-    from edgesdk.tools.acting import Acted as Acted
+    from edgesdk.system.plan import Plan as Plan
     from edgesdk.tools.calls import ToolCall as ToolCall
-    from edgesdk.tools.running import ToolRun as ToolRun
+    from edgesdk.tools.tool_loop import ActResult as ActResult
+    from edgesdk.tools.tool_loop import ToolRun as ToolRun
 
 _HOME = {
-    "Acted": "edgesdk.tools.acting",
-    "AsyncHybridStream": "edgesdk.hybrid.stream",
-    "AsyncReplyStream": "edgesdk.streaming",
-    "Audits": "edgesdk.hybrid.auditing",
-    "Budget": "edgesdk.hybrid.spending.budget",
+    "ActResult": "edgesdk.tools.tool_loop",
+    "AsyncHybridStream": "edgesdk.hybrid.reply",
+    "AsyncReplyStream": "edgesdk.reply",
+    "Audits": "edgesdk.hybrid.monitor.audits",
+    "Budget": "edgesdk.hybrid.cloud.spending",
     "BudgetExceeded": "edgesdk.errors",
     "Bundle": "edgesdk.bundle.opening",
     "BundleError": "edgesdk.errors",
-    "Calibrated": "edgesdk.hybrid.trust.calibrations",
+    "CalibrationRecord": "edgesdk.hybrid.monitor.calibrations",
     "Chat": "edgesdk.chat",
     "CheckpointError": "edgesdk.errors",
     "Cloud": "edgesdk.hybrid.cloud.endpoint",
@@ -105,49 +107,49 @@ _HOME = {
     "CloudError": "edgesdk.errors",
     "CloudRefused": "edgesdk.errors",
     "CloudUnreachable": "edgesdk.errors",
-    "Confidence": "edgesdk.hybrid.trust.confidence",
+    "Confidence": "edgesdk.hybrid.confidence.confidence",
     "ConfigMismatch": "edgesdk.errors",
     "ContextOverflow": "edgesdk.errors",
     "DamagedBundle": "edgesdk.errors",
     "DamagedCheckpoint": "edgesdk.errors",
     "DeadlineExceeded": "edgesdk.errors",
     "DownloadFailed": "edgesdk.errors",
-    "DraftGate": "edgesdk.hybrid.gate.gate",
+    "Router": "edgesdk.hybrid.router",
     "EdgeError": "edgesdk.errors",
-    "Effort": "edgesdk.hybrid.effort.effort",
+    "SelfConsistency": "edgesdk.hybrid.self_consistency",
     "EmptyPrompt": "edgesdk.errors",
     "EngineError": "edgesdk.errors",
     "ExportError": "edgesdk.errors",
     "HashMismatch": "edgesdk.errors",
     "HybridChat": "edgesdk.hybrid.chat",
     "HybridClient": "edgesdk.hybrid.client",
-    "HybridReceipt": "edgesdk.hybrid.receipt",
+    "HybridReceipt": "edgesdk.hybrid.reply",
     "HybridReply": "edgesdk.hybrid.reply",
-    "HybridStream": "edgesdk.hybrid.stream",
+    "HybridStream": "edgesdk.hybrid.reply",
     "IncompleteStructure": "edgesdk.errors",
     "InvalidOption": "edgesdk.errors",
     "InvalidText": "edgesdk.errors",
-    "Journal": "edgesdk.hybrid.records.journal",
-    "Kept": "edgesdk.hybrid.trust.kept",
-    "LateReply": "edgesdk.hybrid.waiting.flushing",
+    "SectionJournal": "edgesdk.hybrid.storage.journal",
+    "ArtifactStore": "edgesdk.hybrid.confidence.artifacts",
+    "DeferredReply": "edgesdk.hybrid.offline.sending",
     "MissingExtra": "edgesdk.errors",
     "Model": "edgesdk.model",
     "NotEnoughMemory": "edgesdk.errors",
     "NotEnoughSpace": "edgesdk.errors",
-    "Options": "edgesdk.decode.options",
+    "Options": "edgesdk.options",
     "Overflow": "edgesdk.overflow",
-    "Plan": "edgesdk.planning",
+    "Plan": "edgesdk.system.plan",
     "Policy": "edgesdk.hybrid.privacy.policy",
-    "PrefixCache": "edgesdk.prefixes",
-    "Promise": "edgesdk.hybrid.promise",
-    "PromptGate": "edgesdk.hybrid.gate.prompts",
-    "Queue": "edgesdk.hybrid.waiting.queue",
+    "PrefixCache": "edgesdk.generation.prefix_cache",
+    "RiskGuarantee": "edgesdk.hybrid.monitor.guarantee",
+    "PromptClassifier": "edgesdk.hybrid.confidence.prompt_classifier",
+    "OfflineQueue": "edgesdk.hybrid.offline.queue",
     "Receipt": "edgesdk.receipt",
     "RejectedStructure": "edgesdk.errors",
     "Reply": "edgesdk.receipt",
-    "ReplyStream": "edgesdk.streaming",
+    "ReplyStream": "edgesdk.reply",
     "RequestError": "edgesdk.errors",
-    "SpendingLimits": "edgesdk.hybrid.spending.limits",
+    "SpendingLimits": "edgesdk.hybrid.cloud.spending",
     "Store": "edgesdk.store",
     "StoreBusy": "edgesdk.errors",
     "StoreError": "edgesdk.errors",
@@ -155,18 +157,19 @@ _HOME = {
     "TemplateError": "edgesdk.errors",
     "ToolCall": "edgesdk.tools.calls",
     "ToolRoundsExceeded": "edgesdk.errors",
-    "ToolRun": "edgesdk.tools.running",
+    "ToolRun": "edgesdk.tools.tool_loop",
     "UnknownArchitecture": "edgesdk.errors",
     "UnknownModel": "edgesdk.errors",
     "UnsupportedBundle": "edgesdk.errors",
     "load": "edgesdk.loading",
     "open_bundle": "edgesdk.bundle.opening",
     "plan": "edgesdk.loading",
-    "train_prompts": "edgesdk.hybrid.gate.prompts",
+    "train_prompt_classifier": "edgesdk.hybrid.confidence.prompt_classifier",
 }
 
 __all__ = [
-    "Acted",
+    "ActResult",
+    "ArtifactStore",
     "AsyncHybridStream",
     "AsyncReplyStream",
     "Audits",
@@ -174,7 +177,7 @@ __all__ = [
     "BudgetExceeded",
     "Bundle",
     "BundleError",
-    "Calibrated",
+    "CalibrationRecord",
     "Chat",
     "CheckpointError",
     "Cloud",
@@ -189,10 +192,9 @@ __all__ = [
     "DamagedBundle",
     "DamagedCheckpoint",
     "DeadlineExceeded",
+    "DeferredReply",
     "DownloadFailed",
-    "DraftGate",
     "EdgeError",
-    "Effort",
     "EmptyPrompt",
     "EngineError",
     "ExportError",
@@ -205,26 +207,26 @@ __all__ = [
     "IncompleteStructure",
     "InvalidOption",
     "InvalidText",
-    "Journal",
-    "Kept",
-    "LateReply",
     "MissingExtra",
     "Model",
     "NotEnoughMemory",
     "NotEnoughSpace",
+    "OfflineQueue",
     "Options",
     "Overflow",
     "Plan",
     "Policy",
     "PrefixCache",
-    "Promise",
-    "PromptGate",
-    "Queue",
+    "PromptClassifier",
     "Receipt",
     "RejectedStructure",
     "Reply",
     "ReplyStream",
     "RequestError",
+    "RiskGuarantee",
+    "Router",
+    "SectionJournal",
+    "SelfConsistency",
     "SpendingLimits",
     "Store",
     "StoreBusy",
@@ -241,7 +243,7 @@ __all__ = [
     "load",
     "open_bundle",
     "plan",
-    "train_prompts",
+    "train_prompt_classifier",
 ]
 
 

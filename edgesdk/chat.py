@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
-from edgesdk.closing import Closes
-from edgesdk.conversation import OneAtATime, given, news_of
-from edgesdk.decode.options import OptionChanges
-from edgesdk.engines.base import Sequence
+from edgesdk.engines.base import DecodeState
+from edgesdk.engines.base import DecodeState as EngineSequence
 from edgesdk.errors import InvalidOption
-from edgesdk.overflow import OverflowPolicy, checked_policy
+from edgesdk.generation.loop import Generation
+from edgesdk.generation.streaming import read_all, read_all_async
+from edgesdk.options import Options, OptionsKwargs
+from edgesdk.overflow import (
+    Overflow,
+    OverflowingConversation,
+    OverflowPolicy,
+    ShortenedHistory,
+    SummarizedAnswer,
+    checked_policy,
+    drop_oldest,
+    low_watermark,
+    prompt_limit,
+)
 from edgesdk.receipt import Reply
-from edgesdk.relaying import read_all, read_all_async
+from edgesdk.reply import AsyncReplyStream, ReplyStream
 from edgesdk.runtime import Runtime
-from edgesdk.saved_chat import save_chat
-from edgesdk.streaming import AsyncReplyStream, ReplyStream
-from edgesdk.structure.asking import Asked
+from edgesdk.session import AnswerLock, new_messages_of, save_chat, with_tool_result
+from edgesdk.structured.output_format import GenerationRequest
+from edgesdk.system.closing import Closeable
+from edgesdk.tools.call_messages import open_turn_start, unanswered_calls, used_ids
 from edgesdk.tools.calls import ToolCall
-from edgesdk.tools.messages import open_turn, unanswered, used_ids
-from edgesdk.tools.offer import Offer, ToolChanges, asked_with_tools
-from edgesdk.turn import Turn
+from edgesdk.tools.tool_set import OfferedTools, RequestKwargs, parse_tool_kwargs
 
 if TYPE_CHECKING:
-    from edgesdk.tools.acting import Acted, Acting
-    from edgesdk.tools.function import Tool
+    from edgesdk.tools.functions import Tool
+    from edgesdk.tools.tool_loop import ActResult, ToolLoop
 
 
-class Chat(Closes):
+class Chat(Closeable):
     """A conversation; `Model.chat` makes one. It raises what `Model` raises.
 
     Each turn renders the whole conversation and computes only what the KV cache does not hold:
@@ -46,7 +56,7 @@ class Chat(Closes):
     Args:
         overflow: see `Model.chat`.
         turns: the conversation so far, the system message left out.
-        sequence: has some or all of it in its KV cache; the chat's own from now on.
+        state: has some or all of it in its KV cache; the chat's own from now on.
 
     Raises:
         InvalidOption: there is no such overflow policy.
@@ -59,14 +69,14 @@ class Chat(Closes):
         system: str | None = None,
         overflow: OverflowPolicy = "error",
         turns: Iterable[dict[str, Any]] = (),
-        sequence: Sequence | None = None,
+        state: DecodeState | None = None,
     ) -> None:
         self.system = system
         self._runtime = runtime
         self._overflow = checked_policy(overflow)
         self._turns = [dict(message) for message in turns]
-        self._sequence = sequence
-        self._answering = OneAtATime()
+        self._state = state
+        self._answering = AnswerLock()
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -74,16 +84,17 @@ class Chat(Closes):
         told = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*told, *(dict(message) for message in self._turns)]
 
-    def respond(self, prompt: str | None = None, **options: Unpack[ToolChanges]) -> Reply:
+    def respond(self, prompt: str | None = None, **options: Unpack[RequestKwargs]) -> Reply:
         """Answer the user's next message.
 
         Args:
-            prompt: the message; None to go on after the results of tool calls (see `give`).
-            options: see `ToolChanges`.
+            prompt: the message; None to go on after the results of tool calls (see
+                `add_tool_result`).
+            options: see `RequestKwargs`.
         """
         return read_all(self.stream(prompt, **options))
 
-    def stream(self, prompt: str | None = None, **options: Unpack[ToolChanges]) -> ReplyStream:
+    def stream(self, prompt: str | None = None, **options: Unpack[RequestKwargs]) -> ReplyStream:
         """Answer the user's next message piece by piece; see `respond`.
 
         Raises:
@@ -99,33 +110,33 @@ class Chat(Closes):
             self._answering.end()
             raise
 
-    async def arespond(self, prompt: str | None = None, **options: Unpack[ToolChanges]) -> Reply:
+    async def arespond(self, prompt: str | None = None, **options: Unpack[RequestKwargs]) -> Reply:
         """`respond` for asyncio; cancelling the task stops the decoding."""
         return await read_all_async(self.astream(prompt, **options))
 
     def astream(
-        self, prompt: str | None = None, **options: Unpack[ToolChanges]
+        self, prompt: str | None = None, **options: Unpack[RequestKwargs]
     ) -> AsyncReplyStream:
         """`stream` for asyncio; cancelling the task stops the decoding."""
         return AsyncReplyStream(self.stream(prompt, **options))
 
     @property
-    def waiting_for(self) -> tuple[ToolCall, ...]:
+    def pending_calls(self) -> tuple[ToolCall, ...]:
         """The calls of the last answer whose results are still to be given."""
-        return unanswered(self._turns)
+        return unanswered_calls(self._turns)
 
-    def give(self, call: ToolCall, result: Any) -> None:
+    def add_tool_result(self, call: ToolCall, result: Any) -> None:
         """Tell the model what one of its calls gave; when all have a result, `respond()` goes on.
 
         Args:
-            call: one of `waiting_for`.
+            call: one of `pending_calls`.
             result: a text as it is, anything else as JSON.
 
         Raises:
             RequestError: an answer is under way, or no result of that call is waited for.
         """
         with self._answering.held():
-            self._turns = given(self._turns, call, result)
+            self._turns = with_tool_result(self._turns, call, result)
 
     def act(
         self,
@@ -133,8 +144,8 @@ class Chat(Closes):
         tools: Iterable[Callable[..., Any]],
         *,
         max_rounds: int = 8,
-        **options: Unpack[OptionChanges],
-    ) -> Acted:
+        **options: Unpack[OptionsKwargs],
+    ) -> ActResult:
         """Answer the user's next message with the help of Python functions.
 
         The model may call them, several in one answer, which then run at once, in threads; it is
@@ -154,11 +165,11 @@ class Chat(Closes):
             InvalidOption: a function cannot be a tool, or an option is unknown or out of range.
             RequestError: an answer is under way, or a tool call has no result.
         """
-        from edgesdk.tools.acting import act
+        from edgesdk.tools.tool_loop import act
 
         with self._answering.held():
-            turn, acting, functions, ask = self._acting(prompt, tools, max_rounds, options)
-            acted = act(acting, lambda seconds: read_all(ask(seconds)), functions)
+            turn, loop, functions, ask = self._acting(prompt, tools, max_rounds, options)
+            acted = act(loop, lambda seconds: read_all(ask(seconds)), functions)
             self._turns = [*turn.history, *acted.messages]
         return acted
 
@@ -168,19 +179,19 @@ class Chat(Closes):
         tools: Iterable[Callable[..., Any]],
         *,
         max_rounds: int = 8,
-        **options: Unpack[OptionChanges],
-    ) -> Acted:
+        **options: Unpack[OptionsKwargs],
+    ) -> ActResult:
         """`act` for asyncio. Tools may be `async def`: they run in the event loop, others in
         threads; cancelling the task stops the decoding and cancels them."""
-        from edgesdk.tools.acting import act_async
+        from edgesdk.tools.tool_loop import act_async
 
         with self._answering.held():
-            turn, acting, functions, ask = self._acting(prompt, tools, max_rounds, options)
+            turn, loop, functions, ask = self._acting(prompt, tools, max_rounds, options)
 
             async def asked(seconds: float | None) -> Reply:
                 return await read_all_async(AsyncReplyStream(ask(seconds)))
 
-            acted = await act_async(acting, asked, functions)
+            acted = await act_async(loop, asked, functions)
             self._turns = [*turn.history, *acted.messages]
         return acted
 
@@ -200,13 +211,13 @@ class Chat(Closes):
             RequestError: an answer is under way.
         """
         with self._answering.held():
-            twin = None if self._sequence is None else self._sequence.fork()
+            twin = None if self._state is None else self._state.fork()
             return Chat(
                 self._runtime,
                 system=self.system,
                 overflow=self._overflow,
                 turns=self._turns,
-                sequence=twin,
+                state=twin,
             )
 
     def save(self, path: str | Path) -> None:
@@ -218,8 +229,8 @@ class Chat(Closes):
             RequestError: an answer is under way, or `path` cannot be written.
         """
         with self._answering.held():
-            sequence = self._held()
-            save_chat(Path(path), sequence, system=self.system, turns=self._turns)
+            state = self._held()
+            save_chat(Path(path), state, system=self.system, turns=self._turns)
 
     def close(self) -> None:
         """Free the KV cache. The messages stay readable.
@@ -232,19 +243,21 @@ class Chat(Closes):
 
     def _turn(self, prompt: str | None) -> Turn:
         """The turn that `prompt` begins, or goes on with."""
-        asked = news_of(prompt, self._turns)
+        asked = new_messages_of(prompt, self._turns)
         told = self.messages[: len(self.messages) - len(self._turns)]
         if self._turns and self._turns[-1]["role"] == "tool":
             # The question that led to the calls must not be dropped without them.
-            start = open_turn(self._turns)
+            start = open_turn_start(self._turns)
             return Turn(told, self._turns[:start], [*self._turns[start:], *asked])
         return Turn(told, list(self._turns), asked)
 
-    def _asked(self, options: Mapping[str, object], turn: Turn) -> tuple[Asked, Offer | None]:
+    def _asked(
+        self, options: Mapping[str, object], turn: Turn
+    ) -> tuple[GenerationRequest, OfferedTools | None]:
         """What the caller asks for; `turn` then tells the model of the tools."""
-        asked, offer = asked_with_tools(
+        asked, offer = parse_tool_kwargs(
             options,
-            lambda: self._runtime.dialect,
+            lambda: self._runtime.tool_format,
             self._runtime.encoder.tokenizer,
             lambda: used_ids([*turn.history, *turn.news]),
         )
@@ -252,7 +265,11 @@ class Chat(Closes):
         return asked, offer
 
     def _answer(
-        self, turn: Turn, asked: Asked, started: float, on_end: Callable[[Reply | None], None]
+        self,
+        turn: Turn,
+        asked: GenerationRequest,
+        started: float,
+        on_end: Callable[[Reply | None], None],
     ) -> ReplyStream:
         return turn.answer(
             self._runtime,
@@ -269,16 +286,16 @@ class Chat(Closes):
         tools: Iterable[Callable[..., Any]],
         max_rounds: int,
         options: Mapping[str, object],
-    ) -> tuple[Turn, Acting, Mapping[str, Tool], Callable[[float | None], ReplyStream]]:
+    ) -> tuple[Turn, ToolLoop, Mapping[str, Tool], Callable[[float | None], ReplyStream]]:
         """What a loop needs; the last is what begins its next answer."""
-        from edgesdk.tools.acting import Acting
+        from edgesdk.tools.tool_loop import ToolLoop
 
         turn = self._turn(prompt)
         asked, offer = self._asked({**options, "tools": tools}, turn)
         assert offer is not None, "tools are offered"
         if len(offer.functions) < len(offer.specs):
             raise InvalidOption("A tool is no function, so it cannot run.", hint="Use respond().")
-        acting = Acting(turn.news, max_rounds=max_rounds, deadline=asked.options.deadline)
+        loop = ToolLoop(turn.news, max_rounds=max_rounds, deadline=asked.options.deadline)
 
         def on_end(reply: Reply | None) -> None:
             if reply is None:
@@ -288,7 +305,7 @@ class Chat(Closes):
             timed = asked._replace(options=replace(asked.options, deadline=seconds))
             return self._answer(turn, timed, perf_counter(), on_end)
 
-        return turn, acting, offer.functions, ask
+        return turn, loop, offer.functions, ask
 
     def _joins(self, turn: Turn) -> Callable[[Reply | None], None]:
         """What is to happen when the answer to a turn ends."""
@@ -305,12 +322,154 @@ class Chat(Closes):
 
         return on_end
 
-    def _held(self) -> Sequence:
-        if self._sequence is None:
-            self._sequence = self._runtime.engine.sequence()
-        return self._sequence
+    def _held(self) -> DecodeState:
+        if self._state is None:
+            self._state = self._runtime.engine.new_state()
+        return self._state
 
     def _drop_cache(self) -> None:
-        if self._sequence is not None:
-            self._sequence.close()
-            self._sequence = None
+        if self._state is not None:
+            self._state.close()
+            self._state = None
+
+
+Message = dict[str, Any]
+
+
+@dataclass
+class Turn:
+    """One turn of a chat. It may take several answers, where the model calls tools.
+
+    Attributes:
+        told: the system message, or nothing.
+        history: the turns before; what an overflow policy made of them, once an answer has ended.
+        news: the user's message, and what followed it so far.
+        specs: the tools that the model is told of.
+    """
+
+    told: list[Message]
+    history: list[Message]
+    news: list[Message]
+    specs: Sequence[dict[str, Any]] = field(default=())
+
+    def answer(
+        self,
+        runtime: Runtime,
+        state: EngineSequence,
+        asked: GenerationRequest,
+        *,
+        policy: OverflowPolicy,
+        started: float,
+        on_end: Callable[[Reply | None], None],
+    ) -> ReplyStream:
+        """Start an answer to what was said.
+
+        Raises:
+            What `Runtime.answer` raises.
+        """
+        ids = self._encoded(runtime, [*self.told, *self.history, *self.news])
+        limit = prompt_limit(runtime.engine.info.context_length, asked.options.max_tokens)
+        if policy != "error" and self.history and len(ids) > limit:
+            return self._shortened(
+                runtime,
+                state,
+                asked,
+                policy=policy,
+                started=started,
+                on_end=on_end,
+                full=len(ids),
+            )
+        shared = 0
+        if not self.history:
+            shared = runtime.shared_tokens([*self.told, *self.news], ids)
+        return runtime.answer(
+            state,
+            ids,
+            asked.options,
+            started=started,
+            on_end=on_end,
+            shared=shared,
+            structure=asked.structure,
+        )
+
+    def _shortened(
+        self,
+        runtime: Runtime,
+        state: EngineSequence,
+        asked: GenerationRequest,
+        *,
+        policy: OverflowPolicy,
+        started: float,
+        on_end: Callable[[Reply | None], None],
+        full: int,
+    ) -> ReplyStream:
+        """Answer with as many of the latest turns as fit; with all there would be `full` tokens."""
+        limit = prompt_limit(runtime.engine.info.context_length, asked.options.max_tokens)
+
+        def encode(turns: list[Message]) -> list[int]:
+            return self._encoded(runtime, [*self.told, *turns, *self.news])
+
+        short = drop_oldest(self.history, lambda turns: len(encode(turns)), low_watermark(limit))
+        if policy == "summarize":
+            return self._summarized(
+                runtime, state, asked, short, started=started, on_end=on_end, full=full
+            )
+        ids = encode(short.turns)
+
+        def ended(reply: Reply | None) -> None:
+            self.history = short.turns
+            on_end(reply)
+
+        return runtime.answer(
+            state,
+            ids,
+            asked.options,
+            started=started,
+            on_end=ended,
+            overflow=Overflow(policy, len(short.dropped), full, len(ids)),
+            structure=asked.structure,
+        )
+
+    def _summarized(
+        self,
+        runtime: Runtime,
+        state: EngineSequence,
+        asked: GenerationRequest,
+        short: ShortenedHistory,
+        *,
+        started: float,
+        on_end: Callable[[Reply | None], None],
+        full: int,
+    ) -> ReplyStream:
+        cancel = runtime.cancel_event()
+        constraint, parse = runtime.constraint_for(asked.structure)
+
+        def begin(ids: list[int], chosen: Options) -> Generation:
+            # The summary is free text; only the answer has a form.
+            form = constraint if chosen is asked.options else None
+            return runtime.generate(
+                state, ids, chosen, started=started, cancel=cancel, constraint=form
+            )
+
+        summarizing = SummarizedAnswer(
+            OverflowingConversation(self.told, short, self.news, full),
+            begin=begin,
+            encode=lambda messages: self._encoded(runtime, messages),
+            options=asked.options,
+            context_length=runtime.engine.info.context_length,
+        )
+
+        def ended(reply: Reply | None) -> None:
+            self.history = summarizing.turns
+            on_end(reply)
+
+        return runtime.stream(
+            summarizing,
+            cancel,
+            on_end=ended,
+            overflow=lambda: summarizing.overflow,
+            parse=parse,
+        )
+
+    def _encoded(self, runtime: Runtime, messages: list[Message]) -> list[int]:
+        return runtime.encode(messages, self.specs)

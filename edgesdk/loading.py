@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from time import perf_counter
 
-from edgesdk import planning
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
-from edgesdk.decode.draft import Draft, check_same_tokens
 from edgesdk.engines.registry import open_engine
-from edgesdk.engines.threads import thread_count
 from edgesdk.errors import BundleError, EngineError, MissingExtra, UnknownModel
+from edgesdk.generation.prefix_cache import PrefixCache
+from edgesdk.generation.speculation import LoadedDraftModel, check_same_tokens
 from edgesdk.model import Model
-from edgesdk.planning import Plan, require_memory
-from edgesdk.power import Governor, PacedEngine, PowerPolicy
-from edgesdk.prefixes import PrefixCache
 from edgesdk.runtime import Runtime
+from edgesdk.system import plan as planning
+from edgesdk.system.plan import Plan, require_memory
+from edgesdk.system.power import Governor, PacedEngine, PowerPolicy
+from edgesdk.system.resources import thread_count
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
 
@@ -39,13 +39,13 @@ def load(
         device: "auto", or a device that an engine names, such as "cpu".
         context: most tokens of one conversation; None for the model's own limit.
         threads: CPU threads; None for one per physical core.
-        prefix_cache: where the KV caches of system messages, and of what `Model.remember` is
+        prefix_cache: where the KV caches of system messages, and of what `Model.cache_prefix` is
             given, are kept for later prompts; a folder, or True for the store's own.
         check_memory: refuse a model that cannot fit, instead of being killed for it: with
             `context` tokens if they are given, else with any.
         power: how hard to work the device, by its battery and temperature: "performance",
-            "balanced", "saver", or a function from `edgesdk.power.PowerState` to
-            `edgesdk.power.Pace`. None asks no sensor.
+            "balanced", "saver", or a function from `edgesdk.system.power.PowerState` to
+            `edgesdk.system.power.Pace`. None asks no sensor.
         draft: a smaller model with the same tokenizer, named as `what` is, which guesses tokens
             for this one; see `Options.speculate`.
 
@@ -137,7 +137,7 @@ def _draft(
     device: str,
     context: int | None,
     threads: int | None,
-) -> Draft:
+) -> LoadedDraftModel:
     source = find(what)
     engine = open_engine(source, device, threads=threads, context=context)
     try:
@@ -146,7 +146,7 @@ def _draft(
     except BaseException:
         engine.close()
         raise
-    return Draft(engine, vocab_size=target.tokenizer.vocab_size)
+    return LoadedDraftModel(engine, vocab_size=target.tokenizer.vocab_size)
 
 
 def find(what: str | Path) -> Bundle | Path:
@@ -156,9 +156,9 @@ def find(what: str | Path) -> Bundle | Path:
         return path
     if path.is_dir() and (isinstance(what, Path) or is_bundle(path) or len(path.parts) > 1):
         return open_bundle(path)
-    from edgesdk.store.names import is_name
+    from edgesdk.store.reference import is_model_name
 
-    if isinstance(what, Path) or not is_name(what):
+    if isinstance(what, Path) or not is_model_name(what):
         raise UnknownModel(
             f"{what} is neither a bundle folder nor a .gguf file, and cannot be a name.",
             hint="See: edgesdk list",
@@ -167,9 +167,9 @@ def find(what: str | Path) -> Bundle | Path:
 
 
 def _in_store(name: str) -> Bundle | Path:
-    from edgesdk.store import Store, is_usable
+    from edgesdk.store import Store, require_usable
 
-    entry = is_usable(Store().get(name))
+    entry = require_usable(Store().get(name))
     if entry.kind == "bundle":
         return open_bundle(entry.path)
     if entry.path.suffix.lower() == ".gguf":

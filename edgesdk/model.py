@@ -9,33 +9,33 @@ from typing_extensions import Unpack
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.chat import Chat
-from edgesdk.closing import Closes
-from edgesdk.device_memory import private_bytes
 from edgesdk.engines.base import EngineInfo
 from edgesdk.errors import RequestError
+from edgesdk.generation.streaming import read_all, read_all_async
 from edgesdk.overflow import OverflowPolicy
-from edgesdk.planning import Plan, plan
 from edgesdk.receipt import Reply
-from edgesdk.relaying import read_all, read_all_async
+from edgesdk.reply import AsyncReplyStream, ReplyStream
 from edgesdk.runtime import Runtime
-from edgesdk.saved_chat import restore_chat
-from edgesdk.streaming import AsyncReplyStream, ReplyStream
-from edgesdk.structure.asking import AskChanges, Asked, asked_from
-from edgesdk.text.prompts import Prompt, messages_of
-from edgesdk.tools.messages import used_ids
-from edgesdk.tools.offer import ToolChanges, asked_with_tools
+from edgesdk.session import restore_chat
+from edgesdk.structured.output_format import FormatKwargs, GenerationRequest, parse_request_kwargs
+from edgesdk.system.closing import Closeable
+from edgesdk.system.plan import Plan, plan
+from edgesdk.system.resources import private_bytes
+from edgesdk.text.prompts import Prompt, as_messages
+from edgesdk.tools.call_messages import used_ids
+from edgesdk.tools.tool_set import RequestKwargs, parse_tool_kwargs
 
 
-class Model(Closes):
+class Model(Closeable):
     """A loaded model; `edgesdk.load` makes one. May be used by several threads.
 
     A prompt is a text, or a list of messages such as `{"role": "user", "content": "Hello"}`.
     Options are those of `edgesdk.Options`, as keyword arguments. At most one of `schema`, `regex`,
-    `choices` and `grammar` holds the answer to a form (see `edgesdk.structure.asking.AskChanges`);
-    the reply's `parsed` is then its value. With `tools` (see `edgesdk.tools.offer.ToolChanges`) the
-    reply may have `tool_calls`, which the caller runs; the next prompt then ends with
-    `reply.message` and, for each call, `{"role": "tool", "tool_call_id": call.id, "name":
-    call.name, "content": "..."}`.
+    `choices` and `grammar` holds the answer to a form (see
+    `edgesdk.structured.output_format.FormatKwargs`); the reply's `parsed` is then its value. With
+    `tools` (see `edgesdk.tools.tool_set.RequestKwargs`) the reply may have `tool_calls`, which the
+    caller runs; the next prompt then ends with `reply.message` and, for each call, `{"role":
+    "tool", "tool_call_id": call.id, "name": call.name, "content": "..."}`.
 
     All ways to ask raise:
         EmptyPrompt: there is nothing to answer.
@@ -71,37 +71,37 @@ class Model(Closes):
         """The bundle or the file that it comes from; None where it comes from neither."""
         return self._source
 
-    def respond(self, prompt: Prompt, **options: Unpack[ToolChanges]) -> Reply:
+    def respond(self, prompt: Prompt, **options: Unpack[RequestKwargs]) -> Reply:
         """Answer a prompt."""
         return read_all(self.stream(prompt, **options))
 
-    def stream(self, prompt: Prompt, **options: Unpack[ToolChanges]) -> ReplyStream:
+    def stream(self, prompt: Prompt, **options: Unpack[RequestKwargs]) -> ReplyStream:
         """Answer a prompt piece by piece."""
         started = perf_counter()
-        messages = messages_of(prompt)
+        messages = as_messages(prompt)
         runtime = self._runtime
-        asked, offer = asked_with_tools(
+        asked, offer = parse_tool_kwargs(
             options,
-            lambda: runtime.dialect,
+            lambda: runtime.tool_format,
             runtime.encoder.tokenizer,
             lambda: used_ids(messages),
         )
         ids = runtime.encode(messages, () if offer is None else offer.specs)
         return self._once(ids, asked, started, runtime.shared_tokens(messages, ids))
 
-    async def arespond(self, prompt: Prompt, **options: Unpack[ToolChanges]) -> Reply:
+    async def arespond(self, prompt: Prompt, **options: Unpack[RequestKwargs]) -> Reply:
         """`respond` for asyncio; cancelling the task stops the decoding."""
         return await read_all_async(self.astream(prompt, **options))
 
-    def astream(self, prompt: Prompt, **options: Unpack[ToolChanges]) -> AsyncReplyStream:
+    def astream(self, prompt: Prompt, **options: Unpack[RequestKwargs]) -> AsyncReplyStream:
         """`stream` for asyncio; cancelling the task stops the decoding."""
         return AsyncReplyStream(self.stream(prompt, **options))
 
-    def complete(self, text: str, **options: Unpack[AskChanges]) -> Reply:
+    def complete(self, text: str, **options: Unpack[FormatKwargs]) -> Reply:
         """Go on with a text as it is, without a chat template."""
         started = perf_counter()
         ids = self._runtime.encoder.plain(text)
-        return read_all(self._once(ids, asked_from(options), started))
+        return read_all(self._once(ids, parse_request_kwargs(options), started))
 
     def chat(self, system: str | None = None, *, overflow: OverflowPolicy = "error") -> Chat:
         """A conversation, with a KV cache of its own.
@@ -125,27 +125,27 @@ class Model(Closes):
                 engine or KV layout.
             ContextOverflow: it holds more tokens than this model was loaded for.
         """
-        sequence = self._runtime.engine.sequence()
+        state = self._runtime.engine.new_state()
         try:
-            saved = restore_chat(Path(path), sequence)
+            saved = restore_chat(Path(path), state)
             return Chat(
                 self._runtime,
                 system=saved.system,
                 overflow=overflow,
                 turns=saved.turns,
-                sequence=sequence,
+                state=state,
             )
         except BaseException:
-            sequence.close()
+            state.close()
             raise
 
     def count(self, prompt: Prompt) -> int:
         """Tokens of a plain text, or of a list of messages as the template writes them."""
         if isinstance(prompt, str):
             return len(self._runtime.encoder.tokenizer.encode(prompt))
-        return len(self._runtime.encode(messages_of(prompt)))
+        return len(self._runtime.encode(as_messages(prompt)))
 
-    def remember(self, prompt: Prompt) -> int:
+    def cache_prefix(self, prompt: Prompt) -> int:
         """Compute the beginning of later prompts now and keep it on disk, for this process or
         another; what they begin with is then read instead of computed.
 
@@ -160,7 +160,7 @@ class Model(Closes):
             RequestError: the model was loaded without a prefix cache, there are too few tokens
                 to keep, or the cache's folder cannot be written.
         """
-        return self._runtime.remember(messages_of(prompt))
+        return self._runtime.cache_prefix(as_messages(prompt))
 
     def plan(self, context: int | None = None) -> Plan:
         """What this model needs in memory, against what the device has; see `edgesdk.plan`.
@@ -176,7 +176,7 @@ class Model(Closes):
         return plan(
             self._source,
             context=context,
-            device=self.info.device_asked,
+            device=self.info.requested_device,
             held=private_bytes(),
         )
 
@@ -184,16 +184,18 @@ class Model(Closes):
         """Free the model. Its chats must not be used afterwards."""
         self._runtime.close()
 
-    def _once(self, ids: list[int], asked: Asked, started: float, shared: int = 0) -> ReplyStream:
+    def _once(
+        self, ids: list[int], asked: GenerationRequest, started: float, shared: int = 0
+    ) -> ReplyStream:
         """An answer on a sequence of its own."""
-        sequence = self._runtime.engine.sequence()
+        state = self._runtime.engine.new_state()
 
         def on_end(reply: Reply | None) -> None:
-            sequence.close()
+            state.close()
 
         try:
             return self._runtime.answer(
-                sequence,
+                state,
                 ids,
                 asked.options,
                 started=started,
@@ -202,5 +204,5 @@ class Model(Closes):
                 shared=shared,
             )
         except BaseException:
-            sequence.close()
+            state.close()
             raise

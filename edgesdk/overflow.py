@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any, Literal, TypeAlias, get_args
 
 from edgesdk.errors import InvalidOption
+from edgesdk.generation.loop import Finish, Generation, Step
+from edgesdk.options import Options
 
 OverflowPolicy = Literal["error", "drop_oldest_turns", "summarize"]
-Turn: TypeAlias = list[dict[str, Any]]
+TurnMessages: TypeAlias = list[dict[str, Any]]
 
 _ROOM_FOR_ANSWER = 512
 
@@ -43,7 +46,7 @@ class Overflow:
 
 
 @dataclass(frozen=True)
-class Shortened:
+class ShortenedHistory:
     """A conversation without its oldest turns.
 
     Attributes:
@@ -51,7 +54,7 @@ class Shortened:
         turns: messages of the turns that stay.
     """
 
-    dropped: tuple[Turn, ...]
+    dropped: tuple[TurnMessages, ...]
     turns: list[dict[str, Any]]
 
 
@@ -77,7 +80,7 @@ def prompt_limit(context_length: int, max_tokens: int | None) -> int:
 
 def drop_oldest(
     turns: Sequence[dict[str, Any]], tokens: Callable[[list[dict[str, Any]]], int], target: int
-) -> Shortened:
+) -> ShortenedHistory:
     """Leave out as few of the oldest turns as make the prompt fit.
 
     A turn is a message of the user and all that follows it, calls of tools and their results
@@ -87,7 +90,7 @@ def drop_oldest(
         tokens: tokens of the prompt whose history is the given messages.
         target: the most of them. Where no history fits, all turns go.
     """
-    grouped: list[Turn] = []
+    grouped: list[TurnMessages] = []
     for message in turns:
         if message["role"] == "user" or not grouped:
             grouped.append([])
@@ -99,13 +102,131 @@ def drop_oldest(
     first = bisect.bisect_left(
         range(len(grouped)), True, key=lambda start: tokens(rest(start)) <= target
     )
-    return Shortened(tuple(grouped[:first]), rest(first))
+    return ShortenedHistory(tuple(grouped[:first]), rest(first))
 
 
-def low_water(limit: int) -> int:
+def low_watermark(limit: int) -> int:
     """How far to go below `limit`.
 
     Dropping turns costs the KV cache of all that follows them, so some turns' worth of room is
     made at once instead of a little before each turn.
     """
     return limit * 3 // 4
+
+
+_MOST_TOKENS = 256
+_ASK = (
+    "Summarize our conversation so far in a few sentences, for yourself. Keep names, numbers,"
+    " decisions and open questions. Write only the summary."
+)
+_SUMMARY = "Summary of our conversation so far: {}"
+# Some templates demand that user and assistant take turns.
+_NOTED = "I have it in mind."
+
+
+@dataclass(frozen=True)
+class OverflowingConversation:
+    """What is to be shortened and then answered.
+
+    Attributes:
+        told: the system message, or nothing.
+        shortened: turns that are to be summed up, and those that stay.
+        news: the user's new message, and what followed it.
+        tokens_before: tokens of the prompt with all turns.
+    """
+
+    told: list[dict[str, Any]]
+    shortened: ShortenedHistory
+    news: list[dict[str, Any]]
+    tokens_before: int
+
+
+class SummarizedAnswer(Iterator[Step]):
+    """Implements `edgesdk.reply.AnswerSteps`; nothing is computed until it is iterated.
+
+    Both answers run on one sequence: the turns to be summed up are in its KV cache already.
+
+    Args:
+        begin: starts a generation for a prompt and options.
+        encode: ids of a conversation.
+        options: of the answer. The summary is greedy, and counts towards the deadline.
+        context_length: of the engine, in tokens.
+    """
+
+    def __init__(
+        self,
+        conversation: OverflowingConversation,
+        *,
+        begin: Callable[[list[int], Options], Generation],
+        encode: Callable[[list[dict[str, Any]]], list[int]],
+        options: Options,
+        context_length: int,
+    ) -> None:
+        self.turns = conversation.shortened.turns
+        self.overflow: Overflow | None = None
+        self._conversation = conversation
+        self._begin = begin
+        self._encode = encode
+        self._options = options
+        self._context_length = context_length
+        self._answer: Generation | None = None
+        self._closed_early: Finish | None = None
+
+    @property
+    def finish(self) -> Finish | None:
+        """How it ended; None before that."""
+        return self._closed_early if self._answer is None else self._answer.finish
+
+    def __next__(self) -> Step:
+        if self._answer is None:
+            self._answer = self._start()
+        return next(self._answer)
+
+    def close(self) -> None:
+        """End here; harmless where it has ended."""
+        if self._answer is not None:
+            self._answer.close()
+        elif self._closed_early is None:
+            self._closed_early = Finish("cancelled", (), 0, 0, 0.0, 0.0, 0, None)
+
+    def _start(self) -> Generation:
+        begun = perf_counter()
+        conversation = self._conversation
+        summary, summary_tokens = self._summarize()
+        if summary:
+            self.turns = [
+                {"role": "user", "content": _SUMMARY.format(summary)},
+                {"role": "assistant", "content": _NOTED},
+                *conversation.shortened.turns,
+            ]
+        ids = self._encode([*conversation.told, *self.turns, *conversation.news])
+        self.overflow = Overflow(
+            "summarize",
+            turns_dropped=len(conversation.shortened.dropped),
+            tokens_before=conversation.tokens_before,
+            tokens_after=len(ids),
+            summary_tokens=summary_tokens if summary else 0,
+            seconds=perf_counter() - begun,
+        )
+        return self._begin(ids, self._options)
+
+    def _summarize(self) -> tuple[str, int]:
+        """The summary and its tokens; "" where the model or the caller gave it up."""
+        told, ask = self._conversation.told, {"role": "user", "content": _ASK}
+        bound = min(_MOST_TOKENS, self._context_length // 8)
+
+        def tokens(turns: list[dict[str, Any]]) -> int:
+            return len(self._encode([*told, *turns, ask]))
+
+        gone = [message for turn in self._conversation.shortened.dropped for message in turn]
+        # The oldest of many may be too many even for the summary; they go without one.
+        readable = drop_oldest(gone, tokens, self._context_length - bound).turns
+        if not readable:
+            return "", 0
+        options = replace(Options(), max_tokens=bound, deadline=self._options.deadline)
+        generation = self._begin(self._encode([*told, *readable, ask]), options)
+        text = "".join(step.text for step in generation).strip()
+        finish = generation.finish
+        if finish is None or finish.reason in ("cancelled", "deadline"):
+            return "", 0
+        return text, len(finish.tokens)

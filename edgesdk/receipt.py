@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgesdk.decode.loop import Finish, FinishReason
-from edgesdk.device_memory import counted_twice
 from edgesdk.engines.base import EngineInfo
+from edgesdk.generation.loop import Finish, FinishReason
 from edgesdk.overflow import Overflow
-from edgesdk.tools.calls import ToolCall, words_before_calls
-from edgesdk.tools.messages import call_message
+from edgesdk.system.resources import double_counted_bytes
+from edgesdk.tools.call_messages import call_message
+from edgesdk.tools.calls import ToolCall, text_before_calls
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Receipt:
     Attributes:
         route: who answered.
         engine: the engine and its version.
-        device_asked: what the caller asked for; `device` is what it got.
+        requested_device: what the caller asked for; `device` is what it got.
         threads: CPU threads that the engine uses.
         prompt_tokens: tokens of the prompt, of which
         cached_tokens: so many were in the KV cache already.
@@ -35,7 +35,7 @@ class Receipt:
         time_to_first_token: seconds from the request to the first token, waiting included.
         tokens_per_second: of the decode after the first token.
         peak_memory_bytes: most resident memory that this process ever had.
-        finish_reason: see `edgesdk.decode.loop.Finish`.
+        finish_reason: see `edgesdk.generation.loop.Finish`.
         overflow: what was done so that the turn fits the context; None if it fitted.
         drafted_tokens: guesses that speculation verified, of which
         accepted_tokens: so many were right.
@@ -43,7 +43,7 @@ class Receipt:
 
     route: Literal["local"]
     engine: str
-    device_asked: str
+    requested_device: str
     device: str
     threads: int | None
     prompt_tokens: int
@@ -88,7 +88,9 @@ class Receipt:
     def _where(self) -> str:
         threads = "" if self.threads is None else f", {self.threads} threads"
         asked = (
-            "" if self.device_asked in ("auto", self.device) else f" ({self.device_asked} asked)"
+            ""
+            if self.requested_device in ("auto", self.device)
+            else f" ({self.requested_device} asked)"
         )
         return f"{self.device}{asked}{threads}"
 
@@ -118,7 +120,7 @@ class Reply:
     @property
     def message(self) -> dict[str, Any]:
         """The answer as a message of the conversation, in the form of OpenAI's API."""
-        words = words_before_calls(self.text) if self.tool_calls else self.text
+        words = text_before_calls(self.text) if self.tool_calls else self.text
         return call_message(words, self.tool_calls)
 
 
@@ -130,7 +132,7 @@ def receipt_of(
     return Receipt(
         route="local",
         engine=info.name,
-        device_asked=info.device_asked,
+        requested_device=info.requested_device,
         device=info.device,
         threads=info.threads,
         prompt_tokens=finish.prompt_tokens,
@@ -161,7 +163,7 @@ def peak_memory_bytes() -> int | None:
         # getrusage would also count what the parent process was when it started this one.
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-        return int(peaks[0]) * 1024 - counted_twice() if peaks else None
+        return int(peaks[0]) * 1024 - double_counted_bytes() if peaks else None
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -9,33 +9,35 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-from edgesdk.decode.constraint import Constraint
-from edgesdk.decode.draft import Draft
-from edgesdk.decode.lookup import PromptLookup
-from edgesdk.decode.loop import Finish, FinishReason, Generation, Watch, generate
-from edgesdk.decode.options import Options
-from edgesdk.decode.pace import Costs, Pace
-from edgesdk.decode.prefill import prefill
-from edgesdk.decode.rows import RowCheck
-from edgesdk.decode.speculation import Drafter, Speculator
-from edgesdk.engines.base import Engine, Sequence
-from edgesdk.engines.caller import Caller
+from edgesdk.engines.base import DecodeState, Engine
 from edgesdk.errors import EngineError, RequestError
+from edgesdk.generation.batched_verification import BatchedVerification
+from edgesdk.generation.constraint import Constraint
+from edgesdk.generation.loop import Finish, FinishReason, Generation, StepCallback, generate
+from edgesdk.generation.prefill import prefill
+from edgesdk.generation.prefix_cache import PrefixCache
+from edgesdk.generation.scheduling import Cancel, EngineScheduler, ScheduledDecodeState
+from edgesdk.generation.speculation import (
+    AdaptiveDraftLength,
+    Drafter,
+    LoadedDraftModel,
+    PromptLookupDrafter,
+    Speculator,
+    VerificationCosts,
+)
+from edgesdk.options import Options
 from edgesdk.overflow import Overflow
-from edgesdk.prefixes import PrefixCache
 from edgesdk.receipt import Receipt, Reply, receipt_of
-from edgesdk.scheduling import Cancel, Gate, GatedSequence
-from edgesdk.streaming import Answer, ReplyStream
-from edgesdk.structure.answer import value_of, value_of_free
-from edgesdk.structure.asking import Structure
-from edgesdk.structure.masking import Vocabulary
-from edgesdk.text.beginnings import beginning
-from edgesdk.text.prompts import PromptEncoder
-from edgesdk.tools.dialect import Dialect, dialect_of
+from edgesdk.reply import AnswerSteps, ReplyStream
+from edgesdk.structured.grammar_constraint import GrammarVocabulary
+from edgesdk.structured.output_format import OutputFormat, read_answer, read_free_answer
+from edgesdk.system.cancellation import CancellationToken
+from edgesdk.text.prompts import PromptEncoder, shared_prefix
+from edgesdk.tools.tool_format import ToolFormat, detect_tool_format
 
 Parse = Callable[[str, FinishReason], Any]
 
-_LOG = logging.getLogger("edgesdk.prefixes")
+_LOG = logging.getLogger("edgesdk.generation.prefix_cache")
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,20 @@ class Runtime:
     encoder: PromptEncoder
     load_seconds: float
     prefixes: PrefixCache | None = None
-    draft: Draft | None = None
-    rows: RowCheck = field(default_factory=RowCheck)
-    costs: Costs = field(default_factory=Costs)
-    gate: Gate = field(init=False)
-    draft_gate: Gate = field(init=False)
+    draft: LoadedDraftModel | None = None
+    rows: BatchedVerification = field(default_factory=BatchedVerification)
+    costs: VerificationCosts = field(default_factory=VerificationCosts)
+    gate: EngineScheduler = field(init=False)
+    draft_gate: EngineScheduler = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gate", Gate(self.engine.info.concurrency))
+        object.__setattr__(self, "gate", EngineScheduler(self.engine.info.concurrency))
         width = 1 if self.draft is None else self.draft.engine.info.concurrency
-        object.__setattr__(self, "draft_gate", Gate(width))
+        object.__setattr__(self, "draft_gate", EngineScheduler(width))
 
     def answer(
         self,
-        sequence: Sequence,
+        state: DecodeState,
         prompt: list[int],
         options: Options,
         *,
@@ -75,9 +77,9 @@ class Runtime:
         on_end: Callable[[Reply | None], None],
         overflow: Overflow | None = None,
         shared: int = 0,
-        structure: Structure | None = None,
+        structure: OutputFormat | None = None,
     ) -> ReplyStream:
-        """Start an answer to `prompt` on `sequence`.
+        """Start an answer to `prompt` on `state`.
 
         Args:
             started: `time.perf_counter()` when the request came.
@@ -87,29 +89,31 @@ class Runtime:
             structure: the form that the answer is held to.
 
         Raises:
-            EmptyPrompt, ContextOverflow, InvalidOption: see `edgesdk.decode.loop.generate`.
+            EmptyPrompt, ContextOverflow, InvalidOption: see `edgesdk.generation.loop.generate`.
         """
         cancel = self.cancel_event()
-        constraint, parse = self.held_to(structure)
+        constraint, parse = self.constraint_for(structure)
         generation = self.generate(
-            sequence, prompt, options, started=started, cancel=cancel, constraint=constraint
+            state, prompt, options, started=started, cancel=cancel, constraint=constraint
         )
 
         def ended(reply: Reply | None) -> None:
             if shared and reply is not None and reply.finish_reason != "cancelled":
-                self._keep(sequence, shared)
+                self._keep(state, shared)
             on_end(reply)
 
         return self.stream(generation, cancel, on_end=ended, overflow=lambda: overflow, parse=parse)
 
-    def held_to(self, structure: Structure | None) -> tuple[Constraint | None, Parse | None]:
+    def constraint_for(
+        self, structure: OutputFormat | None
+    ) -> tuple[Constraint | None, Parse | None]:
         """What holds an answer to a form, and what reads its value off the text."""
         if structure is None:
             return None, None
         if structure.grammar is None:
-            return None, partial(value_of_free, structure)
+            return None, partial(read_free_answer, structure)
         constraint = self.vocabulary.constraint(structure.grammar)
-        return constraint, partial(value_of, structure, constraint)
+        return constraint, partial(read_answer, structure, constraint)
 
     def cancel_event(self) -> Cancel:
         """An event that ends an answer, whatever it is at."""
@@ -117,7 +121,7 @@ class Runtime:
 
     def generate(
         self,
-        sequence: Sequence,
+        state: DecodeState,
         prompt: list[int],
         options: Options,
         *,
@@ -126,42 +130,42 @@ class Runtime:
         constraint: Constraint | None = None,
         logprobs: bool = False,
         top_logprobs: int = 0,
-        watch: Watch | None = None,
+        on_step: StepCallback | None = None,
     ) -> Generation:
         """The steps of an answer, for those who keep sequences of their own.
 
-        Arguments and errors are those of `edgesdk.decode.loop.generate`.
+        Arguments and errors are those of `edgesdk.generation.loop.generate`.
         """
         until = None if options.deadline is None else started + options.deadline
-        caller = cancel.caller(until)
+        cancellation = cancel.cancellation(until)
         # Drafts that run ahead of a constraint would not know what it allows.
-        speculator = self._speculator(prompt, options, caller) if constraint is None else None
+        speculator = self._speculator(prompt, options, cancellation) if constraint is None else None
         return generate(
-            GatedSequence(sequence, self.gate, options.priority, caller),
+            ScheduledDecodeState(state, self.gate, options.priority, cancellation),
             prompt,
             self.encoder.tokenizer,
             options,
             info=self.engine.info,
             cancel=cancel,
-            caller=caller,
+            cancellation=cancellation,
             logprobs=logprobs,
             top_logprobs=top_logprobs,
             started=started,
             warm=None if self.prefixes is None else self._warm,
             speculator=speculator,
             constraint=constraint,
-            watch=watch,
+            on_step=on_step,
         )
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> GrammarVocabulary:
         """For the masks of structures; made when the first one is asked for."""
-        return Vocabulary(self.encoder.tokenizer)
+        return GrammarVocabulary(self.encoder.tokenizer)
 
     @cached_property
-    def dialect(self) -> Dialect:
+    def tool_format(self) -> ToolFormat:
         """What the chat template knows of tools."""
-        return dialect_of(self.encoder.template)
+        return detect_tool_format(self.encoder.template)
 
     def encode(
         self, messages: Items[dict[str, Any]], specs: Items[dict[str, Any]] = ()
@@ -169,18 +173,19 @@ class Runtime:
         """Ids of a conversation, which may have tool calls and results.
 
         Args:
-            messages, specs: in the form of OpenAI's API; see `edgesdk.tools.dialect.Dialect`.
+            messages, specs: in the form of OpenAI's API; see
+                `edgesdk.tools.tool_format.ToolFormat`.
 
         Raises:
             TemplateError, InvalidText, RequestError: see `PromptEncoder.chat`.
         """
         return self.encoder.chat(
-            self.dialect.conversation(messages, specs), tools=list(specs) or None
+            self.tool_format.conversation(messages, specs), tools=list(specs) or None
         )
 
     def stream(
         self,
-        answer: Answer,
+        answer: AnswerSteps,
         cancel: Cancel,
         *,
         on_end: Callable[[Reply | None], None],
@@ -200,48 +205,50 @@ class Runtime:
         """How many of `ids` at their start come from the system message; 0 where none is kept."""
         if self.prefixes is None or messages[0]["role"] != "system":
             return 0
-        start = beginning(self.encoder, messages[:1])
+        start = shared_prefix(self.encoder, messages[:1])
         return len(start) if ids[: len(start)] == start else 0
 
-    def remember(self, messages: Items[dict[str, Any]]) -> int:
-        """See `edgesdk.model.Model.remember`."""
+    def cache_prefix(self, messages: Items[dict[str, Any]]) -> int:
+        """See `edgesdk.model.Model.cache_prefix`."""
         if self.prefixes is None:
             raise RequestError(
                 "This model was loaded without a prefix cache.",
                 hint="Load it with prefix_cache=True.",
             )
-        ids = beginning(self.encoder, self.dialect.conversation(messages))
-        if len(ids) < self.prefixes.at_least:
+        ids = shared_prefix(self.encoder, self.tool_format.conversation(messages))
+        if len(ids) < self.prefixes.min_tokens:
             raise RequestError(
-                f"There are {len(ids)} tokens to remember; {self.prefixes.at_least} are the least"
+                f"There are {len(ids)} tokens to remember; {self.prefixes.min_tokens} are the least"
                 " that is kept.",
                 hint="Short beginnings are computed quickly; just ask.",
             )
-        sequence = GatedSequence(self.engine.sequence(), self.gate, Options().priority, Caller())
+        state = ScheduledDecodeState(
+            self.engine.new_state(), self.gate, Options().priority, CancellationToken()
+        )
         try:
-            self._warm(sequence, ids)
-            rest = ids[len(sequence.tokens) :]
+            self._warm(state, ids)
+            rest = ids[len(state.tokens) :]
             if rest:
-                prefill(sequence, rest)
-            self.prefixes.keep(sequence, self.engine.origin, len(ids))
+                prefill(state, rest)
+            self.prefixes.keep(state, self.engine.kv_identity, len(ids))
         except OSError as error:
             raise RequestError(
                 f"{self.prefixes.folder} cannot be written: {error.strerror}."
             ) from error
         finally:
-            sequence.close()
+            state.close()
         return len(ids)
 
-    def _warm(self, sequence: Sequence, prompt: list[int]) -> None:
+    def _warm(self, state: DecodeState, prompt: list[int]) -> None:
         if self.prefixes is not None:
-            self.prefixes.restore(sequence, self.engine.origin, prompt)
+            self.prefixes.restore(state, self.engine.kv_identity, prompt)
 
-    def _keep(self, sequence: Sequence, length: int) -> None:
+    def _keep(self, state: DecodeState, length: int) -> None:
         """Keep a beginning if that is possible; the answer does not depend on it."""
         if self.prefixes is None:
             return
         try:
-            self.prefixes.keep(sequence, self.engine.origin, length)
+            self.prefixes.keep(state, self.engine.kv_identity, length)
         except (OSError, EngineError) as error:
             _LOG.warning("a prefix of %d tokens was not kept: %s", length, error)
 
@@ -251,19 +258,24 @@ class Runtime:
         if self.draft is not None:
             self.draft.close()
 
-    def _speculator(self, prompt: list[int], options: Options, caller: Caller) -> Speculator | None:
+    def _speculator(
+        self, prompt: list[int], options: Options, cancellation: CancellationToken
+    ) -> Speculator | None:
         way = options.speculate or "auto"
         if way == "off":
             return None
         proven = way == "auto" and options.repeatable
-        drafter: Drafter = PromptLookup()
+        drafter: Drafter = PromptLookupDrafter()
         costs = self.costs
         if self.draft is not None and way == "auto":
 
-            def gated(sequence: Sequence) -> Sequence:
-                return GatedSequence(sequence, self.draft_gate, options.priority, caller)
+            def gated(state: DecodeState) -> DecodeState:
+                return ScheduledDecodeState(state, self.draft_gate, options.priority, cancellation)
 
             drafter, costs = self.draft.drafter(gated), self.draft.costs
         return Speculator(
-            prompt, drafter, self.rows if proven else None, Pace(costs, watching=drafter.free)
+            prompt,
+            drafter,
+            self.rows if proven else None,
+            AdaptiveDraftLength(costs, watching=drafter.free),
         )

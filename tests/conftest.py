@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.exported import Exported
 from support.other_process import run_python
 
-from edgesdk.hybrid.cloud import attempts
+from edgesdk.hybrid.cloud import failover
 from edgesdk.store import Store
+
+# Nothing timed decides a test: a machine that is busy draws examples slowly.
+settings.register_profile("edgesdk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("edgesdk")
 
 _EXPORT = """
 import contextlib, os, re, runpy, sys
@@ -73,4 +78,4 @@ def qwen_coder_int4(
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts at a cloud follow one another at once."""
-    monkeypatch.setattr(attempts, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(failover, "_FIRST_PAUSE", 0.01)

@@ -80,7 +80,7 @@ class TokenizerEntry(_Record):
     eos_token_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
 
 
-class Source(_Record):
+class SourceCheckpoint(_Record):
     """The checkpoint that came in. `sha256` covers its weight files, in name order."""
 
     name: str
@@ -149,14 +149,14 @@ class Quality(_Record):
         return (
             f"KL {self.kl_mean:.4f} (median {self.kl_median:.4f}, p99 {self.kl_p99:.3f})"
             f" · top-1 agreement {self.top1_agreement:.1%}"
-            f" · perplexity {_measured(self.perplexity, self.perplexity_error)} against"
-            f" {_measured(self.checkpoint_perplexity, self.checkpoint_perplexity_error)}"
+            f" · perplexity {_with_error(self.perplexity, self.perplexity_error)} against"
+            f" {_with_error(self.checkpoint_perplexity, self.checkpoint_perplexity_error)}"
             f" · {self.tokens:,} tokens of {self.text_name}"
             f"{' · of the weights, in float32' if self.weights_only else ''}"
         )
 
 
-def _measured(value: float, error: float | None) -> str:
+def _with_error(value: float, error: float | None) -> str:
     return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
 
 
@@ -171,7 +171,7 @@ class Manifest(_Record):
     shape: ModelShape
     spec: dict[str, Any] | None
     tokenizer: TokenizerEntry
-    source: Source
+    source: SourceCheckpoint
     quantization: Quantization
     quality: Quality | None = None
     licence: str | None = None
@@ -204,7 +204,7 @@ def parse_manifest(text: str | bytes, *, where: str) -> Manifest:
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DamagedBundle(f"{where} is not valid JSON: {error}.", hint=_REDO) from None
+        raise DamagedBundle(f"{where} is not valid JSON: {error}.", hint=_HINT) from None
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version != FORMAT_VERSION:
         raise UnsupportedBundle(
@@ -216,7 +216,7 @@ def parse_manifest(text: str | bytes, *, where: str) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the top level"
-        raise DamagedBundle(f"{where}: {place}: {first['msg']}.", hint=_REDO) from None
+        raise DamagedBundle(f"{where}: {place}: {first['msg']}.", hint=_HINT) from None
 
 
-_REDO = "Pull or export the model again."
+_HINT = "Pull or export the model again."

@@ -13,7 +13,7 @@ from edgesdk.errors import BundleError, DamagedBundle
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 _CHUNK = 4 * 2**20
-_REDO = "Pull or export the model again."
+_HINT = "Pull or export the model again."
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Bundle:
         Raises:
             DamagedBundle: it is no UTF-8.
         """
-        return utf8(self.file(name))
+        return read_utf8(self.file(name))
 
     @property
     def size(self) -> int:
@@ -62,7 +62,7 @@ def open_bundle(path: Path) -> Bundle:
         )
     manifest_path = path / MANIFEST_NAME
     if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise DamagedBundle(f"{manifest_path} is larger than a manifest can be.", hint=_REDO)
+        raise DamagedBundle(f"{manifest_path} is larger than a manifest can be.", hint=_HINT)
     text = manifest_path.read_bytes()
     manifest = parse_manifest(text, where=str(manifest_path))
     for entry in manifest.files:
@@ -83,11 +83,11 @@ def verify_bundle(bundle: Bundle, *, progress: Callable[[int], None] | None = No
         if found != entry.sha256:
             raise DamagedBundle(
                 f"{path} is damaged: its SHA-256 is {found}, the manifest says {entry.sha256}.",
-                hint=_REDO,
+                hint=_HINT,
             )
 
 
-def utf8(path: Path) -> str:
+def read_utf8(path: Path) -> str:
     """The text of a file of a bundle.
 
     Raises:
@@ -97,7 +97,7 @@ def utf8(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DamagedBundle(
-            f"{path} is damaged: it is no UTF-8 at byte {error.start}.", hint=_REDO
+            f"{path} is damaged: it is no UTF-8 at byte {error.start}.", hint=_HINT
         ) from None
 
 
@@ -118,12 +118,12 @@ def _check_size(path: Path, entry: FileEntry) -> None:
     except OSError as error:
         # Not there, or of a name that no file can have.
         raise DamagedBundle(
-            f"{path} is missing from the bundle: {error.strerror}.", hint=_REDO
+            f"{path} is missing from the bundle: {error.strerror}.", hint=_HINT
         ) from None
     if not stat.S_ISREG(found.st_mode):
-        raise DamagedBundle(f"{path} is not a file.", hint=_REDO)
+        raise DamagedBundle(f"{path} is not a file.", hint=_HINT)
     size = found.st_size
     if size != entry.size:
         raise DamagedBundle(
-            f"{path} has {size:,} bytes; the manifest says {entry.size:,}.", hint=_REDO
+            f"{path} has {size:,} bytes; the manifest says {entry.size:,}.", hint=_HINT
         )

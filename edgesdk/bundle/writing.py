@@ -28,7 +28,7 @@ def staged_folder(
     destination: Path, *, replace: bool = False, inputs: str | None = None
 ) -> Iterator[Path]:
     """A folder that becomes `destination` when the block ends without an error. It lies in a
-    hidden folder beside it, where the block may leave other things, too (see `kept_folder`).
+    hidden folder beside it, where the block may leave other things, too (see `resume_folder`).
 
     Where `inputs` is given and a process that was killed or stopped was making the bundle from
     the same ones, the folder is that process's, with all that it held; else it is new and empty.
@@ -44,19 +44,19 @@ def staged_folder(
     Raises:
         BundleError: something stands at `destination` and may not be replaced.
     """
-    hidden, lock = _found(destination, inputs)
+    hidden, lock = _reclaim(destination, inputs)
     try:
         _refuse_occupied(destination, replace=replace)
         if hidden is None:
-            hidden, lock = _made(destination, inputs)
+            hidden, lock = _create(destination, inputs)
         try:
             stage = hidden / _NEW
             yield stage
-            _flush_names(stage)
+            _flush_folder(stage)
             stage.chmod(0o755)
             _take_place(stage, destination, hidden / _OLD, replace=replace)
         except BaseException as error:
-            _give_back(hidden / _OLD, destination)
+            _put_back(hidden / _OLD, destination)
             if isinstance(error, Exception) or inputs is None:
                 _discard(hidden, lock)
             raise
@@ -66,7 +66,7 @@ def staged_folder(
             lock.release()
 
 
-def kept_folder(stage: Path) -> Path:
+def resume_folder(stage: Path) -> Path:
     """A folder beside the one that `staged_folder` gives, which never becomes part of a bundle;
     a process that goes on finds it as it was left."""
     folder = stage.parent / _KEPT
@@ -102,12 +102,12 @@ def _take_place(stage: Path, destination: Path, old: Path, *, replace: bool) -> 
             return
 
 
-def _give_back(old: Path, destination: Path) -> None:
+def _put_back(old: Path, destination: Path) -> None:
     if old.exists() and not destination.exists():
         old.replace(destination)
 
 
-def _found(destination: Path, inputs: str | None) -> tuple[Path | None, FileLock | None]:
+def _reclaim(destination: Path, inputs: str | None) -> tuple[Path | None, FileLock | None]:
     """The hidden folder of an ended process that made the same, locked; the other ones go, and a
     bundle that one was about to replace comes back."""
     from filelock import Timeout
@@ -122,8 +122,8 @@ def _found(destination: Path, inputs: str | None) -> tuple[Path | None, FileLock
             lock.acquire(timeout=0)
         except Timeout:
             continue
-        _give_back(hidden / _OLD, destination)
-        if taken[0] is None and inputs is not None and _made_from(hidden) == inputs:
+        _put_back(hidden / _OLD, destination)
+        if taken[0] is None and inputs is not None and _recorded_inputs(hidden) == inputs:
             for path in hidden.iterdir():
                 if path.name not in (_LOCK, _INPUTS, _NEW, _KEPT):
                     _remove(path)
@@ -133,7 +133,7 @@ def _found(destination: Path, inputs: str | None) -> tuple[Path | None, FileLock
     return taken
 
 
-def _made(destination: Path, inputs: str | None) -> tuple[Path, FileLock]:
+def _create(destination: Path, inputs: str | None) -> tuple[Path, FileLock]:
     """A hidden folder of one's own, locked."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     hidden = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
@@ -155,7 +155,7 @@ def _discard(hidden: Path, lock: FileLock | None) -> None:
     _remove(hidden)
 
 
-def _made_from(hidden: Path) -> str | None:
+def _recorded_inputs(hidden: Path) -> str | None:
     path = hidden / _INPUTS
     whole = path.is_file() and (hidden / _NEW).is_dir()
     return path.read_text(encoding="utf-8", errors="replace") if whole else None
@@ -174,7 +174,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def seal(folder: Path, manifest_without_files: Manifest) -> Manifest:
+def write_manifest(folder: Path, manifest_without_files: Manifest) -> Manifest:
     """List and hash every file in `folder`, write the manifest, flush all of it to the disk."""
     entries = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST_NAME):
@@ -199,7 +199,7 @@ def _flush(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _flush_names(folder: Path) -> None:
+def _flush_folder(folder: Path) -> None:
     """The folder's names, too, are on the disk before it gets its place."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)

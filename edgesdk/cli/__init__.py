@@ -5,6 +5,6 @@ The frame is not in this file: importing `edgesdk.cli.list` would replace the na
 
 from __future__ import annotations
 
-from edgesdk.cli.frame import main
+from edgesdk.cli.command_group import main
 
 __all__ = ["main"]

@@ -1,12 +1,13 @@
-"""`edgesdk chat`."""
+"""`edgesdk chat`: a conversation in the terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,15 +16,13 @@ import click
 from rich.console import Console
 
 from edgesdk.chat import Chat
-from edgesdk.cli.aside import aside
-from edgesdk.cli.decoding import changes_from, decoding_options, loaded, loading_options
-from edgesdk.cli.screen import show_answer
-from edgesdk.cli.terminal import quiet_keyboard
-from edgesdk.cli.transcript import save_transcript
-from edgesdk.decode.options import OptionChanges
+from edgesdk.cli.model_options import decoding_options, loaded_model, loading_options, option_kwargs
+from edgesdk.cli.new_file import write_new
+from edgesdk.cli.terminal import aside, show_answer, terminal_without_echo
 from edgesdk.errors import EdgeError
+from edgesdk.options import OptionsKwargs
 from edgesdk.overflow import OverflowPolicy
-from edgesdk.streaming import ReplyStream
+from edgesdk.reply import ReplyStream
 
 _EPILOG = """\b
 Examples:
@@ -81,7 +80,7 @@ def command(
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401
     with (
-        loaded(model, device=device, context=context, threads=threads) as opened,
+        loaded_model(model, device=device, context=context, threads=threads) as opened,
         (
             opened.chat(system, overflow=overflow)
             if restore is None
@@ -92,10 +91,10 @@ def command(
         console.print(
             f"{opened.name} on {info.device} · /help for help, Ctrl-D to leave", style="dim"
         )
-        _talk(console, chat, opened.name, changes_from(given))
+        _converse(console, chat, opened.name, option_kwargs(given))
 
 
-def _talk(console: Console, chat: Chat, model: str, options: OptionChanges) -> None:
+def _converse(console: Console, chat: Chat, model: str, options: OptionsKwargs) -> None:
     while True:
         try:
             line = input("> " if console.is_terminal else "").strip()
@@ -107,7 +106,7 @@ def _talk(console: Console, chat: Chat, model: str, options: OptionChanges) -> N
             continue
         try:
             if re.fullmatch(r"/[a-z]+", line.split(" ", 1)[0]):
-                if not _obey(console, chat, model, line):
+                if not _run_command(console, chat, model, line):
                     return
             elif line:
                 _answer(console, chat, line, options)
@@ -115,7 +114,7 @@ def _talk(console: Console, chat: Chat, model: str, options: OptionChanges) -> N
             console.print(f"error: {error}", style="red")
 
 
-def _obey(console: Console, chat: Chat, model: str, line: str) -> bool:
+def _run_command(console: Console, chat: Chat, model: str, line: str) -> bool:
     """Do what a command line says; False ends the program."""
     name, _, rest = line.partition(" ")
     rest = rest.strip()
@@ -150,12 +149,12 @@ def _save(console: Console, chat: Chat, model: str, place: str) -> None:
     console.print(f"Saved to {path}", style="dim")
 
 
-def _answer(console: Console, chat: Chat, line: str, options: OptionChanges) -> None:
+def _answer(console: Console, chat: Chat, line: str, options: OptionsKwargs) -> None:
     stream = chat.stream(line, **options)
     with (
         stream,
         _interruptible(stream),
-        quiet_keyboard(),
+        terminal_without_echo(),
         contextlib.closing(aside(stream)) as pieces,
     ):
         show_answer(console, pieces)
@@ -178,3 +177,23 @@ def _interruptible(stream: ReplyStream) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def save_transcript(path: Path, messages: Sequence[Mapping[str, Any]], *, model: str) -> None:
+    """Write a conversation: Markdown to a .md file, JSON to any other.
+
+    Raises:
+        RequestError: something stands at `path`, or it cannot be written.
+    """
+    text = _markdown(messages) if path.suffix.lower() == ".md" else _json(messages, model)
+    write_new(path, [text])
+
+
+def _json(messages: Sequence[Mapping[str, Any]], model: str) -> str:
+    fields = {"model": model, "messages": list(messages)}
+    return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+
+
+def _markdown(messages: Sequence[Mapping[str, Any]]) -> str:
+    parts = [f"## {message['role'].capitalize()}\n\n{message['content']}\n" for message in messages]
+    return "\n".join(parts)

@@ -14,8 +14,8 @@ import click
 
 if TYPE_CHECKING:
     from edgesdk.hybrid.cloud.endpoint import Cloud
-    from edgesdk.hybrid.spending.limits import SpendingLimits
-    from edgesdk.server.hybrid.setup import HybridSetup
+    from edgesdk.hybrid.cloud.spending import SpendingLimits
+    from edgesdk.server.hybrid_routing import HybridClients
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class CloudChoices:
     hedge_after: float | None
     hold: str | None
 
-    def setup(self, opened: ExitStack) -> HybridSetup | None:
+    def setup(self, opened: ExitStack) -> HybridClients | None:
         """What the server is told; None without a cloud.
 
         Args:
@@ -56,16 +56,16 @@ class CloudChoices:
             if stray is not None:
                 raise click.UsageError(f"--{_FLAGS.get(stray, stray)} goes with --cloud only.")
             return None
-        from edgesdk.hybrid.auditing import Audits
         from edgesdk.hybrid.client import HybridClient
-        from edgesdk.hybrid.effort.effort import Effort
+        from edgesdk.hybrid.cloud.spending import Budget
+        from edgesdk.hybrid.confidence.confidence import Confidence
+        from edgesdk.hybrid.monitor.audits import Audits
+        from edgesdk.hybrid.monitor.calibrations import calibration_store
         from edgesdk.hybrid.privacy.policy import Policy, check_upload
-        from edgesdk.hybrid.records.journal import Journal
-        from edgesdk.hybrid.spending.budget import Budget
-        from edgesdk.hybrid.trust.calibrations import calibrations_in
-        from edgesdk.hybrid.trust.confidence import Confidence
+        from edgesdk.hybrid.self_consistency import SelfConsistency
+        from edgesdk.hybrid.storage.journal import Journal
         from edgesdk.model import Model
-        from edgesdk.server.hybrid.setup import Hold, HybridSetup
+        from edgesdk.server.hybrid_routing import HoldPolicy, HybridClients
 
         if self.upload == "ask":
             raise click.UsageError("A server has nobody to ask: choose another --upload.")
@@ -75,7 +75,7 @@ class CloudChoices:
             raise click.UsageError("--hedge-after needs another --cloud to ask.")
         if self.calibrations is not None:
             # The name is checked now, not when the first model is loaded.
-            calibrations_in(self.calibrations)
+            calibration_store(self.calibrations)
         clouds = self._endpoints()
         limits = self._limits(clouds)
         policy = Policy(
@@ -89,8 +89,8 @@ class CloudChoices:
             journal = Journal(self.journal)
             opened.callback(journal.close)
         if self.confidence is not None:
-            low = min(self.confidence, Confidence.give_up_below)
-            confidence = Confidence(threshold=self.confidence, give_up_below=low)
+            low = min(self.confidence, Confidence.abort_below)
+            confidence = Confidence(threshold=self.confidence, abort_below=low)
 
         def make(model: Model) -> HybridClient:
             return HybridClient(
@@ -100,14 +100,16 @@ class CloudChoices:
                 budget=budget,
                 journal=journal,
                 confidence=confidence,
-                effort=None if self.tries is None else Effort(tries=self.tries),
+                self_consistency=None if self.tries is None else SelfConsistency(tries=self.tries),
                 calibrations=self.calibrations,
                 audits=None if self.audits is None else Audits(self.audits),
                 hedge_after=self.hedge_after,
             )
 
-        hold: Hold = next((one for one in get_args(Hold) if one == self.hold), "decision")
-        return HybridSetup(make, policy, hold=hold)
+        hold: HoldPolicy = next(
+            (one for one in get_args(HoldPolicy) if one == self.hold), "decision"
+        )
+        return HybridClients(make, policy, hold=hold)
 
     def _endpoints(self) -> list[Cloud]:
         from edgesdk.hybrid.cloud.endpoint import Cloud
@@ -125,7 +127,7 @@ class CloudChoices:
         return found
 
     def _limits(self, clouds: Sequence[Cloud]) -> SpendingLimits | None:
-        from edgesdk.hybrid.spending.limits import SpendingLimits
+        from edgesdk.hybrid.cloud.spending import SpendingLimits
 
         if not self.budgets:
             if self.budget_file is not None:

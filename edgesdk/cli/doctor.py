@@ -1,14 +1,27 @@
-"""`edgesdk doctor`."""
+"""`edgesdk doctor`: check what works on this machine."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
 
 import click
+import psutil
 
-from edgesdk.cli.checks import run_checks
-from edgesdk.cli.output import print_json, results
+from edgesdk import __version__
+from edgesdk.cli.output import format_bytes, print_json, result_console
 from edgesdk.store import Store
+from edgesdk.store.disk import folder_size
 
 _EPILOG = """\b
 Examples:
@@ -28,10 +41,228 @@ def command(as_json: bool) -> int:
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
-        out = results()
+        out = result_console()
         for check in checks:
             out.print(f"{check.status:<8}", style=_STYLES[check.status], end="")
             out.print(f"{check.name:<17} {check.found}")
             if check.advice is not None:
                 out.print(f"{'':<25} -> {check.advice}")
     return 1 if any(check.needed and check.status == "missing" for check in checks) else 0
+
+
+# onnxruntime's wheels are manylinux_2_28.
+_OLDEST_GLIBC = (2, 28)
+_LOW_MEMORY = 1_500_000_000
+_LOW_DISK = 2_000_000_000
+_CPU_FEATURES = (
+    *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
+)
+_EXPORT_PACKAGES = ("onnx", "onnx_ir", "safetensors", "gguf", "sentencepiece")
+
+
+@dataclass(frozen=True)
+class DoctorCheck:
+    """One finding.
+
+    Attributes:
+        status: "ok"; "warn": works, but read the advice; "missing": this does not work.
+        advice: what to do, or None.
+        needed: without it edgesdk does not work at all.
+    """
+
+    name: str
+    status: Literal["ok", "warn", "missing"]
+    found: str
+    advice: str | None = None
+    needed: bool = False
+
+
+def run_checks(store: Store) -> Iterator[DoctorCheck]:
+    """Every check, in the order in which a person reads them."""
+    yield _python()
+    if sys.platform == "linux":
+        yield _libc()
+    yield _onnxruntime()
+    yield _llama_cpp()
+    yield _export_extra()
+    yield _processor()
+    yield _memory()
+    yield _store(store)
+    yield _disk(store)
+    battery = _battery()
+    if battery is not None:
+        yield battery
+
+
+def _python() -> DoctorCheck:
+    found = f"Python {platform.python_version()} on {platform.platform(terse=True)}"
+    return DoctorCheck("edgesdk", "ok", f"{__version__}, {found}")
+
+
+def _libc() -> DoctorCheck:
+    kind, version = platform.libc_ver()
+    if kind != "glibc":
+        return DoctorCheck(
+            "C library",
+            "warn",
+            kind or "not glibc",
+            "onnxruntime publishes wheels for glibc only; use a Debian or Ubuntu image.",
+        )
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < _OLDEST_GLIBC:
+        advice = "onnxruntime's current wheels need glibc 2.28; upgrade the system."
+        return DoctorCheck("C library", "warn", f"glibc {version}", advice)
+    return DoctorCheck("C library", "ok", f"glibc {version}")
+
+
+def _onnxruntime() -> DoctorCheck:
+    try:
+        import onnxruntime
+    except Exception as error:
+        advice = "Run: pip install --force-reinstall onnxruntime"
+        return DoctorCheck("onnxruntime", "missing", str(error), advice, needed=True)
+    providers = ", ".join(
+        name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()
+    )
+    devices = ""
+    # Older ones than 1.22 cannot list devices.
+    if hasattr(onnxruntime, "get_ep_devices"):
+        found = onnxruntime.get_ep_devices()
+        named = (f"{d.ep_name.removesuffix('ExecutionProvider')} on {_device(d)}" for d in found)
+        devices = f"; devices: {', '.join(named) or 'none'}"
+    version = onnxruntime.__version__
+    return DoctorCheck(
+        "onnxruntime", "ok", f"{version}; providers: {providers}{devices}", needed=True
+    )
+
+
+def _device(found: object) -> str:
+    device = found.device  # type: ignore[attr-defined]
+    return f"{device.type.name} ({device.vendor or 'unknown vendor'})"
+
+
+def _llama_cpp() -> DoctorCheck:
+    name = "llama-cpp-python"
+    version = _version("llama_cpp_python")
+    if version is None:
+        advice = "For GGUF models, run: pip install 'edgesdk[gguf]' (this may compile)"
+        return DoctorCheck(name, "warn", "not installed", advice)
+    # A library built for another processor dies on import; a process of its own may.
+    command = [sys.executable, "-c", "import llama_cpp"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        last = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
+        advice = "Build it here: pip install --force-reinstall --no-binary :all: llama-cpp-python"
+        return DoctorCheck(name, "warn", f"{version}, but it does not load: {last}", advice)
+    return DoctorCheck(name, "ok", version)
+
+
+def _export_extra() -> DoctorCheck:
+    versions = {package: _version(package) for package in _EXPORT_PACKAGES}
+    absent = [package for package, version in versions.items() if version is None]
+    present = ", ".join(f"{package} {version}" for package, version in versions.items() if version)
+    if absent:
+        found = f"without {', '.join(absent)}"
+        return DoctorCheck("export", "warn", found, "To export, run: pip install 'edgesdk[export]'")
+    return DoctorCheck("export", "ok", present)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> DoctorCheck:
+    fields = _cpuinfo()
+    model = fields.get("model name") or platform.processor() or platform.machine()
+    cores = psutil.cpu_count(logical=False) or os.cpu_count()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    telling = " ".join(flag for flag in _CPU_FEATURES if flag in flags)
+    found = f"{model}, {cores} cores, {usable} usable threads; {telling or 'features not readable'}"
+    if "flags" in fields and "avx2" not in flags:
+        return DoctorCheck("processor", "warn", found, "Without AVX2 every model runs slowly here.")
+    return DoctorCheck("processor", "ok", found)
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's fields of /proc/cpuinfo; empty where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _memory() -> DoctorCheck:
+    memory = psutil.virtual_memory()
+    found = f"{format_bytes(memory.available)} available of {format_bytes(memory.total)}"
+    limit = _cgroup_limit()
+    if limit is not None and limit < memory.total:
+        found += f", this container may use {format_bytes(limit)}"
+    if min(memory.available, limit or memory.available) < _LOW_MEMORY:
+        return DoctorCheck(
+            "memory", "warn", found, "Close other programs, or use a model under 0.5B."
+        )
+    return DoctorCheck("memory", "ok", found)
+
+
+def _cgroup_limit() -> int | None:
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def _store(store: Store) -> DoctorCheck:
+    existing = _nearest_folder(store.root)
+    if not os.access(existing, os.W_OK):
+        advice = "Set EDGESDK_HOME to a folder that you may write to."
+        return DoctorCheck("store", "missing", f"{existing} is not writable", advice, needed=True)
+    entries = store.list()
+    kinds = [entry.kind for entry in entries]
+    size = format_bytes(sum(entry.size for entry in entries))
+    found = f"{store.root}: checkpoints: {kinds.count('checkpoint')}"
+    found += f", bundles: {kinds.count('bundle')}, {size}"
+    broken = [entry.name for entry in entries if entry.problem is not None]
+    if broken:
+        advice = f"Damaged: {', '.join(broken)}. Remove and get again, see: edgesdk list"
+        return DoctorCheck("store", "warn", found, advice)
+    unfinished = store.root / "downloads"
+    if unfinished.is_dir() and (waste := folder_size(unfinished)):
+        found += f"; unfinished pulls hold {format_bytes(waste)}"
+    return DoctorCheck("store", "ok", found)
+
+
+def _disk(store: Store) -> DoctorCheck:
+    free = shutil.disk_usage(_nearest_folder(store.root)).free
+    found = f"{format_bytes(free)} free at the store"
+    if free < _LOW_DISK:
+        advice = "Free some space, or set EDGESDK_HOME to a folder on another disk."
+        return DoctorCheck("disk", "warn", found, advice)
+    return DoctorCheck("disk", "ok", found)
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _battery() -> DoctorCheck | None:
+    # psutil has no such function on some systems, and fails on some others' drivers.
+    read = getattr(psutil, "sensors_battery", None)
+    try:
+        battery = read() if read is not None else None
+    except (OSError, RuntimeError):
+        return None
+    if battery is None:
+        return None
+    source = "on mains" if battery.power_plugged else "on battery"
+    if not battery.power_plugged and battery.percent < 20:
+        advice = "Models run slower and drain it: plug in."
+        return DoctorCheck("battery", "warn", f"{battery.percent:.0f} %, {source}", advice)
+    return DoctorCheck("battery", "ok", f"{battery.percent:.0f} %, {source}")

@@ -9,11 +9,16 @@ from typing import Literal
 import click
 
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
-from edgesdk.cli.output import format_bytes, print_json, remarks, results
-from edgesdk.cli.stages import drawn_stages
+from edgesdk.cli.output import (
+    format_bytes,
+    message_console,
+    print_json,
+    result_console,
+    stage_progress_bar,
+)
 from edgesdk.errors import MissingExtra
 from edgesdk.store import Store
-from edgesdk.store.names import derive_name, is_name
+from edgesdk.store.reference import derive_name, is_model_name
 
 _EPILOG = """\b
 CHECKPOINT is a model that was pulled (see: edgesdk list), a folder with safetensors, or a .gguf.
@@ -134,11 +139,11 @@ def command(
     destination = output or store.bundle_path(bundle_name)
     if skip_existing and is_bundle(destination):
         bundle = open_bundle(destination)
-        remarks().print(f"{bundle.manifest.name} is here already: {destination}")
+        message_console().print(f"{bundle.manifest.name} is here already: {destination}")
     else:
         try:
             from edgesdk_export.pipeline import ExportJob, export
-            from edgesdk_export.quality.text import text_from_file
+            from edgesdk_export.quality.evaluation_text import text_from_file
             from edgesdk_export.recipes import load_recipe
         except ModuleNotFoundError as error:
             absent = error.name or "onnx_ir"
@@ -146,7 +151,7 @@ def command(
         job = ExportJob(
             checkpoint=source,
             destination=destination,
-            name=bundle_name if is_name(bundle_name) else derive_name(bundle_name),
+            name=bundle_name if is_model_name(bundle_name) else derive_name(bundle_name),
             format=bundle_format,
             target=target,
             recipe=load_recipe(recipe),
@@ -161,11 +166,11 @@ def command(
             replace=force,
         )
         try:
-            with drawn_stages() as progress:
+            with stage_progress_bar() as progress:
                 bundle = export(job, progress)
         except KeyboardInterrupt:
             if via == "edgesdk":
-                remarks().print("The same command goes on from the last finished layer.")
+                message_console().print("The same command goes on from the last finished layer.")
             raise
     _report(bundle, as_json=as_json)
 
@@ -209,7 +214,7 @@ def _named_for(base: str, bundle_format: str, recipe: str, scheme: str | None) -
 def resolve_checkpoint(store: Store, checkpoint: str) -> tuple[Path, str, str | None]:
     """Where the checkpoint is, what to call the bundle, and the licence that the store knows."""
     path = Path(checkpoint)
-    if path.exists() or not is_name(checkpoint):
+    if path.exists() or not is_model_name(checkpoint):
         stem = path.stem if path.suffix == ".gguf" else path.resolve().name
         return path, derive_name(stem), None
     entry = store.get(checkpoint, "checkpoint")
@@ -222,7 +227,7 @@ def _report(bundle: Bundle, *, as_json: bool) -> None:
         print_json({"path": str(bundle.path), **manifest.model_dump(mode="json")})
         return
     stored = manifest.quantization
-    out = results()
+    out = result_console()
     out.print(
         f"{manifest.name}: {stored.weights}, {stored.bits_per_weight:.2f} bits per weight,"
         f" {format_bytes(bundle.size)}"

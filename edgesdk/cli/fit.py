@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import click
 
-from edgesdk.cli.output import format_bytes, print_json, results
+from edgesdk.cli.output import format_bytes, print_json, result_console
 from edgesdk.loading import plan
-from edgesdk.planning import Plan
+from edgesdk.system.plan import Plan
 
 _EPILOG = """\b
 Examples:
@@ -42,7 +42,7 @@ def command(
 
 
 def _print(found: Plan) -> None:
-    out, need = results(), found.need
+    out, need = result_console(), found.need
     rows = [
         ("context", f"{found.context:,} of {found.model_context:,} tokens"),
         ("weights", format_bytes(need.weights)),

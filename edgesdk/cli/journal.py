@@ -1,8 +1,10 @@
-"""`edgesdk journal`."""
+"""`edgesdk journal`: show, sum up and export the decisions of a hybrid client."""
 
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
@@ -14,14 +16,32 @@ from rich.console import Console
 from rich.table import Table
 
 from edgesdk.cli.new_file import write_new
-from edgesdk.cli.output import print_json, results
-from edgesdk.cli.since import moment
+from edgesdk.cli.output import print_json, result_console
 from edgesdk.cli.terminal import printable
 from edgesdk.errors import RequestError
-from edgesdk.hybrid.records.decision import Route
-from edgesdk.hybrid.records.journal import Entry, Journal
-from edgesdk.hybrid.records.totals import Totals, totals_of
-from edgesdk.hybrid.records.training import training_set
+from edgesdk.hybrid.storage.journal import Journal, JournalEntry, Route
+from edgesdk.hybrid.storage.journal_reports import JournalTotals, totals_of, training_set
+
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def parse_time(value: str) -> float:
+    """Seconds since the epoch, from "90m", "12h", "7d", "2w" or a date of ISO 8601 with or without
+    a time; of this machine's time zone, unless it names one.
+
+    Raises:
+        click.BadParameter: it is none of these.
+    """
+    ago = re.fullmatch(r"(\d{1,6})([mhdw])", value)
+    if ago is not None:
+        return time.time() - int(ago[1]) * _SECONDS[ago[2]]
+    try:
+        return datetime.fromisoformat(value).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise click.BadParameter(
+            f"{value!r} is no time; it looks like 12h, 7d or 2026-01-31."
+        ) from None
+
 
 _EPILOG = """\b
 Examples:
@@ -39,7 +59,7 @@ _REASONS = 10
 
 @click.command("journal", epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--since", type=moment, metavar="WHEN", help="From then on: 12h, 7d, 2026-01-31.")
+@click.option("--since", type=parse_time, metavar="WHEN", help="From then on: 12h, 7d, 2026-01-31.")
 @click.option(
     "--route", type=click.Choice(["local", "cloud"]), help="Only what was answered there."
 )
@@ -74,7 +94,7 @@ def command(
         )
     journal = Journal(path)
 
-    def chosen() -> Iterable[Entry]:
+    def chosen() -> Iterable[JournalEntry]:
         return journal.entries(since=since or 0.0, route=route, last=last)
 
     if export is not None:
@@ -88,20 +108,20 @@ def command(
         if as_json:
             print_json(asdict(totals) | {"kept_share": totals.kept_share})
         else:
-            _print_totals(results(), totals)
+            _print_totals(result_console(), totals)
     elif as_json:
         for line in _lines(chosen()):
             click.echo(line, nl=False)
     else:
         shown = list(journal.entries(since=since or 0.0, route=route, last=last or _ROWS))
-        _print_table(results(), shown, totals_of(chosen()))
+        _print_table(result_console(), shown, totals_of(chosen()))
 
 
-def _lines(entries: Iterable[Entry]) -> Iterable[str]:
+def _lines(entries: Iterable[JournalEntry]) -> Iterable[str]:
     return (json.dumps(entry.to_json(), ensure_ascii=False) + "\n" for entry in entries)
 
 
-def _export(path: Path, entries: Iterable[Entry], as_json: bool) -> None:
+def _export(path: Path, entries: Iterable[JournalEntry], as_json: bool) -> None:
     count = 0
 
     def counted() -> Iterable[str]:
@@ -114,7 +134,7 @@ def _export(path: Path, entries: Iterable[Entry], as_json: bool) -> None:
     _say_written(path, count, as_json)
 
 
-def _train(path: Path, entries: Iterable[Entry], as_json: bool) -> None:
+def _train(path: Path, entries: Iterable[JournalEntry], as_json: bool) -> None:
     found = training_set(entries)
     if not found.examples:
         raise RequestError(
@@ -135,10 +155,10 @@ def _say_written(path: Path, count: int, as_json: bool, **left_out: int) -> None
         return
     words = [f"{number} {name.replace('_', ' ')}" for name, number in left_out.items() if number]
     rest = f"; left out: {', '.join(words)}" if words else ""
-    results().print(f"{path}: {count:,} {'line' if count == 1 else 'lines'}{rest}")
+    result_console().print(f"{path}: {count:,} {'line' if count == 1 else 'lines'}{rest}")
 
 
-def _print_table(out: Console, entries: list[Entry], totals: Totals) -> None:
+def _print_table(out: Console, entries: list[JournalEntry], totals: JournalTotals) -> None:
     if not entries:
         out.print("No entry is in the journal, or none fits.")
         return
@@ -158,7 +178,7 @@ def _print_table(out: Console, entries: list[Entry], totals: Totals) -> None:
     _print_totals(out, totals)
 
 
-def _row(entry: Entry) -> list[str]:
+def _row(entry: JournalEntry) -> list[str]:
     decision = entry.decision
     where = f" ({decision.endpoint})" if decision.endpoint else ""
     return [
@@ -174,7 +194,7 @@ def _row(entry: Entry) -> list[str]:
     ]
 
 
-def _print_totals(out: Console, totals: Totals) -> None:
+def _print_totals(out: Console, totals: JournalTotals) -> None:
     share = totals.kept_share
     if share is None or totals.begins is None or totals.ends is None:
         out.print("No entry is in the journal, or none fits.")

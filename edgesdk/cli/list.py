@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from rich.table import Table
 
-from edgesdk.cli.output import entry_fields, format_bytes, print_json, results
+from edgesdk.cli.output import entry_fields, format_bytes, print_json, result_console
 from edgesdk.store import Store
 from edgesdk.store.catalog import catalog
 
@@ -31,14 +31,14 @@ def command(available: bool, as_json: bool) -> None:
         print_json([entry_fields(entry) for entry in entries])
         return
     if not entries:
-        results().print(f"The store at {store.root} is empty. See: edgesdk list --available")
+        result_console().print(f"The store at {store.root} is empty. See: edgesdk list --available")
         return
     table = _table("NAME", "KIND", "SIZE", "LICENCE", "SOURCE")
     for entry in entries:
         last = entry.source or "-" if entry.problem is None else f"damaged: {entry.problem}"
         size = format_bytes(entry.size)
         table.add_row(entry.name, entry.kind, size, entry.licence or "-", last)
-    results().print(table, soft_wrap=False)
+    result_console().print(table, soft_wrap=False)
 
 
 def _list_catalog(as_json: bool) -> None:
@@ -54,7 +54,7 @@ def _list_catalog(as_json: bool) -> None:
     table = _table("NAME", "SIZE", "LICENCE", "WHAT")
     for model in models:
         table.add_row(model.name, format_bytes(model.size), model.licence, model.summary)
-    results().print(table, soft_wrap=False)
+    result_console().print(table, soft_wrap=False)
 
 
 def _table(*headings: str) -> Table:

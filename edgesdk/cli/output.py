@@ -1,12 +1,10 @@
-"""What the subcommands share: results go to stdout, progress and remarks to stderr.
-
-Neither has colours or moving parts when it is not a terminal.
-"""
+"""Print results to stdout, and progress and messages to stderr."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -16,17 +14,22 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.progress import Progress as Bar
+from rich.text import Text
 
-from edgesdk.store import Entry
+from edgesdk.store import StoreEntry
 
 
-def results() -> Console:
+def result_console() -> Console:
     """The console for results. Model names and paths are not markup, nor to be highlighted."""
     console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
@@ -35,7 +38,7 @@ def results() -> Console:
     return console
 
 
-def remarks() -> Console:
+def message_console() -> Console:
     """The console for progress and remarks."""
     return Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
@@ -45,7 +48,7 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def entry_fields(entry: Entry) -> dict[str, Any]:
+def entry_fields(entry: StoreEntry) -> dict[str, Any]:
     """An entry as JSON has it."""
     return asdict(entry) | {"path": str(entry.path)}
 
@@ -59,7 +62,7 @@ def format_bytes(count: float) -> str:
     return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
 
 
-class BarProgress:
+class StoreProgressBar:
     """The store's progress as one bar that each stage takes over in turn."""
 
     def __init__(self, bar: Bar, console: Console) -> None:
@@ -91,9 +94,9 @@ class BarProgress:
 
 
 @contextmanager
-def progress_bar() -> Iterator[BarProgress]:
+def store_progress_bar() -> Iterator[StoreProgressBar]:
     """A bar on stderr while the block runs; plain lines where that is not a terminal."""
-    console = remarks()
+    console = message_console()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -104,4 +107,118 @@ def progress_bar() -> Iterator[BarProgress]:
     with Bar(
         *columns, console=console, transient=True, disable=not console.is_terminal, expand=True
     ) as bar:
-        yield BarProgress(bar, console)
+        yield StoreProgressBar(bar, console)
+
+
+# Seconds between two lines.
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class StageTimer:
+    """How long the rest of a stage will take, by what its steps took on average.
+
+    Args:
+        steps: of the stage.
+        now: seconds, of a clock that only goes forward; so are the other times.
+    """
+
+    def __init__(self, steps: int, now: float) -> None:
+        self._steps = steps
+        self._began = self._reached = now
+        self._done: int | None = None
+        self.found = 0
+
+    def advance(self, done: int, now: float) -> None:
+        """`done` steps of the stage are over. The first call may say with how many it begins: none,
+        or those that an earlier process finished (`found` is how many); what came before it is then
+        no step's time."""
+        if self._done is None and done != 1:
+            self.found, self._began = done, now
+        self._done, self._reached = done, now
+
+    def spent(self, now: float) -> float:
+        """Seconds since the stage, or its first own step, began."""
+        return now - self._began
+
+    def left(self, now: float) -> float | None:
+        """Seconds; None before the first step is over."""
+        if self._done is None or self._done == self.found:
+            return None
+        each = (self._reached - self._began) / (self._done - self.found)
+        return max(0.0, each * (self._steps - self._done) - (now - self._reached))
+
+
+def format_seconds(seconds: float) -> str:
+    """A time for people: 200 is '3 min 20 s'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class StageProgressBar:
+    """Draws stages; what an export calls.
+
+    Args:
+        bar: drawn into where the console is a terminal.
+        console: gets lines where it is none: one for each stage, and every ten seconds one.
+    """
+
+    def __init__(
+        self, bar: Bar, console: Console, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._bar = bar
+        self._console = console
+        self._now = now
+        self._title, self._steps = "", 0
+        self._clock = StageTimer(0, 0.0)
+        self._task: TaskID | None = None
+        self._said = 0.0
+
+    def stage(self, title: str, steps: int) -> None:
+        if self._task is not None:
+            self._bar.stop_task(self._task)
+        self._title, self._steps, self._said = title, steps, self._now()
+        self._clock = StageTimer(steps, self._said)
+        self._task = self._bar.add_task(title, total=steps, clock=self._clock, now=self._now)
+        self._say(f"({steps} {'step' if steps == 1 else 'steps'})")
+
+    def advance(self, done: int) -> None:
+        now, found = self._now(), self._clock.found
+        self._clock.advance(done, now)
+        if self._task is not None:
+            self._bar.update(self._task, completed=done)
+        if self._clock.found > found:
+            self._say(f"({done} were finished by the export before)")
+        elif now - self._said >= _SECONDS_BETWEEN_LINES:
+            self._said = now
+            left = self._clock.left(now)
+            rest = "" if left is None else f", about {format_seconds(left)} left"
+            self._say(f"{done}/{self._steps}, {format_seconds(self._clock.spent(now))}{rest}")
+
+    def _say(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(f"{self._title} {text}")
+
+
+class _TimeLeft(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        left = task.fields["clock"].left(task.fields["now"]())
+        return Text("" if left is None or task.finished else f"{format_seconds(left)} left")
+
+
+@contextmanager
+def stage_progress_bar() -> Iterator[StageProgressBar]:
+    """Progress on stderr."""
+    console = message_console()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        _TimeLeft(),
+    )
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        yield StageProgressBar(bar, console)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import click
 
-from edgesdk.cli.output import entry_fields, format_bytes, print_json, progress_bar, results
+from edgesdk.cli.output import (
+    entry_fields,
+    format_bytes,
+    print_json,
+    result_console,
+    store_progress_bar,
+)
 from edgesdk.store import Store
 
 _EPILOG = """\b
@@ -33,12 +39,12 @@ A pull that was cut off goes on where it stopped when it is run again.
 def command(reference: str, name: str | None, as_json: bool) -> None:
     """Fetch a model into the store, and check it."""
     store = Store()
-    with progress_bar() as progress:
+    with store_progress_bar() as progress:
         entry = store.pull(reference, name=name, progress=progress)
     if as_json:
         print_json(entry_fields(entry))
         return
-    out = results()
+    out = result_console()
     out.print(f"{entry.name}: {entry.kind}, {format_bytes(entry.size)}, {entry.licence or '-'}")
     out.print(f"  path    {entry.path}")
     out.print(f"  sha256  {entry.sha256}")

@@ -9,13 +9,12 @@ import click
 
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.cli.export import resolve_checkpoint
-from edgesdk.cli.output import format_bytes, print_json, results
-from edgesdk.cli.stages import drawn_stages
+from edgesdk.cli.output import format_bytes, print_json, result_console, stage_progress_bar
 from edgesdk.errors import MissingExtra
 from edgesdk.store import Store
 
 if TYPE_CHECKING:
-    from edgesdk_export.quality.bundles import BundleQuality
+    from edgesdk_export.quality.report import BundleQuality
 
 _EPILOG = """\b
 BUNDLES are names in the store or folders, ONNX and GGUF alike. CHECKPOINT is what `edgesdk export`
@@ -75,16 +74,16 @@ def command(
     opened = [_open(store, name) for name in bundles]
     source, _, _ = resolve_checkpoint(store, checkpoint)
     try:
-        from edgesdk_export.quality.bundles import measure_bundles
+        from edgesdk_export.quality.evaluation_text import default_text, text_from_file
         from edgesdk_export.quality.plot import draw_quality, require_plotting
-        from edgesdk_export.quality.text import default_text, text_from_file
+        from edgesdk_export.quality.report import measure_bundles
     except ModuleNotFoundError as error:
         absent = error.name or "onnx_ir"
         raise MissingExtra(absent, extra="export", needed_for="Measuring quality") from None
     if plot_file is not None:
         require_plotting()
     text = default_text() if text_file is None else text_from_file(text_file)
-    with drawn_stages() as stages:
+    with stage_progress_bar() as stages:
         started = False
 
         def steps(done: int, total: int) -> None:
@@ -125,7 +124,7 @@ def _fields(entry: BundleQuality) -> dict[str, Any]:
 
 
 def _report(measured: list[BundleQuality], plot_file: Path | None) -> None:
-    out = results()
+    out = result_console()
     for entry in measured:
         manifest = entry.bundle.manifest
         out.print(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from edgesdk.cli.output import format_bytes, results
+from edgesdk.cli.output import format_bytes, result_console
 from edgesdk.store import Store
-from edgesdk.store.record import Kind
+from edgesdk.store.entries import Kind
 
 _EPILOG = """\b
 Examples:
@@ -27,6 +27,6 @@ def command(names: tuple[str, ...], kind: Kind | None) -> None:
         removed = store.remove(name, kind)
         for entry in removed:
             size = format_bytes(entry.size)
-            results().print(f"Removed {entry.name} ({entry.kind}, {size}).")
+            result_console().print(f"Removed {entry.name} ({entry.kind}, {size}).")
         if not removed:
-            results().print(f"Removed what an unfinished pull of {name} had left.")
+            result_console().print(f"Removed what an unfinished pull of {name} had left.")

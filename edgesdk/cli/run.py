@@ -11,10 +11,9 @@ from typing import Any
 
 import click
 
-from edgesdk.cli.aside import aside
-from edgesdk.cli.decoding import changes_from, decoding_options, loaded, loading_options
-from edgesdk.cli.output import print_json, remarks
-from edgesdk.cli.terminal import printable
+from edgesdk.cli.model_options import decoding_options, loaded_model, loading_options, option_kwargs
+from edgesdk.cli.output import message_console, print_json
+from edgesdk.cli.terminal import aside, printable
 from edgesdk.errors import InvalidText
 
 _EPILOG = """\b
@@ -53,8 +52,8 @@ def command(
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": _prompt(prompt)})
     with (
-        loaded(model, device=device, context=context, threads=threads) as opened,
-        opened.stream(messages, **changes_from(given)) as stream,
+        loaded_model(model, device=device, context=context, threads=threads) as opened,
+        opened.stream(messages, **option_kwargs(given)) as stream,
         contextlib.closing(aside(stream)) as pieces,
     ):
         if as_json:
@@ -66,7 +65,7 @@ def command(
     if as_json:
         print_json({"text": reply.text, "receipt": asdict(reply.receipt)})
     elif not no_receipt:
-        remarks().print(reply.receipt.line(), style="dim")
+        message_console().print(reply.receipt.line(), style="dim")
 
 
 def _prompt(given: str | None) -> str:

@@ -10,8 +10,8 @@ import click
 
 from edgesdk.cli.cloud_options import cloud_options
 from edgesdk.cli.clouds import CloudChoices
-from edgesdk.cli.decoding import loading_options
-from edgesdk.cli.output import remarks
+from edgesdk.cli.model_options import loading_options
+from edgesdk.cli.output import message_console
 from edgesdk.errors import MissingExtra
 
 _EPILOG = """\b
@@ -76,10 +76,9 @@ def command(
     request, or its field edgesdk, choose for that request.
     """
     try:
-        from edgesdk.server.heap import keep_memory_flat
-        from edgesdk.server.running import serve
+        from edgesdk.server.model_sources import StoreModels
+        from edgesdk.server.serving import keep_memory_flat, serve
         from edgesdk.server.settings import ServerSettings
-        from edgesdk.server.sources import StoreModels
     except ModuleNotFoundError as error:
         raise MissingExtra(
             str(error.name).partition(".")[0], extra="server", needed_for="edgesdk serve"
@@ -104,7 +103,7 @@ def command(
     def on_start(url: str) -> None:
         click.echo(f"{url}/v1")
         sys.stdout.flush()
-        remarks().print("Serving; stop with Ctrl-C.", style="dim")
+        message_console().print("Serving; stop with Ctrl-C.", style="dim")
 
     keep_memory_flat()
     with ExitStack() as opened:

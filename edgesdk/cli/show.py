@@ -8,9 +8,9 @@ import click
 
 from edgesdk.bundle.manifest import Manifest
 from edgesdk.bundle.opening import is_bundle, open_bundle
-from edgesdk.cli.output import format_bytes, print_json, results
+from edgesdk.cli.output import format_bytes, print_json, result_console
 from edgesdk.store import CheckpointRecord, Store
-from edgesdk.store.record import Kind
+from edgesdk.store.entries import Kind
 
 _EPILOG = """\b
 Examples:
@@ -95,7 +95,7 @@ def _show_checkpoint(folder: Path, record: CheckpointRecord, as_json: bool) -> N
 
 
 def _print_rows(title: str, rows: list[tuple[str, str]]) -> None:
-    out = results()
+    out = result_console()
     if title:
         out.print(title, style="bold")
     for key, value in rows:

@@ -1,11 +1,22 @@
-"""A terminal that a model's answer is shown on."""
+"""Show an answer on a terminal: safe text, streamed Markdown, and a working Ctrl-C."""
 
 from __future__ import annotations
 
+import queue
 import re
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.segment import Segment
+from rich.text import Text
+
+from edgesdk.reply import ReplyStream
 
 # All control characters but tab and newline. A model's text is not to move the cursor, retitle
 # the window or paste into the shell.
@@ -18,7 +29,7 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def quiet_keyboard() -> Iterator[None]:
+def terminal_without_echo() -> Iterator[None]:
     """While the block runs, keys do not show and Ctrl-C does not throw output away.
 
     A terminal drops what it has not yet shown when Ctrl-C is pressed. Of a display that redraws
@@ -40,3 +51,83 @@ def quiet_keyboard() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+_FRAME_SECONDS = 0.1
+# Drawing is to take at most this share of the time, so that long answers stay fast.
+_DRAWING_SHARE = 0.1
+
+
+class MarkdownTail:
+    """The last lines of a Markdown text, as many as the screen holds.
+
+    A live display cannot redraw what has scrolled away, so it never grows past the screen.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(Markdown(self._text), options, pad=False)
+        for line in lines[-max(1, console.height - 2) :]:
+            yield from line
+            yield Segment.line()
+
+
+def show_answer(console: Console, pieces: Iterable[str]) -> None:
+    """Show an answer while it streams.
+
+    On a terminal what streams is a preview that gives way to the whole answer at the end: Markdown
+    that was incomplete, such as a table's head, may have been laid out otherwise. Elsewhere the
+    plain text is written.
+    """
+    if not console.is_terminal:
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        return
+    text, next_frame = "", 0.0
+    try:
+        with Live(
+            Text("...", style="dim"), console=console, auto_refresh=False, transient=True
+        ) as live:
+            for piece in pieces:
+                text += printable(piece)
+                begun = time.monotonic()
+                if begun >= next_frame:
+                    live.update(MarkdownTail(text), refresh=True)
+                    spent = time.monotonic() - begun
+                    next_frame = begun + max(_FRAME_SECONDS, spent / _DRAWING_SHARE)
+    finally:
+        if text:
+            console.print(Markdown(text))
+
+
+def aside(stream: ReplyStream) -> Generator[str, None, None]:
+    """The pieces of `stream`. Leaving early cancels it; it may be used again after the end."""
+    arrived: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            for piece in stream:
+                arrived.put(piece)
+            arrived.put(None)
+        except BaseException as error:
+            arrived.put(error)
+
+    reader = threading.Thread(target=read, daemon=True)
+    ended = False
+    try:
+        # In here, because Ctrl-C may also come before `start` returns.
+        reader.start()
+        while (item := arrived.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+        ended = True
+    finally:
+        if not ended:
+            stream.cancel()
+        if reader.ident is not None:
+            reader.join()

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from edgesdk.bundle.opening import is_bundle, open_bundle, verify_bundle
-from edgesdk.cli.output import BarProgress, print_json, progress_bar, results
+from edgesdk.cli.output import StoreProgressBar, print_json, result_console, store_progress_bar
 from edgesdk.errors import BundleError, CheckpointError
-from edgesdk.store import Entry, Store
+from edgesdk.store import Store, StoreEntry
 
 _EPILOG = """\b
 Examples:
@@ -22,7 +22,7 @@ Examples:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class VerifyResult:
     """What checking one model found; no problem means that it is as it was."""
 
     name: str
@@ -41,7 +41,7 @@ def command(names: tuple[str, ...], as_json: bool) -> int:
     for name in wanted:
         store.get(name)
     entries = [entry for entry in store.list() if not names or entry.name in wanted]
-    with progress_bar() as progress:
+    with store_progress_bar() as progress:
         outcomes = [_verify_folder(folder, progress) for folder in folders]
         outcomes += [_verify_entry(store, entry, progress) for entry in entries]
     if as_json:
@@ -49,29 +49,29 @@ def command(names: tuple[str, ...], as_json: bool) -> int:
     else:
         for outcome in outcomes:
             verdict = outcome.problem or "every file has its hash"
-            results().print(f"{outcome.name} ({outcome.kind}): {verdict}")
+            result_console().print(f"{outcome.name} ({outcome.kind}): {verdict}")
     return 0 if all(outcome.problem is None for outcome in outcomes) else 1
 
 
-def _verify_entry(store: Store, entry: Entry, progress: BarProgress) -> Outcome:
+def _verify_entry(store: Store, entry: StoreEntry, progress: StoreProgressBar) -> VerifyResult:
     def check() -> None:
         store.verify(entry.name, entry.kind, progress=progress)
 
-    return _outcome(entry.name, entry.kind, check)
+    return _verify(entry.name, entry.kind, check)
 
 
-def _verify_folder(folder: Path, progress: BarProgress) -> Outcome:
+def _verify_folder(folder: Path, progress: StoreProgressBar) -> VerifyResult:
     def check() -> None:
         bundle = open_bundle(folder)
         progress.start(f"checking {folder}", bundle.size)
         verify_bundle(bundle, progress=progress.advance)
 
-    return _outcome(str(folder), "bundle", check)
+    return _verify(str(folder), "bundle", check)
 
 
-def _outcome(name: str, kind: str, check: Callable[[], None]) -> Outcome:
+def _verify(name: str, kind: str, check: Callable[[], None]) -> VerifyResult:
     try:
         check()
     except (BundleError, CheckpointError) as error:
-        return Outcome(name, kind, str(error))
-    return Outcome(name, kind, None)
+        return VerifyResult(name, kind, str(error))
+    return VerifyResult(name, kind, None)

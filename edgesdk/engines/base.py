@@ -1,7 +1,8 @@
 """The one seam between models and everything above: engines know tokens, nothing else.
 
-Text, templates, sampling, stopping and scheduling live above `Sequence` and are written once;
-kernels, buffers and devices live below it.
+Text, templates, sampling, stopping and scheduling live above `DecodeState` and are written once;
+kernels, buffers and devices live below it. Every engine checks its arguments with the functions
+at the end, so that all engines refuse the same calls with the same words.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from edgesdk.engines.caller import Caller
-from edgesdk.engines.saved import KvOrigin, Note
+from edgesdk.engines.saved_state import KvIdentity, StateMetadata
+from edgesdk.errors import ContextOverflow, InvalidOption, RequestError
+from edgesdk.system.cancellation import CancellationToken
 
 Logits = npt.NDArray[np.float32]
 HiddenStates = npt.NDArray[np.float32]
@@ -28,7 +30,7 @@ class EngineInfo:
 
     Attributes:
         name: the engine and its version, e.g. "onnxruntime 1.31.1".
-        device_asked: the device the caller asked for ("auto" where it did not).
+        requested_device: the device the caller asked for ("auto" where it did not).
         device: the device that really runs the model, e.g. "cpu".
         vocab_size: columns of the logits.
         context_length: most tokens that one sequence may hold.
@@ -38,7 +40,7 @@ class EngineInfo:
     """
 
     name: str
-    device_asked: str
+    requested_device: str
     device: str
     vocab_size: int
     context_length: int
@@ -47,7 +49,7 @@ class EngineInfo:
     threads: int | None = None
 
 
-class Sequence(Protocol):
+class DecodeState(Protocol):
     """One token sequence and its KV cache. Not for two threads at once."""
 
     @property
@@ -64,12 +66,12 @@ class Sequence(Protocol):
         tokens: npt.ArrayLike,
         *,
         logits: Rows = "last",
-        caller: Caller | None = None,
+        cancellation: CancellationToken | None = None,
     ) -> Logits:
         """Append `tokens` (int, [n], n >= 1) and return next-token logits.
 
         Args:
-            caller: who waits for them. When it stops, the call ends without waiting for the
+            cancellation: who waits for them. When it stops, the call ends without waiting for the
                 engine to finish it; what the call waited for others is added to its `waited`.
 
         Returns:
@@ -82,17 +84,17 @@ class Sequence(Protocol):
             ContextOverflow: the sequence would exceed `context_length`; nothing was appended.
             RequestError: no tokens, or an id outside the vocabulary; nothing was appended.
             EngineError: the engine failed; the sequence is as it was before the call.
-            Interrupted: `caller` stopped; the sequence is as it was before the call.
+            Interrupted: `cancellation` stopped; the sequence is as it was before the call.
         """
 
     def rewind(self, length: int) -> None:
         """Forget all tokens from position `length` on (0 <= length <= len(tokens))."""
 
-    def fork(self) -> Sequence:
+    def fork(self) -> DecodeState:
         """An independent sequence with the same tokens, made without prefill."""
 
-    def save(self, path: Path, note: Note | None = None) -> None:
-        """Write tokens, KV cache and the caller's `note` to `path` (beside, then renamed)."""
+    def save(self, path: Path, metadata: StateMetadata | None = None) -> None:
+        """Write tokens, KV cache and the caller's `metadata` to `path` (beside, then renamed)."""
 
     def restore(self, path: Path) -> dict[str, JsonValue]:
         """Replace this sequence's content with what `save` wrote; the note comes back.
@@ -117,11 +119,82 @@ class Engine(Protocol):
         """What runs, and where."""
 
     @property
-    def origin(self) -> KvOrigin:
+    def kv_identity(self) -> KvIdentity:
         """What the KV caches of its sequences are bound to."""
 
-    def sequence(self) -> Sequence:
+    def new_state(self) -> DecodeState:
         """A new, empty sequence."""
 
     def close(self) -> None:
         """Free the model. Its sequences must not be used afterwards."""
+
+
+def checked_ids(
+    tokens: npt.ArrayLike | list[int], *, held: int, vocab_size: int, context_length: int
+) -> list[int]:
+    """`tokens`, fit to be appended to a sequence that holds `held` tokens.
+
+    Raises:
+        RequestError: `tokens` is empty, not one-dimensional, not integers, or has an id outside
+            0 <= id < vocab_size.
+        ContextOverflow: held + n > context_length.
+    """
+    # The way of a decode loop. After a pass over the weights numpy's code is no longer in the
+    # processor's caches, and asking it about one integer takes 50 us.
+    if isinstance(tokens, list) and len(tokens) == 1 and type(tokens[0]) is int:
+        ids, low, high = tokens, tokens[0], tokens[0]
+    else:
+        ids, low, high = _ids_of(tokens)
+    if low < 0 or high >= vocab_size:
+        raise RequestError(
+            f"Token id {low if low < 0 else high} is outside the vocabulary of {vocab_size}.",
+            hint="Encode the text with this model's own tokenizer.",
+        )
+    total = held + len(ids)
+    if total > context_length:
+        raise ContextOverflow(
+            f"{total} tokens do not fit the context of {context_length}"
+            + (f" ({held} are in it already)." if held else "."),
+            tokens=total,
+            limit=context_length,
+            hint=f"Shorten the text by {total - context_length} tokens, or start over.",
+        )
+    return ids
+
+
+def _ids_of(tokens: npt.ArrayLike) -> tuple[list[int], int, int]:
+    try:
+        given = np.asarray(tokens)
+    except (ValueError, OverflowError) as error:
+        raise RequestError(f"The tokens are not a list of integers: {error}.") from None
+    if given.ndim != 1 or given.size == 0:
+        raise RequestError(
+            f"There must be at least one token, in one dimension; got shape {given.shape}."
+        )
+    if given.dtype.kind not in "iu":
+        raise RequestError(f"Token ids must be integers; got {given.dtype}.")
+    return given.tolist(), int(given.min()), int(given.max())
+
+
+def checked_rows(logits: str, count: int) -> int:
+    """How many of `count` positions get logits: 1 for "last", else all of them.
+
+    Raises:
+        InvalidOption: `logits` is not one of `edgesdk.engines.base.Rows`.
+    """
+    if logits == "last":
+        return 1
+    if logits in ("all", "each"):
+        return count
+    raise InvalidOption(f"logits must be 'last', 'all' or 'each', not {logits!r}.")
+
+
+def checked_length(length: int, *, held: int) -> int:
+    """A length that a sequence of `held` tokens can be rewound to.
+
+    Raises:
+        RequestError: not 0 <= length <= held.
+    """
+    if not 0 <= length <= held:
+        raise RequestError(f"Cannot rewind to {length}: the sequence holds {held} tokens.")
+    return int(length)

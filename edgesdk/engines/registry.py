@@ -15,19 +15,19 @@ from typing import Protocol, cast
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import Engine
 from edgesdk.engines.footprint import Footprint
-from edgesdk.engines.threads import thread_count
 from edgesdk.errors import EngineError, InvalidOption
+from edgesdk.system.resources import thread_count
 
 
 @dataclass(frozen=True)
-class Backend:
+class DeviceRecord:
     """A way to run models of one format on one device.
 
     Attributes:
         name: what `edgesdk doctor` calls it.
         format: the bundle format that it runs, "onnx" or "gguf".
         device: the device that it runs on, as callers name it.
-        opener: "module:function" that loads a model; see `Opener`.
+        opener: "module:function" that loads a model; see `EngineOpener`.
         footprint: "module:function" that says what memory a model takes; see `footprint`.
         extra: the extra of edgesdk that installs what it needs; None where nothing is needed.
     """
@@ -40,24 +40,24 @@ class Backend:
     extra: str | None = None
 
 
-class Opener(Protocol):
+class EngineOpener(Protocol):
     """Loads a model: a bundle, or a bare model file where the format allows that."""
 
     def __call__(
-        self, source: Bundle | Path, *, device_asked: str, threads: int, context: int | None
+        self, source: Bundle | Path, *, requested_device: str, threads: int, context: int | None
     ) -> Engine: ...
 
 
 # The best first: "auto" takes the first of the model's format.
-BACKENDS = (
-    Backend(
+DEVICES = (
+    DeviceRecord(
         "onnx-cpu",
         "onnx",
         "cpu",
         opener="edgesdk.engines.onnx.engine:open_engine",
         footprint="edgesdk.engines.onnx.footprint:footprint",
     ),
-    Backend(
+    DeviceRecord(
         "gguf-cpu",
         "gguf",
         "cpu",
@@ -90,9 +90,9 @@ def open_engine(
     """
     if context is not None and context < 1:
         raise InvalidOption(f"context must be at least 1 token, not {context}.")
-    backend = choose_backend(_format(source), device)
-    opener = cast("Opener", _named(backend.opener))
-    return opener(source, device_asked=device, threads=thread_count(threads), context=context)
+    record = choose_device(_format_of(source), device)
+    opener = cast("EngineOpener", _import(record.opener))
+    return opener(source, requested_device=device, threads=thread_count(threads), context=context)
 
 
 def footprint(source: Bundle | Path, device: str = "auto") -> Footprint:
@@ -102,36 +102,36 @@ def footprint(source: Bundle | Path, device: str = "auto") -> Footprint:
         InvalidOption: no backend runs this format on `device`.
         EngineError: the file cannot be read, or is damaged.
     """
-    backend = choose_backend(_format(source), device)
-    measure = cast("Callable[[Bundle | Path], Footprint]", _named(backend.footprint))
+    record = choose_device(_format_of(source), device)
+    measure = cast("Callable[[Bundle | Path], Footprint]", _import(record.footprint))
     return measure(source)
 
 
-def choose_backend(
-    model_format: str, device: str, *, backends: tuple[Backend, ...] = BACKENDS
-) -> Backend:
-    """The first of `backends` that runs `model_format` on `device`.
+def choose_device(
+    model_format: str, device: str, *, records: tuple[DeviceRecord, ...] = DEVICES
+) -> DeviceRecord:
+    """The first of `records` that runs `model_format` on `device`.
 
     Raises:
         InvalidOption: there is none.
     """
-    fitting = [backend for backend in backends if backend.format == model_format]
-    for backend in fitting:
-        if device in ("auto", backend.device):
-            return backend
+    fitting = [record for record in records if record.format == model_format]
+    for record in fitting:
+        if device in ("auto", record.device):
+            return record
     raise InvalidOption(
         f"No engine runs {model_format} models on the device {device!r}.",
         hint=f"Choose from: {', '.join(['auto', *sorted({b.device for b in fitting})])}.",
     )
 
 
-def _named(place: str) -> object:
+def _import(place: str) -> object:
     module, _, function = place.partition(":")
     found: object = getattr(importlib.import_module(module), function)
     return found
 
 
-def _format(source: Bundle | Path) -> str:
+def _format_of(source: Bundle | Path) -> str:
     if isinstance(source, Bundle):
         return source.manifest.format
     if source.suffix.lower() == ".gguf":

@@ -8,37 +8,43 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
-from edgesdk.closing import Closes
-from edgesdk.conversation import OneAtATime, given, news_of
-from edgesdk.decode.options import options_from
 from edgesdk.errors import InvalidOption
-from edgesdk.hybrid.ask import Ask, Messages, ask_of
-from edgesdk.hybrid.changes import HybridActChanges, HybridChanges, Rules, parted
+from edgesdk.generation.streaming import read_all, read_all_async
+from edgesdk.hybrid.chat_history import HybridHistory, history_of
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.fitting import HybridOverflow, checked_overflow, without_oldest
-from edgesdk.hybrid.past import Past, past_of
-from edgesdk.hybrid.privacy.finding import Detector
-from edgesdk.hybrid.privacy.policy import Verdict
-from edgesdk.hybrid.privacy.vault import Vault
-from edgesdk.hybrid.reply import HybridReply
-from edgesdk.hybrid.sequences import KeptSequence
-from edgesdk.hybrid.stream import (
+from edgesdk.hybrid.decode_states import ConversationState
+from edgesdk.hybrid.overflow import HybridOverflow, checked_overflow, fit_to_device
+from edgesdk.hybrid.privacy.detectors import Detector
+from edgesdk.hybrid.privacy.policy import UploadVerdict
+from edgesdk.hybrid.privacy.redaction import Redactor
+from edgesdk.hybrid.reply import (
     AsyncHybridStream,
+    HybridReply,
     HybridStream,
 )
-from edgesdk.relaying import read_all, read_all_async
+from edgesdk.hybrid.request import (
+    HybridActKwargs,
+    HybridKwargs,
+    HybridRequest,
+    Messages,
+    RoutingRules,
+    hybrid_request_of,
+    split_rules,
+)
+from edgesdk.options import options_from
 from edgesdk.runtime import Runtime
-from edgesdk.saved_chat import restore_chat, save_chat
+from edgesdk.session import AnswerLock, new_messages_of, restore_chat, save_chat, with_tool_result
+from edgesdk.system.closing import Closeable
+from edgesdk.tools.call_messages import open_turn_start, unanswered_calls
 from edgesdk.tools.calls import ToolCall
-from edgesdk.tools.messages import open_turn, unanswered
-from edgesdk.tools.offer import toolbox
+from edgesdk.tools.tool_set import tools_by_name
 
 if TYPE_CHECKING:
-    from edgesdk.tools.acting import Acted, Acting
-    from edgesdk.tools.function import Tool
+    from edgesdk.tools.functions import Tool
+    from edgesdk.tools.tool_loop import ActResult, ToolLoop
 
 
-class HybridChat(Closes):
+class HybridChat(Closeable):
     """A conversation; `HybridClient.chat` makes one. It raises what `HybridClient` raises.
 
     The device's KV cache is kept from turn to turn. Placeholders stand for the same values in all
@@ -67,21 +73,21 @@ class HybridChat(Closes):
         *,
         system: str | None = None,
         overflow: HybridOverflow = "error",
-        past: Past | None = None,
-        sequences: KeptSequence | None = None,
+        past: HybridHistory | None = None,
+        sequences: ConversationState | None = None,
     ) -> None:
-        past = past or Past()
+        past = past or HybridHistory()
         self.system = system
         self._client = client
         self._runtime = runtime
         self._detectors = tuple(detectors)
-        self._vault = Vault(self._detectors, values=past.values)
-        self._sequences = sequences or KeptSequence(runtime.engine)
+        self._redactor = Redactor(self._detectors, values=past.values)
+        self._sequences = sequences or ConversationState(runtime.engine)
         self._turns: Messages = [dict(message) for message in past.turns]
-        self._strictest: Verdict | None = past.strictest
+        self._strictest: UploadVerdict | None = past.strictest
         self._overflow = checked_overflow(overflow)
         self._unseen = 0
-        self._answering = OneAtATime()
+        self._answering = AnswerLock()
 
     @property
     def messages(self) -> Messages:
@@ -89,16 +95,17 @@ class HybridChat(Closes):
         told = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*told, *(dict(message) for message in self._turns)]
 
-    def respond(self, prompt: str | None = None, **options: Unpack[HybridChanges]) -> HybridReply:
+    def respond(self, prompt: str | None = None, **options: Unpack[HybridKwargs]) -> HybridReply:
         """Answer the user's next message.
 
         Args:
-            prompt: the message; None to go on after the results of tool calls (see `give`).
+            prompt: the message; None to go on after the results of tool calls (see
+                `add_tool_result`).
             options: see `HybridClient.stream`.
         """
         return read_all(self.stream(prompt, **options))
 
-    def stream(self, prompt: str | None = None, **options: Unpack[HybridChanges]) -> HybridStream:
+    def stream(self, prompt: str | None = None, **options: Unpack[HybridKwargs]) -> HybridStream:
         """Answer the user's next message piece by piece; see `respond`.
 
         Raises:
@@ -106,8 +113,8 @@ class HybridChat(Closes):
         """
         self._answering.begin()
         try:
-            news = news_of(prompt, self._turns)
-            rules, changes = parted(options)
+            news = new_messages_of(prompt, self._turns)
+            rules, changes = split_rules(options)
             ask, verdict = self._ask(news, rules, changes)
 
             def ended(reply: HybridReply | None) -> None:
@@ -121,34 +128,34 @@ class HybridChat(Closes):
             raise
 
     async def arespond(
-        self, prompt: str | None = None, **options: Unpack[HybridChanges]
+        self, prompt: str | None = None, **options: Unpack[HybridKwargs]
     ) -> HybridReply:
         """`respond` for asyncio; cancelling the task ends the answer."""
         return await read_all_async(self.astream(prompt, **options))
 
     def astream(
-        self, prompt: str | None = None, **options: Unpack[HybridChanges]
+        self, prompt: str | None = None, **options: Unpack[HybridKwargs]
     ) -> AsyncHybridStream:
         """`stream` for asyncio; cancelling the task ends the answer."""
         return AsyncHybridStream(self.stream(prompt, **options))
 
     @property
-    def waiting_for(self) -> tuple[ToolCall, ...]:
+    def pending_calls(self) -> tuple[ToolCall, ...]:
         """The calls of the last answer whose results are still to be given."""
-        return unanswered(self._turns)
+        return unanswered_calls(self._turns)
 
-    def give(self, call: ToolCall, result: Any) -> None:
+    def add_tool_result(self, call: ToolCall, result: Any) -> None:
         """Tell what one of the calls gave; when all have a result, `respond()` goes on.
 
         Args:
-            call: one of `waiting_for`.
+            call: one of `pending_calls`.
             result: a text as it is, anything else as JSON.
 
         Raises:
             RequestError: an answer is under way, or no result of that call is waited for.
         """
         with self._answering.held():
-            self._turns = given(self._turns, call, result)
+            self._turns = with_tool_result(self._turns, call, result)
 
     def act(
         self,
@@ -156,12 +163,12 @@ class HybridChat(Closes):
         tools: Iterable[Callable[..., Any]],
         *,
         max_rounds: int = 8,
-        **options: Unpack[HybridActChanges],
-    ) -> Acted[HybridReply]:
+        **options: Unpack[HybridActKwargs],
+    ) -> ActResult[HybridReply]:
         """Answer the user's next message with the help of Python functions; see
         `edgesdk.chat.Chat.act`. Each answer may come from the device or from the cloud, and only
         calls whose arguments fit a function run it."""
-        from edgesdk.tools.acting import act
+        from edgesdk.tools.tool_loop import act
 
         with self._answering.held():
             loop = self._loop(prompt, tools, max_rounds, options)
@@ -175,11 +182,11 @@ class HybridChat(Closes):
         tools: Iterable[Callable[..., Any]],
         *,
         max_rounds: int = 8,
-        **options: Unpack[HybridActChanges],
-    ) -> Acted[HybridReply]:
+        **options: Unpack[HybridActKwargs],
+    ) -> ActResult[HybridReply]:
         """`act` for asyncio. Tools may be `async def`: they run in the event loop, others in
         threads; cancelling the task ends the answer and cancels them."""
-        from edgesdk.tools.acting import act_async
+        from edgesdk.tools.tool_loop import act_async
 
         with self._answering.held():
             loop = self._loop(prompt, tools, max_rounds, options)
@@ -199,7 +206,7 @@ class HybridChat(Closes):
         """
         with self._answering.held():
             self._turns, self._strictest, self._unseen = [], None, 0
-            self._vault = Vault(self._detectors)
+            self._redactor = Redactor(self._detectors)
 
     def fork(self) -> HybridChat:
         """A chat that goes on from here by itself, with the same placeholders and rules; what is in
@@ -229,18 +236,18 @@ class HybridChat(Closes):
             RequestError: an answer is under way, or `path` cannot be written.
         """
         with self._answering.held():
-            sequence = self._sequences.take([])
+            state = self._sequences.take([])
             try:
                 past = self._past()
                 save_chat(
                     Path(path),
-                    sequence,
+                    state,
                     system=self.system,
                     turns=past.turns,
                     beside=past.beside(),
                 )
             finally:
-                self._sequences.give_back(sequence)
+                self._sequences.release(state)
 
     def close(self) -> None:
         """Free the KV cache. The messages stay readable.
@@ -251,17 +258,17 @@ class HybridChat(Closes):
         with self._answering.held():
             self._sequences.close()
 
-    def _past(self) -> Past:
-        return Past(self._turns, self._strictest, self._vault.values)
+    def _past(self) -> HybridHistory:
+        return HybridHistory(self._turns, self._strictest, self._redactor.values)
 
     def _ask(
-        self, news: Messages, rules: Rules, options: Mapping[str, object]
-    ) -> tuple[Ask, Verdict]:
-        ask = ask_of(
+        self, news: Messages, rules: RoutingRules, options: Mapping[str, object]
+    ) -> tuple[HybridRequest, UploadVerdict]:
+        ask = hybrid_request_of(
             self._runtime,
             [*self.messages, *news],
             options,
-            vault=self._vault,
+            redactor=self._redactor,
             sequences=self._sequences,
         )
         if self._overflow == "drop_oldest_turns":
@@ -269,12 +276,12 @@ class HybridChat(Closes):
             open_at = len(self._turns)
             if self._turns and self._turns[-1]["role"] == "tool":
                 # The question that led to the calls must not be left out without them.
-                open_at = open_turn(self._turns)
+                open_at = open_turn_start(self._turns)
             history = range(told, told + open_at)
-            ask, self._unseen = without_oldest(self._runtime, ask, history, self._unseen)
-        verdict = self._client.judge(ask, upload=rules.upload, tags=rules.tags)
+            ask, self._unseen = fit_to_device(self._runtime, ask, history, self._unseen)
+        verdict = self._client.evaluate(ask, upload=rules.upload, tags=rules.tags)
         if self._strictest is not None:
-            verdict = verdict.at_most(self._strictest.upload, "an earlier turn")
+            verdict = verdict.tightened(self._strictest.upload, "an earlier turn")
         return ask, verdict
 
     def _loop(
@@ -283,31 +290,31 @@ class HybridChat(Closes):
         tools: Iterable[Callable[..., Any]],
         max_rounds: int,
         options: Mapping[str, Any],
-    ) -> _Loop:
-        from edgesdk.tools.acting import Acting
+    ) -> _ActLoop:
+        from edgesdk.tools.tool_loop import ToolLoop
 
-        offered, (rules, changes) = list(tools), parted(options)
-        specs, functions = toolbox(offered)
+        offered, (rules, changes) = list(tools), split_rules(options)
+        specs, functions = tools_by_name(offered)
         if len(functions) < len(specs):
             raise InvalidOption("A tool is no function, so it cannot run.", hint="Use respond().")
         deadline = options_from(changes).deadline
-        acting = Acting[HybridReply](
-            news_of(prompt, self._turns), max_rounds=max_rounds, deadline=deadline
+        acting = ToolLoop[HybridReply](
+            new_messages_of(prompt, self._turns), max_rounds=max_rounds, deadline=deadline
         )
 
-        def ask(seconds: float | None) -> tuple[HybridStream, Verdict]:
+        def ask(seconds: float | None) -> tuple[HybridStream, UploadVerdict]:
             changed = {**changes, "tools": offered, "deadline": seconds}
             asked, verdict = self._ask(list(acting.news), rules, changed)
             return self._client.answer(asked, verdict, rules.prefer), verdict
 
-        return _Loop(acting, functions, ask)
+        return _ActLoop(acting, functions, ask)
 
-    def _join(self, news: Iterable[dict[str, Any]], verdict: Verdict | None) -> None:
+    def _join(self, news: Iterable[dict[str, Any]], verdict: UploadVerdict | None) -> None:
         self._turns = [*self._turns, *news]
         self._strictest = verdict
 
 
-def restored(
+def restore_hybrid_chat(
     client: HybridClient,
     runtime: Runtime,
     detectors: Iterable[Detector],
@@ -315,14 +322,14 @@ def restored(
     overflow: HybridOverflow,
 ) -> HybridChat:
     """See `HybridClient.restore`."""
-    sequence = runtime.engine.sequence()
+    state = runtime.engine.new_state()
     try:
-        saved = restore_chat(path, sequence)
-        past = past_of(saved)
+        saved = restore_chat(path, state)
+        past = history_of(saved)
     except BaseException:
-        sequence.close()
+        state.close()
         raise
-    kept = KeptSequence(runtime.engine, sequence)
+    kept = ConversationState(runtime.engine, state)
     return HybridChat(
         client,
         runtime,
@@ -334,7 +341,7 @@ def restored(
     )
 
 
-class _Loop:
+class _ActLoop:
     """What a loop of answers and tools needs.
 
     Attributes:
@@ -343,18 +350,18 @@ class _Loop:
 
     def __init__(
         self,
-        acting: Acting[HybridReply],
+        acting: ToolLoop[HybridReply],
         functions: Mapping[str, Tool],
-        begin: Callable[[float | None], tuple[HybridStream, Verdict]],
+        begin: Callable[[float | None], tuple[HybridStream, UploadVerdict]],
     ) -> None:
         self.acting = acting
         self.functions = functions
-        self.strictest: Verdict | None = None
+        self.strictest: UploadVerdict | None = None
         self._begin = begin
 
     def ask(self, seconds: float | None) -> HybridStream:
         """Begin the next answer, which may take so long."""
         stream, verdict = self._begin(seconds)
         before = self.strictest
-        self.strictest = verdict if before is None else verdict.at_most(before.upload, "")
+        self.strictest = verdict if before is None else verdict.tightened(before.upload, "")
         return stream

@@ -11,56 +11,59 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import Unpack
 
-from edgesdk.closing import Closes
-from edgesdk.decode.options import OptionChanges, options_from
-from edgesdk.hybrid.answering import Asked, NotAsked
-from edgesdk.hybrid.ask import Ask, Messages, ask_of
-from edgesdk.hybrid.asking import CloudAsker
-from edgesdk.hybrid.auditing import Audits
-from edgesdk.hybrid.changes import HybridChanges, Prefer, parted
-from edgesdk.hybrid.cloud.answer import Piece, Restart
-from edgesdk.hybrid.cloud.attempts import OnBreak
-from edgesdk.hybrid.cloud.clock import Deadline
+from edgesdk.generation.streaming import read_all, read_all_async
+from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.device import Device
-from edgesdk.hybrid.effort.effort import Effort
-from edgesdk.hybrid.fitting import HybridOverflow
-from edgesdk.hybrid.gate.gate import DraftGate
-from edgesdk.hybrid.gate.keeper import Gatekeeper
-from edgesdk.hybrid.gate.objection import Objection
-from edgesdk.hybrid.privacy.policy import Policy, Upload, Verdict
-from edgesdk.hybrid.privacy.vault import Vault
-from edgesdk.hybrid.promise import Promise
-from edgesdk.hybrid.records.journal import Journal
-from edgesdk.hybrid.reply import HybridReply, LocalDraft, local_reply
-from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.stream import (
+from edgesdk.hybrid.cloud.failover import OnBreak
+from edgesdk.hybrid.cloud.spending import Budget
+from edgesdk.hybrid.confidence.artifacts import ArtifactStore, artifact_store_for
+from edgesdk.hybrid.confidence.confidence import CONFIDENCE_ARTIFACT, Confidence, confidence_from
+from edgesdk.hybrid.confidence.labels import Check, Progress
+from edgesdk.hybrid.journaling import record_decision
+from edgesdk.hybrid.local import LocalModel
+from edgesdk.hybrid.monitor.audits import Audits
+from edgesdk.hybrid.monitor.calibrations import CalibrationRecord
+from edgesdk.hybrid.monitor.guarantee import RiskGuarantee
+from edgesdk.hybrid.monitor.monitor import Monitor
+from edgesdk.hybrid.offline.queue import OfflineQueue
+from edgesdk.hybrid.offline.sending import DeferredReply, DeferredRequests
+from edgesdk.hybrid.overflow import HybridOverflow
+from edgesdk.hybrid.privacy.policy import Policy, Upload, UploadVerdict
+from edgesdk.hybrid.privacy.redaction import Redactor
+from edgesdk.hybrid.remote import CloudResult, NoCloudAnswer, RemoteModel
+from edgesdk.hybrid.reply import (
+    AnswerSteps,
     AsyncHybridStream,
     HybridEvent,
+    HybridReply,
     HybridStream,
-    Steps,
+    LocalDraft,
+    local_reply,
 )
-from edgesdk.hybrid.trust.calibrating import Progress
-from edgesdk.hybrid.trust.calibrations import Calibrated
-from edgesdk.hybrid.trust.confidence import KEPT_AS, Confidence, confidence_from
-from edgesdk.hybrid.trust.judging import Check
-from edgesdk.hybrid.trust.kept import Kept, kept_for
-from edgesdk.hybrid.trusting import Trust
-from edgesdk.hybrid.waiting.flushing import LateReply
-from edgesdk.hybrid.waiting.later import Later
-from edgesdk.hybrid.waiting.queue import Queue
-from edgesdk.hybrid.writing import write_down
+from edgesdk.hybrid.request import (
+    HybridKwargs,
+    HybridRequest,
+    Messages,
+    Prefer,
+    hybrid_request_of,
+    split_rules,
+)
+from edgesdk.hybrid.router import Preflight, Rejection, Router
+from edgesdk.hybrid.self_consistency import SelfConsistency
+from edgesdk.hybrid.storage.journal import Journal
 from edgesdk.model import Model
-from edgesdk.relaying import read_all, read_all_async
-from edgesdk.text.prompts import Prompt, messages_of
+from edgesdk.options import OptionsKwargs, options_from
+from edgesdk.system.cancellation import Deadline
+from edgesdk.system.closing import Closeable
+from edgesdk.text.prompts import Prompt, as_messages
 
 if TYPE_CHECKING:
     from edgesdk.hybrid.chat import HybridChat
 
-_PREFERRED = Objection("hint", "the app prefers the cloud")
+_PREFERRED = Rejection("hint", "the app prefers the cloud")
 
 
-class HybridClient(Closes):
+class HybridClient(Closeable):
     """Answers on the device, and asks a cloud model where that answer is not to be trusted.
 
     Before anything is sent the policy is asked, then the budget. Where either is against it, or
@@ -75,10 +78,10 @@ class HybridClient(Closes):
         journal: where decisions are written down; None for nowhere.
         confidence: how sure an answer has to be, where no calibration says; None for the one that
             is kept for this model, else for a plain one.
-        gate: when the device does not even try.
-        effort: what more it does where it is unsure; None for nothing.
-        kept: what was learned of the model; None for what the store has, or came with the bundle.
-        calibrations, audits: see `edgesdk.hybrid.trusting.Trust`.
+        router: when the device does not even try.
+        self_consistency: what more it does where it is unsure; None for nothing.
+        artifacts: what was learned of the model; None for what the store has or its bundle brought.
+        calibrations, audits: see `edgesdk.hybrid.monitor.monitor.Monitor`.
         on_break, hedge_after: see `edgesdk.hybrid.cloud.client.CloudClient`.
         queue: where requests wait that could not go to the cloud; None for nowhere.
     """
@@ -92,40 +95,44 @@ class HybridClient(Closes):
         budget: Budget | None = None,
         journal: Journal | None = None,
         confidence: Confidence | None = None,
-        gate: DraftGate | None = None,
-        effort: Effort | None = None,
-        kept: Kept | None = None,
+        router: Router | None = None,
+        self_consistency: SelfConsistency | None = None,
+        artifacts: ArtifactStore | None = None,
         on_break: OnBreak = "restart",
         hedge_after: float | None = None,
         calibrations: str | Path | None = None,
         audits: Audits | None = None,
-        queue: Queue | None = None,
+        queue: OfflineQueue | None = None,
     ) -> None:
         self._model = model
         self._policy = policy or Policy()
         self._journal = journal
-        kept = kept or kept_for(model.source)
-        known = kept.known(model.runtime.engine.origin.model, KEPT_AS, confidence_from)
-        self._keeper = Gatekeeper(model.runtime, gate or DraftGate(), kept)
-        self._device = Device(model.runtime, self._keeper, effort)
+        artifacts = artifacts or artifact_store_for(model.source)
+        known = artifacts.load(
+            model.runtime.engine.kv_identity.model, CONFIDENCE_ARTIFACT, confidence_from
+        )
+        self._preflight = Preflight(model.runtime, router or Router(), artifacts)
+        self._device = LocalModel(model.runtime, self._preflight, self_consistency)
         clouds = [cloud] if isinstance(cloud, Cloud) else cloud
-        self._trust = Trust(
+        self._monitor = Monitor(
             model, self._device, confidence or known or Confidence(), clouds, self._policy, budget,
             journal, calibrations=calibrations, audits=audits,
         )  # fmt: skip
-        self._asker = CloudAsker(clouds, self._policy, budget, on_break, hedge_after)
-        self._later = Later(queue, self._policy, self._asker, self._keeper.count, self._write_down)
+        self._remote = RemoteModel(clouds, self._policy, budget, on_break, hedge_after)
+        self._later = DeferredRequests(
+            queue, self._policy, self._remote, self._preflight.count, self._write_down
+        )
 
-    def respond(self, prompt: Prompt, **options: Unpack[HybridChanges]) -> HybridReply:
+    def respond(self, prompt: Prompt, **options: Unpack[HybridKwargs]) -> HybridReply:
         """Answer a prompt; see `stream`."""
         return read_all(self.stream(prompt, **options))
 
-    def stream(self, prompt: Prompt, **options: Unpack[HybridChanges]) -> HybridStream:
+    def stream(self, prompt: Prompt, **options: Unpack[HybridKwargs]) -> HybridStream:
         """Answer a prompt piece by piece.
 
         Args:
             prompt: a text, or a list of messages.
-            options: who may answer, and those of `edgesdk.Options` (see `HybridChanges`); the
+            options: who may answer, and those of `edgesdk.Options` (see `HybridKwargs`); the
                 deadline is for both parts together. `schema` and `tools` hold for whoever answers:
                 what a cloud says is checked, and is no answer where it does not fit. To `regex`,
                 `choices` and `grammar` only the device can be held.
@@ -138,17 +145,19 @@ class HybridClient(Closes):
             DeadlineExceeded: the deadline passed before the first token of an answer.
             EngineError: the engine failed.
         """
-        rules, changes = parted(options)
-        vault = Vault(self._policy.detectors)
-        ask = ask_of(self._model.runtime, messages_of(prompt), changes, vault=vault)
-        verdict = self.judge(ask, upload=rules.upload, tags=rules.tags)
+        rules, changes = split_rules(options)
+        redactor = Redactor(self._policy.detectors)
+        ask = hybrid_request_of(
+            self._model.runtime, as_messages(prompt), changes, redactor=redactor
+        )
+        verdict = self.evaluate(ask, upload=rules.upload, tags=rules.tags)
         return self.answer(ask, verdict, rules.prefer)
 
-    async def arespond(self, prompt: Prompt, **options: Unpack[HybridChanges]) -> HybridReply:
+    async def arespond(self, prompt: Prompt, **options: Unpack[HybridKwargs]) -> HybridReply:
         """`respond` for asyncio; cancelling the task ends the answer."""
         return await read_all_async(self.astream(prompt, **options))
 
-    def astream(self, prompt: Prompt, **options: Unpack[HybridChanges]) -> AsyncHybridStream:
+    def astream(self, prompt: Prompt, **options: Unpack[HybridKwargs]) -> AsyncHybridStream:
         """`stream` for asyncio; cancelling the task ends the answer."""
         return AsyncHybridStream(self.stream(prompt, **options))
 
@@ -175,22 +184,26 @@ class HybridClient(Closes):
                 engine or KV layout.
             ContextOverflow: it holds more tokens than this model was loaded for.
         """
-        from edgesdk.hybrid.chat import restored
+        from edgesdk.hybrid.chat import restore_hybrid_chat
 
-        return restored(self, self._model.runtime, self._policy.detectors, Path(path), overflow)
+        return restore_hybrid_chat(
+            self, self._model.runtime, self._policy.detectors, Path(path), overflow
+        )
 
-    def judge(self, ask: Ask, *, upload: Upload | None = None, tags: Iterable[str] = ()) -> Verdict:
-        """What may happen to a request; see `Policy.judge`."""
-        return self._policy.judge(ask.messages, call=upload, tags=tags, besides=ask.besides)
+    def evaluate(
+        self, ask: HybridRequest, *, upload: Upload | None = None, tags: Iterable[str] = ()
+    ) -> UploadVerdict:
+        """What may happen to a request; see `Policy.evaluate`."""
+        return self._policy.evaluate(ask.messages, call=upload, tags=tags, besides=ask.besides)
 
-    def may_ask(self, verdict: Verdict, prefer: Prefer | None = None) -> bool:
+    def may_ask(self, verdict: UploadVerdict, prefer: Prefer | None = None) -> bool:
         """Whether the cloud might answer a request."""
-        return self._asker.possible and verdict.upload != "local_only" and prefer != "local"
+        return self._remote.available and verdict.upload != "local_only" and prefer != "local"
 
     def answer(
         self,
-        ask: Ask,
-        verdict: Verdict,
+        ask: HybridRequest,
+        verdict: UploadVerdict,
         prefer: Prefer | None = None,
         on_end: Callable[[HybridReply | None], None] = lambda reply: None,
     ) -> HybridStream:
@@ -209,23 +222,23 @@ class HybridClient(Closes):
         delta: float = 0.05,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
-        **options: Unpack[OptionChanges],
-    ) -> Calibrated:
+        **options: Unpack[OptionsKwargs],
+    ) -> CalibrationRecord:
         """Keep only answers of which at most the share `alpha` is wrong, but for the probability
-        `delta`; see `edgesdk.hybrid.trusting.Trust.calibrate`."""
-        return self._trust.calibrate(
+        `delta`; see `edgesdk.hybrid.monitor.monitor.Monitor.calibrate`."""
+        return self._monitor.calibrate(
             labelled, options_from(options), alpha=alpha, delta=delta, progress=progress,
             cancel=cancel,
         )  # fmt: skip
 
     @property
-    def promise(self) -> Promise:
+    def guarantee(self) -> RiskGuarantee:
         """How far the device's answers can be trusted now."""
-        return self._trust.promise
+        return self._monitor.guarantee
 
-    def flush_queue(self) -> Iterator[LateReply]:
+    def flush_queue(self) -> Iterator[DeferredReply]:
         """Ask the cloud what waits in the queue, under the policy and within the budget of now, and
-        yield the answers as they come; see `edgesdk.hybrid.waiting.flushing.flush`. Several
+        yield the answers as they come; see `edgesdk.hybrid.offline.sending.flush`. Several
         processes may do so at once.
 
         Raises:
@@ -235,67 +248,69 @@ class HybridClient(Closes):
 
     def close(self) -> None:
         """End all questions to the cloud. The model stays open."""
-        self._trust.close()
-        self._asker.close()
+        self._monitor.close()
+        self._remote.close()
 
-    def _answer(self, ask: Ask, verdict: Verdict, prefer: Prefer | None) -> Steps:
+    def _answer(
+        self, ask: HybridRequest, verdict: UploadVerdict, prefer: Prefer | None
+    ) -> AnswerSteps:
         started, deadline = time.time(), Deadline(ask.options.deadline)
         may_leave = self.may_ask(verdict, prefer)
         local: LocalDraft | None = None
-        objection: Objection | None = _PREFERRED
+        rejection: Rejection | None = _PREFERRED
         if not (may_leave and prefer == "cloud"):
-            local, objection = yield from self._local(ask, may_leave, prefer)
+            local, rejection = yield from self._local(ask, may_leave, prefer)
         cancelled = ask.cancel.is_set()
-        if local is not None and (objection is None or cancelled):
-            reason = "cancelled" if cancelled else f"sure enough{_tries(local)}"
+        if local is not None and (rejection is None or cancelled):
+            reason = "cancelled" if cancelled else f"sure enough{_samples_phrase(local)}"
             reply = local_reply(local, reason, low_confidence=cancelled)
         else:
-            assert objection is not None, "without a draft there is a reason why"
-            reply = yield from self._elsewhere(ask, verdict, local, objection, deadline)
+            assert rejection is not None, "without a draft there is a reason why"
+            reply = yield from self._elsewhere(ask, verdict, local, rejection, deadline)
         self._write_down(reply, ask.messages, verdict, started)
         # Nothing is promised of forms and calls, and nobody compares them.
         chosen = prefer is None and not ask.cancel.is_set() and ask.is_plain
-        self._trust.answered(ask.messages, ask.options, verdict, reply, chosen=chosen)
+        self._monitor.observe_answer(ask.messages, ask.options, verdict, reply, chosen=chosen)
         return reply
 
     def _local(
-        self, ask: Ask, may_leave: bool, prefer: Prefer | None
-    ) -> Generator[HybridEvent, None, tuple[LocalDraft | None, Objection | None]]:
+        self, ask: HybridRequest, may_leave: bool, prefer: Prefer | None
+    ) -> Generator[HybridEvent, None, tuple[LocalDraft | None, Rejection | None]]:
         """A draft, and what speaks against keeping it."""
         if may_leave:
-            objection = self._keeper.objection(
+            rejection = self._preflight.check(
                 ask.messages, ask.options, tools=ask.tools is not None
             )
-            if objection is not None:
-                return None, objection
-        threshold = self._trust.confidence.threshold
+            if rejection is not None:
+                return None, rejection
+        threshold = self._monitor.confidence.threshold
         local = yield from self._device.answer(
-            ask, self._trust.base, others=may_leave, threshold=threshold
+            ask, self._monitor.base, cloud_allowed=may_leave, threshold=threshold
         )
         if prefer == "local":
             return local, None
         if local.confidence is None:
-            return local, Objection("", "the device said nothing")
-        if local.trouble is not None:
-            return local, Objection("", local.trouble)
-        if local.doubted or local.confidence < threshold:
-            unsure = f"the device was unsure ({local.confidence:.2f}{_tries(local)})"
-            return local, Objection("", unsure)
+            return local, Rejection("", "the device said nothing")
+        if local.problem is not None:
+            return local, Rejection("", local.problem)
+        if local.predicted_wrong or local.confidence < threshold:
+            unsure = f"the device was unsure ({local.confidence:.2f}{_samples_phrase(local)})"
+            return local, Rejection("", unsure)
         return local, None
 
     def _elsewhere(
         self,
-        ask: Ask,
-        verdict: Verdict,
+        ask: HybridRequest,
+        verdict: UploadVerdict,
         local: LocalDraft | None,
-        objection: Objection,
+        rejection: Rejection,
         deadline: Deadline,
-    ) -> Steps:
+    ) -> AnswerSteps:
         """The cloud's answer; where there is none, the device's after all."""
-        gate, reason = objection
+        rejected_by, reason = rejection
         shown = local is not None and bool(local.text)
-        tokens = local.receipt.prompt_tokens if local else self._keeper.count(ask.messages)
-        asking = self._asker.ask(ask, verdict, prompt_tokens=tokens, deadline=deadline)
+        tokens = local.receipt.prompt_tokens if local else self._preflight.count(ask.messages)
+        asking = self._remote.ask(ask, verdict, prompt_tokens=tokens, deadline=deadline)
         said: list[str] = []
         began = False
         try:
@@ -306,13 +321,13 @@ class HybridClient(Closes):
                 began = True
                 if isinstance(event, Restart):
                     said.clear()
-                elif isinstance(event, Piece):
+                elif isinstance(event, TextDelta):
                     said.append(event.text)
                 yield event
         except StopIteration as end:
-            asked: Asked = end.value
-            return asked.reply(reason, local, gate)
-        except NotAsked as error:
+            asked: CloudResult = end.value
+            return asked.reply(reason, local, rejected_by)
+        except NoCloudAnswer as error:
             refusal, cost = str(error), error.cost
             queued = self._later.keep(error, ask, verdict)
         finally:
@@ -320,27 +335,29 @@ class HybridClient(Closes):
         if ask.cancel.is_set() and began:
             reason = f"{reason}; cancelled"
             return HybridReply("".join(said), "cloud", reason, True, local, cost=cost)
-        if local is None or local.given_up:
+        if local is None or local.aborted:
             if shown or began:
                 yield Restart(refusal)
             left = ask.options
             if left.deadline is not None:
                 left = replace(left, deadline=max(deadline.remaining, 1e-3))
             again = replace(ask, options=left)
-            local = yield from self._device.answer(again, self._trust.base, others=False)
+            local = yield from self._device.answer(again, self._monitor.base, cloud_allowed=False)
         elif began:
             yield Restart(refusal)
-            yield Piece(local.text, "local")
+            yield TextDelta(local.text, "local")
         reason = f"{reason}; {refusal}" + ("" if queued is None else "; asked again later")
-        return local_reply(local, reason, low_confidence=True, cost=cost, gate=gate, queued=queued)
+        return local_reply(
+            local, reason, low_confidence=True, cost=cost, rejected_by=rejected_by, queued=queued
+        )
 
     def _write_down(
-        self, reply: HybridReply, messages: Messages, verdict: Verdict, started: float
+        self, reply: HybridReply, messages: Messages, verdict: UploadVerdict, started: float
     ) -> None:
         if self._journal is not None:
-            bundle = self._model.runtime.engine.origin.model
-            write_down(self._journal, reply, messages, verdict, started=started, bundle=bundle)
+            bundle = self._model.runtime.engine.kv_identity.model
+            record_decision(self._journal, reply, messages, verdict, started=started, bundle=bundle)
 
 
-def _tries(local: LocalDraft) -> str:
+def _samples_phrase(local: LocalDraft) -> str:
     return f" after {local.answers} answers" if local.answers > 1 else ""

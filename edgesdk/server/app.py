@@ -16,16 +16,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edgesdk.server.answering import Answering
-from edgesdk.server.asking import ask_chat, ask_completion
-from edgesdk.server.failures import ApiError, unknown_model
+from edgesdk.server.api_errors import ApiError, unknown_model
+from edgesdk.server.endpoint import AnswerEndpoint
 from edgesdk.server.guard import Guard
 from edgesdk.server.metrics import Metrics
+from edgesdk.server.request_parsing import parse_chat, parse_completion
+from edgesdk.server.responses import model_entry
 from edgesdk.server.service import Service
-from edgesdk.server.shapes import model_entry
 
 if TYPE_CHECKING:
-    from edgesdk.server.hybrid.setup import HybridSetup
+    from edgesdk.server.hybrid_routing import HybridClients
 
 _CLIENT_GONE = 499
 # What hybrid servers hear, and say besides.
@@ -33,7 +33,7 @@ _ROUTING_HEADERS = ("x-edgesdk-upload", "x-edgesdk-prefer")
 _ROUTE_HEADERS = ("x-edgesdk-route", "x-edgesdk-reason")
 
 
-def create_app(service: Service, hybrid: HybridSetup | None = None) -> ASGIApp:
+def create_app(service: Service, hybrid: HybridClients | None = None) -> ASGIApp:
     """The ASGI application of a server; its lifespan closes `service` and `hybrid`.
 
     Args:
@@ -41,31 +41,33 @@ def create_app(service: Service, hybrid: HybridSetup | None = None) -> ASGIApp:
     """
 
     async def health(request: Request) -> Response:
-        room = service.room
+        admissions = service.admissions
         state = {
-            "status": "stopping" if room.closed else "ok",
-            "running": room.running,
-            "waiting": room.waiting,
+            "status": "stopping" if admissions.closed else "ok",
+            "running": admissions.running,
+            "waiting": admissions.waiting,
         }
-        return JSONResponse(state, 503 if room.closed else 200)
+        return JSONResponse(state, 503 if admissions.closed else 200)
 
     async def metrics(request: Request) -> Response:
         return Response(service.metrics.text(), media_type=Metrics.content_type)
 
     async def models(request: Request) -> Response:
-        offers = await service.in_thread(service.source.offers)
-        return JSONResponse({"object": "list", "data": [model_entry(offer) for offer in offers]})
+        list_models = await service.in_thread(service.source.list_models)
+        return JSONResponse(
+            {"object": "list", "data": [model_entry(model_info) for model_info in list_models]}
+        )
 
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
-        offer = await service.in_thread(lambda: service.source.find(name))
-        if offer is None:
+        model_info = await service.in_thread(lambda: service.source.find(name))
+        if model_info is None:
             raise unknown_model(name)
-        return JSONResponse(model_entry(offer))
+        return JSONResponse(model_entry(model_info))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        tidying = asyncio.create_task(service.keep_tidy())
+        tidying = asyncio.create_task(service.keep_evicting())
         try:
             yield
         finally:
@@ -74,14 +76,14 @@ def create_app(service: Service, hybrid: HybridSetup | None = None) -> ASGIApp:
             if hybrid is not None:
                 await asyncio.to_thread(hybrid.close)
 
-    chat: ASGIApp = Answering(service, ask_chat)
-    completion: ASGIApp = Answering(service, ask_completion)
+    chat: ASGIApp = AnswerEndpoint(service, parse_chat)
+    completion: ASGIApp = AnswerEndpoint(service, parse_completion)
     if hybrid is not None:
-        from edgesdk.server.hybrid.alone import ask_completion_alone
-        from edgesdk.server.hybrid.answering import HybridAnswering
+        from edgesdk.server.endpoint import HybridEndpoint
+        from edgesdk.server.request_parsing import parse_completion_device_only
 
-        chat = HybridAnswering(service, hybrid)
-        completion = Answering(service, ask_completion_alone)
+        chat = HybridEndpoint(service, hybrid)
+        completion = AnswerEndpoint(service, parse_completion_device_only)
     routes = [
         Route("/health", health),
         Route("/metrics", metrics),
@@ -91,7 +93,7 @@ def create_app(service: Service, hybrid: HybridSetup | None = None) -> ASGIApp:
         Route("/v1/completions", completion, methods=["POST"]),
     ]
     known = {route.path for route in routes}
-    middleware = [Middleware(_Counting, metrics=service.metrics, known=known)]
+    middleware = [Middleware(_RequestCounter, metrics=service.metrics, known=known)]
     if service.settings.origins:
         # Before the guard, because a browser's preflight request carries no key.
         middleware.append(
@@ -111,12 +113,12 @@ def create_app(service: Service, hybrid: HybridSetup | None = None) -> ASGIApp:
     return Starlette(
         routes=routes,
         middleware=middleware,
-        exception_handlers={ApiError: _refused, HTTPException: _http_error},
+        exception_handlers={ApiError: _api_error_response, HTTPException: _http_error_response},
         lifespan=lifespan,
     )
 
 
-class _Counting:
+class _RequestCounter:
     """ASGI middleware that counts requests by path and status."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, known: set[str]) -> None:
@@ -144,12 +146,12 @@ class _Counting:
             self._metrics.count_request(path, status)
 
 
-def _refused(request: Request, error: Exception) -> Response:
+def _api_error_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return JSONResponse(error.body(), error.status, error.headers)
 
 
-def _http_error(request: Request, error: Exception) -> Response:
+def _http_error_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     messages: Mapping[int, str] = {
         404: f"There is nothing at {request.url.path}.",

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edgesdk.server.failures import ApiError
+from edgesdk.server.api_errors import ApiError
 from edgesdk.server.settings import ServerSettings
 
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})

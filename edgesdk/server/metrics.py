@@ -7,8 +7,8 @@ from collections.abc import Callable
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from edgesdk.decode.loop import Finish
-from edgesdk.device_memory import counted_twice
+from edgesdk.generation.loop import Finish
+from edgesdk.system.resources import double_counted_bytes
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _RATES = (1, 2, 5, 10, 20, 40, 60, 80, 120, 200, 400)
@@ -112,4 +112,4 @@ class Metrics:
 
 
 def _resident_memory() -> float:
-    return float(psutil.Process().memory_info().rss - counted_twice())
+    return float(psutil.Process().memory_info().rss - double_counted_bytes())

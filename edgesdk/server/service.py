@@ -12,16 +12,16 @@ from typing import Protocol, TypeVar
 
 import anyio
 
-from edgesdk.decode.constraint import Constraint
-from edgesdk.decode.loop import Finish, Step, check_fits
-from edgesdk.decode.options import Options
+from edgesdk.generation.constraint import Constraint
+from edgesdk.generation.loop import Finish, Step, check_fits
+from edgesdk.options import Options
 from edgesdk.runtime import Runtime
-from edgesdk.server.failures import stopping, too_late
+from edgesdk.server.admission import Admission, AdmissionQueue
+from edgesdk.server.api_errors import deadline_passed, shutting_down
 from edgesdk.server.metrics import Metrics
+from edgesdk.server.model_pool import LoadedModel, ModelPool
+from edgesdk.server.model_sources import ModelSource
 from edgesdk.server.settings import ServerSettings
-from edgesdk.server.shelf import Resident, Shelf
-from edgesdk.server.sources import ModelSource
-from edgesdk.server.waiting import Place, WaitingRoom
 
 _Result = TypeVar("_Result")
 _Prepared = TypeVar("_Prepared")
@@ -30,7 +30,7 @@ _IDLE_CHECK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedPrompt:
     """A prompt for one model: its ids, and what holds the answer to a form."""
 
     ids: list[int]
@@ -38,7 +38,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Job:
+class DeviceJob:
     """What is to be answered.
 
     Attributes:
@@ -47,14 +47,14 @@ class Job:
     """
 
     model: str
-    prepare: Callable[[Runtime], Prepared]
+    prepare: Callable[[Runtime], PreparedPrompt]
     options: Options
     started: float
     logprobs: bool = False
     top_logprobs: int = 0
 
 
-def contained_in_thread(error: BaseException) -> Exception:
+def contained_error(error: BaseException) -> Exception:
     """What a worker thread may hand to the event loop.
 
     A panic in a library written in Rust is no `Exception`, and would end the loop.
@@ -62,7 +62,7 @@ def contained_in_thread(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else RuntimeError(repr(error))
 
 
-class Work(Protocol):
+class WorkerTask(Protocol):
     """An answer that a worker thread makes.
 
     Whoever asked for it cancels it when it is no longer wanted. What it holds (its model, its turn)
@@ -79,19 +79,19 @@ class Work(Protocol):
         """It is over: count it, and tell whoever waits."""
 
 
-_Work = TypeVar("_Work", bound=Work)
+_Work = TypeVar("_Work", bound=WorkerTask)
 
 
-class Answer:
-    """Implements `Work`: an answer of the device's model."""
+class DeviceAnswer:
+    """Implements `WorkerTask`: an answer of the device's model."""
 
-    def __init__(self, resident: Resident, job: Job, prepared: Prepared) -> None:
-        self.resident = resident
+    def __init__(self, loaded: LoadedModel, job: DeviceJob, prepared: PreparedPrompt) -> None:
+        self.loaded = loaded
         self.finish: Finish | None = None
         self.error: Exception | None = None
         self._job = job
         self._prepared = prepared
-        self._cancel = resident.model.runtime.cancel_event()
+        self._cancel = loaded.model.runtime.cancel_event()
         self._loop = asyncio.get_running_loop()
         self._arrived: asyncio.Queue[Step | None] = asyncio.Queue()
 
@@ -108,12 +108,12 @@ class Answer:
 
     def compute(self) -> None:
         """Decode; for a worker thread."""
-        pool, job, ids = self.resident.sequences, self._job, self._prepared.ids
+        pool, job, ids = self.loaded.sequences, self._job, self._prepared.ids
         try:
-            sequence = pool.take(ids)
+            state = pool.take(ids)
             try:
-                generation = self.resident.model.runtime.generate(
-                    sequence,
+                generation = self.loaded.model.runtime.generate(
+                    state,
                     ids,
                     job.options,
                     cancel=self._cancel,
@@ -126,15 +126,15 @@ class Answer:
                     self._loop.call_soon_threadsafe(self._arrived.put_nowait, step)
             except BaseException:
                 # After an error nothing is known of the cache for sure.
-                sequence.close()
+                state.close()
                 raise
-            pool.give_back(sequence)
+            pool.release(state)
             self.finish = generation.finish
         except BaseException as error:
-            self.error = contained_in_thread(error)
+            self.error = contained_error(error)
 
     def over(self, metrics: Metrics) -> None:
-        name = self.resident.offer.name
+        name = self.loaded.model_info.name
         if self.finish is None:
             metrics.count_failure(name)
         else:
@@ -149,16 +149,16 @@ class Service:
         self.settings = settings
         self.source = source
         self.metrics = Metrics()
-        self.room = WaitingRoom(settings.queue)
+        self.admissions = AdmissionQueue(settings.queue)
         self._executor = ThreadPoolExecutor(
             settings.parallel * settings.max_models + _SPARE_THREADS, "edgesdk-serve"
         )
-        self.shelf = Shelf(source, settings, self._executor)
+        self.shelf = ModelPool(source, settings, self._executor)
         self._waiting: set[anyio.CancelScope] = set()
-        self._running: set[Work] = set()
+        self._running: set[WorkerTask] = set()
         self._show_gauges()
 
-    async def answer(self, job: Job) -> Answer:
+    async def answer(self, job: DeviceJob) -> DeviceAnswer:
         """Start an answer when its turn has come.
 
         Raises:
@@ -167,24 +167,24 @@ class Service:
             EdgeError: the prompt cannot be encoded or does not fit, or no answer has its form.
         """
 
-        def prepare(resident: Resident) -> Prepared:
-            prepared = job.prepare(resident.model.runtime)
-            check_fits(len(prepared.ids), resident.model.info.context_length)
+        def prepare(loaded: LoadedModel) -> PreparedPrompt:
+            prepared = job.prepare(loaded.model.runtime)
+            check_fits(len(prepared.ids), loaded.model.info.context_length)
             return prepared
 
         return await self.begin(
             job.model,
             job.started,
             prepare,
-            lambda resident, prepared: Answer(resident, job, prepared),
+            lambda loaded, prepared: DeviceAnswer(loaded, job, prepared),
         )
 
     async def begin(
         self,
         model: str,
         started: float,
-        prepare: Callable[[Resident], _Prepared],
-        make: Callable[[Resident, _Prepared], _Work],
+        prepare: Callable[[LoadedModel], _Prepared],
+        make: Callable[[LoadedModel, _Prepared], _Work],
     ) -> _Work:
         """Start some work when its turn has come.
 
@@ -198,19 +198,19 @@ class Service:
             EdgeError: `prepare` raised it.
         """
         with ExitStack() as held:
-            place = self.room.enter()
-            held.callback(place.leave)
+            admission = self.admissions.enter()
+            held.callback(admission.leave)
             left = self.settings.deadline - (perf_counter() - started)
             with anyio.move_on_after(left) as scope:
                 self._waiting.add(scope)
                 try:
-                    resident, prepared = await self._turn(model, prepare, place, held)
+                    loaded, prepared = await self._wait_for_turn(model, prepare, admission, held)
                 finally:
                     self._waiting.discard(scope)
             if scope.cancelled_caught:
-                raise stopping() if self.room.closed else too_late()
-            self.room.check_open()
-            return self._start(make(resident, prepared), held)
+                raise shutting_down() if self.admissions.closed else deadline_passed()
+            self.admissions.check_open()
+            return self._start(make(loaded, prepared), held)
 
     async def in_thread(self, work: Callable[[], _Result]) -> _Result:
         """Run something that blocks."""
@@ -219,11 +219,11 @@ class Service:
             try:
                 return work()
             except BaseException as error:
-                raise contained_in_thread(error) from None
+                raise contained_error(error) from None
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, contained)
 
-    async def keep_tidy(self) -> None:
+    async def keep_evicting(self) -> None:
         """Unload idle models, for ever."""
         while True:
             await asyncio.sleep(min(_IDLE_CHECK_SECONDS, self.settings.idle_seconds or 1.0))
@@ -234,14 +234,14 @@ class Service:
 
         Those that wait are sent away, those that run get `grace` seconds.
         """
-        self.room.closed = True
+        self.admissions.closed = True
         for scope in self._waiting:
             scope.cancel()
         with anyio.move_on_after(self.settings.grace):
-            await self._until_still()
+            await self._wait_until_idle()
         for work in self._running:
             work.cancel()
-        await self._until_still()
+        await self._wait_until_idle()
 
     async def close(self) -> None:
         """Drain, and free the models."""
@@ -249,18 +249,22 @@ class Service:
         await self.shelf.close()
         self._executor.shutdown()
 
-    async def _turn(
-        self, model: str, prepare: Callable[[Resident], _Prepared], place: Place, held: ExitStack
-    ) -> tuple[Resident, _Prepared]:
-        slot = await self.shelf.enter(model)
-        held.callback(self.shelf.leave, slot)
+    async def _wait_for_turn(
+        self,
+        model: str,
+        prepare: Callable[[LoadedModel], _Prepared],
+        admission: Admission,
+        held: ExitStack,
+    ) -> tuple[LoadedModel, _Prepared]:
+        entry = await self.shelf.enter(model)
+        held.callback(self.shelf.leave, entry)
         # The model stays, and others may wait for it, when this request is given up.
-        resident = await asyncio.shield(slot.resident)
-        prepared = await self.in_thread(lambda: prepare(resident))
-        await resident.turns.acquire()
-        held.callback(resident.turns.release)
-        place.start()
-        return resident, prepared
+        loaded = await asyncio.shield(entry.loaded)
+        prepared = await self.in_thread(lambda: prepare(loaded))
+        await loaded.answer_slots.acquire()
+        held.callback(loaded.answer_slots.release)
+        admission.start()
+        return loaded, prepared
 
     def _start(self, work: _Work, held: ExitStack) -> _Work:
         computed = self._executor.submit(work.compute)
@@ -276,27 +280,27 @@ class Service:
         computed.add_done_callback(lambda _: loop.call_soon_threadsafe(over))
         return work
 
-    async def _until_still(self) -> None:
+    async def _wait_until_idle(self) -> None:
         while self._running:
             await asyncio.sleep(0.02)
 
     def _show_gauges(self) -> None:
-        gauge, residents = self.metrics.gauge, self.shelf.residents
-        gauge("edgesdk_requests_waiting", "Requests in the queue.", lambda: self.room.waiting)
-        gauge("edgesdk_requests_running", "Answers under way.", lambda: self.room.running)
-        gauge("edgesdk_models_loaded", "Models in memory.", lambda: len(residents()))
+        gauge, loaded_models = self.metrics.gauge, self.shelf.loaded_models
+        gauge("edgesdk_requests_waiting", "Requests in the queue.", lambda: self.admissions.waiting)
+        gauge("edgesdk_requests_running", "Answers under way.", lambda: self.admissions.running)
+        gauge("edgesdk_models_loaded", "Models in memory.", lambda: len(loaded_models()))
         gauge(
             "edgesdk_model_bytes",
             "Bytes of the files of the loaded models.",
-            lambda: sum(resident.offer.size for resident in residents()),
+            lambda: sum(loaded.model_info.size for loaded in loaded_models()),
         )
         gauge(
             "edgesdk_model_memory_bytes",
             "Memory that the loaded models are reckoned to need, each with a full context.",
-            lambda: sum(resident.memory for resident in residents()),
+            lambda: sum(loaded.memory for loaded in loaded_models()),
         )
         gauge(
             "edgesdk_sequences_idle",
             "KV caches that are kept for a conversation's next turn.",
-            lambda: sum(len(resident.sequences) for resident in residents()),
+            lambda: sum(len(loaded.sequences) for loaded in loaded_models()),
         )

@@ -23,7 +23,7 @@ class ServerSettings:
             conversation that fills its context; None for no limit.
         idle_seconds: a model that nobody used for so long is unloaded.
         parallel: most answers that one model gives at the same time.
-        kept_sequences: idle KV caches that a model keeps for the next turns of its conversations.
+        max_idle_states: idle KV caches that a model keeps for the next turns of its conversations.
         queue: most requests that wait for their turn.
         deadline: seconds that a request may take, its wait included.
         grace: seconds that running answers get when the server is told to stop.
@@ -42,7 +42,7 @@ class ServerSettings:
     memory_limit: int | None = None
     idle_seconds: float = 300.0
     parallel: int = 4
-    kept_sequences: int = 4
+    max_idle_states: int = 4
     queue: int = 32
     deadline: float = 600.0
     grace: float = 30.0
@@ -54,7 +54,7 @@ class ServerSettings:
         for name in ("max_models", "parallel", "queue", "body_limit"):
             if getattr(self, name) < 1:
                 raise InvalidOption(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("kept_sequences", "idle_seconds", "grace"):
+        for name in ("max_idle_states", "idle_seconds", "grace"):
             if getattr(self, name) < 0:
                 raise InvalidOption(f"{name} must not be negative.")
         if not 0 < self.deadline < math.inf:

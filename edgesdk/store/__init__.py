@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from edgesdk.store.progress import SILENT, Progress
-from edgesdk.store.record import CheckpointRecord, Entry
-from edgesdk.store.store import Store, default_root, is_usable
+from edgesdk.store.entries import CheckpointRecord, StoreEntry
+from edgesdk.store.progress import SILENT, StoreProgress
+from edgesdk.store.store import Store, default_root, require_usable
 
 __all__ = [
     "SILENT",
     "CheckpointRecord",
-    "Entry",
-    "Progress",
     "Store",
+    "StoreEntry",
+    "StoreProgress",
     "default_root",
-    "is_usable",
+    "require_usable",
 ]

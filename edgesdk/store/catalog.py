@@ -13,9 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edgesdk.bundle.manifest import Sha256
 from edgesdk.errors import UnknownModel
-from edgesdk.store.names import suggestion
-from edgesdk.store.plan import Plan, PlannedFile, part_of
-from edgesdk.store.reference import UrlReference, WheelReference, parse_reference
+from edgesdk.store.download_plan import DownloadPlan, PlannedFile, download_part
+from edgesdk.store.reference import UrlReference, WheelReference, parse_reference, suggestion
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class CatalogModel:
     name: str
     summary: str
     licence: str
-    plan: Plan
+    plan: DownloadPlan
 
     @property
     def size(self) -> int:
@@ -76,7 +75,7 @@ def catalog() -> Mapping[str, CatalogModel]:
     return parse_catalog(text)
 
 
-def look_up(name: str) -> CatalogModel:
+def find_in_catalog(name: str) -> CatalogModel:
     """The catalog's model of that name.
 
     Raises:
@@ -97,7 +96,7 @@ def _model(row: _ModelRow) -> CatalogModel:
     for file in row.files:
         references = [parse_reference(part) for part in file.parts]
         parts = tuple(
-            part_of(reference)
+            download_part(reference)
             for reference in references
             if isinstance(reference, WheelReference | UrlReference)
         )
@@ -110,5 +109,5 @@ def _model(row: _ModelRow) -> CatalogModel:
         name=row.name,
         summary=row.summary,
         licence=row.licence,
-        plan=Plan(source=source, files=tuple(files), licence=row.licence),
+        plan=DownloadPlan(source=source, files=tuple(files), licence=row.licence),
     )

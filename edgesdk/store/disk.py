@@ -32,7 +32,7 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def frees_on_full(*partial: Path) -> Iterator[None]:
+def removes_on_full_disk(*partial: Path) -> Iterator[None]:
     """Run a block that writes to `partial`; when the disk fills up, those files are removed.
 
     Raises:
@@ -45,10 +45,10 @@ def frees_on_full(*partial: Path) -> Iterator[None]:
             raise
         for path in partial:
             path.unlink(missing_ok=True)
-        raise disk_full(partial[0].name) from error
+        raise disk_full_error(partial[0].name) from error
 
 
-def disk_full(name: str) -> NotEnoughSpace:
+def disk_full_error(name: str) -> NotEnoughSpace:
     """The error for a disk that filled up while the file `name` was written."""
     return NotEnoughSpace(
         f"The disk filled up while {name} was written; what there was of it is removed.",

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgesdk.errors import StoreBusy
-from edgesdk.store.progress import Progress
+from edgesdk.store.progress import StoreProgress
 
 
 @contextmanager
-def locked(path: Path, *, what: str, wait: float, progress: Progress) -> Iterator[None]:
+def locked(path: Path, *, what: str, wait: float, progress: StoreProgress) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; the system frees it when a process dies.
 
     Args:

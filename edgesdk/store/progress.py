@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Progress(Protocol):
+class StoreProgress(Protocol):
     """What a long job calls while it works. One stage is under way at a time."""
 
     def start(self, stage: str, total: int | None, done: int = 0) -> None:
@@ -18,7 +18,7 @@ class Progress(Protocol):
         """Something that a person who waits would like to know."""
 
 
-class Silent:
+class SilentStoreProgress:
     """Progress that nobody watches."""
 
     def start(self, stage: str, total: int | None, done: int = 0) -> None:
@@ -31,4 +31,4 @@ class Silent:
         """Say nothing."""
 
 
-SILENT = Silent()
+SILENT = SilentStoreProgress()

@@ -17,19 +17,19 @@ from pathlib import Path
 from edgesdk.bundle.opening import open_bundle, verify_bundle
 from edgesdk.errors import DamagedBundle, DamagedCheckpoint, InvalidOption, UnknownModel
 from edgesdk.store.catalog import catalog
-from edgesdk.store.names import check_name, suggestion
-from edgesdk.store.progress import SILENT, Progress
-from edgesdk.store.record import (
+from edgesdk.store.entries import (
     CheckpointRecord,
-    Entry,
     Kind,
+    StoreEntry,
     bundle_entry,
     checkpoint_entry,
     read_record,
     verify_record,
 )
+from edgesdk.store.progress import SILENT, StoreProgress
+from edgesdk.store.reference import check_model_name, suggestion
 
-_ENTRY_OF: dict[Kind, Callable[[Path], Entry]] = {
+_ENTRY_OF: dict[Kind, Callable[[Path], StoreEntry]] = {
     "bundle": bundle_entry,
     "checkpoint": checkpoint_entry,
 }
@@ -61,9 +61,9 @@ class Store:
         reference: str,
         *,
         name: str | None = None,
-        progress: Progress = SILENT,
+        progress: StoreProgress = SILENT,
         wait: float = 600.0,
-    ) -> Entry:
+    ) -> StoreEntry:
         """Fetch a model; one that is here already is returned at once.
 
         Args:
@@ -84,7 +84,7 @@ class Store:
 
         return pull(self, reference, name=name, progress=progress, wait=wait)
 
-    def list(self) -> list[Entry]:
+    def list(self) -> list[StoreEntry]:
         """All models, by name; those that cannot be used have a `problem`."""
         entries = [
             entry_of(folder)
@@ -93,20 +93,20 @@ class Store:
         ]
         return sorted(entries, key=lambda entry: (entry.name, entry.kind))
 
-    def find(self, name: str, kind: Kind | None = None) -> Entry | None:
+    def find(self, name: str, kind: Kind | None = None) -> StoreEntry | None:
         """The model of that name, or None. Of two, the bundle.
 
         Raises:
             InvalidOption: it cannot be a name.
         """
-        check_name(name)
+        check_model_name(name)
         for candidate, entry_of in _ENTRY_OF.items():
             folder = self._home(candidate) / name
             if kind in (None, candidate) and folder.is_dir():
                 return entry_of(folder)
         return None
 
-    def get(self, name: str, kind: Kind | None = None) -> Entry:
+    def get(self, name: str, kind: Kind | None = None) -> StoreEntry:
         """The model of that name. Of two, the bundle.
 
         Raises:
@@ -135,7 +135,9 @@ class Store:
         self.get(name, "checkpoint")
         return read_record(self._home("checkpoint") / name)
 
-    def verify(self, name: str, kind: Kind | None = None, *, progress: Progress = SILENT) -> Entry:
+    def verify(
+        self, name: str, kind: Kind | None = None, *, progress: StoreProgress = SILENT
+    ) -> StoreEntry:
         """Hash every file again; the entry, if all is as it was.
 
         Raises:
@@ -155,7 +157,7 @@ class Store:
 
     def remove(
         self, name: str, kind: Kind | None = None, *, wait: float = 10.0
-    ) -> tuple[Entry, ...]:
+    ) -> tuple[StoreEntry, ...]:
         """Remove a model, and what an unfinished pull of that name left; what was removed.
 
         Raises:
@@ -165,7 +167,7 @@ class Store:
         """
         from edgesdk.store.locking import locked
 
-        check_name(name)
+        check_model_name(name)
         with locked(self.lock_path(name), what=name, wait=wait, progress=SILENT):
             here = [found for k in _ENTRY_OF if (found := self.find(name, k)) is not None]
             if kind is None and len(here) > 1:
@@ -190,15 +192,15 @@ class Store:
         """
         home = self._home("bundle")
         home.mkdir(parents=True, exist_ok=True)
-        return home / check_name(name)
+        return home / check_model_name(name)
 
     def place(self, name: str, kind: Kind) -> Path:
         """The folder of a model of that name and kind, whether it is there or not."""
-        return self._home(kind) / check_name(name)
+        return self._home(kind) / check_model_name(name)
 
     def lock_path(self, name: str) -> Path:
         """The file that the process which changes `name` holds locked."""
-        return self.root / "locks" / f"{check_name(name)}.lock"
+        return self.root / "locks" / f"{check_model_name(name)}.lock"
 
     def downloads(self) -> Path:
         """The folder of unfinished pulls; it exists."""
@@ -208,7 +210,7 @@ class Store:
 
     def unfinished(self, name: str) -> tuple[Path, ...]:
         """Folders of unfinished pulls of that name."""
-        return tuple(sorted((self.root / "downloads").glob(f"{check_name(name)}@*")))
+        return tuple(sorted((self.root / "downloads").glob(f"{check_model_name(name)}@*")))
 
     def retire(self, folder: Path) -> None:
         """Remove a model's folder: it goes at once, not file by file."""
@@ -220,7 +222,7 @@ class Store:
         return self.root / f"{kind}s"
 
 
-def is_usable(entry: Entry) -> Entry:
+def require_usable(entry: StoreEntry) -> StoreEntry:
     """`entry` itself.
 
     Raises:

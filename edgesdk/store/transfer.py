@@ -20,14 +20,14 @@ from urllib.parse import urlsplit
 import httpx
 
 from edgesdk.errors import DownloadFailed
-from edgesdk.store.disk import frees_on_full, require_space, size_of, write_whole
-from edgesdk.store.plan import UrlPart
-from edgesdk.store.progress import Progress
+from edgesdk.store.disk import removes_on_full_disk, require_space, size_of, write_whole
+from edgesdk.store.download_plan import UrlPart
+from edgesdk.store.progress import StoreProgress
 from edgesdk.store.reference import is_loopback
 
 # Seconds to wait before each further try; tries that brought new bytes are not counted.
 _DELAYS = (0.3, 1.0, 3.0)
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _RESUME = "What had arrived is kept: the same command goes on from there."
 
 
@@ -45,7 +45,7 @@ class _Validator:
         return strong or self.modified
 
 
-class _Interrupted(Exception):
+class _TransferBroken(Exception):
     """This try ended early; another one may bring the rest."""
 
 
@@ -66,8 +66,8 @@ def make_client(*, certificates: str | None = None, proxy: str | None = None) ->
     )
 
 
-def fetch(
-    client: httpx.Client, part: UrlPart, target: Path, *, stage: str, progress: Progress
+def download(
+    client: httpx.Client, part: UrlPart, target: Path, *, stage: str, progress: StoreProgress
 ) -> None:
     """Fetch `part` to `target`, which appears only when every byte is there.
 
@@ -82,20 +82,20 @@ def fetch(
     furthest, failures = size_of(partial), 0
     while True:
         try:
-            with frees_on_full(partial, validator):
+            with removes_on_full_disk(partial, validator):
                 _try_once(client, part, partial, validator, stage, progress)
             break
-        except (_Interrupted, httpx.TransportError) as error:
+        except (_TransferBroken, httpx.TransportError) as error:
             arrived = size_of(partial)
             failures = 0 if arrived > furthest else failures + 1
             furthest = max(furthest, arrived)
             never_connected = isinstance(error, httpx.ConnectError) and not arrived
             if never_connected or failures > len(_DELAYS):
-                raise _failed(part, error, arrived) from error
+                raise _download_failed(part, error, arrived) from error
             progress.note(f"{stage}: {error or type(error).__name__}; trying again")
             time.sleep(_DELAYS[max(failures - 1, 0)])
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _failed(part, error, size_of(partial)) from error
+            raise _download_failed(part, error, size_of(partial)) from error
     partial.replace(target)
     validator.unlink(missing_ok=True)
 
@@ -106,7 +106,7 @@ def _try_once(
     partial: Path,
     validator: Path,
     stage: str,
-    progress: Progress,
+    progress: StoreProgress,
 ) -> None:
     before = _read_validator(validator)
     if_range = before.if_range if before is not None else None
@@ -124,7 +124,7 @@ def _try_once(
         now = _Validator(response.headers.get("etag"), response.headers.get("last-modified"))
         if response.status_code == 206 and (_range_start(response) != have or now != before):
             partial.unlink(missing_ok=True)
-            raise _Interrupted("the file changed on the server")
+            raise _TransferBroken("the file changed on the server")
         have = have if response.status_code == 206 else 0
         length = response.headers.get("content-length", "")
         total = have + int(length) if length.isdecimal() else None
@@ -143,16 +143,16 @@ def _try_once(
             stream.flush()
             os.fsync(stream.fileno())
     if total is not None and size_of(partial) != total:
-        raise _Interrupted(f"{size_of(partial):,} of {total:,} bytes arrived")
+        raise _TransferBroken(f"{size_of(partial):,} of {total:,} bytes arrived")
 
 
 def _check_status(response: httpx.Response, part: UrlPart, partial: Path) -> None:
     status = response.status_code
-    if status in _PASSING:
-        raise _Interrupted(f"the server answered {status} {response.reason_phrase}")
+    if status in _TRANSIENT_STATUSES:
+        raise _TransferBroken(f"the server answered {status} {response.reason_phrase}")
     if status == 416:
         partial.unlink(missing_ok=True)
-        raise _Interrupted("the file changed on the server")
+        raise _TransferBroken("the file changed on the server")
     if status not in (200, 206):
         hint = {
             401: "The server wants a login; for Hugging Face, run: hf auth login",
@@ -160,19 +160,19 @@ def _check_status(response: httpx.Response, part: UrlPart, partial: Path) -> Non
             404: "Check the reference: the server has no such file.",
         }.get(status, "Try again later.")
         raise DownloadFailed(
-            f"{_public(part.url)}: the server answered {status} {response.reason_phrase}.",
+            f"{_without_secrets(part.url)}: the server answered {status} {response.reason_phrase}.",
             hint=hint,
         )
     encoding = response.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise DownloadFailed(
-            f"{_public(part.url)}: the server sends the file only as {encoding}.",
+            f"{_without_secrets(part.url)}: the server sends the file only as {encoding}.",
             hint="Download the file yourself and pull its path.",
         )
 
 
-def _failed(part: UrlPart, error: Exception, arrived: int) -> DownloadFailed:
-    where = _public(part.url)
+def _download_failed(part: UrlPart, error: Exception, arrived: int) -> DownloadFailed:
+    where = _without_secrets(part.url)
     if isinstance(error, httpx.ConnectError):
         return DownloadFailed(
             f"{where}: cannot connect ({error}).",
@@ -182,7 +182,7 @@ def _failed(part: UrlPart, error: Exception, arrived: int) -> DownloadFailed:
     return DownloadFailed(f"{where}: the download failed: {reason}.", hint=_RESUME)
 
 
-def _public(url: str) -> str:
+def _without_secrets(url: str) -> str:
     """The address without its query and credentials, either of which may be a secret."""
     parts = urlsplit(url)
     port = f":{parts.port}" if parts.port else ""

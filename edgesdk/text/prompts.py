@@ -1,4 +1,4 @@
-"""From what a caller asks to the token ids that a model is given."""
+"""Encode prompts: from messages to the token ids that a model is given."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from edgesdk.errors import EmptyPrompt, RequestError, TemplateError
-from edgesdk.text.base import Tokenizer
 from edgesdk.text.template import ChatTemplate, Message
+from edgesdk.text.tokenizer import Tokenizer
 
 Prompt: TypeAlias = str | Sequence[Message]
 
@@ -62,7 +62,7 @@ class PromptEncoder:
         return self.tokenizer.encode(text, add_bos=True)
 
 
-def messages_of(prompt: Prompt) -> list[dict[str, Any]]:
+def as_messages(prompt: Prompt) -> list[dict[str, Any]]:
     """A prompt as a list of messages: a text is one message of the user.
 
     Raises:
@@ -87,3 +87,31 @@ def messages_of(prompt: Prompt) -> list[dict[str, Any]]:
     if speaks and isinstance(last, str) and not last.strip():
         raise EmptyPrompt("The prompt is empty.", hint="Ask something.")
     return [dict(message) for message in messages]
+
+
+# What follows may change the last tokens of what is shared; these begin with unlike tokens.
+_CONTINUATIONS = ("A", "b", "\n\n1", " the")
+
+
+def shared_prefix(encoder: PromptEncoder, messages: Sequence[dict[str, Any]]) -> list[int]:
+    """Ids that start every conversation which starts with `messages`.
+
+    A last message of the user may go on in its own text; after any other, a message of the user
+    follows.
+
+    Raises:
+        TemplateError, InvalidText: see `PromptEncoder.chat`.
+    """
+    prompts = [encoder.chat(_with_continuation(messages, text)) for text in _CONTINUATIONS]
+    shortest = min(prompts, key=len)
+    for place, token in enumerate(shortest):
+        if any(prompt[place] != token for prompt in prompts):
+            return shortest[:place]
+    return shortest
+
+
+def _with_continuation(messages: Sequence[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    last = messages[-1]
+    if last["role"] == "user" and isinstance(last["content"], str):
+        return [*messages[:-1], {**last, "content": last["content"] + text}]
+    return [*messages, {"role": "user", "content": text}]

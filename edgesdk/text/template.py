@@ -69,12 +69,12 @@ class ChatTemplate:
         """
         tokens = {"bos_token": bos_token, "eos_token": eos_token}
         variables = {
-            "messages": [plain(m, f"messages[{i}]") for i, m in enumerate(messages)],
-            "tools": plain(tools, "tools"),
+            "messages": [to_json_values(m, f"messages[{i}]") for i, m in enumerate(messages)],
+            "tools": to_json_values(tools, "tools"),
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
             **{name: token for name, token in tokens.items() if token is not None},
-            **{name: plain(value, name) for name, value in extra.items()},
+            **{name: to_json_values(value, name) for name, value in extra.items()},
         }
         self._sandbox.start()
         try:
@@ -84,7 +84,7 @@ class ChatTemplate:
             raise TemplateError(f"The chat template failed: {_reason(error)}", hint=_HINT) from None
 
 
-def plain(value: Any, where: str) -> Any:
+def to_json_values(value: Any, where: str) -> Any:
     """A copy of `value` in plain JSON types, so that a template reaches no method of the caller's.
 
     Raises:
@@ -96,9 +96,9 @@ def plain(value: Any, where: str) -> Any:
         if isinstance(value, kind):
             return kind(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {str(key): to_json_values(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [to_json_values(item, f"{where}[{index}]") for index, item in enumerate(value)]
     raise RequestError(
         f"{where} is a {type(value).__name__}; a chat template takes JSON values only."
     )

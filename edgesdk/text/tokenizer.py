@@ -1,21 +1,48 @@
-"""A bundle's `tokenizer.json` behind the `Tokenizer` protocol."""
+"""Tokenizers: text to token ids, and token ids to bytes."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import tokenizers
 
 from edgesdk.bundle.manifest import TokenizerEntry
-from edgesdk.bundle.opening import Bundle, utf8
-from edgesdk.errors import DamagedBundle, InvalidText
-from edgesdk.panics import panics_as
-from edgesdk.text.pieces import piece_bytes_for
+from edgesdk.bundle.opening import Bundle, read_utf8
+from edgesdk.errors import DamagedBundle, InvalidText, UnsupportedBundle
+from edgesdk.system.panics import panics_as
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are, added tokens included."""
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Ids that end an answer."""
+
+    def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
+        """Ids of `text`. Special tokens that stand in the text become their ids.
+
+        `add_bos` prepends the BOS token where the model wants one.
+
+        Raises:
+            InvalidText: `text` has a lone surrogate.
+        """
+
+    def token_bytes(self, token: int) -> bytes:
+        """UTF-8 bytes that `token` stands for; may be part of a character, and is empty for
+        control tokens such as `<|im_end|>`."""
 
 
 class BundleTokenizer:
-    """Implements `edgesdk.text.base.Tokenizer` over the `tokenizers` library.
+    """Implements `edgesdk.text.tokenizer.Tokenizer` over the `tokenizers` library.
 
     May be used by several threads.
 
@@ -29,7 +56,7 @@ class BundleTokenizer:
     """
 
     def __init__(self, path: Path, entry: TokenizerEntry) -> None:
-        text = utf8(path)
+        text = read_utf8(path)
         try:
             with panics_as("the tokenizers library", DamagedBundle):
                 self._tokenizer = tokenizers.Tokenizer.from_str(text)
@@ -93,3 +120,67 @@ class BundleTokenizer:
 
 def _surrogate(text: str) -> int:
     return next(i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff")
+
+
+_SPACE = "\u2581"
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+PieceBytes = Callable[[str], bytes]
+
+
+def piece_bytes_for(tokenizer: dict[str, Any]) -> PieceBytes:
+    """The function from a vocabulary entry to bytes, for a parsed `tokenizer.json`.
+
+    Raises:
+        UnsupportedBundle: it is of neither kind (WordPiece, for one).
+    """
+    parts = set(_types(tokenizer.get("decoder"))) | set(_types(tokenizer.get("pre_tokenizer")))
+    model = tokenizer.get("model") or {}
+    if "ByteLevel" in parts:
+        return byte_level_bytes
+    if model.get("type") == "Unigram" or model.get("byte_fallback") or "Metaspace" in parts:
+        return sentencepiece_bytes
+    raise UnsupportedBundle(
+        f"This tokenizer.json is neither byte-level nor SentencePiece-like"
+        f" (model {model.get('type')!r}, parts {sorted(parts)}).",
+        hint="Use a decoder model; encoders' tokenizers cannot spell out an answer.",
+    )
+
+
+def byte_level_bytes(piece: str) -> bytes:
+    """Bytes of an entry of a GPT-2 style vocabulary."""
+    try:
+        return bytes(_BYTE_OF[character] for character in piece)
+    except KeyError:
+        # An added token is written as plain text.
+        return piece.encode("utf-8")
+
+
+def sentencepiece_bytes(piece: str) -> bytes:
+    """Bytes of an entry of a SentencePiece style vocabulary."""
+    byte = _BYTE.fullmatch(piece)
+    if byte:
+        return bytes([int(byte[1], 16)])
+    return piece.replace(_SPACE, " ").encode("utf-8")
+
+
+def _types(part: dict[str, Any] | None) -> Iterator[str]:
+    """Types of a component and of those it is a sequence of."""
+    if part is None:
+        return
+    yield str(part.get("type"))
+    for inner in (*part.get("decoders", ()), *part.get("pretokenizers", ())):
+        yield from _types(inner)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's `bytes_to_unicode`, inverted: printable bytes are themselves, the others follow."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {
+        **{chr(byte): byte for byte in printable},
+        **{chr(256 + index): byte for index, byte in enumerate(others)},
+    }
+
+
+_BYTE_OF = _byte_alphabet()

@@ -45,10 +45,10 @@ class ToolCalls(tuple[ToolCall, ...]):
     """The calls of an answer, in order; the value of answers that may call tools."""
 
 
-def calls_in(text: str) -> tuple[ToolCall, ...]:
+def parse_calls(text: str) -> tuple[ToolCall, ...]:
     """The calls in an answer, in order; empty where it is an answer to the user."""
     if _TAG in text:
-        return tuple(_tagged(text))
+        return tuple(_parse_tagged(text))
     body = text.strip()
     for mark in _MARKS:
         body = body.removeprefix(mark).lstrip()
@@ -60,33 +60,33 @@ def calls_in(text: str) -> tuple[ToolCall, ...]:
     if not body.startswith(("{", "[")):
         return ()
     # Without a tag, JSON may as well be what the user asked for: it has to look like a call.
-    calls = tuple(_calls(body, only_clear=True))
+    calls = tuple(_parse_block(body, only_clear=True))
     return () if any(call.problem for call in calls) else calls
 
 
-def words_before_calls(text: str) -> str:
+def text_before_calls(text: str) -> str:
     """What an answer that calls tools says before its calls, as far as a mark tells them apart."""
     places = [place for mark in (_TAG, *_MARKS) if (place := text.find(mark)) >= 0]
     return text[: min(places)].strip() if places else ""
 
 
-def _tagged(text: str) -> Iterator[ToolCall]:
+def _parse_tagged(text: str) -> Iterator[ToolCall]:
     at = text.find(_TAG)
     while at >= 0:
         start = at + len(_TAG)
         try:
             # The end is looked for behind the JSON, in whose texts it may stand too.
-            end = _values(text, start)[1]
+            end = _parse_values(text, start)[1]
         except (ValueError, RecursionError):
             end = start
         end = text.find(_END_TAG, end)
-        yield from _calls(text[start : end if end >= 0 else len(text)])
+        yield from _parse_block(text[start : end if end >= 0 else len(text)])
         at = text.find(_TAG, end) if end >= 0 else -1
 
 
-def _calls(block: str, *, only_clear: bool = False) -> Iterator[ToolCall]:
+def _parse_block(block: str, *, only_clear: bool = False) -> Iterator[ToolCall]:
     try:
-        values, end = _values(block, 0)
+        values, end = _parse_values(block, 0)
         if end < len(block):
             _DECODER.raw_decode(block, end)
     except (ValueError, RecursionError) as error:
@@ -95,25 +95,25 @@ def _calls(block: str, *, only_clear: bool = False) -> Iterator[ToolCall]:
     if not values:
         yield ToolCall("", {}, "The call is empty.")
     for value in values:
-        yield _call(value, only_clear=only_clear)
+        yield _parse_call(value, only_clear=only_clear)
 
 
-def _values(text: str, at: int) -> tuple[list[Any], int]:
+def _parse_values(text: str, at: int) -> tuple[list[Any], int]:
     """JSON values after each other, those of a list one by one, and where they end.
 
     Raises:
         ValueError: one that begins is not valid.
     """
     values: list[Any] = []
-    at = _end(_BETWEEN, text, at)
+    at = _match_end(_BETWEEN, text, at)
     while at < len(text) and text[at] != "<":
         value, at = _DECODER.raw_decode(text, at)
         values += value if isinstance(value, list) else [value]
-        at = _end(_BETWEEN, text, at)
+        at = _match_end(_BETWEEN, text, at)
     return values, at
 
 
-def _call(value: Any, *, only_clear: bool) -> ToolCall:
+def _parse_call(value: Any, *, only_clear: bool) -> ToolCall:
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = value["function"]
     name = value.get("name") if isinstance(value, dict) else None
@@ -133,6 +133,6 @@ def _call(value: Any, *, only_clear: bool) -> ToolCall:
     return ToolCall(name, arguments, id=key if isinstance(key, str) else "")
 
 
-def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+def _match_end(pattern: re.Pattern[str], text: str, at: int) -> int:
     found = pattern.match(text, at)
     return found.end() if found else at

@@ -11,26 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgesdk.bundle.manifest import Manifest, Quality, Source
+from edgesdk.bundle.manifest import Manifest, Quality, SourceCheckpoint
 from edgesdk.bundle.opening import Bundle, open_bundle
-from edgesdk.bundle.writing import kept_folder, seal, staged_folder
+from edgesdk.bundle.writing import resume_folder, staged_folder, write_manifest
 from edgesdk.errors import ExportError, RequestError
-from edgesdk_export.built import BuiltModel
+from edgesdk_export.built_model import BuiltModel
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.families import read_decoder
-from edgesdk_export.foreign import build_foreign
 from edgesdk_export.gguf.build import build_gguf
-from edgesdk_export.native import build_native
-from edgesdk_export.progress import Progress
-from edgesdk_export.quality.summary import summary
-from edgesdk_export.quality.text import (
+from edgesdk_export.onnx.build import build_onnx
+from edgesdk_export.optimum import build_with_optimum
+from edgesdk_export.progress import ExportProgress
+from edgesdk_export.quality.evaluation_text import (
     EvaluationText,
     Windows,
     cut_windows,
     default_text,
 )
+from edgesdk_export.quality.report import summary
 from edgesdk_export.recipes import BundleFormat, Recipe, load_recipe
-from edgesdk_export.resume import Kept
+from edgesdk_export.resume import ResumeState
 from edgesdk_export.resume.inputs import inputs_hash
 from edgesdk_export.selftest.check import TOKENS as SELF_TEST_TOKENS
 from edgesdk_export.selftest.check import check_model
@@ -82,7 +82,7 @@ class ExportJob:
     replace: bool = False
 
 
-def export(job: ExportJob, progress: Progress) -> Bundle:
+def export(job: ExportJob, progress: ExportProgress) -> Bundle:
     """Make the bundle; on any error nothing is left, and what stood there is untouched.
 
     What a killed or interrupted export had finished waits beside the destination: one with the same
@@ -99,8 +99,8 @@ def export(job: ExportJob, progress: Progress) -> Bundle:
     checkpoint = open_checkpoint(job.checkpoint)
     inputs = _inputs(job, recipe.to_toml())
     staged = staged_folder(job.destination, replace=job.replace, inputs=inputs)
-    with _full_disk_is_clear(job), staged as folder:
-        kept = Kept(kept_folder(folder))
+    with _explain_full_disk(job), staged as folder:
+        kept = ResumeState(resume_folder(folder))
         kept.clear_unfinished(folder)
         text = read_text(checkpoint)
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
@@ -110,7 +110,7 @@ def export(job: ExportJob, progress: Progress) -> Bundle:
             _test(built, text, progress)
             quality = _measure(built, text, job, progress)
         progress.stage("Hashing", 1)
-        seal(folder, _manifest(checkpoint, text, built, quality, job))
+        write_manifest(folder, _manifest(checkpoint, text, built, quality, job))
         progress.advance(1)
     return open_bundle(job.destination)
 
@@ -142,7 +142,7 @@ def _recipe(job: ExportJob) -> Recipe:
         raise RequestError(f"optimum makes no {job.format.upper()}.", hint="Leave out --via.")
     recipe = job.recipe or load_recipe("fast")
     if job.scheme is not None:
-        recipe = recipe.asking_for(job.format, job.scheme)
+        recipe = recipe.with_weights(job.format, job.scheme)
     recipe.require(job.format)
     if job.via == "optimum" and recipe.calibrates("onnx"):
         raise RequestError(
@@ -159,11 +159,11 @@ def _build(
     work: Path,
     recipe: Recipe,
     job: ExportJob,
-    kept: Kept,
-    progress: Progress,
+    kept: ResumeState,
+    progress: ExportProgress,
 ) -> BuiltModel:
     if job.via == "optimum":
-        return build_foreign(checkpoint, folder, recipe.onnx_scheme, progress, work=work)
+        return build_with_optimum(checkpoint, folder, recipe.onnx_scheme, progress, work=work)
     decoder = read_decoder(checkpoint)
     parameters = decoder.spec.parameters
     calibration = recipe.calibration_for(job.format, job.calibration_text)
@@ -180,7 +180,7 @@ def _build(
             kept=kept,
         )
     scheme = recipe.onnx_scheme(parameters)
-    return build_native(
+    return build_onnx(
         decoder, folder, scheme, progress, text=text, calibration=calibration, kept=kept
     )
 
@@ -195,13 +195,13 @@ def _write_text(folder: Path, text: TextFiles) -> None:
         (folder / TEMPLATE_FILE).write_bytes(text.chat_template.encode())
 
 
-def _test(built: BuiltModel, text: TextFiles, progress: Progress) -> None:
+def _test(built: BuiltModel, text: TextFiles, progress: ExportProgress) -> None:
     context = min(built.shape.context_length, SELF_TEST_TOKENS)
     check_model(built, _windows(default_text(), text, tokens=1, context=context), progress)
 
 
 def _measure(
-    built: BuiltModel, text: TextFiles, job: ExportJob, progress: Progress
+    built: BuiltModel, text: TextFiles, job: ExportJob, progress: ExportProgress
 ) -> Quality | None:
     tokens = job.quality_tokens
     if tokens is None:
@@ -247,7 +247,7 @@ def _manifest(
         shape=built.shape,
         spec=built.spec,
         tokenizer=entry,
-        source=Source(
+        source=SourceCheckpoint(
             name=job.name,
             container=checkpoint.container,
             sha256=checkpoint.sha256(),
@@ -266,7 +266,7 @@ def _manifest(
 
 
 @contextmanager
-def _full_disk_is_clear(job: ExportJob) -> Iterator[None]:
+def _explain_full_disk(job: ExportJob) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Progress(Protocol):
+class ExportProgress(Protocol):
     """Called from the exporting thread, in order."""
 
     def stage(self, title: str, steps: int) -> None:
@@ -16,7 +16,7 @@ class Progress(Protocol):
         or those that an earlier process finished."""
 
 
-class Silent:
+class SilentProgress:
     """Progress that nobody watches."""
 
     def stage(self, title: str, steps: int) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from edgesdk_quantize.formats import BlockFormat, Packed
+from edgesdk_quantize.formats import BlockFormat, PackedMatrix
 
 from edgesdk_export.spec import DecoderSpec
 
@@ -37,12 +37,12 @@ class BlockTensor(LazyTensor, Protocol):
     """A matrix on disk that has been rounded to blocks once, and may hand them over as they are,
     so that it is not rounded again."""
 
-    def kept_form(self, form: BlockFormat) -> BlockFormat | None:
+    def preserved_format(self, form: BlockFormat) -> BlockFormat | None:
         """The format, of `form`'s bits and block, in which the blocks are handed over; None where
         they do not fit, and the values have to be rounded again."""
 
-    def blocks(self, form: BlockFormat, start: int, stop: int) -> Packed:
-        """Rows [start, stop) in a format of `kept_form`; they stand for the values of `rows`."""
+    def blocks(self, form: BlockFormat, start: int, stop: int) -> PackedMatrix:
+        """Rows [start, stop) in a format of `preserved_format`: the same values as `rows` gives."""
 
     def steps(self, block: int, start: int, stop: int) -> Float32 | None:
         """Of rows [start, stop): the distance of neighbouring values in each block, float32

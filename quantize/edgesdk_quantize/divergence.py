@@ -66,8 +66,8 @@ class DivergenceMeter:
         count = len(targets)
         self._targets = targets
         self._rows = np.arange(count)
-        self._reference = _Side(count)
-        self._candidate = _Side(count)
+        self._reference = _OnlineSoftmax(count)
+        self._candidate = _OnlineSoftmax(count)
         # Sum of exp(r - max r) * (r - c): the cross term of the KL, on the reference's scale.
         self._cross = np.zeros(count)
         self._seen = 0
@@ -106,7 +106,7 @@ class DivergenceMeter:
         )
 
 
-class _Side:
+class _OnlineSoftmax:
     """The online softmax of one model: running maximum, its column, and the sum under it."""
 
     def __init__(self, count: int) -> None:

@@ -12,17 +12,16 @@ from typing import Any
 import pytest
 from support.command_line import edgesdk_in
 
-from edgesdk.hybrid.records.decision import Decision, Texts
-from edgesdk.hybrid.records.journal import Journal
+from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
 
 pytestmark = pytest.mark.e2e
 
 NOW = time.time()
-KEPT = Decision(
+KEPT = DecisionRecord(
     at=NOW - 3 * 86_400, route="local", reason="sure enough", upload="redact", confidence=0.81,
     prompt_tokens=1_000, output_tokens=234, seconds=1.25, finish="stop",
 )  # fmt: skip
-SENT = Decision(
+SENT = DecisionRecord(
     at=NOW - 60, route="cloud", reason="the device was unsure (0.31)", upload="redact",
     confidence=0.31, endpoint="big at host", prompt_tokens=7, output_tokens=5, money=0.0125,
     seconds=2.0, finish="stop",
@@ -50,8 +49,8 @@ def shell(tmp_path: Path) -> Shell:
     journal = Journal(found.path, keep_texts=True)
     for number in range(3):
         prompt = json.dumps([{"role": "user", "content": f"帮 {number % 2}\n"}])
-        journal.append(KEPT, prompt=prompt, texts=Texts(prompt, "Nein.", None))
-        journal.append(SENT, prompt=prompt, texts=Texts(prompt, "Nein.", f"Ja {number}."))
+        journal.append(KEPT, prompt=prompt, texts=RecordedTexts(prompt, "Nein.", None))
+        journal.append(SENT, prompt=prompt, texts=RecordedTexts(prompt, "Nein.", f"Ja {number}."))
     journal.label(1, True)
     journal.label(3, False)
     journal.close()

@@ -36,32 +36,38 @@ from edgesdk.errors import (
     CloudUnreachable,
     DeadlineExceeded,
 )
-from edgesdk.hybrid.cloud.answer import CloudAnswer, CloudEvent, Piece, Restart, Thought
-from edgesdk.hybrid.cloud.attempts import OnBreak
 from edgesdk.hybrid.cloud.client import CloudClient
-from edgesdk.hybrid.cloud.endpoint import Cloud, Limits
+from edgesdk.hybrid.cloud.cloud_reply import (
+    CloudEvent,
+    CloudReply,
+    ReasoningDelta,
+    Restart,
+    TextDelta,
+)
+from edgesdk.hybrid.cloud.endpoint import Cloud, Timeouts
+from edgesdk.hybrid.cloud.failover import OnBreak
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 # Only where a fault is one of time; the good answers of other tests may take what they need.
-SHORT = Limits(connect=2.0, first_token=1.0, between_pieces=1.0)
+SHORT = Timeouts(connect=2.0, first_token=1.0, between_pieces=1.0)
 SLOW = ("slow first token", "slow head", "trickled comments", "stall", "trickled bytes")
 KEY = "sk-test-0123456789"
 GOOD = answer("Hel", "lo")
 
 
-def cloud(url: str, *, limits: Limits | None = None) -> Cloud:
-    return Cloud(url, "m", KEY, limits=limits or Limits())
+def cloud(url: str, *, limits: Timeouts | None = None) -> Cloud:
+    return Cloud(url, "m", KEY, limits=limits or Timeouts())
 
 
-def limits_of(fault: str) -> Limits | None:
+def limits_of(fault: str) -> Timeouts | None:
     return SHORT if fault in SLOW else None
 
 
 def ask(
     *clouds: Cloud, on_break: OnBreak = "restart", deadline: float | None = 60.0
-) -> tuple[list[CloudEvent], CloudAnswer]:
+) -> tuple[list[CloudEvent], CloudReply]:
     with CloudClient(clouds, on_break=on_break) as client:
         stream = client.stream(BODY, deadline=deadline)
         events = list(stream)
@@ -74,7 +80,7 @@ def shown(events: list[CloudEvent]) -> str:
     for one in events:
         if isinstance(one, Restart):
             text = ""
-        elif isinstance(one, Piece):
+        elif isinstance(one, TextDelta):
             text += one.text
     return text
 
@@ -271,13 +277,13 @@ def test_a_certificate_that_is_not_trusted(self_signed: ssl.SSLContext) -> None:
 
 
 def test_the_deadline_covers_all_attempts() -> None:
-    limits = Limits(first_token=5, between_pieces=5)
+    limits = Timeouts(first_token=5, between_pieces=5)
     with ScriptedServer([[HEAD, Wait(30)]]) as server, pytest.raises(DeadlineExceeded):
         ask(cloud(server.url, limits=limits), deadline=0.5)
 
 
 def test_the_deadline_leaves_what_there_is() -> None:
-    limits = Limits(first_token=5, between_pieces=5)
+    limits = Timeouts(first_token=5, between_pieces=5)
     with ScriptedServer([[HEAD, chunk("Hel"), Wait(30)]]) as server:
         events, found = ask(cloud(server.url, limits=limits), deadline=0.5)
     assert (shown(events), found.finish_reason, found.whole) == ("Hel", "deadline", False)
@@ -294,7 +300,7 @@ def test_an_endpoint_that_keeps_failing_is_left_alone() -> None:
 
 
 def test_one_request_tries_whether_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgesdk.hybrid.cloud.health._FIRST_REST", 0.2)
+    monkeypatch.setattr("edgesdk.hybrid.cloud.circuit_breaker._FIRST_REST", 0.2)
     busy = BEFORE_THE_FIRST_PIECE["500"]
     slow: Script = [HEAD, Wait(0.4), *GOOD[1:]]
     with ScriptedServer([busy, busy, busy, slow, GOOD]) as server:
@@ -324,10 +330,10 @@ def test_an_endpoint_in_cooldown_is_skipped() -> None:
 def test_closing_a_stream_ends_the_request() -> None:
     with (
         ScriptedServer([[HEAD, chunk("Hel"), Wait(30)]]) as server,
-        CloudClient([cloud(server.url, limits=Limits())]) as client,
+        CloudClient([cloud(server.url, limits=Timeouts())]) as client,
     ):
         stream = client.stream(BODY)
-        assert next(stream) == Piece("Hel")
+        assert next(stream) == TextDelta("Hel")
         threading.Timer(0.1, stream.close).start()
         assert list(stream) == []
 
@@ -345,7 +351,7 @@ def test_reasoning_and_tool_calls_arrive_whole() -> None:
     ]
     with ScriptedServer([script]) as server:
         events, found = ask(cloud(server.url))
-    assert events[0] == Thought("Hm")
+    assert events[0] == ReasoningDelta("Hm")
     assert [(call.id, call.name, call.arguments) for call in found.calls] == [
         ("a", "f", '{"x": 1}'),
         ("b", "g", "{}"),

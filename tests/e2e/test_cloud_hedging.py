@@ -23,12 +23,10 @@ from support.waiting import until
 
 from edgesdk.errors import CloudBusy, DeadlineExceeded, InvalidOption
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.cloud.answer import CloudAnswer, CloudEvent, Piece, Restart
 from edgesdk.hybrid.cloud.client import CloudClient
+from edgesdk.hybrid.cloud.cloud_reply import CloudEvent, CloudReply, Restart, TextDelta
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.spending.call import CallSpending
-from edgesdk.hybrid.spending.limits import Cost, SpendingLimits
+from edgesdk.hybrid.cloud.spending import Budget, CallSpending, Cost, SpendingLimits
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
@@ -80,7 +78,7 @@ def client_of(*urls: str, hedge_after: float | None) -> CloudClient:
     return CloudClient([Cloud(url, "m") for url in urls], hedge_after=hedge_after)
 
 
-def ask(client: CloudClient, deadline: float = 60.0) -> tuple[list[CloudEvent], CloudAnswer]:
+def ask(client: CloudClient, deadline: float = 60.0) -> tuple[list[CloudEvent], CloudReply]:
     stream = client.stream(BODY, deadline=deadline)
     return list(stream), stream.answer
 
@@ -106,7 +104,7 @@ def test_the_next_endpoint_answers_where_the_first_does_not_begin(head: bytes) -
         events, found = ask(client)
         # The other is closed at the latest when the answer is whole.
         assert slow.left.wait(20)
-    assert [one.text for one in events if isinstance(one, Piece)] == ["Hel", "lo"]
+    assert [one.text for one in events if isinstance(one, TextDelta)] == ["Hel", "lo"]
     assert not any(isinstance(one, Restart) for one in events)
     assert (found.text, found.attempts) == ("Hello", 2)
     assert found.endpoint == Cloud(fast.url, "m").name
@@ -241,7 +239,7 @@ def test_a_hedge_that_cannot_be_paid_is_not_sent() -> None:
         with client_of(first.url, second.url, hedge_after=0.0) as client:
             spending = CallSpending(budget, 10, 90)
             stream = client.stream(BODY, charges=spending)
-            assert [one.text for one in stream if isinstance(one, Piece)] == ["Hel", "lo"]
+            assert [one.text for one in stream if isinstance(one, TextDelta)] == ["Hel", "lo"]
             assert stream.answer.attempts == 1
         assert second.requests == []
 

@@ -23,12 +23,10 @@ from support.scripted_server import (
 )
 
 from edgesdk.errors import BudgetExceeded, CloudBusy, CloudError, CloudUnreachable
-from edgesdk.hybrid.cloud.answer import CloudAnswer
 from edgesdk.hybrid.cloud.client import CloudClient
-from edgesdk.hybrid.cloud.endpoint import Cloud, Limits
-from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.spending.call import CallSpending
-from edgesdk.hybrid.spending.limits import Cost, SpendingLimits
+from edgesdk.hybrid.cloud.cloud_reply import CloudReply
+from edgesdk.hybrid.cloud.endpoint import Cloud, Timeouts
+from edgesdk.hybrid.cloud.spending import Budget, CallSpending, Cost, SpendingLimits
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
@@ -43,8 +41,8 @@ def tokens(amount: int) -> Budget:
     return Budget(SpendingLimits(tokens_per_day=amount))
 
 
-def ask(budget: Budget, *urls: str, limits: Limits | None = None) -> tuple[CloudAnswer, Cost]:
-    clouds = [Cloud(url, "m", limits=limits or Limits(), output_price=1e6) for url in urls]
+def ask(budget: Budget, *urls: str, limits: Timeouts | None = None) -> tuple[CloudReply, Cost]:
+    clouds = [Cloud(url, "m", limits=limits or Timeouts(), output_price=1e6) for url in urls]
     spending = CallSpending(budget, 10, WORST - 10)
     with CloudClient(clouds) as client:
         stream = client.stream(BODY, deadline=60, charges=spending)
@@ -122,7 +120,7 @@ def test_an_endpoint_that_says_no_charges_nothing(line: str) -> None:
 )
 def test_where_the_endpoint_may_have_worked_all_is_owed(script: Script) -> None:
     budget = tokens(WORST)
-    short = Limits(first_token=0.5, connect=0.5)
+    short = Timeouts(first_token=0.5, connect=0.5)
     with ScriptedServer([script]) as server, ScriptedServer([GOOD]) as second:
         with pytest.raises(CloudError):
             ask(budget, server.url, second.url, limits=short)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from edgesdk_export.pipeline import ExportJob, export
-from edgesdk_export.progress import Silent
+from edgesdk_export.progress import SilentProgress
 from edgesdk_export.recipes import load_recipe
 from support.small_disk import grow, small_disk
 from support.tiny_models import make_tiny
@@ -33,13 +33,13 @@ def test_a_disk_that_fills_up(form, recipe, share, tmp_path: Path) -> None:
             quality_tokens=0,
         )
 
-    whole = export(job(tmp_path / "elsewhere" / "b"), Silent())
+    whole = export(job(tmp_path / "elsewhere" / "b"), SilentProgress())
     with small_disk(tmp_path / "small", int(whole.size * share)) as disk:
         with pytest.raises(ExportError, match=r"disk that holds .*small is full"):
-            export(job(disk / "b"), Silent())
+            export(job(disk / "b"), SilentProgress())
         assert list(disk.iterdir()) == []
         grow(disk, 50_000_000)
-        again = export(job(disk / "b"), Silent())
+        again = export(job(disk / "b"), SilentProgress())
         verify_bundle(again)
         assert again.manifest.files == whole.manifest.files
         assert [path.name for path in disk.iterdir()] == ["b"]

@@ -26,19 +26,18 @@ from support.scripted_server import (
 
 from edgesdk.errors import ContextOverflow, InvalidOption
 from edgesdk.hybrid.client import HybridClient, HybridEvent
-from edgesdk.hybrid.cloud.answer import Piece, Restart
+from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.privacy.policy import Policy, Question
-from edgesdk.hybrid.records.journal import Journal
-from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.spending.limits import Cost, SpendingLimits
-from edgesdk.hybrid.trust.confidence import Confidence
+from edgesdk.hybrid.cloud.spending import Budget, Cost, SpendingLimits
+from edgesdk.hybrid.confidence.confidence import Confidence
+from edgesdk.hybrid.privacy.policy import Policy, UploadQuestion
+from edgesdk.hybrid.storage.journal import Journal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
 # The fake engine's tokens have a probability of 0.39.
-SURE, UNSURE = Confidence(threshold=0.3, give_up_below=0.3), Confidence(threshold=0.5)
-HOPELESS = Confidence(threshold=0.5, give_up_below=0.45, decide_after=4)
+SURE, UNSURE = Confidence(threshold=0.3, abort_below=0.3), Confidence(threshold=0.5)
+HOPELESS = Confidence(threshold=0.5, abort_below=0.45, decide_after=4)
 LOCAL = b"I am not sure."
 
 
@@ -93,7 +92,7 @@ def test_a_hopeless_answer_is_given_up_early() -> None:
     ):
         reply = client.respond("Hi")
     assert reply.local is not None
-    assert reply.local.given_up
+    assert reply.local.aborted
     assert len(reply.local.text) < 20
     assert reply.text == "ok"
 
@@ -147,15 +146,15 @@ def test_local_only_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "policy: the default" in replies[0].reason
 
 
-def said_yes(question: Question) -> bool:
+def said_yes(question: UploadQuestion) -> bool:
     return question.kinds == {"EMAIL"} and question.messages[0]["role"] == "user"
 
 
-def said_no(question: Question) -> bool:
+def said_no(question: UploadQuestion) -> bool:
     return False
 
 
-def said_nothing(question: Question) -> bool:
+def said_nothing(question: UploadQuestion) -> bool:
     raise OSError("Mail ann@x.io")
 
 
@@ -168,7 +167,9 @@ def said_nothing(question: Question) -> bool:
         (None, "local", "nobody to ask"),
     ],
 )
-def test_the_app_is_asked(ask: Callable[[Question], bool] | None, route: str, reason: str) -> None:
+def test_the_app_is_asked(
+    ask: Callable[[UploadQuestion], bool] | None, route: str, reason: str
+) -> None:
     model = fake_model(FakeEngine(LOCAL))
     with (
         ScriptedServer([answer("ok")]) as server,
@@ -348,6 +349,6 @@ def test_leaving_a_stream_early_ends_both() -> None:
     ):
         with client.stream("Hi") as stream:
             for one in stream:
-                if one == Piece("The "):
+                if one == TextDelta("The "):
                     break
-        assert all(sequence.closed for sequence in engine.sequences)
+        assert all(state.closed for state in engine.states)

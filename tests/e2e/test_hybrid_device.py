@@ -10,34 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_engine import FakeEngine, FakeSequence, fake_model
+from support.fake_engine import FakeDecodeState, FakeEngine, fake_model
 from support.script_engine import ScriptEngine
 from support.scripted_server import HEAD, Script, ScriptedServer, Wait, answer, chunk, status
 
 from edgesdk.errors import ContextOverflow, RequestError
 from edgesdk.hybrid.client import HybridClient, HybridEvent
-from edgesdk.hybrid.cloud.answer import Piece, Restart
+from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.effort.effort import Effort
-from edgesdk.hybrid.gate.features import NAMES
-from edgesdk.hybrid.gate.gate import DraftGate
-from edgesdk.hybrid.gate.prompts import PromptGate
+from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
+from edgesdk.hybrid.confidence.artifacts import ArtifactStore
+from edgesdk.hybrid.confidence.confidence import Confidence
+from edgesdk.hybrid.confidence.prompt_classifier import PROMPT_FEATURES, PromptClassifier
+from edgesdk.hybrid.confidence.regression import LogisticRegression
 from edgesdk.hybrid.privacy.policy import Policy
-from edgesdk.hybrid.records.journal import Journal
-from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.spending.limits import SpendingLimits
-from edgesdk.hybrid.trust.confidence import Confidence
-from edgesdk.hybrid.trust.kept import Kept
-from edgesdk.hybrid.trust.regression import LogisticRegression
-from edgesdk.power import PowerState
+from edgesdk.hybrid.router import Router
+from edgesdk.hybrid.self_consistency import SelfConsistency
+from edgesdk.hybrid.storage.journal import Journal
+from edgesdk.system.power import PowerState
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
 BUNDLE = "00" * 32
-SURE = Confidence(threshold=0.3, give_up_below=0.3)
+SURE = Confidence(threshold=0.3, abort_below=0.3)
 # Tokens of the fake engine have a probability of 0.39.
-BETWEEN = Confidence(threshold=0.6, give_up_below=0.3)
-COLD = Effort(temperature=0.01)
+BETWEEN = Confidence(threshold=0.6, abort_below=0.3)
+COLD = SelfConsistency(temperature=0.01)
 PICTURE = {"type": "image_url", "image_url": {"url": "https://x.example/cat.png"}}
 SEEN = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, PICTURE]}]
 BUSY = status("503 Busy")
@@ -47,7 +45,7 @@ def client(
     server: ScriptedServer, engine: FakeEngine, kept: Path = Path("nowhere"), **changes: Any
 ) -> HybridClient:
     cloud = Cloud(server.url, "big", "sk-key")
-    return HybridClient(fake_model(engine), cloud=cloud, kept=Kept(kept), **changes)
+    return HybridClient(fake_model(engine), cloud=cloud, artifacts=ArtifactStore(kept), **changes)
 
 
 def shown(events: Iterable[HybridEvent]) -> str:
@@ -57,8 +55,8 @@ def shown(events: Iterable[HybridEvent]) -> str:
     return text
 
 
-def hot() -> DraftGate:
-    return DraftGate(sensor=lambda: PowerState(celsius=99))
+def hot() -> Router:
+    return Router(sensor=lambda: PowerState(celsius=99))
 
 
 def test_a_picture_goes_to_the_cloud_without_a_draft(tmp_path: Path) -> None:
@@ -69,16 +67,16 @@ def test_a_picture_goes_to_the_cloud_without_a_draft(tmp_path: Path) -> None:
         client(server, engine, journal=journal, confidence=SURE) as hybrid,
     ):
         reply = hybrid.respond(SEEN, upload="allow")
-        assert (reply.text, reply.route, reply.gate) == ("A cat.", "cloud", "vision")
+        assert (reply.text, reply.route, reply.rejected_by) == ("A cat.", "cloud", "vision")
         assert server.bodies()[0]["messages"] == SEEN
         with pytest.raises(RequestError, match="Nobody can answer: the prompt has pictures"):
             hybrid.respond(SEEN, upload="allow")
         with pytest.raises(RequestError, match="Nobody can answer"):
             hybrid.respond(SEEN, upload="local_only")
     (written,) = (entry.decision for entry in journal.entries())
-    assert (written.gate, written.confidence) == ("vision", None)
+    assert (written.rejected_by, written.confidence) == ("vision", None)
     assert "cannot see" in written.reason
-    assert engine.sequences == []
+    assert engine.states == []
     with (
         ScriptedServer([answer("A cat.")]) as server,
         client(server, engine, budget=budget, confidence=SURE) as hybrid,
@@ -118,55 +116,62 @@ def test_a_hot_device_is_spared_if_the_cloud_answers(script: Script, route: str)
     engine = FakeEngine()
     with (
         ScriptedServer([script]) as server,
-        client(server, engine, gate=hot(), confidence=SURE) as hybrid,
+        client(server, engine, router=hot(), confidence=SURE) as hybrid,
     ):
         reply = hybrid.respond("Hi")
         kept = hybrid.respond("Hi", upload="local_only")
-    assert (reply.route, reply.gate, reply.low_confidence) == (route, "heat", route == "local")
+    assert (reply.route, reply.rejected_by, reply.low_confidence) == (
+        route,
+        "heat",
+        route == "local",
+    )
     assert reply.reason.startswith("the device is too hot (99 °C)")
     assert reply.text == ("ok" if route == "cloud" else "Hello there.")
     # Nobody else could answer, so no gate was asked.
-    assert (kept.text, kept.gate) == ("Hello there.", "")
-    assert len(engine.sequences) == (1 if route == "cloud" else 2)
+    assert (kept.text, kept.rejected_by) == ("Hello there.", "")
+    assert len(engine.states) == (1 if route == "cloud" else 2)
 
 
 def test_a_prompt_that_does_not_fit_is_the_clouds() -> None:
     engine = FakeEngine(context_length=64)
     with ScriptedServer([answer("ok"), BUSY]) as server, client(server, engine) as hybrid:
-        assert hybrid.respond("x" * 200).gate == "context"
+        assert hybrid.respond("x" * 200).rejected_by == "context"
         with pytest.raises(ContextOverflow):
             hybrid.respond("x" * 200)
 
 
 def test_what_was_learned_of_the_model_is_used_by_itself(tmp_path: Path) -> None:
-    kept = Kept(tmp_path)
+    kept = ArtifactStore(tmp_path)
     # Hopeless from the fourth token on.
-    Confidence(threshold=0.5, give_up_below=0.45, decide_after=4).keep(kept, BUNDLE)
-    ones = (1.0,) * len(NAMES)
-    digits = tuple(-100.0 * (name == "digits") for name in NAMES)
-    PromptGate(
-        LogisticRegression(NAMES, tuple(0.0 for _ in NAMES), ones, digits, 5.0), 0.5, 100, 0.9
-    ).keep(kept, BUNDLE)
+    Confidence(threshold=0.5, abort_below=0.45, decide_after=4).save(kept, BUNDLE)
+    ones = (1.0,) * len(PROMPT_FEATURES)
+    digits = tuple(-100.0 * (name == "digits") for name in PROMPT_FEATURES)
+    PromptClassifier(
+        LogisticRegression(PROMPT_FEATURES, tuple(0.0 for _ in PROMPT_FEATURES), ones, digits, 5.0),
+        0.5,
+        100,
+        0.9,
+    ).save(kept, BUNDLE)
     engine = FakeEngine(b"x" * 500)
     with ScriptedServer([answer("ok")]) as server:
         with client(server, engine, tmp_path) as hybrid:
             reply = hybrid.respond("Hello, you")
             assert reply.local is not None
-            assert (reply.route, reply.local.given_up) == ("cloud", True)
+            assert (reply.route, reply.local.aborted) == ("cloud", True)
             assert len(reply.local.text) < 20
-            assert hybrid.respond("123 + 456").gate == "prompt"
+            assert hybrid.respond("123 + 456").rejected_by == "prompt"
         with client(server, engine, tmp_path, confidence=SURE) as hybrid:
             assert hybrid.respond("Hello, you", max_tokens=9).route == "local"
-    assert len(engine.sequences) == 2
+    assert len(engine.states) == 2
 
 
 def test_a_regression_that_was_kept_judges_answers(tmp_path: Path) -> None:
-    from edgesdk.hybrid.trust.signals import NAMES as SIGNALS
+    from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES as SIGNALS
 
     short = tuple(-1.0 * (name == "length") for name in SIGNALS)
     zeros, ones = (0.0,) * len(SIGNALS), (1.0,) * len(SIGNALS)
     regression = LogisticRegression(SIGNALS, zeros, ones, short, 9.0)
-    Confidence(regression, threshold=0.5, give_up_below=0.0).keep(Kept(tmp_path), BUNDLE)
+    Confidence(regression, threshold=0.5, abort_below=0.0).save(ArtifactStore(tmp_path), BUNDLE)
     with ScriptedServer([answer("ok")]) as server:
         with client(server, FakeEngine(b"Yes."), tmp_path) as hybrid:
             assert hybrid.respond("Hi").route == "local"
@@ -179,7 +184,9 @@ def test_tries_that_agree_save_the_cloud(tmp_path: Path) -> None:
     engine = ScriptEngine(("It is 7.", "I say 7.", "7", "7."))
     with (
         ScriptedServer([answer("ok")]) as server,
-        client(server, engine, effort=COLD, confidence=BETWEEN, journal=journal) as hybrid,
+        client(
+            server, engine, self_consistency=COLD, confidence=BETWEEN, journal=journal
+        ) as hybrid,
     ):
         stream = hybrid.stream("Hi")
         assert shown(stream) == stream.reply.text == "It is 7."
@@ -197,7 +204,7 @@ def test_tries_that_differ_ask_the_cloud(down: bool) -> None:
     loose = dataclasses.replace(BETWEEN, threshold=0.52)
     with (
         ScriptedServer([BUSY if down else answer("ok")]) as server,
-        client(server, engine, effort=COLD, confidence=loose) as hybrid,
+        client(server, engine, self_consistency=COLD, confidence=loose) as hybrid,
     ):
         stream = hybrid.stream("Hi")
         # Where the cloud is down, the device's best stays, and is marked.
@@ -209,11 +216,11 @@ def test_tries_that_differ_ask_the_cloud(down: bool) -> None:
 def test_nobody_tries_again_where_nobody_could_be_asked() -> None:
     engine = ScriptEngine(("7", "7"))
     with ScriptedServer([answer("ok")]) as server:
-        with client(server, engine, effort=COLD, confidence=BETWEEN) as hybrid:
+        with client(server, engine, self_consistency=COLD, confidence=BETWEEN) as hybrid:
             reply = hybrid.respond("Hi", upload="local_only")
             assert (reply.low_confidence, len(engine.prompts)) == (True, 1)
         alone = dataclasses.replace(COLD, alone=True)
-        with client(server, engine, effort=alone, confidence=BETWEEN) as hybrid:
+        with client(server, engine, self_consistency=alone, confidence=BETWEEN) as hybrid:
             reply = hybrid.respond("Hi", upload="local_only")
             assert (reply.low_confidence, len(engine.prompts)) == (False, 5)
         assert server.requests == []
@@ -222,10 +229,10 @@ def test_nobody_tries_again_where_nobody_could_be_asked() -> None:
 def test_a_draft_can_be_cancelled_from_another_thread() -> None:
     reached, found = threading.Event(), []
 
-    def wait(sequence: FakeSequence) -> None:
-        if len(sequence.tokens) > 12:
+    def wait(state: FakeDecodeState) -> None:
+        if len(state.tokens) > 12:
             reached.set()
-            assert sequence.interrupted.wait(30)
+            assert state.interrupted.wait(30)
 
     engine = FakeEngine(b"Hello there.", before_extend=wait)
     with (
@@ -260,7 +267,7 @@ def test_the_clouds_answer_can_be_cancelled_from_another_thread(script: Script) 
             text = ""
             for one in stream:
                 text = "" if isinstance(one, Restart) else text + one.text
-                if one == Piece("The an"):
+                if one == TextDelta("The an"):
                     came.set()
             found.append(text)
 

@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.fake_engine import FakeEngine
 from support.served import EchoEngine, FakeModels, Gate, Served, served, wait_for
 
-from edgesdk.decode.prefill import PREFILL_CHUNK
-from edgesdk.server.requests import ChatRequest, CompletionRequest
+from edgesdk.generation.prefill import PREFILL_CHUNK
+from edgesdk.server.api_requests import ChatRequest, CompletionRequest
 
 pytestmark = pytest.mark.e2e
 CHAT = "/v1/chat/completions"
@@ -152,7 +152,7 @@ def test_a_client_that_leaves_during_prefill() -> None:
         gate.open()
         server.until(running=0)
         # Not even the part that was under way was finished.
-        assert engine.sequences[0].extended == []
+        assert engine.states[0].extended == []
         assert samples(server)["edgesdk_answers_total", "slow"] == 1
 
 
@@ -174,7 +174,7 @@ def test_a_client_that_leaves_the_queue() -> None:
             answer += part
         first.close()
         server.until(running=0)
-        assert len(engine.sequences) == 1
+        assert len(engine.states) == 1
 
 
 def test_a_client_that_leaves_while_its_model_is_loaded() -> None:
@@ -197,7 +197,7 @@ def test_a_client_that_leaves_while_its_model_is_loaded() -> None:
         assert server.post(CHAT, json=ask("other", max_tokens=2)).status_code == 200
         gate.open()
         wait_for(lambda: samples(server)["edgesdk_models_loaded", ""] == 2)
-        assert engines[0].sequences == []
+        assert engines[0].states == []
         # It was not in vain.
         assert server.post(CHAT, json=ask("slow", max_tokens=2)).status_code == 200
         assert models.loads == ["slow", "other"]

@@ -10,7 +10,7 @@ from unittest.mock import ANY
 
 import openai
 import pytest
-from support.fake_engine import FakeEngine, FakeSequence
+from support.fake_engine import FakeDecodeState, FakeEngine
 from support.hybrid_served import (
     LOCAL,
     PATIENCE,
@@ -32,7 +32,7 @@ from support.served import (
 from support.talking_cloud import TalkingCloud, echo, said
 
 from edgesdk.hybrid.privacy.policy import Policy
-from edgesdk.server.hybrid.setup import Hold
+from edgesdk.server.hybrid_routing import HoldPolicy
 
 pytestmark = pytest.mark.e2e
 
@@ -66,7 +66,7 @@ def test_who_answered_and_why() -> None:
 
 
 @pytest.mark.parametrize("hold", ["decision", "answer"])
-def test_a_client_that_appends_never_shows_two_answers(hold: Hold) -> None:
+def test_a_client_that_appends_never_shows_two_answers(hold: HoldPolicy) -> None:
     with (
         TalkingCloud(lambda body: said("The ", "answer.")) as cloud,
         hybrid_server(cloud, hold=hold) as (_, client),
@@ -107,8 +107,8 @@ def test_what_nobody_else_answers_streams_at_once() -> None:
     """Its second token is computed only when the first has arrived."""
     shown = threading.Event()
 
-    def wait(sequence: FakeSequence) -> None:
-        if len(sequence.extended) == 1:
+    def wait(state: FakeDecodeState) -> None:
+        if len(state.extended) == 1:
             assert shown.wait(PATIENCE), "the first piece did not come"
 
     def never(body: Any) -> Script:

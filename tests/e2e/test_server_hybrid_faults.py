@@ -27,10 +27,9 @@ from support.talking_cloud import TalkingCloud, said
 from support.waiting import until
 
 from edgesdk.cli import main
-from edgesdk.hybrid.cloud.endpoint import Cloud, Limits
-from edgesdk.hybrid.records.journal import Journal
-from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.spending.limits import SpendingLimits
+from edgesdk.hybrid.cloud.endpoint import Cloud, Timeouts
+from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
+from edgesdk.hybrid.storage.journal import Journal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
@@ -127,7 +126,7 @@ class Hanging(ScriptedServer):
 
     def patient(self) -> Cloud:
         """The endpoint, whose limits are no help."""
-        limits = Limits(first_token=10 * PATIENCE, between_pieces=10 * PATIENCE)
+        limits = Timeouts(first_token=10 * PATIENCE, between_pieces=10 * PATIENCE)
         return Cloud(self.url, "big", "sk-key", limits=limits)
 
     def _serve(self, plain: socket.socket, script: Script) -> None:

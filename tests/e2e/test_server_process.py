@@ -24,7 +24,7 @@ _SLOW = """
 import sys, time
 from support.fake_engine import FakeEngine
 from support.served import FakeModels
-from edgesdk.server.running import serve
+from edgesdk.server.serving import serve
 from edgesdk.server.settings import ServerSettings
 
 models = FakeModels(slow=lambda: FakeEngine(

@@ -8,7 +8,7 @@ import pytest
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.pipeline import ExportJob, export
-from edgesdk_export.progress import Silent
+from edgesdk_export.progress import SilentProgress
 from edgesdk_export.weights import Decoder
 from support.tiny_models import make_tiny
 
@@ -26,7 +26,7 @@ def _bundle(gguf: Path, scheme: str, folder: Path) -> Bundle:
         scheme=scheme,
         quality_tokens=QUALITY_TOKENS,
     )
-    return export(job, Silent())
+    return export(job, SilentProgress())
 
 
 @pytest.fixture(scope="session")

@@ -9,30 +9,33 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from edgesdk_export.calibration.activation_aware import activation_aware
-from edgesdk_export.calibration.collecting import collect_importance
+from edgesdk_export.calibration.channel_scales import (
+    LayerScales,
+    activation_aware,
+    off_grid,
+    rescale_decoder,
+)
 from edgesdk_export.calibration.importance import (
     ChannelSquares,
     ImportanceMatrix,
+    collect_importance,
     gguf_names,
     read_importance,
     write_importance,
 )
-from edgesdk_export.calibration.rescaling import LayerScales, off_grid, rescaled
+from edgesdk_export.calibration.quantizers import SequentialQuantizer, WeightedQuantizer
 from edgesdk_export.calibration.sensitivity import measure_costs
-from edgesdk_export.calibration.sequential import SequentialQuantizer
-from edgesdk_export.calibration.weighted import WeightedQuantizer
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.onnx import FloatTensors, WeightScheme, write_decoder
-from edgesdk_export.onnx.stored import matrix_parts
-from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
-from edgesdk_export.quality.streamed import compare
-from edgesdk_export.quality.text import Windows
+from edgesdk_export.onnx.stored_weights import matrix_parts
+from edgesdk_export.quality.evaluation_text import Windows
+from edgesdk_export.quality.layerwise import compare
+from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint, LayerwiseOnnxModel
 from edgesdk_export.weights import Decoder, read_whole
 from edgesdk_quantize.formats import Int4, Int8
 from edgesdk_quantize.formats.blocks import dequantize
-from edgesdk_quantize.methods.calibrated import Rounding
+from edgesdk_quantize.methods.gptq import RoundingOptions
 from gguf import GGUFReader
 from support.tiny_models import VOCAB_SIZE, make_tiny
 
@@ -61,7 +64,7 @@ def tiny(variant, folder):
 
 
 def hidden_after(decoder, text):
-    stack = CheckpointStack(decoder)
+    stack = LayerwiseCheckpoint(decoder)
     embed = stack.embed()
     states = np.concatenate([embed(row[None]) for row in text.ids])
     for index in range(stack.layers):
@@ -186,8 +189,8 @@ def test_activation_aware_scales_leave_the_function(variant: str, tmp_path: Path
 def int4_kl(decoder, folder, text, quantizer):
     folder.mkdir()
     written = write_decoder(decoder, folder, WeightScheme.named("int4"), quantizer=quantizer)
-    reference = CheckpointStack(decoder)
-    candidate = WrittenStack(decoder.spec, folder / written.model_file)
+    reference = LayerwiseCheckpoint(decoder)
+    candidate = LayerwiseOnnxModel(decoder.spec, folder / written.model_file)
     return compare(reference, candidate, text, progress=lambda *_: None).kl.mean()
 
 
@@ -199,7 +202,7 @@ def test_calibrated_bundles_are_closer_to_the_checkpoint(variant: str, tmp_path:
     importance = collect_importance(decoder, text, text_name="noise")
     plain = int4_kl(decoder, tmp_path / "plain", held_out, None)
     weighted = WeightedQuantizer(decoder, importance, all_in(decoder, form))
-    gptq = SequentialQuantizer(decoder, text, all_in(decoder, form), Rounding(sweeps=1))
+    gptq = SequentialQuantizer(decoder, text, all_in(decoder, form), RoundingOptions(sweeps=1))
     assert int4_kl(decoder, tmp_path / "weighted", held_out, weighted) < 1.1 * plain
     assert int4_kl(decoder, tmp_path / "gptq", held_out, gptq) < plain
 
@@ -210,7 +213,7 @@ def test_formats_may_differ_from_matrix_to_matrix(tmp_path: Path) -> None:
     by_matrix = {
         name: forms.get(name.split(".")[-1], form) for name, form in all_in(decoder, Int4()).items()
     }
-    quantizer = SequentialQuantizer(decoder, windows(8), by_matrix, Rounding())
+    quantizer = SequentialQuantizer(decoder, windows(8), by_matrix, RoundingOptions())
     assert quantizer.formats == "int4+int8"
     folder = tmp_path / "bundle"
     folder.mkdir()
@@ -228,7 +231,7 @@ def test_formats_may_differ_from_matrix_to_matrix(tmp_path: Path) -> None:
 
 def test_quantized_matrices_are_near_their_weights(tmp_path: Path) -> None:
     _, decoder = tiny("gemma2", tmp_path)
-    quantizer = SequentialQuantizer(decoder, windows(), all_in(decoder, Int8()), Rounding())
+    quantizer = SequentialQuantizer(decoder, windows(), all_in(decoder, Int8()), RoundingOptions())
     tensors = FloatTensors(decoder)
     for index in range(decoder.spec.layers):
         packed = quantizer.layer(index)
@@ -251,8 +254,8 @@ def test_a_weight_that_is_no_number_is_named(tmp_path: Path) -> None:
     }
     inner = np.ones(spec.intermediate_size, np.float32)
     inner[5] = np.nan
-    broken = rescaled(decoder, [LayerScales(**ones, inner=inner)] * spec.layers)
-    quantizer = SequentialQuantizer(broken, windows(), all_in(decoder, Int4()), Rounding())
+    broken = rescale_decoder(decoder, [LayerScales(**ones, inner=inner)] * spec.layers)
+    quantizer = SequentialQuantizer(broken, windows(), all_in(decoder, Int4()), RoundingOptions())
     with pytest.raises(ExportError, match=r"layers\.0\.(up|down)"):
         quantizer.layer(0)
 
@@ -294,7 +297,7 @@ def test_costs_rank_matrices_as_their_true_divergence_does(tmp_path: Path) -> No
             continue
         other = quantized_alone(decoder, f"{name}.weight")
         found = compare(
-            CheckpointStack(decoder), CheckpointStack(other), text, progress=lambda *_: None
+            LayerwiseCheckpoint(decoder), LayerwiseCheckpoint(other), text, progress=lambda *_: None
         )
         true[name] = found.kl.mean()
     measured = {name: costs[name].divergence[0] for name in true}

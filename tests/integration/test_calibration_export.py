@@ -7,18 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgesdk_export.calibration.generated import own_writing
-from edgesdk_export.calibration.plan import MIXED_FORMATS, Calibration, mixed_formats
+from edgesdk_export.calibration.calibration_text import (
+    builtin_calibration_text,
+    calibration_windows,
+    generate_calibration_text,
+)
+from edgesdk_export.calibration.plan import MIXED_FORMATS, CalibrationSettings, mixed_formats
 from edgesdk_export.calibration.sensitivity import MatrixCost
-from edgesdk_export.calibration.text import builtin_calibration_text, calibration_windows
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.onnx import WeightScheme
-from edgesdk_export.onnx.stored import matrix_parts
+from edgesdk_export.onnx.stored_weights import matrix_parts
 from edgesdk_export.pipeline import ExportJob, export
-from edgesdk_export.progress import Silent
-from edgesdk_export.quality.text import EvaluationText, default_text
-from edgesdk_export.recipes.model import Recipe
+from edgesdk_export.progress import SilentProgress
+from edgesdk_export.quality.evaluation_text import EvaluationText, default_text
+from edgesdk_export.recipes.recipe import Recipe
 from edgesdk_export.recipes.sections import CalibrationRecipe, OnnxRecipe
 from support.tiny_models import VOCAB_SIZE, make_tiny
 
@@ -37,7 +40,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def exported(checkpoint: Path, name: str, calibration: Calibration | None, **more):
+def exported(checkpoint: Path, name: str, calibration: CalibrationSettings | None, **more):
     section, tokens, text = OnnxRecipe(bits=4), None, None
     if calibration is not None:
         section = OnnxRecipe(
@@ -55,12 +58,12 @@ def exported(checkpoint: Path, name: str, calibration: Calibration | None, **mor
         calibration_text=text,
         **{"quality_tokens": 512, **more},
     )
-    return export(job, Silent()).manifest
+    return export(job, SilentProgress()).manifest
 
 
 def test_a_calibrated_export_says_so_and_is_better(checkpoint: Path) -> None:
     plain = exported(checkpoint, "plain", None)
-    found = exported(checkpoint, "gptq", Calibration("gptq", TEXT, 2_560))
+    found = exported(checkpoint, "gptq", CalibrationSettings("gptq", TEXT, 2_560))
     assert found.quality.kl_mean < plain.quality.kl_mean
     assert "GPTQ" in found.quantization.method
     assert "2560 tokens" in found.quantization.method
@@ -68,14 +71,14 @@ def test_a_calibrated_export_says_so_and_is_better(checkpoint: Path) -> None:
 
 
 def test_the_same_calibration_gives_the_same_bytes(checkpoint: Path) -> None:
-    asked = Calibration("gptq", TEXT, 2_048, awq=True, sweeps=1)
+    asked = CalibrationSettings("gptq", TEXT, 2_048, awq=True, sweeps=1)
     one, other = (exported(checkpoint, name, asked, quality_tokens=0) for name in ("a", "b"))
     assert one.files == other.files
 
 
 def test_weighted_and_activation_aware_exports_measure_well(checkpoint: Path) -> None:
     plain = exported(checkpoint, "plain", None)
-    found = exported(checkpoint, "awq", Calibration("weighted", TEXT, 2_048, awq=True))
+    found = exported(checkpoint, "awq", CalibrationSettings("weighted", TEXT, 2_048, awq=True))
     assert found.quality.kl_mean < 1.1 * plain.quality.kl_mean
     assert found.quantization.method.startswith("activation-aware channel scales, ")
     assert found.quantization.method.endswith("calibrated on prose")
@@ -83,7 +86,7 @@ def test_weighted_and_activation_aware_exports_measure_well(checkpoint: Path) ->
 
 def test_a_budget_is_kept_and_used(checkpoint: Path) -> None:
     def sized(bits):
-        asked = Calibration("gptq", TEXT, 2_048, bits=bits)
+        asked = CalibrationSettings("gptq", TEXT, 2_048, bits=bits)
         return exported(checkpoint, f"sized-{bits}", asked)
 
     small, large = sized(7.0), sized(7.9)
@@ -95,22 +98,24 @@ def test_a_budget_is_kept_and_used(checkpoint: Path) -> None:
 
 def test_a_budget_that_nothing_meets_is_refused(checkpoint: Path) -> None:
     with pytest.raises(RequestError, match=r"4.1 bits a weight .* the smallest formats take \d"):
-        exported(checkpoint, "no", Calibration("gptq", TEXT, 2_048, bits=4.1))
+        exported(checkpoint, "no", CalibrationSettings("gptq", TEXT, 2_048, bits=4.1))
     assert not (checkpoint.parent / "no").exists()
 
 
 def test_a_text_that_is_too_short_is_refused_with_the_numbers(checkpoint: Path) -> None:
     short = EvaluationText("note.txt", TEXT.text[:1_000])
     with pytest.raises(ExportError, match=r"'note.txt' gives 768 tokens .* needs 2048"):
-        exported(checkpoint, "no", Calibration("gptq", short))
+        exported(checkpoint, "no", CalibrationSettings("gptq", short))
     with pytest.raises(ExportError, match=r"'note.txt' has 9 tokens; one window takes 256"):
-        exported(checkpoint, "no", Calibration("gptq", EvaluationText("note.txt", "some text")))
+        exported(
+            checkpoint, "no", CalibrationSettings("gptq", EvaluationText("note.txt", "some text"))
+        )
 
 
 @pytest.mark.parametrize("more", [{"scheme": "fp16"}, {"via": "optimum"}], ids=str)
 def test_what_cannot_be_calibrated_is_refused(checkpoint: Path, more: dict) -> None:
     with pytest.raises(RequestError, match="calibrat"):
-        exported(checkpoint, "no", Calibration("gptq", TEXT), **more)
+        exported(checkpoint, "no", CalibrationSettings("gptq", TEXT), **more)
 
 
 def test_a_model_can_write_its_own_text(checkpoint: Path, tmp_path: Path) -> None:
@@ -118,7 +123,8 @@ def test_a_model_can_write_its_own_text(checkpoint: Path, tmp_path: Path) -> Non
     work = tmp_path / "work"
     work.mkdir()
     once, again, other = (
-        own_writing(decoder, work, bos=257, tokens=3_000, seed=seed) for seed in (1, 1, 2)
+        generate_calibration_text(decoder, work, bos=257, tokens=3_000, seed=seed)
+        for seed in (1, 1, 2)
     )
     assert once.ids.shape == (12, 256)
     assert (once.ids[:, 0] == 257).all()
@@ -128,13 +134,13 @@ def test_a_model_can_write_its_own_text(checkpoint: Path, tmp_path: Path) -> Non
     assert list(work.iterdir()) == []
     # Texts of one batch differ, and tokens are likelier than chance.
     assert len(np.unique(once.ids, axis=0)) == 12
-    found = exported(checkpoint, "own", Calibration("gptq", None, 2_048), quality_tokens=0)
+    found = exported(checkpoint, "own", CalibrationSettings("gptq", None, 2_048), quality_tokens=0)
     assert "2048 tokens" in found.quantization.method
 
 
 def test_own_writing_is_likely_to_the_model(checkpoint: Path, tmp_path: Path) -> None:
     decoder = read_decoder(open_checkpoint(checkpoint))
-    windows = own_writing(decoder, tmp_path, bos=257, tokens=2_048)
+    windows = generate_calibration_text(decoder, tmp_path, bos=257, tokens=2_048)
     likelihoods = _mean_log_likelihood(checkpoint, windows.ids)
     noise = np.random.default_rng(0).integers(0, VOCAB_SIZE, windows.ids.shape)
     assert likelihoods > _mean_log_likelihood(checkpoint, noise) + 0.5

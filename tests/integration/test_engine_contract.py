@@ -17,7 +17,7 @@ import pytest
 from bare_llama import BareLlama
 from tiny_onnx_bundle import VOCAB, reference_logits, tiny_weights, write_tiny_bundle
 
-from edgesdk.engines.base import Engine, Logits, Sequence
+from edgesdk.engines.base import DecodeState, Engine, Logits
 from edgesdk.engines.registry import open_engine
 from edgesdk.errors import ContextOverflow, EngineError, InvalidOption, RequestError
 
@@ -98,33 +98,33 @@ def _log_softmax(logits: Logits) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def check_next(case: Case, sequence: Sequence, ids: list[int]) -> None:
-    """`ids` appended to `sequence` must give the logits of a recompute of everything."""
-    before = list(sequence.tokens)
-    found = sequence.extend(ids)
+def check_next(case: Case, state: DecodeState, ids: list[int]) -> None:
+    """`ids` appended to `state` must give the logits of a recompute of everything."""
+    before = list(state.tokens)
+    found = state.extend(ids)
     wanted = case.reference(before + ids)[-1:]
     assert found.shape == wanted.shape
     assert found.dtype == np.float32
     assert case.same(found, wanted)
-    assert sequence.tokens == tuple(before + ids)
+    assert state.tokens == tuple(before + ids)
 
 
 def test_one_piece(case: Case) -> None:
-    sequence = case.engine.sequence()
-    assert sequence.tokens == ()
-    check_next(case, sequence, case.ids[:40])
+    state = case.engine.new_state()
+    assert state.tokens == ()
+    check_next(case, state, case.ids[:40])
 
 
 def test_all_rows_of_one_piece(case: Case) -> None:
     ids = case.ids[:150]
-    found = case.engine.sequence().extend(ids, logits="all")
+    found = case.engine.new_state().extend(ids, logits="all")
     wanted = case.reference(ids)
     assert found.shape == wanted.shape == (150, case.engine.info.vocab_size)
     assert case.same(found, wanted)
 
 
 def test_all_rows_are_the_last_rows_step_by_step(case: Case) -> None:
-    stepwise = case.engine.sequence()
+    stepwise = case.engine.new_state()
     stepwise.extend(case.ids[:10])
     pieces = stepwise.fork().extend(case.ids[10:18], logits="all")
     steps = [stepwise.extend([token]).copy()[0] for token in case.ids[10:18]]
@@ -133,37 +133,37 @@ def test_all_rows_are_the_last_rows_step_by_step(case: Case) -> None:
 
 @pytest.mark.parametrize("cuts", [(1, 39), (39, 1), (7, 8, 1, 24), (1,) * 40])
 def test_pieces(case: Case, cuts: tuple[int, ...]) -> None:
-    sequence = case.engine.sequence()
+    state = case.engine.new_state()
     wanted = case.reference(case.ids[:40])
     start = 0
     for cut in cuts:
-        found = sequence.extend(np.array(case.ids[start : start + cut]))
+        found = state.extend(np.array(case.ids[start : start + cut]))
         start += cut
         assert case.same(found, wanted[start - 1 : start])
-    sequence.close()
+    state.close()
 
 
 def test_rewind_and_go_on_differently(case: Case) -> None:
-    sequence = case.engine.sequence()
-    sequence.extend(case.ids[:30])
+    state = case.engine.new_state()
+    state.extend(case.ids[:30])
     for length in (30, 12, 1, 0):
-        sequence.rewind(length)
-        assert sequence.tokens == tuple(case.ids[:length])
-        check_next(case, sequence, case.ids[50:60])
-        sequence.rewind(length)
+        state.rewind(length)
+        assert state.tokens == tuple(case.ids[:length])
+        check_next(case, state, case.ids[50:60])
+        state.rewind(length)
 
 
 @pytest.mark.parametrize("length", [-1, 6])
 def test_rewind_out_of_range(case: Case, length: int) -> None:
-    sequence = case.engine.sequence()
-    sequence.extend(case.ids[:5])
+    state = case.engine.new_state()
+    state.extend(case.ids[:5])
     with pytest.raises(RequestError, match=f"Cannot rewind to {length}"):
-        sequence.rewind(length)
-    check_next(case, sequence, case.ids[5:7])
+        state.rewind(length)
+    check_next(case, state, case.ids[5:7])
 
 
 def test_fork_and_parent_go_their_own_ways(case: Case) -> None:
-    parent = case.engine.sequence()
+    parent = case.engine.new_state()
     parent.extend(case.ids[:20])
     child = parent.fork()
     assert child.tokens == parent.tokens
@@ -175,67 +175,67 @@ def test_fork_and_parent_go_their_own_ways(case: Case) -> None:
 
 
 def test_fork_of_nothing(case: Case) -> None:
-    check_next(case, case.engine.sequence().fork(), case.ids[:5])
+    check_next(case, case.engine.new_state().fork(), case.ids[:5])
 
 
 def test_growth_keeps_what_is_there(case: Case) -> None:
-    sequence, other = case.engine.sequence(), case.engine.sequence()
+    state, other = case.engine.new_state(), case.engine.new_state()
     other.extend(case.ids[300:320])
     wanted = case.reference(case.ids)
     start = 0
     for end in (250, 257, 513, CONTEXT - 1, CONTEXT):
-        found = sequence.extend(case.ids[start:end])
+        found = state.extend(case.ids[start:end])
         assert case.same(found, wanted[end - 1 : end]), end
         start = end
     check_next(case, other, case.ids[320:325])
-    sequence.close()
+    state.close()
 
 
 def test_past_the_context(case: Case) -> None:
-    sequence = case.engine.sequence()
-    sequence.extend(case.ids[:8])
+    state = case.engine.new_state()
+    state.extend(case.ids[:8])
     assert case.engine.info.context_length == CONTEXT
     with pytest.raises(ContextOverflow, match="701 tokens do not fit the context of 700") as caught:
-        sequence.extend(case.ids[: CONTEXT - 7])
+        state.extend(case.ids[: CONTEXT - 7])
     assert (caught.value.tokens, caught.value.limit) == (CONTEXT + 1, CONTEXT)
-    check_next(case, sequence, case.ids[8:11])
+    check_next(case, state, case.ids[8:11])
 
 
 @pytest.mark.parametrize(
     "wrong", [[], [[1, 2]], [-1], [2**40], [1, -3], ["a"], [1.5], [True], [2**70], [[1], [2, 3]]]
 )
 def test_tokens_that_are_none(case: Case, wrong: Any) -> None:
-    sequence = case.engine.sequence()
-    sequence.extend(case.ids[:8])
+    state = case.engine.new_state()
+    state.extend(case.ids[:8])
     with pytest.raises(RequestError):
-        sequence.extend(wrong)
-    check_next(case, sequence, case.ids[8:11])
+        state.extend(wrong)
+    check_next(case, state, case.ids[8:11])
 
 
 def test_first_id_past_the_vocabulary(case: Case) -> None:
-    sequence = case.engine.sequence()
+    state = case.engine.new_state()
     vocab = case.engine.info.vocab_size
-    sequence.extend([vocab - 1])
+    state.extend([vocab - 1])
     with pytest.raises(RequestError, match=f"{vocab} is outside the vocabulary of {vocab}"):
-        sequence.extend([0, vocab])
+        state.extend([0, vocab])
 
 
 def test_rows_that_are_neither(case: Case) -> None:
-    sequence = case.engine.sequence()
+    state = case.engine.new_state()
     with pytest.raises(InvalidOption, match="'first'"):
-        sequence.extend([1], logits="first")  # type: ignore[arg-type]
-    assert sequence.tokens == ()
+        state.extend([1], logits="first")  # type: ignore[arg-type]
+    assert state.tokens == ()
 
 
 def test_save_and_restore_in_a_new_engine(case: Case, tmp_path: Path) -> None:
-    saved = case.engine.sequence()
+    saved = case.engine.new_state()
     saved.extend(case.ids[:30])
     path = tmp_path / "a.sequence"
     saved.save(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.sequence"]
     check_next(case, saved, case.ids[60:62])
     engine = case.reopen()
-    restored = engine.sequence()
+    restored = engine.new_state()
     restored.extend(case.ids[400:420])
     restored.restore(path)
     assert restored.tokens == tuple(case.ids[:30])
@@ -245,12 +245,12 @@ def test_save_and_restore_in_a_new_engine(case: Case, tmp_path: Path) -> None:
 
 
 def test_restore_more_than_the_cache_has_room_for(case: Case, tmp_path: Path) -> None:
-    saved = case.engine.sequence()
+    saved = case.engine.new_state()
     saved.extend(case.ids[:300])
     saved.save(tmp_path / "long")
     saved.close()
     engine = case.reopen()
-    restored = engine.sequence()
+    restored = engine.new_state()
     restored.restore(tmp_path / "long")
     check_next(case, restored, case.ids[300:302])
     restored.close()
@@ -258,12 +258,12 @@ def test_restore_more_than_the_cache_has_room_for(case: Case, tmp_path: Path) ->
 
 
 def test_save_and_restore_nothing(case: Case, tmp_path: Path) -> None:
-    case.engine.sequence().save(tmp_path / "empty")
-    sequence = case.engine.sequence()
-    sequence.extend(case.ids[:4])
-    sequence.restore(tmp_path / "empty")
-    assert sequence.tokens == ()
-    check_next(case, sequence, case.ids[4:8])
+    case.engine.new_state().save(tmp_path / "empty")
+    state = case.engine.new_state()
+    state.extend(case.ids[:4])
+    state.restore(tmp_path / "empty")
+    assert state.tokens == ()
+    check_next(case, state, case.ids[4:8])
 
 
 @pytest.mark.parametrize(
@@ -283,34 +283,34 @@ def test_save_and_restore_nothing(case: Case, tmp_path: Path) -> None:
 def test_restore_a_damaged_file(
     case: Case, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    sequence = case.engine.sequence()
-    sequence.extend(case.ids[:12])
+    state = case.engine.new_state()
+    state.extend(case.ids[:12])
     path = tmp_path / "saved"
-    sequence.save(path)
+    state.save(path)
     path.write_bytes(damage(path.read_bytes()))
-    sequence.extend(case.ids[12:14])
+    state.extend(case.ids[12:14])
     with pytest.raises(RequestError, match="saved"):
-        sequence.restore(path)
-    check_next(case, sequence, case.ids[14:16])
-    sequence.close()
+        state.restore(path)
+    check_next(case, state, case.ids[14:16])
+    state.close()
 
 
 def test_restore_a_file_that_is_not_there(case: Case, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"nowhere cannot be read: No such file"):
-        case.engine.sequence().restore(tmp_path / "nowhere")
+        case.engine.new_state().restore(tmp_path / "nowhere")
 
 
 def test_closed_sequence(case: Case, tmp_path: Path) -> None:
-    sequence = case.engine.sequence()
-    sequence.extend(case.ids[:4])
-    sequence.close()
-    sequence.close()
+    state = case.engine.new_state()
+    state.extend(case.ids[:4])
+    state.close()
+    state.close()
     for use in (
-        lambda: sequence.extend([1]),
-        lambda: sequence.rewind(0),
-        lambda: sequence.fork(),
-        lambda: sequence.save(tmp_path / "x"),
-        lambda: sequence.restore(tmp_path / "x"),
+        lambda: state.extend([1]),
+        lambda: state.rewind(0),
+        lambda: state.fork(),
+        lambda: state.save(tmp_path / "x"),
+        lambda: state.restore(tmp_path / "x"),
     ):
         with pytest.raises(EngineError, match="closed"):
             use()
@@ -321,53 +321,53 @@ def test_closed_engine(case: Case) -> None:
     engine.close()
     engine.close()
     with pytest.raises(EngineError, match="engine is closed"):
-        engine.sequence()
+        engine.new_state()
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_interleaved_sequences(case: Case, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    alive: list[Sequence] = [case.engine.sequence()]
+    alive: list[DecodeState] = [case.engine.new_state()]
     mirror: list[list[int]] = [[]]
     for _ in range(30):
         at = int(rng.integers(len(alive)))
-        sequence, ids = alive[at], mirror[at]
+        state, ids = alive[at], mirror[at]
         action = rng.choice(["extend", "extend", "extend", "rewind", "fork", "new", "close"])
         if action == "extend":
             start = int(rng.integers(600))
             new = case.ids[start : start + int(rng.integers(1, 9))]
             mode = "all" if rng.random() < 0.3 else "last"
-            found = sequence.extend(new, logits=mode)
+            found = state.extend(new, logits=mode)
             ids += new
             assert case.same(found, case.reference(ids)[-len(found) :])
         elif action == "rewind":
             length = int(rng.integers(len(ids) + 1))
-            sequence.rewind(length)
+            state.rewind(length)
             del ids[length:]
         elif action == "fork":
-            alive.append(sequence.fork())
+            alive.append(state.fork())
             mirror.append(list(ids))
         elif action == "new":
-            alive.append(case.engine.sequence())
+            alive.append(case.engine.new_state())
             mirror.append([])
         elif len(alive) > 1:
-            sequence.close()
+            state.close()
             del alive[at], mirror[at]
         assert [list(one.tokens) for one in alive] == mirror
-    for sequence in alive:
-        check_next(case, sequence, case.ids[:2])
-        sequence.close()
+    for state in alive:
+        check_next(case, state, case.ids[:2])
+        state.close()
 
 
 def test_sequences_on_several_threads(case: Case) -> None:
     found: dict[int, Logits] = {}
 
     def run(number: int) -> None:
-        sequence = case.engine.sequence()
+        state = case.engine.new_state()
         for token in case.ids[number : number + 12]:
-            last = sequence.extend([token])
+            last = state.extend([token])
         found[number] = last.copy()
-        sequence.close()
+        state.close()
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
     for thread in threads:

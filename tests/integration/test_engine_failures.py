@@ -23,9 +23,9 @@ pytestmark = pytest.mark.integration
 
 
 def test_onnxruntime_fails_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sequence = open_engine(write_tiny_bundle(tmp_path / "b"), threads=1).sequence()
+    state = open_engine(write_tiny_bundle(tmp_path / "b"), threads=1).new_state()
     ids = list(range(40))
-    sequence.extend(ids[:9])
+    state.extend(ids[:9])
     run = ort.InferenceSession.run_with_iobinding
 
     def run_and_fail(*args: Any) -> None:
@@ -35,26 +35,26 @@ def test_onnxruntime_fails_in_the_middle(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(ort.InferenceSession, "run_with_iobinding", run_and_fail)
         with pytest.raises(EngineError, match="2 tokens after 9: out of luck"):
-            sequence.extend([60, 61])
-    assert sequence.tokens == tuple(ids[:9])
+            state.extend([60, 61])
+    assert state.tokens == tuple(ids[:9])
     wanted = reference_logits(tiny_weights(), ids)
-    np.testing.assert_allclose(sequence.extend(ids[9:], logits="all"), wanted[9:], atol=2e-3)
+    np.testing.assert_allclose(state.extend(ids[9:], logits="all"), wanted[9:], atol=2e-3)
 
 
 def test_no_memory_for_a_longer_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sequence = open_engine(write_tiny_bundle(tmp_path / "b"), threads=1).sequence()
+    state = open_engine(write_tiny_bundle(tmp_path / "b"), threads=1).new_state()
     ids = np.arange(300) % 60
-    sequence.extend(ids[:250])
+    state.extend(ids[:250])
 
     def no_memory(*_: Any) -> None:
         raise MemoryError("no 64 MiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr("edgesdk.engines.onnx.cache.np.zeros", no_memory)
+        patch.setattr("edgesdk.engines.onnx.kv_cache.np.zeros", no_memory)
         with pytest.raises(EngineError, match="no 64 MiB"):
-            sequence.extend(ids[250:])
+            state.extend(ids[250:])
     wanted = reference_logits(tiny_weights(), ids.tolist())
-    np.testing.assert_allclose(sequence.extend(ids[250:])[0], wanted[-1], atol=2e-3)
+    np.testing.assert_allclose(state.extend(ids[250:])[0], wanted[-1], atol=2e-3)
 
 
 def test_graph_that_is_no_model(tmp_path: Path) -> None:
@@ -72,8 +72,8 @@ def test_graph_that_contradicts_its_manifest(tmp_path: Path) -> None:
 
 
 def test_saved_by_another_model(tmp_path: Path) -> None:
-    first = open_engine(write_tiny_bundle(tmp_path / "a", seed=1), threads=1).sequence()
-    second = open_engine(write_tiny_bundle(tmp_path / "b", seed=2), threads=1).sequence()
+    first = open_engine(write_tiny_bundle(tmp_path / "a", seed=1), threads=1).new_state()
+    second = open_engine(write_tiny_bundle(tmp_path / "b", seed=2), threads=1).new_state()
     first.extend([1, 2, 3])
     first.save(tmp_path / "saved")
     second.extend([4, 5])
@@ -102,11 +102,11 @@ def _close(found: Any, wanted: Any) -> bool:
 
 
 def test_saved_by_the_other_engine(gguf: Engine, tmp_path: Path) -> None:
-    onnx = open_engine(write_tiny_bundle(tmp_path / "a"), threads=1).sequence()
+    onnx = open_engine(write_tiny_bundle(tmp_path / "a"), threads=1).new_state()
     onnx.extend([1, 2, 3])
     onnx.save(tmp_path / "saved")
     with pytest.raises(RequestError, match="another engine: onnx, not gguf"):
-        gguf.sequence().restore(tmp_path / "saved")
+        gguf.new_state().restore(tmp_path / "saved")
 
 
 def test_llama_cpp_fails_in_the_middle(
@@ -114,9 +114,9 @@ def test_llama_cpp_fails_in_the_middle(
 ) -> None:
     from llama_cpp import llama_cpp as api
 
-    sequence = gguf.sequence()
+    state = gguf.new_state()
     ids = bare.encode("The river rises in the hills and falls into the sea.")
-    sequence.extend(ids[:5])
+    state.extend(ids[:5])
     decode = api.llama_decode
 
     def decode_and_fail(context: Any, batch: Any) -> int:
@@ -126,9 +126,9 @@ def test_llama_cpp_fails_in_the_middle(
     with monkeypatch.context() as patch:
         patch.setattr(api, "llama_decode", decode_and_fail)
         with pytest.raises(EngineError, match=r"status -3"):
-            sequence.extend([60, 61])
-    assert sequence.tokens == tuple(ids[:5])
-    assert _close(sequence.extend(ids[5:], logits="all"), bare.logits(ids)[5:])
+            state.extend([60, 61])
+    assert state.tokens == tuple(ids[:5])
+    assert _close(state.extend(ids[5:], logits="all"), bare.logits(ids)[5:])
 
 
 def test_a_cache_that_cannot_go_back(
@@ -141,27 +141,27 @@ def test_a_cache_that_cannot_go_back(
     monkeypatch.setattr(
         api, "llama_memory_seq_rm", lambda m, s, start, end: start == 0 and remove(m, s, 0, end)
     )
-    sequence = gguf.sequence()
+    state = gguf.new_state()
     ids = bare.encode("The river rises in the hills and falls into the sea.")
-    sequence.extend([*ids[:6], 77, 78])
-    sequence.rewind(6)
-    assert sequence.tokens == tuple(ids[:6])
-    assert _close(sequence.extend(ids[6:], logits="all"), bare.logits(ids)[6:])
-    sequence.close()
+    state.extend([*ids[:6], 77, 78])
+    state.rewind(6)
+    assert state.tokens == tuple(ids[:6])
+    assert _close(state.extend(ids[6:], logits="all"), bare.logits(ids)[6:])
+    state.close()
 
 
 def test_sequence_ids_come_back(gguf: Engine) -> None:
     gc.collect()
-    sequences = [gguf.sequence() for _ in range(64)]
+    states = [gguf.new_state() for _ in range(64)]
     with pytest.raises(EngineError, match="64 sequences of this model are open"):
-        gguf.sequence()
-    sequences.pop().close()
-    sequences.append(gguf.sequence())
+        gguf.new_state()
+    states.pop().close()
+    states.append(gguf.new_state())
     with pytest.raises(EngineError, match="Close one of them"):
-        sequences[0].fork()
-    sequences.clear()
+        states[0].fork()
+    states.clear()
     gc.collect()
-    forgotten = gguf.sequence()
+    forgotten = gguf.new_state()
     forgotten.extend([1, 2, 3])
     forgotten.close()
 
@@ -169,11 +169,11 @@ def test_sequence_ids_come_back(gguf: Engine) -> None:
 def test_an_id_given_back_is_empty(gguf: Engine, bare: BareLlama) -> None:
     ids = bare.encode("Rain falls on the town.")
     for keep in (False, True):
-        sequence = gguf.sequence()
-        assert _close(sequence.extend(ids, logits="all"), bare.logits(ids))
+        state = gguf.new_state()
+        assert _close(state.extend(ids, logits="all"), bare.logits(ids))
         if keep:
-            sequence.close()
-        del sequence
+            state.close()
+        del state
 
 
 @pytest.mark.parametrize(

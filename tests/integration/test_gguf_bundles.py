@@ -9,8 +9,8 @@ import pytest
 import torch
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.pipeline import ExportJob, export
-from edgesdk_export.progress import Silent
-from edgesdk_export.quality.text import EvaluationText
+from edgesdk_export.progress import SilentProgress
+from edgesdk_export.quality.evaluation_text import EvaluationText
 from edgesdk_export.recipes import load_recipe
 from edgesdk_export.weights import read_whole
 from support.tiny_models import make_tiny
@@ -36,7 +36,7 @@ def bundle_of(source: Path, target: Path, **settings) -> Bundle:
         text=TEXT,
         **{"format": "gguf", "quality_tokens": 512, **settings},
     )
-    return export(job, Silent())
+    return export(job, SilentProgress())
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,9 @@ def test_a_bundle_is_whole_and_says_what_it_is(checkpoint, tmp_path):
     assert stored.gguf is not None
     assert (stored.name, stored.gguf.type, stored.onnx) == ("fast", "f32", None)
     engine = open_engine(bundle)
-    sequence = engine.sequence()
-    ours = sequence.extend(TOKENS, logits="all")
-    sequence.close()
+    state = engine.new_state()
+    ours = state.extend(TOKENS, logits="all")
+    state.close()
     engine.close()
     with torch.no_grad():
         theirs = model(torch.tensor([TOKENS])).logits[0].numpy()

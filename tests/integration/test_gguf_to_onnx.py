@@ -9,12 +9,12 @@ import pytest
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.onnx import WeightScheme, read_stored, write_decoder
-from edgesdk_export.onnx.stored import matrix_parts
+from edgesdk_export.onnx.stored_weights import matrix_parts
 from edgesdk_export.pipeline import ExportJob, export
-from edgesdk_export.progress import Silent
+from edgesdk_export.progress import SilentProgress
 from edgesdk_export.weights import read_whole
 from edgesdk_quantize.formats import Int4, Int8Symmetric
-from edgesdk_quantize.formats.blocks import Packed, dequantize
+from edgesdk_quantize.formats.blocks import PackedMatrix, dequantize
 from support.onnx_decoding import OnnxDecoding
 from support.tiny_models import make_tiny
 
@@ -55,7 +55,7 @@ def stored_matrix(stored, name, columns):
         rows = stored[f"{name}.rows"].numpy()
         data = rows.reshape(*stored[f"{name}.scales"].numpy().shape, -1)
     zeros = f"{name}.zero_points"
-    packed = Packed(
+    packed = PackedMatrix(
         data,
         stored[f"{name}.scales"].numpy(),
         stored[zeros].numpy() if zeros in stored else None,
@@ -169,10 +169,10 @@ def test_rows_that_fit_stay_exact_beside_rows_that_do_not(tmp_path):
 def test_blocks_of_reordered_rows_are_those_of_the_values(start, stop, tmp_path):
     decoder = read_decoder(open_checkpoint(make_gguf(tmp_path, "llama", "Q4_0")))
     key, form = decoder.weights["layers.1.k.weight"], Int4(block=16)
-    kept = key.kept_form(form)
+    kept = key.preserved_format(form)
     values = kept.dequantize(key.blocks(kept, start, stop), columns=64)
     np.testing.assert_array_equal(values, key.rows(start, stop))
-    assert key.kept_form(Int8Symmetric(block=64)) is None
+    assert key.preserved_format(Int8Symmetric(block=64)) is None
 
 
 def test_a_broken_scale_is_named(tmp_path):
@@ -190,7 +190,7 @@ def test_a_broken_scale_is_named(tmp_path):
 def test_the_manifest_says_what_was_kept(tmp_path):
     path = make_gguf(tmp_path, "llama", "Q4_0")
     job = ExportJob(path, tmp_path / "tiny", "tiny", scheme="int4", quality_tokens=128)
-    manifest = export(job, Silent()).manifest
+    manifest = export(job, SilentProgress()).manifest
     stored = manifest.quantization
     assert stored.method.endswith("; blocks of Q4_0 kept")
     assert [entry.line() for entry in stored.source_blocks] == [

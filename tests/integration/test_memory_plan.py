@@ -20,7 +20,7 @@ from pathlib import Path
 import edgesdk
 with edgesdk.load(Path(sys.argv[1]), threads=2, check_memory=False) as model:
     engine = model._runtime.engine
-    sequence, context = engine.sequence(), int(sys.argv[2])
+    sequence, context = engine.new_state(), int(sys.argv[2])
     ids = [100 + (7 * n) % 10_000 for n in range(context)]
     for start in range(0, context - 1, 512):
         sequence.extend(ids[start : min(start + 512, context - 1)])
@@ -70,7 +70,7 @@ def test_load_refuses_what_cannot_fit(
     place = smollm2_int4.path
     needed = plan(place, context=4_096).need
     monkeypatch.setattr(
-        "edgesdk.planning.available_bytes", lambda: needed.total - needed.process - 1
+        "edgesdk.system.plan.available_bytes", lambda: needed.total - needed.process - 1
     )
     with pytest.raises(NotEnoughMemory, match="context=") as caught:
         edgesdk.load(place, context=4_096, threads=1)

@@ -6,11 +6,10 @@ import re
 
 import pytest
 
-from edgesdk.hybrid.privacy.built_in import BUILT_IN
+from edgesdk.hybrid.privacy.builtin_detectors import BUILT_IN
+from edgesdk.hybrid.privacy.detectors import Presidio
 from edgesdk.hybrid.privacy.policy import Policy
-from edgesdk.hybrid.privacy.presidio import Presidio
-from edgesdk.hybrid.privacy.restoring import restore
-from edgesdk.hybrid.privacy.vault import Vault
+from edgesdk.hybrid.privacy.redaction import Redactor, restore
 
 presidio_analyzer = pytest.importorskip("presidio_analyzer")
 
@@ -40,20 +39,20 @@ def detector() -> Presidio:
 
 
 def test_names_are_found_beside_what_patterns_find(detector: Presidio) -> None:
-    verdict = Policy("redact", detectors=(*BUILT_IN, detector)).judge(
+    verdict = Policy("redact", detectors=(*BUILT_IN, detector)).evaluate(
         [{"role": "user", "content": TEXT}]
     )
     assert verdict.kinds == {"PERSON", "LOCATION", "EMAIL"}
 
 
 def test_names_are_hidden_and_restored(detector: Presidio) -> None:
-    vault = Vault((*BUILT_IN, detector))
-    hidden = vault.redact(TEXT)
+    redactor = Redactor((*BUILT_IN, detector))
+    hidden = redactor.redact(TEXT)
     for secret in ("Zoë", "Quill", "Ann", "Oslo", "example.com"):
         assert secret not in hidden
     first, second, again = re.findall(r"<PERSON_\d+>", hidden)
     assert first == again != second
-    assert restore(vault, hidden) == TEXT
+    assert restore(redactor, hidden) == TEXT
 
 
 def test_only_what_is_asked_for_counts(detector: Presidio) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from edgesdk_export.pipeline import ExportJob, export
-from edgesdk_export.progress import Silent
-from edgesdk_export.quality.bundles import BundleQuality, measure_bundles
+from edgesdk_export.progress import SilentProgress
+from edgesdk_export.quality.evaluation_text import EvaluationText, cut_windows
 from edgesdk_export.quality.plot import draw_quality, require_plotting
-from edgesdk_export.quality.text import EvaluationText, cut_windows
+from edgesdk_export.quality.report import BundleQuality, measure_bundles
 from support.tiny_models import make_tiny
 
 from edgesdk.bundle.opening import Bundle
@@ -45,7 +45,7 @@ def bundles(model, tmp_path_factory) -> list[Bundle]:
                 text=TEXT,
                 quality_tokens=TOKENS,
             ),
-            Silent(),
+            SilentProgress(),
         )
         for form, scheme in SCHEMES
     ]

@@ -11,8 +11,8 @@ import torch
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.pipeline import ExportJob, export
-from edgesdk_export.progress import Silent
-from edgesdk_export.quality.text import cut_windows, default_text
+from edgesdk_export.progress import SilentProgress
+from edgesdk_export.quality.evaluation_text import cut_windows, default_text
 from tokenizers import Tokenizer
 
 from edgesdk.bundle.opening import Bundle, verify_bundle
@@ -63,12 +63,12 @@ def test_greedy_tokens_equal_transformers(smollm2_fp32: Bundle, transformers_mod
     for prompt in PROMPTS:
         ids = tokenizer.encode(prompt).ids
         with torch.no_grad():
-            sequence = engine.sequence()
-            logits = sequence.extend(ids)
+            state = engine.new_state()
+            logits = state.extend(ids)
             answer = [int(logits[-1].argmax())]
             while len(answer) < NEW_TOKENS:
-                answer.append(int(sequence.extend(answer[-1:])[-1].argmax()))
-            sequence.close()
+                answer.append(int(state.extend(answer[-1:])[-1].argmax()))
+            state.close()
             whole = transformers_model(torch.tensor([ids + answer[:-1]])).logits[0]
         expected = whole[len(ids) - 1 :].argmax(dim=-1).tolist()
         assert answer == expected, prompt
@@ -117,14 +117,14 @@ def test_quality_is_that_of_the_bundle_as_engines_run_it(
     engine = open_engine(smollm2_int4)
     kls, same = [], []
     for row in windows.ids:
-        sequence = engine.sequence()
-        q = torch.log_softmax(torch.tensor(sequence.extend(row, logits="all")[:-1]).double(), -1)
+        state = engine.new_state()
+        q = torch.log_softmax(torch.tensor(state.extend(row, logits="all")[:-1]).double(), -1)
         with torch.no_grad():
             p = torch.log_softmax(transformers_model(torch.tensor(row[None])).logits[0, :-1], -1)
         p = p.double()
         kls.append((p.exp() * (p - q)).sum(-1).numpy())
         same.append((p.argmax(-1) == q.argmax(-1)).numpy())
-        sequence.close()
+        state.close()
     engine.close()
     kl = np.concatenate(kls)
     assert len(kl) == stored.tokens
@@ -143,7 +143,7 @@ def test_the_same_export_gives_the_same_bytes(
         scheme="int8",
         quality_tokens=0,
     )
-    again = export(job, Silent())
+    again = export(job, SilentProgress())
     assert again.manifest.files == smollm2_int8.manifest.files
     unmeasured = smollm2_int8.manifest.model_copy(update={"quality": None})
     assert again.manifest == unmeasured
@@ -154,7 +154,7 @@ def test_the_default_is_eight_bits_for_a_model_this_small(
     smollm2_gguf: Path, smollm2_int8: Bundle, tmp_path: Path
 ) -> None:
     job = ExportJob(checkpoint=smollm2_gguf, destination=tmp_path / "b", name="b", quality_tokens=0)
-    assert export(job, Silent()).manifest.quantization == smollm2_int8.manifest.quantization
+    assert export(job, SilentProgress()).manifest.quantization == smollm2_int8.manifest.quantization
 
 
 def test_spec_and_shape_are_stored(smollm2_gguf: Path, smollm2_int8: Bundle) -> None:
@@ -167,7 +167,7 @@ def test_spec_and_shape_are_stored(smollm2_gguf: Path, smollm2_int8: Bundle) -> 
 
 
 def test_a_text_too_short_leaves_nothing(smollm2_gguf: Path, tmp_path: Path) -> None:
-    from edgesdk_export.quality.text import EvaluationText
+    from edgesdk_export.quality.evaluation_text import EvaluationText
 
     job = ExportJob(
         checkpoint=smollm2_gguf,
@@ -176,5 +176,5 @@ def test_a_text_too_short_leaves_nothing(smollm2_gguf: Path, tmp_path: Path) -> 
         text=EvaluationText("short.txt", "hello"),
     )
     with pytest.raises(ExportError, match=r"short\.txt"):
-        export(job, Silent())
+        export(job, SilentProgress())
     assert list(tmp_path.iterdir()) == []

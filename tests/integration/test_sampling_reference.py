@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgesdk.decode.sampling import candidates, penalize_repetition
+from edgesdk.generation.sampling import candidates, penalize_repetition
 
 pytestmark = pytest.mark.integration
 

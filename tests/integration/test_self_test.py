@@ -8,17 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgesdk_export import native
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.gguf import build as gguf_build
+from edgesdk_export.onnx import build as native
 from edgesdk_export.pipeline import ExportJob, export
-from edgesdk_export.progress import Silent
-from edgesdk_export.selftest import running
-from edgesdk_export.selftest.decoding import Decoding
-from edgesdk_export.selftest.noise import checkpoint_logits
-from edgesdk_export.selftest.pieces import piecewise_logits
-from edgesdk_export.selftest.running import gguf_logits, onnx_logits
+from edgesdk_export.progress import SilentProgress
+from edgesdk_export.selftest import logits
+from edgesdk_export.selftest.logits import gguf_logits, onnx_logits
+from edgesdk_export.selftest.onnx_decoder import SharedCacheDecoder, piecewise_logits
+from edgesdk_export.selftest.weight_noise import checkpoint_logits
 from edgesdk_export.weights import Decoder, read_whole
 from support.tiny_models import make_tiny
 
@@ -59,7 +58,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def bundle_of(source: Path, target: Path, form: str, scheme: str, **settings) -> Bundle:
     job = ExportJob(source, target, "tiny", form, scheme=scheme, quality_tokens=0, **settings)
-    return export(job, Silent())
+    return export(job, SilentProgress())
 
 
 def swapped(weights):
@@ -126,9 +125,9 @@ def test_what_stood_there_stays(checkpoint, tmp_path):
 
 
 def test_logits_that_are_no_numbers_fail(checkpoint, tmp_path, monkeypatch):
-    original = Decoding.__call__
+    original = SharedCacheDecoder.__call__
     monkeypatch.setattr(
-        Decoding, "__call__", lambda self, ids, start: original(self, ids, start) * np.nan
+        SharedCacheDecoder, "__call__", lambda self, ids, start: original(self, ids, start) * np.nan
     )
     with pytest.raises(ExportError, match="NaN or infinite"):
         bundle_of(checkpoint, tmp_path / "b", "onnx", "fp32")
@@ -172,13 +171,13 @@ def test_the_whole_file_gives_the_streamed_logits(checkpoint, tmp_path, monkeypa
     path = bundle_of(checkpoint, tmp_path / "onnx", "onnx", "fp32").file("model.onnx")
     close = {"atol": 1e-4 * np.abs(expected).max()}
     np.testing.assert_allclose(onnx_logits(path, IDS), expected, **close)
-    monkeypatch.setattr("edgesdk_export.selftest.pieces._PIECE_BYTES", 1)
+    monkeypatch.setattr("edgesdk_export.selftest.onnx_decoder._PIECE_BYTES", 1)
     np.testing.assert_allclose(piecewise_logits(path, IDS, [0, 30, 39, 40]), expected, **close)
     np.testing.assert_allclose(onnx_logits(path, IDS, large=0), expected, **close)
     pytest.importorskip("llama_cpp")
     path = bundle_of(checkpoint, tmp_path / "gguf", "gguf", "f32").file("model.gguf")
     np.testing.assert_allclose(gguf_logits(path, IDS), expected, **close)
-    monkeypatch.setattr(running.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(logits.importlib.util, "find_spec", lambda name: None)
     np.testing.assert_allclose(gguf_logits(path, IDS), expected, **close)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgesdk.bundle.opening import Bundle
-from edgesdk.decode.pace import Costs
+from edgesdk.generation.speculation import VerificationCosts
 from edgesdk.loading import load
 from edgesdk.model import Model
 from edgesdk.receipt import Reply
@@ -58,7 +58,7 @@ def model(request: pytest.FixtureRequest) -> Iterator[Model]:
 @pytest.fixture(autouse=True)
 def _cheap_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drafting is tried whatever the clock says."""
-    monkeypatch.setattr(Costs, "slope", 0.1)
+    monkeypatch.setattr(VerificationCosts, "slope", 0.1)
 
 
 @pytest.mark.parametrize("prompt", [*COPYING, *CHATTING])
@@ -98,12 +98,12 @@ def test_lookup_accepts_only_what_the_model_would_say(model: Model, prompt: str)
 
     assert reply.receipt.accepted_tokens > 0
     runtime = model._runtime
-    sequence = runtime.engine.sequence()
-    row = sequence.extend(runtime.encoder.chat([{"role": "user", "content": prompt}]))[0]
+    state = runtime.engine.new_state()
+    row = state.extend(runtime.encoder.chat([{"role": "user", "content": prompt}]))[0]
     for token in reply.tokens:
         assert row[token] > np.max(row) - ROUNDING
-        row = sequence.extend([token])[0]
-    sequence.close()
+        row = state.extend([token])[0]
+    state.close()
 
 
 def test_a_draft_model_on_the_other_engine_shares_the_vocabulary(

@@ -11,9 +11,9 @@ import pytest
 import edgesdk
 from edgesdk.errors import ToolRoundsExceeded
 from edgesdk.model import Model
+from edgesdk.tools.call_messages import call_message
 from edgesdk.tools.calls import ToolCall
-from edgesdk.tools.messages import call_message
-from edgesdk.tools.syntax import HERMES, SMOLLM
+from edgesdk.tools.tool_format import HERMES, SMOLLM
 
 pytestmark = pytest.mark.integration
 
@@ -36,13 +36,13 @@ def weather(city: str, unit: Literal["celsius", "fahrenheit"] = "celsius") -> st
 
 
 def test_templates_of_real_models_tell_how_they_write_calls(qwen: Model, smollm2: Model) -> None:
-    dialect = qwen.runtime.dialect
-    assert (dialect.tools, dialect.calls, dialect.results) == (True, 2, True)
-    assert dialect.syntax == HERMES
+    tool_format = qwen.runtime.tool_format
+    assert (tool_format.tools, tool_format.calls, tool_format.results) == (True, 2, True)
+    assert tool_format.syntax == HERMES
     calls = [ToolCall("weather", {"city": "Lima"}), ToolCall("weather", {"city": "Oslo"})]
     assert HERMES.write(calls) in _written(qwen, calls)
 
-    other = smollm2.runtime.dialect
+    other = smollm2.runtime.tool_format
     assert (other.tools, other.syntax) == (False, SMOLLM)
     assert SMOLLM.write(calls) in _written(smollm2, calls)
 
@@ -50,7 +50,7 @@ def test_templates_of_real_models_tell_how_they_write_calls(qwen: Model, smollm2
 def _written(model: Model, calls: list[ToolCall]) -> str:
     encoder = model.runtime.encoder
     said = call_message("", calls)
-    messages = model.runtime.dialect.conversation([{"role": "user", "content": "?"}, said])
+    messages = model.runtime.tool_format.conversation([{"role": "user", "content": "?"}, said])
     assert encoder.template is not None
     return encoder.template.render(messages)
 
@@ -63,7 +63,7 @@ def test_qwen_goes_on_from_a_result_with_what_it_computed(qwen: Model) -> None:
         [call] = reply.tool_calls
         assert (call.name, call.arguments["city"], call.problem) == ("weather", "Lima", None)
         assert reply.text == HERMES.write([call])
-        chat.give(call, weather(**call.arguments))
+        chat.add_tool_result(call, weather(**call.arguments))
         answer = chat.respond(tools=[weather], max_tokens=1)
 
     # The template writes the call back as the model wrote it, but for a token or two at its end.

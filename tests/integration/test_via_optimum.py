@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 from edgesdk_export import pipeline
-from edgesdk_export.foreign import environment, run_optimum
-from edgesdk_export.foreign.environment import ready_environment
-from edgesdk_export.foreign.export import ForeignModel, export_foreign
 from edgesdk_export.onnx import WeightScheme
-from edgesdk_export.progress import Silent
-from edgesdk_export.quality.text import EvaluationText
+from edgesdk_export.optimum import environment, run_optimum
+from edgesdk_export.optimum.build import OptimumModel, export_with_optimum
+from edgesdk_export.optimum.environment import ready_environment
+from edgesdk_export.progress import SilentProgress
+from edgesdk_export.quality.evaluation_text import EvaluationText
 from support.onnx_decoding import OnnxDecoding
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -89,7 +89,7 @@ MODELS = {
 def optimum_environment() -> Path:
     """Made on the first run (minutes), reused from the user's cache afterwards."""
     try:
-        return ready_environment(Silent())
+        return ready_environment(SilentProgress())
     except ExportError as error:
         if "could not be reached" in str(error):
             pytest.skip(str(error))
@@ -105,13 +105,13 @@ def save(model: PreTrainedModel, folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def export(checkpoint: Path, out: Path, scheme: str) -> ForeignModel:
+def export(checkpoint: Path, out: Path, scheme: str) -> OptimumModel:
     work = out.with_name(f"{out.name}-work")
     out.mkdir()
     work.mkdir()
     try:
         chosen = WeightScheme.named(scheme)
-        return export_foreign(checkpoint, out, lambda _: chosen, Silent(), work=work)
+        return export_with_optimum(checkpoint, out, lambda _: chosen, SilentProgress(), work=work)
     finally:
         shutil.rmtree(work)
 
@@ -119,7 +119,7 @@ def export(checkpoint: Path, out: Path, scheme: str) -> ForeignModel:
 class Exported(NamedTuple):
     model: PreTrainedModel
     checkpoint: Path
-    foreign: ForeignModel
+    foreign: OptimumModel
     folder: Path
 
 
@@ -231,7 +231,7 @@ def test_a_bundle_by_the_pipeline_answers_as_transformers_does(falcon, tmp_path)
                 text=text,
                 quality_tokens=200,
             ),
-            Silent(),
+            SilentProgress(),
         )
         for name in ("one", "two")
     ]
@@ -246,9 +246,9 @@ def test_a_bundle_by_the_pipeline_answers_as_transformers_does(falcon, tmp_path)
         "int8-symmetric",
     )
     engine = open_engine(bundles[0], threads=1)
-    with contextlib.closing(engine), contextlib.closing(engine.sequence()) as sequence:
-        first = sequence.extend(IDS[:30], logits="all").copy()
-        got = np.concatenate([first, *(sequence.extend([i]).copy() for i in IDS[30:])])
+    with contextlib.closing(engine), contextlib.closing(engine.new_state()) as state:
+        first = state.extend(IDS[:30], logits="all").copy()
+        got = np.concatenate([first, *(state.extend([i]).copy() for i in IDS[30:])])
     measured = divergence(reference(model), got)
     assert 0 < measured < 0.5
     assert manifest.quality is not None
@@ -287,6 +287,6 @@ def test_a_failed_installation_leaves_nothing_and_says_why(monkeypatch, tmp_path
     monkeypatch.delenv(environment.VARIABLE, raising=False)
     monkeypatch.setattr(environment, "PINS", ("no spaces allowed==1",))
     with pytest.raises(ExportError, match="could not be installed"):
-        ready_environment(Silent(), place=tmp_path / "env")
+        ready_environment(SilentProgress(), place=tmp_path / "env")
     assert not (tmp_path / "env").exists()
     assert not (tmp_path / "env.partial").exists()

@@ -16,11 +16,11 @@ from edgesdk.bundle.manifest import (
     Manifest,
     ModelShape,
     Quantization,
-    Source,
+    SourceCheckpoint,
     TokenizerEntry,
 )
 from edgesdk.bundle.opening import Bundle, open_bundle
-from edgesdk.bundle.writing import seal, staged_folder
+from edgesdk.bundle.writing import staged_folder, write_manifest
 
 Floats = npt.NDArray[np.float32]
 
@@ -84,7 +84,7 @@ def write_tiny_bundle(destination: Path, *, seed: int = 0, vocab_said: int = VOC
     with staged_folder(destination) as stage:
         onnx.save(tiny_graph(tiny_weights(seed)), stage / "model.onnx")
         (stage / "tokenizer.json").write_text("{}")
-        seal(stage, _manifest(vocab_said))
+        write_manifest(stage, _manifest(vocab_said))
     return open_bundle(destination)
 
 
@@ -184,7 +184,9 @@ def _manifest(vocab_said: int) -> Manifest:
         ),
         spec=None,
         tokenizer=TokenizerEntry(),
-        source=Source(name="tiny", container="safetensors", sha256="0" * 64, dtypes=("float32",)),
+        source=SourceCheckpoint(
+            name="tiny", container="safetensors", sha256="0" * 64, dtypes=("float32",)
+        ),
         quantization=Quantization(
             weights="float32", head="float32", method="none", bits_per_weight=32
         ),

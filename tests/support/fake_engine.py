@@ -14,12 +14,17 @@ import numpy.typing as npt
 from pydantic import JsonValue
 
 from edgesdk.engines.base import EngineInfo, HiddenStates, Logits, Rows
-from edgesdk.engines.caller import Caller, Interrupted
-from edgesdk.engines.saved import KvOrigin, Note, read_saved, write_saved
+from edgesdk.engines.saved_state import (
+    KvIdentity,
+    StateMetadata,
+    read_saved_state,
+    write_saved_state,
+)
 from edgesdk.errors import ContextOverflow, EngineError, RequestError
+from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.model import Model
-from edgesdk.prefixes import PrefixCache
 from edgesdk.runtime import Runtime
+from edgesdk.system.cancellation import CancellationToken, Cancelled
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
 
@@ -44,7 +49,7 @@ class ByteTokenizer:
         return b"" if token in (OPEN, END) else bytes([token])
 
 
-class FakeSequence:
+class FakeDecodeState:
     """Implements `Sequence`.
 
     Attributes:
@@ -69,21 +74,21 @@ class FakeSequence:
         tokens: npt.ArrayLike,
         *,
         logits: Rows = "last",
-        caller: Caller | None = None,
+        cancellation: CancellationToken | None = None,
     ) -> Logits:
         if self.closed:
             raise EngineError("closed")
         ids = [int(token) for token in np.atleast_1d(np.asarray(tokens))]
         if not ids:
             raise RequestError("no tokens")
-        if caller is None:
+        if cancellation is None:
             self._engine.before_extend(self)
         else:
-            with caller.heeding(self.interrupted.set):
+            with cancellation.on_cancel(self.interrupted.set):
                 self._engine.before_extend(self)
             if self.interrupted.is_set():
                 self.interrupted.clear()
-                raise Interrupted
+                raise Cancelled
         total = len(self._tokens) + len(ids)
         if total > self._engine.info.context_length:
             raise ContextOverflow("full", tokens=total, limit=self._engine.info.context_length)
@@ -101,18 +106,18 @@ class FakeSequence:
         assert 0 <= length <= len(self._tokens)
         del self._tokens[length:]
 
-    def fork(self) -> FakeSequence:
-        twin = self._engine.sequence()
+    def fork(self) -> FakeDecodeState:
+        twin = self._engine.new_state()
         twin._tokens = list(self._tokens)
         return twin
 
-    def save(self, path: Path, note: Note | None = None) -> None:
+    def save(self, path: Path, metadata: StateMetadata | None = None) -> None:
         cache = np.array(self._tokens, np.float32)
-        write_saved(path, self._engine.origin, self._tokens, [cache], note)
+        write_saved_state(path, self._engine.kv_identity, self._tokens, [cache], metadata)
 
     def restore(self, path: Path) -> dict[str, JsonValue]:
-        self._tokens, note, _ = read_saved(path, self._engine.origin)
-        return note
+        self._tokens, metadata, _ = read_saved_state(path, self._engine.kv_identity)
+        return metadata
 
     def close(self) -> None:
         self.closed = True
@@ -131,17 +136,17 @@ class FakeEngine:
         answer: bytes = b"Hello there.",
         *,
         context_length: int = 4096,
-        before_extend: Callable[[FakeSequence], None] = lambda sequence: None,
+        before_extend: Callable[[FakeDecodeState], None] = lambda sequence: None,
     ) -> None:
         self.answer = answer
         self.before_extend = before_extend
-        self.sequences: list[FakeSequence] = []
-        self.origin = KvOrigin("fake", "00" * 32, "float32")
+        self.states: list[FakeDecodeState] = []
+        self.kv_identity = KvIdentity("fake", "00" * 32, "float32")
         self.info = EngineInfo("fake 1", "auto", "cpu", VOCAB, context_length, 0.0)
 
-    def sequence(self) -> FakeSequence:
-        self.sequences.append(FakeSequence(self))
-        return self.sequences[-1]
+    def new_state(self) -> FakeDecodeState:
+        self.states.append(FakeDecodeState(self))
+        return self.states[-1]
 
     def logits(self, tokens: list[int]) -> Logits:
         """The written token is the likeliest, the ids after it less and less likely."""

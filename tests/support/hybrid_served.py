@@ -23,9 +23,9 @@ from support.served import (
 
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.endpoint import Cloud
+from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.privacy.policy import Policy
-from edgesdk.hybrid.trust.confidence import Confidence
-from edgesdk.server.hybrid.setup import Hold, HybridSetup
+from edgesdk.server.hybrid_routing import HoldPolicy, HybridClients
 
 # The fake engine's tokens have a probability of 0.39, the echo's of 1.
 CONFIDENCE = Confidence(threshold=0.5)
@@ -39,7 +39,7 @@ def hybrid_server(
     cloud: ScriptedServer | Cloud,
     *,
     policy: Policy | None = None,
-    hold: Hold = "decision",
+    hold: HoldPolicy = "decision",
     engine: Callable[[], FakeEngine] = lambda: FakeEngine(LOCAL),
     settings: dict[str, Any] | None = None,
     **changes: Any,
@@ -47,7 +47,7 @@ def hybrid_server(
     """A server of the models "unsure" and "sure", and a client of it."""
     endpoint = cloud if isinstance(cloud, Cloud) else Cloud(cloud.url, "big", "sk-secret-key")
     rules = policy or Policy("redact")
-    setup = HybridSetup(
+    setup = HybridClients(
         lambda model: HybridClient(
             model, cloud=endpoint, policy=rules, confidence=CONFIDENCE, **changes
         ),

@@ -8,19 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesdk.engines.base import EngineInfo, Logits, Rows
-from edgesdk.engines.caller import Caller
 from edgesdk.model import Model
 from edgesdk.runtime import Runtime
-from edgesdk.text.base import Tokenizer
+from edgesdk.system.cancellation import CancellationToken
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
+from edgesdk.text.tokenizer import Tokenizer
 
 # Logits of this many more ids than the tokenizer has, as models with padded matrices give.
 PADDING = 7
 _TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 
-class NoiseSequence:
+class NoiseDecodeState:
     """Implements `Sequence`; the logits depend on the seed and the number of tokens only."""
 
     def __init__(self, table: Logits) -> None:
@@ -38,7 +38,7 @@ class NoiseSequence:
         tokens: npt.ArrayLike,
         *,
         logits: Rows = "last",
-        caller: Caller | None = None,
+        cancellation: CancellationToken | None = None,
     ) -> Logits:
         self._tokens += [int(token) for token in np.atleast_1d(np.asarray(tokens))]
         length = len(self._tokens)
@@ -50,7 +50,7 @@ class NoiseSequence:
     def rewind(self, length: int) -> None:
         del self._tokens[length:]
 
-    def fork(self) -> NoiseSequence:
+    def fork(self) -> NoiseDecodeState:
         raise NotImplementedError
 
     def save(self, path: Path) -> None:
@@ -72,8 +72,8 @@ class NoiseEngine:
         self._table[:, vocab_size:] = 50
         self.info = EngineInfo("noise", "auto", "cpu", shape[1], context_length, 0.0)
 
-    def sequence(self) -> NoiseSequence:
-        return NoiseSequence(self._table)
+    def new_state(self) -> NoiseDecodeState:
+        return NoiseDecodeState(self._table)
 
     def close(self) -> None:
         pass

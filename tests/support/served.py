@@ -16,11 +16,11 @@ from support.fake_engine import END, OPEN, TEMPLATE, VOCAB, FakeEngine, fake_mod
 
 from edgesdk.engines.base import Logits
 from edgesdk.model import Model
-from edgesdk.server.hybrid.setup import HybridSetup
-from edgesdk.server.running import DrainingServer, listen
+from edgesdk.server.hybrid_routing import HybridClients
+from edgesdk.server.model_sources import ModelInfo
 from edgesdk.server.service import Service
+from edgesdk.server.serving import DrainingServer, listen
 from edgesdk.server.settings import ServerSettings
-from edgesdk.server.sources import Offer
 
 _PATIENCE = 20.0
 
@@ -67,11 +67,13 @@ class FakeModels:
         self._template = template
         self.loads: list[str] = []
 
-    def offers(self) -> list[Offer]:
-        return [Offer(name, self._size, 1_700_000_000) for name in sorted(self._engines)]
+    def list_models(self) -> list[ModelInfo]:
+        return [ModelInfo(name, self._size, 1_700_000_000) for name in sorted(self._engines)]
 
-    def find(self, name: str) -> Offer | None:
-        return next((offer for offer in self.offers() if offer.name == name), None)
+    def find(self, name: str) -> ModelInfo | None:
+        return next(
+            (model_info for model_info in self.list_models() if model_info.name == name), None
+        )
 
     def memory(self, name: str) -> int:
         return 10 * self._size
@@ -118,7 +120,7 @@ class Served:
 
 
 @contextmanager
-def served(source: Any, hybrid: HybridSetup | None = None, **settings: Any) -> Iterator[Served]:
+def served(source: Any, hybrid: HybridClients | None = None, **settings: Any) -> Iterator[Served]:
     """Serve while the block runs."""
     chosen = ServerSettings(**{"port": 0, "grace": 0.0, **settings})
     started = threading.Event()

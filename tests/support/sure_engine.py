@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from edgesdk.engines.base import Logits
-from edgesdk.engines.saved import KvOrigin
+from edgesdk.engines.saved_state import KvIdentity
 from tests.support.fake_engine import END, OPEN, VOCAB, FakeEngine
 
 
@@ -22,7 +22,7 @@ class SureEngine(FakeEngine):
     def __init__(self, answers: dict[str, tuple[str, float]], *, bundle: str = "ab" * 32) -> None:
         super().__init__(context_length=512)
         self.answers = answers
-        self.origin = KvOrigin("fake", bundle, "float32")
+        self.kv_identity = KvIdentity("fake", bundle, "float32")
 
     def logits(self, tokens: list[int]) -> Logits:
         opened = tokens.index(OPEN) if OPEN in tokens else len(tokens)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from edgesdk_export.quality.stacks import CheckpointStack, WrittenStack
-from edgesdk_export.quality.streamed import compare
-from edgesdk_export.quality.text import Windows
-from edgesdk_export.selftest.running import onnx_logits
+from edgesdk_export.quality.evaluation_text import Windows
+from edgesdk_export.quality.layerwise import compare
+from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint, LayerwiseOnnxModel
+from edgesdk_export.selftest.logits import onnx_logits
 from edgesdk_export.weights import Decoder
 from support.tiny_models import VOCAB_SIZE
 
@@ -16,8 +16,8 @@ from support.tiny_models import VOCAB_SIZE
 def divergence(reference: Decoder, folder: Path) -> float:
     """Mean KL divergence of the model in a folder from a decoder, on random tokens."""
     ids = np.random.default_rng(0).integers(0, VOCAB_SIZE, (4, 32))
-    written = WrittenStack(reference.spec, folder / "model.onnx")
-    found = compare(CheckpointStack(reference), written, Windows(ids), progress=lambda *_: None)
+    written = LayerwiseOnnxModel(reference.spec, folder / "model.onnx")
+    found = compare(LayerwiseCheckpoint(reference), written, Windows(ids), progress=lambda *_: None)
     return float(found.kl.mean())
 
 

@@ -16,12 +16,12 @@ from edgesdk.bundle.manifest import (
     Manifest,
     ModelShape,
     Quantization,
-    Source,
+    SourceCheckpoint,
     TokenizerEntry,
     parse_manifest,
 )
 from edgesdk.bundle.opening import open_bundle, verify_bundle
-from edgesdk.bundle.writing import seal, staged_folder
+from edgesdk.bundle.writing import staged_folder, write_manifest
 from edgesdk.errors import BundleError, DamagedBundle, UnsupportedBundle
 
 SHAPE = ModelShape(
@@ -47,7 +47,7 @@ def _draft() -> Manifest:
         shape=SHAPE,
         spec=None,
         tokenizer=TokenizerEntry(eos_token_ids=(2,)),
-        source=Source(name="tiny", container="gguf", sha256="0" * 64, dtypes=("F32",)),
+        source=SourceCheckpoint(name="tiny", container="gguf", sha256="0" * 64, dtypes=("F32",)),
         quantization=Quantization(weights="fp32", head="fp32", method="none", bits_per_weight=32),
         quality=None,
         licence="Apache-2.0",
@@ -61,7 +61,7 @@ def _write(destination: Path, *, replace: bool = False) -> Path:
     with staged_folder(destination, replace=replace) as stage:
         (stage / "model.onnx").write_bytes(b"graph" * 1000)
         (stage / "tokenizer.json").write_bytes(b"{}")
-        seal(stage, _draft())
+        write_manifest(stage, _draft())
     return destination
 
 

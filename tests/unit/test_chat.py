@@ -6,7 +6,7 @@ import time
 import pytest
 
 from edgesdk.errors import ContextOverflow, EmptyPrompt, EngineError, RequestError
-from tests.support.fake_engine import FakeEngine, FakeSequence, fake_model
+from tests.support.fake_engine import FakeDecodeState, FakeEngine, fake_model
 
 
 def _said(*turns: str) -> list[dict[str, str]]:
@@ -22,13 +22,11 @@ def test_turns_join_the_conversation_and_reuse_its_cache() -> None:
 
     system = {"role": "system", "content": "Be brief."}
     assert chat.messages == [system, *_said("One?", "Yes.", "Two?", "Yes.")]
-    assert len(engine.sequences) == 1
+    assert len(engine.states) == 1
     # All of the first turn but its end token, which was chosen and not computed.
     held = first.receipt.prompt_tokens + first.receipt.output_tokens
     assert second.receipt.cached_tokens == held
-    assert bytes(engine.sequences[0].tokens).startswith(
-        b"system: Be brief.\nuser: One?\n\x02Yes.\x03"
-    )
+    assert bytes(engine.states[0].tokens).startswith(b"system: Be brief.\nuser: One?\n\x02Yes.\x03")
 
 
 def test_the_cache_is_reused_as_far_as_the_answers_tokens_come_back() -> None:
@@ -65,7 +63,7 @@ def test_a_turn_that_was_stopped_leaves_the_history_as_it_was(how: str) -> None:
 def test_a_turn_that_failed_leaves_the_history_and_drops_the_cache() -> None:
     failing = [False]
 
-    def fail(sequence: FakeSequence) -> None:
+    def fail(state: FakeDecodeState) -> None:
         if failing[0]:
             raise EngineError("broken")
 
@@ -79,12 +77,12 @@ def test_a_turn_that_failed_leaves_the_history_and_drops_the_cache() -> None:
 
     assert chat.messages == _said("One?", "Hello there.")
     assert chat.respond("Three?").receipt.cached_tokens == 0
-    assert engine.sequences[0].closed
+    assert engine.states[0].closed
 
 
 def test_an_answer_cut_by_max_tokens_or_a_deadline_joins_the_history() -> None:
-    def wait(sequence: FakeSequence) -> None:
-        assert not sequence.extended or sequence.interrupted.wait(30)
+    def wait(state: FakeDecodeState) -> None:
+        assert not state.extended or state.interrupted.wait(30)
 
     chat = fake_model().chat()
     chat.respond("One?", max_tokens=3)
@@ -151,18 +149,18 @@ def test_closing_frees_the_cache() -> None:
         chat.respond("One?")
     chat.close()
 
-    assert engine.sequences[0].closed
+    assert engine.states[0].closed
     assert chat.messages == _said("One?", "Hello there.")
 
 
 async def test_turns_in_tasks_join_the_conversation_unless_cancelled() -> None:
-    def slowly(sequence: FakeSequence) -> None:
+    def slowly(state: FakeDecodeState) -> None:
         time.sleep(0.002)
 
     engine = FakeEngine(b"x" * 1000, before_extend=slowly)
     chat = fake_model(engine).chat()
     task = asyncio.create_task(chat.arespond("One?"))
-    while not engine.sequences or len(engine.sequences[0].extended) < 3:
+    while not engine.states or len(engine.states[0].extended) < 3:
         await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

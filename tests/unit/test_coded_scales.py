@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from edgesdk_quantize.formats import CodedScales, Int4, Int8, Int8Symmetric
 from edgesdk_quantize.formats.blocks import dequantize
-from edgesdk_quantize.formats.coded import code_scales
-from edgesdk_quantize.methods.budget import stored_bits
-from edgesdk_quantize.methods.calibrated import Rounding, quantize_calibrated
-from edgesdk_quantize.methods.moments import Moments
-from edgesdk_quantize.methods.search import quantize_searched
+from edgesdk_quantize.formats.coded_scales import code_scales
+from edgesdk_quantize.methods.format_budget import stored_bits
+from edgesdk_quantize.methods.gptq import RoundingOptions, quantize_calibrated
+from edgesdk_quantize.methods.grid import quantize_searched
+from edgesdk_quantize.methods.moments import SecondMoments
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -49,13 +49,13 @@ def test_a_byte_for_each_scale_loses_next_to_nothing(form, columns):
 @pytest.mark.parametrize("form", [Int4(), Int4(block=16), Int8(block=64)])
 def test_methods_round_to_the_scales_that_are_stored(form):
     weights = normal(24, 128)
-    moments = Moments(300, (np.eye(128, dtype=np.float32),))
+    moments = SecondMoments(300, (np.eye(128, dtype=np.float32),))
     coded = CodedScales(form)
     for plain, packed in (
         (quantize_searched(weights, form), quantize_searched(weights, coded)),
         (
-            quantize_calibrated(weights, form, moments, Rounding()),
-            quantize_calibrated(weights, coded, moments, Rounding()),
+            quantize_calibrated(weights, form, moments, RoundingOptions()),
+            quantize_calibrated(weights, coded, moments, RoundingOptions()),
         ),
     ):
         check_stored(packed)

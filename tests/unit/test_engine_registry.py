@@ -7,30 +7,30 @@ from pathlib import Path
 import pytest
 
 from edgesdk.engines.gguf.library import load_library
-from edgesdk.engines.registry import BACKENDS, Backend, choose_backend, open_engine
+from edgesdk.engines.registry import DEVICES, DeviceRecord, choose_device, open_engine
 from edgesdk.errors import EngineError, InvalidOption, MissingExtra
 
-NPU = Backend("onnx-npu", "onnx", "npu", "nowhere:open_engine", "nowhere:footprint")
+NPU = DeviceRecord("onnx-npu", "onnx", "npu", "nowhere:open_engine", "nowhere:footprint")
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 @pytest.mark.parametrize("model_format", ["onnx", "gguf"])
 def test_both_formats_run_on_the_cpu(model_format: str, device: str) -> None:
-    backend = choose_backend(model_format, device)
-    assert (backend.format, backend.device) == (model_format, "cpu")
+    record = choose_device(model_format, device)
+    assert (record.format, record.device) == (model_format, "cpu")
 
 
 def test_auto_takes_the_first() -> None:
-    assert choose_backend("onnx", "auto", backends=(NPU, *BACKENDS)) is NPU
-    assert choose_backend("onnx", "auto", backends=(*BACKENDS, NPU)) is BACKENDS[0]
-    assert choose_backend("onnx", "npu", backends=(*BACKENDS, NPU)) is NPU
+    assert choose_device("onnx", "auto", records=(NPU, *DEVICES)) is NPU
+    assert choose_device("onnx", "auto", records=(*DEVICES, NPU)) is DEVICES[0]
+    assert choose_device("onnx", "npu", records=(*DEVICES, NPU)) is NPU
 
 
 def test_unknown_device_lists_what_there_is() -> None:
     with pytest.raises(InvalidOption, match=r"onnx models on the device 'tpu'.*: auto, cpu, npu"):
-        choose_backend("onnx", "tpu", backends=(*BACKENDS, NPU))
+        choose_device("onnx", "tpu", records=(*DEVICES, NPU))
     with pytest.raises(InvalidOption, match=r"gguf models on the device 'npu'.*: auto, cpu\."):
-        choose_backend("gguf", "npu", backends=(*BACKENDS, NPU))
+        choose_device("gguf", "npu", records=(*DEVICES, NPU))
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ from edgesdk.bundle.manifest import (
     ModelShape,
     Quality,
     Quantization,
-    Source,
+    SourceCheckpoint,
     TokenizerEntry,
 )
 from edgesdk.bundle.opening import open_bundle, verify_bundle
-from edgesdk.bundle.writing import seal, staged_folder
-from edgesdk.engines.registry import choose_backend, footprint
+from edgesdk.bundle.writing import staged_folder, write_manifest
+from edgesdk.engines.registry import choose_device, footprint
 from edgesdk.errors import DamagedBundle
-from edgesdk.planning import plan_for
+from edgesdk.system.plan import plan_for
 
 ROUNDS = 400
 _SHA = "0" * 64
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     with staged_folder(tmp_path / "tiny") as stage:
         for name in ("model.onnx", "tokenizer.json", "chat_template.jinja"):
             (stage / name).write_bytes(name.encode() * 20)
-        seal(stage, _manifest())
+        write_manifest(stage, _manifest())
     return tmp_path / "tiny"
 
 
@@ -57,7 +57,7 @@ def _manifest() -> Manifest:
         ),
         "spec": {"tied": False, "layers": [{"window": None}]},
         "tokenizer": TokenizerEntry(eos_token_ids=(2,), chat_template="chat_template.jinja"),
-        "source": Source(name="tiny", container="gguf", sha256=_SHA, dtypes=("F32",)),
+        "source": SourceCheckpoint(name="tiny", container="gguf", sha256=_SHA, dtypes=("F32",)),
         "quantization": Quantization(weights="int4", head="int8", method="rtn", bits_per_weight=4),
         "quality": Quality(
             tokens=10,
@@ -88,7 +88,7 @@ def _use(folder: Path) -> None:
     if manifest.format == "onnx":
         found = footprint(bundle)
         plan_for(found, min(10, found.context_length), available=10**9, bandwidth=1e9)
-    choose_backend(manifest.format, "cpu")
+    choose_device(manifest.format, "cpu")
     verify_bundle(bundle)
 
 

@@ -12,10 +12,10 @@ from support.fuzzed_ggufs import header_regions, write_small_gguf
 from support.fuzzing import chances, damaged, outcome, report
 
 from edgesdk.engines.gguf.header import check_header
-from edgesdk.engines.gguf.metadata import read_metadata
 from edgesdk.engines.registry import footprint
 from edgesdk.errors import EngineError
-from edgesdk.planning import plan_for
+from edgesdk.system.gguf_header import read_metadata
+from edgesdk.system.plan import plan_for
 
 ROUNDS = 120
 

@@ -12,7 +12,7 @@ from support.fuzzing import chances, damaged, damaged_json, outcome, report
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from edgesdk.bundle.manifest import TokenizerEntry
-from edgesdk.bundle.opening import utf8
+from edgesdk.bundle.opening import read_utf8
 from edgesdk.text.template import ChatTemplate
 from edgesdk.text.tokenizer import BundleTokenizer
 
@@ -60,5 +60,5 @@ def test_damaged_templates(tmp_path: Path) -> None:
     seen: Counter[str] = Counter()
     for chance in chances(ROUNDS):
         path.write_bytes(damaged(data, chance, [(0, len(data))]))
-        seen[outcome(lambda: ChatTemplate(utf8(path)).render(messages))] += 1
+        seen[outcome(lambda: ChatTemplate(read_utf8(path)).render(messages))] += 1
     report("templates", seen)

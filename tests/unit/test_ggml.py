@@ -5,7 +5,7 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
-from edgesdk_quantize.formats import ggml_library
+from edgesdk_quantize.formats import ggml as ggml_library
 from edgesdk_quantize.formats.ggml import (
     BF16,
     F16,

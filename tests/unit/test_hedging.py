@@ -9,13 +9,12 @@ import anyio
 import pytest
 
 from edgesdk.errors import CloudError, CloudUnreachable, DeadlineExceeded
-from edgesdk.hybrid.cloud.attempt import Sending
-from edgesdk.hybrid.cloud.charges import NoCharge
-from edgesdk.hybrid.cloud.chunks import Delta
+from edgesdk.hybrid.cloud.attempt import Attempt, SendProgress
+from edgesdk.hybrid.cloud.circuit_breaker import CircuitBreaker
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.cloud.health import Health
 from edgesdk.hybrid.cloud.hedging import first_to_answer
-from edgesdk.hybrid.cloud.trial import Trial
+from edgesdk.hybrid.cloud.spending import NoCharge
+from edgesdk.hybrid.cloud.wire import ChunkDelta
 
 LONG = 60.0
 
@@ -31,26 +30,26 @@ class Endpoint:
     begun: anyio.Event = field(default_factory=anyio.Event)
     closed: int = 0
 
-    async def steps(self) -> AsyncGenerator[Delta, None]:
+    async def steps(self) -> AsyncGenerator[ChunkDelta, None]:
         self.begun.set()
         try:
-            yield Delta()
+            yield ChunkDelta()
             # Waiting for what is there already would let others go first.
             if not self.go.is_set():
                 await self.go.wait()
             for text in self.texts:
-                yield Delta(text=self.name + text)
+                yield ChunkDelta(text=self.name + text)
             if self.error is not None:
                 raise self.error
         finally:
             self.closed += 1
 
-    def trial(self, index: int = 0) -> Trial:
+    def trial(self, index: int = 0) -> Attempt:
         cloud = Cloud("http://localhost/v1", self.name)
-        return Trial(index, cloud, Health(), NoCharge(), self.steps(), Sending())
+        return Attempt(index, cloud, CircuitBreaker(), NoCharge(), self.steps(), SendProgress())
 
 
-async def said(trial: Trial) -> str:
+async def said(trial: Attempt) -> str:
     return "".join([delta.text async for delta in trial.deltas()])
 
 
@@ -60,9 +59,9 @@ def broken(name: str) -> Endpoint:
 
 async def test_of_two_that_begin_at_once_one_is_closed() -> None:
     one, two = Endpoint("1"), Endpoint("2")
-    lost: list[Trial] = []
+    lost: list[Attempt] = []
 
-    async def another() -> Trial:
+    async def another() -> Attempt:
         # Both have their first token before anybody looks.
         one.go.set()
         two.go.set()
@@ -79,9 +78,9 @@ async def test_of_two_that_begin_at_once_one_is_closed() -> None:
 
 async def test_the_first_may_begin_while_the_second_is_prepared() -> None:
     one, two = Endpoint("1"), Endpoint("2")
-    lost: list[Trial] = []
+    lost: list[Attempt] = []
 
-    async def another() -> Trial:
+    async def another() -> Attempt:
         one.go.set()
         # As a reservation does, this cannot be interrupted.
         with anyio.CancelScope(shield=True):
@@ -99,9 +98,9 @@ async def test_without_need_there_is_no_other() -> None:
     for error in (None, CloudUnreachable("no", endpoint="1")):
         one = Endpoint("1", ("a",) if error is None else (), error)
         one.go.set()
-        lost: list[Trial] = []
+        lost: list[Attempt] = []
 
-        async def another() -> Trial:
+        async def another() -> Attempt:
             raise AssertionError("nobody needs it")
 
         found = await first_to_answer(one.trial(), another, LONG, lost=lost.append)
@@ -111,14 +110,14 @@ async def test_without_need_there_is_no_other() -> None:
 @pytest.mark.parametrize("failing", ["first", "second"])
 async def test_one_that_fails_leaves_the_answer_to_the_other(failing: str) -> None:
     bad, good = broken("bad"), Endpoint("good")
-    lost: list[Trial] = []
+    lost: list[Attempt] = []
     first, second = (bad, good) if failing == "first" else (good, bad)
 
-    async def another() -> Trial:
+    async def another() -> Attempt:
         bad.go.set()
         return second.trial(1)
 
-    def heard(trial: Trial) -> None:
+    def heard(trial: Attempt) -> None:
         lost.append(trial)
 
     async def later() -> None:
@@ -135,9 +134,9 @@ async def test_one_that_fails_leaves_the_answer_to_the_other(failing: str) -> No
 
 async def test_where_both_fail_each_is_heard_of() -> None:
     one, two = broken("1"), broken("2")
-    lost: list[Trial] = []
+    lost: list[Attempt] = []
 
-    async def another() -> Trial:
+    async def another() -> Attempt:
         one.go.set()
         two.go.set()
         return two.trial(1)
@@ -161,9 +160,9 @@ async def test_where_there_is_no_other_the_first_goes_on() -> None:
 
 async def test_who_is_cancelled_leaves_none_behind() -> None:
     one, two = Endpoint("1"), Endpoint("2")
-    lost: list[Trial] = []
+    lost: list[Attempt] = []
 
-    async def another() -> Trial:
+    async def another() -> Attempt:
         return two.trial(1)
 
     async with anyio.create_task_group() as group:
@@ -179,9 +178,9 @@ async def test_who_is_cancelled_leaves_none_behind() -> None:
 async def test_the_deadline_ends_both() -> None:
     over = DeadlineExceeded("late")
     one, two = Endpoint("1", (), over), Endpoint("2", (), over)
-    lost: list[Trial] = []
+    lost: list[Attempt] = []
 
-    async def another() -> Trial:
+    async def another() -> Attempt:
         one.go.set()
         two.go.set()
         return two.trial(1)

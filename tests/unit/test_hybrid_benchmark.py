@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesdk.errors import InvalidOption
-from edgesdk.hybrid.trust.quality import auroc, expected_calibration_error
-from edgesdk.hybrid.trust.signals import Seen
+from edgesdk.hybrid.confidence.evaluation import auroc, expected_calibration_error
+from edgesdk.hybrid.confidence.signals import TokenStats
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # Benchmarks are scripts, which find their neighbours beside them.
 sys.path.insert(0, str(BENCHMARKS))
 
-from hybrid_early import given_up  # noqa: E402
+from hybrid_early import aborted  # noqa: E402
 from hybrid_effort import efforts  # noqa: E402
 from hybrid_learning import by_family, learning_curve  # noqa: E402
 from hybrid_outcomes import (  # noqa: E402
@@ -202,7 +202,7 @@ def test_a_reader_leaves_the_writer_its_line(tmp_path: Path) -> None:
 
 def test_an_outcome_keeps_what_its_signals_are_made_of(tmp_path: Path) -> None:
     path = tmp_path / "outcomes.jsonl"
-    tries = (Try("8", False, (Seen(8, -1.5, 1.0, 0.5), Seen(9, -0.5, 1.0, 0.5))),)
+    tries = (Try("8", False, (TokenStats(8, -1.5, 1.0, 0.5), TokenStats(9, -0.5, 1.0, 0.5))),)
     OutcomeStore(path).append(replace(_outcome(5), tries=tries))
     (read,) = outcomes_in(path)
     assert read.tries == tries
@@ -268,7 +268,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Data:
         family = ("a", "b", "c", "new", "hopeless")[seed % 5]
         logs = -rng.exponential(1.0 if family == "a" else 0.3, size=2)
         split = "test" if family == "new" else ("train", "calibration", "test")[seed % 3]
-        steps = tuple(Seen(7, float(log), 1.0, 1.0) for log in logs)
+        steps = tuple(TokenStats(7, float(log), 1.0, 1.0) for log in logs)
         right = family != "hopeless" and bool(rng.random() < np.exp(logs.sum()))
         question = f"{seed}{'?' * int(rng.integers(5, 50))}"
         changes = {"split": split, "steps": steps, "question": question}
@@ -338,7 +338,7 @@ def test_agreement_is_worth_what_was_put_into_it(world: Data) -> None:
         def answer() -> Try:
             right = bool(rng.random() < (0.8 if knows else 0.2))
             text = "7" if right else str(rng.integers(100, 999))
-            return Try(text, right, (Seen(7, -0.5, 1.0, 1.0),))
+            return Try(text, right, (TokenStats(7, -0.5, 1.0, 1.0),))
 
         first, *tries = (answer() for _ in range(4))
         changes = {"answer": first.answer, "right": first.right, "steps": first.steps}
@@ -382,13 +382,13 @@ def test_giving_up_is_worth_what_was_put_into_it(world: Data) -> None:
         # Wrong answers stumble early, most of them; right ones at the end, as often.
         stumbles = 5 if not one.right and rng.random() < 0.9 else 38
         steps = tuple(
-            Seen(at, -2.0 if at == stumbles else -0.1, 1.0, 0.1 if at == stumbles else 2.0)
+            TokenStats(at, -2.0 if at == stumbles else -0.1, 1.0, 0.1 if at == stumbles else 2.0)
             for at in range(40)
         )
         return replace(one, steps=steps)
 
     long = Data(*([longer(one) for one in part] for part in vars(world).values()))
-    plain, learned = given_up(long, 24)
+    plain, learned = aborted(long, 24)
     wrong = sum(not one.right for one in long.test)
     assert plain.answers == learned.answers == len(long.test)
     assert learned.within.value == pytest.approx(0.95, abs=0.03)
@@ -399,7 +399,7 @@ def test_giving_up_is_worth_what_was_put_into_it(world: Data) -> None:
     assert learned.saved.value == pytest.approx(share_saved)
     # Of whole answers there is nothing to learn, so halves are all the same to it.
     assert plain.within.value == pytest.approx(0.5, abs=0.1)
-    assert given_up(world, 2) == []
+    assert aborted(world, 2) == []
 
 
 def test_a_promise_is_held_against_all_answers(world: Data) -> None:
@@ -421,7 +421,7 @@ def test_another_models_answers_are_the_cloud(world: Data) -> None:
 
 
 def _outcome(seed: int, *, family: str = "sums", right: bool = True) -> Outcome:
-    steps = (Seen(3, -0.5, 1.0, 2.0), Seen(4, -1.0, 1.5, 0.5))
+    steps = (TokenStats(3, -0.5, 1.0, 2.0), TokenStats(4, -1.0, 1.5, 0.5))
     likeliest = (((3, -0.5), (9, -1.5)), ((4, -1.0),))
     return Outcome(
         str(seed), "fake", family, 0, "test", seed, "1 + 1?", "2 é", right, "stop", 9, 2, 0.1,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_engine import FakeEngine, FakeSequence, fake_model
+from support.fake_engine import FakeDecodeState, FakeEngine, fake_model
 from support.scripted_server import HEAD, Wait, chunk, status
 from support.served import TOOL_TEMPLATE
 from support.talking_cloud import TalkingCloud, called, echo, last, said
@@ -25,15 +25,15 @@ from edgesdk.errors import (
 )
 from edgesdk.hybrid.chat import HybridChat
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.cloud.answer import Piece
+from edgesdk.hybrid.cloud.cloud_reply import TextDelta
+from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.privacy.policy import Policy
-from edgesdk.hybrid.trust.confidence import Confidence
-from edgesdk.saved_chat import save_chat
+from edgesdk.session import save_chat
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
 # The fake engine's tokens have a probability of 0.39.
-SURE, UNSURE = Confidence(threshold=0.3, give_up_below=0.3), Confidence(threshold=0.5)
+SURE, UNSURE = Confidence(threshold=0.3, abort_below=0.3), Confidence(threshold=0.5)
 LOCAL = b"I am not sure."
 PLACEHOLDER = re.compile(r"<[A-Z_]+_[0-9]+>")
 PATIENCE = 30.0
@@ -70,11 +70,11 @@ def test_a_conversation_goes_on_whoever_answered() -> None:
         ]  # fmt: skip
         assert [m["content"] for m in body["messages"]] == ["Be terse.", "One", "Here.", "Two"]
         # One sequence for all turns, so that only what is new is computed.
-        assert len(engine.sequences) == 1
+        assert len(engine.states) == 1
         assert replies[2].receipt.cached_tokens == replies[0].receipt.prompt_tokens + 5
         chat.reset()
         assert roles(chat.messages) == ["system"]
-    assert all(sequence.closed for sequence in engine.sequences)
+    assert all(state.closed for state in engine.states)
 
 
 def test_placeholders_are_stable_within_a_conversation_and_nothing_elsewhere() -> None:
@@ -150,7 +150,7 @@ def test_what_goes_on_from_a_conversation_has_all_of_it(way: str, tmp_path: Path
             twin.close()
     assert b"@" not in cloud.sent()
     assert b"iron" not in cloud.sent()
-    assert all(sequence.closed for sequence in engine.sequences)
+    assert all(state.closed for state in engine.states)
 
 
 def test_the_device_leaves_out_the_oldest_turns_and_the_cloud_gets_all() -> None:
@@ -204,11 +204,11 @@ def test_files_that_are_no_chat_leave_no_cache(tmp_path: Path) -> None:
         file.write_bytes(b"no chat")
         with pytest.raises(RequestError):
             client.restore(file)
-        sequence = FakeSequence(engine)
-        save_chat(file, sequence, system=None, turns=[], beside={"strictest": "maybe"})
+        state = FakeDecodeState(engine)
+        save_chat(file, state, system=None, turns=[], beside={"strictest": "maybe"})
         with pytest.raises(RequestError, match="rules cannot be read"):
             client.restore(file)
-    assert all(sequence.closed for sequence in engine.sequences)
+    assert all(state.closed for state in engine.states)
 
 
 def test_what_fails_leaves_history_as_it_was() -> None:
@@ -294,11 +294,11 @@ def test_results_are_given_by_hand() -> None:
         reply = chat.respond("Book Rome", tools=[book])
         with pytest.raises(RequestError, match="waits for the result"):
             chat.respond("Well?")
-        (call,) = chat.waiting_for
+        (call,) = chat.pending_calls
         assert call.id == reply.tool_calls[0].id
-        chat.give(call, 7)
+        chat.add_tool_result(call, 7)
         with pytest.raises(RequestError, match="no result of the call"):
-            chat.give(call, 8)
+            chat.add_tool_result(call, 8)
         assert chat.respond(tools=[book]).text == "You are in room 7"
 
 
@@ -352,7 +352,7 @@ def test_asyncio_twins() -> None:
         reply = await client.arespond("Hi")
         assert (reply.text, reply.route) == ("The answer.", "cloud")
         async with client.astream("Hi", prefer="cloud") as stream:
-            assert [e.text async for e in stream if isinstance(e, Piece)] == ["The ", "answer."]
+            assert [e.text async for e in stream if isinstance(e, TextDelta)] == ["The ", "answer."]
         assert stream.reply.text == "The answer."
         chat = client.chat()
         replies = [await chat.arespond("One"), await chat.arespond("Two")]
@@ -380,10 +380,10 @@ def test_asyncio_twins() -> None:
 def test_cancelling_a_task_ends_the_answer(where: str) -> None:
     reached = threading.Event()
 
-    def slow(sequence: FakeSequence) -> None:
-        if where == "local" and len(sequence.extended) > 2:
+    def slow(state: FakeDecodeState) -> None:
+        if where == "local" and len(state.extended) > 2:
             reached.set()
-            sequence.interrupted.wait(PATIENCE)
+            state.interrupted.wait(PATIENCE)
 
     def answers(body: dict[str, Any]) -> Any:
         reached.set()
@@ -420,7 +420,7 @@ def test_receipts_say_who_and_why() -> None:
     assert 0 < receipt.time_to_first_token <= receipt.seconds
     assert receipt.local is not None
     assert receipt.local.output_tokens == len(LOCAL)
-    assert (receipt.device_asked, receipt.device) == ("auto", "cpu")
+    assert (receipt.requested_device, receipt.device) == ("auto", "cpu")
     assert "answered by big at 127.0.0.1" in receipt.line()
     assert "unsure" in receipt.line()
     assert (here.route, here.endpoint, here.cost.money, here.attempts) == ("local", None, 0, 0)

@@ -8,22 +8,21 @@ from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel
-from support.fake_engine import FakeEngine, FakeSequence, fake_model
+from support.fake_engine import FakeDecodeState, FakeEngine, fake_model
 from support.served import TOOL_TEMPLATE
 from support.talking_cloud import Answers, TalkingCloud, called, last, said
 
 from edgesdk.errors import IncompleteStructure
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.cloud.answer import Piece, Restart, Thought
-from edgesdk.hybrid.privacy.built_in import BUILT_IN
-from edgesdk.hybrid.privacy.patterns import Terms
+from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart, TextDelta
+from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
+from edgesdk.hybrid.confidence.confidence import Confidence
+from edgesdk.hybrid.privacy.builtin_detectors import BUILT_IN
+from edgesdk.hybrid.privacy.detectors import Terms
 from edgesdk.hybrid.privacy.policy import Policy
-from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.spending.limits import SpendingLimits
-from edgesdk.hybrid.trust.confidence import Confidence
 
 # The fake engine's tokens have a probability of 0.39.
-SURE, UNSURE = Confidence(threshold=0.3, give_up_below=0.3), Confidence(threshold=0.5)
+SURE, UNSURE = Confidence(threshold=0.3, abort_below=0.3), Confidence(threshold=0.5)
 PLACEHOLDER = re.compile(r"<[A-Z_]+_[0-9]+>")
 
 
@@ -76,8 +75,10 @@ def test_calls_come_from_one_side_only() -> None:
     assert reply.message["tool_calls"][0]["id"] == "call_send_0"
     places = [place for place, event in enumerate(events) if isinstance(event, Restart)]
     assert len(places) == 1
-    assert {event.route for event in events[: places[0]] if isinstance(event, Piece)} == {"local"}
-    assert {event.route for event in events[places[0] + 1 :] if isinstance(event, Piece)} == {
+    assert {event.route for event in events[: places[0]] if isinstance(event, TextDelta)} == {
+        "local"
+    }
+    assert {event.route for event in events[places[0] + 1 :] if isinstance(event, TextDelta)} == {
         "cloud"
     }
 
@@ -90,7 +91,9 @@ def test_a_call_of_the_device_that_does_not_fit_is_left_to_the_cloud(fields: Any
         client_with(cloud, local_call(**fields), confidence=SURE) as client,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr("edgesdk.runtime.Runtime.held_to", lambda self, structure: (None, None))
+        patch.setattr(
+            "edgesdk.runtime.Runtime.constraint_for", lambda self, structure: (None, None)
+        )
         reply = client.respond("Mail Ann", tools=[send])
         kept = client.respond("Mail Ann", tools=[send], upload="local_only")
     assert (reply.route, reply.tool_calls[0].arguments) == ("cloud", {"to": "ann"})
@@ -225,7 +228,7 @@ def test_a_policy_sees_what_tools_say() -> None:
         numbers = {"id": "a", "function": {"name": "f", "arguments": {"n": 4111111111111111}}}
         strict = Policy("allow", kinds={"CARD": "local_only"})
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [numbers]}]
-    assert strict.judge(messages).upload == "local_only"
+    assert strict.evaluate(messages).upload == "local_only"
     assert cloud.requests == []
 
 
@@ -330,8 +333,8 @@ def test_what_is_thought_is_no_part_of_the_answer(field: str) -> None:
     with TalkingCloud(answers) as cloud, client_with(cloud) as client:
         stream = client.stream("To ann@x.io", prefer="cloud")
         events = list(stream)
-    assert "".join(e.text for e in events if isinstance(e, Thought)) == "So ann@x.io it is"
-    assert "".join(e.text for e in events if isinstance(e, Piece)) == "Mail ann@x.io"
+    assert "".join(e.text for e in events if isinstance(e, ReasoningDelta)) == "So ann@x.io it is"
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "Mail ann@x.io"
     assert stream.reply.text == "Mail ann@x.io"
     assert stream.reply.reasoning == "So ann@x.io it is"
     assert "So" not in stream.reply.message["content"]
@@ -348,7 +351,7 @@ def test_a_detector_that_fails_on_the_way_out_blocks_the_upload() -> None:
                 raise OSError(f"cannot read {text}")
             return []
 
-        def breaks(self, sequence: FakeSequence) -> None:
+        def breaks(self, sequence: FakeDecodeState) -> None:
             self.broken = True
 
     moody = Moody()

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from edgesdk.errors import RequestError
-from edgesdk.hybrid.records.decision import Decision, Texts
-from edgesdk.hybrid.records.journal import Journal
+from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
 
-KEPT = Decision(
+KEPT = DecisionRecord(
     at=1.5,
     route="local",
     reason="confident",
@@ -26,7 +25,9 @@ KEPT = Decision(
     output_tokens=3,
     seconds=0.5,
 )
-SENT = Decision(at=2.5, route="cloud", reason="unsure", upload="allow", endpoint="m", money=0.01)
+SENT = DecisionRecord(
+    at=2.5, route="cloud", reason="unsure", upload="allow", endpoint="m", money=0.01
+)
 
 
 def test_entries_come_back_in_order(tmp_path: Path) -> None:
@@ -42,7 +43,7 @@ def test_entries_come_back_in_order(tmp_path: Path) -> None:
 
 
 def test_no_text_is_kept_unless_the_app_wants_it(tmp_path: Path) -> None:
-    texts = Texts(prompt='[{"content": "my secret plan"}]', local="an answer in words")
+    texts = RecordedTexts(prompt='[{"content": "my secret plan"}]', local="an answer in words")
     path = tmp_path / "journal.sqlite"
     Journal(path).append(KEPT, prompt="my secret plan", texts=texts)
     raw = b"".join(file.read_bytes() for file in tmp_path.iterdir())

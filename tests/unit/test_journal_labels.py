@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 
 from edgesdk.errors import RequestError
-from edgesdk.hybrid.records import journal as journal_file
-from edgesdk.hybrid.records.decision import Decision, Texts
-from edgesdk.hybrid.records.journal import Journal
-from edgesdk.hybrid.records.totals import totals_of
-from edgesdk.hybrid.records.training import training_set
-from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.spending.limits import SpendingLimits
+from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
+from edgesdk.hybrid.storage import journal as journal_file
+from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
+from edgesdk.hybrid.storage.journal_reports import totals_of, training_set
 
-KEPT = Decision(at=10.0, route="local", reason="sure enough", upload="redact", confidence=0.75)
-SENT = Decision(
+KEPT = DecisionRecord(
+    at=10.0, route="local", reason="sure enough", upload="redact", confidence=0.75
+)
+SENT = DecisionRecord(
     at=20.0,
     route="cloud",
     reason="the device was unsure (0.31)",
@@ -50,11 +49,11 @@ WRITTEN_BY_VERSION_1 = {
 }  # fmt: skip
 
 
-def texts(prompt: str, cloud: str | None, right: bool | None = None) -> Texts:
-    return Texts(json.dumps([{"role": "user", "content": prompt}]), "Maybe.", cloud, right)
+def texts(prompt: str, cloud: str | None, right: bool | None = None) -> RecordedTexts:
+    return RecordedTexts(json.dumps([{"role": "user", "content": prompt}]), "Maybe.", cloud, right)
 
 
-def add(journal: Journal, decision: Decision, prompt: str, cloud: str | None) -> int:
+def add(journal: Journal, decision: DecisionRecord, prompt: str, cloud: str | None) -> int:
     kept = texts(prompt, cloud)
     return journal.append(decision, prompt=kept.prompt, texts=kept)
 
@@ -186,7 +185,7 @@ def test_the_training_set_is_what_the_cloud_finished(tmp_path: Path) -> None:
     add(journal, SENT, "five", "fünf")
     add(journal, SENT, "one", "better")
     add(Journal(tmp_path / "j"), SENT, "six", "not kept")
-    journal.append(SENT, prompt="own", texts=Texts("words, not messages", cloud="x"))
+    journal.append(SENT, prompt="own", texts=RecordedTexts("words, not messages", cloud="x"))
     found = training_set(journal.entries())
     assert found.examples == [
         {

@@ -16,10 +16,10 @@ from edgesdk.errors import (
     RequestError,
     TemplateError,
 )
-from tests.support.fake_engine import FakeEngine, FakeSequence, fake_model
+from tests.support.fake_engine import FakeDecodeState, FakeEngine, fake_model
 
 
-def _slowly(sequence: FakeSequence) -> None:
+def _slowly(state: FakeDecodeState) -> None:
     time.sleep(0.002)
 
 
@@ -68,7 +68,7 @@ def test_messages_are_a_prompt_too() -> None:
     fake_model(engine).respond(messages, max_tokens=1)
 
     expected = b"system: Be brief.\nuser: Hi\n\x02Yo\x03user: Again\n\x02"
-    assert bytes(engine.sequences[0].tokens) == expected
+    assert bytes(engine.states[0].tokens) == expected
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", [], [{"role": "user", "content": " "}]])
@@ -91,7 +91,7 @@ def test_a_prompt_past_the_context_says_how_much_too_long_it_is() -> None:
 
     assert (caught.value.tokens, caught.value.limit) == (108, 49)
     assert "Take out at least 59" in str(caught.value)
-    assert all(sequence.closed and not sequence.extended for sequence in engine.sequences)
+    assert all(state.closed and not state.extended for state in engine.states)
 
 
 def test_more_tokens_asked_for_than_the_context_holds_ends_by_length() -> None:
@@ -106,7 +106,7 @@ def test_a_wrong_option_is_refused_before_anything_runs() -> None:
     with pytest.raises(InvalidOption, match="'max_tokens'"):
         fake_model(engine).respond("Hi", max_token=3)  # type: ignore[call-arg]
 
-    assert engine.sequences == []
+    assert engine.states == []
 
 
 def test_a_model_without_a_template_completes_but_does_not_chat() -> None:
@@ -136,14 +136,14 @@ def test_every_answer_frees_its_sequence() -> None:
     for _ in model.stream("Hi"):
         break
 
-    assert [sequence.closed for sequence in engine.sequences] == [True] * 3
+    assert [state.closed for state in engine.states] == [True] * 3
     assert stream.reply.finish_reason == "cancelled"
     assert stream.reply.text == "H"
 
 
 def test_an_engine_failure_frees_the_sequence_and_ends_the_stream() -> None:
-    def fail(sequence: FakeSequence) -> None:
-        if sequence.extended:
+    def fail(state: FakeDecodeState) -> None:
+        if state.extended:
             raise EngineError("broken")
 
     engine = FakeEngine(before_extend=fail)
@@ -152,7 +152,7 @@ def test_an_engine_failure_frees_the_sequence_and_ends_the_stream() -> None:
     with pytest.raises(EngineError, match="broken"):
         list(stream)
     assert list(stream) == []
-    assert engine.sequences[0].closed
+    assert engine.states[0].closed
 
 
 def test_cancelling_from_another_thread_ends_the_stream() -> None:
@@ -167,16 +167,16 @@ def test_cancelling_from_another_thread_ends_the_stream() -> None:
 
 
 def test_a_deadline_keeps_what_there_is_and_is_an_error_where_there_is_nothing() -> None:
-    def wait(sequence: FakeSequence) -> None:
-        assert not sequence.extended or sequence.interrupted.wait(30)
+    def wait(state: FakeDecodeState) -> None:
+        assert not state.extended or state.interrupted.wait(30)
 
     reply = fake_model(FakeEngine(b"x" * 99, before_extend=wait)).respond("Hi", deadline=0.5)
     assert (reply.text, reply.finish_reason) == ("x", "deadline")
 
-    late = FakeEngine(before_extend=lambda sequence: time.sleep(0.03))
+    late = FakeEngine(before_extend=lambda state: time.sleep(0.03))
     with pytest.raises(DeadlineExceeded):
         fake_model(late).respond("Hi", deadline=0.01)
-    assert late.sequences[0].closed
+    assert late.states[0].closed
 
 
 def test_several_threads_may_ask_one_model() -> None:
@@ -201,7 +201,7 @@ async def test_asking_in_a_task_gives_the_same_reply() -> None:
 async def test_the_event_loop_runs_while_an_answer_is_made() -> None:
     arrived = threading.Event()
 
-    def wait_for_the_loop(sequence: FakeSequence) -> None:
+    def wait_for_the_loop(state: FakeDecodeState) -> None:
         assert arrived.wait(30)
 
     model = fake_model(FakeEngine(before_extend=wait_for_the_loop))
@@ -215,15 +215,15 @@ async def test_the_event_loop_runs_while_an_answer_is_made() -> None:
 async def test_cancelling_the_task_stops_the_decoding() -> None:
     engine = FakeEngine(b"x" * 4000, before_extend=_slowly)
     task = asyncio.create_task(fake_model(engine).arespond("Hi"))
-    while not engine.sequences or len(engine.sequences[0].extended) < 3:
+    while not engine.states or len(engine.states[0].extended) < 3:
         await asyncio.sleep(0.001)
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    assert engine.sequences[0].closed
-    assert len(engine.sequences[0].extended) < 4000
+    assert engine.states[0].closed
+    assert len(engine.states[0].extended) < 4000
 
 
 async def test_leaving_an_async_stream_stops_the_decoding() -> None:
@@ -232,12 +232,12 @@ async def test_leaving_an_async_stream_stops_the_decoding() -> None:
         async for _ in stream:
             break
 
-    assert engine.sequences[0].closed
+    assert engine.states[0].closed
     assert stream.reply.finish_reason == "cancelled"
 
 
 async def test_an_engine_failure_reaches_the_task() -> None:
-    def fail(sequence: FakeSequence) -> None:
+    def fail(state: FakeDecodeState) -> None:
         raise EngineError("broken")
 
     with pytest.raises(EngineError, match="broken"):

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from edgesdk.decode.options import OptionChanges, Options, options_from
 from edgesdk.errors import InvalidOption
+from edgesdk.options import Options, OptionsKwargs, options_from
 
 
 def test_keyword_arguments_are_the_options_fields() -> None:
     fields = {field.name for field in dataclasses.fields(Options)}
 
-    assert set(OptionChanges.__annotations__) == fields
-    assert OptionChanges.__total__ is False
+    assert set(OptionsKwargs.__annotations__) == fields
+    assert OptionsKwargs.__total__ is False
 
 
 @pytest.mark.parametrize(

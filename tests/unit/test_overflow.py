@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fake_engine import FakeEngine, FakeSequence, fake_model
+from support.fake_engine import FakeDecodeState, FakeEngine, fake_model
 
 from edgesdk.chat import Chat
 from edgesdk.errors import ContextOverflow, DeadlineExceeded
@@ -104,18 +104,18 @@ def test_the_summary_is_of_the_turns_in_the_cache() -> None:
     chat = _chat("summarize", engine)
     for _ in range(3):
         chat.respond("q" * 200, max_tokens=30)
-    calls = len(engine.sequences[0].extended)
+    calls = len(engine.states[0].extended)
     chat.respond("q" * 200, max_tokens=250)
     # The first prefill after that is of the request for a summary alone.
-    assert engine.sequences[0].extended[calls] < 300
+    assert engine.states[0].extended[calls] < 300
     # Forks that measured something are closed.
-    assert [sequence.closed for sequence in engine.sequences].count(False) == 1
+    assert [state.closed for state in engine.states].count(False) == 1
 
 
 def test_a_deadline_during_the_summary() -> None:
     waits: list[int] = []
 
-    def slow(_: FakeSequence) -> None:
+    def slow(_: FakeDecodeState) -> None:
         import time
 
         waits.append(1)

@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.fake_engine import TEMPLATE, ByteTokenizer, FakeEngine, FakeSequence
+from support.fake_engine import TEMPLATE, ByteTokenizer, FakeDecodeState, FakeEngine
 
-from edgesdk.decode.loop import generate
-from edgesdk.decode.options import Options
 from edgesdk.errors import InvalidOption
+from edgesdk.generation.loop import generate
 from edgesdk.model import Model
-from edgesdk.power import (
+from edgesdk.options import Options
+from edgesdk.runtime import Runtime
+from edgesdk.system.power import (
     Governor,
     Pace,
     PacedEngine,
@@ -23,7 +24,6 @@ from edgesdk.power import (
     read_sensors,
     saver,
 )
-from edgesdk.runtime import Runtime
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
 
@@ -47,7 +47,7 @@ class Device:
     def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
 
-    def work(self, _: FakeSequence, seconds: float = 0.01) -> None:
+    def work(self, _: FakeDecodeState, seconds: float = 0.01) -> None:
         self.now += seconds
 
     def governor(self, policy: PowerPolicy) -> Governor:
@@ -100,7 +100,7 @@ def test_threads(policy: PowerPolicy, state: PowerState, threads: int) -> None:
 def test_pauses_follow_the_sensors_between_tokens() -> None:
     device = Device(MAINS)
     engine = FakeEngine(b"x" * 50, before_extend=device.work)
-    sequence = PacedEngine(engine, device.governor("balanced")).sequence()
+    sequence = PacedEngine(engine, device.governor("balanced")).new_state()
     sequence.extend([1])
     sequence.extend([1])
     assert device.pauses == []
@@ -120,7 +120,7 @@ def test_pauses_follow_the_sensors_between_tokens() -> None:
 def test_a_long_call_is_paid_for_in_short_pauses() -> None:
     device = Device(BURNING)
     engine = FakeEngine(before_extend=lambda _: device.work(_, 0.25))
-    sequence = PacedEngine(engine, device.governor("balanced")).sequence()
+    sequence = PacedEngine(engine, device.governor("balanced")).new_state()
     for _ in range(5):
         sequence.extend([1])
     assert device.pauses == [pytest.approx(0.1)] * 4
@@ -138,13 +138,13 @@ def test_a_function_is_a_policy() -> None:
     assert governor.threads(8) == 2
     assert seen == [BATTERY]
     engine = PacedEngine(FakeEngine(b"Hi", before_extend=device.work), governor)
-    steps = generate(engine.sequence(), [65, 2], ByteTokenizer(), Options(), info=engine.info)
+    steps = generate(engine.new_state(), [65, 2], ByteTokenizer(), Options(), info=engine.info)
     assert "".join(step.text for step in steps) == "Hi"
     assert device.pauses == [pytest.approx(0.02)] * 2
 
 
 def test_a_paced_sequence_is_a_sequence(tmp_path: Path) -> None:
-    sequence = PacedEngine(FakeEngine(), Device(MAINS).governor("saver")).sequence()
+    sequence = PacedEngine(FakeEngine(), Device(MAINS).governor("saver")).new_state()
     sequence.extend([65, 66, 67])
     sequence.rewind(2)
     twin = sequence.fork()

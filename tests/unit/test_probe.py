@@ -14,12 +14,11 @@ from support.talking_cloud import TalkingCloud, said
 from edgesdk.engines.base import HiddenStates
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.learning import Example, learn
-from edgesdk.hybrid.trust.folds import folds_of, unseen
-from edgesdk.hybrid.trust.kept import Kept
-from edgesdk.hybrid.trust.probe import Probe, probe_from, train_probe
-from edgesdk.hybrid.trust.quality import auroc
-from edgesdk.hybrid.trust.signals import Seen, signals_of
+from edgesdk.hybrid.confidence.artifacts import ArtifactStore
+from edgesdk.hybrid.confidence.evaluation import auroc, folds_of, out_of_fold
+from edgesdk.hybrid.confidence.probe import Probe, probe_from, train_probe
+from edgesdk.hybrid.confidence.signals import TokenStats, signals_of
+from edgesdk.hybrid.confidence.training import LabelledDraft, fit_profile
 
 BUNDLE = "00" * 32
 HIDDEN = 96
@@ -73,7 +72,7 @@ def test_nobody_is_judged_by_himself() -> None:
     prompts = [[{"role": "user", "content": f"{number % 30}"}] for number in range(90)]
     folds = folds_of(prompts)
     assert (folds[:30] == folds[30:60]).all()
-    trained = unseen(folds, lambda others, held: np.full(held.sum(), others.sum()))
+    trained = out_of_fold(folds, lambda others, held: np.full(held.sum(), others.sum()))
     assert (trained == [90 - (folds == fold).sum() for fold in folds]).all()
     # States of noise tell nothing, and are not believed to.
     noise = np.random.default_rng(3).normal(size=(100, HIDDEN)).astype(np.float32)
@@ -114,12 +113,12 @@ class Feeling(FakeEngine):
         return state
 
 
-def examples(count: int, *, states: bool = True) -> list[Example]:
+def examples(count: int, *, states: bool = True) -> list[LabelledDraft]:
     found, right = answered(count, 6)
     return [
-        Example(
+        LabelledDraft(
             f"What is {at} + {at % 7}?",
-            signals_of([Seen(1, -0.5, 0.5, 1.0)]),
+            signals_of([TokenStats(1, -0.5, 0.5, 1.0)]),
             bool(right[at]),
             found[at] if states else None,
         )
@@ -129,7 +128,7 @@ def examples(count: int, *, states: bool = True) -> list[Example]:
 
 def test_the_probe_has_its_part_in_the_confidence() -> None:
     known = examples(400)
-    learned = learn(known)
+    learned = fit_profile(known)
     assert learned.probe is not None
     odds = np.array([learned.probe.log_odds(each.hidden_state) for each in known])
     vectors = [
@@ -138,24 +137,24 @@ def test_the_probe_has_its_part_in_the_confidence() -> None:
     right = [each.right for each in known]
     assert auroc(learned.regression.probability(np.array(vectors)), right) > 0.85
     # One without a state: then nobody may have one, or it would count for those alone.
-    without = learn([*known[:-1], replace(known[-1], hidden_state=None)])
+    without = fit_profile([*known[:-1], replace(known[-1], hidden_state=None)])
     assert without.probe is None
-    assert without == learn(examples(400, states=False))
+    assert without == fit_profile(examples(400, states=False))
 
 
 def test_a_client_probes_the_state_that_its_answer_ends_in(tmp_path: Path) -> None:
-    kept = Kept(tmp_path)
-    learn(examples(400), lost=0.0).keep(kept, BUNDLE, threshold=0.0)
+    artifacts = ArtifactStore(tmp_path)
+    fit_profile(examples(400), max_false_rejections=0.0).save(artifacts, BUNDLE, threshold=0.0)
     prompts = {}
     for engine in (Feeling(), FakeEngine()):
         with (
             TalkingCloud(lambda body: said("The cloud's.")) as cloud,
-            HybridClient(fake_model(engine), cloud=cloud.cloud(), kept=kept) as client,
+            HybridClient(fake_model(engine), cloud=cloud.cloud(), artifacts=artifacts) as client,
         ):
             local = client.respond("What is 3 + 4?", prefer="local").local
             assert local is not None
             prompts[type(engine)] = local
-            probe = client.promise.confidence.probe
+            probe = client.guarantee.confidence.probe
     felt, unfelt = prompts[Feeling], prompts[FakeEngine]
     assert unfelt.hidden_state is None
     assert unfelt.signals.probe_log_odds == 0
@@ -167,14 +166,16 @@ def test_a_client_probes_the_state_that_its_answer_ends_in(tmp_path: Path) -> No
 
 
 def test_a_probe_is_kept_and_forgotten_with_its_regression(tmp_path: Path) -> None:
-    kept = Kept(tmp_path)
-    with_probe, without = learn(examples(400)), learn(examples(400, states=False))
+    artifacts = ArtifactStore(tmp_path)
+    with_probe, without = fit_profile(examples(400)), fit_profile(examples(400, states=False))
     for learned in (with_probe, without):
-        learned.keep(kept, BUNDLE)
+        learned.save(artifacts, BUNDLE)
         with (
             TalkingCloud(lambda body: said("The cloud's.")) as cloud,
-            HybridClient(fake_model(FakeEngine()), cloud=cloud.cloud(), kept=kept) as client,
+            HybridClient(
+                fake_model(FakeEngine()), cloud=cloud.cloud(), artifacts=artifacts
+            ) as client,
         ):
-            assert client.promise.confidence.probe == learned.probe
-            assert client.promise.confidence.regression == learned.regression
+            assert client.guarantee.confidence.probe == learned.probe
+            assert client.guarantee.confidence.regression == learned.regression
     assert isinstance(with_probe.probe, Probe)

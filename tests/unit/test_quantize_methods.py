@@ -9,12 +9,26 @@ import pytest
 from edgesdk_quantize.formats import Int4, Int4Symmetric, Int8
 from edgesdk_quantize.formats.blocks import dequantize
 from edgesdk_quantize.methods.awq import search_channel_scales
-from edgesdk_quantize.methods.calibrated import Rounding, quantize_calibrated
-from edgesdk_quantize.methods.gptq import damped, gptq_round
-from edgesdk_quantize.methods.grid import Grid, pack_rounded, round_all
-from edgesdk_quantize.methods.moments import Moments, MomentsMeter, output_error, slices_of
-from edgesdk_quantize.methods.refine import refine
-from edgesdk_quantize.methods.search import quantize_searched, search_grid
+from edgesdk_quantize.methods.gptq import (
+    RoundingOptions,
+    damped,
+    gptq_round,
+    quantize_calibrated,
+    refine,
+)
+from edgesdk_quantize.methods.grid import (
+    Grid,
+    pack_rounded,
+    quantize_searched,
+    round_all,
+    search_grid,
+)
+from edgesdk_quantize.methods.moments import (
+    SecondMoments,
+    SecondMomentsMeter,
+    moment_slices,
+    output_error,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -39,7 +53,7 @@ def correlated(columns, seed=1, tokens=400):
     rng = np.random.default_rng(seed)
     mix = rng.standard_normal((columns, columns)) * np.exp(rng.normal(0, 1, columns))
     inputs = (rng.standard_normal((tokens, columns)) @ mix).astype(np.float32)
-    return Moments(tokens, (inputs.T @ inputs / np.float32(tokens),))
+    return SecondMoments(tokens, (inputs.T @ inputs / np.float32(tokens),))
 
 
 def restored(packed, form, columns):
@@ -96,8 +110,9 @@ def test_gptq_is_optimal_brain_quantization_in_order(form):
     # float32 against float64: a tie may fall to the other side, and its followers with it.
     same = np.isclose(found, expected, atol=1e-5)
     assert same.mean() > 0.97
-    assert output_error((found - weights.T).T, Moments(1, (second,))) == pytest.approx(
-        output_error((expected - weights.T).T.astype(np.float32), Moments(1, (second,))), rel=0.02
+    assert output_error((found - weights.T).T, SecondMoments(1, (second,))) == pytest.approx(
+        output_error((expected - weights.T).T.astype(np.float32), SecondMoments(1, (second,))),
+        rel=0.02,
     )
 
 
@@ -134,14 +149,14 @@ def test_gptq_rounds_to_nearest_where_inputs_are_unrelated():
 
 def test_gptq_takes_moments_of_fewer_tokens_than_channels():
     weights, moments = normal(4, 128), correlated(128, tokens=20)
-    packed = quantize_calibrated(weights, Int4(), moments, Rounding(sweeps=1))
+    packed = quantize_calibrated(weights, Int4(), moments, RoundingOptions(sweeps=1))
     assert np.isfinite(restored(packed, Int4(), 128)).all()
 
 
 def test_gptq_takes_inputs_that_were_never_seen():
-    moments = Moments(10, (np.zeros((64, 64), np.float32),))
+    moments = SecondMoments(10, (np.zeros((64, 64), np.float32),))
     weights = normal(2, 64)
-    packed = quantize_calibrated(weights, Int4(), moments, Rounding())
+    packed = quantize_calibrated(weights, Int4(), moments, RoundingOptions())
     # Nothing is known, so each weight is rounded by itself.
     np.testing.assert_allclose(restored(packed, Int4(), 64), weights, atol=0.5)
 
@@ -153,10 +168,10 @@ def test_refinement_never_raises_the_output_error(form):
     columns = np.ascontiguousarray(weights.T)
     grid = plain_grid(weights, form)
     points = round_all(grid, columns)
-    errors = [output_error((points - columns).T, Moments(1, (second,)))]
+    errors = [output_error((points - columns).T, SecondMoments(1, (second,)))]
     for _ in range(3):
         grid, points = refine(columns, grid, points, second, sweeps=1)
-        errors.append(output_error((points - columns).T, Moments(1, (second,))))
+        errors.append(output_error((points - columns).T, SecondMoments(1, (second,))))
         np.testing.assert_allclose(
             restored(pack_rounded(grid, points), form, 144), points.T, rtol=1e-4, atol=1e-5
         )
@@ -202,12 +217,12 @@ def test_values_that_are_no_numbers_are_named(value):
     with pytest.raises(ValueError, match=r"\[1, 5\]"):
         quantize_searched(weights, Int4())
     with pytest.raises(ValueError, match=r"\[1, 5\]"):
-        quantize_calibrated(weights, Int4(), correlated(32), Rounding())
+        quantize_calibrated(weights, Int4(), correlated(32), RoundingOptions())
 
 
 @pytest.mark.parametrize("columns", [64, 9_216, 9_217, 18_944, 29_568])
 def test_wide_inputs_are_cut_where_blocks_begin(columns):
-    parts = slices_of(columns)
+    parts = moment_slices(columns)
     assert [part.start for part in parts[1:]] == [part.stop for part in parts[:-1]]
     assert (parts[0].start, parts[-1].stop) == (0, columns)
     assert all(part.start % 128 == 0 and part.stop - part.start <= 9_216 for part in parts)
@@ -215,7 +230,7 @@ def test_wide_inputs_are_cut_where_blocks_begin(columns):
 
 def test_moments_are_means_over_all_windows():
     inputs = normal(60, 8)
-    meter = MomentsMeter(8)
+    meter = SecondMomentsMeter(8)
     for window in np.split(inputs, 3):
         meter.add(window)
     moments = meter.result()
@@ -226,10 +241,15 @@ def test_moments_are_means_over_all_windows():
 def test_a_matrix_cut_in_slices_is_rounded_slice_by_slice():
     weights = normal(4, 256)
     one, other = correlated(128, 1).slices[0], correlated(128, 2).slices[0]
-    whole = quantize_calibrated(weights, Int4(), Moments(1, (one, other)), Rounding(sweeps=1))
+    whole = quantize_calibrated(
+        weights, Int4(), SecondMoments(1, (one, other)), RoundingOptions(sweeps=1)
+    )
     halves = [
         quantize_calibrated(
-            np.ascontiguousarray(half), Int4(), Moments(1, (second,)), Rounding(sweeps=1)
+            np.ascontiguousarray(half),
+            Int4(),
+            SecondMoments(1, (second,)),
+            RoundingOptions(sweeps=1),
         )
         for half, second in ((weights[:, :128], one), (weights[:, 128:], other))
     ]
@@ -248,7 +268,7 @@ def test_channel_scales_shield_large_inputs():
     weights, rng = normal(32, 128), np.random.default_rng(5)
     inputs = rng.standard_normal((500, 128)).astype(np.float32)
     inputs[:, ::16] *= 30
-    moments = Moments(500, (inputs.T @ inputs / np.float32(500),))
+    moments = SecondMoments(500, (inputs.T @ inputs / np.float32(500),))
     scales = search_channel_scales([weights], Int4(), moments)
     assert np.log(scales).mean() == pytest.approx(0, abs=1e-4)
     assert scales[::16].min() > scales[1::16].max()
@@ -257,7 +277,7 @@ def test_channel_scales_shield_large_inputs():
 
 
 def test_channel_scales_stay_where_all_inputs_are_alike():
-    moments = Moments(1, (np.eye(64, dtype=np.float32),))
+    moments = SecondMoments(1, (np.eye(64, dtype=np.float32),))
     weights = normal(8, 64)
     weights /= np.sqrt(np.square(weights).mean(axis=0))
     scales = search_channel_scales([weights], Int4(), moments)
@@ -266,7 +286,7 @@ def test_channel_scales_stay_where_all_inputs_are_alike():
 
 def test_channel_scales_even_out_columns_of_many_sizes():
     sizes = np.exp(normal(1, 128, seed=9)[0])
-    moments = Moments(1, (np.diag(1 / np.square(sizes)),))
+    moments = SecondMoments(1, (np.diag(1 / np.square(sizes)),))
     weights = normal(256, 128) * sizes
     scales = search_channel_scales([weights], Int4(), moments)
     evened = np.log(scales * sizes)

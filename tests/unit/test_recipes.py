@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from edgesdk_export.onnx.scheme import WeightScheme
 from edgesdk_export.recipes import load_recipe, recipe_names
-from edgesdk_export.recipes.model import Recipe
+from edgesdk_export.recipes.recipe import Recipe
 from edgesdk_export.recipes.sections import CalibrationRecipe, GgufRecipe, OnnxRecipe
 from edgesdk_quantize.formats import (
     CodedScales,
@@ -36,9 +36,9 @@ def test_fast_is_what_an_export_without_a_recipe_has_always_done():
     assert fast.onnx_scheme(SMALL) == WeightScheme.named("int8")
     assert fast.onnx_scheme(LARGE) == WeightScheme.named("int4")
     for name in ("fp32", "fp16", "int8", "int4"):
-        assert fast.asking_for("onnx", name).onnx_scheme(LARGE) == WeightScheme.named(name)
+        assert fast.with_weights("onnx", name).onnx_scheme(LARGE) == WeightScheme.named(name)
     assert (fast.gguf_type(SMALL).name, fast.gguf_type(LARGE).name) == ("q8_0", "q4_k_m")
-    assert fast.asking_for("gguf", "Q6_K").gguf_type(SMALL).name == "q6_k"
+    assert fast.with_weights("gguf", "Q6_K").gguf_type(SMALL).name == "q6_k"
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -108,7 +108,7 @@ def test_a_budget_needs_a_method_that_measures(tmp_path):
     ):
         with pytest.raises(RequestError, match=r"calibrates|measured with a text"):
             recipe_of(f"[onnx]\n{text}", tmp_path).require("onnx")
-    best = load_recipe("best").asking_for("onnx", "5.5")
+    best = load_recipe("best").with_weights("onnx", "5.5")
     best.require("onnx")
     assert best.calibration_for("onnx", None).bits == 5.5
     assert load_recipe("fast").calibration_for("onnx", None) is None
@@ -150,7 +150,7 @@ def test_scales_in_8_bits_are_those_of_embedding_and_layers(tmp_path):
 @pytest.mark.parametrize("form", ["onnx", "gguf"])
 def test_weights_that_a_format_has_not_are_refused(form):
     with pytest.raises(RequestError, match="'int3'"):
-        load_recipe("fast").asking_for(form, "int3")
+        load_recipe("fast").with_weights(form, "int3")
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

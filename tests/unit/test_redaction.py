@@ -7,12 +7,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgesdk.errors import InvalidOption
-from edgesdk.hybrid.privacy.built_in import BUILT_IN
-from edgesdk.hybrid.privacy.finding import Finding, separate
-from edgesdk.hybrid.privacy.patterns import Terms
-from edgesdk.hybrid.privacy.placeholder import Placeholder
-from edgesdk.hybrid.privacy.restoring import RestoringStream, restore, restore_json
-from edgesdk.hybrid.privacy.vault import Vault
+from edgesdk.hybrid.privacy.builtin_detectors import BUILT_IN
+from edgesdk.hybrid.privacy.detectors import PrivateSpan, Terms, merge_overlapping
+from edgesdk.hybrid.privacy.placeholders import Placeholder
+from edgesdk.hybrid.privacy.redaction import Redactor, StreamRestorer, restore, restore_json
 
 SECRETS = {
     "EMAIL": ["ann.lee+x@mail.example.co.uk", "名字@例子.公司", "o'neil@x.io"],
@@ -65,19 +63,19 @@ PLAIN = [
     "frame", ["{}", "Call me: {}, thanks.", "这是{}。", '{{"x": "{}"}}', "({})"]
 )
 def test_secrets_leave_as_placeholders_of_their_kind(kind: str, value: str, frame: str) -> None:
-    vault = Vault(BUILT_IN)
+    redactor = Redactor(BUILT_IN)
     text = frame.format(value)
-    hidden = vault.redact(text)
+    hidden = redactor.redact(text)
     assert value not in hidden
-    assert [placeholder.kind for placeholder in vault.values] == [kind]
+    assert [placeholder.kind for placeholder in redactor.values] == [kind]
     # Where the words around have no spaces, more than the secret may be taken.
-    assert value in next(iter(vault.values.values()))
-    assert restore(vault, hidden) == text
+    assert value in next(iter(redactor.values.values()))
+    assert restore(redactor, hidden) == text
 
 
 @pytest.mark.parametrize("text", PLAIN)
 def test_what_only_looks_like_a_secret_stays(text: str) -> None:
-    assert Vault(BUILT_IN).redact(text) == text
+    assert Redactor(BUILT_IN).redact(text) == text
 
 
 @pytest.mark.parametrize(
@@ -92,28 +90,28 @@ def test_what_only_looks_like_a_secret_stays(text: str) -> None:
     ],
 )
 def test_secrets_are_found_by_what_is_around_them(text: str, secret: str) -> None:
-    vault = Vault(BUILT_IN)
-    assert secret not in vault.redact(text)
-    assert secret in vault.values.values()
+    redactor = Redactor(BUILT_IN)
+    assert secret not in redactor.redact(text)
+    assert secret in redactor.values.values()
 
 
 def test_one_value_has_one_name_in_a_conversation_and_another_in_the_next() -> None:
     text = "ann@x.io and bob@x.io and ann@x.io"
-    vault = Vault(BUILT_IN)
-    first, _, second, _, third = vault.redact(text).split()
+    redactor = Redactor(BUILT_IN)
+    first, _, second, _, third = redactor.redact(text).split()
     assert first == third != second
-    assert vault.redact("ann@x.io") == first
-    names = {Vault(BUILT_IN).redact("ann@x.io") for _ in range(40)}
+    assert redactor.redact("ann@x.io") == first
+    names = {Redactor(BUILT_IN).redact("ann@x.io") for _ in range(40)}
     assert len(names) > 20
-    other = Vault(BUILT_IN)
+    other = Redactor(BUILT_IN)
     other.redact("phone 415-555-2671")
     assert restore(other, first) == first
 
 
 def test_a_vault_goes_on_where_it_was() -> None:
-    vault = Vault(BUILT_IN)
-    hidden = vault.redact("ann@x.io")
-    later = Vault(BUILT_IN, values=vault.values)
+    redactor = Redactor(BUILT_IN)
+    hidden = redactor.redact("ann@x.io")
+    later = Redactor(BUILT_IN, values=redactor.values)
     assert later.redact("ann@x.io") == hidden
     assert restore(later, hidden) == "ann@x.io"
     assert later.redact("bob@x.io") not in (hidden, "bob@x.io")
@@ -136,41 +134,41 @@ def test_a_vault_goes_on_where_it_was() -> None:
     ],
 )
 def test_slightly_mangled_placeholders_come_back(mangle: str) -> None:
-    vault = Vault([Terms(["Project Falcon"], kind="PROJECT_NAME"), *BUILT_IN])
-    vault.redact("Project Falcon, ann@x.io")
-    for placeholder, value in vault.values.items():
+    redactor = Redactor([Terms(["Project Falcon"], kind="PROJECT_NAME"), *BUILT_IN])
+    redactor.redact("Project Falcon, ann@x.io")
+    for placeholder, value in redactor.values.items():
         kind = placeholder.kind
         written = mangle.format(kind=kind, low=kind.lower(), number=placeholder.number)
-        assert restore(vault, f"Of {written}: yes.") == f"Of {value}: yes."
+        assert restore(redactor, f"Of {written}: yes.") == f"Of {value}: yes."
 
 
 def test_brackets_around_more_than_the_placeholder_stay() -> None:
-    vault = Vault(BUILT_IN)
-    name = vault.redact("ann@x.io").strip("<>")
-    assert restore(vault, f"[see {name}]") == "[see ann@x.io]"
-    assert restore(vault, f"[{name} or me]") == "[ann@x.io or me]"
-    assert restore(vault, f"(<{name}>)") == "(ann@x.io)"
-    assert restore(vault, f"x{name} {name}0") == f"x{name} {name}0"
+    redactor = Redactor(BUILT_IN)
+    name = redactor.redact("ann@x.io").strip("<>")
+    assert restore(redactor, f"[see {name}]") == "[see ann@x.io]"
+    assert restore(redactor, f"[{name} or me]") == "[ann@x.io or me]"
+    assert restore(redactor, f"(<{name}>)") == "(ann@x.io)"
+    assert restore(redactor, f"x{name} {name}0") == f"x{name} {name}0"
 
 
 def test_text_that_reads_as_a_placeholder_comes_back_as_it_was() -> None:
-    vault = Vault(BUILT_IN)
-    hidden = vault.redact("ann@x.io")
+    redactor = Redactor(BUILT_IN)
+    hidden = redactor.redact("ann@x.io")
     text = f"Why does {hidden} or {hidden.lower()} stand there, ann@x.io?"
-    assert restore(vault, vault.redact(text)) == text
+    assert restore(redactor, redactor.redact(text)) == text
 
 
 def test_tool_arguments_are_restored_as_values() -> None:
-    vault = Vault([Terms(['a "quoted" name'])])
-    hidden = vault.redact('a "quoted" name')
-    found = restore_json(vault, {"to": [hidden, 3], hidden: {"x": f"Dear {hidden}"}})
+    redactor = Redactor([Terms(['a "quoted" name'])])
+    hidden = redactor.redact('a "quoted" name')
+    found = restore_json(redactor, {"to": [hidden, 3], hidden: {"x": f"Dear {hidden}"}})
     name = 'a "quoted" name'
     assert found == {"to": [name, 3], name: {"x": f"Dear {name}"}}
 
 
 def test_terms_are_whole_words_in_any_case() -> None:
-    vault = Vault([Terms(["Ann Lee", "acme", "王小明"])])
-    hidden = vault.redact("ANN  lee of ACME, academe, acmes; 我是王小明。")
+    redactor = Redactor([Terms(["Ann Lee", "acme", "王小明"])])
+    hidden = redactor.redact("ANN  lee of ACME, academe, acmes; 我是王小明。")
     assert "lee" not in hidden.lower()
     assert "academe, acmes" in hidden
     assert "王小明" not in hidden
@@ -185,8 +183,13 @@ def test_terms_that_cannot_be_hidden_are_refused(terms: list[str], kind: str) ->
 
 
 def test_overlapping_findings_leave_nothing_over() -> None:
-    findings = [Finding("A", 0, 4), Finding("B", 2, 9), Finding("C", 9, 12), Finding("D", 5, 5)]
-    assert separate(findings) == [Finding("B", 0, 9), Finding("C", 9, 12)]
+    findings = [
+        PrivateSpan("A", 0, 4),
+        PrivateSpan("B", 2, 9),
+        PrivateSpan("C", 9, 12),
+        PrivateSpan("D", 5, 5),
+    ]
+    assert merge_overlapping(findings) == [PrivateSpan("B", 0, 9), PrivateSpan("C", 9, 12)]
 
 
 noise = st.text(alphabet="<>[]{} _-:0123456789aeilmxEMAILTXn\\\n例", max_size=30)
@@ -197,34 +200,34 @@ texts = st.lists(noise | secret, max_size=6).map("".join)
 @given(st.lists(texts, min_size=1, max_size=4))
 @example(["<ann@x.io>", "ann@x.io1", "EMAIL ann@x.io"])
 def test_round_trip_is_exact(conversation: list[str]) -> None:
-    vault = Vault(BUILT_IN)
-    hidden = [vault.redact(text) for text in conversation]
-    assert [restore(vault, text) for text in hidden] == conversation
+    redactor = Redactor(BUILT_IN)
+    hidden = [redactor.redact(text) for text in conversation]
+    assert [restore(redactor, text) for text in hidden] == conversation
 
 
 @given(texts, st.lists(st.integers(0, 200), max_size=8))
 def test_a_stream_gives_what_the_whole_gives(text: str, cuts: list[int]) -> None:
-    vault = Vault(BUILT_IN)
-    answer = vault.redact(text) + noise_after(vault)
-    stream = RestoringStream(vault)
+    redactor = Redactor(BUILT_IN)
+    answer = redactor.redact(text) + noise_after(redactor)
+    stream = StreamRestorer(redactor)
     at, pieces = 0, []
     for cut in [*sorted(cuts), len(answer)]:
         pieces.append(stream.feed(answer[at:cut]))
         at = max(at, cut)
-    assert "".join([*pieces, stream.flush()]) == restore(vault, answer)
+    assert "".join([*pieces, stream.flush()]) == restore(redactor, answer)
 
 
-def noise_after(vault: Vault) -> str:
+def noise_after(redactor: Redactor) -> str:
     return "".join(
         f" {placeholder.kind.lower()} {placeholder.number}, [{placeholder}] {placeholder.kind}_"
-        for placeholder in vault.values
+        for placeholder in redactor.values
     )
 
 
 def test_a_stream_holds_back_no_more_than_it_must() -> None:
-    vault = Vault(BUILT_IN)
-    hidden = vault.redact("ann@x.io")
-    stream = RestoringStream(vault)
+    redactor = Redactor(BUILT_IN)
+    hidden = redactor.redact("ann@x.io")
+    stream = StreamRestorer(redactor)
     assert stream.feed("Write to ") == "Write to "
     assert stream.feed(hidden[:4]) == ""
     assert stream.feed(hidden[4:]) + stream.feed(" now") == "ann@x.io now"

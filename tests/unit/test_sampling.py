@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgesdk.decode.options import Options
-from edgesdk.decode.sampling import (
+from edgesdk.errors import EngineError, InvalidOption
+from edgesdk.generation.sampling import (
     Sampler,
     candidates,
     draw,
     log_probability,
     top_log_probabilities,
 )
-from edgesdk.errors import EngineError, InvalidOption
+from edgesdk.options import Options
 
 _LOGITS = hnp.arrays(
     np.float32, st.integers(2, 60), elements=st.floats(-30, 30, width=32), unique=True

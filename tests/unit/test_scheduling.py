@@ -6,18 +6,18 @@ import threading
 
 import pytest
 
-from edgesdk.engines.caller import Caller, Interrupted
 from edgesdk.errors import DeadlineExceeded, InvalidOption
+from edgesdk.generation.scheduling import ADMISSIONS_PER_PRIORITY, Cancel, EngineScheduler
 from edgesdk.model import Model
-from edgesdk.scheduling import AGEING, Cancel, Gate
-from tests.support.fake_engine import FakeEngine, FakeSequence, fake_model
+from edgesdk.system.cancellation import CancellationToken, Cancelled
+from tests.support.fake_engine import FakeDecodeState, FakeEngine, fake_model
 from tests.support.waiting import until
 
 
 class Callers:
     """Threads at a gate; each stays inside until it is told to go."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: EngineScheduler) -> None:
         self.gate = gate
         self.order: list[str] = []
         self.interrupted: list[str] = []
@@ -30,8 +30,8 @@ class Callers:
 
         def run() -> None:
             try:
-                self.gate.enter(priority, None if cancel is None else cancel.caller())
-            except Interrupted:
+                self.gate.enter(priority, None if cancel is None else cancel.cancellation())
+            except Cancelled:
                 self.interrupted.append(name)
                 return
             self.order.append(name)
@@ -60,14 +60,14 @@ class Callers:
 
 
 @pytest.fixture
-def gate() -> Gate:
+def gate() -> EngineScheduler:
     """A gate of width 1 with the test inside."""
-    gate = Gate(1)
+    gate = EngineScheduler(1)
     gate.enter()
     return gate
 
 
-def test_first_come_first_served(gate: Gate) -> None:
+def test_first_come_first_served(gate: EngineScheduler) -> None:
     callers = Callers(gate)
     for name in "abcde":
         callers.arrive(name)
@@ -75,7 +75,7 @@ def test_first_come_first_served(gate: Gate) -> None:
     assert callers.finish() == list("abcde")
 
 
-def test_higher_priorities_first_and_ties_in_turn(gate: Gate) -> None:
+def test_higher_priorities_first_and_ties_in_turn(gate: EngineScheduler) -> None:
     callers = Callers(gate)
     for name, priority in [("a", 0), ("b", 2), ("c", -1), ("d", 2), ("e", 0), ("f", 5)]:
         callers.arrive(name, priority)
@@ -83,21 +83,21 @@ def test_higher_priorities_first_and_ties_in_turn(gate: Gate) -> None:
     assert callers.finish() == list("fbdaec")
 
 
-def test_a_low_priority_is_passed_over_only_so_often(gate: Gate) -> None:
+def test_a_low_priority_is_passed_over_only_so_often(gate: EngineScheduler) -> None:
     callers = Callers(gate)
     callers.arrive("low", 0)
     callers.arrive("high 0", 2)
     gate.leave()
     until(lambda: callers.order == ["high 0"])
-    for number in range(1, 4 * AGEING):
+    for number in range(1, 4 * ADMISSIONS_PER_PRIORITY):
         callers.arrive(f"high {number}", 2)
         if callers.next() == "low":
             break
-    assert callers.finish().index("low") == 2 * AGEING
+    assert callers.finish().index("low") == 2 * ADMISSIONS_PER_PRIORITY
 
 
 def test_no_more_than_its_width_are_inside() -> None:
-    gate = Gate(2)
+    gate = EngineScheduler(2)
     gate.enter()
     gate.enter()
     callers = Callers(gate)
@@ -110,11 +110,11 @@ def test_no_more_than_its_width_are_inside() -> None:
     assert callers.finish() == ["a", "b"]
     gate.enter()
     gate.enter()
-    with pytest.raises(Interrupted):
-        gate.enter(caller=Caller(until=0.0))
+    with pytest.raises(Cancelled):
+        gate.enter(cancellation=CancellationToken(until=0.0))
 
 
-def test_cancelled_while_waiting(gate: Gate) -> None:
+def test_cancelled_while_waiting(gate: EngineScheduler) -> None:
     callers = Callers(gate)
     cancel = Cancel()
     callers.arrive("a")
@@ -128,17 +128,17 @@ def test_cancelled_while_waiting(gate: Gate) -> None:
     gate.enter()  # the place is free again
 
 
-def test_cancelled_before_it_waits(gate: Gate) -> None:
+def test_cancelled_before_it_waits(gate: EngineScheduler) -> None:
     cancel = Cancel()
     cancel.set()
-    with pytest.raises(Interrupted):
-        gate.enter(caller=cancel.caller())
+    with pytest.raises(Cancelled):
+        gate.enter(cancellation=cancel.cancellation())
     assert gate.waiting == 0
 
 
-def test_no_time_to_wait(gate: Gate) -> None:
-    with pytest.raises(Interrupted):
-        gate.enter(caller=Caller(until=0.0))
+def test_no_time_to_wait(gate: EngineScheduler) -> None:
+    with pytest.raises(Cancelled):
+        gate.enter(cancellation=CancellationToken(until=0.0))
     assert gate.waiting == 0
 
 
@@ -159,8 +159,8 @@ class Stalled:
         self._first.join(timeout=30)
         assert not self._first.is_alive()
 
-    def _before(self, sequence: FakeSequence) -> None:
-        if sequence is self.engine.sequences[0]:
+    def _before(self, state: FakeDecodeState) -> None:
+        if state is self.engine.states[0]:
             self.busy.set()
             assert self.proceed.wait(30)
 
@@ -175,8 +175,8 @@ def test_cancel_ends_an_answer_that_waits_for_the_engine() -> None:
     reader.join(timeout=30)
     assert not reader.is_alive()
     assert stream.reply.finish_reason == "cancelled"
-    assert stalled.engine.sequences[1].extended == []
-    assert stalled.engine.sequences[1].closed
+    assert stalled.engine.states[1].extended == []
+    assert stalled.engine.states[1].closed
     stalled.end()
 
 
@@ -184,12 +184,12 @@ def test_deadline_ends_an_answer_that_waits_for_the_engine() -> None:
     stalled = Stalled()
     with pytest.raises(DeadlineExceeded):
         stalled.model.respond("second", deadline=0.01)
-    assert stalled.engine.sequences[1].extended == []
+    assert stalled.engine.states[1].extended == []
     stalled.end()
 
 
 def test_an_engine_that_fails_frees_its_place() -> None:
-    def fail(_: FakeSequence) -> None:
+    def fail(_: FakeDecodeState) -> None:
         raise RuntimeError("broken")
 
     engine = FakeEngine(before_extend=fail)

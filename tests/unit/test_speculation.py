@@ -1,4 +1,4 @@
-"""Guessing ahead: the same answers in fewer calls, by any drafter and on any kernels."""
+"""Speculation gives the same answers in fewer calls, by any drafter and on any kernels."""
 
 from __future__ import annotations
 
@@ -10,31 +10,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesdk.decode.draft import Draft, DraftModel, check_same_tokens
-from edgesdk.decode.loop import Generation, Watch, generate
-from edgesdk.decode.options import Options
-from edgesdk.decode.pace import Costs, Pace
-from edgesdk.decode.rows import RecentRows, RowCheck
-from edgesdk.decode.speculation import Drafter, Speculator
 from edgesdk.engines.base import HiddenStates, Logits, Rows
-from edgesdk.engines.caller import Caller
 from edgesdk.errors import InvalidOption
+from edgesdk.generation.batched_verification import BatchedVerification, RecentLogits
+from edgesdk.generation.loop import Generation, StepCallback, generate
+from edgesdk.generation.speculation import (
+    AdaptiveDraftLength,
+    Drafter,
+    LoadedDraftModel,
+    ModelDrafter,
+    PromptLookupDrafter,
+    Speculator,
+    VerificationCosts,
+    check_same_tokens,
+)
+from edgesdk.options import Options
 from edgesdk.runtime import Runtime
+from edgesdk.system.cancellation import CancellationToken
 from edgesdk.text.prompts import PromptEncoder
 from tests.support.fake_engine import (
     END,
     OPEN,
     VOCAB,
     ByteTokenizer,
+    FakeDecodeState,
     FakeEngine,
-    FakeSequence,
     fake_model,
 )
 
 PROMPT = [*b"Say it.", OPEN]
 
 
-class Eager(Pace):
+class Eager(AdaptiveDraftLength):
     """Always drafts as much as it may."""
 
     def length(self, most: int) -> int:
@@ -70,7 +77,7 @@ class RandomEngine(FakeEngine):
         return row[None]
 
 
-class Rounding(FakeSequence):
+class Rounding(FakeDecodeState):
     """Several rows together come out a last bit apart from one alone."""
 
     def extend(
@@ -78,21 +85,21 @@ class Rounding(FakeSequence):
         tokens: npt.ArrayLike,
         *,
         logits: Rows = "last",
-        caller: Caller | None = None,
+        cancellation: CancellationToken | None = None,
     ) -> Logits:
-        rows = super().extend(tokens, logits=logits, caller=caller)
+        rows = super().extend(tokens, logits=logits, cancellation=cancellation)
         return rows if np.size(tokens) == 1 else np.nextafter(rows, np.float32(np.inf))
 
-    def fork(self) -> FakeSequence:
+    def fork(self) -> FakeDecodeState:
         twin = Rounding(self._engine)
         twin._tokens = list(self._tokens)
         return twin
 
 
 class RoundingEngine(FakeEngine):
-    def sequence(self) -> FakeSequence:
-        self.sequences.append(Rounding(self))
-        return self.sequences[-1]
+    def new_state(self) -> FakeDecodeState:
+        self.states.append(Rounding(self))
+        return self.states[-1]
 
 
 def _generation(
@@ -101,17 +108,19 @@ def _generation(
     drafter: Drafter | None,
     *,
     logprobs: bool = False,
-    watch: Watch | None = None,
+    on_step: StepCallback | None = None,
 ) -> Generation:
     return generate(
-        engine.sequence(),
+        engine.new_state(),
         PROMPT,
         ByteTokenizer(),
         options,
         info=engine.info,
         logprobs=logprobs,
-        speculator=None if drafter is None else Speculator(PROMPT, drafter, None, Eager(Costs())),
-        watch=watch,
+        speculator=None
+        if drafter is None
+        else Speculator(PROMPT, drafter, None, Eager(VerificationCosts())),
+        on_step=on_step,
     )
 
 
@@ -144,7 +153,7 @@ def test_no_drafter_changes_an_answer(
     assert drafted.finish.reason == plain.finish.reason
     assert drafted.finish.tokens == plain.finish.tokens
     text = (*PROMPT, *plain.finish.tokens)
-    held = engine.sequences[1].tokens
+    held = engine.states[1].tokens
     assert held == text[: len(held)]
     assert len(held) >= len(text) - 1
 
@@ -157,13 +166,13 @@ def test_what_watches_sees_the_state_behind_each_token(seed: int, script: list[l
         def hidden_state(self, tokens: list[int]) -> HiddenStates:
             return np.array([len(tokens)], np.float32)
 
-    def watch(row: Logits, token: int, state: HiddenStates | None) -> None:
+    def on_step(row: Logits, token: int, state: HiddenStates | None) -> None:
         assert state is not None
         seen.append((float(state[0]), token))
 
     engine, options = Counting(seed), Options(max_tokens=30)
     seen: list[tuple[float, int]] = []
-    found = _finish_tokens(_generation(engine, options, Scripted(script), watch=watch))
+    found = _finish_tokens(_generation(engine, options, Scripted(script), on_step=on_step))
     assert seen[: len(found)] == [(len(PROMPT) + at, token) for at, token in enumerate(found)]
 
 
@@ -183,7 +192,7 @@ def test_an_oracle_is_always_right(seed: int) -> None:
     assert generation.finish.accepted_tokens == generation.finish.drafted_tokens
     # 20 tokens: one from the prompt, then 8 by each call.
     if len(answer) == 20:
-        assert engine.sequences[1].extended[1:] == [8, 8, 3]
+        assert engine.states[1].extended[1:] == [8, 8, 3]
 
 
 def test_sampling_with_a_drafter_has_the_models_distribution() -> None:
@@ -229,7 +238,7 @@ def test_an_answer_that_is_left_among_accepted_tokens_leaves_a_usable_sequence()
     assert generation.finish is not None
     assert generation.finish.reason == "cancelled"
     assert generation.finish.tokens == tuple(b"ab")
-    sequence = engine.sequences[0]
+    sequence = engine.states[0]
     assert sequence.tokens[: len(PROMPT) + 2] == (*PROMPT, *b"ab")
     again = generate(sequence, [*PROMPT, *b"abc"], ByteTokenizer(), Options(), info=engine.info)
     assert "".join(step.text for step in again) == "defgh"
@@ -253,7 +262,7 @@ def test_off_is_the_plain_loop() -> None:
     reply = fake_model(engine).respond("Count twice.", speculate="off")
 
     assert reply.receipt.drafted_tokens == 0
-    assert set(engine.sequences[0].extended[1:]) == {1}
+    assert set(engine.states[0].extended[1:]) == {1}
 
 
 def test_where_rows_differ_only_what_is_left_to_chance_is_drafted() -> None:
@@ -273,18 +282,18 @@ def test_rows_are_measured_once_for_a_span_of_lengths() -> None:
     engine = FakeEngine((2 * COPY).encode())
     model = fake_model(engine)
     model.respond("Count twice.", speculate="auto")
-    before = engine.sequences[0].extended
+    before = engine.states[0].extended
     model.respond("Count twice.", speculate="auto")
 
-    assert engine.sequences[-1].extended.index(before[0]) == 0
+    assert engine.states[-1].extended.index(before[0]) == 0
     assert model._runtime.rows.verdict(100) is True
     assert model._runtime.rows.verdict(1000) is None
 
 
 def test_rows_that_lie_across_a_border_of_spans_are_not_trusted() -> None:
     engine = FakeEngine()
-    sequence = engine.sequence()
-    rows, check = RecentRows(), RowCheck()
+    sequence = engine.new_state()
+    rows, check = RecentLogits(), BatchedVerification()
     for token in range(4, 14):
         rows.add(sequence.extend([token])[0])
     check.measure(sequence, sequence.tokens, rows)
@@ -298,7 +307,7 @@ def test_rows_that_lie_across_a_border_of_spans_are_not_trusted() -> None:
 def test_rows_are_compared_without_the_keys_that_single_steps_left_behind() -> None:
     """A kernel that reads a row before it wrote it finds what was there before."""
 
-    class Careless(FakeSequence):
+    class Careless(FakeDecodeState):
         def extend(self, tokens: npt.ArrayLike, *, logits: Rows = "last") -> Logits:
             stale = list(self._behind[len(self._tokens) :]) if logits == "each" else []
             rows = super().extend(tokens, logits=logits)
@@ -307,14 +316,14 @@ def test_rows_are_compared_without_the_keys_that_single_steps_left_behind() -> N
 
         _behind: tuple[int, ...] = ()
 
-        def fork(self) -> FakeSequence:
+        def fork(self) -> FakeDecodeState:
             twin = Careless(self._engine)
             twin._tokens = list(self._tokens)
             twin._behind = tuple(self._tokens)
             return twin
 
     sequence = Careless(FakeEngine())
-    rows, check = RecentRows(), RowCheck()
+    rows, check = RecentLogits(), BatchedVerification()
     for token in range(4, 14):
         rows.add(sequence.extend([token])[0])
     check.measure(sequence, sequence.tokens, rows)
@@ -338,7 +347,7 @@ def test_nothing_is_drafted_before_guesses_were_seen_to_be_right() -> None:
     reply = fake_model(engine).respond("Count.")
 
     assert reply.receipt.drafted_tokens == 0
-    assert set(engine.sequences[0].extended[1:]) == {1}
+    assert set(engine.states[0].extended[1:]) == {1}
 
 
 def test_an_unknown_way_to_speculate_is_refused() -> None:
@@ -348,7 +357,7 @@ def test_an_unknown_way_to_speculate_is_refused() -> None:
 
 def _draft_runtime(target: FakeEngine, draft: FakeEngine) -> Runtime:
     encoder = PromptEncoder(ByteTokenizer(), None, None, None)
-    return Runtime(target, encoder, 0.0, draft=Draft(draft, vocab_size=VOCAB))
+    return Runtime(target, encoder, 0.0, draft=LoadedDraftModel(draft, vocab_size=VOCAB))
 
 
 def test_a_draft_model_that_thinks_alike_is_always_right() -> None:
@@ -356,7 +365,7 @@ def test_a_draft_model_that_thinks_alike_is_always_right() -> None:
     target, draft = FakeEngine(written), FakeEngine(written)
     options = Options(max_tokens=30)
     plain = _finish_tokens(_generation(target, options, None))
-    drafter = DraftModel(draft, VOCAB)
+    drafter = ModelDrafter(draft, VOCAB)
 
     generation = _generation(target, options, drafter)
 
@@ -364,8 +373,8 @@ def test_a_draft_model_that_thinks_alike_is_always_right() -> None:
     assert generation.finish is not None
     assert generation.finish.accepted_tokens == generation.finish.drafted_tokens > 0
     # Nothing is computed twice: the prompt and each token of the answer once.
-    assert sum(draft.sequences[0].extended) <= len(PROMPT) + len(plain)
-    assert draft.sequences[0].closed
+    assert sum(draft.states[0].extended) <= len(PROMPT) + len(plain)
+    assert draft.states[0].closed
 
 
 @given(st.integers(0, 20), st.integers(0, 20))
@@ -374,7 +383,7 @@ def test_a_draft_model_that_thinks_otherwise_changes_nothing(seed: int, other: i
     options = Options(max_tokens=30)
     plain = _finish_tokens(_generation(target, options, None))
 
-    class Checked(DraftModel):
+    class Checked(ModelDrafter):
         def propose(self, tokens: Sequence[int], most: int) -> list[int]:
             found = super().propose(tokens, most)
             text = list(tokens)
@@ -388,7 +397,7 @@ def test_a_draft_model_that_thinks_otherwise_changes_nothing(seed: int, other: i
 
 def test_a_text_too_long_for_the_draft_model_is_not_drafted() -> None:
     draft = FakeEngine(context_length=10)
-    assert DraftModel(draft, VOCAB).propose(list(range(4, 12)), 3) == []
+    assert ModelDrafter(draft, VOCAB).propose(list(range(4, 12)), 3) == []
 
 
 def test_draft_and_target_must_mean_the_same_tokens() -> None:
@@ -423,6 +432,103 @@ def test_a_model_with_a_draft_uses_it_and_frees_it() -> None:
 
     assert reply.text == answer.decode()
     assert reply.receipt.accepted_tokens > 0
-    assert draft.sequences[0].closed
+    assert draft.states[0].closed
     model.close()
     assert closed == [draft]
+
+
+@given(st.lists(st.integers(0, 2), max_size=60), st.integers(1, 8))
+def test_lookup_gives_what_followed_before(text: list[int], most: int) -> None:
+    lookup = PromptLookupDrafter()
+    for end in range(len(text) + 1):
+        found = lookup.propose(text[:end], most)
+        assert len(found) <= most
+        if found:
+            key = text[end - 3 : end]
+            places = [at + 3 for at in range(end - 3) if text[at : at + 3] == key]
+            assert found in [text[place : place + len(found)] for place in places]
+
+
+def test_lookup_finds_each_repetition_of_three_tokens() -> None:
+    text = [1, 2, 3, 4, 5, 6, 9, 1, 2, 3]
+    assert PromptLookupDrafter().propose(text, 3) == [4, 5, 6]
+    assert PromptLookupDrafter().propose(text[:-1], 3) == []
+
+
+def test_a_copy_is_followed_past_tokens_that_are_common() -> None:
+    lookup = PromptLookupDrafter()
+    text = [1, 2, 3, 0, 0, 0, 4, 5, 0, 0, 0, 8, 1, 2, 3]
+    assert lookup.propose(text, 2) == [0, 0]
+    assert lookup.propose([*text, 0, 0, 0], 2) == [4, 5]
+
+
+def test_the_pace_grows_while_drafts_are_right() -> None:
+    pace = AdaptiveDraftLength(VerificationCosts())
+    assert pace.length(7) == 0
+    pace.plain(1.0)
+    lengths = []
+    for _ in range(20):
+        lengths.append(pace.length(7))
+        pace.drafted(lengths[-1], lengths[-1], 1 + 0.2 * lengths[-1])
+    assert 0 < lengths[0] < lengths[-1] == 7
+    assert lengths == sorted(lengths)
+    assert pace.length(2) == 2
+
+
+def test_the_pace_stops_where_drafts_are_wrong_and_tries_ever_more_seldom() -> None:
+    pace = AdaptiveDraftLength(VerificationCosts())
+    tries = []
+    for step in range(2_000):
+        length = pace.length(7)
+        if length:
+            pace.drafted(length, 0, 1 + 0.2 * length)
+            tries.append(step)
+        else:
+            pace.plain(1.0)
+    assert len(tries) < 30
+    assert len([step for step in tries if step > 1_000]) < 8
+    assert tries[-1] > 500
+
+
+def test_the_pace_stops_where_several_tokens_cost_as_much_as_one_by_one() -> None:
+    pace = AdaptiveDraftLength(VerificationCosts())
+    drafted = 0
+    for _ in range(500):
+        length = pace.length(7)
+        if length:
+            pace.drafted(length, length, 1.0 + length)
+            drafted += length
+        else:
+            pace.plain(1.0)
+    assert 0 < drafted < 250
+
+
+def test_a_watching_pace_needs_no_draft_to_learn() -> None:
+    pace = AdaptiveDraftLength(VerificationCosts(), watching=True)
+    pace.plain(1.0)
+    assert pace.length(7) == 0
+    for _ in range(4):
+        pace.watched(True)
+    assert pace.length(7) > 0
+    for _ in range(6):
+        pace.watched(False)
+    assert pace.length(7) == 0
+
+
+def test_what_one_answer_learns_of_the_costs_the_next_one_knows() -> None:
+    costs = VerificationCosts()
+    first = AdaptiveDraftLength(costs)
+    first.plain(1.0)
+    for _ in range(12):
+        first.drafted(4, 4, 1 + 1.2 * 4)
+    assert costs.slope == pytest.approx(1.2)
+    # One call that another process disturbed changes nothing.
+    first.drafted(4, 4, 100.0)
+    assert costs.slope == pytest.approx(1.2)
+
+    second = AdaptiveDraftLength(costs)
+    second.plain(1.0)
+    drafted = sum(second.length(7) > 0 for _ in range(60))
+    assert drafted == 0
+    # An engine that was busy then may be worth a try much later.
+    assert sum(second.length(7) > 0 for _ in range(5_000)) > 0

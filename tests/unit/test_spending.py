@@ -10,8 +10,7 @@ import pytest
 from support.other_process import run_python
 
 from edgesdk.errors import BudgetExceeded, InvalidOption, RequestError
-from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.spending.limits import DAY, HOUR, Cost, SpendingLimits
+from edgesdk.hybrid.cloud.spending import DAY, HOUR, Budget, Cost, SpendingLimits
 
 
 class Clock:
@@ -106,8 +105,8 @@ _SPENDER = """
 import sys
 from pathlib import Path
 from edgesdk.errors import BudgetExceeded
-from edgesdk.hybrid.spending.budget import Budget
-from edgesdk.hybrid.spending.limits import Cost, SpendingLimits
+from edgesdk.hybrid.cloud.spending import Budget
+from edgesdk.hybrid.cloud.spending import Cost, SpendingLimits
 budget = Budget(SpendingLimits(tokens_per_day=1000), Path(sys.argv[1]))
 won = 0
 for _ in range(60):

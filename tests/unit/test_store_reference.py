@@ -9,15 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesdk.errors import InvalidOption
-from edgesdk.store.names import derive_name, is_name, nearest, safe_file_name
-from edgesdk.store.plan import PlannedFile, plan_one
+from edgesdk.store.download_plan import PlannedFile, plan_single_file
 from edgesdk.store.reference import (
     CatalogReference,
     HubReference,
     PathReference,
     UrlReference,
     WheelReference,
+    derive_name,
+    is_model_name,
+    nearest,
     parse_reference,
+    safe_file_name,
 )
 
 _words = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,12}", fullmatch=True)
@@ -60,7 +63,7 @@ def test_any_text_is_a_reference_or_is_refused_with_advice(text: str) -> None:
     except InvalidOption as error:
         refusal = error
     else:
-        assert is_name(name)
+        assert is_model_name(name)
         return
     assert refusal.hint
 
@@ -115,7 +118,7 @@ def test_a_refused_password_is_not_repeated() -> None:
 
 @given(st.text(max_size=120))
 def test_a_derived_name_is_a_name(text: str) -> None:
-    assert is_name(derive_name(text))
+    assert is_model_name(derive_name(text))
 
 
 @given(st.text(max_size=60))
@@ -144,6 +147,6 @@ def test_a_planned_file_stays_inside_the_model(name: str) -> None:
 
 
 def test_a_url_names_its_file() -> None:
-    plan = plan_one(UrlReference("https://example.org/a%20b/my%20model.gguf?x=1", "0" * 64))
+    plan = plan_single_file(UrlReference("https://example.org/a%20b/my%20model.gguf?x=1", "0" * 64))
     assert [file.name for file in plan.files] == ["my_model.gguf"]
     assert plan.files[0].sha256 == "0" * 64

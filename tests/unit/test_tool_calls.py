@@ -16,12 +16,12 @@ from pydantic import BaseModel, Field, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
 from edgesdk.errors import InvalidOption
-from edgesdk.structure.schema import json_grammar
-from edgesdk.tools.calls import ToolCall, calls_in
-from edgesdk.tools.constraint import closed
-from edgesdk.tools.function import Tool, tool_of
-from edgesdk.tools.offer import toolbox
-from edgesdk.tools.syntax import HERMES
+from edgesdk.structured.output_format import json_grammar
+from edgesdk.tools.call_grammar import arguments_schema
+from edgesdk.tools.calls import ToolCall, parse_calls
+from edgesdk.tools.functions import Tool, tool_from_function
+from edgesdk.tools.tool_format import HERMES
+from edgesdk.tools.tool_set import tools_by_name
 
 LIMA = ToolCall("weather", {"city": "Lima"})
 OSLO = ToolCall("weather", {"city": "Oslo"})
@@ -52,7 +52,7 @@ _OSLO = '{"name": "weather", "arguments": {"city": "Oslo"}}'
 def test_calls_are_found_in_the_ways_that_families_write_them(
     text: str, calls: list[ToolCall]
 ) -> None:
-    assert list(calls_in(text)) == calls
+    assert list(parse_calls(text)) == calls
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_calls_are_found_in_the_ways_that_families_write_them(
     ["", "It is 12 degrees.", '{"name": "Bob", "age": 3}', "[1, 2]", "{oops", "Use {x}.", "[]"],
 )
 def test_an_answer_in_words_or_other_json_is_no_call(text: str) -> None:
-    assert calls_in(text) == ()
+    assert parse_calls(text) == ()
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_an_answer_in_words_or_other_json_is_no_call(text: str) -> None:
     ],
 )
 def test_a_tagged_call_that_is_broken_says_why(text: str, problem: str) -> None:
-    [call] = calls_in(text)
+    [call] = parse_calls(text)
     assert problem in str(call.problem)
 
 
@@ -99,13 +99,13 @@ def test_arguments_come_through_as_they_were_written(
     arguments: dict[str, Any], write: Callable[[str], str]
 ) -> None:
     call = json.dumps({"name": "f", "arguments": arguments})
-    assert calls_in(write(call)) == (ToolCall("f", arguments),)
+    assert parse_calls(write(call)) == (ToolCall("f", arguments),)
 
 
 @given(st.text(alphabet='<tool_call>/{}[]":, \nname1') | st.text())
 def test_any_text_is_read_without_an_error(text: str) -> None:
-    calls_in(text)
-    calls_in(f"<tool_call>{text}</tool_call>")
+    parse_calls(text)
+    parse_calls(f"<tool_call>{text}</tool_call>")
 
 
 class Place(BaseModel):
@@ -134,7 +134,7 @@ def forecast(
 
 
 def test_a_tool_is_described_by_type_hints_and_docstring() -> None:
-    function = tool_of(forecast).spec["function"]
+    function = tool_from_function(forecast).spec["function"]
 
     assert function["name"] == "forecast"
     assert function["description"] == "Tell the weather that will be."
@@ -160,7 +160,7 @@ def test_sphinx_docstrings_are_read() -> None:
         """
         return a + b
 
-    tool = tool_of(add)
+    tool = tool_from_function(add)
     assert tool.description == "Add numbers."
     assert [p["description"] for p in tool.parameters["properties"].values()] == [
         "the first",
@@ -170,7 +170,7 @@ def test_sphinx_docstrings_are_read() -> None:
 
 def test_a_tool_gets_arguments_of_its_types() -> None:
     given = {"place": {"city": "Lima"}, "day": "2026-01-02", "hours": 3}
-    assert tool_of(forecast).run(given) == "Lima, Peru, 02.01., C, 3"
+    assert tool_from_function(forecast).run(given) == "Lima, Peru, 02.01., C, 3"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_tool_gets_arguments_of_its_types() -> None:
 )
 def test_wrong_arguments_never_reach_the_function(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        tool_of(forecast).run(given)
+        tool_from_function(forecast).run(given)
 
 
 def _positional(a: int, /) -> None:
@@ -218,7 +218,7 @@ def _unknown_type(a: threading.Lock) -> None:  # type: ignore[name-defined]  # n
 )
 def test_what_cannot_be_a_tool_is_refused(functions: Any, said: str) -> None:
     with pytest.raises(InvalidOption, match=said):
-        toolbox(functions)
+        tools_by_name(functions)
 
 
 class Colour(enum.Enum):
@@ -253,7 +253,7 @@ def draw(
 
 
 def test_hints_of_many_kinds_become_schemas_and_values() -> None:
-    tool = tool_of(draw)
+    tool = tool_from_function(draw)
     properties = tool.parameters["properties"]
     definitions = tool.parameters["$defs"]
 
@@ -299,7 +299,7 @@ def test_a_method_is_a_tool_of_its_object() -> None:
             return on
 
     lamp = Lamp()
-    tool = tool_of(lamp.switch)
+    tool = tool_from_function(lamp.switch)
     assert tool.run({"on": True})
     assert lamp.lit
     assert tool.description == "Switch it."
@@ -313,25 +313,25 @@ def test_arguments_are_checked_without_a_call() -> None:
     def note(number: int) -> None:
         ran.append(number)
 
-    tool = tool_of(note)
+    tool = tool_from_function(note)
     assert tool.bind({"number": 5}) == ((), {"number": 5})
     with pytest.raises(ValidationError):
         tool.bind({"number": "five"})
     assert ran == []
 
 
-@pytest.mark.parametrize("hinted", [tool_of(draw), tool_of(forecast)])
+@pytest.mark.parametrize("hinted", [tool_from_function(draw), tool_from_function(forecast)])
 def test_schemas_of_tools_can_be_enforced(hinted: Tool) -> None:
-    assert json_grammar(closed(hinted.parameters))
+    assert json_grammar(arguments_schema(hinted.parameters))
 
 
 def test_a_tag_within_a_text_does_not_end_a_call() -> None:
     arguments = {"a": "</tool_call>", "b": "<tool_call>{", "</tool_call>": 1}
     text = HERMES.write([ToolCall("f", arguments), LIMA])
-    assert calls_in(text) == (ToolCall("f", arguments), LIMA)
+    assert parse_calls(text) == (ToolCall("f", arguments), LIMA)
 
 
 def test_mistral_calls_have_ids() -> None:
     call = '{"name": "weather", "arguments": {"city": "Lima"}, "id": "abcdefgh1"}'
     for text in (f"[TOOL_CALLS][{call}]", f"[{call}]", f"[TOOL_CALLS] [{call}]"):
-        assert calls_in(text) == (ToolCall("weather", {"city": "Lima"}, id="abcdefgh1"),)
+        assert parse_calls(text) == (ToolCall("weather", {"city": "Lima"}, id="abcdefgh1"),)

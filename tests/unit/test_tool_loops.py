@@ -160,7 +160,7 @@ def test_a_deadline_ends_a_loop_whose_tools_do_not_end() -> None:
 def test_a_loop_goes_on_from_results_that_were_given() -> None:
     chat, _ = script_chat(SUM, SUM, "It is 5.")
     [asked] = chat.respond("?", tools=[add]).tool_calls
-    chat.give(asked, 5)
+    chat.add_tool_result(asked, 5)
     acted = chat.act(None, [add])
     assert [m["role"] for m in acted.messages] == ["user", *["assistant", "tool"] * 2, "assistant"]
     assert chat.messages == list(acted.messages)

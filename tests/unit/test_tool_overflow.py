@@ -13,7 +13,7 @@ from edgesdk.errors import (
     RequestError,
 )
 from edgesdk.overflow import drop_oldest
-from tests.support.fake_engine import TEMPLATE, FakeSequence, fake_model
+from tests.support.fake_engine import TEMPLATE, FakeDecodeState, fake_model
 from tests.support.script_engine import HERMES_TEMPLATE, ScriptEngine, call, script_chat
 
 
@@ -102,7 +102,7 @@ def test_no_result_ever_stays_without_its_call(turns: list[list[int]], target: i
 def test_a_template_without_tools_reads_results_as_words_of_the_user() -> None:
     chat, prompts = script_chat(SUM, "It is 5.", template=TEMPLATE)
     [asked] = chat.respond("?", tools=[add]).tool_calls
-    chat.give(asked, 5)
+    chat.add_tool_result(asked, 5)
     chat.respond(tools=[add])
     assert prompts[1].endswith(f"{SUM}\x03user: <tool_response>\n5\n</tool_response>\n\x02")
     assert chat.messages[-2]["role"] == "tool"
@@ -112,10 +112,10 @@ def test_a_broken_engine_leaves_a_waiting_chat_as_it_was() -> None:
     engine = ScriptEngine((SUM, "It is 5."))
     chat = fake_model(engine, template=HERMES_TEMPLATE).chat()
     [asked] = chat.respond("?", tools=[add]).tool_calls
-    chat.give(asked, 5)
+    chat.add_tool_result(asked, 5)
     before = chat.messages
 
-    def broken(sequence: FakeSequence) -> None:
+    def broken(state: FakeDecodeState) -> None:
         raise RuntimeError("broken")
 
     engine.before_extend, working = broken, engine.before_extend

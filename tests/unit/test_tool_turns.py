@@ -17,9 +17,9 @@ from edgesdk.errors import (
     MissingExtra,
     RequestError,
 )
-from edgesdk.tools import constraint
+from edgesdk.tools import call_grammar
 from edgesdk.tools.calls import ToolCall
-from edgesdk.tools.checking import faults_of_schema
+from edgesdk.tools.tool_set import schema_errors
 from tests.support.fake_engine import fake_model
 from tests.support.script_engine import HERMES_TEMPLATE, ScriptEngine, call, script_chat
 
@@ -59,8 +59,8 @@ def test_calls_come_back_and_their_results_go_on() -> None:
     assert (asked.name, asked.arguments, asked.problem) == ("add", {"a": 2, "b": 3}, None)
     assert asked.id
     assert reply.parsed is None
-    assert chat.waiting_for == (asked,)
-    chat.give(asked, add(**asked.arguments))
+    assert chat.pending_calls == (asked,)
+    chat.add_tool_result(asked, add(**asked.arguments))
     answer = chat.respond(tools=[add])
 
     assert (answer.text, answer.finish_reason, answer.tool_calls) == ("It is 5.", "stop", ())
@@ -76,7 +76,7 @@ def test_words_before_a_call_stay_words() -> None:
     reply = chat.respond("?", tools=[add])
 
     assert reply.message["content"] == "I look."
-    chat.give(reply.tool_calls[0], 5)
+    chat.add_tool_result(reply.tool_calls[0], 5)
     chat.respond()
     assert prompts[1].endswith(f"\x02I look.\n{SUM}\x03add gave 5\n\x02")
 
@@ -86,10 +86,10 @@ def test_results_may_come_in_any_order_and_are_told_in_that_of_the_calls() -> No
     first, second = chat.respond("?", tools=[add]).tool_calls
 
     assert first.id != second.id
-    chat.give(second, {"sum": 2})
+    chat.add_tool_result(second, {"sum": 2})
     with pytest.raises(RequestError, match="result of add"):
         chat.respond(tools=[add])
-    chat.give(first, "five")
+    chat.add_tool_result(first, "five")
     assert chat.respond(tools=[add]).text == "5 and 2"
     assert prompts[1].endswith('add gave five\nadd gave {"sum":2}\n\x02')
 
@@ -101,13 +101,13 @@ def test_only_results_that_are_waited_for_are_taken() -> None:
     [asked] = chat.respond("?", tools=[add]).tool_calls
     before = chat.messages
     with pytest.raises(RequestError, match="'other'"):
-        chat.give(ToolCall("add", {}, id="other"), 5)
-    with pytest.raises(RequestError, match=r"chat\.give"):
+        chat.add_tool_result(ToolCall("add", {}, id="other"), 5)
+    with pytest.raises(RequestError, match=r"chat\.add_tool_result"):
         chat.respond("Never mind.")
     assert chat.messages == before
-    chat.give(asked, 5)
+    chat.add_tool_result(asked, 5)
     with pytest.raises(RequestError):
-        chat.give(asked, 6)
+        chat.add_tool_result(asked, 6)
     chat.respond("So?")
     with pytest.raises(EmptyPrompt):
         chat.respond()
@@ -116,7 +116,7 @@ def test_only_results_that_are_waited_for_are_taken() -> None:
 def test_a_question_may_come_with_the_results() -> None:
     chat, prompts = script_chat(SUM, "Five.")
     [asked] = chat.respond("?", tools=[add]).tool_calls
-    chat.give(asked, 5)
+    chat.add_tool_result(asked, 5)
     chat.respond("In words?")
     assert prompts[1].endswith("add gave 5\nuser: In words?\n\x02")
 
@@ -127,7 +127,7 @@ def test_ids_differ_over_a_whole_chat() -> None:
     for prompt in ("?", None):
         for asked in chat.respond(prompt, tools=[add]).tool_calls:
             ids.append(asked.id)
-            chat.give(asked, 5)
+            chat.add_tool_result(asked, 5)
     assert len(set(ids)) == 3
     assert all(len(key) == 9 and key.isalnum() for key in ids)
 
@@ -167,7 +167,7 @@ def test_a_type_that_a_schema_cannot_say_is_checked_all_the_same() -> None:
     chat, prompts = script_chat(call("spend", amount="3"), "Sorry.")
     [asked] = chat.respond("?", tools=[spend]).tool_calls
     assert "amount" in str(asked.problem)
-    chat.give(asked, f"Error: {asked.problem}")
+    chat.add_tool_result(asked, f"Error: {asked.problem}")
     chat.respond()
     assert "spend gave Error: invalid arguments: amount" in prompts[1]
 
@@ -175,7 +175,7 @@ def test_a_type_that_a_schema_cannot_say_is_checked_all_the_same() -> None:
 def test_tools_may_be_described_and_run_elsewhere() -> None:
     chat, prompts = script_chat(call("look", at="door"), "Closed.")
     [asked] = chat.respond("?", tools=[SPEC]).tool_calls
-    chat.give(asked, "closed")
+    chat.add_tool_result(asked, "closed")
 
     assert asked.arguments == {"at": "door"}
     assert '"name": "look"' in prompts[0]
@@ -206,8 +206,8 @@ def test_a_described_tool_whose_schema_cannot_be_enforced_is_refused() -> None:
     chat, _ = script_chat("Hello.")
     with pytest.raises(InvalidOption, match="'odd'"):
         chat.respond("?", tools=[odd])
-    assert faults_of_schema(remote, {"a": 1})[0].startswith("the schema of the tool refers to")
-    assert faults_of_schema(None, {"a": 1}) == ["a: not an argument"]
+    assert schema_errors(remote, {"a": 1})[0].startswith("the schema of the tool refers to")
+    assert schema_errors(None, {"a": 1}) == ["a: not an argument"]
 
 
 def test_a_function_whose_schema_cannot_be_enforced_is_checked_by_its_hints() -> None:
@@ -262,8 +262,8 @@ def test_without_llguidance_calls_are_read_and_checked(monkeypatch: pytest.Monke
     def missing() -> None:
         raise MissingExtra("llguidance", extra="structure", needed_for="A form")
 
-    monkeypatch.setattr(constraint, "guidance", missing)
-    monkeypatch.setattr("edgesdk.structure.schema.guidance", missing)
+    monkeypatch.setattr(call_grammar, "load_llguidance", missing)
+    monkeypatch.setattr("edgesdk.structured.output_format.load_llguidance", missing)
     chat, prompts = script_chat(call("add", a="x", b=3), SUM, "It is 5.")
     acted = chat.act("?", [add])
 
@@ -279,13 +279,13 @@ def test_a_chat_that_waits_for_results_is_saved_and_forked(tmp_path: Path) -> No
     model = fake_model(engine, template=HERMES_TEMPLATE)
     chat = model.chat("Be kind.")
     first, second = chat.respond("?", tools=[add]).tool_calls
-    chat.give(first, 5)
+    chat.add_tool_result(first, 5)
     twin = chat.fork()
     chat.save(tmp_path / "chat")
     restored = model.restore(tmp_path / "chat")
     for each in (chat, twin, restored):
-        assert each.waiting_for == (second,)
-        each.give(second, 2)
+        assert each.pending_calls == (second,)
+        each.add_tool_result(second, 2)
         reply = each.respond(tools=[add])
         assert reply.text == "5 and 2"
         assert reply.receipt.cached_tokens > len(engine.prompts[0])
@@ -295,8 +295,8 @@ def test_a_chat_that_waits_for_results_is_saved_and_forked(tmp_path: Path) -> No
 
 def test_a_saved_chat_with_broken_calls_is_refused(tmp_path: Path) -> None:
     model = fake_model()
-    sequence = model.runtime.engine.sequence()
+    state = model.runtime.engine.new_state()
     turn = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": 3}}]}
-    sequence.save(tmp_path / "chat", {"system": None, "turns": [turn]})
+    state.save(tmp_path / "chat", {"system": None, "turns": [turn]})
     with pytest.raises(RequestError, match="holds no chat"):
         model.restore(tmp_path / "chat")

@@ -24,22 +24,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgesdk.engines.caller import Caller, Interrupted
-from edgesdk.engines.gguf.abort import AbortFlag
-from edgesdk.engines.gguf.batch import (
+from edgesdk.engines.gguf.batching import (
     BATCH_ROWS,
     BATCH_TOKENS,
-    SHARED_PART,
+    SHARED_SLICE,
     BatchPlan,
+    BatchPolicy,
+    BatchRequest,
+    BatchSlice,
     LogitsBuffer,
-    Part,
-    Request,
     TokenBatch,
 )
-from edgesdk.engines.gguf.company import Company
-from edgesdk.engines.gguf.library import LlamaLibrary
-from edgesdk.engines.gguf.turns import Turn, Turns
+from edgesdk.engines.gguf.combining_lock import CombiningLock, Ticket
+from edgesdk.engines.gguf.library import AbortFlag, LlamaLibrary
 from edgesdk.errors import EngineError
+from edgesdk.system.cancellation import CancellationToken, Cancelled
 
 MAX_SEQUENCES = 64
 FIRST_CELLS = 1024
@@ -73,20 +72,20 @@ class LlamaContext:
         self._api = library.api
         self._library = library
         self._threads = threads
-        self.turns: Turns[Request] = Turns()
+        self.turns: CombiningLock[BatchRequest] = CombiningLock()
         self._native = _Native(model)
         self._free = weakref.finalize(self, _free, library.api, self._native)
         vocab = self._api.llama_model_get_vocab(model)
         self.vocab_size: int = self._api.llama_vocab_n_tokens(vocab)
         self.vocab = vocab
         self._row_bytes = 4 * self.vocab_size
-        self._most_cells = MAX_SEQUENCES * max(context_length, FIRST_CELLS)
+        self._max_cells = MAX_SEQUENCES * max(context_length, FIRST_CELLS)
         self._cells = FIRST_CELLS
         self._idle_ids = collections.deque(range(MAX_SEQUENCES))
         self._released_ids: collections.deque[int] = collections.deque()
         self._batch = TokenBatch(self._api, MAX_SEQUENCES)
-        self._company = Company(self.turns)
-        self._running: list[Part] = []
+        self._company = BatchPolicy(self.turns)
+        self._running: list[BatchSlice] = []
         self._abort = AbortFlag(library)
         self._native.context = self._open(self._cells)
 
@@ -118,75 +117,75 @@ class LlamaContext:
                 )
             return self._idle_ids.pop()
 
-    def release(self, sequence: int) -> None:
+    def release(self, seq_id: int) -> None:
         """Give an id and its cells back; takes no lock, so a finalizer may call it."""
-        self._released_ids.append(sequence)
+        self._released_ids.append(seq_id)
 
     def decode(
         self,
-        sequence: int,
+        seq_id: int,
         ids: list[int],
         start: int,
         out: LogitsBuffer,
-        caller: Caller | None = None,
+        cancellation: CancellationToken | None = None,
     ) -> None:
         """Run `ids` at positions from `start` on; the logits of the last `out.rows` go to `out`.
 
         Raises:
             EngineError: llama.cpp failed; the sequence may hold some of the positions.
-            Interrupted: `caller` stopped; likewise.
+            Interrupted: `cancellation` stopped; likewise.
         """
-        request = Request(sequence, ids, start, out)
-        if caller is None:
+        request = BatchRequest(seq_id, ids, start, out)
+        if cancellation is None:
             self._serve(request)
         else:
             begun = time.perf_counter()
             try:
-                with caller.heeding(partial(self._stop, request)):
+                with cancellation.on_cancel(partial(self._stop, request)):
                     self._serve(request)
             finally:
-                caller.waited += time.perf_counter() - begun - request.seconds
+                cancellation.waited += time.perf_counter() - begun - request.seconds
         if request.error is not None:
             raise request.error
         if not request.complete:
-            raise Interrupted
+            raise Cancelled
 
-    def remove(self, sequence: int, start: int) -> bool:
+    def remove(self, seq_id: int, start: int) -> bool:
         """Forget positions from `start` on; False where the cache can only forget them all."""
         with self.turns.alone():
-            return self._remove(sequence, start)
+            return self._remove(seq_id, start)
 
     def copy(self, source: int, target: int) -> None:
         """Let `target` share the cells of `source`."""
         with self.turns.alone():
             self._api.llama_memory_seq_cp(self._memory(), source, target, -1, -1)
 
-    def state(self, sequence: int) -> npt.NDArray[np.uint8]:
+    def state(self, seq_id: int) -> npt.NDArray[np.uint8]:
         """The KV cache of one sequence in llama.cpp's own layout."""
         with self.turns.alone():
             context = self._context()
-            size = self._api.llama_state_seq_get_size(context, sequence)
+            size = self._api.llama_state_seq_get_size(context, seq_id)
             state = np.empty(size, np.uint8)
-            written = self._api.llama_state_seq_get_data(context, _bytes(state), size, sequence)
+            written = self._api.llama_state_seq_get_data(context, _bytes(state), size, seq_id)
             if written != size:
                 raise self._error("llama.cpp could not copy out a sequence")
             return state
 
-    def load_state(self, sequence: int, state: npt.NDArray[np.uint8], length: int) -> bool:
+    def load_state(self, seq_id: int, state: npt.NDArray[np.uint8], length: int) -> bool:
         """Fill an empty sequence with what `state` returned; False where llama.cpp refuses it.
 
         Args:
             length: how many tokens `state` is of; only a state of that many is taken.
         """
         with self.turns.alone():
-            if not self._set_state(sequence, state):
+            if not self._set_state(seq_id, state):
                 # Twice the cells and more always leave a free stretch for all of it.
                 enough = self._cells + length
                 while self._cells < enough:
                     self._grow()
-                if not self._set_state(sequence, state):
+                if not self._set_state(seq_id, state):
                     return False
-            last = self._api.llama_memory_seq_pos_max(self._memory(), sequence)
+            last = self._api.llama_memory_seq_pos_max(self._memory(), seq_id)
             return bool(last == length - 1)
 
     def close(self) -> None:
@@ -194,9 +193,9 @@ class LlamaContext:
         with self.turns.alone():
             self._free()
 
-    def _serve(self, request: Request) -> None:
+    def _serve(self, request: BatchRequest) -> None:
         while not request.done:
-            turn = request.turn = Turn(request)
+            turn = request.turn = Ticket(request)
             if request.stopped:
                 return  # the turn came too late to be told
             try:
@@ -205,7 +204,7 @@ class LlamaContext:
             finally:
                 self.turns.leave(turn)
 
-    def _stop(self, request: Request) -> None:
+    def _stop(self, request: BatchRequest) -> None:
         """End `request`, from another thread: its wait, or the batch that it is in."""
         request.stopped = True
         if request.turn is not None:
@@ -213,12 +212,12 @@ class LlamaContext:
         if any(part.request is request for part in self._running):
             self._abort.raise_()
 
-    def _lead(self, mine: Request) -> None:
+    def _lead(self, mine: BatchRequest) -> None:
         """Run the next part of `mine`, together with what others wait for."""
         self._company.gather(mine)
         if mine.stopped:
             return
-        plan = BatchPlan(SHARED_PART if self._company.shares(mine) else BATCH_TOKENS)
+        plan = BatchPlan(SHARED_SLICE if self._company.shares(mine) else BATCH_TOKENS)
         plan.add(mine)
         taken = self.turns.take(plan.add)
         try:
@@ -235,7 +234,7 @@ class LlamaContext:
                 else:
                     self.turns.put_back(turn)
 
-    def _run_together(self, parts: list[Part]) -> None:
+    def _run_together(self, parts: list[BatchSlice]) -> None:
         """Run `parts` as one batch; if that fails each alone, so that each has its own error."""
         try:
             self._run(parts)
@@ -243,7 +242,7 @@ class LlamaContext:
             # Some positions may be in the cache without being counted.
             for part in parts:
                 try:
-                    self._remove(part.request.sequence, part.request.start + part.request.offset)
+                    self._remove(part.request.seq_id, part.request.start + part.request.offset)
                 except EngineError as closed:
                     part.request.error = closed
             if not isinstance(error, EngineError):
@@ -255,7 +254,7 @@ class LlamaContext:
                     except EngineError as own:
                         part.request.error = own
 
-    def _run(self, parts: list[Part]) -> None:
+    def _run(self, parts: list[BatchSlice]) -> None:
         """One batch.
 
         Raises:
@@ -272,7 +271,7 @@ class LlamaContext:
                     self._library.take_errors()
                     for part in parts:
                         request = part.request
-                        self._remove(request.sequence, request.start + request.offset)
+                        self._remove(request.seq_id, request.start + request.offset)
                     if any(part.request.stopped for part in parts):
                         raise _Aborted
                     # It was meant for the batch before.
@@ -305,7 +304,7 @@ class LlamaContext:
 
     def _grow(self) -> None:
         cells = 2 * self._cells
-        if cells > self._most_cells:
+        if cells > self._max_cells:
             raise self._error(f"llama.cpp found no room in {self._cells} KV cache cells")
         old = self._context()
         size = self._api.llama_state_get_size(old)
@@ -339,20 +338,18 @@ class LlamaContext:
     def _collect(self) -> bool:
         found = bool(self._released_ids)
         while self._released_ids:
-            sequence = self._released_ids.popleft()
-            self._remove(sequence, 0)
-            self._company.forget(sequence)
-            self._idle_ids.append(sequence)
+            seq_id = self._released_ids.popleft()
+            self._remove(seq_id, 0)
+            self._company.forget(seq_id)
+            self._idle_ids.append(seq_id)
         return found
 
-    def _remove(self, sequence: int, start: int) -> bool:
-        return bool(self._api.llama_memory_seq_rm(self._memory(), sequence, start, -1))
+    def _remove(self, seq_id: int, start: int) -> bool:
+        return bool(self._api.llama_memory_seq_rm(self._memory(), seq_id, start, -1))
 
-    def _set_state(self, sequence: int, state: npt.NDArray[np.uint8]) -> bool:
+    def _set_state(self, seq_id: int, state: npt.NDArray[np.uint8]) -> bool:
         context = self._context()
-        return bool(
-            self._api.llama_state_seq_set_data(context, _bytes(state), state.size, sequence)
-        )
+        return bool(self._api.llama_state_seq_set_data(context, _bytes(state), state.size, seq_id))
 
     def _memory(self) -> Any:
         return self._api.llama_get_memory(self._context())

@@ -10,12 +10,12 @@ from pathlib import Path
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo
 from edgesdk.engines.gguf.context import LlamaContext
+from edgesdk.engines.gguf.decode_state import GgufDecodeState
 from edgesdk.engines.gguf.header import check_header
+from edgesdk.engines.gguf.header_checks import check_limits
 from edgesdk.engines.gguf.library import LlamaLibrary, load_library
-from edgesdk.engines.gguf.limits import check_limits
-from edgesdk.engines.gguf.sequence import GgufSequence
 from edgesdk.engines.gguf.tokenizer import LlamaCppTokenizer
-from edgesdk.engines.saved import KvOrigin
+from edgesdk.engines.saved_state import KvIdentity
 from edgesdk.errors import EngineError
 
 # Calls that may share a batch; more would make each step of all of them longer.
@@ -27,25 +27,29 @@ class GgufEngine:
     """Implements `edgesdk.engines.base.Engine`. Sequences of several threads share batches."""
 
     def __init__(
-        self, library: LlamaLibrary, context: LlamaContext, info: EngineInfo, origin: KvOrigin
+        self,
+        library: LlamaLibrary,
+        context: LlamaContext,
+        info: EngineInfo,
+        kv_identity: KvIdentity,
     ) -> None:
         self._library = library
         self._context = context
         self._info = info
-        self._origin = origin
+        self._kv_identity = kv_identity
 
     @property
     def info(self) -> EngineInfo:
         return self._info
 
     @property
-    def origin(self) -> KvOrigin:
-        return self._origin
+    def kv_identity(self) -> KvIdentity:
+        return self._kv_identity
 
-    def sequence(self) -> GgufSequence:
+    def new_state(self) -> GgufDecodeState:
         _ = self._context.model  # raises where the engine is closed
-        return GgufSequence(
-            self._context, context_length=self._info.context_length, origin=self._origin
+        return GgufDecodeState(
+            self._context, context_length=self._info.context_length, kv_identity=self._kv_identity
         )
 
     def tokenizer(self) -> LlamaCppTokenizer:
@@ -63,7 +67,7 @@ class GgufEngine:
 
 
 def open_engine(
-    source: Bundle | Path, *, device_asked: str, threads: int, context: int | None
+    source: Bundle | Path, *, requested_device: str, threads: int, context: int | None
 ) -> GgufEngine:
     """Load a GGUF bundle, or a bare `.gguf` file.
 
@@ -84,7 +88,7 @@ def open_engine(
     cache = LlamaContext(library, model, threads=threads, context_length=context_length)
     info = EngineInfo(
         name=f"llama.cpp (llama-cpp-python {library.version})",
-        device_asked=device_asked,
+        requested_device=requested_device,
         device="cpu",
         vocab_size=cache.vocab_size,
         context_length=context_length,
@@ -92,12 +96,12 @@ def open_engine(
         concurrency=_CONCURRENCY,
         threads=threads,
     )
-    origin = KvOrigin(
+    kv_identity = KvIdentity(
         engine="gguf",
         model=identity or fingerprint(path),
         layout=f"llama.cpp sequence state, float16, llama-cpp-python {library.version}",
     )
-    return GgufEngine(library, cache, info, origin)
+    return GgufEngine(library, cache, info, kv_identity)
 
 
 def fingerprint(path: Path) -> str:

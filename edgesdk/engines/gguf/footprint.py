@@ -12,11 +12,11 @@ from pathlib import Path
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.footprint import MIB, PROCESS_BYTES, MemoryNeed
-from edgesdk.engines.gguf.batch import BATCH_ROWS, BATCH_TOKENS
+from edgesdk.engines.gguf.batching import BATCH_ROWS, BATCH_TOKENS
 from edgesdk.engines.gguf.context import FIRST_CELLS
 from edgesdk.engines.gguf.library import load_library
-from edgesdk.engines.gguf.metadata import Metadata, read_metadata
 from edgesdk.errors import MissingExtra
+from edgesdk.system.gguf_header import Metadata, read_metadata
 
 # llama.cpp's library and its Python bindings.
 _RUNTIME_BYTES = 21 * MIB

@@ -1,12 +1,16 @@
-"""llama.cpp through llama-cpp-python's low-level API: imported late, and kept quiet."""
+"""Loads llama.cpp quietly through llama-cpp-python, and can stop a batch that runs."""
 
 from __future__ import annotations
 
 import collections
+import ctypes
 import functools
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgesdk.errors import MissingExtra
 
@@ -71,3 +75,46 @@ def load_library() -> LlamaLibrary:
     # weights that stay as they are never meet these kernels.
     amx = _AMX in api.llama_print_system_info()
     return LlamaLibrary(api, str(llama_cpp.__version__), not amx, callback, errors)
+
+
+_BLOCK_BYTES = 4096  # a ggml_tensor has a few hundred
+
+
+class AbortFlag:
+    """Down at first. Where this llama.cpp has no such function, raising it does nothing."""
+
+    def __init__(self, library: LlamaLibrary) -> None:
+        self._api = library.api
+        self._block = np.full(_BLOCK_BYTES, 0xFF, np.uint8)
+        self._function = _is_empty(library.api)
+
+    def install(self, context_params: Any, model: Any) -> None:
+        """Let a context with these parameters look at the flag.
+
+        Recurrent models do without: their state cannot go back to where a batch began.
+        """
+        api = self._api
+        forgetful = api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model)
+        if self._function is None or forgetful:
+            return
+        context_params.abort_callback = ctypes.cast(self._function, api.ggml_abort_callback)
+        context_params.abort_callback_data = ctypes.c_void_p(self._block.ctypes.data)
+
+    def raise_(self) -> None:
+        """End the batch that runs, or the next one."""
+        self._block[:] = 0
+
+    def clear(self) -> None:
+        """Let batches run."""
+        self._block[:] = 0xFF
+
+
+def _is_empty(api: Any) -> Any | None:
+    try:
+        from llama_cpp._ctypes_extensions import load_shared_library
+
+        ggml = load_shared_library("ggml-base", Path(api.__file__).parent / "lib")
+        return ggml.ggml_is_empty
+    except (ImportError, OSError, RuntimeError, AttributeError):
+        # Another build of llama-cpp-python may hide it; a stop then waits for the batch to end.
+        return None

@@ -12,7 +12,7 @@ _LONGEST_PIECE = 256
 
 
 class LlamaCppTokenizer:
-    """Implements `edgesdk.text.base.Tokenizer` with llama.cpp's own vocabulary functions.
+    """Implements `edgesdk.text.tokenizer.Tokenizer` with llama.cpp's own vocabulary functions.
 
     Not to be used after its engine is closed.
     """

@@ -1,21 +1,22 @@
-"""An ONNX decoder from a bundle, on the CPU."""
+"""Loads an ONNX decoder from a bundle, and checks that its graph is one that can be driven."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 
 from edgesdk.bundle import graph_io
+from edgesdk.bundle.manifest import ModelShape
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo
-from edgesdk.engines.onnx.apart import writes_first
-from edgesdk.engines.onnx.cache import CacheShape
-from edgesdk.engines.onnx.graph import check_graph
-from edgesdk.engines.onnx.sequence import LoadedDecoder, OnnxSequence
-from edgesdk.engines.saved import KvOrigin
-from edgesdk.errors import EngineError
+from edgesdk.engines.onnx.decode_state import LoadedDecoder, OnnxDecodeState
+from edgesdk.engines.onnx.kv_cache import CacheShape
+from edgesdk.engines.onnx.verification_batch import verifies_in_batches
+from edgesdk.engines.saved_state import KvIdentity
+from edgesdk.errors import DamagedBundle, EngineError
 
 # Calls at once: onnxruntime's threads leave gaps between operators, which other calls fill.
 _CONCURRENCY = 4
@@ -27,27 +28,27 @@ class OnnxEngine:
     def __init__(self, decoder: LoadedDecoder, info: EngineInfo) -> None:
         self._decoder: LoadedDecoder | None = decoder
         self._info = info
-        self._origin = decoder.origin
+        self._kv_identity = decoder.kv_identity
 
     @property
     def info(self) -> EngineInfo:
         return self._info
 
     @property
-    def origin(self) -> KvOrigin:
-        return self._origin
+    def kv_identity(self) -> KvIdentity:
+        return self._kv_identity
 
-    def sequence(self) -> OnnxSequence:
+    def new_state(self) -> OnnxDecodeState:
         if self._decoder is None:
             raise EngineError("This engine is closed.", hint="Open the model again.")
-        return OnnxSequence(self._decoder)
+        return OnnxDecodeState(self._decoder)
 
     def close(self) -> None:
         self._decoder = None
 
 
 def open_engine(
-    source: Bundle | Path, *, device_asked: str, threads: int, context: int | None
+    source: Bundle | Path, *, requested_device: str, threads: int, context: int | None
 ) -> OnnxEngine:
     """Load the decoder of an ONNX bundle.
 
@@ -69,17 +70,17 @@ def open_engine(
         vocab_size=shape.vocab_size,
         hidden_size=_hidden_size(session),
         context_length=context_length,
-        origin=KvOrigin(
+        kv_identity=KvIdentity(
             engine="onnx",
             model=source.sha256,
             layout=f"float32, {shape.layers} layers, {shape.kv_heads} KV heads of "
             f"{shape.head_size}",
         ),
-        apart=writes_first(source.manifest.spec or {}),
+        apart=verifies_in_batches(source.manifest.spec or {}),
     )
     info = EngineInfo(
         name=f"onnxruntime {ort.__version__}",
-        device_asked=device_asked,
+        requested_device=requested_device,
         device="cpu",
         vocab_size=shape.vocab_size,
         context_length=context_length,
@@ -112,3 +113,55 @@ def _hidden_size(session: ort.InferenceSession) -> int | None:
     shapes = {port.name: port.shape for port in session.get_outputs()}
     size = shapes.get(graph_io.HIDDEN_STATES, [None])[-1]
     return size if isinstance(size, int) else None
+
+
+_FLOAT, _INT64, _INT32 = "tensor(float)", "tensor(int64)", "tensor(int32)"
+
+# None stands for a dimension that the caller chooses.
+_Port = tuple[str, tuple[int | None, ...]]
+
+
+def check_graph(inputs: list[Any], outputs: list[Any], shape: ModelShape, *, where: str) -> None:
+    """Compare a session's inputs and outputs (onnxruntime `NodeArg`s) with the bundle's shape.
+
+    Raises:
+        DamagedBundle: one is missing, unknown, or of another type or shape.
+    """
+    cache: _Port = (_FLOAT, (None, shape.kv_heads, None, shape.head_size))
+    wanted_inputs: dict[str, _Port] = {
+        graph_io.INPUT_IDS: (_INT64, (None, None)),
+        graph_io.LOGITS_FROM: (_INT64, (1,)),
+        graph_io.SEQLENS_K: (_INT32, (None,)),
+        graph_io.TOTAL_SEQUENCE_LENGTH: (_INT32, ()),
+    }
+    wanted_outputs: dict[str, _Port] = {graph_io.LOGITS: (_FLOAT, (None, None, shape.vocab_size))}
+    if any(port.name == graph_io.HIDDEN_STATES for port in outputs):
+        wanted_outputs[graph_io.HIDDEN_STATES] = (_FLOAT, (None, None, None))
+    for layer in range(shape.layers):
+        wanted_inputs.update(dict.fromkeys(graph_io.past_names(layer), cache))
+        wanted_outputs.update(dict.fromkeys(graph_io.present_names(layer), cache))
+    _compare("input", inputs, wanted_inputs, where)
+    _compare("output", outputs, wanted_outputs, where)
+
+
+def _compare(kind: str, found: list[Any], wanted: dict[str, _Port], where: str) -> None:
+    by_name = {port.name: port for port in found}
+    for name in sorted(wanted.keys() ^ by_name.keys()):
+        raise _wrong(where, f"{kind} {name!r} is {'missing' if name in wanted else 'unknown'}")
+    for name, (element, dims) in wanted.items():
+        port = by_name[name]
+        if port.type != element:
+            raise _wrong(where, f"{kind} {name!r} is {port.type}, not {element}")
+        fits = len(port.shape) == len(dims) and all(
+            want is None or not isinstance(have, int) or have == want
+            for have, want in zip(port.shape, dims, strict=True)
+        )
+        if not fits:
+            raise _wrong(where, f"{kind} {name!r} has shape {port.shape}, not {list(dims)}")
+
+
+def _wrong(where: str, what: str) -> DamagedBundle:
+    return DamagedBundle(
+        f"The graph {where} is not a decoder that this runtime can drive: {what}.",
+        hint="Export the model again with this version of edgesdk.",
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.footprint import MIB, PROCESS_BYTES, MemoryNeed
-from edgesdk.engines.onnx.cache import SMALLEST
+from edgesdk.engines.onnx.kv_cache import MIN_CAPACITY
 from edgesdk.errors import EngineError
 
 # onnxruntime's library and its arena, and what a session is made of.
@@ -54,7 +54,7 @@ class OnnxFootprint:
         activations = scores + 4 * chunk * 4 * self.hidden_size
         kv_cache = context * self.kv_bytes_per_token
         # The last time that a cache of doubled capacity took over, both were full of tokens.
-        before = SMALLEST
+        before = MIN_CAPACITY
         while 2 * before < context:
             before *= 2
         growth = max(0, 2 * before - context) * self.kv_bytes_per_token if before < context else 0

@@ -1,10 +1,10 @@
-"""One request to one endpoint, watched piece by piece."""
+"""Sends one request to one endpoint and reads its stream under time limits."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -21,10 +21,97 @@ from edgesdk.errors import (
     CloudUnreachable,
     DeadlineExceeded,
 )
-from edgesdk.hybrid.cloud.chunks import BadChunk, Delta, error_text, parse_chunk
-from edgesdk.hybrid.cloud.clock import Deadline
+from edgesdk.hybrid.cloud.circuit_breaker import CircuitBreaker
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.cloud.events import EventReader, EventTooLong
+from edgesdk.hybrid.cloud.spending import Charge
+from edgesdk.hybrid.cloud.wire import (
+    ChunkDelta,
+    EventReader,
+    EventTooLong,
+    InvalidChunk,
+    Usage,
+    error_text,
+    parse_chunk,
+)
+from edgesdk.system.cancellation import Deadline
+
+# A gateway that heard nothing from the machine behind it does not know what that one did.
+_UNKNOWING = (502, 504)
+
+
+class Attempt:
+    """What an endpoint sends, with a look ahead to its first token.
+
+    One of `answered`, `failed` and `left` must follow, after its end.
+
+    Args:
+        index: of the endpoint.
+        steps: of `edgesdk.hybrid.cloud.attempt.attempt`, not yet begun.
+        sending: what `steps` tells of the request.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        cloud: Cloud,
+        health: CircuitBreaker,
+        charge: Charge,
+        steps: AsyncGenerator[ChunkDelta, None],
+        sending: SendProgress,
+    ) -> None:
+        self.index = index
+        self.cloud = cloud
+        self.failure: Exception | None = None
+        self._health = health
+        self._charge = charge
+        self._steps = steps
+        self._sending = sending
+        self._ahead: list[ChunkDelta] = []
+        health.asked()
+
+    async def look_ahead(self) -> None:
+        """Read until there is something to show, or `failure` is set."""
+        try:
+            async for delta in self._steps:
+                self._ahead.append(delta)
+                if not delta.empty or delta.finish_reason:
+                    return
+        except Exception as error:
+            self.failure = error
+
+    async def deltas(self) -> AsyncGenerator[ChunkDelta, None]:
+        """All that it sends, what was looked at included; raises what `attempt` does."""
+        for delta in self._ahead:
+            yield delta
+        if self.failure is not None:
+            raise self.failure
+        async with aclosing(self._steps):
+            async for delta in self._steps:
+                yield delta
+
+    async def close(self) -> None:
+        """End the request, where `deltas` was not read."""
+        await self._steps.aclose()
+
+    def answered(self, usage: Usage | None) -> None:
+        """It gave a whole answer."""
+        self._health.answered()
+        if usage is not None:
+            self._charge.settle(usage)
+
+    def failed(self, error: CloudError) -> None:
+        """It gave none. What it did of it may cost, unless it says that it did nothing."""
+        self._health.failed(error, wait=error.retry_after)
+        declined = error.status is not None and error.status not in (200, *_UNKNOWING)
+        if declined or not self._sending.begun:
+            self._charge.release()
+
+    def left(self) -> None:
+        """It ended without telling anything about the endpoint."""
+        self._health.left()
+        if not self._sending.begun:
+            self._charge.release()
+
 
 _END = "[DONE]"
 _BUSY = (408, 409, 425, 429)
@@ -32,7 +119,7 @@ _ERROR_BYTES = 2**16
 
 
 @dataclass
-class Sending:
+class SendProgress:
     """How far a request came.
 
     Attributes:
@@ -53,8 +140,8 @@ async def attempt(
     *,
     idempotency_key: str,
     deadline: Deadline,
-    sending: Sending,
-) -> AsyncGenerator[Delta, None]:
+    sending: SendProgress,
+) -> AsyncGenerator[ChunkDelta, None]:
     """What the endpoint sends, chunk by chunk, until it says that it is done.
 
     Args:
@@ -96,17 +183,19 @@ async def attempt(
                 for event in reader.feed(read):
                     if event == _END:
                         if not ended:
-                            raise BadChunk("it said [DONE] without a finish_reason")
+                            raise InvalidChunk("it said [DONE] without a finish_reason")
                         return
                     delta = parse_chunk(event)
                     if ended and not delta.empty:
-                        raise BadChunk("it went on after its finish_reason")
+                        raise InvalidChunk("it went on after its finish_reason")
                     ended = ended or delta.finish_reason is not None
                     if not delta.empty or delta.finish_reason:
                         watch.expect(limits.between_pieces, "the next piece")
                     yield delta
-            except (BadChunk, EventTooLong, UnicodeDecodeError) as error:
-                what = str(error) if isinstance(error, BadChunk) else "its stream is no event text"
+            except (InvalidChunk, EventTooLong, UnicodeDecodeError) as error:
+                what = (
+                    str(error) if isinstance(error, InvalidChunk) else "its stream is no event text"
+                )
                 raise CloudBroken(
                     f"{cloud.name} broke off: {what}.", endpoint=cloud.name
                 ) from error
@@ -154,7 +243,7 @@ async def _opened(
     body: dict[str, Any],
     headers: dict[str, str],
     watch: _Watch,
-    sending: Sending,
+    sending: SendProgress,
 ) -> AsyncIterator[httpx.Response]:
     # Waiting is `watch`'s affair: it also sees bytes that trickle.
     timeout = httpx.Timeout(None, connect=cloud.limits.connect)

@@ -12,22 +12,22 @@ from typing import Any
 import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from edgesdk.closing import Closes
 from edgesdk.errors import RequestError
-from edgesdk.hybrid.cloud.answer import CloudAnswer, CloudEvent
-from edgesdk.hybrid.cloud.attempts import Attempts, OnBreak
-from edgesdk.hybrid.cloud.charges import Charges
-from edgesdk.hybrid.cloud.clock import Deadline
+from edgesdk.hybrid.cloud.cloud_reply import CloudEvent, CloudReply
 from edgesdk.hybrid.cloud.endpoint import Cloud
+from edgesdk.hybrid.cloud.failover import Failover, OnBreak
+from edgesdk.hybrid.cloud.spending import Charges
+from edgesdk.system.cancellation import Deadline
+from edgesdk.system.closing import Closeable
 
 
-class CloudStream(Closes, Iterator[CloudEvent]):
+class CloudStream(Closeable, Iterator[CloudEvent]):
     """Events of an answer. Leaving it early, or the last reference to it, ends the request."""
 
     def __init__(
         self,
         portal: BlockingPortal,
-        attempts: Attempts,
+        attempts: Failover,
         body: dict[str, Any],
         deadline: Deadline,
         charges: Charges | None,
@@ -35,7 +35,7 @@ class CloudStream(Closes, Iterator[CloudEvent]):
         key: str | None,
     ) -> None:
         self._arrived: queue.SimpleQueue[CloudEvent | None] = queue.SimpleQueue()
-        self._answer: CloudAnswer | None = None
+        self._answer: CloudReply | None = None
         self._work: Future[None] = portal.start_task_soon(
             _relay, attempts.answer(body, deadline, charges, on_break, key), self._arrived
         )
@@ -50,12 +50,12 @@ class CloudStream(Closes, Iterator[CloudEvent]):
             with suppress(CancelledError):
                 self._work.result()
             raise StopIteration
-        if isinstance(event, CloudAnswer):
+        if isinstance(event, CloudReply):
             self._answer = event
         return event
 
     @property
-    def answer(self) -> CloudAnswer:
+    def answer(self) -> CloudReply:
         """How it ended.
 
         Raises:
@@ -73,7 +73,7 @@ class CloudStream(Closes, Iterator[CloudEvent]):
         self.close()
 
 
-class CloudClient(Closes):
+class CloudClient(Closeable):
     """Asks cloud models; several threads may use it.
 
     No socket is opened, and no thread started, before the first request.
@@ -101,7 +101,7 @@ class CloudClient(Closes):
         self._guard = threading.Lock()
         # Proxies and .netrc of the environment must not redirect what the app addressed.
         self._http = httpx.AsyncClient(follow_redirects=False, verify=verify, trust_env=False)
-        self._attempts = Attempts(tuple(clouds), self._http, on_break, hedge_after)
+        self._attempts = Failover(tuple(clouds), self._http, on_break, hedge_after)
 
     def stream(
         self,
@@ -123,7 +123,7 @@ class CloudClient(Closes):
                 answers a request that is sent again by another process as it did the first.
 
         Raises:
-            CloudError, BudgetExceeded, DeadlineExceeded: from the iteration; see `Attempts.answer`.
+            CloudError, BudgetExceeded, DeadlineExceeded: from the iteration; see `Failover.answer`.
         """
         with self._guard:
             if self._portal is None:

@@ -9,7 +9,7 @@ from edgesdk.errors import InvalidOption
 
 
 @dataclass(frozen=True)
-class Limits:
+class Timeouts:
     """Seconds that parts of one attempt may take.
 
     Attributes:
@@ -48,7 +48,7 @@ class Cloud:
     model: str
     api_key: str | None = field(default=None, repr=False)
     headers: dict[str, str] = field(default_factory=dict, repr=False)
-    limits: Limits = field(default_factory=Limits)
+    limits: Timeouts = field(default_factory=Timeouts)
     input_price: float = 0.0
     output_price: float = 0.0
     max_output_tokens: int = 4096

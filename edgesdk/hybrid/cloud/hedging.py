@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from edgesdk.hybrid.cloud.trial import Trial
+from edgesdk.hybrid.cloud.attempt import Attempt
 
 
 async def first_to_answer(
-    first: Trial,
-    another: Callable[[], Awaitable[Trial | None]],
+    first: Attempt,
+    another: Callable[[], Awaitable[Attempt | None]],
     delay: float,
     *,
-    lost: Callable[[Trial], None],
-) -> Trial:
+    lost: Callable[[Attempt], None],
+) -> Attempt:
     """The trial that answers: the one whose first token came first, or, where none brings one,
     `first` with its failure. The other is closed before anything of it was seen.
 
@@ -30,10 +30,10 @@ async def first_to_answer(
     """
     trials = [first]
     running = 0
-    winner: Trial | None = None
+    winner: Attempt | None = None
     changed = anyio.Event()
 
-    async def run(trial: Trial) -> None:
+    async def run(trial: Attempt) -> None:
         nonlocal running, winner, changed
         await trial.look_ahead()
         running -= 1
@@ -63,7 +63,7 @@ async def first_to_answer(
     return found
 
 
-async def _lose(trials: list[Trial], lost: Callable[[Trial], None]) -> None:
+async def _lose(trials: list[Attempt], lost: Callable[[Attempt], None]) -> None:
     with anyio.CancelScope(shield=True):
         for trial in trials:
             await trial.close()

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from edgesdk.errors import InvalidOption
-from edgesdk.hybrid.parts import media_in
-from edgesdk.hybrid.privacy.built_in import BUILT_IN
-from edgesdk.hybrid.privacy.finding import Detector
+from edgesdk.hybrid.content import media_in
+from edgesdk.hybrid.privacy.builtin_detectors import BUILT_IN
+from edgesdk.hybrid.privacy.detectors import Detector
 
 Upload = Literal["local_only", "ask", "redact", "allow"]
 # From the strictest to the loosest.
@@ -20,7 +20,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Question:
+class UploadQuestion:
     """What the app is asked before an upload.
 
     Attributes:
@@ -35,7 +35,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class UploadVerdict:
     """What may happen to a request.
 
     Attributes:
@@ -51,7 +51,7 @@ class Verdict:
     call: Upload | None = None
     tags: tuple[str, ...] = ()
 
-    def at_most(self, rule: Upload, reason: str) -> Verdict:
+    def tightened(self, rule: Upload, reason: str) -> UploadVerdict:
         """This one, or a stricter one where `rule` is."""
         if _ORDER.index(self.upload) <= _ORDER.index(rule):
             return self
@@ -84,7 +84,7 @@ class Policy:
     decide: Callable[[Messages], Upload | None] | None = None
     detectors: Sequence[Detector] = BUILT_IN
     media: Upload = "local_only"
-    ask: Callable[[Question], bool] | None = None
+    ask: Callable[[UploadQuestion], bool] | None = None
 
     def __post_init__(self) -> None:
         for rule in (self.default, self.media, *self.tags.values(), *self.kinds.values()):
@@ -95,14 +95,14 @@ class Policy:
         """Whether no request can leave unless a call says otherwise."""
         return self.default == "local_only"
 
-    def judge(
+    def evaluate(
         self,
         messages: Messages,
         *,
         call: Upload | None = None,
         tags: Iterable[str] = (),
         besides: Messages = (),
-    ) -> Verdict:
+    ) -> UploadVerdict:
         """What may happen to `messages`.
 
         Args:
@@ -121,14 +121,14 @@ class Policy:
         except Exception as error:
             # The error itself may quote the request, and reasons are written down.
             reason = f"a check failed with {type(error).__name__}"
-            return Verdict("local_only", reason, call=call, tags=named)
+            return UploadVerdict("local_only", reason, call=call, tags=named)
         rules += [
             (rule, f"found {kind}") for kind, rule in sorted(self.kinds.items()) if kind in kinds
         ]
         upload, reason = min(rules, key=lambda rule: _ORDER.index(rule[0]))
-        verdict = Verdict(upload, reason, kinds, call, named)
+        verdict = UploadVerdict(upload, reason, kinds, call, named)
         if upload == "redact" and (media := media_in(messages)):
-            return verdict.at_most(self.media, f"{media[0]}: nothing in it can be redacted")
+            return verdict.tightened(self.media, f"{media[0]}: nothing in it can be redacted")
         return verdict
 
     def _said(self, call: Upload | None, tags: tuple[str, ...]) -> tuple[Upload, str]:
@@ -141,7 +141,7 @@ class Policy:
         return min(found or [fallback], key=lambda rule: _ORDER.index(rule[0]))
 
 
-def strictest(*verdicts: Verdict) -> Verdict:
+def strictest(*verdicts: UploadVerdict) -> UploadVerdict:
     """The first of those that allow the least."""
     return min(verdicts, key=lambda verdict: _ORDER.index(verdict.upload))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,15 @@ import numpy as np
 from gguf import GGUFWriter
 
 from edgesdk.errors import CheckpointError
+from edgesdk_export.calibration.layer_runner import TAPS, SquaresMeter, embedded, run_layer
 from edgesdk_export.checkpoint.gguf_reader import read_gguf
-from edgesdk_export.gguf.tensors import stored_tensors
+from edgesdk_export.gguf.tensors import target_tensors
+from edgesdk_export.onnx import FloatTensors
+from edgesdk_export.onnx.partial_models import tapped_layer_model
+from edgesdk_export.quality.evaluation_text import Windows
+from edgesdk_export.resume import Arrays, ResumeState, carry_through_layers
 from edgesdk_export.spec import DecoderSpec
-from edgesdk_export.weights import Float32, read_whole
+from edgesdk_export.weights import Decoder, Float32, read_whole
 
 _SQUARES, _COUNTS = ".in_sum2", ".counts"
 
@@ -136,10 +141,47 @@ def gguf_names(spec: DecoderSpec) -> dict[str, tuple[str, ...]]:
     """Tap of a layer ("layers.3.qkv") -> the GGUF matrices that read the same input."""
     reads = {"qkv": ("q", "k", "v"), "o": ("o",), "gate": ("gate", "up"), "down": ("down",)}
     # Where matrices are fused, as in phi3, one tensor holds several parts.
-    holders = {part: tensor.name for tensor in stored_tensors(spec) for part in tensor.parts}
+    holders = {part: tensor.name for tensor in target_tensors(spec) for part in tensor.parts}
     names = {}
     for index in range(spec.layers):
         for tap, parts in reads.items():
             tensors = [holders[f"layers.{index}.{part}.weight"] for part in parts]
             names[f"layers.{index}.{tap}"] = tuple(dict.fromkeys(tensors))
     return names
+
+
+def collect_importance(
+    decoder: Decoder,
+    windows: Windows,
+    *,
+    text_name: str,
+    kept: ResumeState | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ImportanceMatrix:
+    """Run the text through the float32 layers, one in memory at a time, and sum up squares.
+
+    Args:
+        text_name: what the file will call the text.
+        kept: where the pass goes on from if it was killed.
+        progress: called with the number of layers done.
+    """
+    spec, tensors = decoder.spec, FloatTensors(decoder)
+
+    def step(index: int, carried: Arrays) -> Arrays:
+        meters = {tap: SquaresMeter() for tap in TAPS}
+        part = tapped_layer_model(spec, tensors, index, TAPS)
+        observers = {tap: meter.add for tap, meter in meters.items()}
+        states = run_layer(part, carried["states"], observers, prepack=False)
+        sums = {f"layers.{index}.{tap}": meter.sums for tap, meter in meters.items()}
+        return {**carried, **sums, "states": states}
+
+    def first() -> Arrays:
+        return {"states": embedded(decoder, windows)}
+
+    found = carry_through_layers(kept, "importance", spec.layers, first, step, progress)
+    entries = {
+        name: ChannelSquares(found[tap], windows.ids.size)
+        for tap, names in gguf_names(spec).items()
+        for name in names
+    }
+    return ImportanceMatrix(entries, (text_name,), windows.ids.shape[1])

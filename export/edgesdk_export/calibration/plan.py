@@ -8,28 +8,27 @@ from pathlib import Path
 from typing import Literal
 
 from edgesdk_quantize.formats import BlockFormat, CodedScales, Int4, Int4Offset, Int8
-from edgesdk_quantize.methods.budget import Choice, choose, stored_bits
-from edgesdk_quantize.methods.calibrated import Rounding
+from edgesdk_quantize.methods.format_budget import FormatOption, choose_formats, stored_bits
+from edgesdk_quantize.methods.gptq import RoundingOptions
 
 from edgesdk.errors import RequestError
-from edgesdk_export.calibration.activation_aware import activation_aware
-from edgesdk_export.calibration.collecting import collect_importance
-from edgesdk_export.calibration.generated import GENERATED_NAME, own_writing
-from edgesdk_export.calibration.importance import ImportanceMatrix
-from edgesdk_export.calibration.sensitivity import MatrixCost, measure_costs
-from edgesdk_export.calibration.sequential import SequentialQuantizer
-from edgesdk_export.calibration.text import (
-    DEFAULT_TOKENS,
+from edgesdk_export.calibration.calibration_text import (
+    DEFAULT_CALIBRATION_TOKENS,
+    GENERATED_NAME,
     builtin_calibration_text,
     calibration_windows,
+    generate_calibration_text,
 )
-from edgesdk_export.calibration.weighted import WeightedQuantizer
+from edgesdk_export.calibration.channel_scales import activation_aware
+from edgesdk_export.calibration.importance import ImportanceMatrix, collect_importance
+from edgesdk_export.calibration.quantizers import SequentialQuantizer, WeightedQuantizer
+from edgesdk_export.calibration.sensitivity import MatrixCost, measure_costs
 from edgesdk_export.onnx import LayerQuantizer, WeightScheme
-from edgesdk_export.onnx.blocks import block_size
-from edgesdk_export.onnx.stored import matrix_parts
-from edgesdk_export.progress import Progress
-from edgesdk_export.quality.text import EvaluationText, Windows
-from edgesdk_export.resume import Arrays, Kept, remembered
+from edgesdk_export.onnx.operators import block_size
+from edgesdk_export.onnx.stored_weights import matrix_parts
+from edgesdk_export.progress import ExportProgress
+from edgesdk_export.quality.evaluation_text import EvaluationText, Windows
+from edgesdk_export.resume import Arrays, ResumeState, compute_once
 from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder
 
@@ -48,11 +47,11 @@ _OFFSET_FORMATS: tuple[BlockFormat, ...] = tuple(Int4Offset(block) for block in 
 # Sensitivities are of the first windows only: each layer's stream runs through all layers behind.
 _SENSITIVITY_TOKENS = 1_024
 _SENSITIVITY_WINDOW = 256
-_WRITES_ITSELF = 2_000_000_000
+_MAX_GENERATING_PARAMETERS = 2_000_000_000
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationSettings:
     """How the codes of a decoder's linear layers are found with the help of a text.
 
     Attributes:
@@ -69,14 +68,14 @@ class Calibration:
 
     method: Literal["weighted", "gptq"] = "gptq"
     text: EvaluationText | None = None
-    tokens: int = DEFAULT_TOKENS
+    tokens: int = DEFAULT_CALIBRATION_TOKENS
     bits: float | None = None
     awq: bool = False
     sweeps: int = 0
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class CalibrationResult:
     """What is written, and how.
 
     Attributes:
@@ -89,17 +88,17 @@ class Calibrated:
     method: str
 
 
-def calibrate(
+def calibrate_decoder(
     decoder: Decoder,
     scheme: WeightScheme,
-    calibration: Calibration,
+    calibration: CalibrationSettings,
     *,
     tokenizer_json: bytes,
     bos: int | None,
     work: Path,
-    progress: Progress,
-    kept: Kept | None = None,
-) -> Calibrated:
+    progress: ExportProgress,
+    kept: ResumeState | None = None,
+) -> CalibrationResult:
     """Run what has to run before the first layer is written.
 
     Args:
@@ -117,7 +116,7 @@ def calibrate(
             hint="Choose int4 or int8, or leave calibration out.",
         )
     text_name, windows = _text(decoder, calibration, tokenizer_json, bos, work, kept, progress)
-    forms = _alike(decoder.spec, scheme.linear)
+    forms = _same_format(decoder.spec, scheme.linear)
     if calibration.awq:
         progress.stage("Searching channel scales", decoder.spec.layers)
         decoder = activation_aware(decoder, windows, forms, kept=kept, progress=progress.advance)
@@ -125,11 +124,13 @@ def calibrate(
         # After the scales: they even out what matrices cost.
         progress.stage("Measuring sensitivity", decoder.spec.layers)
         mixed = formats_to_mix(scheme)
-        costs = measure_costs(decoder, _few(windows), mixed, kept=kept, progress=progress.advance)
+        costs = measure_costs(
+            decoder, _sensitivity_windows(windows), mixed, kept=kept, progress=progress.advance
+        )
         forms = mixed_formats(decoder.spec, scheme, costs, calibration.bits)
     quantizer: LayerQuantizer
     if calibration.method == "gptq":
-        rounding = Rounding(sweeps=calibration.sweeps)
+        rounding = RoundingOptions(sweeps=calibration.sweeps)
         quantizer = SequentialQuantizer(decoder, windows, forms, rounding, kept)
     else:
         progress.stage("Measuring importance", decoder.spec.layers)
@@ -140,21 +141,21 @@ def calibrate(
     scaled = "activation-aware channel scales, " if calibration.awq else ""
     coded = "scales in 8 bits, " if scheme.linear.has_coded_scales else ""
     method = f"{scaled}{quantizer.method}, {coded}calibrated on {text_name}"
-    return Calibrated(decoder, quantizer, method)
+    return CalibrationResult(decoder, quantizer, method)
 
 
 def measured_importance(
     decoder: Decoder,
-    calibration: Calibration,
+    calibration: CalibrationSettings,
     *,
     tokenizer_json: bytes,
     bos: int | None,
     work: Path,
-    progress: Progress,
-    kept: Kept | None = None,
+    progress: ExportProgress,
+    kept: ResumeState | None = None,
 ) -> ImportanceMatrix:
     """The importance of every matrix's inputs, for ggml's quantizers; of `calibration` only the
-    text and its tokens count. See `calibrate`.
+    text and its tokens count. See `calibrate_decoder`.
 
     Raises:
         ExportError: the text is too short.
@@ -185,7 +186,7 @@ def mixed_formats(
     """
     shapes, matrices = canonical_shapes(spec), matrix_parts(spec)
     formats = formats_to_mix(scheme)
-    choices: dict[str, list[Choice]] = {}
+    choices: dict[str, list[FormatOption]] = {}
     forms: dict[str, list[BlockFormat]] = {}
     for name, cost in costs.items():
         parts = [shapes[f"{part}.weight"] for part in matrices[name]]
@@ -193,11 +194,11 @@ def mixed_formats(
         usable = [k for k, form in enumerate(formats) if _fits(form, columns)]
         forms[name] = [formats[k] for k in usable]
         choices[name] = [
-            Choice(stored_bits(formats[k], rows, columns), cost.divergence[k]) for k in usable
+            FormatOption(stored_bits(formats[k], rows, columns), cost.divergence[k]) for k in usable
         ]
     fixed = _fixed_bits(spec, scheme, set(costs))
     try:
-        chosen = choose(choices, bits * spec.parameters - fixed)
+        chosen = choose_formats(choices, bits * spec.parameters - fixed)
     except ValueError:
         least = fixed + sum(min(choice.bits for choice in options) for options in choices.values())
         raise RequestError(
@@ -211,21 +212,25 @@ def mixed_formats(
 
 def _text(
     decoder: Decoder,
-    calibration: Calibration,
+    calibration: CalibrationSettings,
     tokenizer_json: bytes,
     bos: int | None,
     work: Path,
-    kept: Kept | None,
-    progress: Progress,
+    kept: ResumeState | None,
+    progress: ExportProgress,
 ) -> tuple[str, Windows]:
     """The calibration text's name and windows."""
-    if calibration.text is None and decoder.spec.parameters <= _WRITES_ITSELF:
+    if calibration.text is None and decoder.spec.parameters <= _MAX_GENERATING_PARAMETERS:
         progress.stage("Writing calibration text", 1)
 
         def write() -> Arrays:
-            return {"ids": own_writing(decoder, work, bos=bos, tokens=calibration.tokens).ids}
+            return {
+                "ids": generate_calibration_text(
+                    decoder, work, bos=bos, tokens=calibration.tokens
+                ).ids
+            }
 
-        windows = Windows(remembered(kept, "own-writing", write)["ids"])
+        windows = Windows(compute_once(kept, "own-writing", write)["ids"])
         progress.advance(1)
         return GENERATED_NAME, windows
     text = calibration.text or builtin_calibration_text()
@@ -235,7 +240,7 @@ def _text(
     )
 
 
-def _alike(spec: DecoderSpec, form: BlockFormat) -> dict[str, BlockFormat]:
+def _same_format(spec: DecoderSpec, form: BlockFormat) -> dict[str, BlockFormat]:
     """One format for all stored matrices of the layers, of the same bits where it does not fit."""
     shapes, forms = canonical_shapes(spec), dict[str, BlockFormat]()
     for name, parts in matrix_parts(spec).items():
@@ -246,7 +251,7 @@ def _alike(spec: DecoderSpec, form: BlockFormat) -> dict[str, BlockFormat]:
     return forms
 
 
-def _few(windows: Windows) -> Windows:
+def _sensitivity_windows(windows: Windows) -> Windows:
     """The heads of windows spread over the text: short ones, so that more subjects are seen."""
     length = min(_SENSITIVITY_WINDOW, windows.ids.shape[1])
     count = min(len(windows.ids), max(1, _SENSITIVITY_TOKENS // length))

@@ -20,16 +20,15 @@ import numpy as np
 import onnx_ir as ir
 from edgesdk_quantize.divergence import DivergenceMeter
 from edgesdk_quantize.formats import BlockFormat, Int4
-from edgesdk_quantize.methods.grid import round_all
-from edgesdk_quantize.methods.search import search_grid
+from edgesdk_quantize.methods.grid import round_all, search_grid
 
-from edgesdk_export.calibration.running import TAP_OF, TAPS, SquaresMeter, embedded, run_layer
+from edgesdk_export.calibration.layer_runner import TAP_OF, TAPS, SquaresMeter, embedded, run_layer
 from edgesdk_export.onnx import FloatTensors, layer_model
-from edgesdk_export.onnx.graph import Weights
-from edgesdk_export.onnx.parts import tapped_layer_model
-from edgesdk_export.quality.stacks import CheckpointStack
-from edgesdk_export.quality.text import Windows
-from edgesdk_export.resume import Arrays, Kept, over_layers, remembered
+from edgesdk_export.onnx.graph_builder import Weights
+from edgesdk_export.onnx.partial_models import tapped_layer_model
+from edgesdk_export.quality.evaluation_text import Windows
+from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint
+from edgesdk_export.resume import Arrays, ResumeState, carry_through_layers, compute_once
 from edgesdk_export.weights import Decoder, Float32
 
 # What matrices are rounded to while divergence is measured.
@@ -56,7 +55,7 @@ def measure_costs(
     windows: Windows,
     formats: Sequence[BlockFormat],
     *,
-    kept: Kept | None = None,
+    kept: ResumeState | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, MatrixCost]:
     """The cost of every stored matrix of every layer ("layers.3.down") in each format.
@@ -79,15 +78,15 @@ def measure_costs(
         return {**carried, **probe, "clean": clean, "disturbed": disturbed}
 
     def divergences() -> Arrays:
-        stack = CheckpointStack(decoder)
+        stack = LayerwiseCheckpoint(decoder)
         found = _divergences(stack, windows, probed["clean"], list(probed["disturbed"]))
         return {"divergences": np.array(found)}
 
     def first() -> Arrays:
         return {"clean": embedded(decoder, windows)}
 
-    probed = over_layers(kept, "sensitivity", spec.layers, first, step, progress)
-    by_layer = remembered(kept, "divergences", divergences)["divergences"]
+    probed = carry_through_layers(kept, "sensitivity", spec.layers, first, step, progress)
+    by_layer = compute_once(kept, "divergences", divergences)["divergences"]
     costs = {}
     for index in range(spec.layers):
         for matrix in TAP_OF:
@@ -125,9 +124,9 @@ def _probe_layer(
         ratios[matrix] = _ratios(rows, importance, formats)
         grid = search_grid(rows, PROBE, importance)
         rounded[name] = round_all(grid, np.ascontiguousarray(rows.T)).T.copy()
-        one = layer_model(spec, _Replaced(tensors, {name: rounded[name]}), index)
+        one = layer_model(spec, _ReplacedWeights(tensors, {name: rounded[name]}), index)
         shares[matrix] = _disturbance(after, run_layer(one, states, prepack=False))
-    whole = layer_model(spec, _Replaced(tensors, rounded), index)
+    whole = layer_model(spec, _ReplacedWeights(tensors, rounded), index)
     own = run_layer(whole, states, prepack=False)
     total = max(_disturbance(after, own), 1e-30)
     probe = {
@@ -158,7 +157,7 @@ def _disturbance(clean: Float32, other: Float32) -> float:
 
 
 def _divergences(
-    stack: CheckpointStack, windows: Windows, clean: Float32, disturbed: Sequence[Float32]
+    stack: LayerwiseCheckpoint, windows: Windows, clean: Float32, disturbed: Sequence[Float32]
 ) -> list[float]:
     """Mean KL of each disturbed stream against the clean one."""
     width = max(1, 2**23 // stack.hidden_size)
@@ -172,7 +171,7 @@ def _divergences(
     return [float(np.concatenate([meter.result().kl for meter in row]).mean()) for row in meters]
 
 
-class _Replaced:
+class _ReplacedWeights:
     """Weights of which some are others."""
 
     def __init__(self, weights: Weights, others: Mapping[str, Float32]) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgesdk_quantize.formats import BlockFormat, Packed, regrid
+from edgesdk_quantize.formats import BlockFormat, PackedMatrix, preserved_blocks
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from edgesdk.errors import CheckpointError
-from edgesdk_export.checkpoint.base import Region
+from edgesdk_export.checkpoint.checkpoint import FileRegion
 from edgesdk_export.checkpoint.gguf_header import TensorInfo, read_gguf_header
 from edgesdk_export.weights import Float32
 
@@ -24,7 +24,7 @@ from edgesdk_export.weights import Float32
 class GgufTensor:
     """One tensor of a GGUF file; a `LazyTensor`."""
 
-    region: Region
+    region: FileRegion
     shape: tuple[int, ...]
     type: GGMLQuantizationType
     row_bytes: int
@@ -68,17 +68,17 @@ class GgufTensor:
 class GgufBlockTensor(GgufTensor):
     """A matrix in one of ggml's block types; a `BlockTensor` and a `PackedTensor`."""
 
-    def kept_form(self, form: BlockFormat) -> BlockFormat | None:
-        """See `BlockTensor.kept_form`."""
-        return regrid.kept_form(self.dtype, form)
+    def preserved_format(self, form: BlockFormat) -> BlockFormat | None:
+        """See `BlockTensor.preserved_format`."""
+        return preserved_blocks.preserved_format(self.dtype, form)
 
-    def blocks(self, form: BlockFormat, start: int, stop: int) -> Packed:
+    def blocks(self, form: BlockFormat, start: int, stop: int) -> PackedMatrix:
         """See `BlockTensor.blocks`."""
-        return regrid.keep(self.dtype, self.packed(start, stop), form)
+        return preserved_blocks.preserve_blocks(self.dtype, self.packed(start, stop), form)
 
     def steps(self, block: int, start: int, stop: int) -> Float32 | None:
         """See `BlockTensor.steps`."""
-        return regrid.steps_of(self.dtype, self.packed(start, stop), block)
+        return preserved_blocks.grid_steps(self.dtype, self.packed(start, stop), block)
 
     def packed(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """See `PackedTensor.packed`."""
@@ -99,7 +99,7 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
 def _tensor(path: Path, info: TensorInfo) -> GgufTensor:
     rounded = GGML_QUANT_SIZES[info.type][0] > 1 and len(info.shape) == 2
     kind = GgufBlockTensor if rounded else GgufTensor
-    return kind(Region(path, info.offset, info.name), info.shape, info.type, info.row_bytes)
+    return kind(FileRegion(path, info.offset, info.name), info.shape, info.type, info.row_bytes)
 
 
 @cache

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgesdk.errors import CheckpointError, DamagedCheckpoint
-from edgesdk_export.checkpoint.base import Region
-from edgesdk_export.checkpoint.json_files import read_json
+from edgesdk_export.checkpoint.checkpoint import FileRegion, read_json
 from edgesdk_export.weights import Float32
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -41,7 +40,7 @@ _FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 class SafetensorsTensor:
     """One tensor of a safetensors file; a `LazyTensor`."""
 
-    region: Region
+    region: FileRegion
     shape: tuple[int, ...]
     dtype: str
 
@@ -134,7 +133,7 @@ def read_safetensors(path: Path) -> dict[str, SafetensorsTensor]:
     for name, entry in header.items():
         dtype, shape, begin, end = _parse_entry(path, name, entry, data_size)
         spans.append((begin, end, name))
-        tensors[name] = SafetensorsTensor(Region(path, data_start + begin, name), shape, dtype)
+        tensors[name] = SafetensorsTensor(FileRegion(path, data_start + begin, name), shape, dtype)
 
     reached = 0
     for begin, end, name in sorted(spans):

@@ -1,5 +1,5 @@
 """One file per architecture family: configuration to `DecoderSpec`."""
 
-from edgesdk_export.families.decoder import read_decoder as read_decoder
+from edgesdk_export.families.reader import read_decoder as read_decoder
 
 __all__ = ["read_decoder"]

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from edgesdk.errors import CheckpointError
 from edgesdk_export.checkpoint import Checkpoint
-from edgesdk_export.families.fields import MAX_LAYERS, Fields
-from edgesdk_export.families.reading import Source
-from edgesdk_export.families.rope import rope_from_config
+from edgesdk_export.families.fields import MAX_LAYERS, ConfigFields
+from edgesdk_export.families.mapping import WeightSource
+from edgesdk_export.families.rope_settings import rope_from_config
 from edgesdk_export.spec import DecoderSpec, RopeSpec, canonical_shapes
 
 HEAD = "lm_head.weight"
@@ -69,7 +69,7 @@ _SANDWICH = {
 
 def config_fields(
     checkpoint: Checkpoint, defaults: Mapping[str, Any], *, section: str | None = None
-) -> Fields:
+) -> ConfigFields:
     """The checkpoint's configuration, or one section of it, over the family's defaults
     (transformers leaves out what equals its own).
 
@@ -77,7 +77,7 @@ def config_fields(
         CheckpointError: the weights were quantized by some other tool.
         ConfigMismatch: it asks for something that `DecoderSpec` cannot say.
     """
-    top = Fields(checkpoint.config, str(checkpoint.path / "config.json"))
+    top = ConfigFields(checkpoint.config, str(checkpoint.path / "config.json"))
     if "quantization_config" in top:
         method = top.within("quantization_config").text("quant_method", "an unnamed method")
         raise CheckpointError(
@@ -85,7 +85,7 @@ def config_fields(
             hint="Export from the original checkpoint, or from a GGUF of it.",
         )
     chosen = top if section is None else top.within(section)
-    config = Fields({**defaults, **chosen.values}, chosen.where)
+    config = ConfigFields({**defaults, **chosen.values}, chosen.where)
     for key, neutral in _UNSUPPORTED.items():
         config.refuse(key, *neutral)
     return config
@@ -98,7 +98,7 @@ def architecture_of(checkpoint: Checkpoint, family: str) -> str:
 
 
 def plain_spec(
-    config: Fields,
+    config: ConfigFields,
     *,
     family: str,
     architecture: str,
@@ -135,7 +135,7 @@ def plain_spec(
 
 
 def windows_by_layer_type(
-    config: Fields, spec: DecoderSpec, window: int | None, default: tuple[bool, ...]
+    config: ConfigFields, spec: DecoderSpec, window: int | None, default: tuple[bool, ...]
 ) -> tuple[int | None, ...]:
     """The window of each layer, by `layer_types` where it is given, else by `default` (True:
     windowed). A window that no context outgrows is none."""
@@ -157,7 +157,7 @@ def windows_by_layer_type(
     return tuple(window if slide else None for slide in slides)
 
 
-def upper_windows(config: Fields, spec: DecoderSpec) -> tuple[int | None, ...]:
+def upper_windows(config: ConfigFields, spec: DecoderSpec) -> tuple[int | None, ...]:
     """Qwen's rule: if windows are wanted at all, layers from `max_window_layers` on have one."""
     window = config.optional_count("sliding_window") if config.flag("use_sliding_window") else None
     first = config.values.get("max_window_layers")
@@ -169,19 +169,19 @@ def upper_windows(config: Fields, spec: DecoderSpec) -> tuple[int | None, ...]:
 
 def config_sources(
     spec: DecoderSpec, *, prefix: str = "model.", head: str = HEAD, norm_offset: float = 0.0
-) -> dict[str, Source]:
+) -> dict[str, WeightSource]:
     """Where transformers' own names put each canonical weight. `norm_offset` is what the family
     adds to its stored norm gains."""
     templates = {**_TEMPLATES, **(_SANDWICH if spec.norm_placement == "sandwich" else {})}
-    sources: dict[str, Source] = {}
+    sources: dict[str, WeightSource] = {}
     for name in canonical_shapes(spec):
         if name == "head.weight":
-            sources[name] = Source(head)
+            sources[name] = WeightSource(head)
             continue
         where, part, kind = split_name(name)
         layer = "" if where is None else f"layers.{where}."
         add = norm_offset if part.endswith("norm") else 0.0
-        sources[name] = Source(f"{prefix}{layer}{templates[part]}.{kind}", add=add)
+        sources[name] = WeightSource(f"{prefix}{layer}{templates[part]}.{kind}", add=add)
     return sources
 
 

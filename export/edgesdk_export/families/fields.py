@@ -16,7 +16,7 @@ _HINT = "Compare the configuration with the one that the model was published wit
 
 
 @dataclass(frozen=True)
-class Fields:
+class ConfigFields:
     """A configuration, and what to call it in messages.
 
     A `default` stands in for a key that is absent or null; without one the key must be there.
@@ -28,14 +28,14 @@ class Fields:
     def __contains__(self, key: str) -> bool:
         return self.values.get(key) is not None
 
-    def within(self, key: str) -> Fields:
+    def within(self, key: str) -> ConfigFields:
         """The object under a key; empty where there is none."""
         value = self.values.get(key)
         if value is None:
             value = {}
         if not isinstance(value, Mapping):
             raise self._wrong(key, "an object")
-        return Fields(value, f"{self.where}: {key}")
+        return ConfigFields(value, f"{self.where}: {key}")
 
     def count(self, key: str, default: int | None = None, *, limit: int = 2**40) -> int:
         """A positive integer up to `limit`."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
-from edgesdk_export.families.reading import Reading
+from edgesdk_export.families.mapping import CheckpointMapping
 
 _DEFAULTS = {
     "head_dim": 256,
@@ -26,7 +26,7 @@ _DEFAULTS = {
 _LAYERS_OF_27B = 46
 
 
-def from_config(checkpoint: Checkpoint) -> Reading:
+def from_config(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read config.json of `Gemma2ForCausalLM`."""
     config = config_json.config_fields(checkpoint, _DEFAULTS)
     spec = config_json.plain_spec(
@@ -51,10 +51,10 @@ def from_config(checkpoint: Checkpoint) -> Reading:
     )
     # Stored gains are relative to one.
     sources = config_json.config_sources(spec, norm_offset=1.0)
-    return Reading(spec, sources, config_json.HEAD, config_json.SETTLED)
+    return CheckpointMapping(spec, sources, config_json.HEAD, config_json.SETTLED)
 
 
-def from_gguf(checkpoint: Checkpoint) -> Reading:
+def from_gguf(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read the GGUF architecture "gemma2", whose norm gains are absolute."""
     meta = gguf_metadata.gguf_fields(checkpoint)
     spec = gguf_metadata.plain_spec(checkpoint, meta, family="gemma2")
@@ -71,7 +71,7 @@ def from_gguf(checkpoint: Checkpoint) -> Reading:
         embedding_scale=math.sqrt(spec.hidden_size),
     )
     sources = gguf_metadata.gguf_sources(spec)
-    return Reading(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)
+    return CheckpointMapping(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)
 
 
 def _every_other(layers: int) -> tuple[bool, ...]:

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
-from edgesdk_export.families.fields import Fields
-from edgesdk_export.families.reading import Reading
-from edgesdk_export.families.rope import stretched
+from edgesdk_export.families.fields import ConfigFields
+from edgesdk_export.families.mapping import CheckpointMapping
+from edgesdk_export.families.rope_settings import stretched
 from edgesdk_export.spec import DecoderSpec, RopeSpec
 
 # The text_config of published multimodal checkpoints leaves out all that equals these.
@@ -34,7 +34,7 @@ _LAYERS_OF_27B = 62
 _VISION = ("*vision_tower.*", "*multi_modal_projector.*")
 
 
-def from_config(checkpoint: Checkpoint) -> Reading:
+def from_config(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read config.json of `Gemma3ForCausalLM`, or the `text_config` of
     `Gemma3ForConditionalGeneration`, whose vision tower is left behind."""
     section = "text_config" if checkpoint.config.get("model_type") == "gemma3" else None
@@ -70,10 +70,10 @@ def from_config(checkpoint: Checkpoint) -> Reading:
     # Stored gains are relative to one.
     sources = config_json.config_sources(spec, prefix=prefix, head=head, norm_offset=1.0)
     settled = config_json.SETTLED if section is None else (*config_json.SETTLED, *_VISION)
-    return Reading(spec, sources, head, settled)
+    return CheckpointMapping(spec, sources, head, settled)
 
 
-def from_gguf(checkpoint: Checkpoint) -> Reading:
+def from_gguf(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read the GGUF architecture "gemma3", whose norm gains are absolute. llama.cpp stretches
     only the rope of the full layers."""
     meta = gguf_metadata.gguf_fields(checkpoint)
@@ -90,7 +90,7 @@ def from_gguf(checkpoint: Checkpoint) -> Reading:
         logit_softcap=meta.optional_positive("final_logit_softcapping"),
     )
     sources = gguf_metadata.gguf_sources(spec)
-    return Reading(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)
+    return CheckpointMapping(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)
 
 
 def _common(spec: DecoderSpec) -> DecoderSpec:
@@ -106,17 +106,17 @@ def _all_but_each(period: int, layers: int) -> tuple[bool, ...]:
     return tuple((i + 1) % period != 0 for i in range(layers))
 
 
-def _global_rope(config: Fields, head_size: int) -> RopeSpec:
+def _global_rope(config: ConfigFields, head_size: int) -> RopeSpec:
     per_type = config.within("rope_parameters")
     if "rope_theta" in per_type or "rope_type" in per_type:
         raise per_type.mismatch("rope parameters must be given per layer type")
     full = per_type.within("full_attention")
-    found = Fields({**full.values, **config.within("rope_scaling").values}, full.where)
+    found = ConfigFields({**full.values, **config.within("rope_scaling").values}, full.where)
     theta = found.positive("rope_theta", config.positive("rope_theta", _GLOBAL_THETA))
     return stretched(config, found, theta=theta, head_size=head_size)
 
 
-def _local_rope(config: Fields, head_size: int) -> RopeSpec:
+def _local_rope(config: ConfigFields, head_size: int) -> RopeSpec:
     found = config.within("rope_parameters").within("sliding_attention")
     theta = found.positive("rope_theta", config.positive("rope_local_base_freq", _LOCAL_THETA))
     return stretched(config, found, theta=theta, head_size=head_size)

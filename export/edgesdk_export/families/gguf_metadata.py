@@ -7,9 +7,9 @@ from typing import Any
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families.config_json import split_name
-from edgesdk_export.families.fields import MAX_LAYERS, Fields
-from edgesdk_export.families.reading import Source
-from edgesdk_export.families.rope import (
+from edgesdk_export.families.fields import MAX_LAYERS, ConfigFields
+from edgesdk_export.families.mapping import WeightSource
+from edgesdk_export.families.rope_settings import (
     GGUF_FREQUENCIES,
     GGUF_LONG,
     GGUF_SHORT,
@@ -54,7 +54,7 @@ TENSOR_NAMES = {
 }
 
 
-def gguf_fields(checkpoint: Checkpoint) -> Fields:
+def gguf_fields(checkpoint: Checkpoint) -> ConfigFields:
     """The architecture's own metadata, keys without its name in front.
 
     Raises:
@@ -66,7 +66,7 @@ def gguf_fields(checkpoint: Checkpoint) -> Fields:
         for key, value in checkpoint.config.items()
         if key.startswith(start)
     }
-    meta = Fields(values, f"{checkpoint.path}: {start}*")
+    meta = ConfigFields(values, f"{checkpoint.path}: {start}*")
     for key, neutral in _UNSUPPORTED.items():
         meta.refuse(key, *neutral)
     if not meta.flag("attention.causal", True):
@@ -75,7 +75,7 @@ def gguf_fields(checkpoint: Checkpoint) -> Fields:
 
 
 def plain_spec(
-    checkpoint: Checkpoint, meta: Fields, *, family: str, default_theta: float = 10_000.0
+    checkpoint: Checkpoint, meta: ConfigFields, *, family: str, default_theta: float = 10_000.0
 ) -> DecoderSpec:
     """The spec of a decoder with pre-norms, no biases and full attention in every layer. The head
     is tied where there is no tensor for it, as llama.cpp has it."""
@@ -104,7 +104,7 @@ def plain_spec(
     )
 
 
-def window_of(meta: Fields, spec: DecoderSpec) -> int | None:
+def window_of(meta: ConfigFields, spec: DecoderSpec) -> int | None:
     """The sliding window in tokens; None where there is none or no context outgrows it."""
     if meta.values.get("attention.sliding_window") in (None, 0):
         return None
@@ -112,7 +112,7 @@ def window_of(meta: Fields, spec: DecoderSpec) -> int | None:
     return window if window < spec.context_length else None
 
 
-def refuse_window(meta: Fields, spec: DecoderSpec) -> None:
+def refuse_window(meta: ConfigFields, spec: DecoderSpec) -> None:
     """Raise if the metadata asks for a window in a family whose GGUF has none."""
     window = window_of(meta, spec)
     if window is not None:
@@ -124,11 +124,11 @@ def has_bias(checkpoint: Checkpoint, part: str) -> bool:
     return f"blk.0.{TENSOR_NAMES[part]}.bias" in checkpoint.tensors
 
 
-def gguf_sources(spec: DecoderSpec) -> dict[str, Source]:
+def gguf_sources(spec: DecoderSpec) -> dict[str, WeightSource]:
     """Where llama.cpp's names put each canonical weight."""
-    sources: dict[str, Source] = {}
+    sources: dict[str, WeightSource] = {}
     for name in canonical_shapes(spec):
         where, part, kind = split_name(name)
         layer = "" if where is None else f"blk.{where}."
-        sources[name] = Source(f"{layer}{TENSOR_NAMES[part]}.{kind}")
+        sources[name] = WeightSource(f"{layer}{TENSOR_NAMES[part]}.{kind}")
     return sources

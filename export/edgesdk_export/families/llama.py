@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
-from edgesdk_export.families.reading import Reading, Source
+from edgesdk_export.families.mapping import CheckpointMapping, WeightSource
 
 # transformers' defaults for what published configurations leave out.
 _DEFAULTS = {
@@ -25,7 +25,7 @@ _MISTRAL_DEFAULTS = {
 }
 
 
-def from_config(checkpoint: Checkpoint) -> Reading:
+def from_config(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read config.json of `LlamaForCausalLM` or `MistralForCausalLM`."""
     mistral = checkpoint.config.get("model_type") == "mistral"
     config = config_json.config_fields(checkpoint, _MISTRAL_DEFAULTS if mistral else _DEFAULTS)
@@ -39,10 +39,10 @@ def from_config(checkpoint: Checkpoint) -> Reading:
         biased = config.flag("attention_bias")
         spec = replace(spec, qkv_bias=biased, o_bias=biased, mlp_bias=config.flag("mlp_bias"))
     sources = config_json.config_sources(spec)
-    return Reading(spec, sources, config_json.HEAD, config_json.SETTLED)
+    return CheckpointMapping(spec, sources, config_json.HEAD, config_json.SETTLED)
 
 
-def from_gguf(checkpoint: Checkpoint) -> Reading:
+def from_gguf(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read the GGUF architecture "llama", whose query and key rows are in the interleaved rope
     order (llama.cpp's `LlamaModel.permute`)."""
     meta = gguf_metadata.gguf_fields(checkpoint)
@@ -60,12 +60,12 @@ def from_gguf(checkpoint: Checkpoint) -> Reading:
         name: _half_split(source, spec.head_size) if _is_rotated(name) else source
         for name, source in gguf_metadata.gguf_sources(spec).items()
     }
-    return Reading(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)
+    return CheckpointMapping(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)
 
 
 def _is_rotated(canonical: str) -> bool:
     return config_json.split_name(canonical)[1] in ("q", "k")
 
 
-def _half_split(source: Source, head_size: int) -> Source:
+def _half_split(source: WeightSource, head_size: int) -> WeightSource:
     return replace(source, interleaved_head=head_size)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
-from edgesdk_export.families.reading import Reading, Source
+from edgesdk_export.families.mapping import CheckpointMapping, WeightSource
 from edgesdk_export.spec import DecoderSpec
 
 _DEFAULTS = {
@@ -20,7 +20,7 @@ _DEFAULTS = {
 }
 
 
-def from_config(checkpoint: Checkpoint) -> Reading:
+def from_config(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read config.json of `Phi3ForCausalLM`."""
     config = config_json.config_fields(checkpoint, _DEFAULTS)
     architecture = config_json.architecture_of(checkpoint, "phi3")
@@ -33,21 +33,21 @@ def from_config(checkpoint: Checkpoint) -> Reading:
     sources = _fused(
         spec, config_json.config_sources(spec), qkv="self_attn.qkv_proj", gate_up="mlp.gate_up_proj"
     )
-    return Reading(spec, sources, config_json.HEAD, config_json.SETTLED)
+    return CheckpointMapping(spec, sources, config_json.HEAD, config_json.SETTLED)
 
 
-def from_gguf(checkpoint: Checkpoint) -> Reading:
+def from_gguf(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read the GGUF architecture "phi3"."""
     meta = gguf_metadata.gguf_fields(checkpoint)
     spec = gguf_metadata.plain_spec(checkpoint, meta, family="phi3")
     spec = replace(spec, windows=(gguf_metadata.window_of(meta, spec),) * spec.layers)
     sources = _fused(spec, gguf_metadata.gguf_sources(spec), qkv="attn_qkv", gate_up="ffn_up")
-    return Reading(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)
+    return CheckpointMapping(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)
 
 
 def _fused(
-    spec: DecoderSpec, sources: Mapping[str, Source], *, qkv: str, gate_up: str
-) -> dict[str, Source]:
+    spec: DecoderSpec, sources: Mapping[str, WeightSource], *, qkv: str, gate_up: str
+) -> dict[str, WeightSource]:
     """Sources whose query, key and value rows are parts of one tensor, and gate and up of one."""
     q_rows, kv_rows = spec.heads * spec.head_size, spec.kv_heads * spec.head_size
     inner = spec.intermediate_size
@@ -65,5 +65,5 @@ def _fused(
             tensor, start, stop = parts[part]
             # "blk.3." or "model.layers.3.": what stands before the layer's own names.
             before = source.tensor[: source.tensor.index(f".{layer}.") + len(f".{layer}.")]
-            fused[name] = Source(f"{before}{tensor}.{kind}", start, stop)
+            fused[name] = WeightSource(f"{before}{tensor}.{kind}", start, stop)
     return fused

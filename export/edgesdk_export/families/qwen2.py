@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
-from edgesdk_export.families.reading import Reading
+from edgesdk_export.families.mapping import CheckpointMapping
 
 _DEFAULTS = {
     "hidden_act": "silu",
@@ -20,21 +20,21 @@ _DEFAULTS = {
 }
 
 
-def from_config(checkpoint: Checkpoint) -> Reading:
+def from_config(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read config.json of `Qwen2ForCausalLM`."""
     config = config_json.config_fields(checkpoint, _DEFAULTS)
     architecture = config_json.architecture_of(checkpoint, "qwen2")
     spec = config_json.plain_spec(config, family="qwen2", architecture=architecture)
     spec = replace(spec, qkv_bias=True, windows=config_json.upper_windows(config, spec))
     sources = config_json.config_sources(spec)
-    return Reading(spec, sources, config_json.HEAD, config_json.SETTLED)
+    return CheckpointMapping(spec, sources, config_json.HEAD, config_json.SETTLED)
 
 
-def from_gguf(checkpoint: Checkpoint) -> Reading:
+def from_gguf(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read the GGUF architecture "qwen2"."""
     meta = gguf_metadata.gguf_fields(checkpoint)
     spec = gguf_metadata.plain_spec(checkpoint, meta, family="qwen2")
     gguf_metadata.refuse_window(meta, spec)
     spec = replace(spec, qkv_bias=True)
     sources = gguf_metadata.gguf_sources(spec)
-    return Reading(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)
+    return CheckpointMapping(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
-from edgesdk_export.families.reading import Reading
+from edgesdk_export.families.mapping import CheckpointMapping
 
 _DEFAULTS = {
     "hidden_act": "silu",
@@ -21,7 +21,7 @@ _DEFAULTS = {
 }
 
 
-def from_config(checkpoint: Checkpoint) -> Reading:
+def from_config(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read config.json of `Qwen3ForCausalLM`."""
     config = config_json.config_fields(checkpoint, _DEFAULTS)
     architecture = config_json.architecture_of(checkpoint, "qwen3")
@@ -30,10 +30,10 @@ def from_config(checkpoint: Checkpoint) -> Reading:
     windows = config_json.upper_windows(config, spec)
     spec = replace(spec, qk_norm=True, qkv_bias=biased, o_bias=biased, windows=windows)
     sources = config_json.config_sources(spec)
-    return Reading(spec, sources, config_json.HEAD, config_json.SETTLED)
+    return CheckpointMapping(spec, sources, config_json.HEAD, config_json.SETTLED)
 
 
-def from_gguf(checkpoint: Checkpoint) -> Reading:
+def from_gguf(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read the GGUF architecture "qwen3"."""
     meta = gguf_metadata.gguf_fields(checkpoint)
     spec = gguf_metadata.plain_spec(checkpoint, meta, family="qwen3")
@@ -45,4 +45,4 @@ def from_gguf(checkpoint: Checkpoint) -> Reading:
         o_bias=gguf_metadata.has_bias(checkpoint, "o"),
     )
     sources = gguf_metadata.gguf_sources(spec)
-    return Reading(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)
+    return CheckpointMapping(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from edgesdk.errors import UnknownArchitecture
 from edgesdk_export.checkpoint import Checkpoint
-from edgesdk_export.families.reading import Reading
+from edgesdk_export.families.mapping import CheckpointMapping
 
 # One line per family: its file, then what config.json (`model_type`) and GGUF
 # (`general.architecture`) call it.
@@ -24,10 +24,10 @@ _FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 class Family(Protocol):
     """What each family file offers. Both raise `ConfigMismatch` for what they cannot express."""
 
-    def from_config(self, checkpoint: Checkpoint) -> Reading:
+    def from_config(self, checkpoint: Checkpoint) -> CheckpointMapping:
         """Understand a checkpoint that came with a config.json."""
 
-    def from_gguf(self, checkpoint: Checkpoint) -> Reading:
+    def from_gguf(self, checkpoint: Checkpoint) -> CheckpointMapping:
         """Understand a GGUF."""
 
 

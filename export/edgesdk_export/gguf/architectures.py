@@ -15,7 +15,7 @@ from typing import NoReturn
 import numpy as np
 
 from edgesdk.errors import ExportError
-from edgesdk_export.families.rope import (
+from edgesdk_export.families.rope_settings import (
     GGUF_FREQUENCIES,
     GGUF_LONG,
     GGUF_SHORT,

@@ -14,22 +14,22 @@ from edgesdk_quantize.divergence import Divergence
 import edgesdk
 from edgesdk.bundle.manifest import Quantization, SourceBlocks
 from edgesdk.errors import RequestError
-from edgesdk_export.built import BuiltModel, Steps
-from edgesdk_export.calibration.plan import Calibration, measured_importance
+from edgesdk_export.built_model import BuiltModel, StepProgress
+from edgesdk_export.calibration.plan import CalibrationSettings, measured_importance
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.gguf.architectures import context_of
-from edgesdk_export.gguf.mixes import FileType
-from edgesdk_export.gguf.vocabulary import vocabulary_metadata
+from edgesdk_export.gguf.file_types import FileType
+from edgesdk_export.gguf.tokenizer_metadata import vocabulary_metadata
 from edgesdk_export.gguf.writer import Importance, WrittenGguf, write_gguf
-from edgesdk_export.native import shape_of
-from edgesdk_export.progress import Progress
-from edgesdk_export.quality.stacks import CheckpointStack
-from edgesdk_export.quality.streamed import compare
-from edgesdk_export.quality.text import Windows
-from edgesdk_export.resume import Kept
-from edgesdk_export.selftest.noise import checkpoint_logits
-from edgesdk_export.selftest.running import gguf_logits
+from edgesdk_export.onnx.build import shape_of
+from edgesdk_export.progress import ExportProgress
+from edgesdk_export.quality.evaluation_text import Windows
+from edgesdk_export.quality.layerwise import compare
+from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint
+from edgesdk_export.resume import ResumeState
+from edgesdk_export.selftest.logits import gguf_logits
+from edgesdk_export.selftest.weight_noise import checkpoint_logits
 from edgesdk_export.tokenizers import TextFiles
 from edgesdk_export.weights import Decoder
 
@@ -41,11 +41,11 @@ def build_gguf(
     decoder: Decoder,
     folder: Path,
     file_type: FileType,
-    progress: Progress,
+    progress: ExportProgress,
     *,
     text: TextFiles,
-    calibration: Calibration | None = None,
-    kept: Kept | None = None,
+    calibration: CalibrationSettings | None = None,
+    kept: ResumeState | None = None,
 ) -> BuiltModel:
     """Write the GGUF of a checkpoint into `folder`.
 
@@ -81,9 +81,9 @@ def build_gguf(
     )
     stored = dataclasses.replace(spec, context_length=context_of(spec))
 
-    def measure(windows: Windows, steps: Steps) -> Divergence:
-        candidate = CheckpointStack(read_decoder(open_checkpoint(path)))
-        return compare(CheckpointStack(decoder), candidate, windows, progress=steps)
+    def measure(windows: Windows, steps: StepProgress) -> Divergence:
+        candidate = LayerwiseCheckpoint(read_decoder(open_checkpoint(path)))
+        return compare(LayerwiseCheckpoint(decoder), candidate, windows, progress=steps)
 
     tools = ["gguf"] if file_type.name == "f32" else ["gguf", "llama-cpp-python"]
     return BuiltModel(
@@ -117,11 +117,11 @@ def _source_blocks(written: WrittenGguf) -> tuple[SourceBlocks, ...]:
 def _importance(
     decoder: Decoder,
     file_type: FileType,
-    calibration: Calibration | None,
+    calibration: CalibrationSettings | None,
     text: TextFiles,
     work: Path,
-    kept: Kept | None,
-    progress: Progress,
+    kept: ResumeState | None,
+    progress: ExportProgress,
 ) -> Importance | None:
     if calibration is None:
         return None

@@ -19,7 +19,7 @@ from edgesdk_quantize.formats.ggml import GgmlFormat
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGUF_VERSION, GGUFValueType
 
 from edgesdk.errors import ExportError
-from edgesdk_export.resume import Journal
+from edgesdk_export.resume import SectionJournal
 
 # A float is written as FLOAT32, an integer as UINT32; arrays of integers are INT32.
 Value: TypeAlias = (
@@ -57,7 +57,7 @@ def write_container(
     tensors: Sequence[TensorPlan],
     *,
     written: Callable[[str], None],
-    journal: Journal | None = None,
+    journal: SectionJournal | None = None,
 ) -> None:
     """Write a file; metadata and tensors keep their order. `written` hears of each tensor.
 

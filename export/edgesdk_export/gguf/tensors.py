@@ -16,7 +16,7 @@ from edgesdk_quantize.formats.blocks import check_finite
 from edgesdk.errors import ExportError
 from edgesdk_export.families.config_json import split_name
 from edgesdk_export.families.gguf_metadata import TENSOR_NAMES
-from edgesdk_export.gguf.mixes import Place, Role
+from edgesdk_export.gguf.file_types import MatrixPlace, Role
 from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder, Float32, row_chunks
 
@@ -33,7 +33,7 @@ _FUSED = {"qkv": ("attn_qkv", ("q", "k", "v")), "gate_up": ("ffn_up", ("gate", "
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class TargetTensor:
     """One tensor of the file.
 
     Attributes:
@@ -54,9 +54,9 @@ class StoredTensor:
     interleaved_head: int | None = None
 
     @property
-    def place(self) -> Place:
+    def place(self) -> MatrixPlace:
         """How a mixture's rules see it."""
-        return Place(self.name, self.role, self.layer or 0, self.shape[-1])
+        return MatrixPlace(self.name, self.role, self.layer or 0, self.shape[-1])
 
     def chunks(self, decoder: Decoder) -> Iterator[Float32]:
         """Its values as float32, a few rows at a time.
@@ -76,7 +76,7 @@ class StoredTensor:
                 )
 
 
-def stored_tensors(spec: DecoderSpec) -> tuple[StoredTensor, ...]:
+def target_tensors(spec: DecoderSpec) -> tuple[TargetTensor, ...]:
     """All weights of a decoder, in the order of `canonical_shapes`."""
     shapes = canonical_shapes(spec)
     fused = _FUSED if spec.family == "phi3" else {}
@@ -92,7 +92,7 @@ def stored_tensors(spec: DecoderSpec) -> tuple[StoredTensor, ...]:
             name, parts = fused[whole_of[part]]
             names = tuple(canonical.replace(f".{part}.", f".{other}.") for other in parts)
             rows = sum(shapes[other][0] for other in names)
-            stored = StoredTensor(
+            stored = TargetTensor(
                 f"{before}{name}.{kind}",
                 (rows, *shape[1:]),
                 names,
@@ -101,7 +101,7 @@ def stored_tensors(spec: DecoderSpec) -> tuple[StoredTensor, ...]:
             )
         else:
             rotated = spec.family == "llama" and part in ("q", "k")
-            stored = StoredTensor(
+            stored = TargetTensor(
                 f"{before}{TENSOR_NAMES[part]}.{kind}",
                 shape,
                 (canonical,),

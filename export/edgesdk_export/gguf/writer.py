@@ -16,9 +16,9 @@ from gguf.constants import GGML_QUANT_VERSION
 from edgesdk.errors import ExportError
 from edgesdk_export.gguf.architectures import decoder_metadata, rope_tensors
 from edgesdk_export.gguf.container import TensorPlan, Value, write_container
-from edgesdk_export.gguf.mixes import FileType, choose_types
-from edgesdk_export.gguf.tensors import StoredTensor, stored_tensors
-from edgesdk_export.resume import Journal
+from edgesdk_export.gguf.file_types import FileType, choose_types
+from edgesdk_export.gguf.tensors import TargetTensor, target_tensors
+from edgesdk_export.resume import SectionJournal
 from edgesdk_export.weights import Decoder, Float32, LazyTensor, PackedTensor, row_ranges
 
 # By tensor name ("blk.0.attn_q.weight"): how much an error in each column matters, float32 [K].
@@ -53,7 +53,7 @@ def write_gguf(
     importance: Importance | None = None,
     types: Mapping[str, GgmlFormat] | None = None,
     own: Mapping[str, LazyTensor] | None = None,
-    journal: Journal | None = None,
+    journal: SectionJournal | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> WrittenGguf:
     """Write a GGUF that llama.cpp runs. The same input gives the same bytes.
@@ -73,7 +73,7 @@ def write_gguf(
         MissingExtra: llama-cpp-python, which has ggml's quantizers, is not installed.
     """
     spec = decoder.spec
-    stored = stored_tensors(spec)
+    stored = target_tensors(spec)
     places = [tensor.place for tensor in stored if len(tensor.shape) > 1]
     chosen = choose_types(file_type, spec, places, weighted=importance is not None)
     chosen |= types or {}
@@ -117,7 +117,7 @@ def write_gguf(
 
 
 def _kept(
-    stored: Sequence[StoredTensor],
+    stored: Sequence[TargetTensor],
     chosen: Mapping[str, GgmlFormat],
     own: Mapping[str, LazyTensor],
 ) -> dict[str, PackedTensor]:
@@ -135,7 +135,7 @@ def _as_stored(tensor: PackedTensor) -> Iterator[UInt8]:
 
 
 def _rounded(
-    decoder: Decoder, tensor: StoredTensor, form: GgmlFormat, importance: Importance
+    decoder: Decoder, tensor: TargetTensor, form: GgmlFormat, importance: Importance
 ) -> Iterator[Float32 | UInt8]:
     weights = importance.get(tensor.name)
     for chunk in tensor.chunks(decoder):

@@ -1,16 +1,15 @@
 """The ONNX decoder for target `cpu`: onnxruntime's fused operators, streamed weights."""
 
-from edgesdk_export.onnx.parts import PartModel, embed_model, head_model, layer_model
-from edgesdk_export.onnx.quantizer import LayerQuantizer
-from edgesdk_export.onnx.scheme import WeightScheme, default_bits
-from edgesdk_export.onnx.stored import FloatTensors, read_stored
-from edgesdk_export.onnx.writer import Progress, WrittenModel, write_decoder
+from edgesdk_export.onnx.partial_models import PartialModel, embed_model, head_model, layer_model
+from edgesdk_export.onnx.scheme import LayerQuantizer, WeightScheme, default_bits
+from edgesdk_export.onnx.stored_weights import FloatTensors, read_stored
+from edgesdk_export.onnx.writer import LayerProgress, WrittenModel, write_decoder
 
 __all__ = [
     "FloatTensors",
+    "LayerProgress",
     "LayerQuantizer",
-    "PartModel",
-    "Progress",
+    "PartialModel",
     "WeightScheme",
     "WrittenModel",
     "default_bits",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgesdk_export.onnx.blocks import linear, rms_norm
-from edgesdk_export.onnx.graph import CONTRIB, GraphBuilder
-from edgesdk_export.onnx.rope import rope_table
+from edgesdk_export.onnx.graph_builder import CONTRIB, GraphBuilder
+from edgesdk_export.onnx.operators import linear, rms_norm
+from edgesdk_export.onnx.rope_tables import rope_table
 from edgesdk_export.spec import DecoderSpec
 
 # onnxruntime's attention rotates heads whose sizes are multiples of this.
@@ -18,7 +18,7 @@ _ROPE_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
-class Lengths:
+class SequenceLengths:
     """How long the sequences are; the same for all layers.
 
     Attributes:
@@ -50,7 +50,7 @@ def lengths(
     tokens: ir.Value,
     seqlens_k: ir.Value,
     total: ir.Value,
-) -> Lengths:
+) -> SequenceLengths:
     """Lengths for `layers`; `tokens` is any value [batch, sequence, ...]."""
     positions: dict[str, ir.Value] = {}
     counted: ir.Value | None = None
@@ -65,7 +65,7 @@ def lengths(
         if switch is not None:
             rows = _switched(graph, name, rows, total, switch)
         positions[name] = rows
-    return Lengths(seqlens_k, total, positions)
+    return SequenceLengths(seqlens_k, total, positions)
 
 
 def attention(
@@ -73,7 +73,7 @@ def attention(
     spec: DecoderSpec,
     layer: int,
     x: ir.Value,
-    lengths: Lengths,
+    lengths: SequenceLengths,
     past: tuple[ir.Value, ir.Value] | None,
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Ainslie et al., 2023, arXiv:2305.13245.

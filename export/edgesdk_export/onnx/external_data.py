@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgesdk.errors import ExportError
-from edgesdk_export.resume import Journal
+from edgesdk_export.resume import SectionJournal
 
 # Tensors of a page or more start on a page, so that onnxruntime can map them.
 _PAGE = 4096
@@ -28,7 +28,7 @@ class ExternalDataWriter:
         journal: of sections that an earlier process finished, which are kept; None = begin anew.
     """
 
-    def __init__(self, path: Path, journal: Journal | None = None) -> None:
+    def __init__(self, path: Path, journal: SectionJournal | None = None) -> None:
         self._path = path
         self._journal = journal
         self._stream = path.open("wb") if journal is None else journal.open(path)

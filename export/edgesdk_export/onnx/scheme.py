@@ -1,11 +1,12 @@
-"""Which number format each weight of a decoder is stored in."""
+"""Say which number format each weight of a decoder is stored in, and who finds the codes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-from edgesdk_quantize.formats import BlockFormat, Int4, Int8, Int8Symmetric
+from edgesdk_quantize.formats import BlockFormat, Int4, Int8, Int8Symmetric, PackedMatrix
 
 from edgesdk.errors import RequestError
 
@@ -83,3 +84,25 @@ def default_bits(parameters: int) -> Literal[4, 8]:
 def format_name(form: BlockFormat | FloatFormat) -> str:
     """The name that manifests carry."""
     return form if isinstance(form, str) else form.name
+
+
+class LayerQuantizer(Protocol):
+    """Quantizes the linear layers of a decoder, one decoder layer after another."""
+
+    @property
+    def method(self) -> str:
+        """How, in words for the manifest."""
+
+    @property
+    def formats(self) -> str:
+        """Names of the formats that it uses, joined by "+", for the manifest."""
+
+    def layer(self, index: int) -> Mapping[str, PackedMatrix]:
+        """Every stored matrix of layer `index` ("layers.{index}.qkv", ...), packed.
+
+        Each may be in a format of its own. Called once for each layer, in order; not for layers
+        that an earlier process finished.
+
+        Raises:
+            ExportError: a weight is NaN or infinite.
+        """

@@ -11,19 +11,18 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from edgesdk_quantize.formats import BlockFormat, Packed
-from edgesdk_quantize.formats.blocks import ScaleCodes, stacked
+from edgesdk_quantize.formats import BlockFormat, PackedMatrix
+from edgesdk_quantize.formats.blocks import ScaleCodes, stack_rows
 
 from edgesdk.bundle.manifest import SourceBlocks
 from edgesdk.errors import ExportError
-from edgesdk_export.onnx.decoder import decoder_model
+from edgesdk_export.onnx.decoder_graph import decoder_model
 from edgesdk_export.onnx.external_data import ExternalDataWriter
-from edgesdk_export.onnx.packing import MatrixBlocks, SecondLoss, finite
-from edgesdk_export.onnx.quantizer import LayerQuantizer
-from edgesdk_export.onnx.rope import rope_chunks, rope_table
-from edgesdk_export.onnx.scheme import FloatFormat, WeightScheme
-from edgesdk_export.onnx.stored import StoredTensors, matrix_parts, norm_names, rope_layers
-from edgesdk_export.resume import Journal
+from edgesdk_export.onnx.rope_tables import rope_chunks, rope_table
+from edgesdk_export.onnx.scheme import FloatFormat, LayerQuantizer, WeightScheme
+from edgesdk_export.onnx.source_blocks import MatrixBlocks, RequantizationLoss, require_finite
+from edgesdk_export.onnx.stored_weights import StoredTensors, matrix_parts, norm_names, rope_layers
+from edgesdk_export.resume import SectionJournal
 from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder, LazyTensor, read_whole, row_chunks
 
@@ -31,7 +30,7 @@ MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 
 
-class Progress(Protocol):
+class LayerProgress(Protocol):
     """Told before the first layer, and after each."""
 
     def __call__(self, done: int, layers: int) -> None:
@@ -66,9 +65,9 @@ def write_decoder(
     decoder: Decoder,
     folder: Path,
     scheme: WeightScheme,
-    progress: Progress | None = None,
+    progress: LayerProgress | None = None,
     quantizer: LayerQuantizer | None = None,
-    journal: Journal | None = None,
+    journal: SectionJournal | None = None,
 ) -> WrittenModel:
     """Write `model.onnx` and `model.onnx.data` into `folder`, a few rows of weights at a time.
 
@@ -84,7 +83,7 @@ def write_decoder(
     spec = decoder.spec
     check_runnable(spec, scheme)
     with ExternalDataWriter(folder / DATA_FILE, journal) as data:
-        store = _Store(decoder, data)
+        store = _WeightStore(decoder, data)
         _store_all(store, spec, scheme, progress, quantizer)
     ir.save(decoder_model(spec, StoredTensors(store.tensors)), folder / MODEL_FILE)
     weight_bytes = sum(
@@ -93,7 +92,7 @@ def write_decoder(
         if name != "embed.rows" and not name.endswith((".cos", ".sin"))
     )
     bits_per_weight = weight_bytes * 8 / spec.parameters
-    return WrittenModel(MODEL_FILE, bits_per_weight, scheme, store.second_loss.entries())
+    return WrittenModel(MODEL_FILE, bits_per_weight, scheme, store.requantization_loss.entries())
 
 
 def check_runnable(spec: DecoderSpec, scheme: WeightScheme) -> None:
@@ -116,10 +115,10 @@ def check_runnable(spec: DecoderSpec, scheme: WeightScheme) -> None:
 
 
 def _store_all(
-    store: _Store,
+    store: _WeightStore,
     spec: DecoderSpec,
     scheme: WeightScheme,
-    progress: Progress | None,
+    progress: LayerProgress | None,
     quantizer: LayerQuantizer | None,
 ) -> None:
     store.once("embed", functools.partial(_store_embedding, store, spec, scheme))
@@ -135,12 +134,12 @@ def _store_all(
     store.once("rest", functools.partial(_store_rest, store, spec, scheme))
 
 
-def _store_embedding(store: _Store, spec: DecoderSpec, scheme: WeightScheme) -> None:
+def _store_embedding(store: _WeightStore, spec: DecoderSpec, scheme: WeightScheme) -> None:
     store.matrix("embed", matrix_parts(spec)["embed"], scheme.table(spec.tied))
 
 
 def _store_layer(
-    store: _Store,
+    store: _WeightStore,
     spec: DecoderSpec,
     scheme: WeightScheme,
     quantizer: LayerQuantizer | None,
@@ -159,7 +158,7 @@ def _store_layer(
             store.packed(matrix, parts, packed[matrix])
 
 
-def _store_rest(store: _Store, spec: DecoderSpec, scheme: WeightScheme) -> None:
+def _store_rest(store: _WeightStore, spec: DecoderSpec, scheme: WeightScheme) -> None:
     store.vector("final_norm.weight", ("final_norm.weight",))
     if not spec.tied:
         store.matrix("head", matrix_parts(spec)["head"], scheme.embedding)
@@ -167,7 +166,7 @@ def _store_rest(store: _Store, spec: DecoderSpec, scheme: WeightScheme) -> None:
         store.rope(name, spec, index)
 
 
-class _Store:
+class _WeightStore:
     """Writes a decoder's weights under their stored names, and remembers the headers."""
 
     def __init__(self, decoder: Decoder, data: ExternalDataWriter) -> None:
@@ -175,7 +174,7 @@ class _Store:
         self._shapes = canonical_shapes(decoder.spec)
         self._data = data
         self.tensors: dict[str, ir.ExternalTensor] = {}
-        self.second_loss = SecondLoss()
+        self.requantization_loss = RequantizationLoss()
 
     def has(self, section: str) -> bool:
         """Whether an earlier process finished a section."""
@@ -186,11 +185,11 @@ class _Store:
         found = self._data.finished(section)
         if found is None:
             write()
-            self._data.finish(section, self.second_loss.sums)
+            self._data.finish(section, self.requantization_loss.sums)
             return True
         headers, sums = found
         self.tensors |= headers
-        self.second_loss.restore(sums)
+        self.requantization_loss.restore(sums)
         return False
 
     def matrix(self, name: str, parts: tuple[str, ...], form: BlockFormat | FloatFormat) -> None:
@@ -208,12 +207,12 @@ class _Store:
             self._blocks(name, rows, columns, blocks, form)
         self._biases(name, parts)
 
-    def packed(self, name: str, parts: tuple[str, ...], packed: Packed) -> None:
+    def packed(self, name: str, parts: tuple[str, ...], packed: PackedMatrix) -> None:
         """Store a matrix that is quantized already, and the biases of its `parts`."""
         self._packed(name, packed)
         self._biases(name, parts)
 
-    def _packed(self, name: str, packed: Packed) -> None:
+    def _packed(self, name: str, packed: PackedMatrix) -> None:
         self._add(f"{name}.codes", ir.DataType.UINT8, packed.data.shape, [packed.data])
         self._scales(name, [packed.scales], [packed.coded])
         zeros = packed.zero_points
@@ -259,11 +258,11 @@ class _Store:
         scales: list[npt.NDArray[Any]] = []
         coded: list[ScaleCodes | None] = []
         zeros: list[npt.NDArray[Any]] = []
-        offsets: list[Packed] = []
+        offsets: list[PackedMatrix] = []
 
         def codes() -> Iterator[npt.NDArray[np.uint8]]:
             # Scales and zero-points are an eighth of the codes: small enough to wait in memory.
-            for packed in blocks.chunks(self.second_loss):
+            for packed in blocks.chunks(self.requantization_loss):
                 scales.append(packed.scales)
                 coded.append(packed.coded)
                 if packed.zero_points is not None:
@@ -279,7 +278,7 @@ class _Store:
             shape = (rows, -(-count * form.bits // 8))
             self._add(f"{name}.zero_points", ir.DataType.UINT8, shape, zeros)
         if offsets:
-            self._packed(f"{name}.offsets", stacked(offsets, 8))
+            self._packed(f"{name}.offsets", stack_rows(offsets, 8))
 
     def _scales(
         self, name: str, scales: Sequence[npt.NDArray[Any]], coded: Sequence[ScaleCodes | None]
@@ -301,7 +300,7 @@ class _Store:
             chunks = row_chunks(tensor) if len(tensor.shape) > 1 else iter([read_whole(tensor)])
             start = 0
             for chunk in chunks:
-                yield name, finite(name, start, chunk)
+                yield name, require_finite(name, start, chunk)
                 start += len(chunk)
 
     def _add(

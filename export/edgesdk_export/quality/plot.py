@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgesdk.errors import MissingExtra
-from edgesdk_export.quality.bundles import BundleQuality
+from edgesdk_export.quality.report import BundleQuality
 
 _LOWEST = 1e-9  # a bundle that lost nothing has no place on a logarithmic scale
 

@@ -1,8 +1,8 @@
 """Recipes: how a model is quantized, as readable TOML."""
 
-from edgesdk_export.recipes.loading import load_recipe as load_recipe
-from edgesdk_export.recipes.loading import recipe_names as recipe_names
-from edgesdk_export.recipes.model import BundleFormat as BundleFormat
-from edgesdk_export.recipes.model import Recipe as Recipe
+from edgesdk_export.recipes.recipe import BundleFormat as BundleFormat
+from edgesdk_export.recipes.recipe import Recipe as Recipe
+from edgesdk_export.recipes.recipe import load_recipe as load_recipe
+from edgesdk_export.recipes.recipe import recipe_names as recipe_names
 
 __all__ = ["BundleFormat", "Recipe", "load_recipe", "recipe_names"]

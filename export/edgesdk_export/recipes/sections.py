@@ -15,14 +15,14 @@ from edgesdk_quantize.formats import (
 )
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
-from edgesdk_export.gguf.mixes import FileType, file_type_named, file_type_names
+from edgesdk_export.gguf.file_types import FileType, file_type_named, file_type_names
 from edgesdk_export.onnx.scheme import FloatFormat, WeightScheme, default_bits
 
 _WHOLE_BITS = (4, 8, 16, 32)
 _TYPES = {8: "q8_0", 4: "q4_k_m"}
 
 
-class Record(BaseModel):
+class RecipeSection(BaseModel):
     """A part of a recipe: frozen, and nothing in it is guessed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -43,7 +43,7 @@ def _known_type(name: str) -> str:
     return name
 
 
-class OnnxRecipe(Record):
+class OnnxRecipe(RecipeSection):
     """How an ONNX bundle's weights are stored.
 
     Attributes:
@@ -121,7 +121,7 @@ class OnnxRecipe(Record):
         return CodedScales(form) if self.scales == "uint8" else form
 
 
-class GgufRecipe(Record):
+class GgufRecipe(RecipeSection):
     """How a GGUF bundle's weights are stored.
 
     Attributes:
@@ -143,7 +143,7 @@ class GgufRecipe(Record):
         return file_type_named(self.resolved(parameters).type)
 
 
-class CalibrationRecipe(Record):
+class CalibrationRecipe(RecipeSection):
     """What methods that look at a text are given.
 
     Attributes:

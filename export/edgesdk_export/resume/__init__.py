@@ -1,9 +1,9 @@
 """What a killed export had finished, and how the next one goes on from there."""
 
-from edgesdk_export.resume.journal import Journal as Journal
-from edgesdk_export.resume.kept import Arrays as Arrays
-from edgesdk_export.resume.kept import Kept as Kept
-from edgesdk_export.resume.kept import over_layers as over_layers
-from edgesdk_export.resume.kept import remembered as remembered
+from edgesdk_export.resume.state import Arrays as Arrays
+from edgesdk_export.resume.state import ResumeState as ResumeState
+from edgesdk_export.resume.state import SectionJournal as SectionJournal
+from edgesdk_export.resume.state import carry_through_layers as carry_through_layers
+from edgesdk_export.resume.state import compute_once as compute_once
 
-__all__ = ["Arrays", "Journal", "Kept", "over_layers", "remembered"]
+__all__ = ["Arrays", "ResumeState", "SectionJournal", "carry_through_layers", "remembered"]

@@ -11,16 +11,16 @@ import numpy as np
 from edgesdk_quantize.divergence import DivergenceMeter
 
 from edgesdk.errors import ExportError
-from edgesdk_export.built import BuiltModel
-from edgesdk_export.progress import Progress
-from edgesdk_export.quality.text import Windows
-from edgesdk_export.selftest.decoding import Float32
-from edgesdk_export.selftest.expected import errors_of, limit_for
+from edgesdk_export.built_model import BuiltModel
+from edgesdk_export.progress import ExportProgress
+from edgesdk_export.quality.evaluation_text import Windows
+from edgesdk_export.selftest.onnx_decoder import Float32
+from edgesdk_export.selftest.weight_noise import limit_for, weight_errors_of
 
 TOKENS = 48
 
 
-def check_model(built: BuiltModel, windows: Windows, progress: Progress) -> None:
+def check_model(built: BuiltModel, windows: Windows, progress: ExportProgress) -> None:
     """Run the first window through the written file and through the checkpoint.
 
     Raises:
@@ -46,7 +46,7 @@ def check_model(built: BuiltModel, windows: Windows, progress: Progress) -> None
             f" checkpoint {reference.shape}.",
             hint="This is a fault of the export; please report it with the checkpoint's name.",
         )
-    erring = built.reference(ids, errors_of(built.quantization))
+    erring = built.reference(ids, weight_errors_of(built.quantization))
     progress.advance(3)
     limit = limit_for(_mean_kl(reference, erring, ids))
     kl = _mean_kl(reference, found, ids)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from edgesdk.errors import CheckpointError
-from edgesdk_export.tokenizers.vocabulary import Vocabulary, add_fixed_tokens
+from edgesdk_export.tokenizers.gguf_vocabulary import GgufVocabulary, add_fixed_tokens
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CONTRACTIONS = r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
@@ -24,7 +24,7 @@ _QWEN2 = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}|{TAIL}"
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _CutRule:
     """How a text is cut: by each pattern in turn.
 
     Attributes:
@@ -37,13 +37,13 @@ class _Cut:
     add_bos: bool = False
 
 
-_DIGITWISE = _Cut((r"\p{N}", _GPT2))
-_PLAIN = _Cut((_GPT2,))
-_LLAMA_3 = _Cut((_LLAMA3,), whole_words=True, add_bos=True)
-_QWEN_2 = _Cut((_QWEN2,))
+_DIGITWISE = _CutRule((r"\p{N}", _GPT2))
+_PLAIN = _CutRule((_GPT2,))
+_LLAMA_3 = _CutRule((_LLAMA3,), whole_words=True, add_bos=True)
+_QWEN_2 = _CutRule((_QWEN2,))
 
 # By the name that GGUF files carry in `tokenizer.ggml.pre`.
-CUTS = {
+CUT_RULES = {
     "gpt-2": _PLAIN,
     "phi-2": _PLAIN,
     "olmo": _PLAIN,
@@ -54,20 +54,20 @@ CUTS = {
     "llama-bpe": _LLAMA_3,
     "llama3": _LLAMA_3,
     "llama-v3": _LLAMA_3,
-    "smaug-bpe": _Cut((_LLAMA3,)),
+    "smaug-bpe": _CutRule((_LLAMA3,)),
     "qwen2": _QWEN_2,
     "deepseek-r1-qwen": _QWEN_2,
     "stablelm2": _QWEN_2,
-    "default": _Cut((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
+    "default": _CutRule((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
 }
 
 
-def adds_bos(vocabulary: Vocabulary) -> bool:
+def byte_bpe_adds_bos(vocabulary: GgufVocabulary) -> bool:
     """Whether prompts begin with BOS."""
     return vocabulary.flag("add_bos_token", _cut_of(vocabulary).add_bos)
 
 
-def build_byte_bpe(vocabulary: Vocabulary) -> Tokenizer:
+def build_byte_bpe(vocabulary: GgufVocabulary) -> Tokenizer:
     """A tokenizer that gives llama.cpp's ids.
 
     Raises:
@@ -92,19 +92,19 @@ def build_byte_bpe(vocabulary: Vocabulary) -> Tokenizer:
     return tokenizer
 
 
-def _cut_of(vocabulary: Vocabulary) -> _Cut:
+def _cut_of(vocabulary: GgufVocabulary) -> _CutRule:
     name = vocabulary.values.get("pre")
-    cut = CUTS.get(name) if isinstance(name, str) else None
+    cut = CUT_RULES.get(name) if isinstance(name, str) else None
     if cut is None:
         raise CheckpointError(
             f"{vocabulary.where}: the pre-tokenizer {name!r} is not known; known are "
-            f"{', '.join(sorted(CUTS))}.",
+            f"{', '.join(sorted(CUT_RULES))}.",
             hint="Export from the original safetensors folder, which has a tokenizer.json.",
         )
     return cut
 
 
-def _parse_merge(vocabulary: Vocabulary, merge: str) -> tuple[str, str]:
+def _parse_merge(vocabulary: GgufVocabulary, merge: str) -> tuple[str, str]:
     # The space that parts a pair is never the first character.
     middle = merge.find(" ", 1)
     if middle < 0:

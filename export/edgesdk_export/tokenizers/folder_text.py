@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 
 from edgesdk.errors import CheckpointError, DamagedCheckpoint
 from edgesdk_export.checkpoint import Checkpoint
-from edgesdk_export.checkpoint.json_files import read_json
-from edgesdk_export.tokenizers.base import TEMPLATE_NAME, TextFiles, make_entry
+from edgesdk_export.checkpoint.checkpoint import read_json
+from edgesdk_export.tokenizers.text_files import TEMPLATE_NAME, TextFiles, make_entry
 
 
 def read_folder_text(checkpoint: Checkpoint) -> TextFiles:

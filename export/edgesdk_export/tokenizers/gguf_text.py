@@ -5,8 +5,12 @@ from __future__ import annotations
 from edgesdk.errors import CheckpointError
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.tokenizers import byte_bpe, sentencepiece_bpe
-from edgesdk_export.tokenizers.base import TextFiles, make_entry
-from edgesdk_export.tokenizers.vocabulary import TokenKind, Vocabulary, read_vocabulary
+from edgesdk_export.tokenizers.gguf_vocabulary import (
+    GgufVocabulary,
+    TokenKind,
+    read_gguf_vocabulary,
+)
+from edgesdk_export.tokenizers.text_files import TextFiles, make_entry
 
 # Ends of a turn that llama.cpp knows by their text; files name only one of them, if any.
 _ENDS = frozenset(
@@ -21,16 +25,16 @@ def read_gguf_text(checkpoint: Checkpoint) -> TextFiles:
         CheckpointError: the kind of tokenizer is not supported.
         DamagedCheckpoint: its parts contradict each other.
     """
-    vocabulary = read_vocabulary(checkpoint)
+    vocabulary = read_gguf_vocabulary(checkpoint)
     kind = vocabulary.values.get("model")
     if kind == "gpt2":
         tokenizer = byte_bpe.build_byte_bpe(vocabulary)
-        add_bos = byte_bpe.adds_bos(vocabulary)
+        add_bos = byte_bpe.byte_bpe_adds_bos(vocabulary)
     elif kind == "llama":
         tokenizer = sentencepiece_bpe.build_sentencepiece_bpe(
             vocabulary, model_name=str(checkpoint.config.get("general.name"))
         )
-        add_bos = sentencepiece_bpe.adds_bos(vocabulary)
+        add_bos = sentencepiece_bpe.sentencepiece_adds_bos(vocabulary)
     else:
         raise CheckpointError(
             f"{checkpoint.path}: the tokenizer model {kind!r} is not supported; 'gpt2' (byte-level "
@@ -52,7 +56,7 @@ def read_gguf_text(checkpoint: Checkpoint) -> TextFiles:
     return TextFiles(tokenizer.to_str().encode(), template, entry)
 
 
-def _end_ids(vocabulary: Vocabulary, eos: int | None) -> list[int]:
+def _end_ids(vocabulary: GgufVocabulary, eos: int | None) -> list[int]:
     named = [eos, vocabulary.special_id("eot"), vocabulary.special_id("eom")]
     known = [
         i

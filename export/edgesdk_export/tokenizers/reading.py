@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from edgesdk_export.checkpoint import Checkpoint
-from edgesdk_export.tokenizers.base import TextFiles
 from edgesdk_export.tokenizers.folder_text import read_folder_text
 from edgesdk_export.tokenizers.gguf_text import read_gguf_text
+from edgesdk_export.tokenizers.text_files import TextFiles
 
 
 def read_text(checkpoint: Checkpoint) -> TextFiles:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from tokenizers import Tokenizer, decoders, models, normalizers
 
-from edgesdk_export.tokenizers.vocabulary import TokenKind, Vocabulary, add_fixed_tokens
+from edgesdk_export.tokenizers.gguf_vocabulary import GgufVocabulary, TokenKind, add_fixed_tokens
 
 _SPACE = "▁"
 _PHI3_KEEPS_SPACE = frozenset(("<unk>", "<s>", "<|endoftext|>"))
 
 
-def adds_bos(vocabulary: Vocabulary) -> bool:
+def sentencepiece_adds_bos(vocabulary: GgufVocabulary) -> bool:
     """Whether prompts begin with BOS; they do unless the metadata denies it."""
     return vocabulary.flag("add_bos_token", True)
 
 
-def build_sentencepiece_bpe(vocabulary: Vocabulary, *, model_name: str) -> Tokenizer:
+def build_sentencepiece_bpe(vocabulary: GgufVocabulary, *, model_name: str) -> Tokenizer:
     """A tokenizer that gives llama.cpp's ids. `model_name` is the metadata's `general.name`.
 
     Raises:
@@ -57,7 +57,7 @@ def build_sentencepiece_bpe(vocabulary: Vocabulary, *, model_name: str) -> Token
     return tokenizer
 
 
-def _merges(vocabulary: Vocabulary, scores: list[float]) -> list[tuple[str, str]]:
+def _merges(vocabulary: GgufVocabulary, scores: list[float]) -> list[tuple[str, str]]:
     ids = vocabulary.ids
     pairs = [
         (-scores[i], i, split, token)

@@ -1,10 +1,10 @@
 """Number formats: how a matrix of weights becomes bytes, one class each."""
 
-from edgesdk_quantize.formats.blocks import BlockFormat, Packed
-from edgesdk_quantize.formats.coded import CodedScales
+from edgesdk_quantize.formats.blocks import BlockFormat, PackedMatrix
+from edgesdk_quantize.formats.coded_scales import CodedScales
 from edgesdk_quantize.formats.int4 import Int4, Int4Symmetric
+from edgesdk_quantize.formats.int4_offset import Int4Offset
 from edgesdk_quantize.formats.int8 import Int8, Int8Symmetric
-from edgesdk_quantize.formats.offset import Int4Offset
 
 __all__ = [
     "BlockFormat",
@@ -14,5 +14,5 @@ __all__ = [
     "Int4Symmetric",
     "Int8",
     "Int8Symmetric",
-    "Packed",
+    "PackedMatrix",
 ]

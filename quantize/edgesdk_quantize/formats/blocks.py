@@ -41,7 +41,7 @@ class ScaleCodes:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedMatrix:
     """A quantized matrix [N, K], in onnxruntime's layout.
 
     Attributes:
@@ -56,7 +56,7 @@ class Packed:
     scales: Float32
     zero_points: UInt8 | None
     coded: ScaleCodes | None = None
-    offsets: Packed | None = None
+    offsets: PackedMatrix | None = None
 
 
 class BlockFormat(Protocol):
@@ -86,18 +86,18 @@ class BlockFormat(Protocol):
     def has_offsets(self) -> bool:
         """Whether a real offset is stored for each block; the block divides the columns then."""
 
-    def quantize(self, rows: Float32) -> Packed:
+    def quantize(self, rows: Float32) -> PackedMatrix:
         """Quantize float32 [N, K].
 
         Raises:
             ValueError: a weight is NaN or infinite; the message gives its row and column.
         """
 
-    def dequantize(self, packed: Packed, *, columns: int) -> Float32:
+    def dequantize(self, packed: PackedMatrix, *, columns: int) -> Float32:
         """The float32 [N, columns] that an operator computes with."""
 
 
-def dequantize(packed: Packed, *, bits: int, columns: int) -> Float32:
+def dequantize(packed: PackedMatrix, *, bits: int, columns: int) -> Float32:
     """The float32 [N, columns] that an operator computes with."""
     rows, blocks, _ = packed.data.shape
     codes = unpack(packed.data, bits).astype(np.float32)
@@ -109,14 +109,14 @@ def dequantize(packed: Packed, *, bits: int, columns: int) -> Float32:
     return weights.reshape(rows, -1)[:, :columns]
 
 
-def stacked(pieces: Sequence[Packed], bits: int) -> Packed:
+def stack_rows(pieces: Sequence[PackedMatrix], bits: int) -> PackedMatrix:
     """Rows of matrices of as many columns in one; where some of them store zero-points, all do."""
     if any(piece.zero_points is not None for piece in pieces):
         pieces = [with_zero_points(piece, bits) for piece in pieces]
     zeros = [piece.zero_points for piece in pieces if piece.zero_points is not None]
     coded = [piece.coded for piece in pieces if piece.coded is not None]
     offsets = [piece.offsets for piece in pieces if piece.offsets is not None]
-    return Packed(
+    return PackedMatrix(
         np.concatenate([piece.data for piece in pieces]),
         np.concatenate([piece.scales for piece in pieces]),
         np.concatenate(zeros) if zeros else None,
@@ -126,16 +126,16 @@ def stacked(pieces: Sequence[Packed], bits: int) -> Packed:
         )
         if len(coded) == len(pieces)
         else None,
-        stacked(offsets, 8) if offsets else None,
+        stack_rows(offsets, 8) if offsets else None,
     )
 
 
-def with_zero_points(packed: Packed, bits: int) -> Packed:
+def with_zero_points(packed: PackedMatrix, bits: int) -> PackedMatrix:
     """The same weights with zero-points stored; for a matrix some of whose rows need them."""
     if packed.zero_points is not None:
         return packed
     zeros = np.full(packed.scales.shape, 1 << (bits - 1), np.uint8)
-    return Packed(packed.data, packed.scales, pack(zeros, bits), packed.coded)
+    return PackedMatrix(packed.data, packed.scales, pack(zeros, bits), packed.coded)
 
 
 def pack(codes: UInt8, bits: int) -> UInt8:

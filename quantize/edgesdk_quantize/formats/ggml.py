@@ -28,15 +28,19 @@ importance weights. Rows do not depend on each other, so a large tensor may come
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from edgesdk.errors import MissingExtra
 from edgesdk_quantize.formats.blocks import Float32, UInt8, check_finite
-from edgesdk_quantize.formats.ggml_library import ggml_library
 
 # A thread's share at a time: 1 MiB of float32.
 _TILE_VALUES = 2**18
@@ -218,3 +222,45 @@ def _checked_importance(importance: Float32, columns: int) -> npt.NDArray[np.flo
     if (importance < 0).any():
         raise ValueError("importance weights cannot be negative")
     return np.ascontiguousarray(importance, np.float32)
+
+
+_FILE = {"win32": "ggml-base.dll", "darwin": "libggml-base.dylib"}.get(
+    sys.platform, "libggml-base.so"
+)
+
+
+@cache
+def ggml_library() -> ctypes.CDLL:
+    """The library, with the signatures of what is called here (ggml's include/ggml.h).
+
+    llama_cpp itself is not imported: it would load every backend. Calls release the GIL.
+
+    Raises:
+        MissingExtra: llama-cpp-python is not installed, or came without the library.
+    """
+    path = _library_path()
+    if path is None:
+        raise MissingExtra("llama-cpp-python", extra="gguf", needed_for="Quantizing to ggml types")
+    library = ctypes.CDLL(str(path))
+    pointer, count = ctypes.c_void_p, ctypes.c_int64
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    library.ggml_quantize_chunk.argtypes = (
+        ctypes.c_int,
+        pointer,
+        pointer,
+        count,
+        count,
+        count,
+        pointer,
+    )
+    library.ggml_validate_row_data.restype = ctypes.c_bool
+    library.ggml_validate_row_data.argtypes = (ctypes.c_int, pointer, ctypes.c_size_t)
+    return library
+
+
+def _library_path() -> Path | None:
+    found = importlib.util.find_spec("llama_cpp")
+    if found is None or found.origin is None:
+        return None
+    path = Path(found.origin).parent / "lib" / _FILE
+    return path if path.is_file() else None

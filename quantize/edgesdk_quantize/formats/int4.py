@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgesdk_quantize.formats.blocks import Float32, Packed, dequantize, pack, to_blocks
+from edgesdk_quantize.formats.blocks import Float32, PackedMatrix, dequantize, pack, to_blocks
 
 _LEVELS = 15
 _MIDDLE = 8
@@ -44,7 +44,7 @@ class Int4:
     has_coded_scales: bool = False
     has_offsets: bool = False
 
-    def quantize(self, rows: Float32, steps: Float32 | None = None) -> Packed:
+    def quantize(self, rows: Float32, steps: Float32 | None = None) -> PackedMatrix:
         """See `BlockFormat.quantize`.
 
         Args:
@@ -53,7 +53,7 @@ class Int4:
         """
         return _quantize(rows, self.block, symmetric=False, steps=steps)
 
-    def dequantize(self, packed: Packed, *, columns: int) -> Float32:
+    def dequantize(self, packed: PackedMatrix, *, columns: int) -> Float32:
         """See `BlockFormat.dequantize`."""
         return dequantize(packed, bits=self.bits, columns=columns)
 
@@ -72,18 +72,18 @@ class Int4Symmetric:
     has_coded_scales: bool = False
     has_offsets: bool = False
 
-    def quantize(self, rows: Float32) -> Packed:
+    def quantize(self, rows: Float32) -> PackedMatrix:
         """See `BlockFormat.quantize`."""
         return _quantize(rows, self.block, symmetric=True)
 
-    def dequantize(self, packed: Packed, *, columns: int) -> Float32:
+    def dequantize(self, packed: PackedMatrix, *, columns: int) -> Float32:
         """See `BlockFormat.dequantize`."""
         return dequantize(packed, bits=self.bits, columns=columns)
 
 
 def _quantize(
     rows: Float32, block: int, *, symmetric: bool, steps: Float32 | None = None
-) -> Packed:
+) -> PackedMatrix:
     blocks = to_blocks(rows, block)
     count, per_row, _ = blocks.shape
     flat = blocks.reshape(-1, block)
@@ -101,7 +101,7 @@ def _quantize(
             step, zero, codes = _search_asymmetric(tile, known)
         data[part] = pack(codes.T.astype(np.uint8), 4)
         scales[part], zeros[part] = step, zero
-    return Packed(
+    return PackedMatrix(
         data.reshape(count, per_row, -1),
         scales.reshape(count, per_row),
         None if symmetric else pack(zeros.reshape(count, per_row), 4),
@@ -114,7 +114,7 @@ def _search_asymmetric(tile: Float32, steps: Float32 | None) -> tuple[Float32, F
     unit = np.maximum(tile.max(axis=0), 0) * fifteenth - low
     unit = np.where(unit > _TINY, unit, np.float32(1))
     zero = np.clip(np.rint(-low * (_LEVELS / unit)), 0, _LEVELS).astype(np.float32)
-    grid = _Grid(tile, unit)
+    grid = _BlockSearch(tile, unit)
     for shift in _ZERO_SHIFTS:
         shifted = np.clip(zero + np.float32(shift), 0, _LEVELS)
         grid.try_factors(shifted, _FACTORS)
@@ -131,14 +131,14 @@ def _search_asymmetric(tile: Float32, steps: Float32 | None) -> tuple[Float32, F
 def _search_symmetric(tile: Float32) -> tuple[Float32, Float32, Float32]:
     unit = np.maximum(tile.max(axis=0), -tile.min(axis=0)) / np.float32(_MIDDLE)
     unit = np.where(unit > _TINY, unit, np.float32(1))
-    grid = _Grid(tile, unit)
+    grid = _BlockSearch(tile, unit)
     zero = np.full(tile.shape[1], _MIDDLE, np.float32)
     for sign in (1.0, -1.0):
         grid.try_factors(zero, [sign * factor for factor in _SIGNED_FACTORS])
     return grid.finish()
 
 
-class _Grid:
+class _BlockSearch:
     """The best scale and zero-point found so far for each block of a tile [block, n].
 
     Works on weights in units of the first step, so that no weight can overflow a sum.

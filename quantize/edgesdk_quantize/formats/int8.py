@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgesdk_quantize.formats.blocks import Float32, Packed, dequantize, to_blocks
+from edgesdk_quantize.formats.blocks import Float32, PackedMatrix, dequantize, to_blocks
 
 _LEVELS = np.float32(255)
 _LARGEST = np.float32(127)
@@ -29,7 +29,7 @@ class Int8:
     has_coded_scales: bool = False
     has_offsets: bool = False
 
-    def quantize(self, rows: Float32) -> Packed:
+    def quantize(self, rows: Float32) -> PackedMatrix:
         """See `BlockFormat.quantize`."""
         blocks = to_blocks(rows, self.block)
         low = np.minimum(blocks.min(axis=-1), 0) / _LEVELS
@@ -39,9 +39,9 @@ class Int8:
         codes = np.rint(blocks / scales[..., None])
         codes += zeros[..., None]
         codes = np.clip(codes, 0, _LEVELS)
-        return Packed(codes.astype(np.uint8), scales, zeros.astype(np.uint8))
+        return PackedMatrix(codes.astype(np.uint8), scales, zeros.astype(np.uint8))
 
-    def dequantize(self, packed: Packed, *, columns: int) -> Float32:
+    def dequantize(self, packed: PackedMatrix, *, columns: int) -> Float32:
         """See `BlockFormat.dequantize`."""
         return dequantize(packed, bits=self.bits, columns=columns)
 
@@ -61,14 +61,14 @@ class Int8Symmetric:
     has_coded_scales: bool = False
     has_offsets: bool = False
 
-    def quantize(self, rows: Float32) -> Packed:
+    def quantize(self, rows: Float32) -> PackedMatrix:
         """See `BlockFormat.quantize`."""
         blocks = to_blocks(rows, self.block)
         scales = np.abs(blocks).max(axis=-1) / _LARGEST
         scales = np.where(scales > _TINY, scales, np.float32(1))
         codes = np.rint(blocks / scales[..., None]) + _MIDDLE
-        return Packed(codes.astype(np.uint8), scales, None)
+        return PackedMatrix(codes.astype(np.uint8), scales, None)
 
-    def dequantize(self, packed: Packed, *, columns: int) -> Float32:
+    def dequantize(self, packed: PackedMatrix, *, columns: int) -> Float32:
         """See `BlockFormat.dequantize`."""
         return dequantize(packed, bits=self.bits, columns=columns)

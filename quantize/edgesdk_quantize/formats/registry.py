@@ -10,8 +10,8 @@ from edgesdk.errors import RequestError
 from edgesdk_quantize.formats.blocks import BlockFormat
 from edgesdk_quantize.formats.ggml import GGML_FORMATS, GgmlFormat
 from edgesdk_quantize.formats.int4 import Int4, Int4Symmetric
+from edgesdk_quantize.formats.int4_offset import Int4Offset
 from edgesdk_quantize.formats.int8 import Int8, Int8Symmetric
-from edgesdk_quantize.formats.offset import Int4Offset
 from edgesdk_quantize.formats.qdq import A8W8, A16W4, A16W8, Qdq
 
 BLOCK_SIZES = (16, 32, 64, 128)

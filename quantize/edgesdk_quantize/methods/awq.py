@@ -20,9 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesdk_quantize.formats.blocks import BlockFormat, Float32
-from edgesdk_quantize.methods.grid import round_all
-from edgesdk_quantize.methods.moments import Moments, output_error
-from edgesdk_quantize.methods.search import search_grid
+from edgesdk_quantize.methods.grid import round_all, search_grid
+from edgesdk_quantize.methods.moments import SecondMoments, output_error
 
 _INPUT_EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _WEIGHT_EXPONENTS = (0.0, 0.5, 1.0)
@@ -36,7 +35,7 @@ _SAMPLED_ROWS = 64
 def search_channel_scales(
     matrices: Sequence[Float32],
     form: BlockFormat,
-    moments: Moments,
+    moments: SecondMoments,
     *,
     shared: tuple[int, int] | None = None,
 ) -> Float32:
@@ -82,7 +81,7 @@ def _scales(logs: npt.NDArray[np.float64]) -> Float32:
     return clipped
 
 
-def _error(rows: Float32, scales: Float32, form: BlockFormat, moments: Moments) -> float:
+def _error(rows: Float32, scales: Float32, form: BlockFormat, moments: SecondMoments) -> float:
     scaled = rows * scales
     importance = (moments.importance / np.square(scales)).astype(np.float32)
     grid = search_grid(scaled, form, importance)

@@ -1,4 +1,4 @@
-"""Rounding that lets later weights make up for the error of earlier ones (GPTQ).
+"""Quantize a matrix with GPTQ: later weights make up for the error of earlier ones.
 
 Frantar et al., 2022, arXiv:2210.17323. With H the second moments of the inputs, the output error
 of a row e = rounded - weights is e H e^T. Written in the form that Chee et al. prove equal (LDLQ,
@@ -10,14 +10,68 @@ order, and column k is first moved by
 so one Cholesky factor is all that is needed. Columns go by falling H[k, k] ("activation order"):
 those that matter most are rounded while the others can still follow. Grids are fixed beforehand,
 so the blocks that a kernel wants stay together whatever the order.
+
+Coordinate descent may follow: the scale of a block moves to its closed-form optimum with all codes
+fixed, then each code in turn to its own with everything else fixed. No step can raise the error.
+The second half is the cyclic descent of QuantEase (Behdin et al., 2023, arXiv:2309.01885).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from edgesdk_quantize.formats.blocks import Float32
-from edgesdk_quantize.methods.grid import Grid
+from edgesdk_quantize.formats.blocks import BlockFormat, Float32, PackedMatrix, check_finite
+from edgesdk_quantize.methods.grid import Grid, pack_rounded, search_grid
+from edgesdk_quantize.methods.moments import SecondMoments
+
+# Second moments of n tokens are off by chance as columns / n; the diagonal gets as much in turn.
+_CHANCE_DAMPING = 1.5
+
+
+@dataclass(frozen=True)
+class RoundingOptions:
+    """How to round with second moments at hand.
+
+    Attributes:
+        damping: part of the mean diagonal that is added to all second moments, against what the
+            calibration text says by chance; more where the tokens are few for the columns.
+        sweeps: of coordinate descent over scales and codes after GPTQ; 0 = none.
+    """
+
+    damping: float = 0.1
+    sweeps: int = 0
+
+
+def quantize_calibrated(
+    rows: Float32, form: BlockFormat, moments: SecondMoments, rounding: RoundingOptions
+) -> PackedMatrix:
+    """A searched grid, GPTQ on it, and coordinate descent from there.
+
+    Args:
+        rows: float32 [N, K].
+
+    Raises:
+        ValueError: a weight is NaN or infinite.
+    """
+    check_finite(rows)
+    grid = search_grid(rows, form, moments.importance)
+    columns = np.ascontiguousarray(rows.T)
+    rounded = np.empty_like(columns)
+    scales = grid.scales.copy()
+    for part, second in moments.parts():
+        blocks = slice(part.start // form.block, -(-part.stop // form.block))
+        own = Grid(form, grid.scales[blocks], grid.zeros[blocks])
+        damping = max(rounding.damping, _CHANCE_DAMPING * len(second) / max(moments.tokens, 1))
+        points = gptq_round(columns[part], own, second, damping=damping)
+        if rounding.sweeps:
+            own, points = refine(
+                columns[part], own, points, damped(second, damping), sweeps=rounding.sweeps
+            )
+        scales[blocks], rounded[part] = own.scales, points
+    return pack_rounded(Grid(form, scales, grid.zeros, grid.offsets), rounded)
+
 
 # Columns whose corrections among each other are done one by one; the others by matrix products.
 _BATCH = 64
@@ -71,3 +125,60 @@ def _factor(second: Float32) -> Float32:
         # Too few tokens for float32: what rounding took from the diagonal is given back.
         lower = np.linalg.cholesky(damped(second, 0.1)[::-1, ::-1])
     return np.ascontiguousarray(lower[::-1, ::-1])
+
+
+_TINY = np.float32(1e-30)
+
+
+def refine(
+    columns: Float32, grid: Grid, rounded: Float32, second: Float32, *, sweeps: int
+) -> tuple[Grid, Float32]:
+    """A better grid and better points of it, for weights [K, N] and `rounded` [K, N] on `grid`.
+
+    Args:
+        second: float32 [K, K], second moments of the inputs with a positive diagonal.
+        sweeps: how often all blocks are gone through.
+    """
+    scales = grid.scales.copy()
+    moving = Grid(grid.form, scales, grid.zeros)
+    errors = rounded - columns
+    size = grid.form.block
+    for _ in range(sweeps):
+        for block in range(len(scales)):
+            part = slice(block * size, min((block + 1) * size, len(columns)))
+            slopes = second[part] @ errors
+            own = second[part, part]
+            points = columns[part] + errors[part]
+            _move_scale(scales[block], points, slopes, own)
+            changed = points - columns[part] - errors[part]
+            slopes += own @ changed
+            errors[part] += changed
+            _move_codes(moving, part.start, columns[part], errors[part], slopes, own)
+    return moving, columns + errors
+
+
+def _move_scale(scale: Float32, points: Float32, slopes: Float32, own: Float32) -> None:
+    """Put a block's scale where its own output error is least; `scale` and `points` in place."""
+    curvature = np.einsum("kn,kn->n", own @ points, points)
+    slope = np.einsum("kn,kn->n", slopes, points)
+    factor = 1 - slope / np.where(curvature > _TINY, curvature, np.inf)
+    # A factor near or below zero means that the block is all but useless: leave it.
+    factor = np.where((factor > 0.5) & (factor < 2), factor, np.float32(1)).astype(np.float32)
+    scale *= factor
+    points *= factor
+
+
+def _move_codes(
+    grid: Grid,
+    start: int,
+    columns: Float32,
+    errors: Float32,
+    slopes: Float32,
+    own: Float32,
+) -> None:
+    """Round each column of a block anew where the others' errors ask for it; in place."""
+    for k in range(len(columns)):
+        wanted = columns[k] + errors[k] - slopes[k] / own[k, k]
+        change = grid.round(start + k, wanted) - columns[k] - errors[k]
+        errors[k] += change
+        slopes += own[:, k, None] * change

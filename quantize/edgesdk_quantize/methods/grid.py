@@ -1,13 +1,24 @@
-"""The grid that a block format rounds to: a scale and a zero-point for each block of weights."""
+"""Search the grid of scales and zero-points that loses least where the inputs are large.
+
+The error of a weight matters in proportion to the mean square of its input channel, its
+*importance* (Kawrakow's importance matrix, github.com/ggml-org/llama.cpp/pull/4861). For every
+block a family of shrunken ranges is tried; the best scale of each is the weighted least-squares
+one, s = sum(h w c) / sum(h c c) with c = code - zero, which leaves
+sum(h w w) - sum(h w c)^2 / sum(h c c). The winner is refined with neighbouring zero-points.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgesdk_quantize.formats.blocks import BlockFormat, Float32, Packed, pack
-from edgesdk_quantize.formats.coded import code_scales
+from edgesdk_quantize.formats.blocks import BlockFormat, Float32, PackedMatrix, check_finite, pack
+from edgesdk_quantize.formats.coded_scales import code_scales
+from edgesdk_quantize.formats.int4_offset import Int4Offset, fit_lines
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class Grid:
     form: BlockFormat
     scales: Float32
     zeros: Float32
-    offsets: Packed | None = None
+    offsets: PackedMatrix | None = None
 
     def round(self, column: int, values: Float32) -> Float32:
         """The nearest points of the grid to values [N] (or [n, N] of n columns of one block)."""
@@ -49,7 +60,7 @@ def round_all(grid: Grid, columns: Float32) -> Float32:
     return rounded
 
 
-def pack_rounded(grid: Grid, rounded: Float32) -> Packed:
+def pack_rounded(grid: Grid, rounded: Float32) -> PackedMatrix:
     """Points of the grid [K, N] as a packed matrix [N, K]; the tail of the last block is padded
     with the code of zero."""
     form = grid.form
@@ -63,7 +74,7 @@ def pack_rounded(grid: Grid, rounded: Float32) -> Packed:
     zeros = np.ascontiguousarray(np.rint(grid.zeros).T.clip(0, 255).astype(np.uint8))
     by_block = np.ascontiguousarray(grid.scales.T)
     coded = code_scales(by_block) if form.has_coded_scales else None
-    return Packed(
+    return PackedMatrix(
         pack(by_row, form.bits),
         # To the last bit what the graph will multiply.
         by_block if coded is None else coded.values,
@@ -76,3 +87,197 @@ def pack_rounded(grid: Grid, rounded: Float32) -> Packed:
 def largest_code(form: BlockFormat) -> int:
     """2 ** bits - 1."""
     return (1 << form.bits) - 1
+
+
+# Smaller steps than this are treated as zero: their reciprocals would overflow.
+_TINY = np.float32(1e-30)
+# Which parts of the range below and above zero the ends of a grid may stand for.
+_ENDS = (1.0, 0.9, 0.8, 0.7)
+# An unsigned step of 1.0 puts the largest magnitude on the lowest code.
+_SIGNED = (1.0, 1.14, 1.06, 0.94, 0.88, 0.82, 0.76, 0.7)
+_REFINEMENTS = 2
+# Blocks that are searched at once: some float32 arrays of [32, 2048] stay within the L2 cache.
+_TILE = 2048
+# A channel that calibration never saw still counts a little.
+_FLOOR = 1e-4
+
+
+def quantize_searched(
+    rows: Float32, form: BlockFormat, importance: Float32 | None = None
+) -> PackedMatrix:
+    """Round to the searched grid, each weight by itself.
+
+    Args:
+        rows: float32 [N, K].
+        importance: float32 [K], mean square of each input channel; None = all alike.
+
+    Raises:
+        ValueError: a weight is NaN or infinite.
+    """
+    check_finite(rows)
+    grid = search_grid(rows, form, importance)
+    return pack_rounded(grid, round_all(grid, np.ascontiguousarray(rows.T)))
+
+
+def search_grid(rows: Float32, form: BlockFormat, importance: Float32 | None = None) -> Grid:
+    """The grid with the least weighted error of rounding to nearest; see `quantize_searched`."""
+    count, columns = rows.shape
+    if importance is None:
+        importance = np.ones(columns, np.float32)
+    floor = max(float(importance.mean()) * _FLOOR, float(_TINY))
+    weights = np.maximum(importance, np.float32(floor))
+    weights = weights / weights.max()
+    blocks = -(-columns // form.block)
+    scales = np.empty((blocks, count), np.float32)
+    zeros = np.empty((blocks, count), np.float32)
+
+    def search(some: slice) -> None:
+        tile, tiled = _tile(rows, weights, form.block, some)
+        found = (
+            fit_lines(tile, tiled) if isinstance(form, Int4Offset) else _search(tile, tiled, form)
+        )
+        scales[some], zeros[some] = (part.reshape(-1, count) for part in found)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for _ in threads.map(search, _together(columns, form.block, count)):
+            pass
+    if isinstance(form, Int4Offset):
+        return _offset_grid(form, scales, lowest=zeros)
+    if form.has_coded_scales:
+        scales = np.ascontiguousarray(code_scales(scales.T).values.T)
+    return Grid(form, scales, zeros)
+
+
+def _together(columns: int, block: int, rows: int) -> Iterator[slice]:
+    """Blocks that are searched at once: so many that numpy has enough to do, so few that they stay
+    within a cache. A last block that is not full goes alone."""
+    whole = columns // block
+    step = max(1, _TILE // rows)
+    for start in range(0, whole, step):
+        yield slice(start, min(start + step, whole))
+    if columns % block:
+        yield slice(whole, whole + 1)
+
+
+def _tile(rows: Float32, weights: Float32, block: int, some: slice) -> tuple[Float32, Float32]:
+    """The weights of some blocks, [block, blocks * N], one block after the other, and what their
+    channels count, of a shape that goes with it."""
+    part = slice(some.start * block, some.stop * block)
+    cut, counts = rows[:, part], weights[part]
+    blocks = some.stop - some.start
+    tile = cut.reshape(len(rows), blocks, -1).transpose(2, 1, 0).reshape(-1, blocks * len(rows))
+    # One block's counts are alike for all rows, and numpy spreads them by itself.
+    spread = 1 if blocks == 1 else len(rows)
+    tiled = np.repeat(counts.reshape(blocks, -1).T, spread, axis=1)
+    return np.ascontiguousarray(tile), tiled
+
+
+def _offset_grid(form: Int4Offset, steps: Float32, *, lowest: Float32) -> Grid:
+    """The grid of steps and lowest values [blocks, N] as they are stored, in 8 bits."""
+    scales = np.ascontiguousarray(code_scales(steps.T).values.T)
+    middle = np.float32(1 << (form.bits - 1))
+    offsets = form.pack_offsets(np.ascontiguousarray((lowest + middle * steps).T))
+    values = form.offset_values(offsets, len(scales)).T
+    return Grid(form, scales, np.ascontiguousarray(middle - values / scales), offsets)
+
+
+def _search(tile: Float32, weights: Float32, form: BlockFormat) -> tuple[Float32, Float32]:
+    best = _GridSearch(tile, weights, form)
+    ranges = list(_ranges(tile, form))
+    for step, zero in ranges:
+        best.consider(step, zero)
+    for _ in range(_REFINEMENTS):
+        best.consider(best.step, best.zero)
+        if form.has_zero_points:
+            for shift in (-1, 1):
+                top = np.float32(largest_code(form))
+                best.consider(best.step, np.clip(best.zero + np.float32(shift), 0, top))
+    best.yield_to(*ranges[0])
+    return best.step, best.zero
+
+
+def _ranges(tile: Float32, form: BlockFormat) -> Iterator[tuple[Float32, Float32]]:
+    """Candidate steps [N] and zero-points [N] of a tile [block, N]; the plain range first."""
+    top = largest_code(form)
+    if form.has_zero_points:
+        low, high = np.minimum(tile.min(axis=0), 0), np.maximum(tile.max(axis=0), 0)
+        for below in _ENDS:
+            for above in _ENDS:
+                step = _usable((high * above - low * below) / np.float32(top))
+                yield step, np.clip(np.rint(-low * below / step), 0, top).astype(np.float32)
+        return
+    middle = np.float32(1 << (form.bits - 1))
+    low, high = tile.min(axis=0), tile.max(axis=0)
+    # The largest magnitude lies on code 0, so a positive one asks for a negative step.
+    unit = np.where(-low >= high, -low, -high) / middle
+    zero = np.full(tile.shape[1], middle, np.float32)
+    for factor in _SIGNED:
+        for sign in (1.0, -1.0):
+            yield _usable(unit * np.float32(sign * factor)), zero
+
+
+def _usable(step: Float32) -> Float32:
+    usable: Float32 = np.where(np.abs(step) > _TINY, step, np.float32(1)).astype(np.float32)
+    return usable
+
+
+class _GridSearch:
+    """The best step and zero-point so far for each block of a tile [block, N].
+
+    Works on weights in units of each block's largest, so that no weight can overflow a sum.
+    """
+
+    def __init__(self, tile: Float32, weights: Float32, form: BlockFormat) -> None:
+        self._top = np.float32(largest_code(form))
+        self._unit = _usable(np.abs(tile).max(axis=0))
+        self._tile = tile / self._unit
+        self._weights = weights
+        self._weighted = self._tile * weights
+        # What rounding leaves, less sum(h w w), which is the same for all candidates.
+        self._error = np.full(tile.shape[1], np.inf, np.float32)
+        self._step = np.ones(tile.shape[1], np.float32)
+        self.zero = np.zeros(tile.shape[1], np.float32)
+
+    @property
+    def step(self) -> Float32:
+        return self._step * self._unit
+
+    def consider(self, step: Float32, zero: Float32) -> None:
+        """Round with a step, give that rounding its best step, and round once more with it."""
+        relative = step / self._unit
+        for _ in range(2):
+            along, energy = self._sums(relative, zero)
+            error = energy * relative * relative - 2 * along * relative
+            better = error < self._error
+            self._error = np.where(better, error, self._error)
+            self._step = np.where(better, relative, self._step)
+            self.zero = np.where(better, zero, self.zero)
+            fitted = along / np.where(energy > 0, energy, np.float32(1))
+            relative = np.where(np.abs(fitted) > _TINY, fitted, relative)
+
+    def yield_to(self, step: Float32, zero: Float32) -> None:
+        """Take this one where it is better after all: sums that nearly cancel each other order
+        candidates whose errors are tiny by chance."""
+        relative = step / self._unit
+        worse = self._left(self._step, self.zero) > self._left(relative, zero)
+        self._step = np.where(worse, relative, self._step)
+        self.zero = np.where(worse, zero, self.zero)
+
+    def _left(self, step: Float32, zero: Float32) -> Float32:
+        """What rounding leaves, float32 [N], without differences of large sums."""
+        left = self._codes(step, zero) * step - self._tile
+        np.square(left, out=left)
+        total: Float32 = (left * self._weights).sum(axis=0)
+        return total
+
+    def _codes(self, step: Float32, zero: Float32) -> Float32:
+        codes = self._tile / step
+        np.rint(codes, out=codes)
+        np.clip(codes, -zero, self._top - zero, out=codes)
+        return codes
+
+    def _sums(self, step: Float32, zero: Float32) -> tuple[Float32, Float32]:
+        codes = self._codes(step, zero)
+        along = np.einsum("bn,bn->n", codes, self._weighted)
+        np.square(codes, out=codes)
+        return along, (codes * self._weights).sum(axis=0)

@@ -11,18 +11,18 @@ from edgesdk_quantize.formats.blocks import Float32
 
 # Channels further apart than this are taken as unrelated, so that memory grows with the width of
 # a matrix and not with its square: 9,216 x 9,216 float32 are 340 MB.
-_WIDEST = 9_216
+_MAX_SLICE = 9_216
 # Slices begin where blocks of every format do.
 _MULTIPLE = 128
 
 
 @dataclass(frozen=True)
-class Moments:
+class SecondMoments:
     """Mean second moments of the inputs x of a matrix [N, K] over calibration tokens.
 
     Attributes:
         tokens: how many inputs were averaged.
-        slices: the mean of x x^T (X^T X / tokens) as float32 [n, n] for each `slices_of(K)`.
+        slices: the mean of x x^T (X^T X / tokens) as float32 [n, n] for each `moment_slices(K)`.
     """
 
     tokens: int
@@ -41,7 +41,7 @@ class Moments:
             start += len(second)
 
 
-class MomentsMeter:
+class SecondMomentsMeter:
     """Sums up second moments, window by window.
 
     Args:
@@ -49,7 +49,7 @@ class MomentsMeter:
     """
 
     def __init__(self, columns: int) -> None:
-        self._parts = slices_of(columns)
+        self._parts = moment_slices(columns)
         self._sums = [np.zeros((part.stop - part.start,) * 2, np.float32) for part in self._parts]
         self._tokens = 0
 
@@ -60,21 +60,21 @@ class MomentsMeter:
             mine = inputs[:, part]
             total += mine.T @ mine
 
-    def result(self) -> Moments:
+    def result(self) -> SecondMoments:
         """The mean; call it once, after the last window."""
         for total in self._sums:
             total /= np.float32(max(self._tokens, 1))
-        return Moments(self._tokens, tuple(self._sums))
+        return SecondMoments(self._tokens, tuple(self._sums))
 
 
-def slices_of(columns: int) -> list[slice]:
+def moment_slices(columns: int) -> list[slice]:
     """K channels as the fewest equal slices that are narrow enough."""
-    count = -(-columns // _WIDEST)
+    count = -(-columns // _MAX_SLICE)
     width = -(-columns // count // _MULTIPLE) * _MULTIPLE if count > 1 else columns
     return [slice(start, min(start + width, columns)) for start in range(0, columns, width)]
 
 
-def output_error(difference: Float32, moments: Moments) -> float:
+def output_error(difference: Float32, moments: SecondMoments) -> float:
     """The mean squared norm of (difference x), for a difference of two matrices [N, K]."""
     return sum(
         float(np.einsum("nk,nk->", difference[:, part] @ second, difference[:, part]))

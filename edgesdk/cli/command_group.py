@@ -1,0 +1,147 @@
+"""The command group `edgesdk`: its subcommands, loaded when invoked, and its exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from edgesdk import __version__
+from edgesdk.errors import EdgeError, InvalidOption
+
+
+@dataclass(frozen=True)
+class Subcommand:
+    """Where a subcommand is ('module:attribute'), and the line that the group's help has of it."""
+
+    target: str
+    help: str
+
+    def load(self) -> click.Command:
+        """Import it."""
+        module, _, attribute = self.target.partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+        if not isinstance(found, click.Command):
+            raise TypeError(f"{self.target} is not a click command")
+        return found
+
+
+class LazyGroup(click.Group):
+    """A group that knows its subcommands' names and help lines without importing them."""
+
+    def __init__(self, *args: Any, subcommands: Mapping[str, Subcommand], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._subcommands = subcommands
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names, in the order in which a newcomer meets them."""
+        return list(self._subcommands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the subcommand of that name."""
+        found = self._subcommands.get(cmd_name)
+        return None if found is None else found.load()
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; an unknown name gets the nearest ones."""
+        name = args[0]
+        if name not in self._subcommands and not name.startswith("-"):
+            from edgesdk.store.reference import suggestion
+
+            hint = suggestion(name, self._subcommands)
+            raise click.UsageError(f"No such command {name!r}.{f' {hint}' if hint else ''}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help lines from the map: nothing is imported for them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, found.help) for name, found in self._subcommands.items()])
+
+
+_SUBCOMMANDS = {
+    "pull": Subcommand("edgesdk.cli.pull:command", "Fetch a model into the store."),
+    "list": Subcommand("edgesdk.cli.list:command", "List the models in the store."),
+    "show": Subcommand("edgesdk.cli.show:command", "Show what is known of a model."),
+    "verify": Subcommand("edgesdk.cli.verify:command", "Check models against their hashes."),
+    "remove": Subcommand("edgesdk.cli.remove:command", "Remove models from the store."),
+    "export": Subcommand("edgesdk.cli.export:command", "Turn a checkpoint into a bundle."),
+    "quality": Subcommand("edgesdk.cli.quality:command", "Measure what quantizing a bundle cost."),
+    "run": Subcommand("edgesdk.cli.run:command", "Answer one prompt."),
+    "chat": Subcommand("edgesdk.cli.chat:command", "Chat with a model."),
+    "fit": Subcommand("edgesdk.cli.fit:command", "Say whether a model fits this device."),
+    "serve": Subcommand("edgesdk.cli.serve:command", "Serve models over OpenAI's HTTP API."),
+    "journal": Subcommand("edgesdk.cli.journal:command", "Show what a hybrid client decided."),
+    "doctor": Subcommand("edgesdk.cli.doctor:command", "Say what works on this machine."),
+}
+_EXAMPLES = """\b
+Examples:
+  edgesdk pull smollm2-135m-instruct
+  edgesdk export smollm2-135m-instruct
+  edgesdk run smollm2-135m-instruct "Name three rivers."
+  edgesdk chat smollm2-135m-instruct
+"""
+
+
+@click.command(
+    cls=LazyGroup,
+    subcommands=_SUBCOMMANDS,
+    epilog=_EXAMPLES,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="edgesdk")
+@click.option("--debug", is_flag=True, help="On an error, show the traceback too.")
+@click.pass_context
+def group(ctx: click.Context, debug: bool) -> None:
+    """Small language models on the device."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 the job failed, 2 wrong use, 130 interrupted."""
+    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    # Asked of the arguments, because an error may come before they are parsed.
+    debug = "--debug" in arguments[: _first_word(arguments)]
+    try:
+        status = group.main(arguments, prog_name="edgesdk", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except click.UsageError as error:
+        helper = f" See: {error.ctx.command_path} --help" if error.ctx is not None else ""
+        message = error.format_message()
+        stop = "" if message.endswith((".", "?")) else "."
+        return _fail(f"{message}{stop}{helper}", 2, debug=debug)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 1, debug=debug)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted.", 130, debug=debug)
+    except InvalidOption as error:
+        return _fail(str(error), 2, debug=debug)
+    except EdgeError as error:
+        return _fail(str(error), 1, debug=debug)
+    except Exception as error:
+        place = "" if debug else " Run it with 'edgesdk --debug' for the traceback."
+        return _fail(f"{type(error).__name__}: {error}.{place}", 1, debug=debug)
+
+
+def _first_word(arguments: list[str]) -> int:
+    words = (i for i, argument in enumerate(arguments) if not argument.startswith("-"))
+    return next(words, len(arguments))
+
+
+def _fail(message: str, status: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"edgesdk: error: {' '.join(message.split())}", err=True)
+    return status

@@ -1,0 +1,75 @@
+"""Define the options that load a model and shape its answers, for `run` and `chat`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, get_args
+
+import click
+
+from edgesdk.cli.output import message_console
+from edgesdk.loading import load
+from edgesdk.model import Model
+from edgesdk.options import OptionsKwargs, Speculation
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_LOADING = (
+    click.option("--device", default="auto", show_default=True, help="Where to run it."),
+    click.option("--context", type=int, help="Most tokens of the conversation."),
+    click.option("--threads", type=int, help="CPU threads; one per physical core by default."),
+)
+_DECODING = (
+    click.option("--max-tokens", type=int, help="Most tokens of an answer."),
+    click.option("--temperature", type=float, help="0, the default, is greedy."),
+    click.option("--top-p", type=float, help="Sample among the likeliest that reach this sum."),
+    click.option("--top-k", type=int, help="Sample among this many."),
+    click.option("--min-p", type=float, help="Sample among those this likely, relatively."),
+    click.option("--seed", type=int, help="Makes sampling repeatable."),
+    click.option(
+        "--speculate",
+        type=click.Choice(get_args(Speculation)),
+        help="Guess tokens and verify them together: auto, the default, only where the answer"
+        " stays the same; lookup also where a near tie may fall the other way; off.",
+    ),
+    click.option("--stop", multiple=True, help="End before this text; may be given again."),
+)
+
+
+def loading_options(command: _Command) -> _Command:
+    """Add --device, --context and --threads."""
+    for option in reversed(_LOADING):
+        command = option(command)
+    return command
+
+
+def decoding_options(command: _Command) -> _Command:
+    """Add the options that become `edgesdk.Options`; see `option_kwargs`."""
+    for option in reversed(_DECODING):
+        command = option(command)
+    return command
+
+
+def option_kwargs(given: dict[str, Any]) -> OptionsKwargs:
+    """The decoding options that were given; the others keep their defaults."""
+    changes: OptionsKwargs = {}
+    for name, value in given.items():
+        if value not in (None, ()):
+            changes[name] = value  # type: ignore[literal-required]  # click has the same names
+    return changes
+
+
+@contextmanager
+def loaded_model(
+    what: str, *, device: str, context: int | None, threads: int | None
+) -> Iterator[Model]:
+    """A model, with a word on stderr while a terminal waits for it."""
+    console = message_console()
+    if console.is_terminal:
+        with console.status(f"Loading {what} ..."):
+            model = load(what, device=device, context=context, threads=threads)
+    else:
+        model = load(what, device=device, context=context, threads=threads)
+    with model:
+        yield model

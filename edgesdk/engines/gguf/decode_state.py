@@ -1,0 +1,136 @@
+"""Decodes one token sequence on a GGUF model: an id in the shared llama.cpp context."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy.typing as npt
+from pydantic import JsonValue
+
+from edgesdk.engines.base import Logits, Rows, checked_ids, checked_length, checked_rows
+from edgesdk.engines.gguf.batching import LogitsBuffer
+from edgesdk.engines.gguf.context import LlamaContext
+from edgesdk.engines.saved_state import (
+    KvIdentity,
+    StateMetadata,
+    read_saved_state,
+    write_saved_state,
+)
+from edgesdk.errors import EngineError, RequestError
+from edgesdk.system.cancellation import CancellationToken
+
+
+class GgufDecodeState:
+    """Implements `edgesdk.engines.base.DecodeState`."""
+
+    def __init__(
+        self, context: LlamaContext, *, context_length: int, kv_identity: KvIdentity
+    ) -> None:
+        self._id: int | None = None
+        self._context = context
+        self._context_length = context_length
+        self._kv_identity = kv_identity
+        self._tokens: list[int] = []
+        self._logits = LogitsBuffer(0, context.vocab_size)
+        self._id = context.acquire()
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return tuple(self._tokens)
+
+    @property
+    def hidden_states(self) -> None:
+        """llama.cpp gives them only beside those of the whole prompt."""
+        return None
+
+    def extend(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        logits: Rows = "last",
+        cancellation: CancellationToken | None = None,
+    ) -> Logits:
+        seq_id = self._open_id()
+        held = len(self._tokens)
+        ids = checked_ids(
+            tokens,
+            held=held,
+            vocab_size=self._context.vocab_size,
+            context_length=self._context_length,
+        )
+        rows = checked_rows(logits, len(ids))
+        if rows != self._logits.rows:
+            self._logits = LogitsBuffer(rows, self._context.vocab_size)
+        try:
+            self._context.decode(seq_id, ids, held, self._logits, cancellation)
+        except BaseException:
+            self._truncate(seq_id, held)
+            raise
+        self._tokens += ids
+        return self._logits.array
+
+    def rewind(self, length: int) -> None:
+        seq_id = self._open_id()
+        length = checked_length(length, held=len(self._tokens))
+        if length < len(self._tokens):
+            self._truncate(seq_id, length)
+            del self._tokens[length:]
+
+    def fork(self) -> GgufDecodeState:
+        seq_id = self._open_id()
+        twin = GgufDecodeState(
+            self._context, context_length=self._context_length, kv_identity=self._kv_identity
+        )
+        self._context.copy(seq_id, twin._open_id())
+        twin._tokens = list(self._tokens)
+        return twin
+
+    def save(self, path: Path, metadata: StateMetadata | None = None) -> None:
+        state = self._context.state(self._open_id())
+        write_saved_state(path, self._kv_identity, self._tokens, [state], metadata)
+
+    def restore(self, path: Path) -> dict[str, JsonValue]:
+        old = self._open_id()
+        tokens, metadata, state = read_saved_state(path, self._kv_identity)
+        if tokens:
+            checked_ids(
+                tokens,
+                held=0,
+                vocab_size=self._context.vocab_size,
+                context_length=self._context_length,
+            )
+        # Into a new id first: a state that llama.cpp refuses must not cost the old one.
+        new = self._context.acquire()
+        try:
+            if tokens and not self._context.load_state(new, state, len(tokens)):
+                raise RequestError(f"{path} holds a KV cache that llama.cpp does not accept.")
+        except BaseException:
+            self._context.release(new)
+            raise
+        self._id = new
+        self._tokens = tokens
+        self._context.release(old)
+        return metadata
+
+    def close(self) -> None:
+        if self._id is not None:
+            self._context.release(self._id)
+            self._id = None
+            self._tokens = []
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _truncate(self, seq_id: int, length: int) -> None:
+        if self._context.remove(seq_id, length):
+            return
+        # A recurrent state has no past to go back to, so what stays is computed again.
+        self._context.remove(seq_id, 0)
+        if length:
+            scratch = LogitsBuffer(1, self._context.vocab_size)
+            self._context.decode(seq_id, self._tokens[:length], 0, scratch)
+
+    def _open_id(self) -> int:
+        if self._id is None:
+            raise EngineError("This sequence is closed.", hint="Ask the engine for a new one.")
+        return self._id

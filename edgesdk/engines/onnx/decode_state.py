@@ -1,0 +1,292 @@
+"""Decodes one token sequence on an ONNX decoder.
+
+Every buffer is a numpy array that onnxruntime reads and writes in place: a token costs a few
+stores into small arrays and one call. Only a buffer whose shape changes is bound again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from pydantic import JsonValue
+
+from edgesdk.bundle import graph_io
+from edgesdk.engines.base import (
+    HiddenStates,
+    Logits,
+    Rows,
+    checked_ids,
+    checked_length,
+    checked_rows,
+)
+from edgesdk.engines.onnx.kv_cache import Buffer, CacheShape, KvCache
+from edgesdk.engines.onnx.verification_batch import MAX_VERIFIED_TOKENS, VerificationBatch
+from edgesdk.engines.saved_state import (
+    KvIdentity,
+    StateMetadata,
+    read_saved_state,
+    write_saved_state,
+)
+from edgesdk.errors import EngineError, RequestError
+from edgesdk.system.cancellation import CancellationToken, Cancelled
+
+
+@dataclass(frozen=True)
+class LoadedDecoder:
+    """What sequences share: the session, and what it was loaded from.
+
+    Attributes:
+        hidden_size: None where the graph gives no hidden states.
+        apart: whether several tokens can be computed by the kernels of one; see
+            `edgesdk.engines.onnx.verification_batch`.
+    """
+
+    session: ort.InferenceSession
+    cache_shape: CacheShape
+    vocab_size: int
+    hidden_size: int | None
+    context_length: int
+    kv_identity: KvIdentity
+    apart: bool
+
+
+class OnnxDecodeState:
+    """Implements `edgesdk.engines.base.DecodeState`."""
+
+    def __init__(self, decoder: LoadedDecoder) -> None:
+        self._decoder = decoder
+        self._tokens: list[int] = []
+        self._closed = False
+        self._binding = ort.IOBinding(decoder.session)
+        self._run_options = ort.RunOptions()
+        self._cache = KvCache(decoder.cache_shape)
+        self._bound: tuple[tuple[Buffer, Buffer], ...] = ()
+        self._apart: dict[int, VerificationBatch] = {}
+        self._logits_from = np.zeros(1, np.int64)
+        self._last_position = np.zeros(1, np.int32)
+        self._total = np.zeros((), np.int32)
+        self._bind_input(graph_io.LOGITS_FROM, self._logits_from)
+        self._bind_input(graph_io.SEQLENS_K, self._last_position)
+        self._bind_input(graph_io.TOTAL_SEQUENCE_LENGTH, self._total)
+        self._ids: npt.NDArray[np.int64] = np.zeros((1, 0), np.int64)
+        self._rows: Logits = np.zeros((0, decoder.vocab_size), np.float32)
+        self._hidden: HiddenStates | None = None
+        self._latest: HiddenStates | None = None
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return tuple(self._tokens)
+
+    @property
+    def hidden_states(self) -> HiddenStates | None:
+        return self._latest
+
+    def extend(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        logits: Rows = "last",
+        cancellation: CancellationToken | None = None,
+    ) -> Logits:
+        self._check_open()
+        decoder = self._decoder
+        held = len(self._tokens)
+        ids = checked_ids(
+            tokens,
+            held=held,
+            vocab_size=decoder.vocab_size,
+            context_length=decoder.context_length,
+        )
+        count = len(ids)
+        rows = checked_rows(logits, count)
+        total = held + count
+        try:
+            self._reserve(total)
+            if logits == "each" and count > 1:
+                if not self._spread(count):
+                    return self._one_by_one(ids, cancellation)
+                found = self._rows_apart(ids, cancellation)
+            else:
+                found = self._rows_together(ids, rows, cancellation)
+        except (Cancelled, EngineError):
+            raise
+        # onnxruntime's exceptions have no common base. Keys and values past `held` may have been
+        # written; nothing reads them, because the length has not moved.
+        except Exception as error:
+            raise EngineError(
+                f"onnxruntime failed on {count} tokens after {held}: {error}"
+            ) from error
+        self._tokens += ids
+        return found
+
+    def rewind(self, length: int) -> None:
+        self._check_open()
+        del self._tokens[checked_length(length, held=len(self._tokens)) :]
+
+    def fork(self) -> OnnxDecodeState:
+        self._check_open()
+        twin = OnnxDecodeState(self._decoder)
+        twin._tokens = list(self._tokens)
+        twin._cache = self._cache.copy(len(self._tokens))
+        return twin
+
+    def save(self, path: Path, metadata: StateMetadata | None = None) -> None:
+        self._check_open()
+        payload = self._cache.dump(len(self._tokens))
+        write_saved_state(path, self._decoder.kv_identity, self._tokens, payload, metadata)
+
+    def restore(self, path: Path) -> dict[str, JsonValue]:
+        self._check_open()
+        decoder = self._decoder
+        tokens, metadata, payload = read_saved_state(path, decoder.kv_identity)
+        length = len(tokens)
+        numbers = decoder.cache_shape.elements(length)
+        if payload.size != numbers * np.dtype(np.float32).itemsize:
+            raise RequestError(f"{path} has {payload.size} bytes of KV cache for {length} tokens.")
+        cache = KvCache(decoder.cache_shape)
+        if length:
+            checked_ids(
+                tokens,
+                held=0,
+                vocab_size=decoder.vocab_size,
+                context_length=decoder.context_length,
+            )
+            cache.reserve(length, used=0, limit=decoder.context_length)
+            cache.load(payload.view(np.float32), length)
+        self._cache = cache
+        self._tokens = tokens
+        return metadata
+
+    def close(self) -> None:
+        self._closed = True
+        self._tokens = []
+        self._cache = KvCache(self._decoder.cache_shape)
+        self._bound = ()
+        self._apart.clear()
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+
+    def _run(self, binding: ort.IOBinding, cancellation: CancellationToken | None) -> None:
+        """Run, unless and until `cancellation` stops: onnxruntime looks before each operator."""
+        session = self._decoder.session
+        if cancellation is None:
+            session.run_with_iobinding(binding)
+            return
+        options = self._run_options
+        # May be left from a call that was through when its caller stopped.
+        options.terminate = False
+        with cancellation.on_cancel(self._terminate):
+            try:
+                session.run_with_iobinding(binding, options)
+            except Exception as error:
+                if options.terminate:
+                    raise Cancelled from error
+                raise
+
+    def _terminate(self) -> None:
+        self._run_options.terminate = True
+
+    def _reserve(self, total: int) -> None:
+        if total > self._cache.capacity:
+            limit = self._decoder.context_length
+            self._cache.reserve(total, used=len(self._tokens), limit=limit)
+
+    def _spread(self, rows: int) -> bool:
+        """Make the cache ready for a batch of `rows` tokens; False where that is impossible."""
+        if rows > MAX_VERIFIED_TOKENS or not self._decoder.apart:
+            return False
+        try:
+            self._cache.alias(MAX_VERIFIED_TOKENS, used=len(self._tokens))
+        except OSError:
+            return False
+        return True
+
+    def _one_by_one(self, ids: list[int], cancellation: CancellationToken | None) -> Logits:
+        held = len(self._tokens)
+        try:
+            found = [self._one(token, cancellation) for token in ids]
+        except BaseException:
+            del self._tokens[held:]
+            raise
+        states = [each for _, each in found if each is not None]
+        self._latest = np.concatenate(states) if states else None
+        return np.concatenate([row for row, _ in found])
+
+    def _one(
+        self, token: int, cancellation: CancellationToken | None
+    ) -> tuple[Logits, HiddenStates | None]:
+        row = self.extend([token], cancellation=cancellation).copy()
+        return row, None if self._latest is None else self._latest.copy()
+
+    def _rows_apart(self, ids: list[int], cancellation: CancellationToken | None) -> Logits:
+        apart = self._apart.get(len(ids))
+        if apart is None or not apart.fits(self._cache):
+            decoder = self._decoder
+            apart = VerificationBatch(
+                decoder.session,
+                self._cache,
+                len(ids),
+                decoder.vocab_size,
+                decoder.hidden_size,
+            )
+            self._apart[len(ids)] = apart
+        apart.set(ids, len(self._tokens))
+        self._run(apart.binding, cancellation)
+        self._latest = apart.hidden_states
+        return apart.logits
+
+    def _rows_together(
+        self, ids: list[int], rows: int, cancellation: CancellationToken | None
+    ) -> Logits:
+        count, total = len(ids), len(self._tokens) + len(ids)
+        self._prepare(count, rows)
+        if count == 1:
+            self._ids[0, 0] = ids[0]
+        else:
+            self._ids[0] = ids
+        self._logits_from[0] = count - rows
+        self._last_position[0] = total - 1
+        self._total[...] = total
+        self._run(self._binding, cancellation)
+        self._latest = self._hidden
+        return self._rows
+
+    def _prepare(self, count: int, rows: int) -> None:
+        if self._bound is not self._cache.buffers:
+            self._bind_cache()
+        if count != self._ids.shape[1]:
+            room: npt.NDArray[np.int64] = np.zeros((1, count), np.int64)
+            self._bind_input(graph_io.INPUT_IDS, room)
+            self._ids = room
+        if rows != self._rows.shape[0]:
+            self._rows = self._bind_output(graph_io.LOGITS, rows, self._decoder.vocab_size)
+            if self._decoder.hidden_size is not None:
+                size = self._decoder.hidden_size
+                self._hidden = self._bind_output(graph_io.HIDDEN_STATES, rows, size)
+
+    def _bind_cache(self) -> None:
+        buffers = self._cache.buffers
+        for layer, pair in enumerate(buffers):
+            names = zip(graph_io.past_names(layer), graph_io.present_names(layer), strict=True)
+            for (past, present), buffer in zip(names, pair, strict=True):
+                value = ort.OrtValue.ortvalue_from_numpy(buffer)
+                self._binding.bind_ortvalue_input(past, value)
+                self._binding.bind_ortvalue_output(present, value)
+        self._bound = buffers
+
+    def _bind_input(self, name: str, array: npt.NDArray[np.generic]) -> None:
+        self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+
+    def _bind_output(self, name: str, rows: int, columns: int) -> npt.NDArray[np.float32]:
+        room = np.empty((rows, columns), np.float32)
+        value = ort.OrtValue.ortvalue_from_numpy(room[np.newaxis])
+        self._binding.bind_ortvalue_output(name, value)
+        return room
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("This sequence is closed.", hint="Ask the engine for a new one.")

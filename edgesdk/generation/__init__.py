@@ -1,0 +1,1 @@
+"""From logits to text: the decode loop and what it is made of."""

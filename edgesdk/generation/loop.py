@@ -1,0 +1,380 @@
+"""The decode loop: written once, over any engine's `DecodeState`."""
+
+from __future__ import annotations
+
+import codecs
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal, NamedTuple
+
+from edgesdk.engines.base import DecodeState, EngineInfo, HiddenStates, Logits
+from edgesdk.errors import ContextOverflow, EmptyPrompt
+from edgesdk.generation.constraint import Constraint
+from edgesdk.generation.prefill import prefill
+from edgesdk.generation.sampling import Sampler, log_probability, top_log_probabilities
+from edgesdk.generation.speculation import Speculator
+from edgesdk.generation.stopping import StopFilter
+from edgesdk.options import Options
+from edgesdk.system.cancellation import CancellationToken, Cancelled
+from edgesdk.text.tokenizer import Tokenizer
+
+FinishReason = Literal["stop", "length", "cancelled", "deadline"]
+
+
+class Step(NamedTuple):
+    """One token of the answer, or the end of its text.
+
+    Attributes:
+        token: its id; None where only text that was held back comes out.
+        text: what can be shown now; "" while a character or a possible stop text is incomplete.
+        logprob: natural log-probability under the model's own logits; None if not asked for.
+        likeliest: the likeliest ids with theirs, the best first; empty if not asked for.
+    """
+
+    token: int | None
+    text: str
+    logprob: float | None
+    likeliest: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How an answer ended, and what it took.
+
+    Attributes:
+        reason: "stop" (the model, a stop text or a constraint ended it), "length" (max_tokens, or
+            the context was full), "cancelled" or "deadline".
+        tokens: ids of the answer, the end token left out.
+        prompt_tokens: how many ids the prompt has, of which
+        cached_tokens: so many were in the KV cache.
+        prefill_seconds: time spent on the rest of the prompt.
+        decode_seconds: time spent after the first token; the caller's own time is not in it.
+        decode_steps: tokens that were chosen in that time, the end token counted.
+        time_to_first_token: seconds from the start to the first token, waiting included; None if
+            none came.
+        drafted_tokens: guesses that the model verified, of which
+        accepted_tokens: so many were right.
+        queue_seconds: time spent waiting while the engine worked for others; neither prefill nor
+            decode has it.
+        paused_seconds: time that a power policy rested; a part of prefill and decode.
+    """
+
+    reason: FinishReason
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    cached_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    decode_steps: int
+    time_to_first_token: float | None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    queue_seconds: float = 0.0
+    paused_seconds: float = 0.0
+
+
+# A token, its log-probability if asked for, and the likeliest ids with theirs.
+_Choice = tuple[int, float | None, tuple[tuple[int, float], ...]]
+
+
+# Sees the logits and the token of each step, and the hidden state that the logits are made of.
+StepCallback = Callable[[Logits, int, HiddenStates | None], None]
+
+
+class Generation(Iterator[Step]):
+    """One answer, computed step by step as it is iterated.
+
+    When it ends, in whichever way, `finish` is set and the sequence holds the prompt and the
+    answer as far as they were computed (after a cancellation it may hold more). Closing it before
+    its end counts as a cancellation.
+    """
+
+    def __init__(
+        self,
+        state: DecodeState,
+        prompt: list[int],
+        tokenizer: Tokenizer,
+        options: Options,
+        *,
+        info: EngineInfo,
+        cancel: threading.Event,
+        cancellation: CancellationToken,
+        logprobs: bool,
+        top_logprobs: int,
+        started: float,
+        warm: Callable[[DecodeState, list[int]], None] | None,
+        speculator: Speculator | None,
+        constraint: Constraint | None,
+        on_step: StepCallback | None,
+    ) -> None:
+        self.finish: Finish | None = None
+        self._state = state
+        self._prompt = prompt
+        self._tokenizer = tokenizer
+        self._options = options
+        self._sampler = Sampler(options, info.vocab_size)
+        self._room = info.context_length - len(prompt)
+        self._cancel = cancel
+        self._cancellation = cancellation
+        self._logprobs = logprobs
+        self._top_logprobs = top_logprobs
+        self._started = started
+        self._warm = warm
+        self._speculator = speculator
+        self._constraint = constraint
+        self._watch = on_step
+        self._answer: list[int] = []
+        # Chosen already, by a verified draft, and not given out yet.
+        self._ahead: deque[_Choice] = deque()
+        self._cached = 0
+        self._prefill_seconds = 0.0
+        self._decode_seconds = 0.0
+        self._first: float | None = None
+        self._decode_steps = 0
+        self._steps = self._run()
+
+    def __next__(self) -> Step:
+        return next(self._steps)
+
+    def close(self) -> None:
+        """End here; harmless where it has ended."""
+        self._steps.close()
+        if self.finish is None:
+            self._end("cancelled")
+
+    def _run(self) -> Generator[Step, None, None]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        stops = StopFilter(self._options.stops)
+        ends, token_bytes = self._tokenizer.eos_token_ids, self._tokenizer.token_bytes
+        answer = self._answer
+        constraint = self._constraint
+        most = min(self._room, self._options.max_tokens or self._room)
+        reason: FinishReason | None = None
+        try:
+            logits = self._prefill()
+            reason = self._interruption()
+            while reason is None:
+                begun = self._clock()
+                if answer:
+                    token, logprob, likeliest = self._next(most - len(answer))
+                else:
+                    token, logprob, likeliest = self._chosen(logits, 0, answer)
+                if token in ends:
+                    reason = "stop"
+                    self._count(begun)
+                    break
+                answer.append(token)
+                if constraint is not None:
+                    constraint.accept(token)
+                text = stops.feed(decoder.decode(token_bytes(token)))
+                if stops.stopped or (constraint is not None and constraint.finished):
+                    reason = "stop"
+                elif len(answer) >= most:
+                    reason = "length"
+                self._count(begun)
+                yield Step(token, text, logprob, likeliest)
+                reason = reason or self._interruption()
+        except Cancelled:
+            # If nobody cancelled it was the deadline, which another clock may see a little sooner.
+            reason = "cancelled" if self._cancel.is_set() else "deadline"
+        # An incomplete character at the end stays in the decoder: it would show as U+FFFD.
+        held = stops.flush()
+        self._end(reason)
+        if held:
+            yield Step(None, held, None)
+
+    def _next(self, room: int) -> _Choice:
+        """The token after the answer so far, which may still get `room` tokens."""
+        if self._ahead:
+            return self._ahead.popleft()
+        speculator = self._speculator
+        if speculator is None:
+            return self._chosen(self._state.extend(self._answer[-1:]), 0, self._answer)
+        draft = speculator.draft(self._state, self._answer[-1], room - 1)
+        if draft:
+            self._verify(draft, speculator)
+            return self._ahead.popleft()
+        rows = self._state.extend(self._answer[-1:])
+        speculator.stepped(rows[0])
+        return self._chosen(rows, 0, self._answer)
+
+    def _verify(self, draft: list[int], speculator: Speculator) -> None:
+        """Choose the next tokens as far as the draft is right, and one more."""
+        rows = self._state.extend([self._answer[-1], *draft], logits=speculator.rows)
+        answer = list(self._answer)
+        for at, guess in enumerate([*draft, None]):
+            choice = self._chosen(rows, at, answer)
+            token = choice[0]
+            self._ahead.append(choice)
+            answer.append(token)
+            if token != guess or token in self._tokenizer.eos_token_ids:
+                break
+        self._state.rewind(len(self._prompt) + len(answer) - 1)
+        speculator.verified(len(draft), answer[len(self._answer) : -1])
+
+    def _chosen(self, rows: Logits, at: int, answer: list[int]) -> _Choice:
+        """The token after `answer`, by row `at` of the latest logits."""
+        row = rows[at]
+        scores = row if self._constraint is None else self._constraint.masked(row)
+        token = self._sampler.choose(scores, self._prompt, answer)
+        if self._watch is not None:
+            states = self._state.hidden_states
+            self._watch(row, token, None if states is None else states[at])
+        logprob = log_probability(row, token) if self._logprobs else None
+        return token, logprob, top_log_probabilities(row, self._top_logprobs)
+
+    def _prefill(self) -> Logits:
+        """Logits after the prompt.
+
+        Raises:
+            Interrupted: the caller's wish to stop came first.
+        """
+        begun = self._clock()
+        state = self._state
+        try:
+            if self._interruption():
+                raise Cancelled
+            if self._warm is not None:
+                self._warm(state, self._prompt)
+            # At least one token must be computed, because its logits are wanted.
+            self._cached = common_prefix(state.tokens, self._prompt[:-1])
+            state.rewind(self._cached)
+            return prefill(state, self._prompt[self._cached :], stopped=self._interruption)
+        finally:
+            self._prefill_seconds = self._clock() - begun
+
+    def _clock(self) -> float:
+        """Seconds, without those of waiting for others."""
+        return perf_counter() - self._cancellation.waited
+
+    def _interruption(self) -> FinishReason | None:
+        if self._cancel.is_set():
+            return "cancelled"
+        deadline = self._options.deadline
+        if deadline is not None and perf_counter() - self._started > deadline:
+            return "deadline"
+        return None
+
+    def _count(self, begun: float) -> None:
+        if self._first is None:
+            self._first = perf_counter() - self._started
+        else:
+            self._decode_seconds += self._clock() - begun
+            self._decode_steps += 1
+
+    def _end(self, reason: FinishReason) -> None:
+        speculator = self._speculator
+        if speculator is not None:
+            speculator.close()
+        # A cancelled answer joins no history, and a garbage collector may be who cancels it, which
+        # must not wait for an engine.
+        if self._ahead and reason != "cancelled":
+            self._state.rewind(len(self._prompt) + len(self._answer))
+        self.finish = Finish(
+            reason=reason,
+            tokens=tuple(self._answer),
+            prompt_tokens=len(self._prompt),
+            cached_tokens=self._cached,
+            prefill_seconds=self._prefill_seconds,
+            decode_seconds=self._decode_seconds,
+            decode_steps=self._decode_steps,
+            time_to_first_token=self._first,
+            drafted_tokens=speculator.drafted if speculator else 0,
+            accepted_tokens=speculator.accepted if speculator else 0,
+            queue_seconds=self._cancellation.waited,
+            paused_seconds=self._cancellation.paused,
+        )
+
+
+def generate(
+    state: DecodeState,
+    prompt: list[int],
+    tokenizer: Tokenizer,
+    options: Options,
+    *,
+    info: EngineInfo,
+    cancel: threading.Event | None = None,
+    cancellation: CancellationToken | None = None,
+    logprobs: bool = False,
+    top_logprobs: int = 0,
+    started: float | None = None,
+    warm: Callable[[DecodeState, list[int]], None] | None = None,
+    speculator: Speculator | None = None,
+    constraint: Constraint | None = None,
+    on_step: StepCallback | None = None,
+) -> Generation:
+    """Start an answer to `prompt`; nothing is computed until it is iterated.
+
+    What the sequence holds already is kept as far as it agrees with `prompt`.
+
+    Args:
+        state: its content is replaced by prompt and answer.
+        prompt: token ids.
+        info: of the sequence's engine.
+        cancel: set it, from any thread, to end the answer; looked at before each token and
+            before each chunk of the prompt.
+        cancellation: whose waiting is on the receipt; `state` makes its calls for it.
+        logprobs: give each step its log-probability (costs one pass over the vocabulary).
+        top_logprobs: give each step so many of the likeliest ids.
+        started: `time.perf_counter()` when the request came, from which the deadline and the time
+            to the first token count; now by default.
+        warm: called before the prompt is computed; may fill the sequence with a beginning of it
+            from elsewhere.
+        speculator: drafts tokens of this one answer, and is closed at its end; None for the plain
+            loop.
+        constraint: at its start; holds the answer to a form.
+        on_step: called with the logits, float32 [vocab], the token chosen by them, and the hidden
+            state behind them, float32 [hidden] or None, for each token of the answer and the one
+            that ends it; the arrays are valid during the call.
+
+    Raises:
+        EmptyPrompt: there is no token.
+        ContextOverflow: prompt and one token of the answer do not fit the context.
+        InvalidOption: `logit_bias` names a token outside the vocabulary.
+    """
+    check_fits(len(prompt), info.context_length)
+    return Generation(
+        state,
+        prompt,
+        tokenizer,
+        options,
+        info=info,
+        cancel=cancel or threading.Event(),
+        cancellation=cancellation or CancellationToken(),
+        logprobs=logprobs,
+        top_logprobs=top_logprobs,
+        started=perf_counter() if started is None else started,
+        warm=warm,
+        speculator=speculator,
+        constraint=constraint,
+        on_step=on_step,
+    )
+
+
+def check_fits(tokens: int, context_length: int) -> None:
+    """Raise unless a prompt of `tokens` leaves room for an answer; see `generate`."""
+    if tokens == 0:
+        raise EmptyPrompt("The prompt has no tokens.", hint="Ask something.")
+    limit = context_length - 1
+    if tokens > limit:
+        raise ContextOverflow(
+            f"The prompt has {tokens:,} tokens; {limit:,} fit (the context holds"
+            f" {context_length:,}, and the answer needs at least one).",
+            tokens=tokens,
+            limit=limit,
+            hint=f"Take out at least {tokens - limit:,} tokens, or load the model with a larger"
+            " context if it has one.",
+        )
+
+
+def common_prefix(held: tuple[int, ...], wanted: list[int]) -> int:
+    """How many ids at the start are the same."""
+    count = 0
+    for mine, theirs in zip(held, wanted, strict=False):
+        if mine != theirs:
+            break
+        count += 1
+    return count

@@ -1,0 +1,148 @@
+"""Builds the request that a cloud is sent; private values are replaced by placeholders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgesdk.hybrid.content import is_data, is_media
+from edgesdk.hybrid.privacy.redaction import Redactor
+from edgesdk.hybrid.request import HybridRequest, OfferedTools
+from edgesdk.tools.call_messages import calls_of
+
+
+@dataclass(frozen=True)
+class CloudRequest:
+    """A request without model and streaming.
+
+    Attributes:
+        names: what the tools are really called, by the names in `body` that are others.
+    """
+
+    body: dict[str, Any]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+def cloud_request(ask: HybridRequest, *, hide: bool, max_output_tokens: int) -> CloudRequest:
+    """The request that a cloud is sent.
+
+    Args:
+        hide: what the conversation's vault finds private; without it texts go as they are.
+        max_output_tokens: where the options set no limit.
+    """
+    options, hiding = ask.options, _Redactor(ask.redactor if hide else None)
+    body: dict[str, Any] = {
+        "messages": [hiding.message(message) for message in ask.messages],
+        "max_tokens": options.max_tokens or max_output_tokens,
+        "temperature": options.temperature,
+    }
+    if options.top_p is not None and options.top_p < 1:
+        body["top_p"] = options.top_p
+    if options.seed is not None:
+        body["seed"] = options.seed
+    if options.stops:
+        body["stop"] = [hiding.value(stop) for stop in options.stops]
+    if ask.tools is not None:
+        body |= hiding.tools(ask.tools)
+    if ask.form is not None and ask.form.response_format is not None:
+        body["response_format"] = hiding.value(ask.form.response_format)
+    return CloudRequest(body, hiding.names)
+
+
+def extra_tokens(sent: CloudRequest) -> int:
+    """About the tokens of tools and form, by the characters that English has to a token."""
+    told = [sent.body[name] for name in ("tools", "response_format") if name in sent.body]
+    return sum(len(json.dumps(each)) for each in told) // 4
+
+
+class _Redactor:
+    """Takes what is private out of the parts of one request."""
+
+    def __init__(self, redactor: Redactor | None) -> None:
+        self._redactor = redactor
+        self.names: dict[str, str] = {}
+
+    def message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        calls = calls_of(message)
+        plain = {key: self._part(key, item) for key, item in message.items() if key != "tool_calls"}
+        written = [
+            {
+                "id": self._word(call.id),
+                "type": "function",
+                # Hidden before it is written as JSON, whose escapes no detector reads.
+                "function": {
+                    "name": self._name(call.name),
+                    "arguments": json.dumps(self.value(call.arguments), ensure_ascii=False),
+                },
+            }
+            for call in calls
+        ]
+        return {**plain, "tool_calls": written} if written else plain
+
+    def tools(self, tools: OfferedTools) -> dict[str, Any]:
+        specs = []
+        for spec in tools.specs:
+            function = {key: self._part(key, item) for key, item in spec["function"].items()}
+            specs.append({"type": "function", "function": function})
+        found: dict[str, Any] = {"tools": specs, "tool_choice": self._chosen(tools.choice)}
+        # True is the default, and some endpoints know no such field.
+        return found if tools.parallel else {**found, "parallel_tool_calls": False}
+
+    def value(self, value: Any) -> Any:
+        """A JSON value with all that is private in it hidden: texts, keys and numbers."""
+        redactor = self._redactor
+        if redactor is None or value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            return redactor.redact(value)
+        if isinstance(value, int | float):
+            written = json.dumps(value)
+            hidden = redactor.redact(written)
+            return value if hidden == written else hidden
+        if isinstance(value, Mapping):
+            return {redactor.redact(str(key)): self.value(item) for key, item in value.items()}
+        return [self.value(item) for item in value] if isinstance(value, Sequence) else value
+
+    def _content(self, content: Any) -> Any:
+        if isinstance(content, str) or not isinstance(content, Sequence):
+            return self.value(content)
+        return [
+            self._medium(part) if isinstance(part, Mapping) and is_media(part) else self.value(part)
+            for part in content
+        ]
+
+    def _medium(self, value: Any) -> Any:
+        """As `value`, but bytes in base64 stay what they are."""
+        if not isinstance(value, Mapping):
+            return self.value(value)
+        return {
+            key: item if is_data(key, item) else self._medium(item) for key, item in value.items()
+        }
+
+    def _part(self, key: str, item: Any) -> Any:
+        if key == "content":
+            return self._content(item)
+        if key == "name" and isinstance(item, str):
+            return self._name(item)
+        return self._word(item) if key == "tool_call_id" else self.value(item)
+
+    def _name(self, name: str) -> str:
+        alias = self._word(name)
+        if alias != name:
+            self.names[alias] = name
+        return alias
+
+    def _word(self, word: str) -> str:
+        """A text in which the API allows no brackets: a name, or an id."""
+        hidden = str(self.value(word))
+        return word if hidden == word else hidden.translate({ord("<"): None, ord(">"): None})
+
+    def _chosen(self, choice: Any) -> Any:
+        if isinstance(choice, Mapping):
+            return {
+                key: self._name(item) if key == "name" else self._chosen(item)
+                for key, item in choice.items()
+            }
+        return [self._chosen(item) for item in choice] if isinstance(choice, list) else choice

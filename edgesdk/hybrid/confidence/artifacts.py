@@ -1,0 +1,186 @@
+"""What was learned about a bundle, kept in small files that are found by the bundle's hash.
+
+FOLDER/BUNDLE/NAME.json   {"format": "edgesdk-artifact", "version": 1, "bundle", "name", "value"}
+
+BUNDLE is the identity of the model as engines give it (`KvOrigin.model`), so what was learned of
+one model is never used with another: a model that changes has another hash, and nothing kept.
+NAME says what it is, such as "confidence" or "prompts". The value is any JSON; what it depends on
+beside the bundle, such as a template or a cloud model, belongs into the value or the name.
+
+The layout is the same in a folder of the device and in one that travels inside a bundle.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from edgesdk.bundle.opening import Bundle
+from edgesdk.errors import RequestError
+
+# Of a bundle folder, where what is shipped with it lies.
+SHIPPED = "artifacts"
+_MAX_BYTES = 16 * 2**20
+_NAME = r"^[a-z0-9][a-z0-9._-]{0,95}$"
+_HINT = "Remove it, and train or calibrate again."
+
+_LOG = logging.getLogger("edgesdk.hybrid")
+
+_Name = Annotated[str, Field(pattern=_NAME)]
+_Value = TypeVar("_Value")
+
+
+class _ArtifactFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["edgesdk-artifact"] = "edgesdk-artifact"
+    version: Literal[1] = 1
+    bundle: _Name
+    name: _Name
+    value: JsonValue
+
+
+class ArtifactStore:
+    """Reads and writes what was learned. Any number of processes may share a folder: each value
+    is written beside its place, and then put there, whole.
+
+    Args:
+        folder: where it is written, and looked for first; made when something is first kept.
+        shipped: folders that are only read, such as a bundle's (see `artifact_store_for`).
+    """
+
+    def __init__(self, folder: Path, *, shipped: tuple[Path, ...] = ()) -> None:
+        self.folder = folder
+        self._shipped = shipped
+
+    def read(self, bundle: str, name: str) -> JsonValue | None:
+        """What is kept of `bundle` under `name`; None where nothing is.
+
+        Raises:
+            RequestError: the file is damaged, of a later version, or cannot be read.
+        """
+        for folder in (self.folder, *self._shipped):
+            found = _found(_path(folder, bundle, name), bundle, name)
+            if found is not None:
+                return found.value
+        return None
+
+    def load(self, bundle: str, name: str, parse: Callable[[JsonValue], _Value]) -> _Value | None:
+        """What `parse` makes of what is kept; None, and a warning, where that is damaged or of
+        another version of edgesdk. An app must start all the same, as if nothing were kept.
+
+        Args:
+            parse: raises RequestError where the value is none of its kind.
+        """
+        try:
+            value = self.read(bundle, name)
+            return None if value is None else parse(value)
+        except RequestError as error:
+            _LOG.warning("what is kept as %r is not used: %s", name, error)
+            return None
+
+    def names(self, bundle: str) -> tuple[str, ...]:
+        """What is kept of `bundle`, in order."""
+        found = {
+            path.stem
+            for folder in (self.folder, *self._shipped)
+            for path in (folder / _checked(bundle)).glob("*.json")
+            if re.fullmatch(_NAME, path.stem)
+        }
+        return tuple(sorted(found))
+
+    def write(self, bundle: str, name: str, value: JsonValue) -> Path:
+        """Keep `value`, in place of what was kept before; the file.
+
+        Raises:
+            RequestError: the value is no JSON, or the file cannot be written; what was kept
+                before is untouched.
+        """
+        path = _path(self.folder, bundle, name)
+        try:
+            text = json.dumps(
+                _ArtifactFile(bundle=bundle, name=name, value=value).model_dump(),
+                indent=1,
+                sort_keys=True,
+                allow_nan=False,
+            )
+        except ValueError as error:
+            raise RequestError(f"What is to be kept as {name!r} is no JSON: {error}.") from None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _put(path, text)
+        except OSError as error:
+            raise RequestError(f"{path} cannot be written: {error.strerror}.") from error
+        return path
+
+    def forget(self, bundle: str, name: str) -> None:
+        """Remove what was kept in `folder`; harmless where nothing was."""
+        _path(self.folder, bundle, name).unlink(missing_ok=True)
+
+
+def artifact_store_for(source: Bundle | Path | None, folder: Path | None = None) -> ArtifactStore:
+    """What is known of a model: on this device, and else what its bundle was shipped with.
+
+    Args:
+        source: where the model comes from.
+        folder: of this device; None for `artifacts` in the store's own.
+    """
+    if folder is None:
+        from edgesdk.store import default_root
+
+        folder = default_root() / "artifacts"
+    return ArtifactStore(
+        folder, shipped=(source.path / SHIPPED,) if isinstance(source, Bundle) else ()
+    )
+
+
+def _put(path: Path, text: str) -> None:
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def _found(path: Path, bundle: str, name: str) -> _ArtifactFile | None:
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(_MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}.", hint=_HINT) from None
+    if len(text) > _MAX_BYTES:
+        raise RequestError(f"{path} is larger than what is kept can be.", hint=_HINT)
+    try:
+        found = _ArtifactFile.model_validate_json(text)
+    except ValidationError as error:
+        raise RequestError(f"{path} is damaged: {error.errors()[0]['msg']}.", hint=_HINT) from None
+    if (found.bundle, found.name) != (bundle, name):
+        raise RequestError(
+            f"{path} is of {found.name!r} of another bundle, {found.bundle}.", hint=_HINT
+        )
+    return found
+
+
+def _path(folder: Path, bundle: str, name: str) -> Path:
+    return folder / _checked(bundle) / f"{_checked(name)}.json"
+
+
+def _checked(part: str) -> str:
+    if not re.fullmatch(_NAME, part):
+        raise RequestError(f"{part!r} is no name of what is kept.", hint="As 'confidence-2'.")
+    return part

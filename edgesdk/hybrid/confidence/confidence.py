@@ -1,0 +1,157 @@
+"""Turns signals into one confidence between 0 and 1, and compares it with a threshold."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationError
+
+from edgesdk.errors import InvalidOption, RequestError
+from edgesdk.hybrid.confidence.artifacts import ArtifactStore
+from edgesdk.hybrid.confidence.probe import Probe, probe_from
+from edgesdk.hybrid.confidence.regression import LogisticRegression, regression_from
+from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES, Signals
+
+# What it is kept as; see `edgesdk.hybrid.confidence.artifacts`.
+CONFIDENCE_ARTIFACT = "confidence"
+AGREEMENT_NAMES = ("confidence", "agreement")
+# A confidence of 0 or 1 has no logit.
+_CLIP = 1e-6
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """How sure an answer is, and how sure it has to be.
+
+    Attributes:
+        regression: trained on answers of this model that were right and wrong. Without one the
+            confidence is the geometric mean of the tokens' probabilities, which orders answers but
+            promises nothing.
+        threshold: from here on an answer is kept.
+        decide_after: tokens after which an answer that will not get there is given up.
+        abort_below: what its confidence then is under. Answers so ended are never kept, also
+            where the threshold is lower: a calibration must not change which those are.
+        fusion: of confidence and agreement, where the device answered several times, trained on
+            the pairs of `agreement_features`. Without one it is the mean of both.
+        probe: of hidden states, whose word the regression was trained with; None without one.
+        partial_regression: says of answers that go on whether they will be right; trained on how
+            such answers looked then. Without one the regression judges what there is as if it were
+            all.
+
+    Raises:
+        InvalidOption: a number is out of its range, or the regression is of other signals.
+    """
+
+    regression: LogisticRegression | None = None
+    threshold: float = 0.7
+    decide_after: int = 24
+    abort_below: float = 0.35
+    fusion: LogisticRegression | None = None
+    probe: Probe | None = None
+    partial_regression: LogisticRegression | None = None
+
+    def __post_init__(self) -> None:
+        # Above 1 nothing is ever kept, which is what a calibration that failed asks for.
+        if not (self.threshold >= 0 and self.abort_below >= 0):
+            raise InvalidOption("Neither the threshold nor abort_below may be negative.")
+        if self.decide_after < 1:
+            raise InvalidOption(f"decide_after must be at least 1, not {self.decide_after}.")
+        for trained, names in (
+            (self.regression, SIGNAL_NAMES),
+            (self.partial_regression, SIGNAL_NAMES),
+            (self.fusion, AGREEMENT_NAMES),
+        ):
+            if trained is not None and trained.names != names:
+                raise InvalidOption(
+                    "The regression was trained on other signals.", hint="Train it again."
+                )
+
+    def of(self, signals: Signals) -> float:
+        """The confidence in an answer with these signals, 0 to 1."""
+        return _confidence(self.regression, signals)
+
+    def with_agreement(self, confidence: float, agreement: float) -> float:
+        """The confidence in an answer that others of the device agree with so far, 0 to 1."""
+        if self.fusion is None:
+            return (confidence + agreement) / 2
+        return float(self.fusion.probability(agreement_features(confidence, agreement)[None])[0])
+
+    def predicts_wrong(self, signals: Signals) -> bool:
+        """Whether to give up an answer that goes on, of at least `decide_after` tokens."""
+        return self.partial_confidence(signals) < self.abort_below
+
+    def partial_confidence(self, signals: Signals) -> float:
+        """The confidence that an answer which goes on will be right, 0 to 1."""
+        return _confidence(self.partial_regression or self.regression, signals)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """For a JSON file; `confidence_from` reads it."""
+        return {
+            "regression": None if self.regression is None else self.regression.to_json(),
+            "threshold": self.threshold,
+            "decide_after": self.decide_after,
+            "abort_below": self.abort_below,
+            "fusion": None if self.fusion is None else self.fusion.to_json(),
+            "probe": None if self.probe is None else self.probe.to_json(),
+            "partial_regression": None
+            if self.partial_regression is None
+            else self.partial_regression.to_json(),
+        }
+
+    def save(self, artifacts: ArtifactStore, bundle: str) -> None:
+        """Store it for the model with this hash, whose clients then use it by themselves.
+
+        Raises:
+            RequestError: it cannot be written.
+        """
+        artifacts.write(bundle, CONFIDENCE_ARTIFACT, self.to_json())
+
+
+def confidence_from(value: JsonValue) -> Confidence:
+    """What `Confidence.to_json` gave.
+
+    Raises:
+        RequestError: it is none, or of other signals.
+    """
+    try:
+        stored = _Stored.model_validate(value)
+        return Confidence(
+            regression=None if stored.regression is None else regression_from(stored.regression),
+            threshold=stored.threshold,
+            decide_after=stored.decide_after,
+            abort_below=stored.abort_below,
+            fusion=None if stored.fusion is None else regression_from(stored.fusion),
+            probe=None if stored.probe is None else probe_from(stored.probe),
+            partial_regression=None
+            if stored.partial_regression is None
+            else regression_from(stored.partial_regression),
+        )
+    except ValidationError as error:
+        raise RequestError(f"This is no stored confidence: {error.errors()[0]['msg']}.") from None
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    regression: JsonValue
+    threshold: FiniteFloat
+    decide_after: int
+    abort_below: FiniteFloat
+    fusion: JsonValue
+    probe: JsonValue
+    partial_regression: JsonValue = None
+
+
+def agreement_features(confidence: float, agreement: float) -> npt.NDArray[np.float64]:
+    """What a fusion is trained on: the logit of the confidence, and the agreement; float64 [2]."""
+    inside = min(max(confidence, _CLIP), 1 - _CLIP)
+    return np.array([math.log(inside / (1 - inside)), agreement], np.float64)
+
+
+def _confidence(trained: LogisticRegression | None, signals: Signals) -> float:
+    if trained is None:
+        return math.exp(signals.mean_log_probability)
+    return float(trained.probability(signals.vector()[None])[0])

@@ -1,0 +1,243 @@
+"""How sure a model was, read off the logits that its answer came from, and off the state behind
+the last of them.
+
+None of this costs a forward pass. Entropy and log-probability of the first token are the signals
+of Gupta et al. 2024 (arXiv:2404.10136), quantiles of token log-probabilities those of the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesdk.engines.base import HiddenStates, Logits
+from edgesdk.generation.constraint import Constraint
+from edgesdk.hybrid.confidence.probe import Probe
+
+# Of the 10% quantile.
+_QUANTILE = 0.1
+_NGRAM = 4
+# Logits are no more exact than this; a probability of 1 has no finite odds.
+_MAX_LOG_PROBABILITY = -1e-6
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What an answer of at least one token looked like from inside. Logarithms are natural.
+
+    Attributes:
+        first_entropy: of the distribution that the first token was drawn from, in nats.
+        first_log_probability: of the first token.
+        mean_log_probability: of the tokens,
+        min_log_probability: the lowest,
+        low_log_probability: and the 10% quantile.
+        mean_margin: between the likeliest and the second token, in logits,
+        min_margin: and the smallest.
+        mean_entropy: of all distributions, in nats.
+        repetition: share of the 4-grams that came before in the answer.
+        length: tokens.
+        log_odds: of the whole answer: ln(p / (1 - p)), where p is the product of the tokens'
+            probabilities. Of short answers, which are right or wrong as a whole, no other signal
+            tells more (benchmarks/hybrid.py); of long ones it is near their log-probability.
+        forbidden: share of the probability that went to tokens which the answer's form forbids,
+            mean over the tokens; 0 where it has no form.
+        prompt_log_odds: what the prompt alone says, by the gate that learned from others; see
+            `edgesdk.hybrid.confidence.prompt_classifier`. 0 without one. The logits say how sure
+            the model is; how far that is to be believed depends on what it was asked.
+        probe_log_odds: what the hidden state says that the answer ends in, by a probe; see
+            `edgesdk.hybrid.confidence.probe`. 0 without one.
+    """
+
+    first_entropy: float
+    first_log_probability: float
+    mean_log_probability: float
+    min_log_probability: float
+    low_log_probability: float
+    mean_margin: float
+    min_margin: float
+    mean_entropy: float
+    repetition: float
+    length: float
+    log_odds: float
+    forbidden: float = 0.0
+    prompt_log_odds: float = 0.0
+    probe_log_odds: float = 0.0
+
+    def vector(self) -> npt.NDArray[np.float64]:
+        """All of them in order, float64 [signals]."""
+        return np.array([getattr(self, each.name) for each in fields(self)], np.float64)
+
+
+SIGNAL_NAMES: tuple[str, ...] = tuple(each.name for each in fields(Signals))
+
+
+class TokenStats(NamedTuple):
+    """What one step left of its logits; signals are made of these alone.
+
+    Attributes:
+        token: the chosen one; the last of an answer may be the end of the turn.
+        log_probability: of the token.
+        entropy: of the distribution, in nats.
+        margin: between the likeliest and the second token, in logits.
+        forbidden: share of the probability that the answer's form forbids.
+    """
+
+    token: int
+    log_probability: float
+    entropy: float
+    margin: float
+    forbidden: float = 0.0
+
+
+class SignalMeter:
+    """Looks at each step of one answer.
+
+    Args:
+        prompt_log_odds: of the prompt, if something learned to tell them.
+        probe: of the model, if one was trained.
+
+    Attributes:
+        hidden_state: behind the last logits, float32 [hidden]; None where the engine gives none.
+    """
+
+    def __init__(self, prompt_log_odds: float = 0.0, probe: Probe | None = None) -> None:
+        self.hidden_state: HiddenStates | None = None
+        self._prompt_log_odds = prompt_log_odds
+        self._probe = probe
+        self._steps: list[TokenStats] = []
+        self._forbidden = 0.0
+
+    def observe(self, constraint: Constraint) -> Constraint:
+        """`constraint`, of which the next steps are to tell how much it forbids."""
+        return ObservedConstraint(constraint, self._forbade)
+
+    def update(self, row: Logits, token: int, state: HiddenStates | None = None) -> None:
+        """A step chose `token` by the logits `row`, float32 [vocab], made of `state`, float32
+        [hidden]."""
+        self.hidden_state = None if state is None else state.copy()
+        top = np.partition(row, -2)[-2:]
+        shifted = row - top[1]
+        weights = np.exp(shifted)
+        total = float(weights.sum(dtype=np.float64))
+        log_total = float(np.log(total))
+        # Entropy is log Z - E[x]; a banned token has weight 0 and no share in it.
+        finite = np.where(weights > 0, shifted, 0)
+        self._steps.append(
+            TokenStats(
+                token,
+                float(shifted[token]) - log_total,
+                log_total - float(np.dot(weights, finite)) / total,
+                float(top[1] - top[0]),
+                self._forbidden,
+            )
+        )
+
+    def _forbade(self, share: float) -> None:
+        """The step that comes next is held to a form."""
+        self._forbidden = share
+
+    @property
+    def tokens(self) -> int:
+        """How many steps it saw."""
+        return len(self._steps)
+
+    @property
+    def steps(self) -> tuple[TokenStats, ...]:
+        """What it saw, in order."""
+        return tuple(self._steps)
+
+    def first(self, tokens: int) -> Signals:
+        """Those of the first `tokens` tokens of an answer that goes on. A probe knows the states
+        that answers end in, so of these it says nothing."""
+        return signals_of(self._steps[:tokens], self._prompt_log_odds)
+
+    def signals(self) -> Signals | None:
+        """Those of the answer so far; None before its first token."""
+        if not self._steps:
+            return None
+        probed = 0.0
+        if self._probe is not None and self.hidden_state is not None:
+            probed = self._probe.log_odds(self.hidden_state)
+        return signals_of(self._steps, self._prompt_log_odds, probed)
+
+
+def signals_of(
+    steps: Sequence[TokenStats], prompt_log_odds: float = 0.0, probe_log_odds: float = 0.0
+) -> Signals:
+    """The signals of an answer of these steps, of which there is at least one."""
+    found = np.array([step.log_probability for step in steps])
+    margins = [step.margin for step in steps]
+    return Signals(
+        first_entropy=steps[0].entropy,
+        first_log_probability=steps[0].log_probability,
+        mean_log_probability=float(found.mean()),
+        min_log_probability=float(found.min()),
+        low_log_probability=float(np.quantile(found, _QUANTILE)),
+        mean_margin=float(np.mean(margins)),
+        min_margin=min(margins),
+        mean_entropy=float(np.mean([step.entropy for step in steps])),
+        repetition=repetition([step.token for step in steps]),
+        length=float(len(steps)),
+        log_odds=log_odds(float(found.sum())),
+        forbidden=float(np.mean([step.forbidden for step in steps])),
+        prompt_log_odds=prompt_log_odds,
+        probe_log_odds=probe_log_odds,
+    )
+
+
+def log_odds(log_probability: float) -> float:
+    """ln(p / (1 - p)) from ln(p), without the loss of p near 0 and near 1; at most some 14."""
+    inside = min(log_probability, _MAX_LOG_PROBABILITY)
+    return inside - math.log(-math.expm1(inside))
+
+
+def repetition(tokens: Iterable[int]) -> float:
+    """Share of the 4-grams of `tokens` that had come before, 0 to 1."""
+    ids = list(tokens)
+    grams = [tuple(ids[i : i + _NGRAM]) for i in range(len(ids) - _NGRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+class ObservedConstraint:
+    """Implements `Constraint`: another one, with an eye on what it forbids.
+
+    Args:
+        forbade: called at each step with the share of the probability that went to tokens which
+            may not come next, 0 to 1.
+    """
+
+    def __init__(self, constraint: Constraint, forbade: Callable[[float], None]) -> None:
+        self._constraint = constraint
+        self._forbade = forbade
+        self.accept = constraint.accept
+
+    def masked(self, logits: Logits) -> Logits:
+        allowed = self._constraint.masked(logits)
+        self._forbade(forbidden_share(logits, allowed))
+        return allowed
+
+    @property
+    def complete(self) -> bool:
+        return self._constraint.complete
+
+    @property
+    def finished(self) -> bool:
+        return self._constraint.finished
+
+
+def forbidden_share(logits: Logits, allowed: Logits) -> float:
+    """What part of the probability under `logits` the mask in `allowed` takes away.
+
+    Args:
+        logits: float32 [vocab].
+        allowed: the same, with -inf for each token that may not come next.
+    """
+    weights = np.exp(logits - logits.max())
+    kept = float(weights[allowed > -np.inf].sum(dtype=np.float64))
+    # Sums of many small numbers may differ by a hair.
+    return min(max(1 - kept / float(weights.sum(dtype=np.float64)), 0.0), 1.0)

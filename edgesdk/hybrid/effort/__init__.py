@@ -1,1 +1,0 @@
-"""After a draft that the device is not sure of: may it be worth a few more tries?"""

@@ -1,1 +1,0 @@
-"""Before a draft: should the device try at all?"""

@@ -1,0 +1,239 @@
+"""Compares a few answers that the device kept with the cloud's, in the background."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from edgesdk.errors import InvalidOption, RequestError
+from edgesdk.generation.scheduling import Cancel
+from edgesdk.hybrid.confidence.labels import same_answer
+from edgesdk.hybrid.monitor.guarantee import AuditOutcome
+from edgesdk.hybrid.privacy.policy import Messages, Policy, UploadVerdict
+from edgesdk.hybrid.privacy.redaction import Redactor
+from edgesdk.hybrid.remote import CloudResult, NoCloudAnswer, RemoteModel
+from edgesdk.hybrid.reply import LocalDraft
+from edgesdk.hybrid.request import HybridRequest
+from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
+from edgesdk.options import Options
+from edgesdk.system.cancellation import Deadline
+from edgesdk.system.closing import Closeable
+
+_LOG = logging.getLogger("edgesdk.hybrid")
+
+# More would wait for minutes; what does not fit is not audited.
+_MAX_QUEUED = 16
+_AUDIT_DEADLINE = 120.0
+
+Judge: TypeAlias = Callable[[Messages, str, str], bool]
+
+
+def _same_answer(messages: Messages, local: str, cloud: str) -> bool:
+    return same_answer(cloud, local)
+
+
+@dataclass(frozen=True)
+class Audits:
+    """The app's consent that kept answers are compared with the cloud's, and how.
+
+    Only requests that the policy lets leave without asking anybody ("redact" or "allow") are ever
+    audited, and they leave as others do: redacted where that is the rule, and within the budget.
+
+    Attributes:
+        share: of the answers that are kept, 0 to 1; which, is left to chance.
+        judge: says, of the messages, the device's answer and the cloud's, whether the device is
+            right; see `edgesdk.hybrid.confidence.labels.same_answer` for what is done without. It
+            is called in a thread of the client's. An error of the cloud that it takes for the truth
+            counts against the device.
+        chance: gives numbers from 0 to 1.
+
+    Raises:
+        InvalidOption: the share is none.
+    """
+
+    share: float = 0.03
+    judge: Judge = _same_answer
+    chance: Callable[[], float] = random.random
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise InvalidOption(f"The share of audits must be from 0 to 1, not {self.share}.")
+
+
+@dataclass(frozen=True)
+class AuditCandidate:
+    """An answer that the user has.
+
+    Attributes:
+        calibration: id of the one by which it was kept; empty where there was none.
+    """
+
+    messages: list[dict[str, Any]]
+    options: Options
+    verdict: UploadVerdict
+    draft: LocalDraft
+    calibration: str
+
+
+class Auditor(Closeable):
+    """Asks the cloud about kept answers, one after the other, in a thread of its own.
+
+    The thread starts with the first audit. Closing ends the audit that is under way, drops those
+    that wait, and waits for the thread.
+
+    Args:
+        remote: of the auditor's own, so that its failures and waits are not those of users.
+        bundle: hash of the model.
+        found: told each outcome, in the thread, before it is written down.
+    """
+
+    def __init__(
+        self,
+        audits: Audits,
+        remote: RemoteModel,
+        policy: Policy,
+        journal: Journal,
+        *,
+        bundle: str,
+        found: Callable[[AuditOutcome], None],
+    ) -> None:
+        self._audits = audits
+        self._remote = remote
+        self._policy = policy
+        self._journal = journal
+        self._bundle = bundle
+        self._found = found
+        self._waiting: queue.Queue[AuditCandidate | None] = queue.Queue(_MAX_QUEUED)
+        self._guard = threading.Lock()
+        self._closing = Cancel()
+        self._thread: threading.Thread | None = None
+
+    def offer(self, kept: AuditCandidate) -> None:
+        """Audit an answer, or do not; returns at once."""
+        leaves = kept.verdict.upload in ("redact", "allow")
+        if not (leaves and self._remote.available and self._audits.chance() < self._audits.share):
+            return
+        with self._guard:
+            if self._closing.is_set():
+                return
+            try:
+                self._waiting.put_nowait(kept)
+            except queue.Full:
+                _LOG.info("an answer was not audited: %d others wait", _MAX_QUEUED)
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name="edgesdk-audits", daemon=True
+                )
+                self._thread.start()
+
+    def close(self) -> None:
+        """End all audits."""
+        with self._guard:
+            self._closing.set()
+            thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return
+        # Wakes a thread that waits; one that does not looks at `_closing` anyway.
+        with suppress(queue.Full):
+            self._waiting.put_nowait(None)
+        thread.join()
+        self._remote.close()
+
+    def _work(self) -> None:
+        while (kept := self._waiting.get()) is not None and not self._closing.is_set():
+            try:
+                self._audit(kept)
+            except Exception:
+                # The next one is to be made all the same.
+                _LOG.warning("an audit failed", exc_info=True)
+
+    def _audit(self, kept: AuditCandidate) -> None:
+        started = time.time()
+        asked, agreed, reason = None, None, ""
+        try:
+            asked = self._ask(kept)
+        except NoCloudAnswer as error:
+            reason = f"not audited: {error}"
+        except Exception as error:
+            # A detector's, say; it may quote the prompt.
+            reason = f"not audited: asking failed with {type(error).__name__}"
+        if self._closing.is_set():
+            return
+        if asked is not None:
+            agreed, reason = self._judged(kept, asked)
+        confidence = kept.draft.confidence
+        if agreed is not None and confidence is not None:
+            self._found(AuditOutcome(kept.calibration, confidence, agreed))
+        self._write_down(kept, asked, agreed, reason, started)
+
+    def _ask(self, kept: AuditCandidate) -> CloudResult:
+        asking = self._remote.ask(
+            HybridRequest(
+                kept.messages,
+                kept.options,
+                Redactor(self._policy.detectors),
+                cancel=self._closing,
+            ),
+            kept.verdict,
+            prompt_tokens=kept.draft.receipt.prompt_tokens,
+            deadline=Deadline(_AUDIT_DEADLINE),
+        )
+        while True:
+            try:
+                next(asking)
+            except StopIteration as end:
+                found: CloudResult = end.value
+                return found
+
+    def _judged(self, kept: AuditCandidate, asked: CloudResult) -> tuple[bool | None, str]:
+        if asked.answer.finish_reason != "stop":
+            return None, "not audited: the cloud's answer is not whole"
+        try:
+            agreed = bool(self._audits.judge(kept.messages, kept.draft.text, asked.answer.text))
+        except Exception as error:
+            # The error itself may quote the answers.
+            return None, f"not audited: the judge failed with {type(error).__name__}"
+        return agreed, "the cloud agreed" if agreed else "the cloud did not agree"
+
+    def _write_down(
+        self,
+        kept: AuditCandidate,
+        asked: CloudResult | None,
+        agreed: bool | None,
+        reason: str,
+        started: float,
+    ) -> None:
+        usage = asked.answer.usage if asked else None
+        draft = kept.draft
+        decision = DecisionRecord(
+            at=started,
+            route="audit",
+            reason=reason,
+            upload=kept.verdict.upload,
+            kinds=tuple(sorted(kept.verdict.kinds)),
+            confidence=draft.confidence,
+            signals=draft.measured,
+            calibration=kept.calibration,
+            agreed=agreed,
+            bundle=self._bundle,
+            endpoint=asked.answer.endpoint if asked else "",
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            output_tokens=usage.completion_tokens if usage else 0,
+            money=asked.cost.money if asked else 0.0,
+            seconds=time.time() - started,
+        )
+        prompt = json.dumps(kept.messages, ensure_ascii=False)
+        texts = RecordedTexts(prompt, draft.text, asked.answer.text if asked else None, agreed)
+        try:
+            self._journal.append(decision, prompt=prompt, texts=texts)
+        except RequestError as error:
+            _LOG.warning("an audit was not written down: %s", error)

@@ -1,0 +1,190 @@
+"""Stores calibrations with the key of what each was made for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from edgesdk.errors import InvalidOption, RequestError
+from edgesdk.hybrid.cloud.endpoint import Cloud
+from edgesdk.hybrid.confidence.artifacts import ArtifactStore, artifact_store_for
+from edgesdk.hybrid.confidence.confidence import Confidence
+from edgesdk.hybrid.confidence.threshold import Calibration
+from edgesdk.model import Model
+
+_NAME = "calibration"
+_APP = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_WORDS = {
+    "bundle": "the model",
+    "template": "the chat template",
+    "clouds": "the cloud",
+    "confidence": "the way confidences are computed or answers are given up",
+}
+
+
+@dataclass(frozen=True)
+class CalibrationKey:
+    """What a promise depends on, beside the prompts that the app has.
+
+    Attributes:
+        model: name, which tells a model that was changed from another one.
+        bundle: hash of the model.
+        template: hash of its chat template; empty where it has none.
+        clouds: names of the endpoints, in order.
+        confidence: hash of all of `Confidence` but its threshold, and of the device's habits.
+    """
+
+    model: str
+    bundle: str
+    template: str
+    clouds: tuple[str, ...]
+    confidence: str
+
+    def changes(self, then: CalibrationKey) -> tuple[str, ...]:
+        """What is not as it was then, in words."""
+        return tuple(
+            words for name, words in _WORDS.items() if getattr(self, name) != getattr(then, name)
+        )
+
+
+def calibration_key(
+    model: Model, clouds: Sequence[Cloud], confidence: Confidence, fingerprint: str = ""
+) -> CalibrationKey:
+    """Those of a client with these parts.
+
+    Args:
+        fingerprint: what else decides how answers are made; see
+            `edgesdk.hybrid.local.LocalModel.fingerprint`.
+    """
+    template = model.runtime.encoder.template
+    settings = {name: value for name, value in asdict(confidence).items() if name != "threshold"}
+    ways = json.dumps(settings, sort_keys=True) + fingerprint
+    return CalibrationKey(
+        model=model.name,
+        bundle=model.runtime.engine.kv_identity.model,
+        template="" if template is None else template.sha256,
+        clouds=tuple(cloud.name for cloud in clouds),
+        confidence=hashlib.sha256(ways.encode()).hexdigest(),
+    )
+
+
+@dataclass(frozen=True)
+class CalibrationRecord:
+    """A calibration, when and for what it was made.
+
+    Attributes:
+        id: by which audits refer to it.
+        at: seconds since the epoch.
+        calibration: the threshold and its promise.
+        skipped: how many prompts had no answer that a threshold decides about.
+        confidences: of the labels, in the order in which they were drawn; empty where they are
+            not of all answers.
+        drifted: it was made of audits, because they showed that an earlier promise does not hold.
+    """
+
+    id: str
+    at: float
+    key: CalibrationKey
+    calibration: Calibration
+    skipped: int = 0
+    confidences: tuple[float, ...] = ()
+    drifted: bool = False
+
+
+@dataclass(frozen=True)
+class StaleCalibration:
+    """There is a calibration, but not one that can be used.
+
+    Attributes:
+        reason: in words, for the end of a sentence.
+    """
+
+    reason: str
+
+
+_STORED = TypeAdapter(CalibrationRecord)
+
+
+class CalibrationStore:
+    """Where an app's calibrations are kept, one for each model.
+
+    They are the app's own, because a promise is about prompts like those that were labelled, and
+    those of another app are others.
+
+    Args:
+        kept: the folder.
+        name: of the values in it.
+    """
+
+    def __init__(self, kept: ArtifactStore, name: str = _NAME) -> None:
+        self._kept = kept
+        self._name = name
+
+    def load(self, now: CalibrationKey) -> CalibrationRecord | StaleCalibration | None:
+        """The calibration for `now`; None where this model never had one."""
+        try:
+            found = self._read(now.bundle)
+        except RequestError as error:
+            return StaleCalibration(f"it cannot be read: {error}")
+        if found is not None:
+            changes = now.changes(found.key)
+            return StaleCalibration(f"{' and '.join(changes)} changed since") if changes else found
+        others = [other for other in self._others() if other.key.model == now.model]
+        if not others:
+            return None
+        newest = max(others, key=lambda other: other.at)
+        return StaleCalibration(f"{' and '.join(now.changes(newest.key))} changed since")
+
+    def save(self, calibrated: CalibrationRecord) -> Path:
+        """Keep it, in place of the one that there was for the same model; the file.
+
+        Raises:
+            RequestError: it cannot be written.
+        """
+        value: JsonValue = _STORED.dump_python(calibrated, mode="json")
+        return self._kept.write(calibrated.key.bundle, self._name, value)
+
+    def _others(self) -> Iterator[CalibrationRecord]:
+        """Those of all models that can be read."""
+        for path in self._kept.folder.glob(f"*/{self._name}.json"):
+            with suppress(RequestError):
+                found = self._read(path.parent.name)
+                if found is not None:
+                    yield found
+
+    def _read(self, bundle: str) -> CalibrationRecord | None:
+        value = self._kept.read(bundle, self._name)
+        if value is None:
+            return None
+        try:
+            found = _STORED.validate_python(value)
+        except ValidationError as error:
+            raise RequestError(
+                f"This is no stored calibration: {error.errors()[0]['msg']}."
+            ) from None
+        if found.key.bundle != bundle:
+            raise RequestError("This calibration is of another model.")
+        return found
+
+
+def calibration_store(where: str | Path) -> CalibrationStore:
+    """Those of the app of that name in the device's own folder, or those in a folder of the app.
+
+    Raises:
+        InvalidOption: the name is none.
+    """
+    if isinstance(where, Path):
+        return CalibrationStore(ArtifactStore(where))
+    if not _APP.fullmatch(where):
+        raise InvalidOption(
+            f"{where!r} cannot be the name of an app.",
+            hint="Use up to 64 of a-z, 0-9, dot, dash and underscore, a letter or digit first.",
+        )
+    return CalibrationStore(artifact_store_for(None), f"{_NAME}-{where}")

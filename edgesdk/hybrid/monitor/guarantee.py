@@ -1,0 +1,265 @@
+"""The risk guarantee in force: a calibration makes it, audits watch it, drift ends it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+import uuid
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from edgesdk.errors import RequestError
+from edgesdk.hybrid.confidence.confidence import Confidence
+from edgesdk.hybrid.confidence.labels import Labels, calibrated
+from edgesdk.hybrid.monitor.calibrations import (
+    CalibrationKey,
+    CalibrationRecord,
+    CalibrationStore,
+    StaleCalibration,
+)
+from edgesdk.hybrid.monitor.drift import RiskMonitor, ShiftDetector
+from edgesdk.hybrid.reply import LocalDraft
+from edgesdk.hybrid.storage.journal import Journal
+
+_LOG = logging.getLogger("edgesdk.hybrid")
+
+GuaranteeStatus = Literal["none", "holds", "impossible", "stale", "drifted"]
+
+# No answer is this sure, so none is kept.
+_KEEPS_NOTHING = math.inf
+
+
+@dataclass(frozen=True)
+class AuditOutcome:
+    """What an audit found.
+
+    Attributes:
+        calibration: id of the one by which the answer was kept; empty where there was none.
+        confidence: in the answer.
+        agreed: whether the cloud said the same.
+    """
+
+    calibration: str
+    confidence: float
+    agreed: bool
+
+
+@dataclass(frozen=True)
+class RiskGuarantee:
+    """How far the device's answers can be trusted now.
+
+    Attributes:
+        status: "none": nobody calibrated, the app's own threshold holds and promises nothing;
+            "holds": the calibration's threshold holds; "impossible": the labels allow no promise;
+            "stale": the calibration is of other circumstances; "drifted": audits showed that the
+            promise was broken. In the last three nothing is kept, but where audits allow a
+            stricter threshold.
+        confidence: what decides.
+        calibrated: the calibration; None where there is none that can be used.
+        reason: it is stale, in words.
+        shifted: confidences are not distributed any more as those of the labels were, so the
+            prompts may be others than were calibrated for. A warning only.
+    """
+
+    status: GuaranteeStatus
+    confidence: Confidence
+    calibrated: CalibrationRecord | None = None
+    reason: str = ""
+    shifted: bool = False
+
+    def phrase(self) -> str:
+        """What it says, for people."""
+        if self.calibrated is None:
+            if self.status == "none":
+                return "Nothing was calibrated, so nothing is promised."
+            return (
+                f"There is a calibration, but {self.reason}. It promises nothing any more, and no"
+                " answer of the device is kept as sure. Calibrate again."
+            )
+        text = self.calibrated.calibration.phrase()
+        if self.status == "drifted":
+            text = f"Audits showed that more answers were wrong than had been promised. {text}"
+        if self.calibrated.calibration.threshold is None:
+            text = f"{text} No answer of the device is kept as sure."
+        if self.shifted:
+            text = f"{text} The prompts seem to be others than those that were labelled."
+        return text
+
+
+class GuaranteeMonitor:
+    """Knows the promise, and changes it. Several threads may use it.
+
+    Args:
+        base: the app's own setting, which holds where nothing was calibrated.
+        now: what a calibration has to be made for.
+        calibrations: where they are kept; None for only as long as this lives.
+        journal: where audits are written down, to go on with those of earlier starts.
+    """
+
+    def __init__(
+        self,
+        base: Confidence,
+        now: CalibrationKey,
+        *,
+        calibrations: CalibrationStore | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        self._base = base
+        self._now = now
+        self._calibrations = calibrations
+        self._journal = journal
+        # One for what answers wait for, one for what may read and write files.
+        self._guard, self._working = threading.Lock(), threading.Lock()
+        self._guarantee = RiskGuarantee("none", base)
+        self._inputs = ShiftDetector(())
+        self._risk: RiskMonitor | None = None
+        self._risk_of = ""
+        self._audited: list[AuditOutcome] = []
+        found = None if calibrations is None else calibrations.load(now)
+        if found is not None:
+            self._adopt(found)
+
+    @property
+    def guarantee(self) -> RiskGuarantee:
+        """What holds now."""
+        return self._guarantee
+
+    @property
+    def calibration(self) -> str:
+        """Id of the calibration by which answers are kept; empty where there is none."""
+        made = self._guarantee.calibrated
+        return "" if made is None else made.id
+
+    def calibrate(self, labels: Labels, *, alpha: float, delta: float) -> CalibrationRecord:
+        """Let labels decide about the threshold, at once and at later starts.
+
+        Where they allow no promise nothing is kept from now on, as nothing else would be safe.
+
+        Raises:
+            InvalidOption: alpha or delta is no probability. Nothing was changed.
+        """
+        made = CalibrationRecord(
+            id=uuid.uuid4().hex,
+            at=time.time(),
+            key=self._now,
+            calibration=calibrated(labels, alpha=alpha, delta=delta),
+            skipped=labels.skipped,
+            confidences=labels.confidences,
+        )
+        with self._working:
+            self._adopt(made)
+            self._save(made)
+        return made
+
+    def observe_draft(self, draft: LocalDraft) -> None:
+        """The device made an answer to a prompt of a user's."""
+        if draft.confidence is None or draft.predicted_wrong:
+            return
+        with self._guard:
+            if self._inputs.update(draft.confidence):
+                self._guarantee = replace(self._guarantee, shifted=True)
+                _LOG.warning(
+                    "Confidences are not distributed any more as those of the labels were: the"
+                    " prompts may be others than were calibrated for. Label some, and calibrate."
+                )
+
+    def audited(self, outcome: AuditOutcome) -> None:
+        """An answer that was kept was audited."""
+        with self._working:
+            self._look_for_news()
+            made = self._guarantee.calibrated
+            if made is None or outcome.calibration != made.id:
+                return
+            risk, new = self._risk, [outcome]
+            if risk is None or self._risk_of != made.id:
+                risk = RiskMonitor(made.calibration.alpha, made.calibration.delta)
+                self._risk, self._risk_of, self._audited = risk, made.id, []
+                new = [*self._written_down(made), outcome]
+            for one in new:
+                self._audited.append(one)
+                risk.update(not one.agreed)
+            if risk.drifted:
+                self._drifted(made, self._audited[risk.since :])
+
+    def _drifted(self, made: CalibrationRecord, audited: list[AuditOutcome]) -> None:
+        """Promise what the newest audits allow, which only saw what was kept, and so is stricter.
+
+        They are those since the time that speaks most against the old promise, so there are
+        rather more wrong ones among them than there are elsewhere.
+        """
+        labels = Labels(
+            tuple(outcome.confidence for outcome in audited),
+            tuple(outcome.agreed for outcome in audited),
+        )
+        old = made.calibration
+        fresh = replace(
+            made,
+            id=uuid.uuid4().hex,
+            at=time.time(),
+            calibration=calibrated(labels, alpha=old.alpha, delta=old.delta),
+            skipped=0,
+            confidences=(),
+            drifted=True,
+        )
+        self._adopt(fresh)
+        self._save(fresh)
+
+    def _adopt(self, found: CalibrationRecord | StaleCalibration) -> None:
+        guarantee = self._promise_of(found)
+        # Where nothing is promised, prompts may be as they like.
+        watched = guarantee.calibrated if guarantee.status == "holds" else None
+        confidences = () if watched is None else watched.confidences
+        with self._guard:
+            self._guarantee, self._inputs = guarantee, ShiftDetector(confidences)
+        if guarantee.status != "holds":
+            _LOG.warning("%s", guarantee.phrase())
+
+    def _promise_of(self, found: CalibrationRecord | StaleCalibration) -> RiskGuarantee:
+        if isinstance(found, StaleCalibration):
+            return RiskGuarantee("stale", self._at(_KEEPS_NOTHING), reason=found.reason)
+        threshold = found.calibration.threshold
+        status: GuaranteeStatus = "holds" if threshold is not None else "impossible"
+        return RiskGuarantee(
+            "drifted" if found.drifted else status,
+            self._at(_KEEPS_NOTHING if threshold is None else threshold),
+            found,
+        )
+
+    def _at(self, threshold: float) -> Confidence:
+        return replace(self._base, threshold=threshold)
+
+    def _save(self, made: CalibrationRecord) -> None:
+        if self._calibrations is None:
+            return
+        try:
+            self._calibrations.save(made)
+        except RequestError as error:
+            _LOG.warning("a calibration holds until the end of this program only: %s", error)
+
+    def _look_for_news(self) -> None:
+        """Another process may have calibrated, or found drift."""
+        if self._calibrations is None:
+            return
+        found = self._calibrations.load(self._now)
+        made = self._guarantee.calibrated
+        if isinstance(found, CalibrationRecord) and (made is None or found.at > made.at):
+            self._adopt(found)
+
+    def _written_down(self, made: CalibrationRecord) -> list[AuditOutcome]:
+        """What was audited by this calibration before this start."""
+        if self._journal is None:
+            return []
+        try:
+            entries = list(self._journal.entries(since=made.at, route="audit"))
+        except RequestError as error:
+            _LOG.warning("earlier audits could not be read: %s", error)
+            return []
+        return [
+            AuditOutcome(made.id, entry.decision.confidence, entry.decision.agreed)
+            for entry in entries
+            if entry.decision.calibration == made.id
+            and entry.decision.agreed is not None
+            and entry.decision.confidence is not None
+        ]

@@ -1,0 +1,1 @@
+"""Requests that wait while the cloud cannot be reached."""

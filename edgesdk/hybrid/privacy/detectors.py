@@ -1,0 +1,240 @@
+"""Detectors find private spans in a text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from edgesdk.errors import InvalidOption
+
+
+@dataclass(frozen=True)
+class PrivateSpan:
+    """A private stretch of a text.
+
+    Attributes:
+        kind: what it is, in capitals and underscores; the placeholder is named after it.
+        start: index of its first character.
+        end: index after its last.
+    """
+
+    kind: str
+    start: int
+    end: int
+
+
+class Detector(Protocol):
+    """Finds private stretches. What it raises blocks the upload."""
+
+    def find(self, text: str) -> Iterable[PrivateSpan]:
+        """All that it knows in `text`, in any order; findings may overlap."""
+
+
+def merge_overlapping(findings: Iterable[PrivateSpan]) -> list[PrivateSpan]:
+    """Findings in order and without overlap.
+
+    Where some overlap, one takes the whole stretch of all, so that nothing of any is left over; its
+    kind is that of the longest of them.
+    """
+    separated: list[PrivateSpan] = []
+    longest = 0
+    for finding in sorted(findings, key=lambda one: (one.start, -one.end)):
+        if finding.end <= finding.start:
+            continue
+        length = finding.end - finding.start
+        last = separated[-1] if separated else None
+        if last is None or finding.start >= last.end:
+            separated.append(finding)
+            longest = length
+            continue
+        kind = finding.kind if length > longest else last.kind
+        longest = max(longest, length)
+        separated[-1] = PrivateSpan(kind, last.start, max(last.end, finding.end))
+    return separated
+
+
+Check = Callable[[str], bool]
+
+
+def _any(text: str) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Matches of `expression` that pass `check`.
+
+    Attributes:
+        expression: its group `secret`, where it has one, is the private part.
+    """
+
+    kind: str
+    expression: re.Pattern[str]
+    check: Check = _any
+
+    def find(self, text: str) -> Iterator[PrivateSpan]:
+        """See `Detector.find`."""
+        at = 0
+        while found := self.expression.search(text, at):
+            group: str | int = "secret" if "secret" in self.expression.groupindex else 0
+            if self.check(found[group]):
+                yield PrivateSpan(self.kind, found.start(group), found.end(group))
+                at = max(found.end(), found.start() + 1)
+            else:
+                # A real number may begin inside of one that fails the check.
+                at = found.start() + 1
+
+
+class Terms:
+    """An app's own words: names of people, customers, projects. Letter case does not matter.
+
+    Raises:
+        InvalidOption: a term is empty, or `kind` is not a word in capitals.
+    """
+
+    def __init__(self, terms: Iterable[str], *, kind: str = "TERM") -> None:
+        words = sorted({term.strip() for term in terms}, key=lambda term: (-len(term), term))
+        if "" in words:
+            raise InvalidOption("A private term is empty.", hint="Leave it out.")
+        check_kind(kind)
+        self._kind = kind
+        # Words are not found inside other words; in scripts without spaces there is no such edge.
+        parts = [
+            _edge(word[0], r"(?<![^\W_])") + _spaced(word) + _edge(word[-1], r"(?![^\W_])")
+            for word in words
+        ]
+        self._expression = re.compile("|".join(parts) or r"(?!)", re.IGNORECASE)
+
+    def find(self, text: str) -> Iterator[PrivateSpan]:
+        """See `Detector.find`."""
+        for found in self._expression.finditer(text):
+            yield PrivateSpan(self._kind, found.start(), found.end())
+
+
+def check_kind(kind: str) -> None:
+    """Raise InvalidOption unless `kind` can name a placeholder."""
+    if not re.fullmatch(r"[A-Z]{2,20}(?:_[A-Z]{1,20})?", kind):
+        raise InvalidOption(
+            f"The kind of a private term must be a word in capitals, not {kind!r}.",
+            hint="For example CUSTOMER or PROJECT_NAME.",
+        )
+
+
+def _edge(letter: str, expression: str) -> str:
+    return expression if letter.isascii() and letter.isalnum() else ""
+
+
+def _spaced(word: str) -> str:
+    return r"\s+".join(re.escape(part) for part in word.split())
+
+
+_SEPARATORS = " -\u00a0"
+
+
+@dataclass(frozen=True)
+class GroupedNumber:
+    """Neighbouring groups that together, written as one, pass `check`.
+
+    Other numbers may stand beside them ("4111 1111 1111 1111 12/27"), so every run of whole groups
+    is tried, the longest first.
+
+    Attributes:
+        group: matches one group.
+        shortest, longest: characters of all groups together.
+    """
+
+    kind: str
+    group: re.Pattern[str]
+    shortest: int
+    longest: int
+    check: Callable[[str], bool]
+
+    def find(self, text: str) -> Iterator[PrivateSpan]:
+        """See `Detector.find`."""
+        groups = [found.span() for found in self.group.finditer(text)]
+        at = 0
+        while at < len(groups):
+            last = self._last(text, groups, at)
+            if last is None:
+                at += 1
+            else:
+                yield PrivateSpan(self.kind, groups[at][0], groups[last][1])
+                at = last + 1
+
+    def _last(self, text: str, groups: list[tuple[int, int]], first: int) -> int | None:
+        """The last group of what begins with group `first`; None if nothing does."""
+        joined = ""
+        fitting = None
+        for index in range(first, len(groups)):
+            start, end = groups[index]
+            if index > first and not _adjacent(text, groups[index - 1][1], start):
+                break
+            joined += text[start:end]
+            if len(joined) > self.longest:
+                break
+            if len(joined) >= self.shortest and self.check(joined):
+                fitting = index
+        return fitting
+
+
+def _adjacent(text: str, end: int, start: int) -> bool:
+    return start - end == 1 and text[end] in _SEPARATORS
+
+
+_URL = re.compile(r"(?<![A-Za-z0-9+.\-])[A-Za-z][A-Za-z0-9+.\-]{1,20}://[^\s<>\"']+")
+# RFC 3986: user information stands before the host, which ends at the first of / ? and #.
+_USER = re.compile(r"[^:]+://[^/?#@]+@")
+_TOKEN = re.compile(
+    r"[?&#;](?:[\w\-]*(?:token|key|secret|password|passwd|pwd|signature|auth)|sig)=[^&#]",
+    re.IGNORECASE,
+)
+
+
+class PrivateUrls:
+    """URLs with user information, or with a secret among their parameters."""
+
+    def find(self, text: str) -> Iterator[PrivateSpan]:
+        """See `Detector.find`."""
+        for found in _URL.finditer(text):
+            url = found[0]
+            if _USER.match(url) or _TOKEN.search(url):
+                yield PrivateSpan("URL", found.start(), found.end())
+
+
+class Analyzer(Protocol):
+    """What is used of `presidio_analyzer.AnalyzerEngine`."""
+
+    def analyze(
+        self, text: str, language: str, *, entities: list[str], score_threshold: float
+    ) -> Sequence[Any]:
+        """Results with `entity_type`, `start`, `end`."""
+
+
+@dataclass(frozen=True)
+class Presidio:
+    """A detector for what no pattern describes.
+
+    The analyzer is the app's to make, because names are found by a language model that the app
+    chooses: presidio's own default would fetch one when it is first used.
+
+    Attributes:
+        analyzer: a `presidio_analyzer.AnalyzerEngine`; several threads call it.
+        entities: presidio's names of what to look for; they become the kinds of findings.
+        language: that the analyzer has a model for.
+        least: presidio's score from which on something counts, 0 to 1.
+    """
+
+    analyzer: Analyzer
+    entities: tuple[str, ...] = ("PERSON", "LOCATION")
+    language: str = "en"
+    least: float = 0.5
+
+    def find(self, text: str) -> Iterator[PrivateSpan]:
+        """See `Detector.find`."""
+        found = self.analyzer.analyze(
+            text, self.language, entities=list(self.entities), score_threshold=self.least
+        )
+        for one in found:
+            yield PrivateSpan(one.entity_type, one.start, one.end)

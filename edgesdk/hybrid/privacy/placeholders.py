@@ -1,0 +1,102 @@
+"""Writes placeholders, and finds them again in what a model wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+_OPEN, _CLOSE = r"[<\[{＜【]", r"[>\]}＞】]"
+# Between the words of a kind, and before the number.
+_JOINT = r"[\s_\-\\#:]{0,3}"
+_NUMBER = r"[0-9]{1,9}"
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """Written as `<EMAIL_412>`.
+
+    Attributes:
+        kind: words in capitals, joined by underscores.
+    """
+
+    kind: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"<{self.kind}_{self.number}>"
+
+
+@dataclass(frozen=True)
+class PlaceholderMatch:
+    """A stretch of a text that reads as a placeholder."""
+
+    placeholder: Placeholder
+    start: int
+    end: int
+
+
+class PlaceholderPattern:
+    """Finds placeholders of some kinds, also where case, spaces or brackets came out otherwise."""
+
+    def __init__(self, kinds: Iterable[str]) -> None:
+        self._by_letters = {_letters(kind): kind for kind in kinds}
+        longest_first = sorted(self._by_letters.values(), key=len, reverse=True)
+        either = "|".join(_JOINT.join(kind.split("_")) for kind in longest_first) or r"(?!)"
+        self._whole = re.compile(
+            rf"(?P<open>{_OPEN}\s?)?(?<![^\W\d_])(?P<kind>{either}){_JOINT}"
+            rf"(?P<number>{_NUMBER})(?![0-9])(?:\s?(?P<close>{_CLOSE}))?",
+            re.IGNORECASE,
+        )
+        growing = "|".join(_growing(kind) for kind in longest_first) or r"(?!)"
+        self._beginning = re.compile(
+            rf"(?:{_OPEN}\s?(?:{growing})?|(?<![^\W\d_])(?:{growing}))\Z", re.IGNORECASE
+        )
+
+    def spots(self, text: str) -> list[PlaceholderMatch]:
+        """All stretches of `text` that read as placeholders, in order."""
+        found = []
+        for match in self._whole.finditer(text):
+            start, end = match.span()
+            opened, closed = match["open"], match["close"]
+            # Brackets belong to it in pairs. One alone does only if it is of the kind that
+            # placeholders are written in: others enclose more than the placeholder.
+            if opened and not closed and opened[0] not in "<＜":
+                start = match.start("kind")
+            if closed and not opened and closed not in ">＞":
+                end = match.end("number")
+            kind = self._by_letters[_letters(match["kind"])]
+            found.append(PlaceholderMatch(Placeholder(kind, int(match["number"])), start, end))
+        return found
+
+    def settled(self, text: str) -> int:
+        """How much of `text` reads the same whatever follows it."""
+        growing = self._beginning.search(text)
+        settled = len(text) if growing is None else growing.start()
+        for match in self._whole.finditer(text):
+            if match.start() < settled < match.end() or match.end() == len(text):
+                return min(settled, match.start())
+        return settled
+
+
+@lru_cache(maxsize=32)
+def reading(kinds: frozenset[str]) -> PlaceholderPattern:
+    """The reading of `kinds`; compiled once."""
+    return PlaceholderPattern(kinds)
+
+
+def _letters(kind: str) -> str:
+    return re.sub(r"[\W_]", "", kind).upper()
+
+
+def _growing(kind: str) -> str:
+    """What every beginning of a placeholder of this kind matches, to the end of the text."""
+    atoms: list[str] = []
+    for index, word in enumerate(kind.split("_")):
+        atoms += ([_JOINT] if index else []) + list(word)
+    atoms += [_JOINT, "[0-9]{0,9}", r"\s?"]
+    expression = ""
+    for atom in reversed(atoms[1:]):
+        expression = f"(?:{atom}{expression})?"
+    return atoms[0] + expression

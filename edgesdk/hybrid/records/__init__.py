@@ -1,1 +1,0 @@
-"""What the hybrid client writes down, on the device only."""

@@ -1,0 +1,294 @@
+"""The cloud's part of an answer: whether it may be asked, what is sent, what comes back."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from edgesdk.errors import (
+    BudgetExceeded,
+    CloudBroken,
+    CloudBusy,
+    CloudError,
+    CloudRefused,
+    CloudUnreachable,
+    DeadlineExceeded,
+    StructureError,
+)
+from edgesdk.hybrid.cloud.client import CloudClient
+from edgesdk.hybrid.cloud.cloud_reply import CloudReply, ReasoningDelta, Restart, TextDelta
+from edgesdk.hybrid.cloud.endpoint import Cloud
+from edgesdk.hybrid.cloud.failover import OnBreak
+from edgesdk.hybrid.cloud.spending import Budget, CallSpending, Charges, Cost
+from edgesdk.hybrid.cloud_request import CloudRequest, cloud_request, extra_tokens
+from edgesdk.hybrid.privacy.policy import Policy, UploadQuestion, UploadVerdict
+from edgesdk.hybrid.privacy.redaction import StreamRestorer, json_escaped, restore, restore_json
+from edgesdk.hybrid.reply import HybridEvent, HybridReply, LocalDraft
+from edgesdk.hybrid.request import HybridRequest
+from edgesdk.system.cancellation import Cancelled, Deadline
+from edgesdk.tools.calls import ToolCall, ToolCalls
+
+# Prompts are counted by the device's tokenizer; another one makes more of the same text, but not
+# so many more.
+_TOKENIZER_MARGIN = 1.5
+# What endpoints say of a request, not of the key or the model.
+_BAD_REQUEST = (400, 413, 422)
+
+
+class RemoteModel:
+    """Asks the endpoints within policy and budget.
+
+    Args:
+        clouds: in order of preference; without any, every question is refused.
+        on_break, hedge_after: see `edgesdk.hybrid.cloud.client.CloudClient`.
+    """
+
+    def __init__(
+        self,
+        clouds: Sequence[Cloud],
+        policy: Policy,
+        budget: Budget | None,
+        on_break: OnBreak,
+        hedge_after: float | None = None,
+    ) -> None:
+        self._clouds = tuple(clouds)
+        self._policy = policy
+        self._budget = budget
+        self._on_break = on_break
+        self._hedge_after = hedge_after
+        self._client: CloudClient | None = None
+        self._guard = threading.Lock()
+
+    @property
+    def available(self) -> bool:
+        """Whether there is anybody to ask."""
+        return bool(self._clouds)
+
+    def ask(
+        self, ask: HybridRequest, verdict: UploadVerdict, *, prompt_tokens: int, deadline: Deadline
+    ) -> Generator[HybridEvent, None, CloudResult]:
+        """Yield the answer as it comes, with values restored; return how it ended.
+
+        Raises:
+            NoCloudAnswer: the policy, the app, the budget or the network are against it, or what
+                came is of no use; a `Restart` comes before it where pieces were given out, unless
+                they were the whole answer. Or the caller cancelled it, from any thread.
+        """
+        self._check(ask, verdict)
+        most = ask.options.max_tokens or max(cloud.max_output_tokens for cloud in self._clouds)
+        try:
+            sent = cloud_request(ask, hide=verdict.upload == "redact", max_output_tokens=most)
+        except Exception as error:
+            # A detector's, which may quote the prompt. What cannot be hidden is not sent.
+            reason = f"policy: hiding failed with {type(error).__name__}"
+            raise NoCloudAnswer(reason, "policy") from error
+        worst_prompt = int((prompt_tokens + extra_tokens(sent)) * _TOKENIZER_MARGIN)
+        spending = CallSpending(self._budget, worst_prompt, most)
+        try:
+            answer = yield from self._read(sent, ask, deadline, spending)
+        except Cancelled as error:
+            raise NoCloudAnswer("cancelled", cost=spending.cost) from error
+        except BudgetExceeded as error:
+            raise NoCloudAnswer(f"budget: {error.limit}", "budget") from error
+        except (CloudError, DeadlineExceeded) as error:
+            cause = _cause(error, spending.cost)
+            raise NoCloudAnswer(_reason(error), cause, cost=spending.cost) from error
+        finally:
+            spending.settle()
+        return cloud_result_of(answer, sent, ask, spending.cost)
+
+    def _read(
+        self, sent: CloudRequest, ask: HybridRequest, deadline: Deadline, charges: Charges
+    ) -> Generator[HybridEvent, None, CloudReply]:
+        """The events, restored, and the answer as the endpoint gave it."""
+        restoring = AttemptRestorer(ask)
+        with (
+            self._opened().stream(
+                sent.body,
+                deadline=deadline.seconds,
+                charges=charges,
+                on_break=ask.on_break,
+                key=ask.key,
+            ) as stream,
+            ask.cancel.cancellation().on_cancel(stream.close),
+        ):
+            for event in stream:
+                if isinstance(event, Restart):
+                    restoring = AttemptRestorer(ask)
+                    yield event
+                elif not isinstance(event, CloudReply):
+                    yield from restoring.feed(event)
+            if ask.cancel.is_set():
+                raise Cancelled
+            yield from restoring.flush()
+            return stream.answer
+
+    def close(self) -> None:
+        """End all requests."""
+        with self._guard:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _opened(self) -> CloudClient:
+        with self._guard:
+            if self._client is None:
+                self._client = CloudClient(
+                    self._clouds, on_break=self._on_break, hedge_after=self._hedge_after
+                )
+            return self._client
+
+    def _check(self, ask: HybridRequest, verdict: UploadVerdict) -> None:
+        if not self._clouds:
+            raise NoCloudAnswer("there is no cloud")
+        if verdict.upload == "local_only":
+            raise NoCloudAnswer(f"policy: {verdict.reason}", "policy")
+        if ask.form is not None and ask.form.response_format is None:
+            raise NoCloudAnswer("the cloud cannot be held to this form")
+        if verdict.upload == "ask":
+            question = UploadQuestion(
+                tuple(ask.messages), verdict.kinds, tuple(cloud.name for cloud in self._clouds)
+            )
+            if self._policy.ask is None:
+                raise NoCloudAnswer("policy: nobody to ask for permission", "policy")
+            try:
+                allowed = self._policy.ask(question) is True
+            except Exception as error:
+                raise NoCloudAnswer(
+                    f"policy: asking for permission failed with {type(error).__name__}", "policy"
+                ) from error
+            if not allowed:
+                raise NoCloudAnswer("policy: permission was not given", "policy")
+
+
+def _cause(error: CloudError | DeadlineExceeded, cost: Cost) -> NoAnswerCause:
+    # A deadline may also pass while no endpoint hears anything.
+    unheard = isinstance(error, DeadlineExceeded) and cost == Cost()
+    if unheard or isinstance(error, CloudUnreachable | CloudBusy):
+        return "away"
+    return "unfit" if isinstance(error, CloudRefused) and error.status in _BAD_REQUEST else "failed"
+
+
+def _reason(error: CloudError | DeadlineExceeded) -> str:
+    if isinstance(error, DeadlineExceeded):
+        return "the cloud was too slow for the deadline"
+    words = {
+        CloudUnreachable: "could not be reached",
+        CloudRefused: "refused",
+        CloudBusy: "was busy",
+        CloudBroken: "broke off",
+    }
+    status = f" ({error.status})" if error.status else ""
+    return f"the cloud {words[type(error)]}{status}"
+
+
+NoAnswerCause = Literal["policy", "budget", "away", "unfit", "failed"]
+
+
+class NoCloudAnswer(Exception):
+    """The cloud gave no answer, or none of use. Never leaves the SDK.
+
+    Its text is of the SDK's own words, because it is written down; what an endpoint or a callable
+    said may quote the prompt.
+
+    Args:
+        cause: "policy": it may not be asked; "budget": not now; "away": it could not be reached, or
+            was busy; "unfit": it does not take this request; "failed": anything else.
+        cost: of attempts that came to nothing, or of an answer of no use.
+    """
+
+    def __init__(
+        self, reason: str, cause: NoAnswerCause = "failed", *, cost: Cost | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.cause = cause
+        self.cost = cost or Cost()
+
+
+@dataclass(frozen=True)
+class CloudResult:
+    """What the cloud said, with private values in their places, and what it cost.
+
+    Attributes:
+        parsed: its value, where a form was asked for.
+    """
+
+    answer: CloudReply
+    cost: Cost
+    calls: ToolCalls = field(default_factory=ToolCalls)
+    parsed: Any = None
+
+    def reply(self, reason: str, local: LocalDraft | None, rejected_by: str) -> HybridReply:
+        """The reply, where this is the answer."""
+        return HybridReply(
+            self.answer.text, "cloud", reason, False, local, self.answer, self.cost, rejected_by,
+            self.parsed, self.calls,
+        )  # fmt: skip
+
+
+class AttemptRestorer:
+    """Restores the pieces of one attempt; what is thought and what is said are apart."""
+
+    def __init__(self, ask: HybridRequest) -> None:
+        self._said = StreamRestorer(ask.redactor, str if ask.form is None else json_escaped)
+        self._thought = StreamRestorer(ask.redactor)
+
+    def feed(self, event: TextDelta | ReasoningDelta) -> Iterator[TextDelta | ReasoningDelta]:
+        """What is certain after `event`."""
+        if isinstance(event, ReasoningDelta):
+            if text := self._thought.feed(event.text):
+                yield ReasoningDelta(text)
+        elif text := self._said.feed(event.text):
+            yield TextDelta(text)
+
+    def flush(self) -> Iterator[TextDelta | ReasoningDelta]:
+        """What is left at the end."""
+        if text := self._thought.flush():
+            yield ReasoningDelta(text)
+        if text := self._said.flush():
+            yield TextDelta(text)
+
+
+def cloud_result_of(
+    answer: CloudReply, sent: CloudRequest, ask: HybridRequest, cost: Cost
+) -> CloudResult:
+    """The answer as the app gets it.
+
+    Raises:
+        NoCloudAnswer: it is whole, and its calls do not fit the tools, or its text not the form.
+    """
+    redactor = ask.redactor
+    text = restore(redactor, answer.text, str if ask.form is None else json_escaped)
+    restored = replace(answer, text=text, reasoning=restore(redactor, answer.reasoning))
+    calls, parsed = ToolCalls(), None
+    if answer.calls:
+        calls = _checked_calls(answer, sent, ask)
+        if not calls or any(call.problem for call in calls):
+            raise NoCloudAnswer("the cloud's call does not fit the tools", cost=cost)
+    elif ask.tools is not None and ask.tools.must_call and answer.whole:
+        raise NoCloudAnswer("the cloud called no tool", cost=cost)
+    elif ask.form is not None:
+        try:
+            parsed = ask.form.read(text)
+        except StructureError as error:
+            raise NoCloudAnswer("the cloud's answer has not the form", cost=cost) from error
+    return CloudResult(restored, cost, calls, parsed)
+
+
+def _checked_calls(answer: CloudReply, sent: CloudRequest, ask: HybridRequest) -> ToolCalls:
+    """The calls with their arguments restored; empty where none were allowed."""
+    if ask.tools is None:
+        return ToolCalls()
+    return ask.tools.check(
+        ToolCall(
+            sent.names.get(call.name, call.name),
+            # An assembled call has an object of arguments; restored as values, because a value may
+            # have what JSON escapes.
+            restore_json(ask.redactor, json.loads(call.arguments or "{}")),
+            id=call.id,
+        )
+        for call in answer.calls
+    )

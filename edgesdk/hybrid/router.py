@@ -1,0 +1,382 @@
+"""Decides before a draft whether the device should try at all."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, get_args
+
+from edgesdk.errors import InvalidOption, RequestError, TemplateError
+from edgesdk.hybrid.confidence.artifacts import ArtifactStore
+from edgesdk.hybrid.confidence.prompt_classifier import (
+    CLASSIFIER_ARTIFACT,
+    Messages,
+    PromptClassifier,
+    prompt_classifier_from,
+)
+from edgesdk.hybrid.content import media_in, parts_in
+from edgesdk.hybrid.privacy.policy import texts_in
+from edgesdk.options import Options
+from edgesdk.receipt import Receipt
+from edgesdk.runtime import Runtime
+from edgesdk.system.power import PowerState
+
+
+class Rejection(NamedTuple):
+    """Why the device's answer is not wanted.
+
+    Attributes:
+        check: which gate spoke, in a word; empty where it was the draft itself.
+        reason: in words of the SDK's own, which may be written down.
+    """
+
+    check: str
+    reason: str
+
+
+# Enough for a median that one busy moment does not sway, few enough to notice a slow hour.
+_WINDOW = 9
+# Shorter prompts and answers measure the overhead of a call rather than a rate.
+_MIN_PROMPT, _MIN_STEPS = 32, 4
+
+
+class DeviceSpeed:
+    """Medians of the last answers. Several threads and clients of one model may share one.
+
+    Args:
+        decode: tokens per second before anything is measured, such as
+            `edgesdk.Plan.tokens_per_second`, which is a bound from above: what it says is too
+            slow is too slow. None for unknown.
+
+    Raises:
+        InvalidOption: a rate is not above 0.
+    """
+
+    def __init__(self, *, decode: float | None = None) -> None:
+        if decode is not None and not decode > 0:
+            raise InvalidOption(f"A rate must be above 0, not {decode}.")
+        self._guard = threading.Lock()
+        self._known = decode
+        self._prefill: deque[float] = deque(maxlen=_WINDOW)
+        self._decode: deque[float] = deque(maxlen=_WINDOW)
+        self._lengths: deque[int] = deque(maxlen=_WINDOW)
+
+    def observe(self, receipt: Receipt) -> None:
+        """One more answer. Waiting for other answers is not in its times; rests are."""
+        computed = receipt.prompt_tokens - receipt.cached_tokens
+        with self._guard:
+            if computed >= _MIN_PROMPT and receipt.prefill_seconds > 0:
+                self._prefill.append(computed / receipt.prefill_seconds)
+            # The end token is a step that is no output, so this is a little too slow at worst.
+            steps = receipt.output_tokens - 1
+            if steps >= _MIN_STEPS and receipt.decode_seconds > 0:
+                self._decode.append(steps / receipt.decode_seconds)
+            # What was given up half-way says nothing of how long it would have been.
+            if receipt.finish_reason != "cancelled" and receipt.output_tokens:
+                self._lengths.append(receipt.output_tokens)
+
+    def forget_oldest(self) -> None:
+        """Forget the oldest measurements: the device was turned down for its slowness, and must
+        get another chance, because only answers measure it."""
+        with self._guard:
+            for measured in (self._prefill, self._decode):
+                if measured:
+                    measured.popleft()
+
+    @property
+    def length(self) -> int | None:
+        """Tokens that an answer has; None before the first."""
+        with self._guard:
+            return round(statistics.median(self._lengths)) if self._lengths else None
+
+    def seconds(self, prompt_tokens: int, output_tokens: int) -> float | None:
+        """What an answer would take; None where no rate is known. A prefill whose rate is not
+        known counts as nothing."""
+        with self._guard:
+            decode = statistics.median(self._decode) if self._decode else self._known
+            prefill = statistics.median(self._prefill) if self._prefill else None
+        if decode is None and prefill is None:
+            return None
+        reading = prompt_tokens / prefill if prefill else 0.0
+        return reading + (output_tokens / decode if decode else 0.0)
+
+
+Hint = Literal["local", "cloud"]
+
+
+@dataclass(frozen=True)
+class Router:
+    """When the device does not even try. It holds only where the cloud may be asked instead.
+
+    Attributes:
+        hint: looks at the messages: "cloud" sends them there at once, "local" has the device try
+            whatever its state and the learned gate say; None where it has no opinion. If it
+            fails, it has none.
+        classifier: learned from prompts; None for the one that is kept for this model, if there is
+            one.
+        sensor: says how the device is, such as `edgesdk.system.power.read_sensors`; None asks none.
+        max_celsius: degrees Celsius from which on the device is spared.
+        min_battery: percent down to which it is spared, where it is not plugged in.
+        speed: how fast the device is; shared by clients of one model, if it is given to all.
+        deadline_share: of the deadline that a draft may be expected to take, above 0 and at most 1;
+            the rest is the cloud's, should the draft not be kept.
+
+    Raises:
+        InvalidOption: a number is out of its range.
+    """
+
+    hint: Callable[[Messages], Hint | None] | None = None
+    classifier: PromptClassifier | None = None
+    sensor: Callable[[], PowerState] | None = None
+    max_celsius: float = 90.0
+    min_battery: float = 15.0
+    speed: DeviceSpeed = field(default_factory=DeviceSpeed)
+    deadline_share: float = 0.75
+
+    def __post_init__(self) -> None:
+        if not 0 < self.deadline_share <= 1:
+            raise InvalidOption(
+                f"deadline_share must be above 0 and at most 1, not {self.deadline_share}."
+            )
+        if not 0 <= self.min_battery <= 100:
+            raise InvalidOption(f"min_battery must be between 0 and 100, not {self.min_battery}.")
+
+
+# Sensors change slowly, and reading them may take milliseconds.
+_SENSOR_SECONDS = 5.0
+# About what a cloud counts for a large picture, in tokens; and bytes of a token where the device's
+# tokenizer cannot tell.
+_TOKENS_PER_PICTURE = 1_500
+_BYTES_PER_TOKEN = 3
+# Tokens of an answer where none was given yet.
+_DEFAULT_LENGTH = 32
+
+_LOG = logging.getLogger("edgesdk.hybrid")
+
+
+class Preflight:
+    """Asks an app's gates in order of what they cost. Several threads may use it.
+
+    Args:
+        artifacts: where a prompt gate may have been kept for this model.
+        clock: as `time.monotonic`.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        router: Router,
+        artifacts: ArtifactStore,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runtime = runtime
+        bundle = runtime.engine.kv_identity.model
+        classifier = router.classifier or artifacts.load(
+            bundle, CLASSIFIER_ARTIFACT, prompt_classifier_from
+        )
+        self._router = replace(router, classifier=classifier)
+        self._clock = clock
+        self._looked: tuple[float, PowerState] | None = None
+
+    def check(
+        self,
+        messages: Messages,
+        options: Options,
+        *,
+        tools: bool = False,
+        prompt_only: bool = False,
+    ) -> Rejection | None:
+        """What speaks against a draft; None where nothing does.
+
+        Args:
+            tools: whether tools are offered.
+            prompt_only: ask only what depends on the prompt, not on how the device is just now.
+        """
+        lacking = missing_senses(messages) or missing_tools(messages, self._runtime, tools)
+        if lacking is not None:
+            return lacking
+        try:
+            tokens = len(self._runtime.encode(text_messages(messages)))
+        except TemplateError:
+            return Rejection("template", "the device's model cannot read such a conversation")
+        full = self._fills_context(tokens, options)
+        if full is not None:
+            return full
+        hint = self._hint(messages)
+        if hint == "cloud":
+            return Rejection("hint", "the app's hint was the cloud")
+        if hint == "local":
+            return None
+        now = None if prompt_only else self._state() or self._slowness(tokens, options)
+        return now or self._learned(messages)
+
+    @property
+    def hint(self) -> Callable[[Messages], Hint | None] | None:
+        """The app's."""
+        return self._router.hint
+
+    @property
+    def classifier(self) -> PromptClassifier | None:
+        """The learned gate that is used."""
+        return self._router.classifier
+
+    def prompt_log_odds(self, messages: Messages) -> float:
+        """What the learned gate says of a prompt that it let through; 0 where there is none."""
+        classifier = self._router.classifier
+        return 0.0 if classifier is None else classifier.log_odds(messages)
+
+    def observe(self, receipt: Receipt) -> None:
+        """The device gave an answer."""
+        self._router.speed.observe(receipt)
+
+    def device_messages(self, messages: Messages) -> list[dict[str, Any]]:
+        """The messages as the device's model is told them.
+
+        Raises:
+            RequestError: they need more than a model of text has.
+        """
+        lacking = missing_senses(messages)
+        if lacking is not None:
+            raise RequestError(
+                f"Nobody can answer: {lacking.reason}, and the cloud may not be asked, or gave no"
+                " answer.",
+                hint='Take them out, or allow the upload; under "redact" `Policy(media=...)` does.',
+            )
+        return text_messages(messages)
+
+    def count(self, messages: Messages) -> int:
+        """Tokens of a prompt for the cloud, as many as they may be."""
+        words = text_messages(messages)
+        try:
+            tokens = len(self._runtime.encode(words))
+        except TemplateError:
+            size = sum(len(text.encode("utf-8", "replace")) for text in texts_in(words))
+            tokens = size // _BYTES_PER_TOKEN + 1
+        return tokens + _TOKENS_PER_PICTURE * len(media_in(messages))
+
+    def _fills_context(self, tokens: int, options: Options) -> Rejection | None:
+        room = self._runtime.engine.info.context_length - tokens
+        if room < 1:
+            return Rejection("context", "the prompt does not fit the device's model")
+        if room < self._expected(options, unknown=1):
+            return Rejection("context", "the prompt leaves the device's model too little room")
+        return None
+
+    def _hint(self, messages: Messages) -> Hint | None:
+        if self._router.hint is None:
+            return None
+        try:
+            found = self._router.hint(messages)
+        except Exception as error:
+            # It may quote the prompt, so only its type is told; and so may what it answers.
+            _LOG.warning("the app's hint failed with %s", type(error).__name__)
+            return None
+        if found not in (None, *get_args(Hint)):
+            _LOG.warning("the app's hint is none of %s", ", ".join(get_args(Hint)))
+            return None
+        return found
+
+    def _state(self) -> Rejection | None:
+        router, state = self._router, self._seen()
+        if state.celsius is not None and state.celsius >= router.max_celsius:
+            return Rejection("heat", f"the device is too hot ({state.celsius:.0f} °C)")
+        low = state.battery is not None and state.battery <= router.min_battery
+        if low and state.plugged is False:
+            return Rejection("battery", f"the device's battery is low ({state.battery:.0f}%)")
+        return None
+
+    def _seen(self) -> PowerState:
+        if self._router.sensor is None:
+            return PowerState()
+        now = self._clock()
+        if self._looked is None or now - self._looked[0] >= _SENSOR_SECONDS:
+            try:
+                state = self._router.sensor()
+            except Exception as error:
+                _LOG.warning("a sensor failed: %r", error)
+                state = PowerState()
+            self._looked = (now, state)
+        return self._looked[1]
+
+    def _expected(self, options: Options, *, unknown: int) -> int:
+        """Tokens that the answer will have, as far as answers before it tell."""
+        length = self._router.speed.length or unknown
+        return length if options.max_tokens is None else min(length, options.max_tokens)
+
+    def _slowness(self, tokens: int, options: Options) -> Rejection | None:
+        if options.deadline is None:
+            return None
+        length = self._expected(options, unknown=_DEFAULT_LENGTH)
+        needed = self._router.speed.seconds(tokens, length)
+        if needed is None or needed <= self._router.deadline_share * options.deadline:
+            return None
+        self._router.speed.forget_oldest()
+        return Rejection(
+            "speed", f"the device would take {needed:.1f} s, too long for the deadline"
+        )
+
+    def _learned(self, messages: Messages) -> Rejection | None:
+        classifier = self._router.classifier
+        if classifier is None:
+            return None
+        probability = classifier.probability(messages)
+        if probability >= classifier.threshold:
+            return None
+        return Rejection("prompt", f"prompts like this go wrong on the device ({probability:.2f})")
+
+
+# By the types that OpenAI's API has for parts of a message.
+_SENSES = {
+    "image_url": "vision",
+    "input_image": "vision",
+    "image": "vision",
+    "input_audio": "hearing",
+    "audio": "hearing",
+    "video_url": "vision",
+    "file": "files",
+    "input_file": "files",
+}
+_LACKS = {
+    "vision": "the prompt has pictures, which the device's model cannot see",
+    "hearing": "the prompt has sound, which the device's model cannot hear",
+    "files": "the prompt has files, which the device's model cannot read",
+    "parts": "the prompt has parts that the device's model does not know",
+}
+
+
+def missing_senses(messages: Messages) -> Rejection | None:
+    """What makes an answer of the device impossible: engines know tokens of text, nothing else."""
+    for media in media_in(messages):
+        check = _SENSES.get(media, "parts")
+        return Rejection(check, _LACKS[check])
+    return None
+
+
+def missing_tools(messages: Messages, runtime: Runtime, offered: bool) -> Rejection | None:
+    """Whether the conversation is about tools that the model was not trained to use. It can go on
+    with it all the same, told in words, but seldom well."""
+    used = offered or any(
+        message.get("tool_calls") or message.get("role") == "tool" for message in messages
+    )
+    if used and not runtime.tool_format.tools:
+        return Rejection("tools", "the device's model was not trained to use tools")
+    return None
+
+
+def text_messages(messages: Messages) -> list[dict[str, Any]]:
+    """The messages with their parts of text put together, as chat templates take them; other
+    parts are left out."""
+    device_messages = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, Sequence) and not isinstance(content, str):
+            texts = [str(part.get("text") or "") for part in parts_in([message])]
+            message = {**message, "content": "\n".join(text for text in texts if text)}
+        device_messages.append(dict(message))
+    return device_messages

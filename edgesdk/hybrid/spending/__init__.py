@@ -1,1 +1,0 @@
-"""What the cloud may cost."""

@@ -1,0 +1,1 @@
+"""What the hybrid client stores, on the device only."""

@@ -1,0 +1,260 @@
+"""Records decisions in an append-only journal."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from edgesdk.errors import RequestError
+from edgesdk.hybrid.storage.database import Database
+
+Route = Literal["local", "cloud", "audit"]
+
+
+@dataclass(frozen=True)
+class DecisionRecord:
+    """Why a request was answered where it was. It has no text of the user's or the model's.
+
+    Attributes:
+        at: seconds since the epoch.
+        route: who answered; "audit" where an answer of the device that was given already is
+            compared with the cloud's.
+        reason: why, in a few words of the SDK's own.
+        upload: the privacy rule that held.
+        kinds: of what the detectors found, in order.
+        confidence: in the local answer, 0 to 1; None where none was made.
+        signals: read off the local answer, by name.
+        rejected_by: what kept the device from trying; see `edgesdk.hybrid.reply.HybridReply`.
+        bundle: hash of the local model's bundle.
+        endpoint: who answered in the cloud; empty where none did.
+        predicted_wrong: the local answer is not to be kept, whatever its confidence; see
+            `edgesdk.hybrid.reply.LocalDraft`.
+        calibration: id of the one whose promise was audited; empty where there was none.
+        agreed: whether the cloud's answer says the same as the local one; None where that was not
+            audited, or could not be.
+        prompt_tokens, output_tokens: of the answer that was given.
+        money: that it cost, in the currency of the endpoint's prices.
+        seconds: from the request to the end of the answer.
+        finish: how the answer that was given ended, in the words of who gave it ("stop" where it
+            is whole).
+    """
+
+    at: float
+    route: Route
+    reason: str
+    upload: str
+    kinds: tuple[str, ...] = ()
+    confidence: float | None = None
+    signals: dict[str, float] = field(default_factory=dict)
+    rejected_by: str = ""
+    bundle: str = ""
+    endpoint: str = ""
+    predicted_wrong: bool = False
+    calibration: str = ""
+    agreed: bool | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    money: float = 0.0
+    seconds: float = 0.0
+    finish: str = ""
+
+
+@dataclass(frozen=True)
+class RecordedTexts:
+    """What the app chose to keep of a request, to learn from. None is not kept.
+
+    Attributes:
+        prompt: the messages as JSON.
+        local, cloud: the answers.
+        right: whether the local answer was, where somebody said.
+    """
+
+    prompt: str
+    local: str | None = None
+    cloud: str | None = None
+    right: bool | None = None
+
+
+_ABOUT = "CREATE TABLE IF NOT EXISTS about (version INTEGER NOT NULL, salt BLOB NOT NULL)"
+# Version 1 had no labels; a file of it becomes one of version 2 when it is opened. Triggers keep
+# rows from being changed, by a mistake rather than by an attacker.
+_VERSION = 2
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS decisions (id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " at REAL NOT NULL, prompt TEXT NOT NULL, decision TEXT NOT NULL, texts TEXT)",
+    "CREATE TABLE IF NOT EXISTS labels (id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " decision INTEGER NOT NULL, is_right INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS labels_decision ON labels (decision)",
+    "CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON decisions"
+    " BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END",
+    "CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON decisions"
+    " BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END",
+    "CREATE TRIGGER IF NOT EXISTS no_update_of_labels BEFORE UPDATE ON labels"
+    " BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END",
+    "CREATE TRIGGER IF NOT EXISTS no_delete_of_labels BEFORE DELETE ON labels"
+    " BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END",
+)
+_ENTRY = (
+    "SELECT id, prompt, decision, texts, (SELECT is_right FROM labels"
+    " WHERE labels.decision = decisions.id ORDER BY labels.id DESC LIMIT 1) FROM decisions"
+)
+_PAGE = 500
+
+
+@dataclass(frozen=True)
+class JournalEntry:
+    """A decision as it was written.
+
+    Attributes:
+        id: ascending.
+        prompt: a keyed hash of the prompt: the same for the same prompt in this journal, and
+            nothing elsewhere.
+        texts: where the app keeps them.
+        right: whether the device's answer was, by the newest label; None where nobody said.
+    """
+
+    id: int
+    prompt: str
+    decision: DecisionRecord
+    texts: RecordedTexts | None
+    right: bool | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """One object; a line of an export."""
+        found: dict[str, object] = {"id": self.id, "prompt_hash": self.prompt}
+        found |= asdict(self.decision)
+        found["right"] = self.right
+        if self.texts is not None:
+            found["texts"] = asdict(self.texts)
+        return found
+
+
+class Journal:
+    """A SQLite file that several threads and processes may write.
+
+    Args:
+        keep_texts: also keep prompts and answers. Without it no raw text is written, whatever is
+            handed over.
+
+    Raises:
+        RequestError: the file cannot be used, or a newer edgesdk wrote it.
+    """
+
+    def __init__(self, path: Path, *, keep_texts: bool = False) -> None:
+        self._path = path
+        self._keep_texts = keep_texts
+        self._database = Database(
+            path, what="The journal", hint="Move it away, or name another file."
+        )
+        with self._database.writing() as database:
+            self._salt = self._prepare(database)
+
+    def append(
+        self, decision: DecisionRecord, *, prompt: str, texts: RecordedTexts | None = None
+    ) -> int:
+        """Write a decision down; its id. `prompt` itself is not kept, only its hash.
+
+        Raises:
+            RequestError: it could not be written.
+        """
+        kept = json.dumps(asdict(texts)) if texts is not None and self._keep_texts else None
+        row = (decision.at, self._hash(prompt), json.dumps(asdict(decision)), kept)
+        with self._database.reading() as database:
+            done = database.execute(
+                "INSERT INTO decisions (at, prompt, decision, texts) VALUES (?, ?, ?, ?)", row
+            ).lastrowid
+        assert done is not None, "an insert has a row"
+        return done
+
+    def label(self, id: int, right: bool) -> None:
+        """Write down whether the device's answer of entry `id` was right. It may be said again:
+        the newest label counts, and the earlier ones stay.
+
+        Raises:
+            RequestError: there is no such entry, or it could not be written.
+        """
+        with self._database.writing() as database:
+            if database.execute("SELECT 1 FROM decisions WHERE id = ?", (id,)).fetchone() is None:
+                raise RequestError(f"The journal {self._path} has no entry {id}.")
+            database.execute(
+                "INSERT INTO labels (decision, is_right) VALUES (?, ?)", (id, int(right))
+            )
+
+    def entries(
+        self, *, since: float = 0.0, route: Route | None = None, last: int | None = None
+    ) -> Iterator[JournalEntry]:
+        """Entries in order, read as they are asked for.
+
+        Args:
+            since: seconds since the epoch.
+            route: only those that were answered there.
+            last: only so many, the newest of those.
+        """
+        found = (
+            entry
+            for entry in self._read(since, newest_first=last is not None)
+            if route is None or entry.decision.route == route
+        )
+        yield from found if last is None else reversed(list(islice(found, last)))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _read(self, since: float, *, newest_first: bool) -> Iterator[JournalEntry]:
+        """Page by page, so that a long journal neither fills the memory nor keeps writers out."""
+        beyond, order = ("<", "DESC") if newest_first else (">", "ASC")
+        reached = 2**63 - 1 if newest_first else 0
+        while True:
+            with self._database.reading() as database:
+                rows = database.execute(
+                    f"{_ENTRY} WHERE id {beyond} ? AND at >= ? ORDER BY id {order} LIMIT ?",
+                    (reached, since, _PAGE),
+                ).fetchall()
+            for row in rows:
+                yield _entry(row)
+            if len(rows) < _PAGE:
+                return
+            reached = rows[-1][0]
+
+    def _hash(self, prompt: str) -> str:
+        return hmac.new(self._salt, prompt.encode("utf-8"), hashlib.sha256).hexdigest()
+
+    def _prepare(self, database: sqlite3.Connection) -> bytes:
+        """Make the file one of this version; its salt."""
+        self._database.require(database, "decisions")
+        database.execute(_ABOUT)
+        found = database.execute("SELECT version, salt FROM about").fetchone()
+        if found is None:
+            found = (_VERSION, secrets.token_bytes(32))
+            database.execute("INSERT INTO about VALUES (?, ?)", found)
+        version, salt = found
+        if version not in range(1, _VERSION + 1):
+            raise RequestError(
+                f"The journal {self._path} has version {version}; this edgesdk writes {_VERSION}.",
+                hint="Update edgesdk, or name another file.",
+            )
+        for statement in _TABLES:
+            database.execute(statement)
+        if version < _VERSION:
+            database.execute("UPDATE about SET version = ?", (_VERSION,))
+        return bytes(salt)
+
+
+def _entry(row: tuple[int, str, str, str | None, int | None]) -> JournalEntry:
+    number, prompt, decision, texts, label = row
+    found = json.loads(decision)
+    found["kinds"] = tuple(found["kinds"])
+    kept = None if texts is None else RecordedTexts(**json.loads(texts))
+    right = kept.right if label is None and kept is not None else label
+    return JournalEntry(
+        number, prompt, DecisionRecord(**found), kept, None if right is None else bool(right)
+    )

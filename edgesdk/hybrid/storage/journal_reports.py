@@ -1,0 +1,122 @@
+"""Totals and training sets from a journal's entries."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgesdk.hybrid.storage.journal import JournalEntry
+
+# Confidences, which would make every reason one of its own.
+_FIGURE = re.compile(r" \(\d+\.\d+\)")
+
+
+@dataclass(frozen=True)
+class JournalTotals:
+    """Sums over entries.
+
+    Attributes:
+        entries: how many there are, of which
+        kept: so many were answered on the device.
+        begins, ends: when the first and the last was asked, in seconds since the epoch; None
+            without any.
+        money: that they cost, in the currency of the endpoints' prices.
+        cloud_tokens: of prompts and answers in the cloud, as far as counted.
+        labelled: how many have a label, of which
+        right: so many say that the device's answer was right.
+        reasons: how often each was given, the most frequent first; without their figures.
+    """
+
+    entries: int = 0
+    kept: int = 0
+    begins: float | None = None
+    ends: float | None = None
+    money: float = 0.0
+    cloud_tokens: int = 0
+    labelled: int = 0
+    right: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def kept_share(self) -> float | None:
+        """Share that was answered on the device; None without entries."""
+        return self.kept / self.entries if self.entries else None
+
+
+def totals_of(entries: Iterable[JournalEntry]) -> JournalTotals:
+    """The sums over `entries`, each of which is looked at once."""
+    count = kept = tokens = labelled = right = 0
+    money = 0.0
+    begins: float | None = None
+    ends: float | None = None
+    reasons: Counter[str] = Counter()
+    for entry in entries:
+        decision = entry.decision
+        count += 1
+        begins = decision.at if begins is None else min(begins, decision.at)
+        ends = decision.at if ends is None else max(ends, decision.at)
+        money += decision.money
+        if decision.route == "local":
+            kept += 1
+        else:
+            tokens += decision.prompt_tokens + decision.output_tokens
+        labelled += entry.right is not None
+        right += entry.right is True
+        reasons[_FIGURE.sub("", decision.reason)] += 1
+    return JournalTotals(
+        count, kept, begins, ends, money, tokens, labelled, right, dict(reasons.most_common())
+    )
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Conversations that end with the cloud's answer.
+
+    Attributes:
+        examples: {"messages": [...]} each, as fine-tuning tools and the APIs of clouds take them.
+        without_text: how many of the cloud's answers are no example because no text was kept,
+        unfinished: because the answer is not whole,
+        repeated: or because the same prompt was answered again later.
+    """
+
+    examples: list[dict[str, Any]]
+    without_text: int
+    unfinished: int
+    repeated: int
+
+
+def training_set(entries: Iterable[JournalEntry]) -> TrainingSet:
+    """The examples in `entries`, in the order in which their prompts came first.
+
+    Only answers that the cloud finished are targets. Of several answers to the same prompt the
+    newest is taken.
+    """
+    newest: dict[str, dict[str, Any]] = {}
+    without_text = unfinished = repeated = 0
+    for entry in entries:
+        if entry.decision.route != "cloud":
+            continue
+        texts = entry.texts
+        messages = None if texts is None else _messages(texts.prompt)
+        if texts is None or messages is None or not texts.cloud:
+            without_text += 1
+        elif entry.decision.finish != "stop":
+            unfinished += 1
+        else:
+            repeated += entry.prompt in newest
+            target = {"role": "assistant", "content": texts.cloud}
+            newest[entry.prompt] = {"messages": [*messages, target]}
+    return TrainingSet(list(newest.values()), without_text, unfinished, repeated)
+
+
+def _messages(prompt: str) -> list[Any] | None:
+    """A conversation as the client writes it down; None where an app wrote something else."""
+    try:
+        found = json.loads(prompt)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) and found else None

@@ -1,1 +1,0 @@
-"""When an answer of the device is to be trusted."""

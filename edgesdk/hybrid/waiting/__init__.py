@@ -1,1 +1,0 @@
-"""Prompts that wait, encrypted, until the cloud can be reached."""

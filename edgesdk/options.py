@@ -1,0 +1,181 @@
+"""How an answer is decoded: one frozen value, checked when it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from typing_extensions import TypedDict
+
+from edgesdk.errors import InvalidOption
+
+Speculation = Literal["auto", "lookup", "off"]
+
+
+class OptionsKwargs(TypedDict, total=False):
+    """The fields of `Options` as keyword arguments."""
+
+    max_tokens: int | None
+    stop: str | Sequence[str]
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    penalty_window: int | None
+    logit_bias: Mapping[int, float]
+    seed: int | None
+    deadline: float | None
+    priority: int
+    speculate: Speculation | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """Decoding options. The default is greedy: the likeliest token, always.
+
+    Attributes:
+        max_tokens: most tokens of the answer; None for as many as the context holds.
+        stop: the answer ends before the first of these texts.
+        temperature: divides the logits; 0 is greedy, and the four sampling fields after it are
+            then without effect.
+        top_k: sample among the k likeliest tokens; 0 for all.
+        top_p: sample among the likeliest tokens that together reach this probability; 1 for all.
+        min_p: sample among tokens at least this likely, relative to the likeliest; 0 for all.
+        repetition_penalty: above 1 makes tokens of the prompt and the answer less likely.
+        presence_penalty: subtracted from the logit of each token that the answer has.
+        frequency_penalty: subtracted once for each time that the answer has the token.
+        penalty_window: how many of the latest tokens the penalties look at; None for all.
+        logit_bias: added to the logits of these token ids; -inf forbids a token.
+        seed: of the random generator; None for another one each time.
+        deadline: seconds that the answer may take, prefill included; what is there then is the
+            answer.
+        priority: from -10 to 10; of the answers that wait for the engine, a higher one goes first.
+        speculate: verify guesses of the next tokens together, which is faster where many are
+            right and stops by itself where they are not. "auto" guesses with the draft model, or
+            from the text so far where none was loaded, and, where chance plays no part
+            (temperature 0, or a seed), only if the engine was measured to compute the same logits
+            together as one by one: the answer is that of "off". "lookup" guesses from the text so
+            far without that proof: a near tie of two tokens may then fall the other way. None is
+            "auto". What it brings depends on the model, the engine and the task (see
+            benchmarks/runtime.py).
+
+    Raises:
+        InvalidOption: a value is of a wrong type or out of its range.
+    """
+
+    max_tokens: int | None = None
+    stop: str | Sequence[str] = ()
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalty_window: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    deadline: float | None = None
+    priority: int = 0
+    speculate: Speculation | None = None
+
+    def __post_init__(self) -> None:
+        _whole("max_tokens", self.max_tokens, 1, optional=True)
+        _number("temperature", self.temperature, 0, math.inf)
+        _whole("top_k", self.top_k, 0)
+        _number("top_p", self.top_p, 0, 1, above=True)
+        _number("min_p", self.min_p, 0, 1)
+        _number("repetition_penalty", self.repetition_penalty, 0, math.inf, above=True)
+        _number("presence_penalty", self.presence_penalty, -2, 2)
+        _number("frequency_penalty", self.frequency_penalty, -2, 2)
+        _whole("penalty_window", self.penalty_window, 1, optional=True)
+        _whole("seed", self.seed, 0, optional=True)
+        if self.deadline is not None:
+            _number("deadline", self.deadline, 0, math.inf, above=True)
+        _whole("priority", self.priority, -10)
+        _number("priority", self.priority, -10, 10)
+        if self.speculate not in (None, *get_args(Speculation)):
+            raise InvalidOption(
+                f"speculate must be one of {', '.join(get_args(Speculation))},"
+                f" not {self.speculate!r}."
+            )
+        object.__setattr__(self, "stop", _stops(self.stop))
+        object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """`stop`, always as a tuple."""
+        return tuple(self.stop)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same prompt must always get the same answer."""
+        return self.temperature == 0 or self.seed is not None
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether tokens that were there before change the logits."""
+        return (
+            self.repetition_penalty != 1
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
+        )
+
+
+def options_from(changes: Mapping[str, object]) -> Options:
+    """Options from keyword arguments.
+
+    Raises:
+        InvalidOption: a name is unknown (the nearest is suggested), or a value is out of range.
+    """
+    known = [entry.name for entry in dataclasses.fields(Options)]
+    for name in changes:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise InvalidOption(
+                f"There is no option {name!r}.",
+                hint=f"Did you mean {near[0]!r}?" if near else f"Known are: {', '.join(known)}.",
+            )
+    return Options(**changes)  # type: ignore[arg-type]  # checked by Options itself
+
+
+def _whole(name: str, value: object, low: int, *, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        also = ", or None" if optional else ""
+        raise InvalidOption(f"{name} must be a whole number from {low}{also}, not {value!r}.")
+
+
+def _number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
+    """`above`: `low` itself is out of range."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or not low <= value <= high or (above and value == low):  # type: ignore[operator]
+        start = f"above {low}" if above else f"of at least {low}"
+        end = "" if high == math.inf else f" and at most {high}"
+        limits = "finite number" if low == -math.inf else f"number {start}{end}"
+        raise InvalidOption(f"{name} must be a {limits}, not {value!r}.")
+
+
+def _stops(stop: object) -> tuple[str, ...]:
+    texts = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(texts, Sequence) or not all(isinstance(t, str) and t for t in texts):
+        raise InvalidOption(f"stop must be texts that are not empty, not {stop!r}.")
+    return tuple(texts)
+
+
+def _biases(biases: object) -> dict[int, float]:
+    if not isinstance(biases, Mapping):
+        raise InvalidOption(f"logit_bias must map token ids to numbers, not {biases!r}.")
+    for token, bias in biases.items():
+        _whole("A token id in logit_bias", token, 0)
+        if bias != -math.inf:
+            _number(f"logit_bias[{token}]", bias, -math.inf, math.inf)
+    return dict(biases)

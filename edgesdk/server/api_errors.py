@@ -1,0 +1,150 @@
+"""Errors as OpenAI's API has them: a status, and `{"error": {message, type, param, code}}`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from edgesdk.errors import (
+    ContextOverflow,
+    DeadlineExceeded,
+    EdgeError,
+    MissingExtra,
+    RequestError,
+    StructureError,
+    TemplateError,
+    UnknownModel,
+)
+
+_MAX_CHARACTERS = 800
+
+
+class ApiError(Exception):
+    """What a client is told instead of an answer.
+
+    Args:
+        status: of HTTP, 400 to 599.
+        code: what programs look at; None where OpenAI has none.
+        param: the field of the request that is at fault.
+        retry_after: whole seconds after which trying again makes sense.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        # Much of it may be the client's own: a name, a part of a schema.
+        self.message = (
+            message if len(message) <= _MAX_CHARACTERS else f"{message[: _MAX_CHARACTERS - 3]}..."
+        )
+        super().__init__(self.message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that go with it."""
+        if self.status == 401:
+            return {"www-authenticate": "Bearer"}
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+
+    def body(self) -> dict[str, Any]:
+        """The JSON that OpenAI's clients make their exceptions from."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": _TYPES.get(self.status, "invalid_request_error")
+                if self.status < 500
+                else "server_error",
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+
+
+def unknown_model(name: str) -> ApiError:
+    """There is no model of that name here."""
+    return ApiError(
+        404, f"The model {name!r} does not exist.", code="model_not_found", param="model"
+    )
+
+
+def missing_parameter(param: str) -> ApiError:
+    """The request lacks a field."""
+    return ApiError(
+        400,
+        f"The parameter {param!r} is missing.",
+        param=param,
+        code="missing_required_parameter",
+    )
+
+
+def queue_full(seconds: float) -> ApiError:
+    """The queue is full."""
+    return ApiError(
+        429,
+        "Too many requests are waiting.",
+        code="queue_full",
+        retry_after=max(1, math.ceil(seconds)),
+    )
+
+
+def shutting_down() -> ApiError:
+    """The server is shutting down."""
+    return ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
+
+
+def deadline_passed() -> ApiError:
+    """The deadline passed before there was anything to answer with."""
+    return ApiError(
+        503,
+        "The server's deadline for a request passed before the first token.",
+        code="deadline_exceeded",
+        retry_after=5,
+    )
+
+
+def model_not_loaded(name: str, error: EdgeError) -> ApiError:
+    """The model is there but cannot be loaded."""
+    return ApiError(
+        503,
+        f"The model {name!r} cannot be loaded: {error}",
+        code="model_not_loaded",
+        param="model",
+        retry_after=10,
+    )
+
+
+def to_api_error(error: EdgeError, *, param: str) -> ApiError:
+    """What a client is told of an error of edgesdk's.
+
+    Args:
+        param: the field of the request that holds the prompt.
+    """
+    if isinstance(error, UnknownModel):
+        return ApiError(404, str(error), code="model_not_found", param="model")
+    if isinstance(error, ContextOverflow):
+        return ApiError(400, str(error), code="context_length_exceeded", param=param)
+    if isinstance(error, RequestError | TemplateError):
+        return ApiError(400, str(error))
+    if isinstance(error, StructureError):
+        return ApiError(400, str(error), code="structure_failed")
+    if isinstance(error, MissingExtra):
+        return ApiError(501, str(error), code="missing_extra")
+    if isinstance(error, DeadlineExceeded):
+        return deadline_passed()
+    return ApiError(500, str(error))

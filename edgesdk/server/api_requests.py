@@ -1,0 +1,212 @@
+"""Requests as OpenAI's API has them, checked; and the `Options` that they ask for.
+
+A parameter that this server does not know is refused, because leaving it out silently would change
+the answer. Those that OpenAI keeps for its own bookkeeping are taken and have no effect.
+Source: https://platform.openai.com/docs/api-reference, chat/completions and completions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from edgesdk.options import Options
+from edgesdk.server.api_errors import ApiError, missing_parameter
+from edgesdk.server.callable_tools import ToolDefinition
+from edgesdk.server.chat_messages import ChatMessage
+from edgesdk.server.content_parts import PARTS_TAG, STRICT, TEXT_TAG
+
+# OpenAI's default for the old endpoint.
+_DEFAULT_COMPLETION_TOKENS = 16
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides the text."""
+
+    model_config = STRICT
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class JsonSchemaFormat(BaseModel):
+    """The form that an answer's JSON is to have; answers keep to it with and without `strict`."""
+
+    model_config = STRICT
+
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    # pydantic's own `schema` is a method.
+    form: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """Whether an answer is any text, any JSON object, or JSON of a schema."""
+
+    model_config = STRICT
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+
+class BaseRequest(BaseModel):
+    """What both endpoints have in common."""
+
+    model_config = STRICT
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    seed: int | None = None
+    n: int | None = None
+    user: str | None = None
+    # Not OpenAI's, but known to other servers of its API.
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with a count of its tokens."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def options(self, *, deadline: float) -> Options:
+        """Decoding options; like OpenAI's, they sample at temperature 1 unless told otherwise.
+
+        Raises:
+            InvalidOption: a value is out of its range.
+        """
+        return Options(
+            max_tokens=self._max_tokens(),
+            stop=() if self.stop is None else self.stop,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_k=self.top_k or 0,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            min_p=self.min_p or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=self.logit_bias or {},
+            # OpenAI's seeds are 64 bits with a sign.
+            seed=None if self.seed is None else self.seed % 2**64,
+            deadline=deadline,
+        )
+
+    def check(self) -> None:
+        """Raise 400 where fields that are right by themselves do not go together."""
+        if self.n not in (None, 1):
+            raise ApiError(400, "Only n=1 is supported.", param="n", code="unsupported_value")
+        if self.stream_options is not None and not self.stream:
+            raise ApiError(
+                400, "stream_options goes with stream=true only.", param="stream_options"
+            )
+
+    def _max_tokens(self) -> int | None:
+        return self.max_tokens
+
+
+class ChatRequest(BaseRequest):
+    """The body of `/v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[ToolDefinition], Field(max_length=128)] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    modalities: list[Literal["text"]] | None = None
+    metadata: dict[str, Any] | None = None
+    store: Literal[False] | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        both = (self.max_tokens, self.max_completion_tokens)
+        if None not in both and len(set(both)) == 2:
+            raise ApiError(
+                400,
+                "max_tokens and max_completion_tokens contradict each other.",
+                param="max_tokens",
+            )
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs goes with logprobs=true only.", param="top_logprobs")
+
+    def _max_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+
+class CompletionRequest(BaseRequest):
+    """The body of `/v1/completions`: one prompt, as text or as token ids."""
+
+    prompt: (
+        str
+        | Annotated[list[int], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=1)]
+    )
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    best_of: Literal[1] | None = None
+    echo: Literal[False] | None = None
+    suffix: Literal[""] | None = None
+
+    def _max_tokens(self) -> int | None:
+        return self.max_tokens or _DEFAULT_COMPLETION_TOKENS
+
+
+_Request = TypeVar("_Request", bound=BaseRequest)
+
+
+def parse(kind: type[_Request], body: bytes) -> _Request:
+    """A checked request.
+
+    Raises:
+        ApiError: 400; it says which field is wrong, and how.
+    """
+    try:
+        request = kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _validation_error(error) from None
+    request.check()
+    return request
+
+
+def _validation_error(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"The body is not valid JSON: {first['msg']}.", code="invalid_json")
+    param = _path(first["loc"])
+    if first["type"] == "extra_forbidden":
+        return ApiError(
+            400,
+            f"The parameter {param!r} is not supported.",
+            param=param,
+            code="unsupported_parameter",
+        )
+    if first["type"] == "missing":
+        return missing_parameter(str(param))
+    where = "The body" if param is None else f"The parameter {param!r}"
+    return ApiError(
+        400, f"{where} is not valid: {first['msg']}.", param=param, code="invalid_value"
+    )
+
+
+def _path(steps: tuple[int | str, ...]) -> str | None:
+    """The field that an error is about, without the tags of unions."""
+    kept = [
+        str(step)
+        for at, step in enumerate(steps)
+        if step not in (TEXT_TAG, PARTS_TAG) and not (at > 1 and steps[at - 2] == PARTS_TAG)
+    ]
+    return ".".join(kept) or None

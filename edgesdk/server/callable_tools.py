@@ -1,0 +1,193 @@
+"""The tools of a chat request: which may be called, and which text of an answer is a call."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from edgesdk.server.api_errors import ApiError
+from edgesdk.server.argument_checks import MAX_CHARACTERS, argument_check
+from edgesdk.server.content_parts import STRICT
+from edgesdk.tools.calls import ToolCall
+
+# No model's context holds as much, and reading it takes seconds already.
+_MAX_TOOLS_CHARACTERS = 2 * MAX_CHARACTERS
+_NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+class FunctionDefinition(BaseModel):
+    """A function that the model may call; `parameters` is a JSON Schema."""
+
+    model_config = STRICT
+
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolDefinition(BaseModel):
+    """A tool."""
+
+    model_config = STRICT
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The schema of the arguments; without one, the function takes none."""
+        given = self.function.parameters
+        return _NO_ARGUMENTS if given is None else given
+
+    def plain(self) -> dict[str, Any]:
+        """The tool as chat templates take it."""
+        function = {
+            "name": self.function.name,
+            "description": self.function.description or "",
+            "parameters": self.parameters,
+        }
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class CheckedCall:
+    """A call in an answer, as clients get it: checked, with its arguments as JSON."""
+
+    name: str
+    arguments: str
+    id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex[:24]}")
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """What `tool_choice` says.
+
+    Attributes:
+        must: whether the answer is nothing but calls.
+        names: the tools that may be called; None for all.
+    """
+
+    must: bool
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class CallableTools:
+    """The tools that one answer may call.
+
+    Attributes:
+        specs: all that the model is told of, as chat templates take them.
+        checks: of those that it may call, by name: whether arguments fit.
+        strict: those whose arguments are to fit by construction, not only by chance.
+        must_call: whether the answer is nothing but calls.
+        parallel: whether it may call several at once.
+    """
+
+    specs: tuple[dict[str, Any], ...]
+    checks: Mapping[str, Callable[[dict[str, Any]], bool]]
+    strict: frozenset[str]
+    must_call: bool
+    parallel: bool
+
+    def check_calls(self, calls: Sequence[ToolCall]) -> list[CheckedCall] | None:
+        """The calls, where each of them can be run; else None."""
+        found = [self.check_call(call) for call in calls]
+        good = [call for call in found if call is not None]
+        if not good or len(good) < len(found):
+            return None
+        return good if self.parallel else good[:1]
+
+    def check_call(self, call: ToolCall) -> CheckedCall | None:
+        """A call, where it can be run; else None."""
+        check = self.checks.get(call.name)
+        if call.problem is not None or check is None or not check(call.arguments):
+            return None
+        try:
+            arguments = json.dumps(call.arguments, ensure_ascii=False, allow_nan=False)
+            arguments.encode()
+        except ValueError:
+            # Python reads NaN and lone surrogates, which the client's parser may not.
+            return None
+        return CheckedCall(call.name, arguments)
+
+
+def callable_tools_of(
+    tools: Sequence[ToolDefinition] | None, tool_choice: Any, parallel: bool | None
+) -> CallableTools | None:
+    """The tools that an answer may call; None where it may call none.
+
+    Raises:
+        ApiError: 400; the choice is none of the tools, two have one name, or parameters are no
+            schema that can be checked.
+    """
+    choice = _tool_choice(tool_choice)
+    if choice is None or not (tools or choice.must):
+        return None
+    if not tools:
+        raise ApiError(400, "This tool_choice goes with tools only.", param="tool_choice")
+    if len(json.dumps([tool.plain() for tool in tools])) > _MAX_TOOLS_CHARACTERS:
+        raise ApiError(
+            400, f"The tools are longer than {_MAX_TOOLS_CHARACTERS:,} characters.", param="tools"
+        )
+    checks: dict[str, Callable[[dict[str, Any]], bool]] = {}
+    for index, tool in enumerate(tools):
+        name, at = tool.function.name, f"tools.{index}.function"
+        if name in checks:
+            raise ApiError(400, f"Two tools are named {name!r}.", param=f"{at}.name")
+        checks[name] = argument_check(tool.parameters, param=f"{at}.parameters")
+    names = checks if choice.names is None else choice.names
+    absent = [name for name in names if name not in checks]
+    if absent:
+        raise ApiError(
+            400, f"tool_choice names {absent[0]!r}, which is no tool.", param="tool_choice"
+        )
+    return CallableTools(
+        specs=tuple(tool.plain() for tool in tools),
+        checks={name: checks[name] for name in names},
+        strict=frozenset(t.function.name for t in tools if t.function.strict) & set(names),
+        must_call=choice.must,
+        parallel=parallel is not False,
+    )
+
+
+def _tool_choice(given: Any) -> ToolChoice | None:
+    """None for no tool at all."""
+    if given == "none":
+        return None
+    if given is None or given == "auto":
+        return ToolChoice(must=False)
+    if given == "required":
+        return ToolChoice(must=True)
+    match given:
+        case {"type": "function", "function": {"name": str(name)}}:
+            return ToolChoice(must=True, names=(name,))
+        case {
+            "type": "allowed_tools",
+            "allowed_tools": {"mode": "auto" | "required" as mode, "tools": [_, *_] as tools},
+        }:
+            return ToolChoice(must=mode == "required", names=tuple(map(_tool_name, tools)))
+    raise ApiError(
+        400,
+        "tool_choice must be 'none', 'auto', 'required',"
+        " {'type': 'function', 'function': {'name': ...}}, or allowed_tools.",
+        param="tool_choice",
+        code="invalid_value",
+    )
+
+
+def _tool_name(tool: Any) -> str:
+    match tool:
+        case {"type": "function", "function": {"name": str(name)}}:
+            return name
+    raise ApiError(
+        400,
+        "A tool in allowed_tools must be {'type': 'function', 'function': {'name': ...}}.",
+        param="tool_choice",
+        code="invalid_value",
+    )

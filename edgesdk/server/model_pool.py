@@ -1,0 +1,191 @@
+"""Loads models when they are first asked for, and unloads them when idle or to make room."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from time import monotonic
+from typing import TypeVar
+
+from edgesdk.errors import EdgeError
+from edgesdk.model import Model
+from edgesdk.server.api_errors import ApiError, model_not_loaded, unknown_model
+from edgesdk.server.model_sources import ModelInfo, ModelSource
+from edgesdk.server.settings import ServerSettings
+from edgesdk.server.state_pool import StatePool
+
+_Result = TypeVar("_Result")
+_log = logging.getLogger("edgesdk.server")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A loaded model, the bytes that it is reckoned to take, its idle sequences, and the turns
+    that its answers take, first come first served."""
+
+    model_info: ModelInfo
+    memory: int
+    model: Model
+    sequences: StatePool
+    answer_slots: asyncio.Semaphore
+
+    def close(self) -> None:
+        """Free it."""
+        self.sequences.close()
+        self.model.close()
+
+
+@dataclass(eq=False)
+class PoolEntry:
+    """A place on the shelf, and the bytes that it is reckoned to take. `loaded` is what is, or is
+    being, loaded into it."""
+
+    model_info: ModelInfo
+    memory: int
+    loaded: asyncio.Task[LoadedModel]
+    used: float
+    users: int = 0
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it has been loaded, and well."""
+        task = self.loaded
+        return task.done() and not task.cancelled() and task.exception() is None
+
+
+class ModelPool:
+    """Loads models and keeps them while they are in use.
+
+    A request that must wait for room holds up those that come later, so that busy models cannot
+    keep another one out for ever.
+
+    Args:
+        executor: where models are loaded and freed.
+        clock: seconds, for the idle time.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        settings: ServerSettings,
+        executor: Executor,
+        *,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._source = source
+        self._settings = settings
+        self._executor = executor
+        self._clock = clock
+        self._entries: dict[str, PoolEntry] = {}
+        self._gate = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    async def enter(self, name: str) -> PoolEntry:
+        """Take a model into use, loaded or loading; `leave` ends the use.
+
+        Raises:
+            ApiError: there is no such model (404), or it is too large for this server, or cannot
+                be opened (503).
+        """
+        model_info = await self._thread(lambda: self._source.find(name))
+        if model_info is None:
+            raise unknown_model(name)
+        async with self._gate:
+            entry = self._entries.get(name)
+            if entry is None:
+                memory = await self._memory(model_info)
+                await self._make_room(model_info, memory)
+                task = asyncio.get_running_loop().create_task(self._load(model_info, memory))
+                entry = self._entries[name] = PoolEntry(model_info, memory, task, self._clock())
+                task.add_done_callback(lambda _: self._loaded(name, entry))
+            entry.users += 1
+            return entry
+
+    def leave(self, entry: PoolEntry) -> None:
+        """End one use of a model."""
+        entry.users -= 1
+        entry.used = self._clock()
+        self._changed.set()
+
+    def loaded_models(self) -> list[LoadedModel]:
+        """The models that are loaded."""
+        return [entry.loaded.result() for entry in self._entries.values() if entry.is_loaded]
+
+    async def evict_idle(self) -> None:
+        """Unload what nobody used for `idle_seconds`."""
+        oldest = self._clock() - self._settings.idle_seconds
+        async with self._gate:
+            for entry in self._evictable():
+                if entry.used <= oldest:
+                    await self._evict(entry)
+
+    async def close(self) -> None:
+        """Unload everything; no model may be in use any more."""
+        async with self._gate:
+            if self._entries:
+                await asyncio.wait([entry.loaded for entry in self._entries.values()])
+            for entry in self._evictable():
+                await self._evict(entry)
+
+    async def _memory(self, model_info: ModelInfo) -> int:
+        try:
+            return await self._thread(lambda: self._source.memory(model_info.name))
+        except EdgeError as error:
+            raise model_not_loaded(model_info.name, error) from error
+
+    async def _load(self, model_info: ModelInfo, memory: int) -> LoadedModel:
+        settings = self._settings
+        try:
+            model = await self._thread(lambda: self._source.load(model_info.name))
+        except EdgeError as error:
+            _log.warning("%s cannot be loaded: %s", model_info.name, error)
+            raise model_not_loaded(model_info.name, error) from error
+        pool = StatePool(model.runtime.engine, settings.max_idle_states)
+        return LoadedModel(model_info, memory, model, pool, asyncio.Semaphore(settings.parallel))
+
+    def _loaded(self, name: str, entry: PoolEntry) -> None:
+        # Also marks the exception as seen: those who asked may all have gone.
+        if not entry.is_loaded and self._entries.get(name) is entry:
+            del self._entries[name]
+        self._changed.set()
+
+    async def _make_room(self, model_info: ModelInfo, memory: int) -> None:
+        limit = self._settings.memory_limit
+        if limit is not None and memory > limit:
+            raise ApiError(
+                503,
+                f"The model {model_info.name!r} needs {memory:,} bytes with a full context; this"
+                f" server may use {limit:,}. Its --context makes that less, its --memory allows"
+                " more.",
+                code="model_too_large",
+                param="model",
+            )
+        while self._is_full(memory):
+            candidates = self._evictable()
+            if candidates:
+                await self._evict(min(candidates, key=lambda entry: entry.used))
+            else:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def _is_full(self, memory: int) -> bool:
+        limit = self._settings.memory_limit
+        taken = sum(entry.memory for entry in self._entries.values())
+        over = limit is not None and taken + memory > limit
+        return over or len(self._entries) >= self._settings.max_models
+
+    def _evictable(self) -> list[PoolEntry]:
+        return [s for s in self._entries.values() if s.users == 0 and s.is_loaded]
+
+    async def _evict(self, entry: PoolEntry) -> None:
+        del self._entries[entry.model_info.name]
+        loaded = entry.loaded.result()
+        # Who makes room may give up, and the model is to be freed all the same.
+        await asyncio.shield(self._thread(loaded.close))
+        self._changed.set()
+
+    def _thread(self, work: Callable[[], _Result]) -> asyncio.Future[_Result]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, work)

@@ -1,1 +1,0 @@
-"""Answers of a given form: JSON of a schema, a regular expression, choices, a grammar."""

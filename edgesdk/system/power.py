@@ -1,0 +1,247 @@
+"""How hard the device is worked, by its battery and its temperature.
+
+A policy looks at what the sensors say and answers with a pace. Threads are taken when a model is
+loaded; pauses follow the sensors while it runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy.typing as npt
+from pydantic import JsonValue
+
+from edgesdk.engines.base import DecodeState, Engine, EngineInfo, HiddenStates, Logits, Rows
+from edgesdk.engines.saved_state import KvIdentity, StateMetadata
+from edgesdk.errors import InvalidOption
+from edgesdk.system.cancellation import CancellationToken
+
+_SENSOR_SECONDS = 5.0
+# A pause is no longer than this, so that a cancelled answer ends soon; the rest stays owed.
+_MAX_PAUSE = 0.1
+
+
+@dataclass(frozen=True)
+class PowerState:
+    """What the sensors say; None where there is none.
+
+    Attributes:
+        battery: how full it is, 0 to 100.
+        plugged: whether the device is on mains.
+        celsius: of the hottest sensor.
+    """
+
+    battery: float | None = None
+    plugged: bool | None = None
+    celsius: float | None = None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How hard to work.
+
+    Attributes:
+        cores: share of the threads that would be taken otherwise, above 0 and at most 1.
+        pause: seconds of rest for each second of computing.
+
+    Raises:
+        InvalidOption: a value is out of its range.
+    """
+
+    cores: float = 1.0
+    pause: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.cores <= 1:
+            raise InvalidOption(f"cores must be above 0 and at most 1, not {self.cores}.")
+        if not 0 <= self.pause <= 100:
+            raise InvalidOption(f"pause must be between 0 and 100, not {self.pause}.")
+
+
+PowerPolicy: TypeAlias = Literal["performance", "balanced", "saver"] | Callable[[PowerState], Pace]
+
+
+def performance(state: PowerState) -> Pace:
+    """Everything, always."""
+    return Pace()
+
+
+def balanced(state: PowerState) -> Pace:
+    """Everything, unless the battery is nearly empty or the device is hot."""
+    if _is_above(state.celsius, 95):
+        return Pace(0.5, pause=1.0)
+    if _is_above(state.celsius, 85) or _is_low(state, 20):
+        return Pace(0.5, pause=0.25)
+    return Pace()
+
+
+def saver(state: PowerState) -> Pace:
+    """Half of it; with pauses on battery, and long ones when it is low or the device is warm."""
+    if _is_above(state.celsius, 75) or _is_low(state, 30):
+        return Pace(0.5, pause=1.0)
+    return Pace(0.5, pause=0.0 if state.plugged in (True, None) else 0.33)
+
+
+_NAMED: dict[str, Callable[[PowerState], Pace]] = {
+    "performance": performance,
+    "balanced": balanced,
+    "saver": saver,
+}
+
+
+def read_sensors() -> PowerState:
+    """What psutil reports of this device."""
+    import psutil
+
+    # psutil has these only on the systems whose sensors it can read.
+    battery = getattr(psutil, "sensors_battery", lambda: None)()
+    groups: dict[str, list[Any]] = getattr(psutil, "sensors_temperatures", dict)()
+    degrees = [float(sensor.current) for group in groups.values() for sensor in group]
+    return PowerState(
+        battery=None if battery is None else float(battery.percent),
+        plugged=None if battery is None else battery.power_plugged,
+        celsius=max(degrees, default=None),
+    )
+
+
+class Governor:
+    """Keeps a policy's pace.
+
+    Args:
+        sensor: read every 5 seconds at most; likewise the policy is asked.
+        clock, sleep: as `time.monotonic` and `time.sleep`.
+
+    Raises:
+        InvalidOption: no policy has that name.
+    """
+
+    def __init__(
+        self,
+        policy: PowerPolicy,
+        *,
+        sensor: Callable[[], PowerState] = read_sensors,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        chosen = _NAMED.get(policy) if isinstance(policy, str) else policy
+        if chosen is None:
+            raise InvalidOption(
+                f"There is no power policy {policy!r}.", hint=f"Choose from: {', '.join(_NAMED)}."
+            )
+        self._policy = chosen
+        self._sensor = sensor
+        self._sleep = sleep
+        self.clock = clock
+        self._looked: float | None = None
+        self._pace = Pace()
+
+    @property
+    def pace(self) -> Pace:
+        """The pace for now."""
+        now = self.clock()
+        if self._looked is None or now - self._looked >= _SENSOR_SECONDS:
+            self._pace = self._policy(self._sensor())
+            self._looked = now
+        return self._pace
+
+    def threads(self, most: int) -> int:
+        """How many of `most` threads to take."""
+        return max(1, int(most * self.pace.cores))
+
+    def rest(self, worked: float, owed: float) -> tuple[float, float]:
+        """Pause for `worked` seconds of computing and `owed` seconds of pause from before.
+
+        Returns:
+            Seconds of pause that are still owed, and those that were taken.
+        """
+        pause = self.pace.pause
+        due = owed + worked * pause if pause else 0.0
+        if due <= 0:
+            return 0.0, 0.0
+        now = min(due, _MAX_PAUSE)
+        self._sleep(now)
+        return due - now, now
+
+
+class PacedEngine:
+    """Implements `edgesdk.engines.base.Engine` with pauses between another engine's calls."""
+
+    def __init__(self, engine: Engine, governor: Governor) -> None:
+        self._engine = engine
+        self._governor = governor
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    @property
+    def kv_identity(self) -> KvIdentity:
+        return self._engine.kv_identity
+
+    def new_state(self) -> PacedDecodeState:
+        return PacedDecodeState(self._engine.new_state(), self._governor)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class PacedDecodeState:
+    """Implements `edgesdk.engines.base.DecodeState`."""
+
+    def __init__(self, sequence: DecodeState, governor: Governor) -> None:
+        self._state = sequence
+        self._governor = governor
+        self._worked = 0.0
+        self._owed = 0.0
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return self._state.tokens
+
+    @property
+    def hidden_states(self) -> HiddenStates | None:
+        return self._state.hidden_states
+
+    def extend(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        logits: Rows = "last",
+        cancellation: CancellationToken | None = None,
+    ) -> Logits:
+        # Before and not after: a first token is not kept waiting for its own pause.
+        self._owed, paused = self._governor.rest(self._worked, self._owed)
+        if cancellation is not None:
+            cancellation.paused += paused
+        begun = self._governor.clock()
+        rows = self._state.extend(tokens, logits=logits, cancellation=cancellation)
+        self._worked = self._governor.clock() - begun
+        return rows
+
+    def rewind(self, length: int) -> None:
+        self._state.rewind(length)
+
+    def fork(self) -> PacedDecodeState:
+        return PacedDecodeState(self._state.fork(), self._governor)
+
+    def save(self, path: Path, metadata: StateMetadata | None = None) -> None:
+        self._state.save(path, metadata)
+
+    def restore(self, path: Path) -> dict[str, JsonValue]:
+        return self._state.restore(path)
+
+    def close(self) -> None:
+        self._state.close()
+
+
+def _is_above(celsius: float | None, limit: float) -> bool:
+    return celsius is not None and celsius >= limit
+
+
+def _is_low(state: PowerState, percent: float) -> bool:
+    on_battery = state.plugged is False
+    return on_battery and state.battery is not None and state.battery <= percent

@@ -1,0 +1,163 @@
+"""Build grammars of well-formed calls of given tools, in a family's own syntax."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edgesdk.errors import InvalidOption
+from edgesdk.structured.grammar_constraint import load_llguidance
+from edgesdk.structured.output_format import OutputFormat, json_grammar
+from edgesdk.text.tokenizer import Tokenizer
+from edgesdk.tools.calls import parse_calls
+from edgesdk.tools.tool_format import HERMES, CallSyntax, ToolFormat, escape_json
+
+_TEXT = r"(.|\n)*"
+_ANY = {"type": "object"}
+# Combinations that more properties may come from.
+_OPEN = ("$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties", "unevaluatedProperties")
+
+
+def tool_call_format(
+    tool_format: ToolFormat,
+    specs: Sequence[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    *,
+    choice: str = "auto",
+    parallel: bool = True,
+) -> OutputFormat:
+    """The structure of answers that call tools; its value is a tuple of `ToolCall`.
+
+    Args:
+        specs: tools in the form of OpenAI's API. An object of arguments that leaves open which
+            other properties there may be is closed.
+        tokenizer: of the model that answers; some families open calls with a control token.
+        choice: "required" for at least one call, "auto" for calls or free text before them or
+            instead of them, or the name of the one tool that is to be called. Where a family's
+            calls open with no mark of their own, free text may not start with "{". Where it is
+            not known how the model writes calls, "auto" allows any text.
+        parallel: whether one answer may make several calls, where the family can.
+
+    Raises:
+        InvalidOption: there are no tools, none has the name that was chosen, or the schema of
+            one cannot be enforced; the message names it.
+        MissingExtra: llguidance is not installed.
+    """
+    functions = {spec["function"]["name"]: spec["function"] for spec in specs}
+    if choice not in ("auto", "required"):
+        if choice not in functions:
+            raise InvalidOption(
+                f"There is no tool {choice!r} to choose.",
+                hint=f"Choose from: {', '.join(functions)}.",
+            )
+        functions, parallel = {choice: functions[choice]}, False
+    if not functions:
+        raise InvalidOption("There are no tools.", hint="Give tools, or leave the choice out.")
+    syntax = tool_format.syntax
+    if syntax is None and choice == "auto":
+        return OutputFormat(load_llguidance().LLMatcher.grammar_from_regex(_TEXT), read=parse_calls)
+    syntax = syntax or HERMES
+    again = "" if syntax.between is None or not parallel else f"({_text(syntax.between)} call)*"
+    rules = [
+        _start(syntax, tokenizer, free=choice == "auto"),
+        f"calls: call {again} {_text(syntax.closing)}",
+        f"call: {' | '.join(f'call_{place}' for place in range(len(functions)))}",
+        *(
+            f"call_{place}: {_call(syntax, function)}"
+            for place, function in enumerate(functions.values())
+        ),
+    ]
+    grammar: str = load_llguidance().LLMatcher.grammar_from_lark(
+        "%llguidance {}\n" + "\n".join(rules)
+    )
+    return OutputFormat(grammar, read=parse_calls)
+
+
+def with_enforceable_schemas(specs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The tools, with any object as arguments for those whose schema cannot be enforced.
+
+    For callers that check the arguments themselves before a function runs.
+
+    Raises:
+        MissingExtra: llguidance is not installed.
+    """
+    loose = []
+    for spec in specs:
+        function = dict(spec["function"])
+        try:
+            json_grammar(arguments_schema(function.get("parameters")))
+        except InvalidOption:
+            function["parameters"] = {**_ANY, "additionalProperties": True}
+        loose.append({**spec, "function": function})
+    return loose
+
+
+def arguments_schema(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A schema of arguments that names all of them.
+
+    Models that may write other properties spend their answer on them. Without a schema a tool
+    takes no arguments, as in OpenAI's API.
+    """
+    schema = dict(parameters or _ANY)
+    if schema.get("type") == "object" and not any(key in schema for key in _OPEN):
+        schema.setdefault("additionalProperties", False)
+    return schema
+
+
+def _start(syntax: CallSyntax, tokenizer: Tokenizer, *, free: bool) -> str:
+    mark = syntax.mark
+    before, _, after = syntax.opening.partition(mark) if mark else ("", "", syntax.opening)
+    control = _control_token(mark, tokenizer)
+    opened = _text(mark) if control is None else f"<[{control}]>"
+    calls = f"{_text(before)} {opened} {_text(after)} calls"
+    if not free:
+        return f"start: {calls}"
+    if not mark:
+        return f"start: TEXT | {calls}\nTEXT: /(\\s*[^\\s{{](.|\\n)*)?/"
+    if control is not None:
+        return f"start: TEXT | TEXT {calls}\nTEXT: /{_TEXT}/"
+    # Lazy: as soon as the mark is there, only a call may follow.
+    return (
+        f"start: TEXT | opened {_text(after)} calls\n"
+        f"opened[lazy]: TEXT {_text(mark)}\nTEXT: /{_TEXT}/"
+    )
+
+
+def _control_token(mark: str, tokenizer: Tokenizer) -> int | None:
+    """The token without text that `mark` names; None where it is spelled."""
+    ids = tokenizer.encode(mark) if mark else []
+    pieces = [tokenizer.token_bytes(token) for token in ids]
+    controls = [token for token, piece in zip(ids, pieces, strict=True) if not piece]
+    # Some tokenizers put a space in front of any text.
+    return controls[0] if len(controls) == 1 and not b"".join(pieces).strip() else None
+
+
+def _call(syntax: CallSyntax, function: Mapping[str, Any]) -> str:
+    name = function["name"]
+    schema = arguments_schema(function.get("parameters"))
+    try:
+        json_grammar(schema)
+    except InvalidOption as error:
+        raise InvalidOption(f"The tool {name!r}: {error.message}", hint=error.hint) from None
+    item, key = syntax.separators
+    schema["x-guidance"] = {
+        "whitespace_flexible": False,
+        "item_separator": item,
+        "key_separator": key,
+    }
+    # The name in one piece with what is around it: longer terminals make fewer masks.
+    text, parts = syntax.texts[0], []
+    for field, after in zip(syntax.fields, syntax.texts[1:], strict=True):
+        if field == "name":
+            text += escape_json(name) + after
+        else:
+            # Mistral's models were trained on ids of nine characters.
+            value = f"%json {json.dumps(schema)}" if field == "arguments" else "/[a-zA-Z0-9]{9}/"
+            parts += [_text(text), value]
+            text = after
+    return " ".join([*parts, _text(text)])
+
+
+def _text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if text else ""

@@ -1,0 +1,291 @@
+"""Find out how a model's chat template writes tools, calls and results."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
+from typing import Any, Literal
+
+from edgesdk.errors import TemplateError
+from edgesdk.text.template import ChatTemplate
+from edgesdk.tools.call_messages import Message, call_message, calls_of, result_message
+from edgesdk.tools.calls import ToolCall, parse_calls
+
+Field = Literal["name", "arguments", "id"]
+
+# The mark that calls begin with, as <tool_call> or [TOOL_CALLS], and what opens a list of them.
+_MARKED = re.compile(r"(?:<[^<>\s]+>|\[[A-Z_]+\])?[\s\[]*\Z")
+_SEPARATORS = ((", ", ": "), (",", ":"))
+
+
+@dataclass(frozen=True)
+class CallSyntax:
+    """What stands around calls, each of them a JSON object.
+
+    Attributes:
+        opening: before the first call; may start with a mark, as "<tool_call>".
+        fields: what is written of each call, in this order.
+        texts: what stands before, between and after the fields; one more than those.
+        between: what stands between two calls; None where an answer has only one.
+        closing: after the last call.
+        separators: between the items of the arguments, and after their keys.
+    """
+
+    opening: str
+    fields: tuple[Field, ...]
+    texts: tuple[str, ...]
+    between: str | None
+    closing: str
+    separators: tuple[str, str] = _SEPARATORS[0]
+
+    @property
+    def mark(self) -> str:
+        """The part of `opening` that tells calls from other text; may be empty."""
+        return re.split(r"(?<=\S)[\s\[]+\Z", self.opening)[0].strip()
+
+    def write(self, calls: Sequence[ToolCall]) -> str:
+        """An answer that makes `calls`."""
+        return f"{self.opening}{(self.between or '; ').join(map(self._one, calls))}{self.closing}"
+
+    def _one(self, call: ToolCall) -> str:
+        written = {
+            "name": escape_json(call.name),
+            "arguments": json.dumps(call.arguments, ensure_ascii=False, separators=self.separators),
+            "id": call.id,
+        }
+        fields = [written[field] for field in self.fields]
+        return "".join(chain(*zip(self.texts, fields, strict=False), self.texts[-1:]))
+
+
+_OBJECT = ('{"name": "', '", "arguments": ', "}")
+# Hermes function calling (Nous Research), which Qwen took over.
+HERMES = CallSyntax(
+    "<tool_call>\n",
+    ("name", "arguments"),
+    _OBJECT,
+    "\n</tool_call>\n<tool_call>\n",
+    "\n</tool_call>",
+)
+# SmolLM2 was trained on one list of all calls.
+SMOLLM = CallSyntax("<tool_call>[", ("name", "arguments"), _OBJECT, ", ", "]</tool_call>")
+
+
+def escape_json(name: str) -> str:
+    """A name as it stands between the quotes of a JSON text."""
+    return json.dumps(name, ensure_ascii=False)[1:-1]
+
+
+def infer_syntax(
+    write: Callable[[Sequence[ToolCall]], str | None], probes: Sequence[ToolCall]
+) -> CallSyntax | None:
+    """The syntax of a writer of calls, found out by letting it write `probes`.
+
+    Args:
+        write: the answer that makes calls; None where it cannot be written.
+        probes: two calls with unlike names, arguments and ids, none of which JSON escapes.
+
+    Returns:
+        None where the calls are not written as JSON objects that `parse_calls` reads.
+    """
+    one, two = write(probes[:1]), write(probes)
+    if one is None:
+        return None
+    separators = next((s for s in _SEPARATORS if _dumped(probes[0], s) in one), None)
+    if separators is None:
+        return None
+    places = _places(one, probes[0], separators)
+    if "name" not in places:
+        return None
+    order = sorted(places, key=lambda field: places[field][0])
+    edges = [0, *chain(*(places[field] for field in order)), len(one)]
+    first, *inner, last = (one[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True))
+    start, end = first.find("{"), last.rfind("}") + 1
+    if start < 0 or not end:
+        return None
+    marked = _MARKED.search(first[:start])
+    syntax = CallSyntax(
+        opening=marked[0].lstrip() if marked else "",
+        fields=tuple(order),
+        texts=(first[start:], *inner, last[:end]),
+        between=None,
+        closing=last[end:].rstrip(),
+        separators=separators,
+    )
+    syntax = replace(syntax, between=_between(syntax, two, probes))
+    # Other shapes of JSON than those that are read here would be held to, and then not understood.
+    read = [(call.name, call.arguments) for call in parse_calls(syntax.write(probes[:1]))]
+    return syntax if read == [(probes[0].name, probes[0].arguments)] else None
+
+
+def _places(text: str, call: ToolCall, separators: tuple[str, str]) -> dict[Field, tuple[int, int]]:
+    wanted: dict[Field, str] = {
+        "name": call.name,
+        "arguments": _dumped(call, separators),
+        "id": call.id,
+    }
+    found = {field: text.find(value) for field, value in wanted.items()}
+    return {
+        field: (place, place + len(wanted[field])) for field, place in found.items() if place >= 0
+    }
+
+
+def _between(syntax: CallSyntax, two: str | None, probes: Sequence[ToolCall]) -> str | None:
+    if two is None:
+        return None
+    first, second = (
+        CallSyntax("", syntax.fields, syntax.texts, None, "", syntax.separators).write([call])
+        for call in probes
+    )
+    start, end = two.find(first), two.find(second)
+    return two[start + len(first) : end] if 0 <= start < end else None
+
+
+def _dumped(call: ToolCall, separators: tuple[str, str]) -> str:
+    return json.dumps(call.arguments, ensure_ascii=False, separators=separators)
+
+
+_SYSTEM = """You may call functions to answer the user. They are listed in <tools></tools>:
+<tools>
+{specs}
+</tools>
+To call {how}:
+{example}
+The results come in <tool_response></tool_response>; then answer the user in words."""
+_EXAMPLE = '{"name": <function-name>, "arguments": <args-json-object>}'
+_WORDS = {
+    HERMES: (
+        "one, answer with only this, one for each call",
+        f"<tool_call>\n{_EXAMPLE}\n</tool_call>",
+    ),
+    SMOLLM: (
+        "them, answer with only this, a list of all calls",
+        f"<tool_call>[{_EXAMPLE}]</tool_call>",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ToolFormat:
+    """What one chat template writes.
+
+    Attributes:
+        tools: the tools that it is given.
+        calls: how many calls of one assistant's message; 2 stands for any number.
+        results: messages of the role "tool".
+        syntax: how its model writes calls; None where the template writes them in a way that
+            is not read here, or not at all.
+    """
+
+    tools: bool
+    calls: int
+    results: bool
+    syntax: CallSyntax | None
+
+    def conversation(
+        self, messages: Iterable[Mapping[str, Any]], specs: Sequence[Mapping[str, Any]] = ()
+    ) -> list[Message]:
+        """The messages as the template is to be given them: in its own writing where it has one,
+        because that is what its model learned.
+
+        Args:
+            messages: in the form of OpenAI's API.
+            specs: tools that may be called, in that form too.
+
+        Raises:
+            RequestError: a message has calls that are none.
+        """
+        told: list[Message] = []
+        for is_result, group in groupby(messages, lambda message: message["role"] == "tool"):
+            if is_result and not self.results:
+                blocks = [f"<tool_response>\n{m.get('content')}\n</tool_response>" for m in group]
+                told.append({"role": "user", "content": "\n".join(blocks)})
+            else:
+                told += [self._called(message) for message in group]
+        return self._with_tools(told, specs) if specs and not self.tools else told
+
+    def _called(self, message: Mapping[str, Any]) -> Message:
+        calls = calls_of(message)
+        if not calls:
+            # A key without calls would still make some templates write them.
+            return {key: value for key, value in message.items() if key != "tool_calls"}
+        content = message.get("content") or ""
+        if len(calls) <= self.calls or self.calls > 1:
+            return {**message, **call_message(content, calls)}
+        written = (self.syntax or HERMES).write(calls)
+        return {"role": "assistant", "content": f"{content}\n{written}" if content else written}
+
+    def _with_tools(self, told: list[Message], specs: Sequence[Mapping[str, Any]]) -> list[Message]:
+        how, example = _WORDS[self.syntax or HERMES]
+        listed = "\n".join(json.dumps(spec["function"], ensure_ascii=False) for spec in specs)
+        words = _SYSTEM.format(specs=listed, how=how, example=example)
+        if told and told[0]["role"] == "system":
+            first, *others = told
+            return [{**first, "content": f"{first['content']}\n\n{words}"}, *others]
+        return [{"role": "system", "content": words}, *told]
+
+
+_ASKED = {"role": "user", "content": "?"}
+_PROBES = (
+    # Mistral's templates insist on ids of nine characters.
+    ToolCall("probe_one", {"probe_key": "probe_value", "probe_other": 1}, id="prob00001"),
+    ToolCall("probe_two", {"probe_key": "probe_other_value", "probe_other": 2}, id="prob00002"),
+)
+_PARAMETERS = {
+    "type": "object",
+    "properties": {"probe_key": {"type": "string", "description": "A key."}},
+    "required": ["probe_key"],
+}
+_SPEC = {"name": "probe_one", "description": "A probe.", "parameters": _PARAMETERS}
+_TOOLS = [{"type": "function", "function": _SPEC}]
+
+
+def detect_tool_format(template: ChatTemplate | None) -> ToolFormat:
+    """What a template writes, found out by trying; without a template, nothing."""
+    if template is None:
+        return ToolFormat(tools=False, calls=0, results=False, syntax=HERMES)
+    if "probe_one" not in (_rendered(template, [_ASKED]) or ""):
+        # It may write any role, but its model was not trained on those of tools.
+        named = _rendered(template, [_ASKED], tools=None) or ""
+        own = SMOLLM if "SmolLM" in named else HERMES
+        return ToolFormat(tools=False, calls=0, results=False, syntax=own)
+    told = [[result_message(call, f"gave {call.name}") for call in _PROBES[:n]] for n in (1, 2)]
+    one, two = (
+        _rendered(template, [_ASKED, call_message("", _PROBES[: len(results)]), *results]) or ""
+        for results in told
+    )
+    return ToolFormat(
+        tools=True,
+        calls=2 if "probe_other_value" in two else int("probe_value" in one),
+        results="gave probe_one" in one,
+        syntax=infer_syntax(lambda calls: _written_answer(template, calls), _PROBES),
+    )
+
+
+def _written_answer(template: ChatTemplate, calls: Sequence[ToolCall]) -> str | None:
+    """What a template writes for an answer that makes `calls`, without what ends any answer."""
+    words = "probe_words"
+    prompt = _rendered(template, [_ASKED])
+    plain = _rendered(template, [_ASKED, {"role": "assistant", "content": words}], ask=False)
+    whole = _rendered(template, [_ASKED, call_message("", calls)], ask=False)
+    if prompt is None or plain is None or whole is None or not whole.startswith(prompt):
+        return None
+    ending = plain.rpartition(words)[2]
+    return whole[len(prompt) :].removesuffix(ending)
+
+
+def _rendered(
+    template: ChatTemplate,
+    messages: list[Message],
+    *,
+    tools: list[dict[str, Any]] | None = _TOOLS,
+    ask: bool = True,
+) -> str | None:
+    try:
+        return template.render(
+            messages, tools=tools, add_generation_prompt=ask, bos_token="", eos_token=""
+        )
+    except TemplateError:
+        return None

@@ -1,0 +1,249 @@
+"""Hold the tools of a request, and check the calls that an answer makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from edgesdk.errors import InvalidOption, MissingExtra
+from edgesdk.structured.output_format import (
+    FormatKwargs,
+    GenerationRequest,
+    OutputFormat,
+    parse_request_kwargs,
+)
+from edgesdk.text.tokenizer import Tokenizer
+from edgesdk.tools.calls import ToolCall, ToolCalls, parse_calls
+from edgesdk.tools.functions import Tool
+
+if TYPE_CHECKING:
+    from edgesdk.tools.tool_format import ToolFormat
+
+ToolSpec: TypeAlias = dict[str, Any]
+# A function with type hints, or a tool in the form of OpenAI's API that the caller runs elsewhere.
+ToolLike: TypeAlias = Callable[..., Any] | Mapping[str, Any]
+
+
+class RequestKwargs(FormatKwargs, total=False):
+    """The keyword arguments of a request; see `FormatKwargs` for those that are not here.
+
+    tools: functions with type hints, whose docstrings say to the model what they are for; or
+        tools as OpenAI's API describes them. The answer may call them, and none runs by itself.
+    tool_choice: "auto" (default) lets the model choose; "required" has it call at least one tool;
+        a tool's name has it call that one.
+    """
+
+    tools: Iterable[ToolLike]
+    tool_choice: str
+
+
+@dataclass(frozen=True)
+class OfferedTools:
+    """Tools that an answer may call.
+
+    Attributes:
+        specs: in the form of OpenAI's API.
+        functions: those of the tools that are Python functions, by name.
+        structure: holds the answer to calls that are well-formed and fit the schemas, and reads
+            them as `ToolCalls`.
+    """
+
+    specs: tuple[ToolSpec, ...]
+    functions: Mapping[str, Tool]
+    structure: OutputFormat
+
+
+def parse_tool_kwargs(
+    changes: Mapping[str, object],
+    tool_format: Callable[[], ToolFormat],
+    tokenizer: Tokenizer,
+    used_ids: Callable[[], Collection[str]],
+) -> tuple[GenerationRequest, OfferedTools | None]:
+    """Options, form and tools from keyword arguments.
+
+    Args:
+        tool_format: of the model's chat template; asked for only where there are tools.
+        used_ids: gives those of the calls before when an answer is read, whose own then differ.
+
+    Raises:
+        InvalidOption: see `parse_request_kwargs` and `offer_tools`; or a form is asked for besides
+            tools.
+        MissingExtra: a call is required, and llguidance is not installed.
+    """
+    others = {key: value for key, value in changes.items() if key not in ("tools", "tool_choice")}
+    asked = parse_request_kwargs(others)
+    tools, choice = changes.get("tools"), changes.get("tool_choice", "auto")
+    if tools is None:
+        if "tool_choice" in changes:
+            raise InvalidOption("'tool_choice' needs 'tools'.", hint="Give both, or neither.")
+        return asked, None
+    if asked.structure is not None:
+        raise InvalidOption(
+            "'tools' and a form of the answer exclude each other.",
+            hint="Ask for the form once the tools have run.",
+        )
+    if not isinstance(choice, str):
+        raise InvalidOption(f"'tool_choice' is {choice!r}, not a text.")
+    offer = offer_tools(tools, tool_format(), tokenizer, used_ids, choice=choice)
+    return asked._replace(structure=offer.structure), offer
+
+
+def offer_tools(
+    tools: Any,
+    tool_format: ToolFormat,
+    tokenizer: Tokenizer,
+    used_ids: Callable[[], Collection[str]],
+    *,
+    choice: str = "auto",
+) -> OfferedTools:
+    """The offer of `tools`; arguments as in `parse_tool_kwargs`.
+
+    Where llguidance is not installed, answers are not held to calls; what they call is checked
+    nevertheless.
+
+    Raises:
+        InvalidOption: there is no tool, two have one name, one is no tool, or `choice` names none.
+        MissingExtra: `choice` is not "auto", and llguidance is not installed.
+    """
+    specs, functions = tools_by_name(tools)
+
+    def read(text: str) -> ToolCalls:
+        return check_tool_calls(parse_calls(text), specs, functions, used_ids())
+
+    try:
+        from edgesdk.tools.call_grammar import tool_call_format, with_enforceable_schemas
+
+        # What a function takes is checked by its hints too; a schema is all there is of others.
+        held_to = [
+            with_enforceable_schemas([spec])[0] if name in functions else spec
+            for name, spec in specs.items()
+        ]
+        held = tool_call_format(tool_format, held_to, tokenizer, choice=choice)
+        structure = replace(held, read=read)
+    except MissingExtra:
+        if choice != "auto":
+            raise
+        structure = OutputFormat(None, read)
+    return OfferedTools(tuple(specs.values()), functions, structure)
+
+
+def check_tool_calls(
+    calls: Iterable[ToolCall],
+    specs: Mapping[str, ToolSpec],
+    functions: Mapping[str, Tool],
+    used_ids: Collection[str],
+) -> ToolCalls:
+    """Calls as a reply has them: with new ids, and with a `problem` where they do not fit.
+
+    Args:
+        specs, functions: what `tools_by_name` gave.
+        used_ids: of the calls before.
+    """
+    found = [_check_call(call, specs, functions) for call in calls]
+    return ToolCalls(_assign_ids(found, used_ids))
+
+
+def tools_by_name(tools: Any) -> tuple[dict[str, ToolSpec], dict[str, Tool]]:
+    """The specs of tools, and those that are functions, by name.
+
+    Raises:
+        InvalidOption: see `offer_tools`.
+    """
+    from edgesdk.tools.functions import tool_from_function
+
+    if callable(tools) or isinstance(tools, str | Mapping) or not isinstance(tools, Iterable):
+        raise InvalidOption(f"'tools' is {tools!r}, not a list of tools.", hint="Put it in a list.")
+    specs: dict[str, ToolSpec] = {}
+    functions: dict[str, Tool] = {}
+    for each in tools:
+        spec = _spec(each) if isinstance(each, Mapping) else None
+        tool = None if spec is not None else tool_from_function(each)
+        spec = tool.spec if tool is not None else spec
+        assert spec is not None, "what is no spec is a function"
+        name = spec["function"]["name"]
+        if name in specs:
+            raise InvalidOption(f"Two tools are named {name!r}.", hint="Rename one of them.")
+        specs[name] = spec
+        if tool is not None:
+            functions[name] = tool
+    if not specs:
+        raise InvalidOption("There are no tools.", hint="Give functions, or leave 'tools' out.")
+    return specs, functions
+
+
+def _check_call(
+    call: ToolCall, specs: Mapping[str, ToolSpec], functions: Mapping[str, Tool]
+) -> ToolCall:
+    if call.problem is not None:
+        return call
+    if call.name not in specs:
+        known = ", ".join(specs)
+        return replace(call, problem=f"there is no tool {call.name!r}; use {known}.")
+    tool = functions.get(call.name)
+    if tool is not None:
+        faults = binding_errors(tool, call.arguments)
+    else:
+        faults = schema_errors(specs[call.name]["function"].get("parameters"), call.arguments)
+    return replace(call, problem=f"invalid arguments: {'; '.join(faults)}") if faults else call
+
+
+def _assign_ids(calls: Iterable[ToolCall], used_ids: Collection[str]) -> Iterable[ToolCall]:
+    """The calls with ids that are new: the model's own where it wrote one that is."""
+    used = set(used_ids)
+    number = len(used)
+    for call in calls:
+        key = call.id
+        while not key or key in used:
+            # Mistral's templates insist on nine characters.
+            key, number = f"call{number:05d}", number + 1
+        used.add(key)
+        yield replace(call, id=key)
+
+
+def _spec(spec: Mapping[str, Any]) -> ToolSpec:
+    function = spec.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise InvalidOption(
+            f"The tool {spec!r} has no function with a name.",
+            hint='Give {"type": "function", "function": {"name": ..., "parameters": ...}}.',
+        )
+    parameters = function.get("parameters")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise InvalidOption(f"The parameters of the tool {function['name']!r} are no JSON Schema.")
+    return {"type": "function", "function": {"description": "", **function}}
+
+
+def binding_errors(tool: Tool, arguments: dict[str, Any]) -> list[str]:
+    """Why a function's type hints refuse the arguments; empty where they do not."""
+    from pydantic import ValidationError
+
+    try:
+        tool.bind(arguments)
+    except ValidationError as error:
+        return [_error_at(fault["loc"], fault["msg"]) for fault in error.errors()]
+    return []
+
+
+def schema_errors(schema: Mapping[str, Any] | None, value: Any) -> list[str]:
+    """Why a JSON Schema refuses a value; empty where it does not, or where the package jsonschema
+    is not installed. Without a schema, a value is arguments of a tool that takes none."""
+    if schema is None:
+        return [_error_at([name], "not an argument") for name in value]
+    try:
+        from jsonschema.validators import validator_for  # type: ignore[import-untyped]
+        from referencing import Registry
+        from referencing.exceptions import Unresolvable
+    except ImportError:
+        return []
+    try:
+        # An empty registry: references to the network are not followed.
+        validator = validator_for(schema)(schema, registry=Registry())
+        return [_error_at(fault.path, fault.message) for fault in validator.iter_errors(value)]
+    except Unresolvable as error:
+        return [f"the schema of the tool refers to what is not in it ({error})"]
+
+
+def _error_at(path: Any, message: str) -> str:
+    place = ".".join(map(str, path))
+    return f"{place}: {message}" if place else message

@@ -1,0 +1,42 @@
+"""Hold what every route from a checkpoint to a model file gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgesdk_quantize.divergence import Divergence
+
+from edgesdk.bundle.manifest import ModelShape, Quantization
+from edgesdk_export.quality.evaluation_text import Windows
+from edgesdk_export.selftest.onnx_decoder import Float32, Ids
+from edgesdk_export.selftest.weight_noise import WeightErrors
+
+# Called with (steps done, steps in all).
+StepProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model that lies in the bundle's folder, and how to compare it with its checkpoint.
+
+    Attributes:
+        spec: the whole `DecoderSpec` as JSON values; None where only the shape is known.
+        exporter: who drew the graph.
+        versions: of other tools that took part, by package.
+        measure: runs checkpoint and model over windows of tokens.
+        run: logits float32 [n, vocab] of tokens int64 [n] by the model's file, as engines open it.
+        reference: the same of the checkpoint in float32; with random errors in its weights, where
+            their sizes are given.
+    """
+
+    shape: ModelShape
+    spec: dict[str, Any] | None
+    model_file: str
+    quantization: Quantization
+    exporter: str
+    measure: Callable[[Windows, StepProgress], Divergence]
+    run: Callable[[Ids], Float32]
+    reference: Callable[[Ids, WeightErrors | None], Float32]
+    versions: dict[str, str] = field(default_factory=dict)

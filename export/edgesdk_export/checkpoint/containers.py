@@ -1,0 +1,89 @@
+"""Open a checkpoint: find out which container it is stored in, and read its header."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from edgesdk.errors import CheckpointError, DamagedCheckpoint, MissingExtra
+from edgesdk_export.checkpoint.checkpoint import Checkpoint, read_json
+from edgesdk_export.checkpoint.safetensors_reader import (
+    INDEX_NAME,
+    SINGLE_NAME,
+    read_safetensors_folder,
+)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a folder with safetensors and a `config.json`, a `.gguf` file, or a folder that holds
+    exactly one `.gguf`. Only headers are read.
+
+    Raises:
+        DamagedCheckpoint: a file is missing, cut, or contradicts its own header.
+        CheckpointError: there is nothing here that can be opened.
+        MissingExtra: it is a GGUF and the gguf package is not installed.
+    """
+    if path.is_file() and path.suffix == ".gguf":
+        return _open_gguf(path)
+    if not path.is_dir():
+        state = "is not a checkpoint" if path.exists() else "does not exist"
+        raise CheckpointError(
+            f"{path} {state}.", hint="Give a folder with safetensors, or a .gguf file."
+        )
+    if (path / INDEX_NAME).is_file() or (path / SINGLE_NAME).is_file():
+        return _open_safetensors(path)
+    ggufs = sorted(path.glob("*.gguf"))
+    if len(ggufs) == 1:
+        return _open_gguf(ggufs[0])
+    if ggufs:
+        names = ", ".join(file.name for file in ggufs)
+        raise CheckpointError(f"{path} holds several GGUF files: {names}.", hint="Name one.")
+    raise CheckpointError(
+        f"{path} holds neither {SINGLE_NAME} nor {INDEX_NAME} nor a .gguf file.",
+        hint="Pickled weights (.bin, .pt) are not read; save the model as safetensors.",
+    )
+
+
+def _open_safetensors(folder: Path) -> Checkpoint:
+    config = read_json(folder / "config.json")
+    tensors, files = read_safetensors_folder(folder)
+    return Checkpoint(
+        path=folder,
+        container="safetensors",
+        name=folder.resolve().name,
+        config=config,
+        tensors=tensors,
+        files=files,
+        licence=_licence_of_card(folder / "README.md"),
+    )
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    try:
+        from edgesdk_export.checkpoint.gguf_reader import read_gguf
+    except ModuleNotFoundError as error:
+        if error.name != "gguf":
+            raise
+        raise MissingExtra("gguf", extra="export", needed_for="Reading a GGUF file") from None
+    metadata, tensors = read_gguf(path)
+    if not tensors:
+        raise DamagedCheckpoint(f"{path} holds no tensors.", hint="Download the checkpoint again.")
+    name, licence = metadata.get("general.name"), metadata.get("general.license")
+    return Checkpoint(
+        path=path,
+        container="gguf",
+        name=name if isinstance(name, str) and name else path.stem,
+        config=metadata,
+        tensors=tensors,
+        files=(path,),
+        licence=licence if isinstance(licence, str) else None,
+    )
+
+
+def _licence_of_card(card: Path) -> str | None:
+    """The `license:` line of a model card's front matter."""
+    if not card.is_file():
+        return None
+    front = re.match(r"---\r?\n(.*?)\r?\n---", card.read_text(errors="replace"), re.DOTALL)
+    found = re.search(r"^license:[ \t]*['\"]?([\w.+-]+)", front[1], re.MULTILINE) if front else None
+    return found[1] if found else None

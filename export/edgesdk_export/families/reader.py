@@ -1,0 +1,104 @@
+"""Read a checkpoint as a `Decoder`, and check that its tensors fit its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from edgesdk.errors import ConfigMismatch
+from edgesdk_export.checkpoint import Checkpoint
+from edgesdk_export.families.mapping import CheckpointMapping, weight_view
+from edgesdk_export.families.registry import family_of
+from edgesdk_export.spec import DecoderSpec, canonical_shapes
+from edgesdk_export.weights import Decoder, LazyTensor, row_chunks
+
+
+def read_decoder(checkpoint: Checkpoint) -> Decoder:
+    """Understand a checkpoint, and check every tensor's shape against what it says of itself.
+
+    Weights are read later; only a head beside the embedding is compared with it at once, because
+    a head that repeats the embedding is tied, whatever the configuration says.
+
+    Raises:
+        UnknownArchitecture: no family file describes it.
+        ConfigMismatch: the configuration and the tensors contradict each other, a tensor is
+            missing or left over, or the configuration asks for what `DecoderSpec` cannot say.
+        CheckpointError: the weights are of a type that cannot be read.
+        DamagedCheckpoint: a file was cut since it was opened.
+    """
+    family = family_of(checkpoint)
+    gguf = checkpoint.container == "gguf"
+    reading = family.from_gguf(checkpoint) if gguf else family.from_config(checkpoint)
+    spec = replace(reading.spec, tied=_is_tied(checkpoint, reading))
+    _refuse_leftovers(checkpoint, reading)
+    return Decoder(spec, _views(checkpoint, reading, spec))
+
+
+def _views(
+    checkpoint: Checkpoint, reading: CheckpointMapping, spec: DecoderSpec
+) -> dict[str, LazyTensor]:
+    fused_rows: dict[str, int] = {}
+    for source in reading.sources.values():
+        if source.stop is not None:
+            fused_rows[source.tensor] = max(source.stop, fused_rows.get(source.tensor, 0))
+
+    weights: dict[str, LazyTensor] = {}
+    probed: set[str] = set()
+    for name, shape in canonical_shapes(spec).items():
+        source = reading.sources[name]
+        stored = (fused_rows.get(source.tensor, shape[0]), *shape[1:])
+        tensor = checkpoint.tensors.get(source.tensor)
+        if tensor is None:
+            raise ConfigMismatch(
+                f"{checkpoint.path}: tensor '{source.tensor}' is missing; by the configuration "
+                f"its shape is {list(stored)}.",
+                hint="Check that the configuration is the one that came with these weights.",
+            )
+        if tensor.shape != stored:
+            raise ConfigMismatch(
+                f"{checkpoint.path}: tensor '{source.tensor}' has shape {list(tensor.shape)}; by "
+                f"the configuration it is {list(stored)}.",
+                hint="Check that the configuration is the one that came with these weights.",
+            )
+        if tensor.dtype not in probed:
+            # A type that cannot be read is refused now, not halfway through the export.
+            tensor.rows(0, 1)
+            probed.add(tensor.dtype)
+        weights[name] = weight_view(tensor, source)
+    return weights
+
+
+def _is_tied(checkpoint: Checkpoint, reading: CheckpointMapping) -> bool:
+    head = checkpoint.tensors.get(reading.head)
+    embedding = checkpoint.tensors.get(reading.sources["embed.weight"].tensor)
+    if head is None or embedding is None:
+        return reading.spec.tied
+    same = head.shape == embedding.shape and all(
+        np.array_equal(one, other)
+        for one, other in zip(row_chunks(head), row_chunks(embedding), strict=True)
+    )
+    if reading.spec.tied and not same:
+        raise ConfigMismatch(
+            f"{checkpoint.path}: the configuration ties the head to the embedding, but tensor "
+            f"'{reading.head}' differs from it.",
+            hint="Set tie_word_embeddings to what the model was trained with.",
+        )
+    return same
+
+
+def _refuse_leftovers(checkpoint: Checkpoint, reading: CheckpointMapping) -> None:
+    used = {source.tensor for source in reading.sources.values()} | {reading.head}
+    unknown = [
+        name
+        for name in checkpoint.tensors
+        if name not in used and not any(fnmatchcase(name, known) for known in reading.settled)
+    ]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise ConfigMismatch(
+            f"{checkpoint.path}: tensor '{unknown[0]}'{more} has no place in a "
+            f"{reading.spec.family} decoder of this configuration.",
+            hint="The export would drop it; if the model needs it, try '--via optimum'.",
+        )

@@ -1,0 +1,126 @@
+"""Write the text side of a checkpoint as GGUF metadata (`tokenizer.*`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edgesdk.errors import CheckpointError
+from edgesdk_export.checkpoint import Checkpoint
+from edgesdk_export.gguf.container import Value
+from edgesdk_export.gguf.tokenizer_model import adds_space_prefix, piece_scores, pre_tokenizer_name
+from edgesdk_export.tokenizers import TextFiles
+from edgesdk_export.tokenizers.gguf_vocabulary import TokenKind
+
+_KEYS = "tokenizer.ggml."
+_HINT = "Export to ONNX instead, or from a GGUF of this model."
+
+
+def vocabulary_metadata(checkpoint: Checkpoint, text: TextFiles, size: int) -> dict[str, Value]:
+    """What llama.cpp must know to give the ids that the checkpoint's own tokenizer gives. A GGUF's
+    is taken over as it is.
+
+    Args:
+        size: rows of the embedding; ids that have no token get a placeholder.
+
+    Raises:
+        CheckpointError: llama.cpp has no such tokenizer.
+    """
+    if checkpoint.container == "gguf":
+        return _copied(checkpoint.config)
+    where = str(checkpoint.folder / "tokenizer.json")
+    parts = json.loads(text.tokenizer_json)
+    model = parts.get("model") or {}
+    if model.get("type") != "BPE":
+        raise CheckpointError(
+            f"{where}: a tokenizer of type {model.get('type')!r} is not supported; BPE is.",
+            hint=_HINT,
+        )
+    ids = dict(model["vocab"])
+    merges = [_pair(merge) for merge in model["merges"]]
+    tokens, kinds = _tokens(parts, ids, size, where=where)
+    values: dict[str, Value] = {}
+    if model.get("byte_fallback"):
+        values["model"] = "llama"
+        values["pre"] = "default"
+        values["tokens"] = tokens
+        values["scores"] = piece_scores(ids, merges, size, where=where)
+        _mark_bytes(tokens, kinds, model.get("unk_token"))
+        values["token_type"] = kinds
+        values["add_space_prefix"] = adds_space_prefix(parts, where=where)
+    else:
+        values["model"] = "gpt2"
+        values["pre"] = pre_tokenizer_name(parts, where=where)
+        values["tokens"] = tokens
+        values["token_type"] = kinds
+        values["merges"] = [f"{left} {right}" for left, right in merges]
+    values |= _special_ids(text)
+    metadata = {_KEYS + key: value for key, value in values.items()}
+    if text.chat_template is not None:
+        metadata["tokenizer.chat_template"] = text.chat_template
+    return metadata
+
+
+def _tokens(
+    parts: Mapping[str, Any], ids: Mapping[str, int], size: int, *, where: str
+) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int32]]]:
+    """The text and the kind of each id."""
+    added = {token["id"]: token for token in parts.get("added_tokens") or []}
+    highest = max([*ids.values(), *added])
+    if highest >= size:
+        raise CheckpointError(
+            f"{where}: the tokenizer has the id {highest:,}; the embedding has {size:,} rows.",
+            hint="Use the tokenizer that came with the checkpoint.",
+        )
+    tokens = [f"[PAD{i}]" for i in range(size)]
+    kinds = np.full(size, TokenKind.UNUSED, np.int32)
+    for token, i in ids.items():
+        tokens[i], kinds[i] = token, TokenKind.NORMAL
+    for i, token in added.items():
+        tokens[i] = token["content"]
+        kinds[i] = TokenKind.CONTROL if token["special"] else TokenKind.USER_DEFINED
+    return tokens, kinds
+
+
+def _mark_bytes(
+    tokens: list[str], kinds: np.ndarray[Any, np.dtype[np.int32]], unknown: str | None
+) -> None:
+    places = {token: i for i, token in enumerate(tokens)}
+    for byte in range(256):
+        if (place := places.get(f"<0x{byte:02X}>")) is not None:
+            kinds[place] = TokenKind.BYTE
+    if (place := places.get(unknown or "<unk>")) is not None:
+        kinds[place] = TokenKind.UNKNOWN
+
+
+def _special_ids(text: TextFiles) -> dict[str, Value]:
+    entry = text.entry
+    values: dict[str, Value] = {}
+    if entry.bos_token_id is not None:
+        values["bos_token_id"] = entry.bos_token_id
+    # The first end is that of a text, the second that of a turn; llama.cpp stops at both.
+    values |= dict(zip(("eos_token_id", "eot_token_id"), entry.eos_token_ids, strict=False))
+    values["add_bos_token"] = entry.add_bos
+    return values
+
+
+def _copied(metadata: Mapping[str, Any]) -> dict[str, Value]:
+    """A GGUF's own `tokenizer.*`; arrays of numbers in the types that llama.cpp reads."""
+    copied: dict[str, Value] = {}
+    for key, value in metadata.items():
+        if not key.startswith("tokenizer."):
+            continue
+        if isinstance(value, list) and value and not isinstance(value[0], str):
+            floats = isinstance(value[0], float)
+            copied[key] = np.array(value, np.float32) if floats else np.array(value, np.int32)
+        else:
+            copied[key] = value
+    return copied
+
+
+def _pair(merge: str | list[str]) -> tuple[str, str]:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right

@@ -1,0 +1,183 @@
+"""Turn the rows of a stored matrix into blocks.
+
+Blocks that the checkpoint has already are preserved where they fit the format; calibration cannot
+improve what loses nothing. Other rows are rounded, and what a second rounding costs is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+from edgesdk_quantize.formats import BlockFormat, Int4, PackedMatrix
+from edgesdk_quantize.formats.blocks import check_finite, stack_rows, with_zero_points
+
+from edgesdk.bundle.manifest import SourceBlocks
+from edgesdk.errors import ExportError
+from edgesdk_export.onnx.stored_weights import matrix_parts
+from edgesdk_export.spec import DecoderSpec
+from edgesdk_export.weights import BlockTensor, Decoder, Float32, LazyTensor, row_ranges
+
+
+class RequantizationLoss:
+    """What became of the weights that came in blocks, summed up by type and stored format."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], npt.NDArray[np.float64]] = {}
+
+    def add(self, source: str, stored: str, *, squared_error: float, squares: float) -> None:
+        """Count one tensor: the sums of its squared differences and of its squared values."""
+        sums = self._sums.setdefault((source, stored), np.zeros(3))
+        sums += (1, squared_error, squares)
+
+    @property
+    def sums(self) -> list[tuple[str, str, list[float]]]:
+        """All that was counted, as JSON values."""
+        return [(*key, sums.tolist()) for key, sums in self._sums.items()]
+
+    def restore(self, sums: Iterable[tuple[str, str, list[float]]]) -> None:
+        """Count what `sums` once was, and nothing else."""
+        self._sums = {(source, stored): np.array(values) for source, stored, values in sums}
+
+    def entries(self) -> tuple[SourceBlocks, ...]:
+        """In the order of their names."""
+        return tuple(
+            SourceBlocks(
+                source=source,
+                stored=stored,
+                tensors=int(count),
+                # Rounded: the last digits depend on how a processor sums.
+                relative_error=float(f"{np.sqrt(error / squares if squares else 0):.3g}"),
+            )
+            for (source, stored), (count, error, squares) in sorted(self._sums.items())
+        )
+
+
+class MatrixBlocks:
+    """One matrix, made of the rows of `parts`, as blocks.
+
+    Attributes:
+        has_zero_points: whether zero-points are stored; a part that needs none gets middle ones.
+    """
+
+    def __init__(self, parts: Mapping[str, LazyTensor], form: BlockFormat) -> None:
+        self._parts = parts
+        self._form = form
+        self._kept = {
+            name: tensor.preserved_format(form) if isinstance(tensor, BlockTensor) else None
+            for name, tensor in parts.items()
+        }
+        if form.has_offsets and None in self._kept.values():
+            self._kept = dict.fromkeys(parts)  # all rows have offsets, or none
+        self.has_zero_points = any((kept or form).has_zero_points for kept in self._kept.values())
+
+    def chunks(self, loss: RequantizationLoss) -> Iterator[PackedMatrix]:
+        """The blocks in order, a few rows at a time.
+
+        Raises:
+            ExportError: a weight is NaN or infinite.
+        """
+        for name, tensor in self._parts.items():
+            kept = self._kept[name]
+            if not isinstance(tensor, BlockTensor):
+                found = self._rounded(name, tensor)
+            elif kept is None:
+                found = self._rounded_again(name, tensor, loss)
+            else:
+                loss.add(tensor.dtype, kept.name, squared_error=0, squares=0)
+                found = _kept(name, tensor, kept)
+            for packed in found:
+                yield with_zero_points(packed, self._form.bits) if self.has_zero_points else packed
+
+    def _rounded(self, name: str, tensor: LazyTensor) -> Iterator[PackedMatrix]:
+        for start, stop in row_ranges(tensor):
+            yield self._form.quantize(require_finite(name, start, tensor.rows(start, stop)))
+
+    def _rounded_again(
+        self, name: str, tensor: BlockTensor, loss: RequantizationLoss
+    ) -> Iterator[PackedMatrix]:
+        squared_error = squares = 0.0
+        for start, stop in row_ranges(tensor):
+            values = require_finite(name, start, tensor.rows(start, stop))
+            if isinstance(self._form, Int4):
+                steps = tensor.steps(self._form.block, start, stop)
+                packed = self._form.quantize(values, steps)
+            else:
+                packed = self._form.quantize(values)
+            error = self._form.dequantize(packed, columns=values.shape[1]) - values
+            squared_error += _squares(error)
+            squares += _squares(values)
+            yield packed
+        loss.add(tensor.dtype, self._form.name, squared_error=squared_error, squares=squares)
+
+
+def require_finite(name: str, first_row: int, values: Float32) -> Float32:
+    """`values`, which are rows of weight `name` from `first_row` on, if all are numbers.
+
+    Raises:
+        ExportError: with the place of the first that is not.
+    """
+    try:
+        check_finite(values)
+    except ValueError as error:
+        raise ExportError(
+            f"Weight {name}, rows from {first_row}: {error}.",
+            hint="The checkpoint is broken; get it again.",
+        ) from None
+    return values
+
+
+def _kept(name: str, tensor: BlockTensor, form: BlockFormat) -> Iterator[PackedMatrix]:
+    for start, stop in row_ranges(tensor):
+        packed = tensor.blocks(form, start, stop)
+        require_finite(name, start, packed.scales)
+        yield packed
+
+
+def _squares(values: Float32) -> float:
+    return float(np.square(values).sum(dtype=np.float64))
+
+
+def preserved_matrices(decoder: Decoder, forms: Mapping[str, BlockFormat]) -> frozenset[str]:
+    """Which stored matrices ("layers.3.qkv") of those in `forms` can be had as they are."""
+    return frozenset(name for name, form in forms.items() if _kept_forms(decoder, name, form))
+
+
+def kept_blocks(decoder: Decoder, matrix: str, form: BlockFormat) -> PackedMatrix | None:
+    """A stored matrix in the checkpoint's own blocks; None where they do not fit `form`.
+
+    Raises:
+        ExportError: a scale is NaN or infinite.
+    """
+    pieces = []
+    for name, kept in _kept_forms(decoder, matrix, form).items():
+        tensor = decoder.weights[name]
+        assert isinstance(tensor, BlockTensor)
+        piece = tensor.blocks(kept, 0, tensor.shape[0])
+        try:
+            check_finite(piece.scales)
+        except ValueError as error:
+            raise ExportError(
+                f"Weight {name}: scales: {error}.", hint="The checkpoint is broken; get it again."
+            ) from None
+        pieces.append(piece)
+    if not pieces:
+        return None
+    return stack_rows(pieces, form.bits)
+
+
+def _kept_forms(decoder: Decoder, matrix: str, form: BlockFormat) -> dict[str, BlockFormat]:
+    """The kept format of each weight of a stored matrix; empty where one cannot be kept."""
+    found = {}
+    for name in _weights(decoder.spec, matrix):
+        tensor = decoder.weights[name]
+        kept = tensor.preserved_format(form) if isinstance(tensor, BlockTensor) else None
+        if kept is None:
+            return {}
+        found[name] = kept
+    return found
+
+
+def _weights(spec: DecoderSpec, matrix: str) -> tuple[str, ...]:
+    return tuple(f"{part}.weight" for part in matrix_parts(spec)[matrix])

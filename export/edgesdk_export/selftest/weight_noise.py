@@ -1,0 +1,157 @@
+"""Say how far a well-made bundle may be from its checkpoint, by adding noise to the weights.
+
+A KL divergence that one model shrugs off is the ruin of another: the same 4-bit format costs 0.03
+nats on a model of 1.5 billion parameters, 0.2 on one of 135 million, and 2 on one with random
+weights. So the limit is not a number of nats for each format. It is the size of the error that the
+format makes in a weight, and the model itself says what random errors of that size cost.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesdk.bundle.manifest import Quantization
+from edgesdk_export.quality.layerwise import head_slices
+from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint
+from edgesdk_export.weights import Decoder, Float32, LazyTensor
+
+# The error of a weight (root mean square, relative to the weights of its row), by the format's name
+# up to its first number of bits and by the whole name where the family varies. What a rounded grid
+# gives on Gaussian weights: a step of (range of a block of 32, about 4.2 standard deviations) /
+# (2^bits - 1), over the square root of 12. 8 bits are set twice as high, since kernels round
+# what the weights are multiplied with to 8 bits as well, and floats at what the kernels' own
+# approximations of exp and tanh come to.
+_ERRORS = {
+    "fp32": 5e-4,
+    "f32": 5e-4,
+    "fp16": 1e-3,
+    "f16": 1e-3,
+    "bf16": 3e-3,
+    "int8": 0.01,
+    "q8": 0.01,
+    "q6": 0.02,
+    "q5": 0.04,
+    "int4": 0.08,
+    "q4": 0.08,
+    "iq4": 0.08,
+    "q3": 0.16,
+    "q2": 0.32,
+}
+
+# Errors of rounding are not random, and 48 tokens are few: KL was 0.01 to 1.7 times what random
+# errors of the same size gave, on models of 50 thousand to 1.5 billion weights. One matrix that is
+# swapped with another, transposed, or shifted by a row costs more than this even beside 4 bits.
+_MARGIN = 4.0
+# Below this, in nats, float32 itself has no more digits.
+_MIN_LIMIT = 1e-5
+
+
+@dataclass(frozen=True)
+class WeightErrors:
+    """Relative errors of weights: of the layers' matrices, and of embedding and head."""
+
+    linear: float
+    head: float
+
+
+def weight_errors_of(stored: Quantization) -> WeightErrors:
+    """What the formats of a bundle do to its weights; of several, the coarsest counts."""
+    return WeightErrors(_coarsest(stored.weights), _coarsest(stored.head))
+
+
+def limit_for(expected_kl: float) -> float:
+    """The mean KL divergence in nats that a bundle may have, where random errors of its formats'
+    size cost `expected_kl`."""
+    return max(_MARGIN * expected_kl, _MIN_LIMIT)
+
+
+def _coarsest(names: str) -> float:
+    """Of "int4+int8", "int8-symmetric", "q4_k_m": formats, where there are several."""
+    return max(_ERRORS[word] for word in re.split(r"[^a-z0-9]+", names) if word in _ERRORS)
+
+
+# Primes: what is drawn comes again at places that have nothing to do with rows or blocks.
+_DRAWN, _STEP = 4_194_301, 1_009
+Ids = npt.NDArray[np.int64]
+
+
+def checkpoint_logits(decoder: Decoder, ids: Ids, errors: WeightErrors | None) -> Float32:
+    """Logits of every token, computed in float32 with one layer in memory at a time.
+
+    Args:
+        ids: int64 [n].
+        errors: random errors that each weight gets; None = none.
+
+    Returns:
+        float32 [n, vocab].
+    """
+    if errors is not None:
+        decoder = with_weight_noise(decoder, errors)
+    stack = LayerwiseCheckpoint(decoder)
+    states = stack.embed()(ids[None])
+    for index in range(stack.layers):
+        states = stack.layer(index)(states)
+    logits = np.empty((len(ids), stack.vocab_size), np.float32)
+    for start, stop in head_slices(stack):
+        logits[:, start:stop] = stack.head(start, stop)(states)[0]
+    return logits
+
+
+def with_weight_noise(decoder: Decoder, errors: WeightErrors) -> Decoder:
+    """The decoder with Gaussian errors in its matrices; those of the head are in the embedding
+    too."""
+    weights: dict[str, LazyTensor] = {}
+    for name, tensor in decoder.weights.items():
+        size = errors.head if name.startswith(("embed.", "head.")) else errors.linear
+        weights[name] = _NoisyTensor(tensor, size, name) if len(tensor.shape) > 1 else tensor
+    return Decoder(decoder.spec, weights)
+
+
+def add_noise(values: Float32, size: float, seed: str) -> Float32:
+    """A matrix with Gaussian errors, `size` times as large as the values of each row are."""
+    noise = np.empty(values.size, np.float32)
+    drawn = _gaussian()
+    digest = hashlib.sha256(seed.encode()).digest()
+    start, filled = int.from_bytes(digest[:4], "big") % len(drawn), 0
+    while filled < len(noise):
+        taken = drawn[start : start + len(noise) - filled]
+        noise[filled : filled + len(taken)] = taken
+        filled, start = filled + len(taken), len(taken) % _STEP
+    result = noise.reshape(values.shape)
+    result *= np.float32(size) * np.sqrt(
+        np.einsum("rc,rc->r", values, values)[:, None] / values.shape[1]
+    )
+    result += values
+    return result
+
+
+@functools.cache
+def _gaussian() -> Float32:
+    """Drawn once: a billion new numbers take longer than everything else here."""
+    return np.random.default_rng(0).standard_normal(_DRAWN, np.float32)
+
+
+@dataclass(frozen=True)
+class _NoisyTensor:
+    """A matrix with Gaussian errors; the same in every run, but drawn anew for each reading."""
+
+    tensor: LazyTensor
+    size: float
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.tensor.dtype
+
+    def rows(self, start: int, stop: int) -> Float32:
+        return add_noise(self.tensor.rows(start, stop), self.size, f"{self.name}:{start}")

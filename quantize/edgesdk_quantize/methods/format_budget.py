@@ -1,0 +1,86 @@
+"""Which format each matrix gets, so that a model of a given size loses least.
+
+Costs add up over matrices, so this is a multiple-choice knapsack. On the convex hull of each
+matrix's (size, cost) points steps are taken in the order of what they gain per bit, which is
+optimal but for the last step that no longer fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edgesdk_quantize.formats.blocks import BlockFormat
+from edgesdk_quantize.formats.int4_offset import Int4Offset
+
+
+@dataclass(frozen=True)
+class FormatOption:
+    """One format that a matrix may have.
+
+    Attributes:
+        bits: stored bits of the whole matrix in it.
+        cost: what it loses there, in any unit that adds up.
+    """
+
+    bits: float
+    cost: float
+
+
+def choose_formats(choices: Mapping[str, Sequence[FormatOption]], budget: float) -> dict[str, int]:
+    """The index of each matrix's choice, within `budget` bits for all of them together.
+
+    Raises:
+        ValueError: even the smallest choices are larger.
+    """
+    hulls = {name: _hull(options) for name, options in choices.items()}
+    chosen = dict.fromkeys(choices, 0)
+    spent = sum(choices[name][hull[0]].bits for name, hull in hulls.items())
+    if spent > budget:
+        raise ValueError(f"the smallest choices take {spent:.0f} bits; the budget is {budget:.0f}")
+    steps = sorted(
+        (
+            (-_slope(options[hull[k]], options[hull[k + 1]]), name, k + 1)
+            for name, hull in hulls.items()
+            for options in [choices[name]]
+            for k in range(len(hull) - 1)
+        ),
+    )
+    for _, name, place in steps:
+        hull, options = hulls[name], choices[name]
+        more = options[hull[place]].bits - options[hull[place - 1]].bits
+        # Steps of one matrix come in order, each less steep: one that was skipped bars the rest.
+        if chosen[name] == place - 1 and spent + more <= budget:
+            chosen[name] = place
+            spent += more
+    return {name: hulls[name][place] for name, place in chosen.items()}
+
+
+def stored_bits(form: BlockFormat, rows: int, columns: int) -> int:
+    """Bits of a matrix [rows, columns]: codes, scales, and zero-points or offsets."""
+    blocks = -(-columns // form.block)
+    zeros = -(-blocks * form.bits // 8) * 8 if form.has_zero_points else 0
+    scales = 8 * blocks + 32 if form.has_coded_scales else 32 * blocks
+    if isinstance(form, Int4Offset):
+        scales += stored_bits(form.offset_form(blocks), 1, blocks)
+    return rows * (blocks * form.block * form.bits + scales + zeros)
+
+
+def _hull(options: Sequence[FormatOption]) -> list[int]:
+    """The lower convex hull from the smallest option to the best one, as indices."""
+    order = sorted(range(len(options)), key=lambda i: (options[i].bits, options[i].cost))
+    hull: list[int] = []
+    for index in order:
+        if hull and options[index].cost >= options[hull[-1]].cost:
+            continue
+        while len(hull) > 1 and _slope(options[hull[-1]], options[index]) > _slope(
+            options[hull[-2]], options[hull[-1]]
+        ):
+            hull.pop()
+        hull.append(index)
+    return hull
+
+
+def _slope(smaller: FormatOption, larger: FormatOption) -> float:
+    """What each more bit gains."""
+    return (smaller.cost - larger.cost) / (larger.bits - smaller.bits)

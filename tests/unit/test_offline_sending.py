@@ -1,0 +1,176 @@
+"""What waits in the queue is sent in its turn, once, and waits on where it cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.offline_queues import Clock, held, queue_at, texts
+
+from edgesdk.errors import TemplateError
+from edgesdk.hybrid.cloud.cloud_reply import CloudReply
+from edgesdk.hybrid.offline.queue import OfflineQueue, QueuedRequest
+from edgesdk.hybrid.offline.sending import DeferredRequests, flush
+from edgesdk.hybrid.privacy.policy import Policy
+from edgesdk.hybrid.privacy.redaction import Redactor
+from edgesdk.hybrid.remote import NoCloudAnswer, RemoteModel
+from edgesdk.hybrid.reply import HybridReply
+from edgesdk.hybrid.request import HybridRequest, RequestedFormat
+from edgesdk.options import Options
+from edgesdk.system.cancellation import Deadline
+
+
+def reply_of(held: QueuedRequest, finish: str = "stop") -> HybridReply:
+    text = held.messages[0]["content"].upper()
+    return HybridReply(text, "cloud", "cause", cloud=CloudReply(text, "", (), finish, None, "m", 1))
+
+
+def test_flushing_sends_each_once_in_order(tmp_path: Path) -> None:
+    queue = queue_at(tmp_path)
+    for text in "abc":
+        queue.put(held(text))
+    sent: list[str] = []
+    keys: set[str] = set()
+
+    def send(one: QueuedRequest, deadline: Deadline, key: str) -> HybridReply:
+        keys.add(key)
+        assert deadline.remaining < 300
+        sent.append(one.messages[0]["content"])
+        return reply_of(one)
+
+    found = []
+    for late in flush(queue, send):
+        # Who reads slowly keeps no other from what is left.
+        assert [one.id for one in queue.waiting()] == list(range(late.id + 1, 4))
+        found.append((late.id, late.messages[0]["content"], late.reply.text, late.asked_at))
+    assert found == [(i + 1, text, text.upper(), Clock().now) for i, text in enumerate("abc")]
+    assert sent == list("abc")
+    assert len(keys) == 3
+    assert list(flush(queue, send)) == []
+
+
+def test_nothing_is_sent_before_somebody_reads(tmp_path: Path) -> None:
+    queue = queue_at(tmp_path)
+    for text in "ab":
+        queue.put(held(text))
+    sent: list[QueuedRequest] = []
+
+    def send(one: QueuedRequest, deadline: Deadline, key: str) -> HybridReply:
+        sent.append(one)
+        return reply_of(one)
+
+    answers = flush(queue, send)
+    assert sent == []
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    assert sent == [held("a")]
+    assert texts(queue) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("cause", "left", "sent"),
+    [
+        ("policy", [], "abc"),
+        ("unfit", [], "abc"),
+        ("budget", ["b"], "abc"),
+        ("failed", ["b"], "abc"),
+        ("away", ["b", "c"], "ab"),
+    ],
+)
+def test_what_is_not_sent_now(tmp_path: Path, cause: str, left: list[str], sent: str) -> None:
+    queue = queue_at(tmp_path)
+    for text in "abc":
+        queue.put(held(text))
+    tried = []
+
+    def send(one: QueuedRequest, deadline: Deadline, key: str) -> HybridReply:
+        tried.append(one.messages[0]["content"])
+        if tried[-1] == "b":
+            raise NoCloudAnswer("because", cause)  # type: ignore[arg-type]
+        return reply_of(one)
+
+    got = [late.reply.text for late in flush(queue, send)]
+    if cause in ("policy", "unfit"):
+        assert got == ["A", "C"]
+    assert "".join(tried) == sent
+    assert texts(queue) == left
+
+
+def test_an_answer_that_broke_off_is_none(tmp_path: Path) -> None:
+    queue = queue_at(tmp_path)
+    queue.put(held("a"))
+    for finish in ("incomplete", "deadline"):
+        assert list(flush(queue, lambda one, *_, end=finish: reply_of(one, end))) == []  # type: ignore[misc]
+    assert texts(queue) == ["a"]
+
+
+def test_an_error_leaves_the_request_to_others(tmp_path: Path) -> None:
+    queue = queue_at(tmp_path)
+    queue.put(held("a"))
+    keys: list[str] = []
+
+    def send(one: QueuedRequest, deadline: Deadline, key: str) -> HybridReply:
+        keys.append(key)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            next(flush(queue, send))
+    assert texts(queue) == ["a"]
+    # To the cloud it is the same request each time.
+    assert keys[0] == keys[1]
+
+
+def test_one_that_cannot_be_sent_keeps_no_other_waiting(tmp_path: Path) -> None:
+    queue = queue_at(tmp_path)
+    queue.put(held("a"))
+    queue.put(held("b"))
+
+    def send(one: QueuedRequest, deadline: Deadline, key: str) -> HybridReply:
+        if one == held("a"):
+            raise TemplateError("The model of now has no template.")
+        return reply_of(one)
+
+    assert [late.id for late in flush(queue, send)] == [2]
+    assert texts(queue) == ["a"]
+
+
+def test_an_answer_that_came_too_late_is_not_given_out(tmp_path: Path) -> None:
+    clock = Clock()
+    queue, other = queue_at(tmp_path, clock), queue_at(tmp_path, clock)
+    queue.put(held("a"))
+    others = []
+
+    def slow(one: QueuedRequest, deadline: Deadline, key: str) -> HybridReply:
+        clock.now += 301
+        others.extend(flush(other, lambda one, *_: reply_of(one)))
+        return reply_of(one)
+
+    assert list(flush(queue, slow)) == []
+    assert [late.id for late in others] == [1]
+
+
+def later_of(queue: OfflineQueue | None) -> DeferredRequests:
+    policy = Policy()
+    remote = RemoteModel((), policy, None, "restart")
+    return DeferredRequests(queue, policy, remote, len, lambda *all: None)
+
+
+def test_only_what_another_time_may_answer_is_kept(tmp_path: Path) -> None:
+    queue = queue_at(tmp_path)
+    plain = HybridRequest([{"role": "user", "content": "a"}], Options(), Redactor(()))
+    verdict = Policy().evaluate(plain.messages)
+    away = NoCloudAnswer("because", "away")
+    for cause in ("policy", "budget", "unfit", "failed"):
+        error = NoCloudAnswer("because", cause)  # type: ignore[arg-type]
+        assert later_of(queue).keep(error, plain, verdict) is None
+    # What checks an answer of a form is code, which cannot wait.
+    formed = replace(plain, form=RequestedFormat(None, None, str))  # type: ignore[arg-type]
+    assert later_of(queue).keep(away, formed, verdict) is None
+    assert later_of(None).keep(away, plain, verdict) is None
+    assert later_of(queue).keep(away, plain, verdict) == 1
+    assert texts(queue) == ["a"]
+    # An answer does not depend on the queue.
+    queue.close()
+    assert later_of(queue).keep(away, plain, verdict) is None

@@ -1,0 +1,193 @@
+"""What of an answer is text and what is a call, however it comes in pieces."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgesdk.server.api_errors import ApiError
+from edgesdk.server.argument_checks import argument_check
+from edgesdk.server.callable_tools import (
+    CallableTools,
+    CheckedCall,
+    ToolDefinition,
+    callable_tools_of,
+)
+from edgesdk.server.tool_call_reader import AnswerPart, ToolCallReader
+
+LIMA = {"city": "Lima"}
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+def tools(*, parallel: bool = True) -> CallableTools:
+    spec: dict[str, Any] = {"name": "weather", "parameters": SCHEMA}
+    made = callable_tools_of(
+        [ToolDefinition.model_validate({"type": "function", "function": spec})], None, parallel
+    )
+    assert made is not None
+    return made
+
+
+def call(city: str = "Lima") -> str:
+    written = json.dumps({"name": "weather", "arguments": {"city": city}})
+    return f"<tool_call>\n{written}\n</tool_call>"
+
+
+def read(pieces: list[str], callable_tools: CallableTools | None = None) -> list[AnswerPart]:
+    reader = ToolCallReader(callable_tools or tools())
+    parts = [part for piece in pieces for part in reader.feed(piece)]
+    return parts + reader.rest()
+
+
+def text_of(parts: list[AnswerPart]) -> str:
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def cities(parts: list[AnswerPart]) -> list[str]:
+    return [json.loads(part.arguments)["city"] for part in parts if isinstance(part, CheckedCall)]
+
+
+PIECES = st.sampled_from(
+    [
+        "Well. ",
+        "\n",
+        " ",
+        "<",
+        "<tool_",
+        "<tool_call>",
+        "</tool_call>",
+        "{",
+        "```json\n",
+        call(),
+        call("Oslo"),
+        call("</tool_call>"),
+        call("Oslo")[:-14],
+        '<tool_call>{"name": "absent"}</tool_call>',
+        '{"name": "weather", "parameters": {"city": "Oslo"}}',
+    ]
+)
+ANSWERS = st.lists(PIECES, max_size=5).map("".join)
+
+
+@settings(deadline=None)
+@given(text=ANSWERS, cuts=st.lists(st.integers(0, 300), max_size=6), parallel=st.booleans())
+def test_how_an_answer_is_cut_into_pieces_makes_no_difference(
+    text: str, cuts: list[int], parallel: bool
+) -> None:
+    callable_tools = tools(parallel=parallel)
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    pieces = [text[a:b] for a, b in pairwise(edges)]
+    for split in (pieces, list(text)):
+        parts, whole = read(split, callable_tools), read([text], callable_tools)
+        assert text_of(parts) == text_of(whole)
+        assert cities(parts) == cities(whole)
+        assert "" not in parts
+        assert parallel or len(cities(parts)) <= 1
+
+
+@settings(deadline=None)
+@given(text=ANSWERS)
+def test_without_a_call_no_letter_is_lost(text: str) -> None:
+    parts = read(list(text))
+    if not cities(parts):
+        assert text_of(parts) == text
+
+
+def test_text_comes_as_soon_as_it_cannot_be_a_call() -> None:
+    reader = ToolCallReader(tools())
+    assert reader.feed("Hi") == ["Hi"]
+    assert reader.feed(" ") == []
+    assert reader.feed("there <to") == [" there"]
+    assert reader.feed("p>") == [" <top>"]
+
+
+def test_a_call_comes_as_soon_as_it_is_whole() -> None:
+    reader = ToolCallReader(tools())
+    assert reader.feed(call()[:-1]) == []
+    assert cities(reader.feed(">")) == ["Lima"]
+    assert cities(reader.feed(f"\n{call('Oslo')}")) == ["Oslo"]
+    assert reader.rest() == []
+
+
+def test_a_closing_tag_in_an_argument_closes_nothing() -> None:
+    assert cities(read(list(call("a</tool_call>b")))) == ["a</tool_call>b"]
+
+
+@pytest.mark.parametrize("city", ["\ud800", "a\udfff"])
+def test_arguments_that_are_no_unicode_are_text(city: str) -> None:
+    assert text_of(read([call(city)])) == call(city)
+
+
+def test_arguments_are_json_for_any_parser() -> None:
+    loose = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    callable_tools = callable_tools_of([ToolDefinition.model_validate(loose)], None, None)
+    assert callable_tools is not None
+    for number in ("NaN", "Infinity", "-Infinity", "1e999"):
+        text = f'<tool_call>{{"name": "f", "arguments": {{"x": {number}}}}}</tool_call>'
+        assert read([text], callable_tools) == [text]
+    [made] = read(['<tool_call>{"name": "f", "arguments": {"x": "é"}}</tool_call>'], callable_tools)
+    assert isinstance(made, CheckedCall)
+    assert made.arguments == '{"x": "é"}'
+
+
+SCHEMAS = st.recursive(
+    st.sampled_from(
+        [
+            {},
+            {"type": "string", "pattern": "^a"},
+            {"type": "integer", "minimum": 1},
+            {"enum": [1, "a"]},
+            {"$ref": "#"},
+            {"$ref": "#/properties/a"},
+            {"$ref": "#/nowhere"},
+            {"pattern": 5},
+            {"type": 3},
+            {"$id": "http://a.b/c", "$ref": "#x"},
+            {"$dynamicRef": "http://a.b/c"},
+            True,
+        ]
+    ),
+    lambda inner: (
+        st.builds(
+            lambda key, part: {key: part},
+            st.sampled_from(["items", "not", "if", "contains"]),
+            inner,
+        )
+        | st.lists(inner, min_size=1, max_size=2).map(lambda parts: {"anyOf": parts})
+    ),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None)
+@given(
+    parts=st.dictionaries(st.sampled_from("ab"), SCHEMAS, max_size=2),
+    arguments=st.dictionaries(
+        st.sampled_from("ab"), st.integers() | st.text(max_size=3) | st.lists(st.integers())
+    ),
+)
+def test_no_schema_makes_the_check_fail(parts: dict[str, Any], arguments: dict[str, Any]) -> None:
+    schema = {"type": "object", "properties": parts}
+    # It may be refused, and then clearly, but nothing else may happen.
+    with suppress(ApiError):
+        assert argument_check(schema, param="tools")(arguments) in (True, False)
+
+
+def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*arguments: Any, **more: Any) -> None:
+        raise AssertionError("a schema was fetched")
+
+    monkeypatch.setattr("urllib.request.urlopen", fetch)
+    schema = {"type": "object", "properties": {"a": {"$dynamicRef": "http://localhost:1/x"}}}
+    assert not argument_check(schema, param="tools")({"a": 1})
