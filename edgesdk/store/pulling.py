@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgesdk.bundle.manifest import FileEntry
 from edgesdk.bundle.opening import hash_file, is_bundle, open_bundle, verify_bundle
 from edgesdk.errors import StoreError, UnknownModel
-from edgesdk.store.catalog import find_in_catalog
 from edgesdk.store.disk import (
     removes_on_full_disk,
     require_space,
@@ -21,81 +21,93 @@ from edgesdk.store.disk import (
 from edgesdk.store.download_plan import (
     DownloadPlan,
     choose_checkpoint_files,
-    plan_from_hub,
-    plan_single_file,
+    find_in_catalog,
+    plan_download,
 )
-from edgesdk.store.entries import RECORD_NAME, CheckpointRecord, Kind, StoreEntry, read_record
+from edgesdk.store.entries import (
+    RECORD_NAME,
+    CheckpointRecord,
+    StoreEntry,
+    bundle_entry,
+    checkpoint_entry,
+    read_record,
+)
 from edgesdk.store.file_builder import FileBuilder
-from edgesdk.store.locking import locked
+from edgesdk.store.layout import StoreLayout
 from edgesdk.store.progress import StoreProgress
 from edgesdk.store.reference import (
     CatalogReference,
-    HubReference,
     PathReference,
     Reference,
-    UrlReference,
-    WheelReference,
     check_model_name,
     parse_reference,
     safe_file_name,
 )
-from edgesdk.store.store import Store
+
+_CHUNK = 4 * 2**20
 
 
 def pull(
-    store: Store, text: str, *, name: str | None, progress: StoreProgress, wait: float
+    layout: StoreLayout,
+    wanted: str | Path,
+    *,
+    name: str | None,
+    progress: StoreProgress,
+    wait: float,
 ) -> StoreEntry:
     """See `Store.pull`."""
-    reference = parse_reference(text)
+    reference = parse_reference(wanted)
     if isinstance(reference, CatalogReference):
         find_in_catalog(reference.name)
     name = check_model_name(name or reference.default_name)
-    here = _already(store, name, reference)
-    if here is not None:
-        return here
-    with locked(store.lock_path(name), what=name, wait=wait, progress=progress):
-        here = _already(store, name, reference)
-        return here or _fetch(store, name, reference, progress)
+    found = _find_pulled(layout, name, reference)
+    if found is not None:
+        return found
+    with layout.locked(name, wait=wait, progress=progress):
+        found = _find_pulled(layout, name, reference)
+        return found or _fetch(layout, name, reference, progress)
 
 
-def _already(store: Store, name: str, reference: Reference) -> StoreEntry | None:
+def _find_pulled(layout: StoreLayout, name: str, reference: Reference) -> StoreEntry | None:
     """The model, if it is here whole; None also if it is here damaged, to be replaced."""
-    entry = store.find(name, "checkpoint")
+    folder = layout.folder(name, "checkpoint")
+    entry = checkpoint_entry(folder) if folder.is_dir() else None
     if entry is None or entry.problem is not None:
         return None
-    asked = read_record(store.place(name, "checkpoint")).reference
-    if asked != str(reference):
+    present = read_record(folder).reference
+    if present != str(reference):
         raise StoreError(
-            f"The store has a checkpoint {name!r} already, from {asked}.",
+            f"The store has a checkpoint {name!r} already, from {present}.",
             hint=f"Pick another name with --name, or first run: edgesdk remove {name}",
         )
     return entry
 
 
-def _fetch(store: Store, name: str, reference: Reference, progress: StoreProgress) -> StoreEntry:
+def _fetch(
+    layout: StoreLayout, name: str, reference: Reference, progress: StoreProgress
+) -> StoreEntry:
     if isinstance(reference, PathReference):
-        return _fetch_local(store, name, reference, progress)
-    plan = _plan(reference)
-    stage = _stage(store, name, plan.source, str(reference))
-    files, scratch = stage / "files", stage / "parts"
+        return _fetch_local(layout, name, reference, progress)
+    plan = plan_download(reference)
+    staging = _staging_folder(layout, name, plan.source, reference)
+    files, scratch = staging / "files", staging / "parts"
     files.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(exist_ok=True)
-    there = sum(size_of(path) for path in stage.rglob("*") if path.is_file())
-    require_space(stage, sum(file.size or 0 for file in plan.files) - there)
-    assembler = FileBuilder(files, scratch, progress)
+    there = sum(size_of(path) for path in staging.rglob("*") if path.is_file())
+    require_space(staging, sum(file.size or 0 for file in plan.files) - there)
+    builder = FileBuilder(files, scratch, progress)
     try:
-        hashes = {file.name: assembler.make(file) for file in plan.files}
+        hashes = {file.name: builder.build(file) for file in plan.files}
     finally:
-        assembler.close()
-    promised = tuple(file.name for file in plan.files if file.sha256 is not None)
-    return _land(store, name, stage, str(reference), plan, hashes, promised)
+        builder.close()
+    return _install(layout, name, staging, reference, plan, hashes)
 
 
 def _fetch_local(
-    store: Store, name: str, reference: PathReference, progress: StoreProgress
+    layout: StoreLayout, name: str, reference: PathReference, progress: StoreProgress
 ) -> StoreEntry:
-    stage = _stage(store, name, str(reference), str(reference))
-    files = stage / "files"
+    staging = _staging_folder(layout, name, str(reference), reference)
+    files = staging / "files"
     try:
         files.mkdir(parents=True, exist_ok=True)
         hashes = {}
@@ -103,71 +115,57 @@ def _fetch_local(
             progress.start(f"checking {file}", (files / file).stat().st_size)
             hashes[file] = hash_file(files / file, progress=progress.advance)
         plan = DownloadPlan(source=str(reference), files=())
-        return _land(store, name, stage, str(reference), plan, hashes, ())
+        return _install(layout, name, staging, reference, plan, hashes)
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
-def _plan(
-    reference: CatalogReference | WheelReference | HubReference | UrlReference,
-) -> DownloadPlan:
-    if isinstance(reference, CatalogReference):
-        return find_in_catalog(reference.name).plan
-    if isinstance(reference, HubReference):
-        return plan_from_hub(reference)
-    return plan_single_file(reference)
-
-
-def _stage(store: Store, name: str, source: str, reference: str) -> Path:
+def _staging_folder(layout: StoreLayout, name: str, source: str, reference: Reference) -> Path:
     """Where this very model is put together; another source of the same name has another."""
     key = hashlib.sha256(f"{source}\n{reference}".encode()).hexdigest()[:12]
-    return store.downloads() / f"{name}@{key}"
+    return layout.downloads() / f"{name}@{key}"
 
 
-def _land(
-    store: Store,
+def _install(
+    layout: StoreLayout,
     name: str,
-    stage: Path,
-    reference: str,
+    staging: Path,
+    reference: Reference,
     plan: DownloadPlan,
-    hashes: dict[str, str],
-    promised: tuple[str, ...],
+    hashes: Mapping[str, str],
 ) -> StoreEntry:
     """Write the record, rename the files to their place, drop what was unfinished."""
-    files = stage / "files"
-    kind: Kind = "bundle" if is_bundle(files) else "checkpoint"
-    if kind == "bundle":
+    files = staging / "files"
+    if is_bundle(files):
         verify_bundle(open_bundle(files))
+        place, entry_of = layout.folder(name, "bundle"), bundle_entry
+        if place.exists():
+            raise StoreError(
+                f"The store has a bundle {name!r} already.",
+                hint=f"Pick another name with --name, or first run: edgesdk remove {name}",
+            )
     else:
+        place, entry_of = layout.folder(name, "checkpoint"), checkpoint_entry
         record = CheckpointRecord(
             name=name,
-            reference=reference,
+            reference=str(reference),
             source=plan.source,
             licence=plan.licence,
             files=tuple(
                 FileEntry(name=file, size=(files / file).stat().st_size, sha256=sha256)
                 for file, sha256 in sorted(hashes.items())
             ),
-            promised=promised,
+            promised=tuple(file.name for file in plan.files if file.sha256 is not None),
         )
         write_whole(files / RECORD_NAME, record.to_json())
-    place = store.place(name, kind)
+        if place.exists():
+            layout.discard(place)
     place.parent.mkdir(parents=True, exist_ok=True)
-    if kind == "bundle" and place.exists():
-        raise StoreError(
-            f"The store has a bundle {name!r} already.",
-            hint=f"Pick another name with --name, or first run: edgesdk remove {name}",
-        )
-    if place.exists():
-        store.retire(place)
     files.replace(place)
     sync_folder(place.parent)
-    for leftover in store.unfinished(name):
+    for leftover in layout.unfinished(name):
         shutil.rmtree(leftover, ignore_errors=True)
-    return store.get(name, kind)
-
-
-_CHUNK = 4 * 2**20
+    return entry_of(place)
 
 
 def import_local_files(source: Path, folder: Path, progress: StoreProgress) -> list[str]:

@@ -123,12 +123,14 @@ class PathReference:
 Reference = CatalogReference | WheelReference | HubReference | UrlReference | PathReference
 
 
-def parse_reference(text: str) -> Reference:
-    """Parse what a person typed; nothing is looked up.
+def parse_reference(text: str | Path) -> Reference:
+    """Parse what a person typed, or take a path; nothing is looked up.
 
     Raises:
         InvalidOption: it has none of the forms, or asks for something unsafe.
     """
+    if isinstance(text, Path):
+        return _path_reference(text)
     if "\0" in text or "\n" in text:
         raise InvalidOption("A reference to a model is one line of text.", hint=_FORMS)
     scheme, colon, rest = text.partition(":")
@@ -139,7 +141,7 @@ def parse_reference(text: str) -> Reference:
     if "://" in text:
         return _parse_url(text)
     if _looks_like_path(text):
-        return PathReference(Path(os.path.normpath(_expand_home(text).absolute())))
+        return _path_reference(Path(text))
     if is_model_name(text.lower()):
         return CatalogReference(text.lower())
     raise InvalidOption(f"{text!r} does not refer to a model.", hint=_FORMS)
@@ -206,11 +208,11 @@ def _parse_url(text: str) -> UrlReference:
     return reference
 
 
-def _expand_home(text: str) -> Path:
+def _path_reference(path: Path) -> PathReference:
     try:
-        return Path(text).expanduser()
+        return PathReference(Path(os.path.normpath(path.expanduser().absolute())))
     except RuntimeError as error:
-        raise InvalidOption(f"{text!r}: {error}", hint="Write the path out.") from None
+        raise InvalidOption(f"{str(path)!r}: {error}", hint="Write the path out.") from None
 
 
 def _looks_like_path(text: str) -> bool:

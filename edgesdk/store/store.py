@@ -1,22 +1,14 @@
-"""The store: a folder of pulled checkpoints and exported bundles.
-
-ROOT/checkpoints/NAME/   files as they came, with a record of their hashes
-ROOT/bundles/NAME/       bundles, each with its manifest
-ROOT/downloads/NAME@KEY/ what a pull has fetched so far; a later pull goes on from there
-ROOT/locks/NAME.lock     held by the process that changes NAME
-"""
+"""The store: pulled checkpoints and exported bundles, by name."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from edgesdk.bundle.opening import open_bundle, verify_bundle
 from edgesdk.errors import DamagedBundle, DamagedCheckpoint, InvalidOption, UnknownModel
-from edgesdk.store.catalog import catalog
+from edgesdk.store.download_plan import catalog
 from edgesdk.store.entries import (
     CheckpointRecord,
     Kind,
@@ -26,23 +18,15 @@ from edgesdk.store.entries import (
     read_record,
     verify_record,
 )
+from edgesdk.store.layout import StoreLayout, default_root
 from edgesdk.store.progress import SILENT, StoreProgress
-from edgesdk.store.reference import check_model_name, suggestion
+from edgesdk.store.reference import suggestion
 
+# A bundle comes first where a checkpoint has the same name.
 _ENTRY_OF: dict[Kind, Callable[[Path], StoreEntry]] = {
     "bundle": bundle_entry,
     "checkpoint": checkpoint_entry,
 }
-
-
-def default_root() -> Path:
-    """The folder that EDGESDK_HOME names, else the user's data folder of this system."""
-    named = os.environ.get("EDGESDK_HOME")
-    if named:
-        return Path(named).expanduser().absolute()
-    import platformdirs
-
-    return Path(platformdirs.user_data_path("edgesdk", appauthor=False))
 
 
 class Store:
@@ -52,13 +36,18 @@ class Store:
     Several processes may use one store at the same time.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
-        """Use the folder `root`; None means `default_root()`."""
-        self.root = default_root() if root is None else root
+    def __init__(self, root: str | Path | None = None) -> None:
+        """Use the folder `root`; None means the one that EDGESDK_HOME names, or the user's."""
+        self._layout = StoreLayout(default_root() if root is None else Path(root).expanduser())
+
+    @property
+    def root(self) -> Path:
+        """The store's folder."""
+        return self._layout.root
 
     def pull(
         self,
-        reference: str,
+        reference: str | Path,
         *,
         name: str | None = None,
         progress: StoreProgress = SILENT,
@@ -67,7 +56,7 @@ class Store:
         """Fetch a model; one that is here already is returned at once.
 
         Args:
-            reference: what to fetch, in a form of `edgesdk.store.reference`.
+            reference: what to fetch: a path, or a text in a form of `edgesdk.store.reference`.
             name: what to call it here; None takes the reference's own name.
             wait: seconds to wait for another process that pulls the same model.
 
@@ -82,14 +71,14 @@ class Store:
         """
         from edgesdk.store.pulling import pull
 
-        return pull(self, reference, name=name, progress=progress, wait=wait)
+        return pull(self._layout, reference, name=name, progress=progress, wait=wait)
 
     def list(self) -> list[StoreEntry]:
         """All models, by name; those that cannot be used have a `problem`."""
         entries = [
             entry_of(folder)
             for kind, entry_of in _ENTRY_OF.items()
-            for folder in _folders(self._home(kind))
+            for folder in self._layout.folders(kind)
         ]
         return sorted(entries, key=lambda entry: (entry.name, entry.kind))
 
@@ -99,9 +88,8 @@ class Store:
         Raises:
             InvalidOption: it cannot be a name.
         """
-        check_model_name(name)
         for candidate, entry_of in _ENTRY_OF.items():
-            folder = self._home(candidate) / name
+            folder = self._layout.folder(name, candidate)
             if kind in (None, candidate) and folder.is_dir():
                 return entry_of(folder)
         return None
@@ -133,7 +121,7 @@ class Store:
             DamagedCheckpoint: the record or a file is not as it was.
         """
         self.get(name, "checkpoint")
-        return read_record(self._home("checkpoint") / name)
+        return read_record(self.folder(name, "checkpoint"))
 
     def verify(
         self, name: str, kind: Kind | None = None, *, progress: StoreProgress = SILENT
@@ -146,7 +134,7 @@ class Store:
             UnsupportedBundle: the bundle is of another format version.
         """
         entry = self.get(name, kind)
-        folder = self._home(entry.kind) / name
+        folder = self.folder(name, entry.kind)
         if entry.kind == "bundle":
             bundle = open_bundle(folder)
             progress.start(f"checking {name}", bundle.size)
@@ -165,24 +153,29 @@ class Store:
             InvalidOption: a checkpoint and a bundle have the name, and no kind is given.
             StoreBusy: another process works on it.
         """
-        from edgesdk.store.locking import locked
-
-        check_model_name(name)
-        with locked(self.lock_path(name), what=name, wait=wait, progress=SILENT):
+        with self._layout.locked(name, wait=wait, progress=SILENT):
             here = [found for k in _ENTRY_OF if (found := self.find(name, k)) is not None]
             if kind is None and len(here) > 1:
                 raise InvalidOption(
                     f"{name!r} is a checkpoint and a bundle.", hint="Say which, with --kind."
                 )
             entries = tuple(entry for entry in here if kind in (None, entry.kind))
-            leftovers = () if kind == "bundle" else self.unfinished(name)
+            leftovers = () if kind == "bundle" else self._layout.unfinished(name)
             if not entries and not leftovers:
                 self.get(name, kind)
             for folder in leftovers:
                 shutil.rmtree(folder)
             for entry in entries:
-                self.retire(self._home(entry.kind) / name)
+                self._layout.discard(self.folder(name, entry.kind))
         return entries
+
+    def folder(self, name: str, kind: Kind) -> Path:
+        """The folder of a model of that name and kind, whether it is there or not.
+
+        Raises:
+            InvalidOption: it cannot be a name.
+        """
+        return self._layout.folder(name, kind)
 
     def bundle_path(self, name: str) -> Path:
         """Where an export writes the bundle of that name; the folder above it exists.
@@ -190,36 +183,9 @@ class Store:
         Raises:
             InvalidOption: it cannot be a name.
         """
-        home = self._home("bundle")
-        home.mkdir(parents=True, exist_ok=True)
-        return home / check_model_name(name)
-
-    def place(self, name: str, kind: Kind) -> Path:
-        """The folder of a model of that name and kind, whether it is there or not."""
-        return self._home(kind) / check_model_name(name)
-
-    def lock_path(self, name: str) -> Path:
-        """The file that the process which changes `name` holds locked."""
-        return self.root / "locks" / f"{check_model_name(name)}.lock"
-
-    def downloads(self) -> Path:
-        """The folder of unfinished pulls; it exists."""
-        folder = self.root / "downloads"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def unfinished(self, name: str) -> tuple[Path, ...]:
-        """Folders of unfinished pulls of that name."""
-        return tuple(sorted((self.root / "downloads").glob(f"{check_model_name(name)}@*")))
-
-    def retire(self, folder: Path) -> None:
-        """Remove a model's folder: it goes at once, not file by file."""
-        trash = Path(tempfile.mkdtemp(prefix=".trash-", dir=self.downloads()))
-        folder.replace(trash / folder.name)
-        shutil.rmtree(trash)
-
-    def _home(self, kind: Kind) -> Path:
-        return self.root / f"{kind}s"
+        path = self.folder(name, "bundle")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
 
 def require_usable(entry: StoreEntry) -> StoreEntry:
@@ -232,9 +198,3 @@ def require_usable(entry: StoreEntry) -> StoreEntry:
         return entry
     error = DamagedBundle if entry.kind == "bundle" else DamagedCheckpoint
     raise error(entry.problem, hint=f"Run: edgesdk remove {entry.name}, then get it again.")
-
-
-def _folders(home: Path) -> list[Path]:
-    if not home.is_dir():
-        return []
-    return [path for path in home.iterdir() if path.is_dir() and not path.name.startswith(".")]

@@ -110,7 +110,7 @@ def _try_once(
 ) -> None:
     before = _read_validator(validator)
     if_range = before.if_range if before is not None else None
-    resumable = before is not None and (if_range is not None or part.promised)
+    resumable = before is not None and (if_range is not None or part.hash_known)
     have = size_of(partial) if resumable else 0
     headers = dict(part.headers) | {"Accept-Encoding": "identity"}
     if have:

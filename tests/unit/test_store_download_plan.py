@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from edgesdk.errors import DownloadFailed, UnknownModel
-from edgesdk.store.catalog import catalog, find_in_catalog, parse_catalog
-from edgesdk.store.download_plan import WheelPart, choose_checkpoint_files
-from edgesdk.store.package_index import IndexSettings, parse_default_index, parse_pip_settings
+from edgesdk.store.download_plan import (
+    WheelPart,
+    catalog,
+    choose_checkpoint_files,
+    find_in_catalog,
+    parse_catalog,
+)
 
 
 def _text(**changes: object) -> str:
@@ -88,45 +90,3 @@ def test_a_bundle_is_chosen_whole() -> None:
 def test_a_folder_without_weights_is_refused(patterns: tuple[str, ...], reason: str) -> None:
     with pytest.raises(DownloadFailed, match=reason):
         choose_checkpoint_files(["README.md"], patterns, where="it")
-
-
-def test_pip_settings_follow_pips_order() -> None:
-    listing = "\n".join(
-        [
-            "global.index-url='https://global.example/simple'",
-            "download.index-url='https://download.example/simple'",
-            ":env:.extra-index-url='https://one.example https://two.example'",
-            "global.extra-index-url='https://three.example'",
-            "global.cert='/ca.pem'",
-            "install.proxy='http://not-ours.example'",
-            "nonsense",
-        ]
-    )
-    assert parse_pip_settings(
-        listing, default_index="https://other.example/simple"
-    ) == IndexSettings(
-        indexes=("https://download.example/simple", "https://one.example", "https://two.example"),
-        certificates="/ca.pem",
-        proxy=None,
-    )
-
-
-def test_without_an_index_nothing_is_looked_up() -> None:
-    own = "https://index.example/simple"
-    assert parse_pip_settings(":env:.no-index='1'", default_index=own).indexes == ()
-    assert parse_pip_settings("", default_index=own).indexes == (own,)
-    assert parse_pip_settings("", default_index=None).indexes == ()
-
-
-def test_pip_names_its_default_index_itself() -> None:
-    text = """
-      -i, --index-url <url>       Base URL of the Python Package
-                                  Index (default
-                                  https://index.example/simple). This
-                                  should point to (default nothing).
-    """
-    assert parse_default_index(text) == "https://index.example/simple"
-    assert parse_default_index("no such option") is None
-    command = [sys.executable, "-m", "pip", "download", "--help"]
-    real = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert (parse_default_index(real) or "").startswith("https://")
