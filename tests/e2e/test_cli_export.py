@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from support.command_line import edgesdk_in
+from support.command_line import edgesdk_here, edgesdk_in
 from support.exported import Exported
 from support.tiny_models import make_tiny
 
@@ -17,10 +18,18 @@ import edgesdk
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A llama checkpoint of a few thousand weights, with a tokenizer."""
-    make_tiny("llama", tmp_path / "tiny")
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    make_tiny("llama", folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(made: Path, tmp_path: Path) -> Path:
+    """A copy of the checkpoint, which the test may change."""
+    shutil.copytree(made, tmp_path / "tiny")
     return tmp_path / "tiny"
 
 
@@ -46,8 +55,10 @@ def test_a_checkpoint_becomes_a_bundle_in_the_store(tiny: Path, tmp_path: Path) 
 
 def test_wrong_use_is_two_and_a_failed_job_is_one(tiny: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    assert "--bits" in edgesdk_in("export", str(tiny), "--bits", "5", home=home, expect=2).stderr
-    assert "no checkpoint 'smollm2'" in edgesdk_in("export", "smollm2", home=home, expect=1).stderr
+    assert "--bits" in edgesdk_here("export", str(tiny), "--bits", "5", home=home, expect=2).stderr
+    assert (
+        "no checkpoint 'smollm2'" in edgesdk_here("export", "smollm2", home=home, expect=1).stderr
+    )
 
 
 def test_an_unknown_architecture_names_the_known_ones_and_the_way(
@@ -56,7 +67,7 @@ def test_an_unknown_architecture_names_the_known_ones_and_the_way(
     config = json.loads((tiny / "config.json").read_text())
     config["architectures"], config["model_type"] = ["GPTNeoXForCausalLM"], "gpt_neox"
     (tiny / "config.json").write_text(json.dumps(config))
-    error = edgesdk_in("export", str(tiny), home=tmp_path / "home", expect=1).stderr
+    error = edgesdk_here("export", str(tiny), home=tmp_path / "home", expect=1).stderr
     for word in ("gpt_neox", "llama", "qwen2", "phi3", "--via optimum"):
         assert word in error
 
@@ -68,7 +79,7 @@ def test_a_broken_weight_is_named_and_nothing_is_left(tiny: Path, tmp_path: Path
     tensors[name] = np.array(tensors[name], copy=True)
     tensors[name][3, 4] = np.nan
     save_file(tensors, path, metadata={"format": "pt"})
-    error = edgesdk_in("export", str(tiny), home=tmp_path / "home", expect=1).stderr
+    error = edgesdk_here("export", str(tiny), home=tmp_path / "home", expect=1).stderr
     assert "down" in error
     assert "nan" in error
     assert list((tmp_path / "home" / "bundles").iterdir()) == []
@@ -76,13 +87,13 @@ def test_a_broken_weight_is_named_and_nothing_is_left(tiny: Path, tmp_path: Path
 
 def test_a_flipped_byte_in_a_bundle_is_found_by_verify(tiny: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    edgesdk_in("export", str(tiny), "--name", "t", "--quality-tokens", "0", home=home)
-    edgesdk_in("verify", "t", home=home)
+    edgesdk_here("export", str(tiny), "--name", "t", "--quality-tokens", "0", home=home)
+    edgesdk_here("verify", "t", home=home)
     data_file = home / "bundles" / "t" / "model.onnx.data"
     data = bytearray(data_file.read_bytes())
     data[len(data) // 3] ^= 4
     data_file.write_bytes(data)
-    assert "model.onnx.data is damaged" in edgesdk_in("verify", "t", home=home, expect=1).stdout
+    assert "model.onnx.data is damaged" in edgesdk_here("verify", "t", home=home, expect=1).stdout
 
 
 def test_a_model_of_one_and_a_half_billion_fits_in_two_gigabytes(

@@ -1,14 +1,13 @@
-"""`edgesdk quality` as a process."""
+"""`edgesdk quality`: its report, its plot, its JSON, its refusals."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.command_line import edgesdk_here
 from support.tiny_models import make_tiny
 
 pytestmark = pytest.mark.e2e
@@ -25,27 +24,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(
-    *arguments: str, place: Path, expect: int = 0, before: str = ""
-) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([before, *sys.path] if before else sys.path),
-        "EDGESDK_HOME": str(place / "home"),
-        "MPLCONFIGDIR": str(place / "matplotlib"),
-        "COLUMNS": "200",
-    }
-    environment.pop("DISPLAY", None)
-    done = subprocess.run(
-        [sys.executable, "-m", "edgesdk", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=place,
-        check=False,
-    )
-    assert done.returncode == expect, done.stderr
-    return done
+def run(*arguments: str, place: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("MPLCONFIGDIR", str(place / "matplotlib"))
+        patch.delenv("DISPLAY", raising=False)
+        return edgesdk_here(*arguments, home=place / "home", expect=expect)
 
 
 def test_several_bundles_are_reported_and_drawn(place: Path) -> None:

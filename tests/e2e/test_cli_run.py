@@ -1,3 +1,5 @@
+"""`edgesdk run` as a shell sees it, and in this process."""
+
 from __future__ import annotations
 
 import json
@@ -6,8 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from tests.support.command_line import MAIN, edgesdk, environment
+from support.command_line import MAIN, edgesdk, edgesdk_here, environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
 pytest.importorskip("llama_cpp")
@@ -36,9 +37,12 @@ def test_json_is_one_object_with_the_same_text(smollm2_gguf: Path) -> None:
     assert plain.stderr == done.stderr == b""
 
 
-def test_the_system_message_and_the_options_reach_the_model(smollm2_gguf: Path) -> None:
+def test_the_system_message_and_the_options_reach_the_model(
+    smollm2_gguf: Path, tmp_path: Path
+) -> None:
     def ask(*options: str) -> tuple[str, int]:
-        done = edgesdk("run", str(smollm2_gguf), "-", "--json", *_SHORT, *options, stdin=b"Hello")
+        given = ("run", str(smollm2_gguf), "-", "--json", *_SHORT, *options)
+        done = edgesdk_here(*given, home=tmp_path, stdin=b"Hello")
         reply = json.loads(done.stdout)
         return reply["text"], reply["receipt"]["prompt_tokens"]
 
@@ -64,14 +68,19 @@ def test_the_system_message_and_the_options_reach_the_model(smollm2_gguf: Path) 
     ],
 )
 def test_wrong_input_is_one_line_of_error(
-    smollm2_gguf: Path, arguments: tuple[str, ...], stdin: bytes, status: int, said: str
+    smollm2_gguf: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    stdin: bytes,
+    status: int,
+    said: str,
 ) -> None:
-    done = edgesdk("run", str(smollm2_gguf), *arguments, stdin=stdin)
+    given = ("run", str(smollm2_gguf), *arguments)
+    done = edgesdk_here(*given, home=tmp_path, expect=status, stdin=stdin)
 
-    assert done.returncode == status
-    assert said in done.stderr.decode()
-    assert done.stderr.count(b"\n") == 1
-    assert done.stdout == b""
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
 
 
 def test_an_unknown_model_is_one_line_of_error(tmp_path: Path) -> None:

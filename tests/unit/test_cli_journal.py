@@ -1,4 +1,4 @@
-"""`edgesdk journal` as a shell sees it."""
+"""`edgesdk journal`: its table, its lines of JSON, its exports, its refusals."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command_line import edgesdk_in
+from support.command_line import edgesdk_here
 
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
-
-pytestmark = pytest.mark.e2e
 
 NOW = time.time()
 KEPT = DecisionRecord(
@@ -37,7 +35,7 @@ class Shell:
 
     def __call__(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
         home = self.folder / "home"
-        return edgesdk_in("journal", str(self.path), *arguments, home=home, expect=expect)
+        return edgesdk_here("journal", str(self.path), *arguments, home=home, expect=expect)
 
     def lines(self, *arguments: str) -> list[Any]:
         return [json.loads(line) for line in self(*arguments, "--json").stdout.splitlines()]
