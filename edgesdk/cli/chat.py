@@ -33,8 +33,8 @@ Examples:
 _COMMANDS = {
     "/help": "show this",
     "/reset": "forget the conversation",
-    "/system TEXT": "tell the assistant something first; without TEXT, nothing",
-    "/save PATH": "write the conversation: .chat for --restore, .md for people, else JSON",
+    "/system TEXT": "set the system message; without TEXT, remove it",
+    "/save PATH": "write the conversation: .chat for --restore, .md for reading, else JSON",
     "/exit": "leave, as Ctrl-D does",
 }
 _HELP = "\n".join(
@@ -47,11 +47,11 @@ _HELP = "\n".join(
 
 @click.command("chat", epilog=_EPILOG)
 @click.argument("model")
-@click.option("--system", help="What the assistant is told first.")
+@click.option("--system", help="The system message.")
 @click.option(
     "--restore",
     type=click.Path(path_type=Path),
-    help="Go on with a conversation that /save wrote to a .chat file.",
+    help="Continue a conversation that /save wrote to a .chat file.",
 )
 @click.option(
     "--overflow",
@@ -115,7 +115,7 @@ def _converse(console: Console, chat: Chat, model: str, options: OptionsKwargs) 
 
 
 def _run_command(console: Console, chat: Chat, model: str, line: str) -> bool:
-    """Do what a command line says; False ends the program."""
+    """Run a command such as /save; False ends the program."""
     name, _, rest = line.partition(" ")
     rest = rest.strip()
     if name in ("/exit", "/quit"):
@@ -167,7 +167,7 @@ def _answer(console: Console, chat: Chat, line: str, options: OptionsKwargs) -> 
 
 @contextlib.contextmanager
 def _interruptible(stream: ReplyStream) -> Iterator[None]:
-    """Ctrl-C stops the answer, and nothing else, while the block runs."""
+    """Let Ctrl-C stop the answer, and nothing else, while the block runs."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         stream.cancel()

@@ -68,17 +68,17 @@ class LazyGroup(click.Group):
 _SUBCOMMANDS = {
     "pull": Subcommand("edgesdk.cli.pull:command", "Fetch a model into the store."),
     "list": Subcommand("edgesdk.cli.list:command", "List the models in the store."),
-    "show": Subcommand("edgesdk.cli.show:command", "Show what is known of a model."),
+    "show": Subcommand("edgesdk.cli.show:command", "Show the details of a model."),
     "verify": Subcommand("edgesdk.cli.verify:command", "Check models against their hashes."),
     "remove": Subcommand("edgesdk.cli.remove:command", "Remove models from the store."),
     "export": Subcommand("edgesdk.cli.export:command", "Turn a checkpoint into a bundle."),
-    "quality": Subcommand("edgesdk.cli.quality:command", "Measure what quantizing a bundle cost."),
+    "quality": Subcommand("edgesdk.cli.quality:command", "Measure the quality of bundles."),
     "run": Subcommand("edgesdk.cli.run:command", "Answer one prompt."),
     "chat": Subcommand("edgesdk.cli.chat:command", "Chat with a model."),
-    "fit": Subcommand("edgesdk.cli.fit:command", "Say whether a model fits this device."),
+    "fit": Subcommand("edgesdk.cli.fit:command", "Check whether a model fits this device."),
     "serve": Subcommand("edgesdk.cli.serve:command", "Serve models over OpenAI's HTTP API."),
-    "journal": Subcommand("edgesdk.cli.journal:command", "Show what a hybrid client decided."),
-    "doctor": Subcommand("edgesdk.cli.doctor:command", "Say what works on this machine."),
+    "journal": Subcommand("edgesdk.cli.journal:command", "Show the decisions of a hybrid client."),
+    "doctor": Subcommand("edgesdk.cli.doctor:command", "Check what works on this machine."),
 }
 _EXAMPLES = """\b
 Examples:
@@ -97,10 +97,10 @@ Examples:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="edgesdk")
-@click.option("--debug", is_flag=True, help="On an error, show the traceback too.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def group(ctx: click.Context, debug: bool) -> None:
-    """Small language models on the device."""
+    """Run small language models on this device."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)

@@ -31,12 +31,21 @@ Examples:
 The exit code is 1 when something that every model needs is broken.
 """
 _STYLES = {"ok": "green", "warn": "yellow", "missing": "red"}
+# onnxruntime's wheels are manylinux_2_28.
+_OLDEST_GLIBC = (2, 28)
+_LOW_MEMORY = 1_500_000_000
+_LOW_DISK = 2_000_000_000
+_CPU_FEATURES = (
+    *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
+)
+_EXPORT_PACKAGES = ("onnx", "onnx_ir", "safetensors", "gguf", "sentencepiece")
 
 
 @click.command("doctor", epilog=_EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(as_json: bool) -> int:
-    """Say what works on this machine, what does not, and what to do about it."""
+    """Check what works on this machine, what does not, and how to mend it."""
     checks = list(run_checks(Store()))
     if as_json:
         print_json([asdict(check) for check in checks])
@@ -48,17 +57,6 @@ def command(as_json: bool) -> int:
             if check.advice is not None:
                 out.print(f"{'':<25} -> {check.advice}")
     return 1 if any(check.needed and check.status == "missing" for check in checks) else 0
-
-
-# onnxruntime's wheels are manylinux_2_28.
-_OLDEST_GLIBC = (2, 28)
-_LOW_MEMORY = 1_500_000_000
-_LOW_DISK = 2_000_000_000
-_CPU_FEATURES = (
-    *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"),
-    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
-)
-_EXPORT_PACKAGES = ("onnx", "onnx_ir", "safetensors", "gguf", "sentencepiece")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`edgesdk export`."""
+"""`edgesdk export`: turn a checkpoint into a bundle."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ Examples:
 Without --bits, models under 300 million parameters get 8 bits and larger ones 4. The quality is
 measured against the checkpoint that came in, on the same tokens, and stored in the bundle.
 
-An export that is stopped or killed waits beside its place: the same command goes on from the last
-finished layer, any other export to that place removes it.
+An export that is stopped or killed can be resumed: the same command goes on from the last finished
+layer. Any other export to the same place removes what was done.
 
-A recipe is a TOML file that says how weights are stored; what was done is stored in the bundle as
-recipe.toml, which is a recipe itself. --bits and --type overrule it.
+A recipe is a TOML file that says how weights are stored. The bundle holds the recipe that was used,
+as recipe.toml. --bits and --type overrule it.
 """
 # By format, what the bits mean.
 _SCHEMES = {
@@ -81,7 +81,7 @@ _SCHEMES = {
     "gguf_type",
     help="A GGUF's type by llama-quantize's name, such as q4_k_m (instead of --bits).",
 )
-@click.option("--name", help="The bundle's name (default: the checkpoint's, with the bits asked).")
+@click.option("--name", help="The bundle's name (default: the checkpoint's name and the bits).")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -92,13 +92,13 @@ _SCHEMES = {
     type=click.Choice(["edgesdk", "optimum"]),
     default="edgesdk",
     show_default=True,
-    help="Who draws the graph; optimum knows more architectures.",
+    help="Which exporter makes the graph; optimum knows more architectures.",
 )
 @click.option(
     "--calibration",
     "calibration_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A UTF-8 text for recipes that calibrate (default: what the model itself writes).",
+    help="A UTF-8 text for recipes that calibrate (default: text that the model generates).",
 )
 @click.option(
     "--text",
@@ -109,7 +109,7 @@ _SCHEMES = {
 @click.option(
     "--quality-tokens",
     type=click.IntRange(min=0),
-    help="On how many tokens (0: do not measure; default: 8192, or 2048 for large models).",
+    help="Tokens to measure on (0: do not measure; default: 8192, or 2048 for large models).",
 )
 @click.option("--skip-existing", is_flag=True, help="Keep a bundle that is there already.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there already.")

@@ -1,4 +1,4 @@
-"""`edgesdk fit`."""
+"""`edgesdk fit`: compare what a model needs with the memory that is there."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ The exit code is 1 when the model does not fit with that context.
 
 @click.command("fit", epilog=_EPILOG)
 @click.argument("model")
-@click.option("--context", type=int, help="Tokens of the conversation; by default the limit.")
-@click.option("--device", default="auto", show_default=True, help="Where it is to run.")
-@click.option("--threads", type=int, help="CPU threads; one per physical core by default.")
+@click.option(
+    "--context", type=int, help="Tokens of the conversation (default: the model's limit)."
+)
+@click.option("--device", default="auto", show_default=True, help="The device to run it on.")
+@click.option("--threads", type=int, help="CPU threads (default: one per physical core).")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def command(
     model: str, context: int | None, device: str, threads: int | None, as_json: bool
 ) -> int:
-    """Say whether MODEL fits this device's memory, and how fast it can be at most.
+    """Say whether MODEL fits into this device's memory, and the highest speed that is possible.
 
     MODEL is a name in the store, a bundle folder or a .gguf file. It is not loaded.
     """

@@ -50,8 +50,8 @@ Examples:
   edgesdk journal app.journal --route cloud --last 50 --json | jq -r .reason
   edgesdk journal app.journal --training cloud-answers.jsonl
 
-Prompts and answers are there only if the app chose to keep them. An export or a training set then
-has them as they were, with all that is private in them.
+Prompts and answers are in the journal only if the app chose to keep them. An export or a training
+set then holds them unchanged, private values included.
 """
 _ROWS = 20
 _REASONS = 10
@@ -59,19 +59,19 @@ _REASONS = 10
 
 @click.command("journal", epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--since", type=parse_time, metavar="WHEN", help="From then on: 12h, 7d, 2026-01-31.")
 @click.option(
-    "--route", type=click.Choice(["local", "cloud"]), help="Only what was answered there."
+    "--since", type=parse_time, metavar="WHEN", help="Only entries since then: 12h, 7d, 2026-01-31."
 )
-@click.option("--last", type=click.IntRange(min=1), help="Only so many, the newest.")
-@click.option("--totals", "only_totals", is_flag=True, help="Show the sums alone.")
+@click.option("--route", type=click.Choice(["local", "cloud"]), help="Only answers of this route.")
+@click.option("--last", type=click.IntRange(min=1), help="Only this many of the newest entries.")
+@click.option("--totals", "only_totals", is_flag=True, help="Show only the sums.")
 @click.option(
     "--export", type=click.Path(path_type=Path), help="Write the entries into this file, as JSON."
 )
 @click.option(
     "--training",
     type=click.Path(path_type=Path),
-    help="Write the cloud's answers into this file, as chats to train on.",
+    help="Write the cloud's answers into this file, as chats for training.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print each entry as a line of JSON.")
 def command(
@@ -84,7 +84,7 @@ def command(
     training: Path | None,
     as_json: bool,
 ) -> None:
-    """Show the decisions in the journal at PATH: what was answered where, and why."""
+    """Show the decisions in the journal at PATH: who answered each prompt, and why."""
     if only_totals and (export or training):
         raise click.UsageError("--totals shows sums; --export and --training write entries.")
     if not path.is_file():

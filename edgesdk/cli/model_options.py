@@ -16,24 +16,34 @@ from edgesdk.options import OptionsKwargs, Speculation
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _LOADING = (
-    click.option("--device", default="auto", show_default=True, help="Where to run it."),
-    click.option("--context", type=int, help="Most tokens of the conversation."),
-    click.option("--threads", type=int, help="CPU threads; one per physical core by default."),
+    click.option("--device", default="auto", show_default=True, help="The device to run it on."),
+    click.option("--context", type=int, help="Maximum number of tokens in the conversation."),
+    click.option("--threads", type=int, help="CPU threads (default: one per physical core)."),
 )
 _DECODING = (
-    click.option("--max-tokens", type=int, help="Most tokens of an answer."),
-    click.option("--temperature", type=float, help="0, the default, is greedy."),
-    click.option("--top-p", type=float, help="Sample among the likeliest that reach this sum."),
-    click.option("--top-k", type=int, help="Sample among this many."),
-    click.option("--min-p", type=float, help="Sample among those this likely, relatively."),
-    click.option("--seed", type=int, help="Makes sampling repeatable."),
+    click.option("--max-tokens", type=int, help="Maximum number of tokens in an answer."),
+    click.option(
+        "--temperature", type=float, help="0 (the default) always takes the most likely token."
+    ),
+    click.option(
+        "--top-p",
+        type=float,
+        help="Sample among the most likely tokens that reach this probability together.",
+    ),
+    click.option("--top-k", type=int, help="Sample among this many of the most likely tokens."),
+    click.option(
+        "--min-p",
+        type=float,
+        help="Sample among tokens at least this likely, relative to the most likely one.",
+    ),
+    click.option("--seed", type=int, help="Make sampling repeatable."),
     click.option(
         "--speculate",
         type=click.Choice(get_args(Speculation)),
-        help="Guess tokens and verify them together: auto, the default, only where the answer"
-        " stays the same; lookup also where a near tie may fall the other way; off.",
+        help="Draft tokens and verify them together. auto (the default): only where the answer"
+        " stays the same. lookup: also where a near tie may go the other way.",
     ),
-    click.option("--stop", multiple=True, help="End before this text; may be given again."),
+    click.option("--stop", multiple=True, help="End before this text; can be given several times."),
 )
 
 
@@ -45,14 +55,14 @@ def loading_options(command: _Command) -> _Command:
 
 
 def decoding_options(command: _Command) -> _Command:
-    """Add the options that become `edgesdk.Options`; see `option_kwargs`."""
+    """Add the options that become `edgesdk.Options`; `option_kwargs` collects them."""
     for option in reversed(_DECODING):
         command = option(command)
     return command
 
 
 def option_kwargs(given: dict[str, Any]) -> OptionsKwargs:
-    """The decoding options that were given; the others keep their defaults."""
+    """Collect the decoding options that were given; the others keep their defaults."""
     changes: OptionsKwargs = {}
     for name, value in given.items():
         if value not in (None, ()):
@@ -64,7 +74,7 @@ def option_kwargs(given: dict[str, Any]) -> OptionsKwargs:
 def loaded_model(
     what: str, *, device: str, context: int | None, threads: int | None
 ) -> Iterator[Model]:
-    """A model, with a word on stderr while a terminal waits for it."""
+    """Open a model; a terminal shows that it is loading."""
     console = message_console()
     if console.is_terminal:
         with console.status(f"Loading {what} ..."):

@@ -1,4 +1,4 @@
-"""`edgesdk pull`."""
+"""`edgesdk pull`: fetch a model into the store."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Examples:
   edgesdk pull 'hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:*q4_k_m.gguf' --name qwen-0.5b
   edgesdk pull ./my-checkpoint --name mine
 
-A pull that was cut off goes on where it stopped when it is run again.
+A pull that was interrupted continues where it stopped when the command is run again.
 """
 
 
 @click.command("pull", epilog=_EPILOG)
 @click.argument("reference")
-@click.option("--name", help="What to call the model here (default: the reference's own name).")
-@click.option("--json", "as_json", is_flag=True, help="Print the entry as JSON.")
+@click.option("--name", help="The model's name in the store (default: the reference's own name).")
+@click.option("--json", "as_json", is_flag=True, help="Print the model's entry as JSON.")
 def command(reference: str, name: str | None, as_json: bool) -> None:
     """Fetch a model into the store, and check it."""
     store = Store()

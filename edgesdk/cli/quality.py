@@ -1,4 +1,4 @@
-"""`edgesdk quality`."""
+"""`edgesdk quality`: measure what quantizing bundles cost."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Examples:
   edgesdk quality ./mine --against ./my-finetune --text held-out.txt --json
   edgesdk quality tiny-int4 tiny-int8 tiny-q4_k_m --against tiny --plot tiny.png
 
-All are measured on the same tokens: KL divergence from the checkpoint in nats per token, the share
-of tokens where both rank the same one first, and the perplexity of both with its standard error.
-ONNX weights are run by the kernels that an app will run. A GGUF's are dequantized and computed with
-in float32: what llama.cpp rounds beside the weights is not counted.
+All are measured on the same tokens: the KL divergence from the checkpoint in nats per token, the
+share of tokens where both rank the same one first, and the perplexity of both with its standard
+error. ONNX weights run through the kernels that an app will use. The weights of a GGUF are
+dequantized and run in float32, so the further rounding of llama.cpp is not counted.
 
 The plot needs the extra `plot`. It has two parts: KL divergence by layer (the states after it, read
 with the checkpoint's final norm and head), and bits per weight against KL divergence.
@@ -50,7 +50,7 @@ with the checkpoint's final norm and head), and bits per weight against KL diver
     type=click.IntRange(min=2),
     default=8192,
     show_default=True,
-    help="On how many tokens.",
+    help="Tokens to measure on.",
 )
 @click.option(
     "--plot",

@@ -1,4 +1,4 @@
-"""`edgesdk remove`."""
+"""`edgesdk remove`: remove models from the store."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ Examples:
   edgesdk remove smollm2-135m-instruct
   edgesdk remove smollm2-135m-instruct --kind bundle
 
-What an unfinished pull of that name left is removed too.
+The files of an unfinished pull of that name are removed too.
 """
 
 
 @click.command("remove", epilog=_EPILOG)
 @click.argument("names", nargs=-1, required=True)
-@click.option("--kind", type=click.Choice(["bundle", "checkpoint"]), help="Which, of two.")
+@click.option(
+    "--kind",
+    type=click.Choice(["bundle", "checkpoint"]),
+    help="Which one, where a bundle and a checkpoint have the name.",
+)
 def command(names: tuple[str, ...], kind: Kind | None) -> None:
     """Remove models from the store."""
     store = Store()
@@ -29,4 +33,4 @@ def command(names: tuple[str, ...], kind: Kind | None) -> None:
             size = format_bytes(entry.size)
             result_console().print(f"Removed {entry.name} ({entry.kind}, {size}).")
         if not removed:
-            result_console().print(f"Removed what an unfinished pull of {name} had left.")
+            result_console().print(f"Removed the files of an unfinished pull of {name}.")

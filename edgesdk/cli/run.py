@@ -1,4 +1,4 @@
-"""`edgesdk run`."""
+"""`edgesdk run`: answer one prompt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Examples:
 @click.command("run", epilog=_EPILOG)
 @click.argument("model")
 @click.argument("prompt", required=False)
-@click.option("--system", help="What the assistant is told first.")
+@click.option("--system", help="The system message.")
 @decoding_options
 @loading_options
 @click.option("--json", "as_json", is_flag=True, help="Print text and receipt as one JSON object.")

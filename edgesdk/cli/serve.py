@@ -1,4 +1,4 @@
-"""`edgesdk serve`."""
+"""`edgesdk serve`: serve models over OpenAI's HTTP API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgesdk show`."""
+"""`edgesdk show`: show the manifest of a bundle or the record of a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,19 +21,23 @@ Examples:
 
 @click.command("show", epilog=_EPILOG)
 @click.argument("name")
-@click.option("--kind", type=click.Choice(["bundle", "checkpoint"]), help="Which, of two.")
+@click.option(
+    "--kind",
+    type=click.Choice(["bundle", "checkpoint"]),
+    help="Which one, where a bundle and a checkpoint have the name.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest or record as JSON.")
 def command(name: str, kind: Kind | None, as_json: bool) -> None:
-    """Show what is known of a model: NAME in the store, or the folder of a bundle."""
+    """Show the details of a model. NAME is a name in the store, or the folder of a bundle."""
     if is_bundle(Path(name)):
         _show_bundle(Path(name), as_json)
         return
     store = Store()
     entry = store.get(name, kind)
     if entry.kind == "bundle":
-        _show_bundle(store.place(name, "bundle"), as_json)
+        _show_bundle(store.folder(name, "bundle"), as_json)
     else:
-        _show_checkpoint(store.place(name, "checkpoint"), store.record(name), as_json)
+        _show_checkpoint(store.folder(name, "checkpoint"), store.record(name), as_json)
 
 
 def _show_bundle(folder: Path, as_json: bool) -> None:

@@ -9,18 +9,19 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
-from rich.markdown import Markdown
-from rich.segment import Segment
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from edgesdk.reply import ReplyStream
 
-# All control characters but tab and newline. A model's text is not to move the cursor, retitle
-# the window or paste into the shell.
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+# All control characters but tab and newline: a model's text must not move the cursor, retitle the
+# window or paste into the shell.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_FRAME_SECONDS = 0.1
+# Drawing takes at most this share of the time, so that long answers stay fast.
+_DRAWING_SHARE = 0.1
 
 
 def printable(text: str) -> str:
@@ -30,7 +31,7 @@ def printable(text: str) -> str:
 
 @contextmanager
 def terminal_without_echo() -> Iterator[None]:
-    """While the block runs, keys do not show and Ctrl-C does not throw output away.
+    """Hide typed keys while the block runs, and let Ctrl-C throw no output away.
 
     A terminal drops what it has not yet shown when Ctrl-C is pressed. Of a display that redraws
     itself this would lose cursor movements, and leave half of the old frame standing. What is
@@ -53,11 +54,6 @@ def terminal_without_echo() -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-_FRAME_SECONDS = 0.1
-# Drawing is to take at most this share of the time, so that long answers stay fast.
-_DRAWING_SHARE = 0.1
-
-
 class MarkdownTail:
     """The last lines of a Markdown text, as many as the screen holds.
 
@@ -68,6 +64,9 @@ class MarkdownTail:
         self._text = text
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.markdown import Markdown
+        from rich.segment import Segment
+
         lines = console.render_lines(Markdown(self._text), options, pad=False)
         for line in lines[-max(1, console.height - 2) :]:
             yield from line
@@ -87,6 +86,10 @@ def show_answer(console: Console, pieces: Iterable[str]) -> None:
             sys.stdout.flush()
         sys.stdout.write("\n")
         return
+    from rich.live import Live
+    from rich.markdown import Markdown
+    from rich.text import Text
+
     text, next_frame = "", 0.0
     try:
         with Live(

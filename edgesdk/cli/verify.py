@@ -1,4 +1,4 @@
-"""`edgesdk verify`."""
+"""`edgesdk verify`: check the files of models against their hashes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Examples:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What checking one model found; no problem means that it is as it was."""
+    """The result for one model; without a problem, every file has its hash."""
 
     name: str
     kind: str
@@ -32,9 +32,12 @@ class VerifyResult:
 
 @click.command("verify", epilog=_EPILOG)
 @click.argument("names", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome of each as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result of each as JSON.")
 def command(names: tuple[str, ...], as_json: bool) -> int:
-    """Hash the files of models again: NAMES in the store, folders of bundles, or everything."""
+    """Check the files of models against their hashes.
+
+    NAMES are names in the store or folders of bundles. Without NAMES, every model is checked.
+    """
     store = Store()
     folders = [Path(name) for name in names if is_bundle(Path(name))]
     wanted = [name for name in names if Path(name) not in folders]
