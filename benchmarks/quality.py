@@ -78,7 +78,7 @@ class Maker:
     calibration_tokens: int
 
     def ours(self, name: str, recipe: str, *options: str, budget: bool = False) -> Candidate:
-        form = "gguf" if "gguf" in options else "onnx"
+        fmt = "gguf" if "gguf" in options else "onnx"
 
         def make() -> Path:
             folder = self.work / name.replace(" ", "-")
@@ -90,9 +90,9 @@ class Maker:
                 if recipe != "fast":
                     command += ["--calibration", self.calibration]
                 subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
-            return folder / f"model.{form}"
+            return folder / f"model.{fmt}"
 
-        return Candidate(name, make, _gguf if form == "gguf" else self._written)
+        return Candidate(name, make, _gguf if fmt == "gguf" else self._written)
 
     def llama(self, name: str) -> Candidate:
         target = self.work / f"{name.replace(' ', '-')}.gguf"

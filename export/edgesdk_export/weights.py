@@ -37,11 +37,11 @@ class BlockTensor(LazyTensor, Protocol):
     """A matrix on disk that has been rounded to blocks once, and may hand them over as they are,
     so that it is not rounded again."""
 
-    def preserved_format(self, form: BlockFormat) -> BlockFormat | None:
-        """The format, of `form`'s bits and block, in which the blocks are handed over; None where
+    def preserved_format(self, fmt: BlockFormat) -> BlockFormat | None:
+        """The format, of `fmt`'s bits and block, in which the blocks are handed over; None where
         they do not fit, and the values have to be rounded again."""
 
-    def blocks(self, form: BlockFormat, start: int, stop: int) -> PackedMatrix:
+    def blocks(self, fmt: BlockFormat, start: int, stop: int) -> PackedMatrix:
         """Rows [start, stop) in a format of `preserved_format`: the same values as `rows` gives."""
 
     def steps(self, block: int, start: int, stop: int) -> Float32 | None:

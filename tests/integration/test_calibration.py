@@ -169,8 +169,8 @@ def test_rescaled_rows_are_those_of_the_whole(tmp_path: Path) -> None:
         np.testing.assert_array_equal(moved.weights[name].rows(3, 9), whole[3:9])
 
 
-def all_in(decoder, form):
-    return {name: form for name in matrix_parts(decoder.spec) if name.startswith("layers.")}
+def all_in(decoder, fmt):
+    return {name: fmt for name in matrix_parts(decoder.spec) if name.startswith("layers.")}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -198,20 +198,20 @@ def int4_kl(decoder, folder, text, quantizer):
 def test_calibrated_bundles_are_closer_to_the_checkpoint(variant: str, tmp_path: Path) -> None:
     _, decoder = tiny(variant, tmp_path / "model")
     text, held_out = windows(24, seed=1), windows(8, seed=2)
-    form = Int4()
+    fmt = Int4()
     importance = collect_importance(decoder, text, text_name="noise")
     plain = int4_kl(decoder, tmp_path / "plain", held_out, None)
-    weighted = WeightedQuantizer(decoder, importance, all_in(decoder, form))
-    gptq = SequentialQuantizer(decoder, text, all_in(decoder, form), RoundingOptions(sweeps=1))
+    weighted = WeightedQuantizer(decoder, importance, all_in(decoder, fmt))
+    gptq = SequentialQuantizer(decoder, text, all_in(decoder, fmt), RoundingOptions(sweeps=1))
     assert int4_kl(decoder, tmp_path / "weighted", held_out, weighted) < 1.1 * plain
     assert int4_kl(decoder, tmp_path / "gptq", held_out, gptq) < plain
 
 
 def test_formats_may_differ_from_matrix_to_matrix(tmp_path: Path) -> None:
     _, decoder = tiny("llama", tmp_path / "model")
-    forms = {"qkv": Int8(block=64), "down": Int4(block=16)}
+    matrix_formats = {"qkv": Int8(block=64), "down": Int4(block=16)}
     by_matrix = {
-        name: forms.get(name.split(".")[-1], form) for name, form in all_in(decoder, Int4()).items()
+        name: matrix_formats.get(name.split(".")[-1], fmt) for name, fmt in all_in(decoder, Int4()).items()
     }
     quantizer = SequentialQuantizer(decoder, windows(8), by_matrix, RoundingOptions())
     assert quantizer.formats == "int4+int8"

@@ -176,7 +176,7 @@ def test_formats_go_where_divergence_is(checkpoint: Path, bits: float) -> None:
     decoder = read_decoder(open_checkpoint(checkpoint))
     scheme = WeightScheme.named("int4")
     names = [name for name in matrix_parts(decoder.spec) if name.startswith("layers.")]
-    error = [2.0 ** -(2 * form.bits) * math.sqrt(form.block) for form in MIXED_FORMATS]
+    error = [2.0 ** -(2 * fmt.bits) * math.sqrt(fmt.block) for fmt in MIXED_FORMATS]
     costs = {
         name: MatrixCost(1, tuple(e * (50 if name.endswith("down") else 1) for e in error))
         for name in names

@@ -34,7 +34,7 @@ FILE_TYPES = {
     "IQ4_XS": 30,
     "BF16": 32,
 }
-BY_NAME = {form.name: form for form in GGML_FORMATS}
+BY_NAME = {fmt.name: fmt for fmt in GGML_FORMATS}
 
 
 def write_plain(folder, inner):
@@ -99,9 +99,9 @@ def test_bytes_are_those_of_llama_quantize(name, weighted, plain, tmp_path):
     theirs = tensors_of(tmp_path / "q.gguf")
     assert len(theirs) > 5
     for key, (raw, kind) in theirs.items():
-        form = fallback(BY_NAME[name], floats[key].shape[1])
-        assert kind == form.name, key
-        np.testing.assert_array_equal(form.quantize(floats[key], importance.get(key)), raw, key)
+        fmt = fallback(BY_NAME[name], floats[key].shape[1])
+        assert kind == fmt.name, key
+        np.testing.assert_array_equal(fmt.quantize(floats[key], importance.get(key)), raw, key)
 
 
 @pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"])

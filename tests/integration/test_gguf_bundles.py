@@ -95,12 +95,12 @@ def test_a_bundle_answers(checkpoint, tmp_path):
         assert model.respond("fox", max_tokens=4).receipt.output_tokens > 0
 
 
-@pytest.mark.parametrize("form", ["onnx", "gguf"])
+@pytest.mark.parametrize("fmt", ["onnx", "gguf"])
 @pytest.mark.parametrize("bits", ["few", "all"])
-def test_the_same_inputs_give_the_same_bytes(form, bits, checkpoint, tmp_path):
-    schemes = {"onnx": ("int4", "fp32"), "gguf": ("q4_k_m", "f32")}[form]
+def test_the_same_inputs_give_the_same_bytes(fmt, bits, checkpoint, tmp_path):
+    schemes = {"onnx": ("int4", "fp32"), "gguf": ("q4_k_m", "f32")}[fmt]
     made = [
-        bundle_of(checkpoint[1], tmp_path / name, format=form, scheme=schemes[bits == "all"])
+        bundle_of(checkpoint[1], tmp_path / name, format=fmt, scheme=schemes[bits == "all"])
         for name in ("one", "two")
     ]
     one, two = ({path.name: path.read_bytes() for path in bundle.path.iterdir()} for bundle in made)
@@ -163,8 +163,8 @@ CALIBRATED = {
 @pytest.mark.parametrize("case", CALIBRATED)
 def test_recipes_that_calibrate_come_closer_to_the_checkpoint(case, calm, tmp_path):
     """Calibrated on the text that is measured, so that chance has no part in it."""
-    form, scheme, name, method = CALIBRATED[case]
-    settings = {"format": form, "scheme": scheme, "quality_tokens": 1024}
+    fmt, scheme, name, method = CALIBRATED[case]
+    settings = {"format": fmt, "scheme": scheme, "quality_tokens": 1024}
     plain = bundle_of(calm, tmp_path / "plain", **settings)
     made = [
         bundle_of(

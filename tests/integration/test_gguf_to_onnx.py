@@ -102,14 +102,14 @@ def test_what_has_minima_is_rounded_again_and_the_loss_is_told(tmp_path):
     assert told["int4"].tensors == 7 * decoder.spec.layers
     assert told["int8-symmetric"].tensors == 2
     stored = read_stored(tmp_path / "model.onnx")
-    for form, kinds in (("int4", ("qkv", "o", "gate", "up", "down")), ("int8-symmetric", None)):
+    for fmt, kinds in (("int4", ("qkv", "o", "gate", "up", "down")), ("int8-symmetric", None)):
         error = squares = 0.0
         for name, parts in matrix_parts(decoder.spec).items():
             if (name in ("embed", "head")) if kinds is None else name.endswith(kinds):
                 exact = source_matrix(decoder, parts).astype(np.float64)
                 error += np.square(stored_matrix(stored, name, exact.shape[1]) - exact).sum()
                 squares += np.square(exact).sum()
-        assert told[form].relative_error == pytest.approx(np.sqrt(error / squares), rel=0.01)
+        assert told[fmt].relative_error == pytest.approx(np.sqrt(error / squares), rel=0.01)
     assert 0.03 < told["int4"].relative_error < 0.09
     assert told["int8-symmetric"].relative_error < 0.01
 
@@ -168,8 +168,8 @@ def test_rows_that_fit_stay_exact_beside_rows_that_do_not(tmp_path):
 @pytest.mark.parametrize(("start", "stop"), [(0, 32), (3, 17), (31, 32)])
 def test_blocks_of_reordered_rows_are_those_of_the_values(start, stop, tmp_path):
     decoder = read_decoder(open_checkpoint(make_gguf(tmp_path, "llama", "Q4_0")))
-    key, form = decoder.weights["layers.1.k.weight"], Int4(block=16)
-    kept = key.preserved_format(form)
+    key, fmt = decoder.weights["layers.1.k.weight"], Int4(block=16)
+    kept = key.preserved_format(fmt)
     values = kept.dequantize(key.blocks(kept, start, stop), columns=64)
     np.testing.assert_array_equal(values, key.rows(start, stop))
     assert key.preserved_format(Int8Symmetric(block=64)) is None

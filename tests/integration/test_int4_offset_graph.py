@@ -20,9 +20,9 @@ MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 class Rounded:
     """A matrix as a format gives it back; a `LazyTensor`."""
 
-    def __init__(self, tensor, form):
+    def __init__(self, tensor, fmt):
         values = tensor.rows(0, tensor.shape[0])
-        self.values = form.dequantize(form.quantize(values), columns=values.shape[1])
+        self.values = fmt.dequantize(fmt.quantize(values), columns=values.shape[1])
         self.shape, self.dtype = tensor.shape, tensor.dtype
 
     def rows(self, start, stop):
@@ -32,7 +32,7 @@ class Rounded:
 def rounded(decoder, scheme):
     """The decoder with all its matrices as they will be stored."""
 
-    def form(name):
+    def fmt(name):
         if name == "embed.weight":
             return scheme.table(decoder.spec.tied)
         return scheme.embedding if name == "head.weight" else scheme.linear
@@ -42,7 +42,7 @@ def rounded(decoder, scheme):
     return Decoder(
         decoder.spec,
         {
-            name: Rounded(tensor, form(name))
+            name: Rounded(tensor, fmt(name))
             if name in matrices and name.endswith(".weight")
             else tensor
             for name, tensor in decoder.weights.items()

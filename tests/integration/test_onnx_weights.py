@@ -76,9 +76,9 @@ def rounded(decoder, linear, embedding):
     weights = dict(decoder.weights)
     for name, tensor in decoder.weights.items():
         if len(tensor.shape) == 2:
-            form = embedding if name.startswith(("embed", "head")) else linear
-            packed = form.quantize(tensor.rows(0, tensor.shape[0]))
-            values = dequantize(packed, bits=form.bits, columns=tensor.shape[1])
+            fmt = embedding if name.startswith(("embed", "head")) else linear
+            packed = fmt.quantize(tensor.rows(0, tensor.shape[0]))
+            values = dequantize(packed, bits=fmt.bits, columns=tensor.shape[1])
             weights[name] = InMemory(values)
     return Decoder(decoder.spec, weights)
 

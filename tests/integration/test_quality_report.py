@@ -40,14 +40,14 @@ def bundles(model, tmp_path_factory) -> list[Bundle]:
     return [
         export(
             ExportJob(
-                *(model[1], folder / scheme, scheme.replace("_", "-"), form),
+                *(model[1], folder / scheme, scheme.replace("_", "-"), fmt),
                 scheme=scheme,
                 text=TEXT,
                 quality_tokens=TOKENS,
             ),
             SilentProgress(),
         )
-        for form, scheme in SCHEMES
+        for fmt, scheme in SCHEMES
     ]
 
 

@@ -56,8 +56,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bundle_of(source: Path, target: Path, form: str, scheme: str, **settings) -> Bundle:
-    job = ExportJob(source, target, "tiny", form, scheme=scheme, quality_tokens=0, **settings)
+def bundle_of(source: Path, target: Path, fmt: str, scheme: str, **settings) -> Bundle:
+    job = ExportJob(source, target, "tiny", fmt, scheme=scheme, quality_tokens=0, **settings)
     return export(job, SilentProgress())
 
 
@@ -93,9 +93,9 @@ def whole(weights, name: str) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def sabotaged(form: str, harm):
+def sabotaged(fmt: str, harm):
     """The writer of a format gets other weights than the checkpoint's."""
-    module, name = {"onnx": (native, "write_decoder"), "gguf": (gguf_build, "write_gguf")}[form]
+    module, name = {"onnx": (native, "write_decoder"), "gguf": (gguf_build, "write_gguf")}[fmt]
     original = getattr(module, name)
 
     def write(decoder: Decoder, *arguments, **settings):
@@ -107,13 +107,13 @@ def sabotaged(form: str, harm):
         yield
 
 
-@pytest.mark.parametrize(("form", "scheme"), FORMS)
+@pytest.mark.parametrize(("fmt", "scheme"), FORMS)
 @pytest.mark.parametrize("harm", [swapped, layers_swapped, transposed, scaled, shifted])
-def test_a_writer_that_errs_leaves_no_bundle(form, scheme, harm, checkpoint, tmp_path):
-    if form == "gguf":
+def test_a_writer_that_errs_leaves_no_bundle(fmt, scheme, harm, checkpoint, tmp_path):
+    if fmt == "gguf":
         pytest.importorskip("llama_cpp")
-    with sabotaged(form, harm), pytest.raises(ExportError, match="self-test failed: on 48 tokens"):
-        bundle_of(checkpoint, tmp_path / "out" / "b", form, scheme)
+    with sabotaged(fmt, harm), pytest.raises(ExportError, match="self-test failed: on 48 tokens"):
+        bundle_of(checkpoint, tmp_path / "out" / "b", fmt, scheme)
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -34,21 +34,21 @@ def gguf_decoder(folder: Path, kind: str):
     return read_decoder(open_checkpoint(path))
 
 
-def all_in(decoder, form):
-    return {name: form for name in matrix_parts(decoder.spec) if name.startswith("layers.")}
+def all_in(decoder, fmt):
+    return {name: fmt for name in matrix_parts(decoder.spec) if name.startswith("layers.")}
 
 
 @pytest.mark.parametrize("method", ["gptq", "weighted"])
-@pytest.mark.parametrize("form", [Int4(), CodedScales(Int4())], ids=["float32", "uint8"])
-def test_calibration_leaves_blocks_that_fit(form, method, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fmt", [Int4(), CodedScales(Int4())], ids=["float32", "uint8"])
+def test_calibration_leaves_blocks_that_fit(fmt, method, tmp_path: Path) -> None:
     decoder = gguf_decoder(tmp_path, "Q4_0")
-    forms = all_in(decoder, form)
-    moved = activation_aware(decoder, TEXT, forms)
+    matrix_formats = all_in(decoder, fmt)
+    moved = activation_aware(decoder, TEXT, matrix_formats)
     if method == "gptq":
-        quantizer = SequentialQuantizer(moved, TEXT, forms, RoundingOptions())
+        quantizer = SequentialQuantizer(moved, TEXT, matrix_formats, RoundingOptions())
     else:
         importance = collect_importance(moved, TEXT, text_name="noise")
-        quantizer = WeightedQuantizer(moved, importance, forms)
+        quantizer = WeightedQuantizer(moved, importance, matrix_formats)
     for index in range(decoder.spec.layers):
         for name, packed in quantizer.layer(index).items():
             parts = [

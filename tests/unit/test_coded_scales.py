@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 FORMATS = [Int4(), Int4(block=16), Int8(), Int8(block=64), Int8Symmetric()]
-formats = pytest.mark.parametrize("form", FORMATS, ids=lambda form: f"{form.name}-{form.block}")
+formats = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: f"{fmt.name}-{fmt.block}")
 positive = st.floats(0, 2.0**100, width=32)
 
 
@@ -24,8 +24,8 @@ def normal(rows, columns, seed=0):
     return np.random.default_rng(seed).standard_t(5, (rows, columns)).astype(np.float32)
 
 
-def error(packed, form, weights):
-    found = dequantize(packed, bits=form.bits, columns=weights.shape[1])
+def error(packed, fmt, weights):
+    found = dequantize(packed, bits=fmt.bits, columns=weights.shape[1])
     return float(np.square(found - weights).sum())
 
 
@@ -39,27 +39,27 @@ def check_stored(packed):
 
 @formats
 @pytest.mark.parametrize("columns", [96, 100])
-def test_a_byte_for_each_scale_loses_next_to_nothing(form, columns):
+def test_a_byte_for_each_scale_loses_next_to_nothing(fmt, columns):
     weights = normal(64, columns)
-    packed = CodedScales(form).quantize(weights)
+    packed = CodedScales(fmt).quantize(weights)
     check_stored(packed)
-    assert error(packed, form, weights) < 1.03 * error(form.quantize(weights), form, weights)
+    assert error(packed, fmt, weights) < 1.03 * error(fmt.quantize(weights), fmt, weights)
 
 
-@pytest.mark.parametrize("form", [Int4(), Int4(block=16), Int8(block=64)])
-def test_methods_round_to_the_scales_that_are_stored(form):
+@pytest.mark.parametrize("fmt", [Int4(), Int4(block=16), Int8(block=64)])
+def test_methods_round_to_the_scales_that_are_stored(fmt):
     weights = normal(24, 128)
     moments = SecondMoments(300, (np.eye(128, dtype=np.float32),))
-    coded = CodedScales(form)
+    coded = CodedScales(fmt)
     for plain, packed in (
-        (quantize_searched(weights, form), quantize_searched(weights, coded)),
+        (quantize_searched(weights, fmt), quantize_searched(weights, coded)),
         (
-            quantize_calibrated(weights, form, moments, RoundingOptions()),
+            quantize_calibrated(weights, fmt, moments, RoundingOptions()),
             quantize_calibrated(weights, coded, moments, RoundingOptions()),
         ),
     ):
         check_stored(packed)
-        assert error(packed, form, weights) < 1.03 * error(plain, form, weights)
+        assert error(packed, fmt, weights) < 1.03 * error(plain, fmt, weights)
 
 
 @given(arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 9)), elements=positive))
@@ -73,8 +73,8 @@ def test_codes_are_the_nearest_and_never_zero(scales):
 
 
 @formats
-def test_stored_bits_are_those_of_the_arrays(form):
-    packed = CodedScales(form).quantize(np.ones((3, 100), np.float32))
+def test_stored_bits_are_those_of_the_arrays(fmt):
+    packed = CodedScales(fmt).quantize(np.ones((3, 100), np.float32))
     arrays = [packed.data, packed.coded.codes, packed.coded.units, packed.zero_points]
     stored = sum(array.nbytes for array in arrays if array is not None)
-    assert stored_bits(CodedScales(form), 3, 100) == 8 * stored
+    assert stored_bits(CodedScales(fmt), 3, 100) == 8 * stored

@@ -55,9 +55,9 @@ def test_a_budget_below_the_smallest_is_refused():
         choose_formats({"a": [FormatOption(3, 1), FormatOption(5, 0)]}, 2)
 
 
-@pytest.mark.parametrize("form", [Int4(), Int4Symmetric(block=128), Int8(block=64), Int4(block=16)])
-def test_stored_bits_are_those_of_the_packed_arrays(form):
-    packed = form.quantize(np.ones((3, 100), np.float32))
+@pytest.mark.parametrize("fmt", [Int4(), Int4Symmetric(block=128), Int8(block=64), Int4(block=16)])
+def test_stored_bits_are_those_of_the_packed_arrays(fmt):
+    packed = fmt.quantize(np.ones((3, 100), np.float32))
     arrays = [packed.data, packed.scales, packed.zero_points]
     stored = sum(array.nbytes for array in arrays if array is not None)
-    assert stored_bits(form, 3, 100) == 8 * stored
+    assert stored_bits(fmt, 3, 100) == 8 * stored

@@ -19,8 +19,8 @@ def test_names_in_any_case():
 
 
 def test_every_format_is_found_by_its_own_name():
-    for form in FORMATS.values():
-        assert format_named(form.name).name == form.name
+    for fmt in FORMATS.values():
+        assert format_named(fmt.name).name == fmt.name
 
 
 @pytest.mark.parametrize(

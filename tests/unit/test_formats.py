@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
 
 FORMATS = [Int4(), Int4Symmetric(), Int8(), Int8Symmetric(), Int4(block=16), Int8(block=64)]
-names = pytest.mark.parametrize("form", FORMATS, ids=lambda form: f"{form.name}-{form.block}")
+names = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: f"{fmt.name}-{fmt.block}")
 
 # Blocks of smaller magnitudes become zeros.
 NOTHING = 1e-28
@@ -32,8 +32,8 @@ def normal(rows, columns, seed=0):
     return np.random.default_rng(seed).standard_t(5, (rows, columns)).astype(np.float32)
 
 
-def restored(form, weights):
-    return form.dequantize(form.quantize(weights), columns=weights.shape[1])
+def restored(fmt, weights):
+    return fmt.dequantize(fmt.quantize(weights), columns=weights.shape[1])
 
 
 def run_node(node, weights, feed_name, feed, out_shape):
@@ -62,15 +62,15 @@ def run_node(node, weights, feed_name, feed, out_shape):
 def test_matmul_kernel_multiplies_by_the_dequantized_matrix(
     kind, block, rows, columns, accuracy_level
 ):
-    form, weights = kind(block=block), normal(rows, columns)
+    fmt, weights = kind(block=block), normal(rows, columns)
     # Whole numbers, 127 among them in every block: rounding inputs to 8 bits changes nothing.
     x = np.random.default_rng(1).integers(-127, 128, (4, columns)).astype(np.float32)
     x[:, ::16] = 127
-    packed = form.quantize(weights)
-    assert packed.data.shape == (rows, -(-columns // block), block * form.bits // 8)
+    packed = fmt.quantize(weights)
+    assert packed.data.shape == (rows, -(-columns // block), block * fmt.bits // 8)
     assert packed.scales.shape == packed.data.shape[:2]
     stored = {"b": packed.data, "s": packed.scales}
-    if form.has_zero_points:
+    if fmt.has_zero_points:
         stored["z"] = packed.zero_points
     node = helper.make_node(
         "MatMulNBits",
@@ -79,69 +79,69 @@ def test_matmul_kernel_multiplies_by_the_dequantized_matrix(
         domain="com.microsoft",
         K=columns,
         N=rows,
-        bits=form.bits,
-        block_size=form.block,
+        bits=fmt.bits,
+        block_size=fmt.block,
         accuracy_level=accuracy_level,
     )
     y = run_node(node, stored, "x", x, (4, rows))
-    exact = x @ restored(form, weights).T
+    exact = x @ restored(fmt, weights).T
     np.testing.assert_allclose(y, exact, atol=1e-5 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize(
-    "form", [Int8(), Int8Symmetric(), Int8(block=16)], ids=["asymmetric", "symmetric", "block 16"]
+    "fmt", [Int8(), Int8Symmetric(), Int8(block=16)], ids=["asymmetric", "symmetric", "block 16"]
 )
-def test_gather_kernel_returns_dequantized_rows(form):
+def test_gather_kernel_returns_dequantized_rows(fmt):
     weights = normal(40, 96)
-    packed = form.quantize(weights)
+    packed = fmt.quantize(weights)
     node = helper.make_node(
         "GatherBlockQuantized",
-        ["d", "ids", "s", *(["z"] if form.has_zero_points else [])],
+        ["d", "ids", "s", *(["z"] if fmt.has_zero_points else [])],
         ["y"],
         domain="com.microsoft",
         bits=8,
-        block_size=form.block,
+        block_size=fmt.block,
         gather_axis=0,
         quantize_axis=1,
     )
     stored = {"d": packed.data.reshape(40, 96), "s": packed.scales}
-    if form.has_zero_points:
+    if fmt.has_zero_points:
         stored["z"] = packed.zero_points
     ids = np.array([[3, 39], [0, 3]])
     y = run_node(node, stored, "ids", ids, (2, 2, 96))
-    np.testing.assert_array_equal(y, restored(form, weights)[ids])
+    np.testing.assert_array_equal(y, restored(fmt, weights)[ids])
 
 
 @names
 @given(weights=matrices)
 @settings(max_examples=60, deadline=None)
-def test_every_weight_comes_back_within_a_step_of_its_block(form, weights):
-    back = restored(form, weights)
-    padding = -weights.shape[1] % form.block
-    blocks = np.pad(weights, ((0, 0), (0, padding))).reshape(len(weights), -1, form.block)
+def test_every_weight_comes_back_within_a_step_of_its_block(fmt, weights):
+    back = restored(fmt, weights)
+    padding = -weights.shape[1] % fmt.block
+    blocks = np.pad(weights, ((0, 0), (0, padding))).reshape(len(weights), -1, fmt.block)
     errors = np.pad(back - weights, ((0, 0), (0, padding))).reshape(blocks.shape)
     spans = np.maximum(blocks.max(-1), 0) - np.minimum(blocks.min(-1), 0)
-    if isinstance(form, Int8):
+    if isinstance(fmt, Int8):
         # Half a step, and half a step more where rounding the zero-point clips an end.
         bound = spans / 255
-    elif isinstance(form, Int8Symmetric):
+    elif isinstance(fmt, Int8Symmetric):
         bound = np.abs(blocks).max(-1) / 254
     else:
         # Least squares may clip an outlier, but no more than plain rounding's whole error.
-        step = spans / 15 if form.has_zero_points else np.abs(blocks).max(-1) / 7
-        bound = step * np.sqrt(form.block) * 0.5
-    error = np.sqrt((errors.astype(np.float64) ** 2).sum(-1)) if form.bits == 4 else errors
-    limit = bound if form.bits == 4 else bound[..., None]
+        step = spans / 15 if fmt.has_zero_points else np.abs(blocks).max(-1) / 7
+        bound = step * np.sqrt(fmt.block) * 0.5
+    error = np.sqrt((errors.astype(np.float64) ** 2).sum(-1)) if fmt.bits == 4 else errors
+    limit = bound if fmt.bits == 4 else bound[..., None]
     assert (np.abs(error) <= limit * 1.001 + 1e-6 * spans.max() + NOTHING).all()
 
 
-@pytest.mark.parametrize("form", [Int4(), Int4Symmetric()], ids=lambda form: form.name)
+@pytest.mark.parametrize("fmt", [Int4(), Int4Symmetric()], ids=lambda fmt: fmt.name)
 @given(weights=arrays(np.float32, (4, 64), elements=finite))
 @settings(max_examples=60, deadline=None)
-def test_search_is_never_worse_than_rounding_to_nearest(form, weights):
+def test_search_is_never_worse_than_rounding_to_nearest(fmt, weights):
     blocks = weights.reshape(4, 2, 32).astype(np.float64)
-    errors = ((restored(form, weights).reshape(blocks.shape) - blocks) ** 2).sum(-1)
-    if form.has_zero_points:
+    errors = ((restored(fmt, weights).reshape(blocks.shape) - blocks) ** 2).sum(-1)
+    if fmt.has_zero_points:
         low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
         step = (high - low) / 15
     else:
@@ -166,35 +166,35 @@ def test_search_beats_rounding_to_nearest_on_bell_shaped_weights():
 
 @names
 @pytest.mark.parametrize("magnitude", [1e-42, 1e-20, 1e20, 3e38])
-def test_extreme_magnitudes(form, magnitude):
+def test_extreme_magnitudes(fmt, magnitude):
     with np.errstate(all="raise", under="ignore"):
         weights = np.clip(normal(2, 64), -1, 1) * np.float32(magnitude)
-        back = restored(form, weights.astype(np.float32))
+        back = restored(fmt, weights.astype(np.float32))
     assert np.isfinite(back).all()
     if magnitude > 1e-30:
-        worst = 0.02 if form.bits == 8 else 0.2
+        worst = 0.02 if fmt.bits == 8 else 0.2
         assert np.abs(back / magnitude - weights / magnitude).max() < worst
 
 
 @names
-def test_zeros_stay_zeros(form):
-    np.testing.assert_array_equal(restored(form, np.zeros((2, 48), np.float32)), 0)
+def test_zeros_stay_zeros(fmt):
+    np.testing.assert_array_equal(restored(fmt, np.zeros((2, 48), np.float32)), 0)
 
 
 @names
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_refused_with_its_place(form, bad):
+def test_what_is_no_number_is_refused_with_its_place(fmt, bad):
     weights = normal(3, 40)
     weights[2, 17] = bad
     with pytest.raises(ValueError, match=r"\[2, 17\] is -?(nan|inf)"):
-        form.quantize(weights)
+        fmt.quantize(weights)
 
 
 @names
-def test_rows_do_not_depend_on_their_neighbours(form):
+def test_rows_do_not_depend_on_their_neighbours(fmt):
     weights = normal(300, 320)
-    whole = form.quantize(weights)
-    alone = form.quantize(weights[250:251])
+    whole = fmt.quantize(weights)
+    alone = fmt.quantize(weights[250:251])
     np.testing.assert_array_equal(whole.data[250:251], alone.data)
     np.testing.assert_array_equal(whole.scales[250:251], alone.scales)
 

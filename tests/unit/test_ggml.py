@@ -32,7 +32,7 @@ from edgesdk.errors import MissingExtra
 
 pytest.importorskip("llama_cpp")
 
-names = pytest.mark.parametrize("form", GGML_FORMATS, ids=lambda form: form.name)
+names = pytest.mark.parametrize("fmt", GGML_FORMATS, ids=lambda fmt: fmt.name)
 
 
 def normal(rows, columns, seed=0):
@@ -40,21 +40,21 @@ def normal(rows, columns, seed=0):
 
 
 @names
-def test_numbers_and_sizes_are_those_of_the_gguf_package(form):
-    kind = gguf.GGMLQuantizationType[form.name]
-    assert form.type_id == kind.value
-    assert (form.block, form.block_bytes) == gguf.GGML_QUANT_SIZES[kind]
+def test_numbers_and_sizes_are_those_of_the_gguf_package(fmt):
+    kind = gguf.GGMLQuantizationType[fmt.name]
+    assert fmt.type_id == kind.value
+    assert (fmt.block, fmt.block_bytes) == gguf.GGML_QUANT_SIZES[kind]
 
 
 @names
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
-def test_any_blocks_are_read_as_the_gguf_package_reads_them(form, data):
-    shape = (data.draw(st.integers(1, 3)), form.block_bytes * data.draw(st.integers(1, 2)))
+def test_any_blocks_are_read_as_the_gguf_package_reads_them(fmt, data):
+    shape = (data.draw(st.integers(1, 3)), fmt.block_bytes * data.draw(st.integers(1, 2)))
     packed = data.draw(arrays(np.uint8, shape))
     with np.errstate(all="ignore"):
-        theirs = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType[form.name])
-    ours = form.dequantize(packed)
+        theirs = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType[fmt.name])
+    ours = fmt.dequantize(packed)
     # NaN and infinities are what random scales give now and then.
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
     finite = np.isfinite(theirs)
@@ -62,38 +62,38 @@ def test_any_blocks_are_read_as_the_gguf_package_reads_them(form, data):
 
 
 @names
-def test_a_tensor_may_come_in_pieces_of_any_layout(form):
+def test_a_tensor_may_come_in_pieces_of_any_layout(fmt):
     weights = normal(700, 512)
     importance = np.abs(normal(1, 512, seed=2)[0])
-    whole = form.quantize(weights, importance)
-    pieces = [form.quantize(weights[at : at + 90], importance) for at in range(0, 700, 90)]
+    whole = fmt.quantize(weights, importance)
+    pieces = [fmt.quantize(weights[at : at + 90], importance) for at in range(0, 700, 90)]
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
-    np.testing.assert_array_equal(form.quantize(np.asfortranarray(weights), importance), whole)
+    np.testing.assert_array_equal(fmt.quantize(np.asfortranarray(weights), importance), whole)
 
 
-@pytest.mark.parametrize("form", [Q4_0, Q2_K, Q4_K, IQ4_XS], ids=lambda form: form.name)
-def test_important_columns_come_back_closer(form):
+@pytest.mark.parametrize("fmt", [Q4_0, Q2_K, Q4_K, IQ4_XS], ids=lambda fmt: fmt.name)
+def test_important_columns_come_back_closer(fmt):
     weights = normal(64, 256)
     importance = np.full(256, 0.01, np.float32)
     importance[::8] = 10
-    plain = np.abs(form.dequantize(form.quantize(weights)) - weights)[:, ::8].mean()
-    weighted = np.abs(form.dequantize(form.quantize(weights, importance)) - weights)[:, ::8].mean()
+    plain = np.abs(fmt.dequantize(fmt.quantize(weights)) - weights)[:, ::8].mean()
+    weighted = np.abs(fmt.dequantize(fmt.quantize(weights, importance)) - weights)[:, ::8].mean()
     assert weighted < 0.8 * plain
 
 
 @names
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_refused_with_its_place(form, bad):
+def test_what_is_no_number_is_refused_with_its_place(fmt, bad):
     weights = normal(2000, 256)
     weights[1777, 17] = bad
     with pytest.raises(ValueError, match=r"\[1777, 17\] is -?(nan|inf)"):
-        form.quantize(weights)
+        fmt.quantize(weights)
 
 
-@pytest.mark.parametrize("form", [F16, Q4_0, Q8_0, Q4_K, Q6_K], ids=lambda form: form.name)
-def test_what_float16_scales_cannot_hold_is_refused(form):
-    with pytest.raises(ValueError, match=rf"up to 3e\+38, are beyond what {form.name} can hold"):
-        form.quantize(np.full((1, 256), 3e38, np.float32))
+@pytest.mark.parametrize("fmt", [F16, Q4_0, Q8_0, Q4_K, Q6_K], ids=lambda fmt: fmt.name)
+def test_what_float16_scales_cannot_hold_is_refused(fmt):
+    with pytest.raises(ValueError, match=rf"up to 3e\+38, are beyond what {fmt.name} can hold"):
+        fmt.quantize(np.full((1, 256), 3e38, np.float32))
 
 
 def test_rows_that_blocks_do_not_divide_are_refused():

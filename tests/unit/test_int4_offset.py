@@ -23,8 +23,8 @@ def normal(rows=32, columns=512, seed=0):
     return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
 
 
-def relative(form, weights):
-    found = form.dequantize(form.quantize(weights), columns=weights.shape[1])
+def relative(fmt, weights):
+    found = fmt.dequantize(fmt.quantize(weights), columns=weights.shape[1])
     return float(np.linalg.norm(found - weights) / np.linalg.norm(weights))
 
 
@@ -44,22 +44,22 @@ def test_random_weights_lose_less_than_with_zero_points_and_no_more_than_in_q4_k
 
 @blocks
 def test_the_budget_counts_every_stored_byte(block):
-    form, weights = Int4Offset(block), normal(8, 1536)
-    packed = form.quantize(weights)
+    fmt, weights = Int4Offset(block), normal(8, 1536)
+    packed = fmt.quantize(weights)
     assert packed.coded is not None
     assert packed.offsets is not None
     assert packed.offsets.coded is not None
     parts = [packed.data, packed.coded.codes, packed.coded.units]
     parts += [packed.offsets.data, packed.offsets.coded.codes, packed.offsets.coded.units]
-    assert 8 * sum(part.nbytes for part in parts) == stored_bits(form, *weights.shape)
+    assert 8 * sum(part.nbytes for part in parts) == stored_bits(fmt, *weights.shape)
 
 
 @blocks
 def test_methods_pack_just_what_they_rounded_to(block):
-    form, weights = Int4Offset(block), normal(24, 256)
+    fmt, weights = Int4Offset(block), normal(24, 256)
     importance = np.exp(normal(1, 256, seed=1)[0])
-    points = round_all(search_grid(weights, form, importance), np.ascontiguousarray(weights.T)).T
-    found = form.dequantize(quantize_searched(weights, form, importance), columns=256)
+    points = round_all(search_grid(weights, fmt, importance), np.ascontiguousarray(weights.T)).T
+    found = fmt.dequantize(quantize_searched(weights, fmt, importance), columns=256)
     np.testing.assert_allclose(found, points, rtol=1e-5, atol=1e-5)
 
 

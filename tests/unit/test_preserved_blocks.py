@@ -25,16 +25,16 @@ def relative_error(values, exact):
 
 
 @pytest.mark.parametrize("source", KEPT)
-@pytest.mark.parametrize("form", [Int4(), Int4(block=16), Int8Symmetric(), Int8(block=16)])
+@pytest.mark.parametrize("fmt", [Int4(), Int4(block=16), Int8Symmetric(), Int8(block=16)])
 @given(data=st.data())
 @settings(max_examples=20, deadline=None)
-def test_any_kept_blocks_stand_for_the_same_values(source, form, data):
-    kept = preserved_format(source, form)
-    if form.bits == 4 and source != "Q4_0":
+def test_any_kept_blocks_stand_for_the_same_values(source, fmt, data):
+    kept = preserved_format(source, fmt)
+    if fmt.bits == 4 and source != "Q4_0":
         assert kept is None
         return
     assert kept is not None
-    assert (kept.bits, kept.block, kept.has_zero_points) == (form.bits, form.block, False)
+    assert (kept.bits, kept.block, kept.has_zero_points) == (fmt.bits, fmt.block, False)
     shape = (data.draw(st.integers(1, 3)), KEPT[source] * data.draw(st.integers(1, 3)))
     raw = data.draw(arrays(np.uint8, shape))
     # No scale is NaN or infinite.
@@ -42,7 +42,7 @@ def test_any_kept_blocks_stand_for_the_same_values(source, form, data):
     theirs = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[source])
     packed = preserve_blocks(source, raw, kept)
     np.testing.assert_array_equal(kept.dequantize(packed, columns=theirs.shape[1]), theirs)
-    wide = with_zero_points(packed, form.bits)
+    wide = with_zero_points(packed, fmt.bits)
     assert wide.zero_points is not None
     np.testing.assert_array_equal(kept.dequantize(wide, columns=theirs.shape[1]), theirs)
 
@@ -54,12 +54,12 @@ def test_what_does_not_fit_is_not_kept():
         assert preserved_format(source, Int8()) is None
 
 
-@pytest.mark.parametrize("form", [Q4_1, Q4_K], ids=lambda form: form.name)
+@pytest.mark.parametrize("fmt", [Q4_1, Q4_K], ids=lambda fmt: fmt.name)
 @pytest.mark.parametrize("block", [16, 32])
-def test_steps_are_the_distance_of_neighbouring_values(form, block):
-    raw = form.quantize(normal(4, 512))
-    values = form.dequantize(raw).reshape(4, -1, block).astype(np.float64)
-    steps = grid_steps(form.name, raw, block)
+def test_steps_are_the_distance_of_neighbouring_values(fmt, block):
+    raw = fmt.quantize(normal(4, 512))
+    values = fmt.dequantize(raw).reshape(4, -1, block).astype(np.float64)
+    steps = grid_steps(fmt.name, raw, block)
     assert steps.shape == values.shape[:2]
     codes = (values - values.min(-1, keepdims=True)) / steps[..., None]
     np.testing.assert_allclose(codes, np.rint(codes), atol=1e-4)
@@ -69,19 +69,19 @@ def test_steps_are_the_distance_of_neighbouring_values(form, block):
 
 
 def test_only_grids_of_one_step_per_block_have_steps():
-    for form in GGML_FORMATS:
-        raw = form.quantize(normal(2, 256))
-        assert (grid_steps(form.name, raw, 32) is None) == (form not in (Q4_1, Q4_K))
+    for fmt in GGML_FORMATS:
+        raw = fmt.quantize(normal(2, 256))
+        assert (grid_steps(fmt.name, raw, 32) is None) == (fmt not in (Q4_1, Q4_K))
     assert grid_steps("Q4_1", Q4_1.quantize(normal(2, 256)), 64) is None
 
 
-@pytest.mark.parametrize("form", [Q4_1, Q4_K], ids=lambda form: form.name)
-def test_rounding_again_with_the_steps_is_no_worse_in_any_block(form):
-    raw = form.quantize(normal(64, 1024))
-    values = form.dequantize(raw)
+@pytest.mark.parametrize("fmt", [Q4_1, Q4_K], ids=lambda fmt: fmt.name)
+def test_rounding_again_with_the_steps_is_no_worse_in_any_block(fmt):
+    raw = fmt.quantize(normal(64, 1024))
+    values = fmt.dequantize(raw)
     searched, informed = (
         Int4().dequantize(Int4().quantize(values, steps), columns=1024)
-        for steps in (None, grid_steps(form.name, raw, 32))
+        for steps in (None, grid_steps(fmt.name, raw, 32))
     )
 
     def errors(back):
@@ -117,8 +117,8 @@ def test_steps_that_make_no_sense_do_no_harm(steps):
 
 def test_eight_bits_lose_little_of_a_six_bit_grid():
     values = Q6_K.dequantize(Q6_K.quantize(normal(16, 512)))
-    form = Int8Symmetric()
-    back = form.dequantize(form.quantize(values), columns=512)
+    fmt = Int8Symmetric()
+    back = fmt.dequantize(fmt.quantize(values), columns=512)
     assert 0 < relative_error(back, values) < 0.01
 
 

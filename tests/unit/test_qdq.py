@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper
 
 FORMATS = [A8W8, A16W8, A16W4, Qdq("a16w4", 16, 4, block=32), Qdq("a16w8", 16, 8, block=16)]
-names = pytest.mark.parametrize("form", FORMATS, ids=lambda form: f"{form.name}-{form.block}")
+names = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: f"{fmt.name}-{fmt.block}")
 finite = st.floats(-1e6, 1e6, width=32)
 
 
@@ -43,18 +43,18 @@ def raw_tensor(name, kind, array_shape, raw):
 
 @names
 @pytest.mark.parametrize("shape", [(6, 64), (5, 72), (3, 33)])
-def test_weights_are_what_dequantize_linear_makes_of_the_stored_bytes(form, shape):
-    packed = form.quantize(normal(*shape))
-    kind = TensorProto.INT8 if form.weight_bits == 8 else TensorProto.INT4
+def test_weights_are_what_dequantize_linear_makes_of_the_stored_bytes(fmt, shape):
+    packed = fmt.quantize(normal(*shape))
+    kind = TensorProto.INT8 if fmt.weight_bits == 8 else TensorProto.INT4
     scale = raw_tensor("s", TensorProto.FLOAT, packed.scales.shape, packed.scales.tobytes())
-    codes = raw_tensor("c", kind, shape, form.stored(packed).tobytes())
-    where = {"axis": 1, "block_size": form.block} if form.block else {"axis": 0}
+    codes = raw_tensor("c", kind, shape, fmt.stored(packed).tobytes())
+    where = {"axis": 1, "block_size": fmt.block} if fmt.block else {"axis": 0}
     nodes = [
         helper.make_node("DequantizeLinear", ["c", "s"], ["w"], **where),
         helper.make_node("Add", ["w", "x"], ["y"]),
     ]
     y = run(nodes, [codes, scale], np.zeros(shape, np.float32), shape)
-    np.testing.assert_array_equal(y, form.dequantize(packed))
+    np.testing.assert_array_equal(y, fmt.dequantize(packed))
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -98,17 +98,17 @@ def test_ranges_that_are_none_are_refused(bounds):
 @names
 @given(weights=arrays(np.float32, (2, 64), elements=finite))
 @settings(max_examples=40, deadline=None)
-def test_no_worse_than_rounding_to_nearest(form, weights):
-    packed = form.quantize(weights)
-    largest = 2 ** (form.weight_bits - 1) - 1
+def test_no_worse_than_rounding_to_nearest(fmt, weights):
+    packed = fmt.quantize(weights)
+    largest = 2 ** (fmt.weight_bits - 1) - 1
     assert (packed.scales > 0).all()
-    assert packed.codes.min() >= (-8 if form.weight_bits == 4 else -127)
+    assert packed.codes.min() >= (-8 if fmt.weight_bits == 4 else -127)
     assert packed.codes.max() <= largest
-    groups = weights.reshape(2, -1, form.block or 64).astype(np.float64)
+    groups = weights.reshape(2, -1, fmt.block or 64).astype(np.float64)
     step = np.abs(groups).max(-1, keepdims=True) / largest
     step[step == 0] = 1
     plain = ((np.rint(groups / step) * step - groups) ** 2).sum(-1)
-    found = ((form.dequantize(packed).reshape(groups.shape) - groups) ** 2).sum(-1)
+    found = ((fmt.dequantize(packed).reshape(groups.shape) - groups) ** 2).sum(-1)
     assert (found <= plain * (1 + 1e-4) + 1e-9 * (groups**2).sum(-1) + 1e-50).all()
 
 
@@ -121,27 +121,27 @@ def test_searching_the_scale_of_a_long_row_pays():
 
 
 @names
-def test_what_is_no_number_is_refused_with_its_place(form):
+def test_what_is_no_number_is_refused_with_its_place(fmt):
     weights = normal(3, 40)
     weights[2, 17] = np.nan
     with pytest.raises(ValueError, match=r"\[2, 17\] is nan"):
-        form.quantize(weights)
+        fmt.quantize(weights)
 
 
 @names
-def test_rows_do_not_depend_on_their_neighbours(form):
+def test_rows_do_not_depend_on_their_neighbours(fmt):
     weights = normal(300, 1024)
-    whole, alone = form.quantize(weights), form.quantize(weights[290:291])
+    whole, alone = fmt.quantize(weights), fmt.quantize(weights[290:291])
     np.testing.assert_array_equal(whole.codes[290:291], alone.codes)
     np.testing.assert_array_equal(whole.scales[290:291], alone.scales)
 
 
 @names
 @pytest.mark.parametrize("magnitude", [0.0, 1e-42, 1e-20, 1e20, 3e38])
-def test_extreme_magnitudes(form, magnitude):
+def test_extreme_magnitudes(fmt, magnitude):
     with np.errstate(all="raise", under="ignore"):
         weights = (np.clip(normal(2, 64), -1, 1) * np.float32(magnitude)).astype(np.float32)
-        back = form.dequantize(form.quantize(weights))
+        back = fmt.dequantize(fmt.quantize(weights))
     assert np.isfinite(back).all()
     if magnitude > 1e-30:
         assert np.abs(back - weights).max() <= 0.2 * magnitude

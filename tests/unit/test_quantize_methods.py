@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 FORMATS = [Int4(), Int4Symmetric(), Int8(), Int4(block=16), Int4Symmetric(block=64)]
-formats = pytest.mark.parametrize("form", FORMATS, ids=lambda form: f"{form.name}-{form.block}")
+formats = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: f"{fmt.name}-{fmt.block}")
 
 finite = st.floats(-1e6, 1e6, width=32)
 matrices = st.integers(1, 3).flatmap(
@@ -56,27 +56,27 @@ def correlated(columns, seed=1, tokens=400):
     return SecondMoments(tokens, (inputs.T @ inputs / np.float32(tokens),))
 
 
-def restored(packed, form, columns):
-    return dequantize(packed, bits=form.bits, columns=columns)
+def restored(packed, fmt, columns):
+    return dequantize(packed, bits=fmt.bits, columns=columns)
 
 
-def plain_grid(weights, form):
+def plain_grid(weights, fmt):
     """The ends of each block's range on the ends of the codes; without zero-points the largest
     magnitude on the lowest code."""
-    blocks = [weights[:, at : at + form.block] for at in range(0, weights.shape[1], form.block)]
-    top, middle = np.float32(2**form.bits - 1), np.float32(2 ** (form.bits - 1))
+    blocks = [weights[:, at : at + fmt.block] for at in range(0, weights.shape[1], fmt.block)]
+    top, middle = np.float32(2**fmt.bits - 1), np.float32(2 ** (fmt.bits - 1))
     scales, zeros = [], []
     for block in blocks:
         low, high = block.min(axis=1), block.max(axis=1)
-        if form.has_zero_points:
+        if fmt.has_zero_points:
             low, high = np.minimum(low, 0), np.maximum(high, 0)
             scale = (high - low) / top
         else:
             scale = np.where(-low >= high, -low, -high) / middle
         scale = np.where(np.abs(scale) > 1e-30, scale, np.float32(1))
         scales.append(scale)
-        zeros.append(np.rint(-low / scale) if form.has_zero_points else np.full_like(low, middle))
-    return Grid(form, np.array(scales, np.float32), np.array(zeros, np.float32))
+        zeros.append(np.rint(-low / scale) if fmt.has_zero_points else np.full_like(low, middle))
+    return Grid(fmt, np.array(scales, np.float32), np.array(zeros, np.float32))
 
 
 def naive_gptq(weights, grid, second):
@@ -102,9 +102,9 @@ def naive_gptq(weights, grid, second):
 
 
 @formats
-def test_gptq_is_optimal_brain_quantization_in_order(form):
+def test_gptq_is_optimal_brain_quantization_in_order(fmt):
     weights, second = normal(3, 96), damped(correlated(96).slices[0], 0.01)
-    grid = search_grid(weights, form, np.diagonal(second))
+    grid = search_grid(weights, fmt, np.diagonal(second))
     found = gptq_round(np.ascontiguousarray(weights.T), grid, second, damping=0.0)
     expected = naive_gptq(np.ascontiguousarray(weights.T), grid, second)
     # float32 against float64: a tie may fall to the other side, and its followers with it.
@@ -117,10 +117,10 @@ def test_gptq_is_optimal_brain_quantization_in_order(form):
 
 
 @formats
-def test_gptq_beats_rounding_each_weight_by_itself(form):
+def test_gptq_beats_rounding_each_weight_by_itself(fmt):
     for seed in range(3):
         weights, moments = normal(8, 160, seed), correlated(160, seed + 10)
-        grid = search_grid(weights, form, moments.importance)
+        grid = search_grid(weights, fmt, moments.importance)
         columns = np.ascontiguousarray(weights.T)
         alone = round_all(grid, columns)
         together = gptq_round(columns, grid, moments.slices[0])
@@ -130,12 +130,12 @@ def test_gptq_beats_rounding_each_weight_by_itself(form):
 
 
 @formats
-def test_gptq_lies_on_the_grid_of_the_packed_format(form):
+def test_gptq_lies_on_the_grid_of_the_packed_format(fmt):
     weights, moments = normal(5, 100), correlated(100)
-    grid = search_grid(weights, form, moments.importance)
+    grid = search_grid(weights, fmt, moments.importance)
     rounded = gptq_round(np.ascontiguousarray(weights.T), grid, moments.slices[0])
     np.testing.assert_allclose(
-        restored(pack_rounded(grid, rounded), form, 100), rounded.T, rtol=1e-5, atol=1e-6
+        restored(pack_rounded(grid, rounded), fmt, 100), rounded.T, rtol=1e-5, atol=1e-6
     )
 
 
@@ -162,18 +162,18 @@ def test_gptq_takes_inputs_that_were_never_seen():
 
 
 @formats
-def test_refinement_never_raises_the_output_error(form):
+def test_refinement_never_raises_the_output_error(fmt):
     weights, moments = normal(6, 144), correlated(144)
     second = damped(moments.slices[0], 0.01)
     columns = np.ascontiguousarray(weights.T)
-    grid = plain_grid(weights, form)
+    grid = plain_grid(weights, fmt)
     points = round_all(grid, columns)
     errors = [output_error((points - columns).T, SecondMoments(1, (second,)))]
     for _ in range(3):
         grid, points = refine(columns, grid, points, second, sweeps=1)
         errors.append(output_error((points - columns).T, SecondMoments(1, (second,))))
         np.testing.assert_allclose(
-            restored(pack_rounded(grid, points), form, 144), points.T, rtol=1e-4, atol=1e-5
+            restored(pack_rounded(grid, points), fmt, 144), points.T, rtol=1e-4, atol=1e-5
         )
     assert all(after <= before * (1 + 1e-4) for before, after in itertools.pairwise(errors))
     assert errors[-1] < 0.7 * errors[0]
@@ -184,12 +184,12 @@ def test_refinement_never_raises_the_output_error(form):
 @formats
 @given(weights=matrices, seed=st.integers(0, 9))
 @settings(max_examples=25, deadline=None)
-def test_search_is_never_worse_than_the_plain_range(form, weights, seed):
+def test_search_is_never_worse_than_the_plain_range(fmt, weights, seed):
     columns = weights.shape[1]
     importance = np.exp(np.random.default_rng(seed).normal(0, 2, columns)).astype(np.float32)
     plain, found = (
         round_all(grid, np.ascontiguousarray(weights.T)).T
-        for grid in (plain_grid(weights, form), search_grid(weights, form, importance))
+        for grid in (plain_grid(weights, fmt), search_grid(weights, fmt, importance))
     )
 
     def error(rounded):

@@ -147,10 +147,10 @@ def test_scales_in_8_bits_are_those_of_embedding_and_layers(tmp_path):
     assert scheme.embedding == CodedScales(Int8Symmetric())
 
 
-@pytest.mark.parametrize("form", ["onnx", "gguf"])
-def test_weights_that_a_format_has_not_are_refused(form):
+@pytest.mark.parametrize("fmt", ["onnx", "gguf"])
+def test_weights_that_a_format_has_not_are_refused(fmt):
     with pytest.raises(RequestError, match="'int3'"):
-        load_recipe("fast").with_weights(form, "int3")
+        load_recipe("fast").with_weights(fmt, "int3")
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

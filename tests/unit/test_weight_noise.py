@@ -24,8 +24,8 @@ def test_every_format_that_can_be_written_is_known() -> None:
 def test_the_known_sizes_are_those_of_real_rounding(name: str) -> None:
     """Of Gaussian weights; twice as high where activations are rounded to 8 bits, too."""
     weights = np.random.default_rng(1).standard_normal((64, 1024)).astype(np.float32)
-    form = FORMATS[name]
-    error = form.dequantize(form.quantize(weights), columns=1024) - weights
+    fmt = FORMATS[name]
+    error = fmt.dequantize(fmt.quantize(weights), columns=1024) - weights
     relative = float(np.sqrt(np.square(error).mean() / np.square(weights).mean()))
     assert relative / 2 < weight_errors_of(stored(name)).linear < relative * 2.5
 

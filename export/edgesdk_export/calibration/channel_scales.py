@@ -30,22 +30,22 @@ from edgesdk_export.weights import Decoder, Float32, LazyTensor
 def activation_aware(
     decoder: Decoder,
     windows: Windows,
-    forms: Mapping[str, BlockFormat],
+    matrix_formats: Mapping[str, BlockFormat],
     *,
     kept: ResumeState | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Decoder:
-    """The same decoder with scales moved so that rounding to `forms` loses less. Matrices whose
+    """The same decoder with scales moved so that rounding to `matrix_formats` loses less. Matrices whose
     blocks in the checkpoint fit their format lose nothing, and are left alone.
 
     Args:
         windows: the calibration text, run through the float32 layers.
-        forms: the format of each stored matrix of the layers.
+        matrix_formats: the format of each stored matrix of the layers.
         kept: where the search goes on from if it was killed.
         progress: called with the number of layers done.
     """
     spec, tensors = decoder.spec, FloatTensors(decoder)
-    kept_whole = preserved_matrices(decoder, forms)
+    kept_whole = preserved_matrices(decoder, matrix_formats)
 
     def step(index: int, carried: Arrays) -> Arrays:
         at = f"layers.{index}."
@@ -59,7 +59,7 @@ def activation_aware(
         states = run_layer(part, carried["states"], observers, prepack=False)
 
         moments = {tap: meter.result() for tap, meter in meters.items()}
-        found = _layer_scales(spec, at, matrices, moments, forms, kept_whole)
+        found = _layer_scales(spec, at, matrices, moments, matrix_formats, kept_whole)
         scales = dataclasses.asdict(found)
         return {**carried, **{at + name: scale for name, scale in scales.items()}, "states": states}
 
@@ -82,7 +82,7 @@ def _layer_scales(
     at: str,
     matrices: Mapping[str, Float32],
     moments: Mapping[str, SecondMoments],
-    forms: Mapping[str, BlockFormat],
+    matrix_formats: Mapping[str, BlockFormat],
     kept: Set[str],
 ) -> LayerScales:
     def changes(*names: str) -> bool:
@@ -90,7 +90,7 @@ def _layer_scales(
 
     def search(tap: str, shared: tuple[int, int] | None = None) -> Float32:
         readers = [rows for name, rows in matrices.items() if TAP_OF[name] == tap]
-        return search_channel_scales(readers, forms[at + tap], moments[tap], shared=shared)
+        return search_channel_scales(readers, matrix_formats[at + tap], moments[tap], shared=shared)
 
     def ones(tap: str) -> Float32:
         return np.ones(matrices[tap].shape[1], np.float32)

@@ -116,10 +116,10 @@ def calibrate_decoder(
             hint="Choose int4 or int8, or leave calibration out.",
         )
     text_name, windows = _text(decoder, calibration, tokenizer_json, bos, work, kept, progress)
-    forms = _same_format(decoder.spec, scheme.linear)
+    matrix_formats = _same_format(decoder.spec, scheme.linear)
     if calibration.awq:
         progress.stage("Searching channel scales", decoder.spec.layers)
-        decoder = activation_aware(decoder, windows, forms, kept=kept, progress=progress.advance)
+        decoder = activation_aware(decoder, windows, matrix_formats, kept=kept, progress=progress.advance)
     if calibration.bits is not None:
         # After the scales: they even out what matrices cost.
         progress.stage("Measuring sensitivity", decoder.spec.layers)
@@ -127,17 +127,17 @@ def calibrate_decoder(
         costs = measure_costs(
             decoder, _sensitivity_windows(windows), mixed, kept=kept, progress=progress.advance
         )
-        forms = mixed_formats(decoder.spec, scheme, costs, calibration.bits)
+        matrix_formats = mixed_formats(decoder.spec, scheme, costs, calibration.bits)
     quantizer: LayerQuantizer
     if calibration.method == "gptq":
         rounding = RoundingOptions(sweeps=calibration.sweeps)
-        quantizer = SequentialQuantizer(decoder, windows, forms, rounding, kept)
+        quantizer = SequentialQuantizer(decoder, windows, matrix_formats, rounding, kept)
     else:
         progress.stage("Measuring importance", decoder.spec.layers)
         importance = collect_importance(
             decoder, windows, text_name=text_name, kept=kept, progress=progress.advance
         )
-        quantizer = WeightedQuantizer(decoder, importance, forms)
+        quantizer = WeightedQuantizer(decoder, importance, matrix_formats)
     scaled = "activation-aware channel scales, " if calibration.awq else ""
     coded = "scales in 8 bits, " if scheme.linear.has_coded_scales else ""
     method = f"{scaled}{quantizer.method}, {coded}calibrated on {text_name}"
@@ -187,12 +187,12 @@ def mixed_formats(
     shapes, matrices = canonical_shapes(spec), matrix_parts(spec)
     formats = formats_to_mix(scheme)
     choices: dict[str, list[FormatOption]] = {}
-    forms: dict[str, list[BlockFormat]] = {}
+    matrix_formats: dict[str, list[BlockFormat]] = {}
     for name, cost in costs.items():
         parts = [shapes[f"{part}.weight"] for part in matrices[name]]
         rows, columns = sum(shape[0] for shape in parts), parts[0][1]
-        usable = [k for k, form in enumerate(formats) if _fits(form, columns)]
-        forms[name] = [formats[k] for k in usable]
+        usable = [k for k, fmt in enumerate(formats) if _fits(fmt, columns)]
+        matrix_formats[name] = [formats[k] for k in usable]
         choices[name] = [
             FormatOption(stored_bits(formats[k], rows, columns), cost.divergence[k]) for k in usable
         ]
@@ -207,7 +207,7 @@ def mixed_formats(
             f"{fixed / spec.parameters:.2f}.",
             hint="Ask for more bits.",
         ) from None
-    return {name: forms[name][place] for name, place in chosen.items()}
+    return {name: matrix_formats[name][place] for name, place in chosen.items()}
 
 
 def _text(
@@ -240,15 +240,15 @@ def _text(
     )
 
 
-def _same_format(spec: DecoderSpec, form: BlockFormat) -> dict[str, BlockFormat]:
+def _same_format(spec: DecoderSpec, fmt: BlockFormat) -> dict[str, BlockFormat]:
     """One format for all stored matrices of the layers, of the same bits where it does not fit."""
-    shapes, forms = canonical_shapes(spec), dict[str, BlockFormat]()
+    shapes, matrix_formats = canonical_shapes(spec), dict[str, BlockFormat]()
     for name, parts in matrix_parts(spec).items():
         if name.startswith("layers."):
             columns = shapes[f"{parts[0]}.weight"][1]
-            cut = form.has_offsets and columns % form.block
-            forms[name] = CodedScales(Int4(form.block)) if cut else form
-    return forms
+            cut = fmt.has_offsets and columns % fmt.block
+            matrix_formats[name] = CodedScales(Int4(fmt.block)) if cut else fmt
+    return matrix_formats
 
 
 def _sensitivity_windows(windows: Windows) -> Windows:
@@ -259,11 +259,11 @@ def _sensitivity_windows(windows: Windows) -> Windows:
     return Windows(windows.ids[: count * step : step, :length])
 
 
-def _fits(form: BlockFormat, columns: int) -> bool:
+def _fits(fmt: BlockFormat, columns: int) -> bool:
     """Whether a graph reads the block size back from the number of blocks."""
-    if form.has_offsets and columns % form.block:
+    if fmt.has_offsets and columns % fmt.block:
         return False
-    return block_size(columns, -(-columns // form.block)) == form.block
+    return block_size(columns, -(-columns // fmt.block)) == fmt.block
 
 
 def _fixed_bits(spec: DecoderSpec, scheme: WeightScheme, mixed: set[str]) -> float:
@@ -273,11 +273,11 @@ def _fixed_bits(spec: DecoderSpec, scheme: WeightScheme, mixed: set[str]) -> flo
     total, within = 0.0, {f"{part}.weight" for name in matrices for part in matrices[name]}
     for name in matrices.keys() - mixed:
         rows, columns = shapes[f"{matrices[name][0]}.weight"]
-        form = scheme.table(spec.tied) if name == "embed" else scheme.embedding
+        fmt = scheme.table(spec.tied) if name == "embed" else scheme.embedding
         total += (
-            rows * columns * widths[form]
-            if isinstance(form, str)
-            else stored_bits(form, rows, columns)
+            rows * columns * widths[fmt]
+            if isinstance(fmt, str)
+            else stored_bits(fmt, rows, columns)
         )
     for name, shape in shapes.items():
         if name not in within:

@@ -40,7 +40,7 @@ class SequentialQuantizer:
 
     Args:
         windows: the calibration text.
-        forms: the format of each stored matrix of the layers.
+        matrix_formats: the format of each stored matrix of the layers.
         kept: where the hidden states between layers are on the disk, for a process that goes on.
     """
 
@@ -48,14 +48,14 @@ class SequentialQuantizer:
         self,
         decoder: Decoder,
         windows: Windows,
-        forms: Mapping[str, BlockFormat],
+        matrix_formats: Mapping[str, BlockFormat],
         rounding: RoundingOptions,
         kept: ResumeState | None = None,
     ) -> None:
         self._decoder = decoder
         self._windows = windows
         self._tensors = FloatTensors(decoder)
-        self._forms = forms
+        self._matrix_formats = matrix_formats
         self._rounding = rounding
         self._kept = kept
         self._next = 0
@@ -70,7 +70,7 @@ class SequentialQuantizer:
     @property
     def formats(self) -> str:
         """See `LayerQuantizer.formats`."""
-        return format_names(self._forms)
+        return format_names(self._matrix_formats)
 
     def layer(self, index: int) -> Mapping[str, PackedMatrix]:
         """See `LayerQuantizer.layer`."""
@@ -108,9 +108,9 @@ class SequentialQuantizer:
             moments = meters.pop(tap).result()
             for matrix in [matrix for matrix in TAP_OF if TAP_OF[matrix] == tap]:
                 name, rows = at + matrix, weights.pop(matrix)
-                kept = kept_blocks(self._decoder, name, self._forms[name])
+                kept = kept_blocks(self._decoder, name, self._matrix_formats[name])
                 packed[name] = kept or quantize_calibrated(
-                    rows, self._forms[name], moments, self._rounding
+                    rows, self._matrix_formats[name], moments, self._rounding
                 )
         quantized: PartialModel = layer_model(spec, QuantizedWeights(self._tensors, packed), index)
         self._states = run_layer(quantized, self._states, prepack=True)
@@ -128,9 +128,9 @@ def _boundary(index: int) -> str:
     return f"states.{index}"
 
 
-def format_names(forms: Mapping[str, BlockFormat]) -> str:
+def format_names(matrix_formats: Mapping[str, BlockFormat]) -> str:
     """The formats' names, each once, joined by "+"."""
-    return "+".join(sorted({form.name for form in forms.values()}))
+    return "+".join(sorted({fmt.name for fmt in matrix_formats.values()}))
 
 
 def check_weights(matrix: str, rows: Float32) -> None:
@@ -152,18 +152,18 @@ class WeightedQuantizer:
 
     Args:
         importance: of every layer's inputs, measured here or by llama.cpp.
-        forms: the format of each stored matrix of the layers.
+        matrix_formats: the format of each stored matrix of the layers.
 
     Raises:
         ExportError: the importance matrix was made for another model.
     """
 
     def __init__(
-        self, decoder: Decoder, importance: ImportanceMatrix, forms: Mapping[str, BlockFormat]
+        self, decoder: Decoder, importance: ImportanceMatrix, matrix_formats: Mapping[str, BlockFormat]
     ) -> None:
         self._decoder = decoder
         self._tensors = FloatTensors(decoder)
-        self._forms = forms
+        self._matrix_formats = matrix_formats
         self._importance = _by_tap(decoder, importance)
 
     @property
@@ -174,7 +174,7 @@ class WeightedQuantizer:
     @property
     def formats(self) -> str:
         """See `LayerQuantizer.formats`."""
-        return format_names(self._forms)
+        return format_names(self._matrix_formats)
 
     def layer(self, index: int) -> Mapping[str, PackedMatrix]:
         """See `LayerQuantizer.layer`."""
@@ -184,8 +184,8 @@ class WeightedQuantizer:
             rows = np.asarray(self._tensors[f"{name}.weight"].numpy(), np.float32)
             check_weights(name, rows)
             importance = self._importance[f"layers.{index}.{tap}"]
-            kept = kept_blocks(self._decoder, name, self._forms[name])
-            packed[name] = kept or quantize_searched(rows, self._forms[name], importance)
+            kept = kept_blocks(self._decoder, name, self._matrix_formats[name])
+            packed[name] = kept or quantize_searched(rows, self._matrix_formats[name], importance)
         return packed
 
 

@@ -141,13 +141,13 @@ def _ratios(
 ) -> tuple[float, ...]:
     sample = rows[:: max(1, len(rows) // _SAMPLED_ROWS)]
 
-    def error(form: BlockFormat) -> float:
-        grid = search_grid(sample, form, importance)
+    def error(fmt: BlockFormat) -> float:
+        grid = search_grid(sample, fmt, importance)
         points = round_all(grid, np.ascontiguousarray(sample.T)).T
         return float((np.square(points - sample) @ importance).sum())
 
     base = max(error(PROBE), 1e-30)
-    return tuple(error(form) / base for form in formats)
+    return tuple(error(fmt) / base for fmt in formats)
 
 
 def _disturbance(clean: Float32, other: Float32) -> float:

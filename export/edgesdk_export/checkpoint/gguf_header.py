@@ -224,8 +224,8 @@ class _Parser:
 
 
 def _unpacker(dtype: str) -> tuple[Callable[[bytes], tuple[Any, ...]], int]:
-    form = struct.Struct("<" + np.dtype(dtype).char.replace("l", "q").replace("L", "Q"))
-    return form.unpack, form.size
+    fmt = struct.Struct("<" + np.dtype(dtype).char.replace("l", "q").replace("L", "Q"))
+    return fmt.unpack, fmt.size
 
 
 _UNPACK = {dtype: _unpacker(dtype) for dtype in _SCALARS.values()}

@@ -68,13 +68,13 @@ class GgufTensor:
 class GgufBlockTensor(GgufTensor):
     """A matrix in one of ggml's block types; a `BlockTensor` and a `PackedTensor`."""
 
-    def preserved_format(self, form: BlockFormat) -> BlockFormat | None:
+    def preserved_format(self, fmt: BlockFormat) -> BlockFormat | None:
         """See `BlockTensor.preserved_format`."""
-        return preserved_blocks.preserved_format(self.dtype, form)
+        return preserved_blocks.preserved_format(self.dtype, fmt)
 
-    def blocks(self, form: BlockFormat, start: int, stop: int) -> PackedMatrix:
+    def blocks(self, fmt: BlockFormat, start: int, stop: int) -> PackedMatrix:
         """See `BlockTensor.blocks`."""
-        return preserved_blocks.preserve_blocks(self.dtype, self.packed(start, stop), form)
+        return preserved_blocks.preserve_blocks(self.dtype, self.packed(start, stop), fmt)
 
     def steps(self, block: int, start: int, stop: int) -> Float32 | None:
         """See `BlockTensor.steps`."""

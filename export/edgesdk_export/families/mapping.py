@@ -93,14 +93,14 @@ class BlockWeightView(WeightView):
 
     tensor: BlockTensor
 
-    def preserved_format(self, form: BlockFormat) -> BlockFormat | None:
+    def preserved_format(self, fmt: BlockFormat) -> BlockFormat | None:
         """See `BlockTensor.preserved_format`."""
-        return self.tensor.preserved_format(form)
+        return self.tensor.preserved_format(fmt)
 
-    def blocks(self, form: BlockFormat, start: int, stop: int) -> PackedMatrix:
+    def blocks(self, fmt: BlockFormat, start: int, stop: int) -> PackedMatrix:
         """See `BlockTensor.blocks`."""
         first, last, order = self._stored_rows(start, stop)
-        found = self.tensor.blocks(form, first, last)
+        found = self.tensor.blocks(fmt, first, last)
         zeros = None if found.zero_points is None else found.zero_points[order]
         return PackedMatrix(found.data[order], found.scales[order], zeros)
 

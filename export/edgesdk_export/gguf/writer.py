@@ -80,13 +80,13 @@ def write_gguf(
     kept = _kept(stored, chosen, own or {})
     plans = []
     for tensor in stored:
-        form = chosen.get(tensor.name, ggml.F32)
+        fmt = chosen.get(tensor.name, ggml.F32)
         chunks: Callable[[], Iterable[Float32 | UInt8]]
         if tensor.name in kept:
             chunks = functools.partial(_as_stored, kept[tensor.name])
         else:
-            chunks = functools.partial(_rounded, decoder, tensor, form, importance or {})
-        plans.append(TensorPlan(tensor.name, tensor.shape, form, chunks))
+            chunks = functools.partial(_rounded, decoder, tensor, fmt, importance or {})
+        plans.append(TensorPlan(tensor.name, tensor.shape, fmt, chunks))
     plans += [
         TensorPlan(factors, values.shape, ggml.F32, functools.partial(tuple, (values,)))
         for factors, values in rope_tensors(spec).items()
@@ -123,8 +123,8 @@ def _kept(
 ) -> dict[str, PackedTensor]:
     kept = {}
     for tensor in stored:
-        found, form = own.get(tensor.name), chosen.get(tensor.name)
-        if isinstance(found, PackedTensor) and form is not None and found.dtype == form.name:
+        found, fmt = own.get(tensor.name), chosen.get(tensor.name)
+        if isinstance(found, PackedTensor) and fmt is not None and found.dtype == fmt.name:
             kept[tensor.name] = found
     return kept
 
@@ -135,15 +135,15 @@ def _as_stored(tensor: PackedTensor) -> Iterator[UInt8]:
 
 
 def _rounded(
-    decoder: Decoder, tensor: TargetTensor, form: GgmlFormat, importance: Importance
+    decoder: Decoder, tensor: TargetTensor, fmt: GgmlFormat, importance: Importance
 ) -> Iterator[Float32 | UInt8]:
     weights = importance.get(tensor.name)
     for chunk in tensor.chunks(decoder):
-        if form == ggml.F32:
+        if fmt == ggml.F32:
             yield chunk
             continue
         try:
-            yield form.quantize(chunk, weights)
+            yield fmt.quantize(chunk, weights)
         except ValueError as error:
             raise ExportError(
                 f"Tensor {tensor.name} ({', '.join(tensor.parts)}): {error}.",

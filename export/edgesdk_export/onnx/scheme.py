@@ -81,9 +81,9 @@ def default_bits(parameters: int) -> Literal[4, 8]:
     return 8 if parameters < _SMALL else 4
 
 
-def format_name(form: BlockFormat | FloatFormat) -> str:
+def format_name(fmt: BlockFormat | FloatFormat) -> str:
     """The name that manifests carry."""
-    return form if isinstance(form, str) else form.name
+    return fmt if isinstance(fmt, str) else fmt.name
 
 
 class LayerQuantizer(Protocol):

@@ -61,16 +61,16 @@ class MatrixBlocks:
         has_zero_points: whether zero-points are stored; a part that needs none gets middle ones.
     """
 
-    def __init__(self, parts: Mapping[str, LazyTensor], form: BlockFormat) -> None:
+    def __init__(self, parts: Mapping[str, LazyTensor], fmt: BlockFormat) -> None:
         self._parts = parts
-        self._form = form
+        self._fmt = fmt
         self._kept = {
-            name: tensor.preserved_format(form) if isinstance(tensor, BlockTensor) else None
+            name: tensor.preserved_format(fmt) if isinstance(tensor, BlockTensor) else None
             for name, tensor in parts.items()
         }
-        if form.has_offsets and None in self._kept.values():
+        if fmt.has_offsets and None in self._kept.values():
             self._kept = dict.fromkeys(parts)  # all rows have offsets, or none
-        self.has_zero_points = any((kept or form).has_zero_points for kept in self._kept.values())
+        self.has_zero_points = any((kept or fmt).has_zero_points for kept in self._kept.values())
 
     def chunks(self, loss: RequantizationLoss) -> Iterator[PackedMatrix]:
         """The blocks in order, a few rows at a time.
@@ -88,11 +88,11 @@ class MatrixBlocks:
                 loss.add(tensor.dtype, kept.name, squared_error=0, squares=0)
                 found = _kept(name, tensor, kept)
             for packed in found:
-                yield with_zero_points(packed, self._form.bits) if self.has_zero_points else packed
+                yield with_zero_points(packed, self._fmt.bits) if self.has_zero_points else packed
 
     def _rounded(self, name: str, tensor: LazyTensor) -> Iterator[PackedMatrix]:
         for start, stop in row_ranges(tensor):
-            yield self._form.quantize(require_finite(name, start, tensor.rows(start, stop)))
+            yield self._fmt.quantize(require_finite(name, start, tensor.rows(start, stop)))
 
     def _rounded_again(
         self, name: str, tensor: BlockTensor, loss: RequantizationLoss
@@ -100,16 +100,16 @@ class MatrixBlocks:
         squared_error = squares = 0.0
         for start, stop in row_ranges(tensor):
             values = require_finite(name, start, tensor.rows(start, stop))
-            if isinstance(self._form, Int4):
-                steps = tensor.steps(self._form.block, start, stop)
-                packed = self._form.quantize(values, steps)
+            if isinstance(self._fmt, Int4):
+                steps = tensor.steps(self._fmt.block, start, stop)
+                packed = self._fmt.quantize(values, steps)
             else:
-                packed = self._form.quantize(values)
-            error = self._form.dequantize(packed, columns=values.shape[1]) - values
+                packed = self._fmt.quantize(values)
+            error = self._fmt.dequantize(packed, columns=values.shape[1]) - values
             squared_error += _squares(error)
             squares += _squares(values)
             yield packed
-        loss.add(tensor.dtype, self._form.name, squared_error=squared_error, squares=squares)
+        loss.add(tensor.dtype, self._fmt.name, squared_error=squared_error, squares=squares)
 
 
 def require_finite(name: str, first_row: int, values: Float32) -> Float32:
@@ -128,9 +128,9 @@ def require_finite(name: str, first_row: int, values: Float32) -> Float32:
     return values
 
 
-def _kept(name: str, tensor: BlockTensor, form: BlockFormat) -> Iterator[PackedMatrix]:
+def _kept(name: str, tensor: BlockTensor, fmt: BlockFormat) -> Iterator[PackedMatrix]:
     for start, stop in row_ranges(tensor):
-        packed = tensor.blocks(form, start, stop)
+        packed = tensor.blocks(fmt, start, stop)
         require_finite(name, start, packed.scales)
         yield packed
 
@@ -139,19 +139,19 @@ def _squares(values: Float32) -> float:
     return float(np.square(values).sum(dtype=np.float64))
 
 
-def preserved_matrices(decoder: Decoder, forms: Mapping[str, BlockFormat]) -> frozenset[str]:
-    """Which stored matrices ("layers.3.qkv") of those in `forms` can be had as they are."""
-    return frozenset(name for name, form in forms.items() if _kept_forms(decoder, name, form))
+def preserved_matrices(decoder: Decoder, matrix_formats: Mapping[str, BlockFormat]) -> frozenset[str]:
+    """Which stored matrices ("layers.3.qkv") of those in `matrix_formats` can be had as they are."""
+    return frozenset(name for name, fmt in matrix_formats.items() if _preserved_formats(decoder, name, fmt))
 
 
-def kept_blocks(decoder: Decoder, matrix: str, form: BlockFormat) -> PackedMatrix | None:
-    """A stored matrix in the checkpoint's own blocks; None where they do not fit `form`.
+def kept_blocks(decoder: Decoder, matrix: str, fmt: BlockFormat) -> PackedMatrix | None:
+    """A stored matrix in the checkpoint's own blocks; None where they do not fit `fmt`.
 
     Raises:
         ExportError: a scale is NaN or infinite.
     """
     pieces = []
-    for name, kept in _kept_forms(decoder, matrix, form).items():
+    for name, kept in _preserved_formats(decoder, matrix, fmt).items():
         tensor = decoder.weights[name]
         assert isinstance(tensor, BlockTensor)
         piece = tensor.blocks(kept, 0, tensor.shape[0])
@@ -164,15 +164,15 @@ def kept_blocks(decoder: Decoder, matrix: str, form: BlockFormat) -> PackedMatri
         pieces.append(piece)
     if not pieces:
         return None
-    return stack_rows(pieces, form.bits)
+    return stack_rows(pieces, fmt.bits)
 
 
-def _kept_forms(decoder: Decoder, matrix: str, form: BlockFormat) -> dict[str, BlockFormat]:
+def _preserved_formats(decoder: Decoder, matrix: str, fmt: BlockFormat) -> dict[str, BlockFormat]:
     """The kept format of each weight of a stored matrix; empty where one cannot be kept."""
     found = {}
     for name in _weights(decoder.spec, matrix):
         tensor = decoder.weights[name]
-        kept = tensor.preserved_format(form) if isinstance(tensor, BlockTensor) else None
+        kept = tensor.preserved_format(fmt) if isinstance(tensor, BlockTensor) else None
         if kept is None:
             return {}
         found[name] = kept

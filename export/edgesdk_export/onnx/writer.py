@@ -106,10 +106,10 @@ def check_runnable(spec: DecoderSpec, scheme: WeightScheme) -> None:
             f"Attention heads of {spec.head_size} values cannot run in onnxruntime.",
             hint="Head sizes must be multiples of 8; export to GGUF instead.",
         )
-    form = scheme.table(spec.tied)
-    if not isinstance(form, str) and spec.hidden_size % form.block:
+    fmt = scheme.table(spec.tied)
+    if not isinstance(fmt, str) and spec.hidden_size % fmt.block:
         raise ExportError(
-            f"A hidden size of {spec.hidden_size} cannot be quantized in blocks of {form.block}.",
+            f"A hidden size of {spec.hidden_size} cannot be quantized in blocks of {fmt.block}.",
             hint="Choose fp16 weights.",
         )
 
@@ -192,19 +192,19 @@ class _WeightStore:
         self.requantization_loss.restore(sums)
         return False
 
-    def matrix(self, name: str, parts: tuple[str, ...], form: BlockFormat | FloatFormat) -> None:
+    def matrix(self, name: str, parts: tuple[str, ...], fmt: BlockFormat | FloatFormat) -> None:
         """Store the rows of all `parts` as one matrix, and their biases as one vector."""
         shapes = [self._shapes[f"{part}.weight"] for part in parts]
         rows, columns = sum(shape[0] for shape in shapes), shapes[0][1]
         weights = tuple(f"{part}.weight" for part in parts)
         chunks = self._checked(weights)
-        if form == "fp32":
+        if fmt == "fp32":
             self._add(f"{name}.weight", ir.DataType.FLOAT, (rows, columns), _values(chunks))
-        elif form == "fp16":
+        elif fmt == "fp16":
             self._add(f"{name}.weight", ir.DataType.FLOAT16, (rows, columns), _halves(chunks))
         else:
-            blocks = MatrixBlocks({weight: self._weights[weight] for weight in weights}, form)
-            self._blocks(name, rows, columns, blocks, form)
+            blocks = MatrixBlocks({weight: self._weights[weight] for weight in weights}, fmt)
+            self._blocks(name, rows, columns, blocks, fmt)
         self._biases(name, parts)
 
     def packed(self, name: str, parts: tuple[str, ...], packed: PackedMatrix) -> None:
@@ -252,9 +252,9 @@ class _WeightStore:
         rows: int,
         columns: int,
         blocks: MatrixBlocks,
-        form: BlockFormat,
+        fmt: BlockFormat,
     ) -> None:
-        count = -(-columns // form.block)
+        count = -(-columns // fmt.block)
         scales: list[npt.NDArray[Any]] = []
         coded: list[ScaleCodes | None] = []
         zeros: list[npt.NDArray[Any]] = []
@@ -271,11 +271,11 @@ class _WeightStore:
                     offsets.append(packed.offsets)
                 yield packed.data
 
-        blob = form.block * form.bits // 8
+        blob = fmt.block * fmt.bits // 8
         self._add(f"{name}.codes", ir.DataType.UINT8, (rows, count, blob), codes())
         self._scales(name, scales, coded)
         if zeros:
-            shape = (rows, -(-count * form.bits // 8))
+            shape = (rows, -(-count * fmt.bits // 8))
             self._add(f"{name}.zero_points", ir.DataType.UINT8, shape, zeros)
         if offsets:
             self._packed(f"{name}.offsets", stack_rows(offsets, 8))

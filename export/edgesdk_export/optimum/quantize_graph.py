@@ -84,25 +84,25 @@ class _GraphQuantizer:
         self._stored: set[str] = set()
         self.weight_bytes = 0
 
-    def product(self, node: ir.Node, form: Format) -> None:
+    def product(self, node: ir.Node, fmt: Format) -> None:
         """A MatMul or Gemm whose second operand is constant."""
         weight = _constant_matrix(node)
         assert weight is not None
         columns_first = node.op_type == "MatMul" or not node.attributes.get_int("transB", 0)
-        if isinstance(form, str):
-            if form == "fp16":
+        if isinstance(fmt, str):
+            if fmt == "fp16":
                 node.replace_input_with(1, self._half(weight))
             return
         bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
-        self._replace(node, self._block_product(node, weight, columns_first, form, bias))
+        self._replace(node, self._block_product(node, weight, columns_first, fmt, bias))
 
-    def embedding(self, gather: ir.Node, head: ir.Node | None, form: Format) -> None:
+    def embedding(self, gather: ir.Node, head: ir.Node | None, fmt: Format) -> None:
         """The token embedding, and the head where it holds the same numbers."""
         table = _value(gather, 0)
         ids = _value(gather, 1)
         columns = _array(table).shape[1]
-        if isinstance(form, str):
-            stored = self._half(table) if form == "fp16" else table
+        if isinstance(fmt, str):
+            stored = self._half(table) if fmt == "fp16" else table
             gather.replace_input_with(0, stored)
             if head is not None:
                 product = self._node(
@@ -110,8 +110,8 @@ class _GraphQuantizer:
                 )
                 self._replace(head, product)
             return
-        if columns % form.block == 0 and form.bits == 8:
-            stored_codes, scales, *zeros = self._matrix(table, False, form)
+        if columns % fmt.block == 0 and fmt.bits == 8:
+            stored_codes, scales, *zeros = self._matrix(table, False, fmt)
             codes = stored_codes.const_value
             assert isinstance(codes, ir.ExternalTensor)
             name = f"{table.name}.rows"
@@ -123,14 +123,14 @@ class _GraphQuantizer:
                     "GatherBlockQuantized",
                     [self._initializer(view), ids, scales, *zeros],
                     CONTRIB,
-                    bits=form.bits,
-                    block_size=form.block,
+                    bits=fmt.bits,
+                    block_size=fmt.block,
                     gather_axis=0,
                     quantize_axis=1,
                 ),
             )
         if head is not None:
-            self._replace(head, self._block_product(head, table, False, form, None))
+            self._replace(head, self._block_product(head, table, False, fmt, None))
 
     def rest(self) -> None:
         """Move what is still float to the data file, and forget what is not used any more."""
@@ -152,12 +152,12 @@ class _GraphQuantizer:
         node: ir.Node,
         weight: ir.Value,
         columns_first: bool,
-        form: BlockFormat,
+        fmt: BlockFormat,
         bias: ir.Value | None,
     ) -> ir.Node:
         shape = _array(weight).shape
         rows, columns = (shape[1], shape[0]) if columns_first else shape
-        codes, scales, *zeros = self._matrix(weight, columns_first, form)
+        codes, scales, *zeros = self._matrix(weight, columns_first, fmt)
         inputs: list[ir.Value | None] = [_value(node, 0), codes, scales]
         inputs += [zeros[0] if zeros else None, None, bias]
         return self._node(
@@ -167,24 +167,24 @@ class _GraphQuantizer:
             CONTRIB,
             K=columns,
             N=rows,
-            bits=form.bits,
-            block_size=form.block,
+            bits=fmt.bits,
+            block_size=fmt.block,
             accuracy_level=_INT8_ACTIVATIONS,
         )
 
-    def _matrix(self, weight: ir.Value, columns_first: bool, form: BlockFormat) -> list[ir.Value]:
+    def _matrix(self, weight: ir.Value, columns_first: bool, fmt: BlockFormat) -> list[ir.Value]:
         """Codes, scales and zero-points (if any) of a matrix; stored once however often used."""
         assert weight.name is not None
-        key = (weight.name, columns_first, form.name)
+        key = (weight.name, columns_first, fmt.name)
         if key not in self._matrices:
-            self._matrices[key] = self._quantize(weight, columns_first, form)
+            self._matrices[key] = self._quantize(weight, columns_first, fmt)
         return self._matrices[key]
 
-    def _quantize(self, weight: ir.Value, columns_first: bool, form: BlockFormat) -> list[ir.Value]:
+    def _quantize(self, weight: ir.Value, columns_first: bool, fmt: BlockFormat) -> list[ir.Value]:
         array = _array(weight)
         matrix = array.T if columns_first else array
         rows, columns = matrix.shape
-        blocks = -(-columns // form.block)
+        blocks = -(-columns // fmt.block)
         scales: list[npt.NDArray[np.generic]] = []
         zeros: list[npt.NDArray[np.generic]] = []
 
@@ -192,7 +192,7 @@ class _GraphQuantizer:
             for start in range(0, rows, _ROWS):
                 part = np.ascontiguousarray(matrix[start : start + _ROWS], np.float32)
                 try:
-                    packed = form.quantize(part)
+                    packed = fmt.quantize(part)
                 except ValueError as error:
                     raise ExportError(
                         f"Weight {weight.name}, rows from {start}: {error}.",
@@ -203,11 +203,11 @@ class _GraphQuantizer:
                     zeros.append(packed.zero_points)
                 yield packed.data
 
-        name, blob = weight.name, form.block * form.bits // 8
+        name, blob = weight.name, fmt.block * fmt.bits // 8
         parts = [self._data.add(f"{name}.codes", ir.DataType.UINT8, (rows, blocks, blob), codes())]
         parts.append(self._data.add(f"{name}.scales", ir.DataType.FLOAT, (rows, blocks), scales))
         if zeros:
-            shape = (rows, -(-blocks * form.bits // 8))
+            shape = (rows, -(-blocks * fmt.bits // 8))
             parts.append(self._data.add(f"{name}.zero_points", ir.DataType.UINT8, shape, zeros))
         self.weight_bytes += sum(part.nbytes for part in parts)
         return [self._initializer(part) for part in parts]

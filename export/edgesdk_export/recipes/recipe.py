@@ -43,18 +43,18 @@ class Recipe(RecipeSection):
     gguf: GgufRecipe | None = None
     calibration: CalibrationRecipe | None = None
 
-    def require(self, form: BundleFormat) -> None:
+    def require(self, fmt: BundleFormat) -> None:
         """Check that bundles of a format can be made with this recipe.
 
         Raises:
             RequestError: it says nothing of that format, or contradicts itself.
             ExportError: it names a method that there is not.
         """
-        section = self._section(form)
-        if section.method not in METHODS[form]:
+        section = self._section(fmt)
+        if section.method not in METHODS[fmt]:
             raise ExportError(
                 f"The recipe {self.name}: the method {section.method!r} is not available for "
-                f"{form}; available: {', '.join(METHODS[form])}."
+                f"{fmt}; available: {', '.join(METHODS[fmt])}."
             )
         if isinstance(section, OnnxRecipe):
             self._require_scales(section)
@@ -73,24 +73,24 @@ class Recipe(RecipeSection):
                         hint="Choose the method weighted or gptq.",
                     )
 
-    def calibrates(self, form: BundleFormat) -> bool:
+    def calibrates(self, fmt: BundleFormat) -> bool:
         """Whether the method looks at what the model computes."""
-        return self._section(form).method != "nearest"
+        return self._section(fmt).method != "nearest"
 
-    def with_weights(self, form: BundleFormat, weights: str) -> Recipe:
+    def with_weights(self, fmt: BundleFormat, weights: str) -> Recipe:
         """The same with other weights: "fp32", "fp16", "int8", "int4" or a budget such as "4.5" in
         ONNX, a type in GGUF.
 
         Raises:
             RequestError: there are no such weights, or it says nothing of that format.
         """
-        if form == "gguf":
+        if fmt == "gguf":
             change: dict[str, object] = {"type": file_type_named(weights).name}
         elif (budget := _budget(weights)) is not None:
             change = {"bits": budget}
         else:
             change = {"bits": _BITS[WeightScheme.named(weights).name]}
-        return self.model_copy(update={form: self._section(form).model_copy(update=change)})
+        return self.model_copy(update={fmt: self._section(fmt).model_copy(update=change)})
 
     def onnx_scheme(self, parameters: int) -> WeightScheme:
         """How an ONNX model of so many parameters is stored; see `require`."""
@@ -105,13 +105,13 @@ class Recipe(RecipeSection):
         return section.file_type(parameters)
 
     def calibration_for(
-        self, form: BundleFormat, text: EvaluationText | None
+        self, fmt: BundleFormat, text: EvaluationText | None
     ) -> CalibrationSettings | None:
         """What is asked of calibration, with a text that the user gave; None = nothing."""
-        if not self.calibrates(form):
+        if not self.calibrates(fmt):
             return None
         tokens = (self.calibration or CalibrationRecipe()).tokens
-        section = self._section(form)
+        section = self._section(fmt)
         if isinstance(section, GgufRecipe):
             return CalibrationSettings("weighted", text, tokens)
         return CalibrationSettings(
@@ -123,10 +123,10 @@ class Recipe(RecipeSection):
             sweeps=section.sweeps,
         )
 
-    def only(self, form: BundleFormat, parameters: int) -> Recipe:
+    def only(self, fmt: BundleFormat, parameters: int) -> Recipe:
         """What is done to a bundle of that format, with nothing left to be decided."""
-        section = self._section(form).resolved(parameters)
-        calibration = (self.calibration or CalibrationRecipe()) if self.calibrates(form) else None
+        section = self._section(fmt).resolved(parameters)
+        calibration = (self.calibration or CalibrationRecipe()) if self.calibrates(fmt) else None
         return Recipe(
             name=self.name,
             summary=self.summary,
@@ -163,11 +163,11 @@ class Recipe(RecipeSection):
                 hint=f'Choose scales = "float32", or leave {which} out.',
             )
 
-    def _section(self, form: BundleFormat) -> OnnxRecipe | GgufRecipe:
-        section = self.onnx if form == "onnx" else self.gguf
+    def _section(self, fmt: BundleFormat) -> OnnxRecipe | GgufRecipe:
+        section = self.onnx if fmt == "onnx" else self.gguf
         if section is None:
             raise RequestError(
-                f"The recipe {self.name} has no section [{form}].",
+                f"The recipe {self.name} has no section [{fmt}].",
                 hint="Add one, or ask for another --format.",
             )
         return section

@@ -117,8 +117,8 @@ class OnnxRecipe(RecipeSection):
             return linear
         return self._scaled(Int8Symmetric(self.block))
 
-    def _scaled(self, form: BlockFormat) -> BlockFormat:
-        return CodedScales(form) if self.scales == "uint8" else form
+    def _scaled(self, fmt: BlockFormat) -> BlockFormat:
+        return CodedScales(fmt) if self.scales == "uint8" else fmt
 
 
 class GgufRecipe(RecipeSection):

@@ -34,31 +34,31 @@ class CodedScales:
     and 32 bits more for each row. The other format's scales must be positive.
     """
 
-    form: BlockFormat
+    fmt: BlockFormat
     has_coded_scales: bool = True
     has_offsets: bool = False
 
     @property
     def name(self) -> str:
         """The other format's: the codes of the weights are the same."""
-        return self.form.name
+        return self.fmt.name
 
     @property
     def bits(self) -> int:
-        return self.form.bits
+        return self.fmt.bits
 
     @property
     def block(self) -> int:
-        return self.form.block
+        return self.fmt.block
 
     @property
     def has_zero_points(self) -> bool:
-        return self.form.has_zero_points
+        return self.fmt.has_zero_points
 
     def quantize(self, rows: Float32) -> PackedMatrix:
         """See `BlockFormat.quantize`: the other format's scales, rounded; its zero-points; and
         every weight rounded to the grid that these make."""
-        found = self.form.quantize(rows)
+        found = self.fmt.quantize(rows)
         coded = code_scales(found.scales)
         scales = coded.values
         middle = np.float32(1 << (self.bits - 1))
@@ -76,7 +76,7 @@ class CodedScales:
 
     def dequantize(self, packed: PackedMatrix, *, columns: int) -> Float32:
         """See `BlockFormat.dequantize`."""
-        return self.form.dequantize(packed, columns=columns)
+        return self.fmt.dequantize(packed, columns=columns)
 
 
 def code_scales(scales: Float32) -> ScaleCodes:

@@ -85,7 +85,7 @@ class Int4Offset:
         weights += np.repeat(values, self.block, axis=1)
         return weights
 
-    def offset_form(self, blocks: int) -> BlockFormat:
+    def offset_format(self, blocks: int) -> BlockFormat:
         """How rows of so many offsets are stored: in the blocks that take the fewest bits."""
 
         def bits(block: int) -> int:
@@ -95,11 +95,11 @@ class Int4Offset:
 
     def pack_offsets(self, offsets: Float32) -> PackedMatrix:
         """Offsets float32 [N, blocks] as a matrix in 8 bits."""
-        return self.offset_form(offsets.shape[1]).quantize(offsets)
+        return self.offset_format(offsets.shape[1]).quantize(offsets)
 
     def offset_values(self, offsets: PackedMatrix, blocks: int) -> Float32:
         """The float32 [N, blocks] that packed offsets stand for."""
-        return self.offset_form(blocks).dequantize(offsets, columns=blocks)
+        return self.offset_format(blocks).dequantize(offsets, columns=blocks)
 
 
 def fit_lines(tile: Float32, weights: Float32) -> tuple[Float32, Float32]:

@@ -28,25 +28,25 @@ _IQ4_NL = np.array(
 )
 
 
-def preserved_format(source: str, form: BlockFormat) -> BlockFormat | None:
-    """The format, of `form`'s bits and block, that holds every weight of ggml type `source` as it
+def preserved_format(source: str, fmt: BlockFormat) -> BlockFormat | None:
+    """The format, of `fmt`'s bits and block, that holds every weight of ggml type `source` as it
     is; None where there is none."""
     found = _READERS.get(source)
-    if found is None or found[0] > form.bits or _GROUP % form.block:
+    if found is None or found[0] > fmt.bits or _GROUP % fmt.block:
         return None
-    kind = Int4Symmetric if form.bits == 4 else Int8Symmetric
-    return kind(block=form.block)
+    kind = Int4Symmetric if fmt.bits == 4 else Int8Symmetric
+    return kind(block=fmt.block)
 
 
-def preserve_blocks(source: str, raw: UInt8, form: BlockFormat) -> PackedMatrix:
+def preserve_blocks(source: str, raw: UInt8, fmt: BlockFormat) -> PackedMatrix:
     """Rows of ggml type `source`, uint8 [N, bytes of a row], in a format of `preserved_format`."""
     groups = _blocks(source, raw)
     signed = _READERS[source][1](groups)
-    codes = (signed.astype(np.int16) + (1 << (form.bits - 1))).astype(np.uint8)
-    per_row = groups.shape[1] * _GROUP // form.block
+    codes = (signed.astype(np.int16) + (1 << (fmt.bits - 1))).astype(np.uint8)
+    per_row = groups.shape[1] * _GROUP // fmt.block
     scales = groups[..., :2].copy().view("<f2")[..., 0].astype(np.float32)
-    data = pack(codes.reshape(len(raw), per_row, form.block), form.bits)
-    return PackedMatrix(data, np.repeat(scales, _GROUP // form.block, axis=1), None)
+    data = pack(codes.reshape(len(raw), per_row, fmt.block), fmt.bits)
+    return PackedMatrix(data, np.repeat(scales, _GROUP // fmt.block, axis=1), None)
 
 
 def grid_steps(source: str, raw: UInt8, block: int) -> Float32 | None:
@@ -101,4 +101,4 @@ _READERS: dict[str, tuple[int, Callable[[UInt8], _Int8]]] = {
     "Q8_0": (8, _q8_0),
     "IQ4_NL": (8, _iq4_nl),
 }
-_BLOCK_BYTES = {form.name: form.block_bytes for form in ggml.GGML_FORMATS}
+_BLOCK_BYTES = {fmt.name: fmt.block_bytes for fmt in ggml.GGML_FORMATS}

@@ -26,10 +26,10 @@ _BLOCK_FORMATS: tuple[BlockFormat, ...] = tuple(
 # "int4" and "int8-symmetric-64" (blocks of 32 where no size is named), "q4_k", "a16w8".
 FORMATS: Mapping[str, BlockFormat | GgmlFormat | Qdq] = MappingProxyType(
     {
-        **{form.name: form for form in _BLOCK_FORMATS if form.block == DEFAULT_BLOCK},
-        **{f"{form.name}-{form.block}": form for form in _BLOCK_FORMATS},
-        **{form.name.lower(): form for form in GGML_FORMATS},
-        **{form.name: form for form in (A8W8, A16W8, A16W4)},
+        **{fmt.name: fmt for fmt in _BLOCK_FORMATS if fmt.block == DEFAULT_BLOCK},
+        **{f"{fmt.name}-{fmt.block}": fmt for fmt in _BLOCK_FORMATS},
+        **{fmt.name.lower(): fmt for fmt in GGML_FORMATS},
+        **{fmt.name: fmt for fmt in (A8W8, A16W8, A16W4)},
     }
 )
 

@@ -34,7 +34,7 @@ _SAMPLED_ROWS = 64
 
 def search_channel_scales(
     matrices: Sequence[Float32],
-    form: BlockFormat,
+    fmt: BlockFormat,
     moments: SecondMoments,
     *,
     shared: tuple[int, int] | None = None,
@@ -58,7 +58,7 @@ def search_channel_scales(
     best, least = np.ones(len(inputs), np.float32), np.inf
     for of_input, of_weight in product(_INPUT_EXPONENTS, _WEIGHT_EXPONENTS):
         scales = _scales(of_input * np.log(inputs) - of_weight * np.log(weights))
-        error = sum(_error(rows, scales, form, moments) for rows in sampled)
+        error = sum(_error(rows, scales, fmt, moments) for rows in sampled)
         if error < least:
             best, least = scales, error
     return best
@@ -81,9 +81,9 @@ def _scales(logs: npt.NDArray[np.float64]) -> Float32:
     return clipped
 
 
-def _error(rows: Float32, scales: Float32, form: BlockFormat, moments: SecondMoments) -> float:
+def _error(rows: Float32, scales: Float32, fmt: BlockFormat, moments: SecondMoments) -> float:
     scaled = rows * scales
     importance = (moments.importance / np.square(scales)).astype(np.float32)
-    grid = search_grid(scaled, form, importance)
+    grid = search_grid(scaled, fmt, importance)
     points = round_all(grid, np.ascontiguousarray(scaled.T)).T
     return output_error(points / scales - rows, moments)

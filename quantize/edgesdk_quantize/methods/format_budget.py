@@ -56,14 +56,14 @@ def choose_formats(choices: Mapping[str, Sequence[FormatOption]], budget: float)
     return {name: hulls[name][place] for name, place in chosen.items()}
 
 
-def stored_bits(form: BlockFormat, rows: int, columns: int) -> int:
+def stored_bits(fmt: BlockFormat, rows: int, columns: int) -> int:
     """Bits of a matrix [rows, columns]: codes, scales, and zero-points or offsets."""
-    blocks = -(-columns // form.block)
-    zeros = -(-blocks * form.bits // 8) * 8 if form.has_zero_points else 0
-    scales = 8 * blocks + 32 if form.has_coded_scales else 32 * blocks
-    if isinstance(form, Int4Offset):
-        scales += stored_bits(form.offset_form(blocks), 1, blocks)
-    return rows * (blocks * form.block * form.bits + scales + zeros)
+    blocks = -(-columns // fmt.block)
+    zeros = -(-blocks * fmt.bits // 8) * 8 if fmt.has_zero_points else 0
+    scales = 8 * blocks + 32 if fmt.has_coded_scales else 32 * blocks
+    if isinstance(fmt, Int4Offset):
+        scales += stored_bits(fmt.offset_format(blocks), 1, blocks)
+    return rows * (blocks * fmt.block * fmt.bits + scales + zeros)
 
 
 def _hull(options: Sequence[FormatOption]) -> list[int]:

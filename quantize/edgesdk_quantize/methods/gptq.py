@@ -45,7 +45,7 @@ class RoundingOptions:
 
 
 def quantize_calibrated(
-    rows: Float32, form: BlockFormat, moments: SecondMoments, rounding: RoundingOptions
+    rows: Float32, fmt: BlockFormat, moments: SecondMoments, rounding: RoundingOptions
 ) -> PackedMatrix:
     """A searched grid, GPTQ on it, and coordinate descent from there.
 
@@ -56,13 +56,13 @@ def quantize_calibrated(
         ValueError: a weight is NaN or infinite.
     """
     check_finite(rows)
-    grid = search_grid(rows, form, moments.importance)
+    grid = search_grid(rows, fmt, moments.importance)
     columns = np.ascontiguousarray(rows.T)
     rounded = np.empty_like(columns)
     scales = grid.scales.copy()
     for part, second in moments.parts():
-        blocks = slice(part.start // form.block, -(-part.stop // form.block))
-        own = Grid(form, grid.scales[blocks], grid.zeros[blocks])
+        blocks = slice(part.start // fmt.block, -(-part.stop // fmt.block))
+        own = Grid(fmt, grid.scales[blocks], grid.zeros[blocks])
         damping = max(rounding.damping, _CHANCE_DAMPING * len(second) / max(moments.tokens, 1))
         points = gptq_round(columns[part], own, second, damping=damping)
         if rounding.sweeps:
@@ -70,7 +70,7 @@ def quantize_calibrated(
                 columns[part], own, points, damped(second, damping), sweeps=rounding.sweeps
             )
         scales[blocks], rounded[part] = own.scales, points
-    return pack_rounded(Grid(form, scales, grid.zeros, grid.offsets), rounded)
+    return pack_rounded(Grid(fmt, scales, grid.zeros, grid.offsets), rounded)
 
 
 # Columns whose corrections among each other are done one by one; the others by matrix products.
@@ -140,9 +140,9 @@ def refine(
         sweeps: how often all blocks are gone through.
     """
     scales = grid.scales.copy()
-    moving = Grid(grid.form, scales, grid.zeros)
+    moving = Grid(grid.fmt, scales, grid.zeros)
     errors = rounded - columns
-    size = grid.form.block
+    size = grid.fmt.block
     for _ in range(sweeps):
         for block in range(len(scales)):
             part = slice(block * size, min((block + 1) * size, len(columns)))

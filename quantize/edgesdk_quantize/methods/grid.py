@@ -28,24 +28,24 @@ class Grid:
     Methods work on transposed weights [columns, N], whose rows are one input channel each.
 
     Attributes:
-        form: the format, whose codes run from 0 to 2 ** bits - 1.
+        fmt: the format, whose codes run from 0 to 2 ** bits - 1.
         scales: float32 [blocks, N]; may be negative, never zero.
         zeros: float32 [blocks, N], whole numbers in the range of the codes; of a format with
             offsets any numbers, 8 - offset / scale.
         offsets: what such a format stores; else None.
     """
 
-    form: BlockFormat
+    fmt: BlockFormat
     scales: Float32
     zeros: Float32
     offsets: PackedMatrix | None = None
 
     def round(self, column: int, values: Float32) -> Float32:
         """The nearest points of the grid to values [N] (or [n, N] of n columns of one block)."""
-        block = column // self.form.block
+        block = column // self.fmt.block
         scale, zero = self.scales[block], self.zeros[block]
         steps = np.rint(values / scale + zero)
-        np.clip(steps, 0, largest_code(self.form), out=steps)
+        np.clip(steps, 0, largest_code(self.fmt), out=steps)
         steps -= zero
         rounded: Float32 = steps * scale
         return rounded
@@ -54,8 +54,8 @@ class Grid:
 def round_all(grid: Grid, columns: Float32) -> Float32:
     """Weights [K, N] rounded to nearest, each by itself."""
     rounded = np.empty_like(columns)
-    for start in range(0, len(columns), grid.form.block):
-        part = slice(start, start + grid.form.block)
+    for start in range(0, len(columns), grid.fmt.block):
+        part = slice(start, start + grid.fmt.block)
         rounded[part] = grid.round(start, columns[part])
     return rounded
 
@@ -63,30 +63,30 @@ def round_all(grid: Grid, columns: Float32) -> Float32:
 def pack_rounded(grid: Grid, rounded: Float32) -> PackedMatrix:
     """Points of the grid [K, N] as a packed matrix [N, K]; the tail of the last block is padded
     with the code of zero."""
-    form = grid.form
+    fmt = grid.fmt
     columns, rows = rounded.shape
     blocks = len(grid.scales)
-    codes = np.repeat(grid.zeros, form.block, axis=0)
-    scales = np.repeat(grid.scales, form.block, axis=0)[:columns]
+    codes = np.repeat(grid.zeros, fmt.block, axis=0)
+    scales = np.repeat(grid.scales, fmt.block, axis=0)[:columns]
     codes[:columns] += rounded / scales
     np.rint(codes, out=codes)
-    by_row = np.ascontiguousarray(codes.T.astype(np.uint8)).reshape(rows, blocks, form.block)
+    by_row = np.ascontiguousarray(codes.T.astype(np.uint8)).reshape(rows, blocks, fmt.block)
     zeros = np.ascontiguousarray(np.rint(grid.zeros).T.clip(0, 255).astype(np.uint8))
     by_block = np.ascontiguousarray(grid.scales.T)
-    coded = code_scales(by_block) if form.has_coded_scales else None
+    coded = code_scales(by_block) if fmt.has_coded_scales else None
     return PackedMatrix(
-        pack(by_row, form.bits),
+        pack(by_row, fmt.bits),
         # To the last bit what the graph will multiply.
         by_block if coded is None else coded.values,
-        pack(zeros, form.bits) if form.has_zero_points else None,
+        pack(zeros, fmt.bits) if fmt.has_zero_points else None,
         coded,
         grid.offsets,
     )
 
 
-def largest_code(form: BlockFormat) -> int:
+def largest_code(fmt: BlockFormat) -> int:
     """2 ** bits - 1."""
-    return (1 << form.bits) - 1
+    return (1 << fmt.bits) - 1
 
 
 # Smaller steps than this are treated as zero: their reciprocals would overflow.
@@ -103,7 +103,7 @@ _FLOOR = 1e-4
 
 
 def quantize_searched(
-    rows: Float32, form: BlockFormat, importance: Float32 | None = None
+    rows: Float32, fmt: BlockFormat, importance: Float32 | None = None
 ) -> PackedMatrix:
     """Round to the searched grid, each weight by itself.
 
@@ -115,11 +115,11 @@ def quantize_searched(
         ValueError: a weight is NaN or infinite.
     """
     check_finite(rows)
-    grid = search_grid(rows, form, importance)
+    grid = search_grid(rows, fmt, importance)
     return pack_rounded(grid, round_all(grid, np.ascontiguousarray(rows.T)))
 
 
-def search_grid(rows: Float32, form: BlockFormat, importance: Float32 | None = None) -> Grid:
+def search_grid(rows: Float32, fmt: BlockFormat, importance: Float32 | None = None) -> Grid:
     """The grid with the least weighted error of rounding to nearest; see `quantize_searched`."""
     count, columns = rows.shape
     if importance is None:
@@ -127,25 +127,25 @@ def search_grid(rows: Float32, form: BlockFormat, importance: Float32 | None = N
     floor = max(float(importance.mean()) * _FLOOR, float(_TINY))
     weights = np.maximum(importance, np.float32(floor))
     weights = weights / weights.max()
-    blocks = -(-columns // form.block)
+    blocks = -(-columns // fmt.block)
     scales = np.empty((blocks, count), np.float32)
     zeros = np.empty((blocks, count), np.float32)
 
     def search(some: slice) -> None:
-        tile, tiled = _tile(rows, weights, form.block, some)
+        tile, tiled = _tile(rows, weights, fmt.block, some)
         found = (
-            fit_lines(tile, tiled) if isinstance(form, Int4Offset) else _search(tile, tiled, form)
+            fit_lines(tile, tiled) if isinstance(fmt, Int4Offset) else _search(tile, tiled, fmt)
         )
         scales[some], zeros[some] = (part.reshape(-1, count) for part in found)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for _ in threads.map(search, _together(columns, form.block, count)):
+        for _ in threads.map(search, _together(columns, fmt.block, count)):
             pass
-    if isinstance(form, Int4Offset):
-        return _offset_grid(form, scales, lowest=zeros)
-    if form.has_coded_scales:
+    if isinstance(fmt, Int4Offset):
+        return _offset_grid(fmt, scales, lowest=zeros)
+    if fmt.has_coded_scales:
         scales = np.ascontiguousarray(code_scales(scales.T).values.T)
-    return Grid(form, scales, zeros)
+    return Grid(fmt, scales, zeros)
 
 
 def _together(columns: int, block: int, rows: int) -> Iterator[slice]:
@@ -172,41 +172,41 @@ def _tile(rows: Float32, weights: Float32, block: int, some: slice) -> tuple[Flo
     return np.ascontiguousarray(tile), tiled
 
 
-def _offset_grid(form: Int4Offset, steps: Float32, *, lowest: Float32) -> Grid:
+def _offset_grid(fmt: Int4Offset, steps: Float32, *, lowest: Float32) -> Grid:
     """The grid of steps and lowest values [blocks, N] as they are stored, in 8 bits."""
     scales = np.ascontiguousarray(code_scales(steps.T).values.T)
-    middle = np.float32(1 << (form.bits - 1))
-    offsets = form.pack_offsets(np.ascontiguousarray((lowest + middle * steps).T))
-    values = form.offset_values(offsets, len(scales)).T
-    return Grid(form, scales, np.ascontiguousarray(middle - values / scales), offsets)
+    middle = np.float32(1 << (fmt.bits - 1))
+    offsets = fmt.pack_offsets(np.ascontiguousarray((lowest + middle * steps).T))
+    values = fmt.offset_values(offsets, len(scales)).T
+    return Grid(fmt, scales, np.ascontiguousarray(middle - values / scales), offsets)
 
 
-def _search(tile: Float32, weights: Float32, form: BlockFormat) -> tuple[Float32, Float32]:
-    best = _GridSearch(tile, weights, form)
-    ranges = list(_ranges(tile, form))
+def _search(tile: Float32, weights: Float32, fmt: BlockFormat) -> tuple[Float32, Float32]:
+    best = _GridSearch(tile, weights, fmt)
+    ranges = list(_ranges(tile, fmt))
     for step, zero in ranges:
         best.consider(step, zero)
     for _ in range(_REFINEMENTS):
         best.consider(best.step, best.zero)
-        if form.has_zero_points:
+        if fmt.has_zero_points:
             for shift in (-1, 1):
-                top = np.float32(largest_code(form))
+                top = np.float32(largest_code(fmt))
                 best.consider(best.step, np.clip(best.zero + np.float32(shift), 0, top))
     best.yield_to(*ranges[0])
     return best.step, best.zero
 
 
-def _ranges(tile: Float32, form: BlockFormat) -> Iterator[tuple[Float32, Float32]]:
+def _ranges(tile: Float32, fmt: BlockFormat) -> Iterator[tuple[Float32, Float32]]:
     """Candidate steps [N] and zero-points [N] of a tile [block, N]; the plain range first."""
-    top = largest_code(form)
-    if form.has_zero_points:
+    top = largest_code(fmt)
+    if fmt.has_zero_points:
         low, high = np.minimum(tile.min(axis=0), 0), np.maximum(tile.max(axis=0), 0)
         for below in _ENDS:
             for above in _ENDS:
                 step = _usable((high * above - low * below) / np.float32(top))
                 yield step, np.clip(np.rint(-low * below / step), 0, top).astype(np.float32)
         return
-    middle = np.float32(1 << (form.bits - 1))
+    middle = np.float32(1 << (fmt.bits - 1))
     low, high = tile.min(axis=0), tile.max(axis=0)
     # The largest magnitude lies on code 0, so a positive one asks for a negative step.
     unit = np.where(-low >= high, -low, -high) / middle
@@ -227,8 +227,8 @@ class _GridSearch:
     Works on weights in units of each block's largest, so that no weight can overflow a sum.
     """
 
-    def __init__(self, tile: Float32, weights: Float32, form: BlockFormat) -> None:
-        self._top = np.float32(largest_code(form))
+    def __init__(self, tile: Float32, weights: Float32, fmt: BlockFormat) -> None:
+        self._top = np.float32(largest_code(fmt))
         self._unit = _usable(np.abs(tile).max(axis=0))
         self._tile = tile / self._unit
         self._weights = weights
