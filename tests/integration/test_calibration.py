@@ -211,7 +211,8 @@ def test_formats_may_differ_from_matrix_to_matrix(tmp_path: Path) -> None:
     _, decoder = tiny("llama", tmp_path / "model")
     matrix_formats = {"qkv": Int8(block=64), "down": Int4(block=16)}
     by_matrix = {
-        name: matrix_formats.get(name.split(".")[-1], fmt) for name, fmt in all_in(decoder, Int4()).items()
+        name: matrix_formats.get(name.split(".")[-1], fmt)
+        for name, fmt in all_in(decoder, Int4()).items()
     }
     quantizer = SequentialQuantizer(decoder, windows(8), by_matrix, RoundingOptions())
     assert quantizer.formats == "int4+int8"

@@ -12,7 +12,7 @@ from edgesdk_export.calibration.calibration_text import (
     calibration_windows,
     generate_calibration_text,
 )
-from edgesdk_export.calibration.plan import MIXED_FORMATS, CalibrationSettings, mixed_formats
+from edgesdk_export.calibration.plan import CalibrationSettings, formats_to_mix, mixed_formats
 from edgesdk_export.calibration.sensitivity import MatrixCost
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
@@ -176,7 +176,7 @@ def test_formats_go_where_divergence_is(checkpoint: Path, bits: float) -> None:
     decoder = read_decoder(open_checkpoint(checkpoint))
     scheme = WeightScheme.named("int4")
     names = [name for name in matrix_parts(decoder.spec) if name.startswith("layers.")]
-    error = [2.0 ** -(2 * fmt.bits) * math.sqrt(fmt.block) for fmt in MIXED_FORMATS]
+    error = [2.0 ** -(2 * fmt.bits) * math.sqrt(fmt.block) for fmt in formats_to_mix(scheme)]
     costs = {
         name: MatrixCost(1, tuple(e * (50 if name.endswith("down") else 1) for e in error))
         for name in names

@@ -7,7 +7,6 @@ import pytest
 from edgesdk_quantize.formats import CodedScales, Int4, Int8, Int8Symmetric
 from edgesdk_quantize.formats.blocks import dequantize
 from edgesdk_quantize.formats.coded_scales import code_scales
-from edgesdk_quantize.methods.format_budget import stored_bits
 from edgesdk_quantize.methods.gptq import RoundingOptions, quantize_calibrated
 from edgesdk_quantize.methods.grid import quantize_searched
 from edgesdk_quantize.methods.moments import SecondMoments
@@ -77,4 +76,4 @@ def test_stored_bits_are_those_of_the_arrays(fmt):
     packed = CodedScales(fmt).quantize(np.ones((3, 100), np.float32))
     arrays = [packed.data, packed.coded.codes, packed.coded.units, packed.zero_points]
     stored = sum(array.nbytes for array in arrays if array is not None)
-    assert stored_bits(CodedScales(fmt), 3, 100) == 8 * stored
+    assert CodedScales(fmt).stored_bits(3, 100) == 8 * stored

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from edgesdk_quantize.formats import Int4, Int4Symmetric, Int8
-from edgesdk_quantize.methods.format_budget import FormatOption, choose_formats, stored_bits
+from edgesdk_quantize.methods.format_budget import FormatOption, choose_formats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,4 +60,4 @@ def test_stored_bits_are_those_of_the_packed_arrays(fmt):
     packed = fmt.quantize(np.ones((3, 100), np.float32))
     arrays = [packed.data, packed.scales, packed.zero_points]
     stored = sum(array.nbytes for array in arrays if array is not None)
-    assert stored_bits(fmt, 3, 100) == 8 * stored
+    assert fmt.stored_bits(3, 100) == 8 * stored

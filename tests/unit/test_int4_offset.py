@@ -7,7 +7,6 @@ import pytest
 from edgesdk_quantize.formats import CodedScales, Int4, Int4Offset
 from edgesdk_quantize.formats.blocks import stack_rows
 from edgesdk_quantize.formats.ggml import Q4_1, Q4_K
-from edgesdk_quantize.methods.format_budget import stored_bits
 from edgesdk_quantize.methods.gptq import RoundingOptions, quantize_calibrated
 from edgesdk_quantize.methods.grid import quantize_searched, round_all, search_grid
 from edgesdk_quantize.methods.moments import SecondMomentsMeter
@@ -51,7 +50,7 @@ def test_the_budget_counts_every_stored_byte(block):
     assert packed.offsets.coded is not None
     parts = [packed.data, packed.coded.codes, packed.coded.units]
     parts += [packed.offsets.data, packed.offsets.coded.codes, packed.offsets.coded.units]
-    assert 8 * sum(part.nbytes for part in parts) == stored_bits(fmt, *weights.shape)
+    assert 8 * sum(part.nbytes for part in parts) == fmt.stored_bits(*weights.shape)
 
 
 @blocks

@@ -80,7 +80,7 @@ def test_rounding_again_with_the_steps_is_no_worse_in_any_block(fmt):
     raw = fmt.quantize(normal(64, 1024))
     values = fmt.dequantize(raw)
     searched, informed = (
-        Int4().dequantize(Int4().quantize(values, steps), columns=1024)
+        Int4().dequantize(Int4().requantize(values, steps), columns=1024)
         for steps in (None, grid_steps(fmt.name, raw, 32))
     )
 
@@ -99,7 +99,7 @@ def test_a_source_grid_with_a_whole_zero_point_is_kept():
     codes = np.clip(np.rint(rng.normal(7.5, 1.4, (8, 16, 32))), 3, 12)
     values = ((codes - 7) * step[..., None]).reshape(8, 512).astype(np.float32)
     plain, informed = (
-        Int4().dequantize(Int4().quantize(values, steps), columns=512) for steps in (None, step)
+        Int4().dequantize(Int4().requantize(values, steps), columns=512) for steps in (None, step)
     )
     assert relative_error(informed, values) < 1e-6
     assert relative_error(plain, values) > 1e-3
@@ -109,7 +109,7 @@ def test_a_source_grid_with_a_whole_zero_point_is_kept():
 def test_steps_that_make_no_sense_do_no_harm(steps):
     weights = normal(4, 64)
     with np.errstate(all="raise", under="ignore"):
-        packed = Int4().quantize(weights, np.full((4, 2), steps, np.float32))
+        packed = Int4().requantize(weights, np.full((4, 2), steps, np.float32))
     plain = Int4().dequantize(Int4().quantize(weights), columns=64)
     back = Int4().dequantize(packed, columns=64)
     assert relative_error(back, weights) <= relative_error(plain, weights) * (1 + 1e-4)

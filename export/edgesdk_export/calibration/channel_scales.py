@@ -35,8 +35,8 @@ def activation_aware(
     kept: ResumeState | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Decoder:
-    """The same decoder with scales moved so that rounding to `matrix_formats` loses less. Matrices whose
-    blocks in the checkpoint fit their format lose nothing, and are left alone.
+    """Move scales so that rounding to `matrix_formats` loses less; the decoder computes the same.
+    Matrices whose blocks in the checkpoint fit their format lose nothing, and are left alone.
 
     Args:
         windows: the calibration text, run through the float32 layers.

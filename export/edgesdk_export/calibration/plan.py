@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgesdk_quantize.formats import BlockFormat, CodedScales, Int4, Int4Offset, Int8
-from edgesdk_quantize.methods.format_budget import FormatOption, choose_formats, stored_bits
+from edgesdk_quantize.formats import BlockFormat, CodedScales, FloatFormat
+from edgesdk_quantize.formats.registry import mixable_formats
+from edgesdk_quantize.methods.format_budget import FormatOption, choose_formats
 from edgesdk_quantize.methods.gptq import RoundingOptions
 
 from edgesdk.errors import RequestError
@@ -32,18 +33,6 @@ from edgesdk_export.resume import Arrays, ResumeState, compute_once
 from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder
 
-# What a matrix may be stored in where formats are mixed, but for how its scales are stored.
-MIXED_FORMATS: tuple[BlockFormat, ...] = (
-    Int4(block=128),
-    Int4(block=64),
-    Int4(block=32),
-    Int4(block=16),
-    Int8(block=128),
-    Int8(block=64),
-    Int8(block=32),
-)
-# And these, where blocks may have offsets.
-_OFFSET_FORMATS: tuple[BlockFormat, ...] = tuple(Int4Offset(block) for block in (128, 64, 32, 16))
 # Sensitivities are of the first windows only: each layer's stream runs through all layers behind.
 _SENSITIVITY_TOKENS = 1_024
 _SENSITIVITY_WINDOW = 256
@@ -110,7 +99,7 @@ def calibrate_decoder(
         ExportError: the text is too short.
         RequestError: the scheme has no blocks, or no choice of formats is as small as asked for.
     """
-    if isinstance(scheme.linear, str):
+    if isinstance(scheme.linear, FloatFormat):
         raise RequestError(
             f"{scheme.name} weights are stored as they are and need no calibration.",
             hint="Choose int4 or int8, or leave calibration out.",
@@ -119,7 +108,9 @@ def calibrate_decoder(
     matrix_formats = _same_format(decoder.spec, scheme.linear)
     if calibration.awq:
         progress.stage("Searching channel scales", decoder.spec.layers)
-        decoder = activation_aware(decoder, windows, matrix_formats, kept=kept, progress=progress.advance)
+        decoder = activation_aware(
+            decoder, windows, matrix_formats, kept=kept, progress=progress.advance
+        )
     if calibration.bits is not None:
         # After the scales: they even out what matrices cost.
         progress.stage("Measuring sensitivity", decoder.spec.layers)
@@ -169,10 +160,11 @@ def measured_importance(
 
 def formats_to_mix(scheme: WeightScheme) -> tuple[BlockFormat, ...]:
     """What a matrix may be stored in where formats are mixed: 4.1 to 9.3 bits a weight."""
-    if isinstance(scheme.linear, str) or not scheme.linear.has_coded_scales:
-        return MIXED_FORMATS
-    offsets = _OFFSET_FORMATS if scheme.linear.has_offsets else ()
-    return (*map(CodedScales, MIXED_FORMATS), *offsets)
+    plain = mixable_formats(offsets=False)
+    if isinstance(scheme.linear, FloatFormat) or not scheme.linear.has_coded_scales:
+        return plain
+    offsets = mixable_formats(offsets=True) if scheme.linear.has_offsets else ()
+    return (*map(CodedScales, plain), *offsets)
 
 
 def mixed_formats(
@@ -194,7 +186,7 @@ def mixed_formats(
         usable = [k for k, fmt in enumerate(formats) if _fits(fmt, columns)]
         matrix_formats[name] = [formats[k] for k in usable]
         choices[name] = [
-            FormatOption(stored_bits(formats[k], rows, columns), cost.divergence[k]) for k in usable
+            FormatOption(formats[k].stored_bits(rows, columns), cost.divergence[k]) for k in usable
         ]
     fixed = _fixed_bits(spec, scheme, set(costs))
     try:
@@ -246,8 +238,7 @@ def _same_format(spec: DecoderSpec, fmt: BlockFormat) -> dict[str, BlockFormat]:
     for name, parts in matrix_parts(spec).items():
         if name.startswith("layers."):
             columns = shapes[f"{parts[0]}.weight"][1]
-            cut = fmt.has_offsets and columns % fmt.block
-            matrix_formats[name] = CodedScales(Int4(fmt.block)) if cut else fmt
+            matrix_formats[name] = fmt.for_columns(columns)
     return matrix_formats
 
 
@@ -269,16 +260,11 @@ def _fits(fmt: BlockFormat, columns: int) -> bool:
 def _fixed_bits(spec: DecoderSpec, scheme: WeightScheme, mixed: set[str]) -> float:
     """Stored bits of everything but the mixed matrices."""
     shapes, matrices = canonical_shapes(spec), matrix_parts(spec)
-    widths = {"fp32": 32, "fp16": 16}
     total, within = 0.0, {f"{part}.weight" for name in matrices for part in matrices[name]}
     for name in matrices.keys() - mixed:
         rows, columns = shapes[f"{matrices[name][0]}.weight"]
         fmt = scheme.table(spec.tied) if name == "embed" else scheme.embedding
-        total += (
-            rows * columns * widths[fmt]
-            if isinstance(fmt, str)
-            else stored_bits(fmt, rows, columns)
-        )
+        total += fmt.stored_bits(rows, columns)
     for name, shape in shapes.items():
         if name not in within:
             total += 32 * shape[0]

@@ -159,7 +159,10 @@ class WeightedQuantizer:
     """
 
     def __init__(
-        self, decoder: Decoder, importance: ImportanceMatrix, matrix_formats: Mapping[str, BlockFormat]
+        self,
+        decoder: Decoder,
+        importance: ImportanceMatrix,
+        matrix_formats: Mapping[str, BlockFormat],
     ) -> None:
         self._decoder = decoder
         self._tensors = FloatTensors(decoder)

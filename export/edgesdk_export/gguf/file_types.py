@@ -39,7 +39,7 @@ class FileType:
     @property
     def is_float(self) -> bool:
         """Whether nothing is quantized: F32, F16, BF16."""
-        return self.base in (ggml.F32, ggml.F16, ggml.BF16)
+        return self.base.is_float
 
 
 _L = LlamaFileType
@@ -61,6 +61,9 @@ _FILE_TYPES = (
     FileType("q3_k_m", _L.MOSTLY_Q3_K_M, ggml.Q3_K),
     FileType("q2_k", _L.MOSTLY_Q2_K, ggml.Q2_K),
 )
+
+# By a recipe's or the command line's number of bits.
+DEFAULT_TYPES = {4: "q4_k_m", 8: "q8_0", 16: "f16", 32: "f32"}
 
 _IQ4 = ("iq4_nl", "iq4_xs")
 

@@ -14,7 +14,6 @@ from edgesdk.bundle.manifest import ModelShape, Quantization
 from edgesdk_export.built_model import BuiltModel, StepProgress
 from edgesdk_export.calibration.plan import CalibrationSettings, calibrate_decoder
 from edgesdk_export.onnx import WeightScheme, write_decoder
-from edgesdk_export.onnx.scheme import format_name
 from edgesdk_export.onnx.writer import DATA_FILE
 from edgesdk_export.progress import ExportProgress
 from edgesdk_export.quality.evaluation_text import Windows
@@ -85,8 +84,8 @@ def build_onnx(
         spec=json.loads(json.dumps(dataclasses.asdict(spec))),
         model_file=written.model_file,
         quantization=Quantization(
-            weights=format_name(scheme.linear) if quantizer is None else quantizer.formats,
-            head=format_name(scheme.embedding),
+            weights=scheme.linear.name if quantizer is None else quantizer.formats,
+            head=scheme.embedding.name,
             method=method or written.method,
             bits_per_weight=round(written.bits_per_weight, 3),
             source_blocks=written.source_blocks,

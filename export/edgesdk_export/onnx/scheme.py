@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
-from edgesdk_quantize.formats import BlockFormat, Int4, Int8, Int8Symmetric, PackedMatrix
+from edgesdk_quantize.formats import BlockFormat, FloatFormat, Int8Symmetric, PackedMatrix
+from edgesdk_quantize.formats.registry import formats_by_bits
 
 from edgesdk.errors import RequestError
 
-FloatFormat = Literal["fp32", "fp16"]
+OnnxFormat: TypeAlias = BlockFormat | FloatFormat
 
 # Below this many parameters 4 bits cost more quality than they save memory.
 _SMALL = 300_000_000
@@ -32,11 +33,11 @@ class WeightScheme:
     """
 
     name: str
-    linear: BlockFormat | FloatFormat
-    embedding: BlockFormat | FloatFormat
-    lookup: BlockFormat | None = None
+    linear: OnnxFormat
+    embedding: OnnxFormat
+    lookup: OnnxFormat | None = None
 
-    def table(self, tied: bool) -> BlockFormat | FloatFormat:
+    def table(self, tied: bool) -> OnnxFormat:
         """The format of the embedding, by whether it is the head too."""
         return self.embedding if tied or self.lookup is None else self.lookup
 
@@ -47,43 +48,33 @@ class WeightScheme:
         Raises:
             RequestError: there is none.
         """
-        for scheme in _SCHEMES:
-            if scheme.name == name:
-                return scheme
-        raise RequestError(
-            f"There is no weight format {name!r}.",
-            hint="Choose one of " + ", ".join(scheme.name for scheme in _SCHEMES) + ".",
-        )
+        known = {scheme_name(fmt): fmt for fmt in reversed(formats_by_bits().values())}
+        if name not in known:
+            raise RequestError(
+                f"There is no weight format {name!r}.", hint=f"Choose one of {', '.join(known)}."
+            )
+        linear = known[name]
+        embedding = linear if isinstance(linear, FloatFormat) else Int8Symmetric()
+        return cls(name, linear, embedding)
 
     @property
     def method(self) -> str:
         """How weights are rounded, in words for the manifest."""
-        if isinstance(self.linear, str):
-            return f"stored as {self.linear}"
-        text = f"MatMulNBits, block {self.linear.block}"
-        if self.linear.has_coded_scales:
-            text += ", scales in 8 bits"
-        if self.linear.bits == 4:
-            return text + ", scale and zero-point searched for the least squared error"
-        return text + ", round to nearest"
+        if isinstance(self.linear, FloatFormat):
+            return f"stored as {self.linear.name}"
+        coded = ", scales in 8 bits" if self.linear.has_coded_scales else ""
+        block = self.linear.block
+        return f"{self.linear.operator}, block {block}{coded}, {self.linear.rounding}"
 
 
-_SCHEMES = (
-    WeightScheme("fp32", "fp32", "fp32"),
-    WeightScheme("fp16", "fp16", "fp16"),
-    WeightScheme("int8", Int8(), Int8Symmetric()),
-    WeightScheme("int4", Int4(), Int8Symmetric()),
-)
+def scheme_name(linear: OnnxFormat) -> str:
+    """What a scheme is called whose linear layers have this format: "int4", also with offsets."""
+    return linear.name if isinstance(linear, FloatFormat) else f"int{linear.recipe_bits}"
 
 
 def default_bits(parameters: int) -> Literal[4, 8]:
     """8 bits for a model under 300 million parameters, 4 bits above."""
     return 8 if parameters < _SMALL else 4
-
-
-def format_name(fmt: BlockFormat | FloatFormat) -> str:
-    """The name that manifests carry."""
-    return fmt if isinstance(fmt, str) else fmt.name
 
 
 class LayerQuantizer(Protocol):

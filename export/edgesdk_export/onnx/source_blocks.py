@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
-from edgesdk_quantize.formats import BlockFormat, Int4, PackedMatrix
+from edgesdk_quantize.formats import BlockFormat, PackedMatrix
 from edgesdk_quantize.formats.blocks import check_finite, stack_rows, with_zero_points
 
 from edgesdk.bundle.manifest import SourceBlocks
@@ -100,11 +100,9 @@ class MatrixBlocks:
         squared_error = squares = 0.0
         for start, stop in row_ranges(tensor):
             values = require_finite(name, start, tensor.rows(start, stop))
-            if isinstance(self._fmt, Int4):
-                steps = tensor.steps(self._fmt.block, start, stop)
-                packed = self._fmt.quantize(values, steps)
-            else:
-                packed = self._fmt.quantize(values)
+            reads_steps = self._fmt.reads_steps
+            steps = tensor.steps(self._fmt.block, start, stop) if reads_steps else None
+            packed = self._fmt.requantize(values, steps)
             error = self._fmt.dequantize(packed, columns=values.shape[1]) - values
             squared_error += _squares(error)
             squares += _squares(values)
@@ -139,9 +137,13 @@ def _squares(values: Float32) -> float:
     return float(np.square(values).sum(dtype=np.float64))
 
 
-def preserved_matrices(decoder: Decoder, matrix_formats: Mapping[str, BlockFormat]) -> frozenset[str]:
-    """Which stored matrices ("layers.3.qkv") of those in `matrix_formats` can be had as they are."""
-    return frozenset(name for name, fmt in matrix_formats.items() if _preserved_formats(decoder, name, fmt))
+def preserved_matrices(
+    decoder: Decoder, matrix_formats: Mapping[str, BlockFormat]
+) -> frozenset[str]:
+    """The stored matrices ("layers.3.qkv") in `matrix_formats` whose blocks can be preserved."""
+    return frozenset(
+        name for name, fmt in matrix_formats.items() if _preserved_formats(decoder, name, fmt)
+    )
 
 
 def kept_blocks(decoder: Decoder, matrix: str, fmt: BlockFormat) -> PackedMatrix | None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from edgesdk_quantize.formats import BlockFormat, PackedMatrix
+from edgesdk_quantize.formats import BlockFormat, FloatFormat, PackedMatrix
 from edgesdk_quantize.formats.blocks import ScaleCodes, stack_rows
 
 from edgesdk.bundle.manifest import SourceBlocks
@@ -19,7 +19,7 @@ from edgesdk.errors import ExportError
 from edgesdk_export.onnx.decoder_graph import decoder_model
 from edgesdk_export.onnx.external_data import ExternalDataWriter
 from edgesdk_export.onnx.rope_tables import rope_chunks, rope_table
-from edgesdk_export.onnx.scheme import FloatFormat, LayerQuantizer, WeightScheme
+from edgesdk_export.onnx.scheme import LayerQuantizer, OnnxFormat, WeightScheme
 from edgesdk_export.onnx.source_blocks import MatrixBlocks, RequantizationLoss, require_finite
 from edgesdk_export.onnx.stored_weights import StoredTensors, matrix_parts, norm_names, rope_layers
 from edgesdk_export.resume import SectionJournal
@@ -107,7 +107,7 @@ def check_runnable(spec: DecoderSpec, scheme: WeightScheme) -> None:
             hint="Head sizes must be multiples of 8; export to GGUF instead.",
         )
     fmt = scheme.table(spec.tied)
-    if not isinstance(fmt, str) and spec.hidden_size % fmt.block:
+    if isinstance(fmt, BlockFormat) and spec.hidden_size % fmt.block:
         raise ExportError(
             f"A hidden size of {spec.hidden_size} cannot be quantized in blocks of {fmt.block}.",
             hint="Choose fp16 weights.",
@@ -122,7 +122,7 @@ def _store_all(
     quantizer: LayerQuantizer | None,
 ) -> None:
     store.once("embed", functools.partial(_store_embedding, store, spec, scheme))
-    if not isinstance(scheme.table(spec.tied), str):
+    if isinstance(scheme.table(spec.tied), BlockFormat):
         store.embedding_view()
     sections = [f"layers.{index}" for index in range(spec.layers)]
     if progress is not None:
@@ -192,16 +192,15 @@ class _WeightStore:
         self.requantization_loss.restore(sums)
         return False
 
-    def matrix(self, name: str, parts: tuple[str, ...], fmt: BlockFormat | FloatFormat) -> None:
+    def matrix(self, name: str, parts: tuple[str, ...], fmt: OnnxFormat) -> None:
         """Store the rows of all `parts` as one matrix, and their biases as one vector."""
         shapes = [self._shapes[f"{part}.weight"] for part in parts]
         rows, columns = sum(shape[0] for shape in shapes), shapes[0][1]
         weights = tuple(f"{part}.weight" for part in parts)
-        chunks = self._checked(weights)
-        if fmt == "fp32":
-            self._add(f"{name}.weight", ir.DataType.FLOAT, (rows, columns), _values(chunks))
-        elif fmt == "fp16":
-            self._add(f"{name}.weight", ir.DataType.FLOAT16, (rows, columns), _halves(chunks))
+        if isinstance(fmt, FloatFormat):
+            values = _converted(self._checked(weights), fmt)
+            dtype = ir.DataType.from_numpy(fmt.dtype)
+            self._add(f"{name}.weight", dtype, (rows, columns), values)
         else:
             blocks = MatrixBlocks({weight: self._weights[weight] for weight in weights}, fmt)
             self._blocks(name, rows, columns, blocks, fmt)
@@ -320,15 +319,13 @@ def _values(
         yield chunk
 
 
-def _halves(
-    chunks: Iterable[tuple[str, npt.NDArray[np.float32]]],
-) -> Iterator[npt.NDArray[np.float16]]:
-    limit = float(np.finfo(np.float16).max)
+def _converted(
+    chunks: Iterable[tuple[str, npt.NDArray[np.float32]]], fmt: FloatFormat
+) -> Iterator[npt.NDArray[Any]]:
     for name, chunk in chunks:
-        largest = float(np.abs(chunk).max())
-        if largest > limit:
+        try:
+            yield fmt.quantize(chunk)
+        except ValueError as error:
             raise ExportError(
-                f"Weight {name} has a value of magnitude {largest:g}; float16 ends at {limit:g}.",
-                hint="Choose fp32 or int8 weights.",
-            )
-        yield chunk.astype(np.float16)
+                f"Weight {name} {error}.", hint="Choose fp32 or int8 weights."
+            ) from None

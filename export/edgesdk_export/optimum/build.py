@@ -16,7 +16,7 @@ from edgesdk.bundle.manifest import ModelShape, Quantization
 from edgesdk.errors import ExportError
 from edgesdk_export.built_model import BuiltModel, StepProgress
 from edgesdk_export.checkpoint import Checkpoint
-from edgesdk_export.onnx.scheme import WeightScheme, format_name
+from edgesdk_export.onnx.scheme import WeightScheme
 from edgesdk_export.onnx.writer import MODEL_FILE
 from edgesdk_export.optimum.attention_patterns import find_attentions
 from edgesdk_export.optimum.environment import ready_environment
@@ -65,8 +65,8 @@ def build_with_optimum(
         spec=None,
         model_file=model.model_file,
         quantization=Quantization(
-            weights=format_name(model.scheme.linear),
-            head=format_name(model.scheme.embedding),
+            weights=model.scheme.linear.name,
+            head=model.scheme.embedding.name,
             method=model.scheme.method,
             bits_per_weight=round(model.bits_per_weight, 3),
         ),

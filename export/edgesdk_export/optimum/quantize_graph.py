@@ -12,18 +12,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from edgesdk_quantize.formats import BlockFormat
+from edgesdk_quantize.formats import FP16, BlockFormat, FloatFormat
 
 from edgesdk.bundle.graph_io import INPUT_IDS, LOGITS
 from edgesdk.errors import ExportError
 from edgesdk_export.onnx.external_data import ExternalDataWriter
 from edgesdk_export.onnx.graph_builder import CONTRIB
-from edgesdk_export.onnx.scheme import FloatFormat, WeightScheme
+from edgesdk_export.onnx.scheme import OnnxFormat, WeightScheme
 from edgesdk_export.onnx.writer import DATA_FILE, MODEL_FILE
 from edgesdk_export.selftest.weight_noise import WeightErrors, add_noise
 
 Float32 = npt.NDArray[np.float32]
-Format = BlockFormat | FloatFormat
 
 _ROWS = 2048
 # Smaller tensors stay in the graph: shape inference wants to see their values.
@@ -84,29 +83,29 @@ class _GraphQuantizer:
         self._stored: set[str] = set()
         self.weight_bytes = 0
 
-    def product(self, node: ir.Node, fmt: Format) -> None:
+    def product(self, node: ir.Node, fmt: OnnxFormat) -> None:
         """A MatMul or Gemm whose second operand is constant."""
         weight = _constant_matrix(node)
         assert weight is not None
         columns_first = node.op_type == "MatMul" or not node.attributes.get_int("transB", 0)
-        if isinstance(fmt, str):
-            if fmt == "fp16":
+        if isinstance(fmt, FloatFormat):
+            if fmt == FP16:
                 node.replace_input_with(1, self._half(weight))
             return
         bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
         self._replace(node, self._block_product(node, weight, columns_first, fmt, bias))
 
-    def embedding(self, gather: ir.Node, head: ir.Node | None, fmt: Format) -> None:
+    def embedding(self, gather: ir.Node, head: ir.Node | None, fmt: OnnxFormat) -> None:
         """The token embedding, and the head where it holds the same numbers."""
         table = _value(gather, 0)
         ids = _value(gather, 1)
         columns = _array(table).shape[1]
-        if isinstance(fmt, str):
-            stored = self._half(table) if fmt == "fp16" else table
+        if isinstance(fmt, FloatFormat):
+            stored = self._half(table) if fmt == FP16 else table
             gather.replace_input_with(0, stored)
             if head is not None:
                 product = self._node(
-                    head, "FusedMatMul", [_value(head, 0), stored], CONTRIB, transB=1
+                    head, fmt.operator, [_value(head, 0), stored], CONTRIB, transB=1
                 )
                 self._replace(head, product)
             return
@@ -162,7 +161,7 @@ class _GraphQuantizer:
         inputs += [zeros[0] if zeros else None, None, bias]
         return self._node(
             node,
-            "MatMulNBits",
+            fmt.operator,
             inputs,
             CONTRIB,
             K=columns,
@@ -218,16 +217,13 @@ class _GraphQuantizer:
         existing = self._graph.initializers.get(name)
         if existing is not None:
             return next(node.outputs[0] for node, _ in existing.uses())
-        array = _array(weight)
-        largest = float(np.abs(array).max())
-        limit = float(np.finfo(np.float16).max)
-        if not largest <= limit:
+        try:
+            array = FP16.quantize(_array(weight))
+        except ValueError as error:
             raise ExportError(
-                f"Weight {weight.name} has a value of magnitude {largest:g}; float16 ends at"
-                f" {limit:g}.",
-                hint="Choose fp32 or int8 weights.",
-            )
-        half = self._initializer(self._add(name, ir.DataType.FLOAT16, [array.astype(np.float16)]))
+                f"Weight {weight.name} {error}.", hint="Choose fp32 or int8 weights."
+            ) from None
+        half = self._initializer(self._add(name, ir.DataType.FLOAT16, [array]))
         user = next(node for node, _ in weight.uses())
         cast = self._node(user, "Cast", [half], "", to=ir.DataType.FLOAT.value)
         cast.name = f"{name}/cast"

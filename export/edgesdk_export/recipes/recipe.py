@@ -19,7 +19,6 @@ from edgesdk_export.recipes.sections import CalibrationRecipe, GgufRecipe, OnnxR
 
 BundleFormat = Literal["onnx", "gguf"]
 
-_BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 # By bundle format: how weights can be rounded.
 METHODS: dict[BundleFormat, tuple[str, ...]] = {
     "onnx": ("nearest", "weighted", "gptq"),
@@ -89,7 +88,7 @@ class Recipe(RecipeSection):
         elif (budget := _budget(weights)) is not None:
             change = {"bits": budget}
         else:
-            change = {"bits": _BITS[WeightScheme.named(weights).name]}
+            change = {"bits": WeightScheme.named(weights).linear.recipe_bits}
         return self.model_copy(update={fmt: self._section(fmt).model_copy(update=change)})
 
     def onnx_scheme(self, parameters: int) -> WeightScheme:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from edgesdk_quantize.formats import (
-    BlockFormat,
-    CodedScales,
-    Int4,
-    Int4Offset,
-    Int4Symmetric,
-    Int8,
-    Int8Symmetric,
+from edgesdk_quantize.formats import BlockFormat, CodedScales, FloatFormat
+from edgesdk_quantize.formats.registry import (
+    embedding_format,
+    embedding_formats,
+    formats_by_bits,
+    select_format,
 )
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
-from edgesdk_export.gguf.file_types import FileType, file_type_named, file_type_names
-from edgesdk_export.onnx.scheme import FloatFormat, WeightScheme, default_bits
-
-_WHOLE_BITS = (4, 8, 16, 32)
-_TYPES = {8: "q8_0", 4: "q4_k_m"}
+from edgesdk_export.gguf.file_types import DEFAULT_TYPES, FileType, file_type_named, file_type_names
+from edgesdk_export.onnx.scheme import OnnxFormat, WeightScheme, default_bits, scheme_name
 
 
 class RecipeSection(BaseModel):
@@ -29,12 +24,20 @@ class RecipeSection(BaseModel):
 
 
 def _known_bits(bits: Any) -> Any:
+    whole = formats_by_bits()
     number = isinstance(bits, int | float) and not isinstance(bits, bool)
-    if bits == "auto" or (number and (bits in _WHOLE_BITS or 4 < bits < 16)):
+    if bits == "auto" or (number and (bits in whole or 4 < bits < 16)):
         return bits
     raise ValueError(
-        f'{bits!r} is none of "auto", 4, 8, 16, 32, nor a number between 4 and 16 such as 5.5'
+        f'{bits!r} is none of "auto", {", ".join(map(str, whole))}, nor a number between 4 and 16'
+        " such as 5.5"
     )
+
+
+def _known_embedding(name: str) -> str:
+    if name != "auto" and name not in embedding_formats():
+        raise ValueError(f"{name!r} is none of auto, {', '.join(embedding_formats())}")
+    return name
 
 
 def _known_type(name: str) -> str:
@@ -47,10 +50,10 @@ class OnnxRecipe(RecipeSection):
     """How an ONNX bundle's weights are stored.
 
     Attributes:
-        bits: of a weight; "auto": by the model's size. Any other number than 4, 8, 16 and 32 is a
-            budget: the stored bits of a weight over the whole model, scales and all. Matrices then
-            get different formats by what they lose in each, and `block` and `symmetric` do not
-            count.
+        bits: of a weight; "auto": by the model's size. Any other number than those of formats (4,
+            8, 16 and 32) is a budget: the stored bits of a weight over the whole model, scales and
+            all. Matrices then get different formats by what they lose in each, and `block` and
+            `symmetric` do not count.
         block: how many weights share a scale.
         symmetric: whether there are no zero-points.
         scales: of the blocks: "float32", or "uint8": multiples of one float32 for each row, which
@@ -71,7 +74,7 @@ class OnnxRecipe(RecipeSection):
     symmetric: bool = False
     scales: Literal["float32", "uint8"] = "float32"
     offsets: bool = False
-    embedding: Literal["auto", "int8", "int8-symmetric", "fp16", "fp32"] = "auto"
+    embedding: Annotated[str, AfterValidator(_known_embedding)] = "auto"
     method: str = "nearest"
     awq: bool = False
     sweeps: Annotated[int, Field(ge=0, le=100)] = 0
@@ -79,7 +82,7 @@ class OnnxRecipe(RecipeSection):
     @property
     def budget(self) -> float | None:
         """Stored bits of a weight where formats are mixed; else None."""
-        mixed = self.bits != "auto" and self.bits not in _WHOLE_BITS
+        mixed = self.bits != "auto" and self.bits not in formats_by_bits()
         return float(self.bits) if mixed else None
 
     def resolved(self, parameters: int) -> OnnxRecipe:
@@ -91,34 +94,27 @@ class OnnxRecipe(RecipeSection):
     def scheme(self, parameters: int) -> WeightScheme:
         """The formats of a model of so many parameters; where they are mixed, of the embedding."""
         bits = self.resolved(parameters).bits
-        linear: BlockFormat | FloatFormat
-        lookup: BlockFormat | None = None
-        if bits == 32:
-            name, linear = "fp32", "fp32"
-        elif bits == 16:
-            name, linear = "fp16", "fp16"
-        elif bits == 8:
-            kind = Int8Symmetric if self.symmetric else Int8
-            name, linear = "int8", self._scaled(kind(self.block))
-        else:
-            small = Int4Symmetric if self.symmetric else Int4
-            name, linear = "int4", self._scaled(small(self.block))
-            if self.offsets:
-                lookup = linear if self.embedding == "auto" else None
-                linear = Int4Offset(self.block)
-        return WeightScheme(name, linear, self._embedding(linear), lookup)
+        whole = 4 if self.budget is not None else int(bits)
+        linear = self._stored(
+            select_format(whole, block=self.block, symmetric=self.symmetric, offsets=self.offsets)
+        )
+        lookup = None
+        if isinstance(linear, BlockFormat) and linear.has_offsets and self.embedding == "auto":
+            plain = select_format(whole, block=self.block, symmetric=self.symmetric)
+            lookup = self._stored(plain)
+        return WeightScheme(scheme_name(linear), linear, self._embedding(linear), lookup)
 
-    def _embedding(self, linear: BlockFormat | FloatFormat) -> BlockFormat | FloatFormat:
-        if self.embedding in ("fp16", "fp32"):
-            return self.embedding
-        if self.embedding == "int8":
-            return self._scaled(Int8(self.block))
-        if self.embedding == "auto" and isinstance(linear, str):
+    def _embedding(self, linear: OnnxFormat) -> OnnxFormat:
+        if self.embedding == "auto" and isinstance(linear, FloatFormat):
             return linear
-        return self._scaled(Int8Symmetric(self.block))
+        name = "int8-symmetric" if self.embedding == "auto" else self.embedding
+        return self._stored(embedding_format(name, block=self.block))
 
-    def _scaled(self, fmt: BlockFormat) -> BlockFormat:
-        return CodedScales(fmt) if self.scales == "uint8" else fmt
+    def _stored(self, fmt: OnnxFormat) -> OnnxFormat:
+        """The format, with scales as the recipe has them."""
+        if isinstance(fmt, FloatFormat) or fmt.has_coded_scales or self.scales == "float32":
+            return fmt
+        return CodedScales(fmt)
 
 
 class GgufRecipe(RecipeSection):
@@ -136,7 +132,7 @@ class GgufRecipe(RecipeSection):
         """With the type that "auto" means for a model of so many parameters."""
         if self.type != "auto":
             return self
-        return self.model_copy(update={"type": _TYPES[default_bits(parameters)]})
+        return self.model_copy(update={"type": DEFAULT_TYPES[default_bits(parameters)]})
 
     def file_type(self, parameters: int) -> FileType:
         """The mixture for a model of so many parameters."""

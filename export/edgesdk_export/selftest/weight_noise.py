@@ -10,39 +10,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from edgesdk_quantize.formats.registry import FORMATS
 
 from edgesdk.bundle.manifest import Quantization
+from edgesdk_export.gguf.file_types import file_type_named
 from edgesdk_export.quality.layerwise import head_slices
 from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint
 from edgesdk_export.weights import Decoder, Float32, LazyTensor
-
-# The error of a weight (root mean square, relative to the weights of its row), by the format's name
-# up to its first number of bits and by the whole name where the family varies. What a rounded grid
-# gives on Gaussian weights: a step of (range of a block of 32, about 4.2 standard deviations) /
-# (2^bits - 1), over the square root of 12. 8 bits are set twice as high, since kernels round
-# what the weights are multiplied with to 8 bits as well, and floats at what the kernels' own
-# approximations of exp and tanh come to.
-_ERRORS = {
-    "fp32": 5e-4,
-    "f32": 5e-4,
-    "fp16": 1e-3,
-    "f16": 1e-3,
-    "bf16": 3e-3,
-    "int8": 0.01,
-    "q8": 0.01,
-    "q6": 0.02,
-    "q5": 0.04,
-    "int4": 0.08,
-    "q4": 0.08,
-    "iq4": 0.08,
-    "q3": 0.16,
-    "q2": 0.32,
-}
 
 # Errors of rounding are not random, and 48 tokens are few: KL was 0.01 to 1.7 times what random
 # errors of the same size gave, on models of 50 thousand to 1.5 billion weights. One matrix that is
@@ -72,8 +50,14 @@ def limit_for(expected_kl: float) -> float:
 
 
 def _coarsest(names: str) -> float:
-    """Of "int4+int8", "int8-symmetric", "q4_k_m": formats, where there are several."""
-    return max(_ERRORS[word] for word in re.split(r"[^a-z0-9]+", names) if word in _ERRORS)
+    """The largest error of "int4+int8", "int8-symmetric", "q4_k_m": of formats, or of a mixture's
+    base type."""
+    return max(_expected_error(name) for name in names.split("+"))
+
+
+def _expected_error(name: str) -> float:
+    known = FORMATS.get(name)
+    return (file_type_named(name).base if known is None else known).expected_error
 
 
 # Primes: what is drawn comes again at places that have nothing to do with rows or blocks.

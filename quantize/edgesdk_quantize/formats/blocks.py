@@ -11,9 +11,9 @@ Layout: com.microsoft.MatMulNBits in onnxruntime's docs/ContribOperators.md.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -59,33 +59,44 @@ class PackedMatrix:
     offsets: PackedMatrix | None = None
 
 
-class BlockFormat(Protocol):
-    """A number format with one scale per block of weights. Rows are independent of each other."""
+class BlockFormat(ABC):
+    """A number format with one scale per block of weights. Rows are independent of each other.
+
+    A subclass is a frozen dataclass whose first field is `block`. It says all that the rest must
+    know of it; see `edgesdk_quantize.formats.registry`.
+    """
 
     @property
+    @abstractmethod
     def name(self) -> str:
-        """For manifests and logs, e.g. "int4"."""
+        """In recipes, manifests, logs and on the command line, e.g. "int4"."""
 
     @property
+    @abstractmethod
     def bits(self) -> int:
-        """Bits of one code: 4 or 8."""
+        """Bits that a code is stored in: 4 or 8, as the operators read them."""
 
     @property
+    @abstractmethod
     def block(self) -> int:
         """Weights that share a scale: a power of two, at least 16."""
 
     @property
+    @abstractmethod
     def has_zero_points(self) -> bool:
         """Whether zero-points are stored."""
 
     @property
-    def has_coded_scales(self) -> bool:
-        """Whether scales are stored in 8 bits, not as float32; they are positive then."""
+    @abstractmethod
+    def expected_error(self) -> float:
+        """The root mean square of the errors of Gaussian weights, relative to that of the weights.
 
-    @property
-    def has_offsets(self) -> bool:
-        """Whether a real offset is stored for each block; the block divides the columns then."""
+        A rounded grid has a step of (range of a block of 32, about 4.2 standard deviations) /
+        (2^bits - 1); the error is that over the square root of 12. 8 bits are set twice as high,
+        since kernels round what the weights are multiplied with to 8 bits as well.
+        """
 
+    @abstractmethod
     def quantize(self, rows: Float32) -> PackedMatrix:
         """Quantize float32 [N, K].
 
@@ -93,8 +104,74 @@ class BlockFormat(Protocol):
             ValueError: a weight is NaN or infinite; the message gives its row and column.
         """
 
+    @abstractmethod
     def dequantize(self, packed: PackedMatrix, *, columns: int) -> Float32:
         """The float32 [N, columns] that an operator computes with."""
+
+    @property
+    def recipe_bits(self) -> int:
+        """What `bits` in a recipe says to get this format."""
+        return self.bits
+
+    @property
+    def max_code(self) -> int:
+        """Codes run from 0 to this one."""
+        return (1 << self.bits) - 1
+
+    @property
+    def operator(self) -> str:
+        """The graph operator that multiplies with it."""
+        return "MatMulNBits"
+
+    @property
+    def rounding(self) -> str:
+        """How `quantize` finds the codes, in words for the manifest."""
+        return "round to nearest"
+
+    @property
+    def has_coded_scales(self) -> bool:
+        """Whether scales are stored in 8 bits, not as float32; they are positive then."""
+        return False
+
+    @property
+    def has_offsets(self) -> bool:
+        """Whether a real offset is stored for each block; the block divides the columns then."""
+        return False
+
+    @property
+    def holds_embedding(self) -> bool:
+        """Whether embeddings and heads may be stored in it."""
+        return False
+
+    @property
+    def mix_blocks(self) -> tuple[int, ...]:
+        """In which block sizes a matrix may have it where formats are mixed; () = not at all."""
+        return ()
+
+    @property
+    def reads_steps(self) -> bool:
+        """Whether `requantize` makes use of the steps."""
+        return False
+
+    def requantize(self, rows: Float32, steps: Float32 | None) -> PackedMatrix:
+        """As `quantize`, for weights that were rounded to a grid before.
+
+        Args:
+            steps: float32 [N, blocks], the step of that grid in each block, where it is known.
+        """
+        return self.quantize(rows)
+
+    def for_columns(self, columns: int) -> BlockFormat:
+        """This format, or the one that stands in for it where its block must divide the columns
+        and does not."""
+        return self
+
+    def stored_bits(self, rows: int, columns: int) -> int:
+        """Bits of a matrix [rows, columns]: codes, scales, and zero-points or offsets."""
+        blocks = -(-columns // self.block)
+        zeros = -(-blocks * self.bits // 8) * 8 if self.has_zero_points else 0
+        scales = 8 * blocks + 32 if self.has_coded_scales else 32 * blocks
+        return rows * (blocks * self.block * self.bits + scales + zeros)
 
 
 def dequantize(packed: PackedMatrix, *, bits: int, columns: int) -> Float32:

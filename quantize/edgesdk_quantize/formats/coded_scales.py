@@ -29,14 +29,13 @@ _TINY = np.float32(1e-30)
 
 
 @dataclasses.dataclass(frozen=True)
-class CodedScales:
+class CodedScales(BlockFormat):
     """Another format with its scales in 8 bits: 4.375 bits a weight for `Int4` at a block of 32,
     and 32 bits more for each row. The other format's scales must be positive.
     """
 
     fmt: BlockFormat
     has_coded_scales: bool = True
-    has_offsets: bool = False
 
     @property
     def name(self) -> str:
@@ -55,6 +54,30 @@ class CodedScales:
     def has_zero_points(self) -> bool:
         return self.fmt.has_zero_points
 
+    @property
+    def expected_error(self) -> float:
+        return self.fmt.expected_error
+
+    @property
+    def recipe_bits(self) -> int:
+        return self.fmt.recipe_bits
+
+    @property
+    def max_code(self) -> int:
+        return self.fmt.max_code
+
+    @property
+    def operator(self) -> str:
+        return self.fmt.operator
+
+    @property
+    def rounding(self) -> str:
+        return self.fmt.rounding
+
+    @property
+    def holds_embedding(self) -> bool:
+        return self.fmt.holds_embedding
+
     def quantize(self, rows: Float32) -> PackedMatrix:
         """See `BlockFormat.quantize`: the other format's scales, rounded; its zero-points; and
         every weight rounded to the grid that these make."""
@@ -69,7 +92,7 @@ class CodedScales:
         )
         codes = np.rint(to_blocks(rows, self.block) / scales[..., None])
         codes += zeros[..., None]
-        np.clip(codes, 0, (1 << self.bits) - 1, out=codes)
+        np.clip(codes, 0, self.max_code, out=codes)
         return PackedMatrix(
             pack(codes.astype(np.uint8), self.bits), scales, found.zero_points, coded
         )

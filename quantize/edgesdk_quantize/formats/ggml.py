@@ -59,12 +59,21 @@ class GgmlFormat:
         type_id: its number in GGUF files (`enum ggml_type`).
         block: weights of one row that are packed together.
         block_bytes: what they take.
+        expected_error: see `BlockFormat.expected_error`.
+        smaller: the type that stands in for it where its block does not divide the columns.
     """
 
     name: str
     type_id: int
     block: int
     block_bytes: int
+    expected_error: float
+    smaller: GgmlFormat | None = None
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing is quantized: F32, F16, BF16."""
+        return self.block == 1
 
     @property
     def bits_per_weight(self) -> float:
@@ -158,21 +167,21 @@ class GgmlFormat:
         return values
 
 
-F32 = GgmlFormat("F32", 0, 1, 4)
-F16 = GgmlFormat("F16", 1, 1, 2)
-BF16 = GgmlFormat("BF16", 30, 1, 2)
-Q4_0 = GgmlFormat("Q4_0", 2, 32, 18)
-Q4_1 = GgmlFormat("Q4_1", 3, 32, 20)
-Q5_0 = GgmlFormat("Q5_0", 6, 32, 22)
-Q5_1 = GgmlFormat("Q5_1", 7, 32, 24)
-Q8_0 = GgmlFormat("Q8_0", 8, 32, 34)
-IQ4_NL = GgmlFormat("IQ4_NL", 20, 32, 18)
-Q2_K = GgmlFormat("Q2_K", 10, 256, 84)
-Q3_K = GgmlFormat("Q3_K", 11, 256, 110)
-Q4_K = GgmlFormat("Q4_K", 12, 256, 144)
-Q5_K = GgmlFormat("Q5_K", 13, 256, 176)
-Q6_K = GgmlFormat("Q6_K", 14, 256, 210)
-IQ4_XS = GgmlFormat("IQ4_XS", 23, 256, 136)
+F32 = GgmlFormat("F32", 0, 1, 4, 5e-4)
+F16 = GgmlFormat("F16", 1, 1, 2, 1e-3)
+BF16 = GgmlFormat("BF16", 30, 1, 2, 3e-3)
+Q4_0 = GgmlFormat("Q4_0", 2, 32, 18, 0.08)
+Q4_1 = GgmlFormat("Q4_1", 3, 32, 20, 0.08)
+Q5_0 = GgmlFormat("Q5_0", 6, 32, 22, 0.04)
+Q5_1 = GgmlFormat("Q5_1", 7, 32, 24, 0.04)
+Q8_0 = GgmlFormat("Q8_0", 8, 32, 34, 0.01)
+IQ4_NL = GgmlFormat("IQ4_NL", 20, 32, 18, 0.08)
+Q2_K = GgmlFormat("Q2_K", 10, 256, 84, 0.32, Q4_0)
+Q3_K = GgmlFormat("Q3_K", 11, 256, 110, 0.16, Q4_0)
+Q4_K = GgmlFormat("Q4_K", 12, 256, 144, 0.08, Q5_0)
+Q5_K = GgmlFormat("Q5_K", 13, 256, 176, 0.04, Q5_1)
+Q6_K = GgmlFormat("Q6_K", 14, 256, 210, 0.02, Q8_0)
+IQ4_XS = GgmlFormat("IQ4_XS", 23, 256, 136, 0.08, IQ4_NL)
 
 GGML_FORMATS = (
     F32,
@@ -192,15 +201,6 @@ GGML_FORMATS = (
     IQ4_XS,
 )
 
-_SMALLER_BLOCKS = {
-    Q2_K: Q4_0,
-    Q3_K: Q4_0,
-    Q4_K: Q5_0,
-    Q5_K: Q5_1,
-    Q6_K: Q8_0,
-    IQ4_XS: IQ4_NL,
-}
-
 
 def fallback(wanted: GgmlFormat, columns: int) -> GgmlFormat:
     """What llama-quantize stores rows of `columns` weights in when `wanted` is asked for: itself
@@ -209,7 +209,7 @@ def fallback(wanted: GgmlFormat, columns: int) -> GgmlFormat:
     llama.cpp's src/llama-quant.cpp.)"""
     if columns % wanted.block == 0:
         return wanted
-    smaller = _SMALLER_BLOCKS.get(wanted, F16)
+    smaller = wanted.smaller or F16
     return smaller if columns % smaller.block == 0 else F16
 
 

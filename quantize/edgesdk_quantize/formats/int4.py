@@ -16,7 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgesdk_quantize.formats.blocks import Float32, PackedMatrix, dequantize, pack, to_blocks
+from edgesdk_quantize.formats.blocks import (
+    BlockFormat,
+    Float32,
+    PackedMatrix,
+    dequantize,
+    pack,
+    to_blocks,
+)
 
 _LEVELS = 15
 _MIDDLE = 8
@@ -34,23 +41,25 @@ _REFINEMENTS = 1
 
 
 @dataclass(frozen=True)
-class Int4:
+class Int4(BlockFormat):
     """4-bit blocks with a 4-bit zero-point each: 5.125 bits a weight at a block of 32."""
 
     block: int = 32
     name: str = "int4"
     bits: int = 4
     has_zero_points: bool = True
-    has_coded_scales: bool = False
-    has_offsets: bool = False
+    expected_error: float = 0.08
+    rounding: str = "scale and zero-point searched for the least squared error"
+    mix_blocks: tuple[int, ...] = (128, 64, 32, 16)
+    reads_steps: bool = True
 
-    def quantize(self, rows: Float32, steps: Float32 | None = None) -> PackedMatrix:
-        """See `BlockFormat.quantize`.
+    def quantize(self, rows: Float32) -> PackedMatrix:
+        """See `BlockFormat.quantize`."""
+        return _quantize(rows, self.block, symmetric=False)
 
-        Args:
-            steps: float32 [N, blocks]: for weights that lie on a grid already, its step in each
-                block. It is searched too, so that a grid with a whole zero-point is kept.
-        """
+    def requantize(self, rows: Float32, steps: Float32 | None) -> PackedMatrix:
+        """See `BlockFormat.requantize`: the known step is searched too, so that a grid with a
+        whole zero-point stays as it is."""
         return _quantize(rows, self.block, symmetric=False, steps=steps)
 
     def dequantize(self, packed: PackedMatrix, *, columns: int) -> Float32:
@@ -59,7 +68,7 @@ class Int4:
 
 
 @dataclass(frozen=True)
-class Int4Symmetric:
+class Int4Symmetric(BlockFormat):
     """4-bit blocks around a fixed zero-point of 8: 5 bits a weight at a block of 32.
 
     A scale may be negative, so that either end of a block can use the sixteenth code.
@@ -69,8 +78,8 @@ class Int4Symmetric:
     name: str = "int4-symmetric"
     bits: int = 4
     has_zero_points: bool = False
-    has_coded_scales: bool = False
-    has_offsets: bool = False
+    expected_error: float = 0.08
+    rounding: str = "scale and zero-point searched for the least squared error"
 
     def quantize(self, rows: Float32) -> PackedMatrix:
         """See `BlockFormat.quantize`."""

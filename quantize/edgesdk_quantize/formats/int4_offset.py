@@ -28,6 +28,7 @@ from edgesdk_quantize.formats.blocks import (
     to_blocks,
 )
 from edgesdk_quantize.formats.coded_scales import CodedScales, code_scales
+from edgesdk_quantize.formats.int4 import Int4
 from edgesdk_quantize.formats.int8 import Int8Symmetric
 
 _TOP = np.float32(15)
@@ -43,7 +44,7 @@ _OFFSET_BLOCKS = (16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
-class Int4Offset:
+class Int4Offset(BlockFormat):
     """4-bit codes, an 8-bit scale and an 8-bit offset for each block: 4.56 bits a weight in rows of
     1,536 at a block of 32. The block must divide the columns.
     """
@@ -54,6 +55,9 @@ class Int4Offset:
     has_zero_points: bool = False
     has_coded_scales: bool = True
     has_offsets: bool = True
+    expected_error: float = 0.08
+    rounding: str = "scale and zero-point searched for the least squared error"
+    mix_blocks: tuple[int, ...] = (128, 64, 32, 16)
 
     def quantize(self, rows: Float32) -> PackedMatrix:
         """See `BlockFormat.quantize`.
@@ -84,6 +88,17 @@ class Int4Offset:
         values = self.offset_values(packed.offsets, packed.data.shape[1])
         weights += np.repeat(values, self.block, axis=1)
         return weights
+
+    def for_columns(self, columns: int) -> BlockFormat:
+        """See `BlockFormat.for_columns`."""
+        return CodedScales(Int4(self.block)) if columns % self.block else self
+
+    def stored_bits(self, rows: int, columns: int) -> int:
+        """See `BlockFormat.stored_bits`."""
+        blocks = -(-columns // self.block)
+        return super().stored_bits(rows, columns) + rows * self.offset_format(blocks).stored_bits(
+            1, blocks
+        )
 
     def offset_format(self, blocks: int) -> BlockFormat:
         """How rows of so many offsets are stored: in the blocks that take the fewest bits."""

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgesdk_quantize.formats.blocks import Float32, PackedMatrix, dequantize, to_blocks
+from edgesdk_quantize.formats.blocks import (
+    BlockFormat,
+    Float32,
+    PackedMatrix,
+    dequantize,
+    to_blocks,
+)
 
 _LEVELS = np.float32(255)
 _LARGEST = np.float32(127)
@@ -16,7 +22,7 @@ _TINY = np.float32(1e-30)
 
 
 @dataclass(frozen=True)
-class Int8:
+class Int8(BlockFormat):
     """8-bit blocks with an 8-bit zero-point each: 9.25 bits a weight at a block of 32.
 
     A zero-point lets a lopsided block use all codes, at no cost in speed.
@@ -26,8 +32,9 @@ class Int8:
     name: str = "int8"
     bits: int = 8
     has_zero_points: bool = True
-    has_coded_scales: bool = False
-    has_offsets: bool = False
+    expected_error: float = 0.01
+    holds_embedding: bool = True
+    mix_blocks: tuple[int, ...] = (128, 64, 32)
 
     def quantize(self, rows: Float32) -> PackedMatrix:
         """See `BlockFormat.quantize`."""
@@ -47,7 +54,7 @@ class Int8:
 
 
 @dataclass(frozen=True)
-class Int8Symmetric:
+class Int8Symmetric(BlockFormat):
     """8-bit blocks around a fixed zero-point of 128: 9 bits a weight at a block of 32.
 
     Its grid is that of ggml's Q8_0, the usual format of embeddings in GGUF files, which it
@@ -58,8 +65,8 @@ class Int8Symmetric:
     name: str = "int8-symmetric"
     bits: int = 8
     has_zero_points: bool = False
-    has_coded_scales: bool = False
-    has_offsets: bool = False
+    expected_error: float = 0.01
+    holds_embedding: bool = True
 
     def quantize(self, rows: Float32) -> PackedMatrix:
         """See `BlockFormat.quantize`."""

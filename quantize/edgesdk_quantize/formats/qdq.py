@@ -103,6 +103,11 @@ class Qdq:
     weight_bits: int
     block: int | None = None
 
+    @property
+    def expected_error(self) -> float:
+        """See `BlockFormat.expected_error`."""
+        return 0.08 if self.weight_bits == 4 else 0.01
+
     def quantize(self, rows: Float32) -> QdqWeights:
         """Quantize float32 [N, K]. 8 bits are rounded to nearest; for 4 bits the scale is searched
         for the least squared error.

@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgesdk_quantize.formats.blocks import BlockFormat
-from edgesdk_quantize.formats.int4_offset import Int4Offset
-
 
 @dataclass(frozen=True)
 class FormatOption:
@@ -54,16 +51,6 @@ def choose_formats(choices: Mapping[str, Sequence[FormatOption]], budget: float)
             chosen[name] = place
             spent += more
     return {name: hulls[name][place] for name, place in chosen.items()}
-
-
-def stored_bits(fmt: BlockFormat, rows: int, columns: int) -> int:
-    """Bits of a matrix [rows, columns]: codes, scales, and zero-points or offsets."""
-    blocks = -(-columns // fmt.block)
-    zeros = -(-blocks * fmt.bits // 8) * 8 if fmt.has_zero_points else 0
-    scales = 8 * blocks + 32 if fmt.has_coded_scales else 32 * blocks
-    if isinstance(fmt, Int4Offset):
-        scales += stored_bits(fmt.offset_format(blocks), 1, blocks)
-    return rows * (blocks * fmt.block * fmt.bits + scales + zeros)
 
 
 def _hull(options: Sequence[FormatOption]) -> list[int]:

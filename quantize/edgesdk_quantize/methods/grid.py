@@ -20,6 +20,18 @@ from edgesdk_quantize.formats.blocks import BlockFormat, Float32, PackedMatrix, 
 from edgesdk_quantize.formats.coded_scales import code_scales
 from edgesdk_quantize.formats.int4_offset import Int4Offset, fit_lines
 
+# Smaller steps than this are treated as zero: their reciprocals would overflow.
+_TINY = np.float32(1e-30)
+# Which parts of the range below and above zero the ends of a grid may stand for.
+_ENDS = (1.0, 0.9, 0.8, 0.7)
+# An unsigned step of 1.0 puts the largest magnitude on the lowest code.
+_SIGNED = (1.0, 1.14, 1.06, 0.94, 0.88, 0.82, 0.76, 0.7)
+_REFINEMENTS = 2
+# Blocks that are searched at once: some float32 arrays of [32, 2048] stay within the L2 cache.
+_TILE = 2048
+# A channel that calibration never saw still counts a little.
+_FLOOR = 1e-4
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -28,7 +40,7 @@ class Grid:
     Methods work on transposed weights [columns, N], whose rows are one input channel each.
 
     Attributes:
-        fmt: the format, whose codes run from 0 to 2 ** bits - 1.
+        fmt: the format, whose codes run from 0 to `max_code`.
         scales: float32 [blocks, N]; may be negative, never zero.
         zeros: float32 [blocks, N], whole numbers in the range of the codes; of a format with
             offsets any numbers, 8 - offset / scale.
@@ -45,7 +57,7 @@ class Grid:
         block = column // self.fmt.block
         scale, zero = self.scales[block], self.zeros[block]
         steps = np.rint(values / scale + zero)
-        np.clip(steps, 0, largest_code(self.fmt), out=steps)
+        np.clip(steps, 0, self.fmt.max_code, out=steps)
         steps -= zero
         rounded: Float32 = steps * scale
         return rounded
@@ -84,24 +96,6 @@ def pack_rounded(grid: Grid, rounded: Float32) -> PackedMatrix:
     )
 
 
-def largest_code(fmt: BlockFormat) -> int:
-    """2 ** bits - 1."""
-    return (1 << fmt.bits) - 1
-
-
-# Smaller steps than this are treated as zero: their reciprocals would overflow.
-_TINY = np.float32(1e-30)
-# Which parts of the range below and above zero the ends of a grid may stand for.
-_ENDS = (1.0, 0.9, 0.8, 0.7)
-# An unsigned step of 1.0 puts the largest magnitude on the lowest code.
-_SIGNED = (1.0, 1.14, 1.06, 0.94, 0.88, 0.82, 0.76, 0.7)
-_REFINEMENTS = 2
-# Blocks that are searched at once: some float32 arrays of [32, 2048] stay within the L2 cache.
-_TILE = 2048
-# A channel that calibration never saw still counts a little.
-_FLOOR = 1e-4
-
-
 def quantize_searched(
     rows: Float32, fmt: BlockFormat, importance: Float32 | None = None
 ) -> PackedMatrix:
@@ -133,9 +127,7 @@ def search_grid(rows: Float32, fmt: BlockFormat, importance: Float32 | None = No
 
     def search(some: slice) -> None:
         tile, tiled = _tile(rows, weights, fmt.block, some)
-        found = (
-            fit_lines(tile, tiled) if isinstance(fmt, Int4Offset) else _search(tile, tiled, fmt)
-        )
+        found = fit_lines(tile, tiled) if isinstance(fmt, Int4Offset) else _search(tile, tiled, fmt)
         scales[some], zeros[some] = (part.reshape(-1, count) for part in found)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -190,7 +182,7 @@ def _search(tile: Float32, weights: Float32, fmt: BlockFormat) -> tuple[Float32,
         best.consider(best.step, best.zero)
         if fmt.has_zero_points:
             for shift in (-1, 1):
-                top = np.float32(largest_code(fmt))
+                top = np.float32(fmt.max_code)
                 best.consider(best.step, np.clip(best.zero + np.float32(shift), 0, top))
     best.yield_to(*ranges[0])
     return best.step, best.zero
@@ -198,7 +190,7 @@ def _search(tile: Float32, weights: Float32, fmt: BlockFormat) -> tuple[Float32,
 
 def _ranges(tile: Float32, fmt: BlockFormat) -> Iterator[tuple[Float32, Float32]]:
     """Candidate steps [N] and zero-points [N] of a tile [block, N]; the plain range first."""
-    top = largest_code(fmt)
+    top = fmt.max_code
     if fmt.has_zero_points:
         low, high = np.minimum(tile.min(axis=0), 0), np.maximum(tile.max(axis=0), 0)
         for below in _ENDS:
@@ -228,7 +220,7 @@ class _GridSearch:
     """
 
     def __init__(self, tile: Float32, weights: Float32, fmt: BlockFormat) -> None:
-        self._top = np.float32(largest_code(fmt))
+        self._top = np.float32(fmt.max_code)
         self._unit = _usable(np.abs(tile).max(axis=0))
         self._tile = tile / self._unit
         self._weights = weights
