@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
+from edgesdk_export.families.family import Family, GgufFamily
 from edgesdk_export.families.mapping import CheckpointMapping
 
 _DEFAULTS = {
@@ -76,3 +77,19 @@ def from_gguf(checkpoint: Checkpoint) -> CheckpointMapping:
 
 def _every_other(layers: int) -> tuple[bool, ...]:
     return tuple(i % 2 == 0 for i in range(layers))
+
+
+FAMILY = Family(
+    "gemma2",
+    ("gemma2",),
+    from_config,
+    GgufFamily(
+        ("gemma2",),
+        from_gguf,
+        activation="gelu_tanh",
+        window_period=2,
+        tied_only=True,
+        softcaps=True,
+        layers_of_27b=_LAYERS_OF_27B,
+    ),
+)

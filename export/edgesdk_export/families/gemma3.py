@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
+from edgesdk_export.families.family import Family, GgufFamily
 from edgesdk_export.families.fields import ConfigFields
 from edgesdk_export.families.mapping import CheckpointMapping
 from edgesdk_export.families.rope_settings import stretched
@@ -128,3 +129,19 @@ def _prefix(checkpoint: Checkpoint) -> str:
         if f"{prefix}embed_tokens.weight" in checkpoint.tensors:
             return prefix
     return "model."
+
+
+FAMILY = Family(
+    "gemma3",
+    ("gemma3", "gemma3_text"),
+    from_config,
+    GgufFamily(
+        ("gemma3",),
+        from_gguf,
+        activation="gelu_tanh",
+        window_period=6,
+        needs_windows=True,
+        tied_only=True,
+        layers_of_27b=_LAYERS_OF_27B,
+    ),
+)

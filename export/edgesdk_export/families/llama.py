@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
+from edgesdk_export.families.family import Family, GgufFamily
 from edgesdk_export.families.mapping import CheckpointMapping, WeightSource
 
 # transformers' defaults for what published configurations leave out.
@@ -69,3 +70,19 @@ def _is_rotated(canonical: str) -> bool:
 
 def _half_split(source: WeightSource, head_size: int) -> WeightSource:
     return replace(source, interleaved_head=head_size)
+
+
+FAMILY = Family(
+    "llama",
+    ("llama", "mistral"),
+    from_config,
+    GgufFamily(
+        ("llama",),
+        from_gguf,
+        biases=frozenset(("qkv_bias", "o_bias", "mlp_bias")),
+        frequency_factors=True,
+        partial_rope=False,
+        interleaved_rope=True,
+        is_70b=lambda spec: spec.heads != spec.kv_heads,
+    ),
+)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
+from edgesdk_export.families.family import Family, GgufFamily
 from edgesdk_export.families.mapping import CheckpointMapping, WeightSource
 from edgesdk_export.spec import DecoderSpec
 
@@ -67,3 +68,17 @@ def _fused(
             before = source.tensor[: source.tensor.index(f".{layer}.") + len(f".{layer}.")]
             fused[name] = WeightSource(f"{before}{tensor}.{kind}", start, stop)
     return fused
+
+
+FAMILY = Family(
+    "phi3",
+    ("phi3",),
+    from_config,
+    GgufFamily(
+        ("phi3",),
+        from_gguf,
+        frequency_factors=True,
+        long_factors=True,
+        fused={"qkv": ("attn_qkv", ("q", "k", "v")), "gate_up": ("ffn_up", ("gate", "up"))},
+    ),
+)

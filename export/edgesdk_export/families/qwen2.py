@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
+from edgesdk_export.families.family import Family, GgufFamily
 from edgesdk_export.families.mapping import CheckpointMapping
 
 _DEFAULTS = {
@@ -38,3 +39,11 @@ def from_gguf(checkpoint: Checkpoint) -> CheckpointMapping:
     spec = replace(spec, qkv_bias=True)
     sources = gguf_metadata.gguf_sources(spec)
     return CheckpointMapping(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)
+
+
+FAMILY = Family(
+    "qwen2",
+    ("qwen2",),
+    from_config,
+    GgufFamily(("qwen2",), from_gguf, biases=frozenset(("qkv_bias",)), is_70b=lambda spec: True),
+)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
+from edgesdk_export.families.family import Family, GgufFamily
 from edgesdk_export.families.mapping import CheckpointMapping
 
 _DEFAULTS = {
@@ -46,3 +47,6 @@ def from_gguf(checkpoint: Checkpoint) -> CheckpointMapping:
     )
     sources = gguf_metadata.gguf_sources(spec)
     return CheckpointMapping(spec, sources, gguf_metadata.HEAD, gguf_metadata.SETTLED)
+
+
+FAMILY = Family("qwen3", ("qwen3",), from_config, GgufFamily(("qwen3",), from_gguf))

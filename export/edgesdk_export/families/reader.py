@@ -10,7 +10,7 @@ import numpy as np
 from edgesdk.errors import ConfigMismatch
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families.mapping import CheckpointMapping, weight_view
-from edgesdk_export.families.registry import family_of
+from edgesdk_export.families.registry import reader_of
 from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder, LazyTensor, row_chunks
 
@@ -28,9 +28,7 @@ def read_decoder(checkpoint: Checkpoint) -> Decoder:
         CheckpointError: the weights are of a type that cannot be read.
         DamagedCheckpoint: a file was cut since it was opened.
     """
-    family = family_of(checkpoint)
-    gguf = checkpoint.container == "gguf"
-    reading = family.from_gguf(checkpoint) if gguf else family.from_config(checkpoint)
+    reading = reader_of(checkpoint)(checkpoint)
     spec = replace(reading.spec, tied=_is_tied(checkpoint, reading))
     _refuse_leftovers(checkpoint, reading)
     return Decoder(spec, _views(checkpoint, reading, spec))

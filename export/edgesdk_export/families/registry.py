@@ -1,50 +1,63 @@
-"""Which file knows which architecture. Families are imported when one is asked for."""
+"""The families, and which of them describes a checkpoint."""
 
 from __future__ import annotations
 
-import importlib
-from typing import Protocol, cast
-
-from edgesdk.errors import UnknownArchitecture
+from edgesdk.errors import ExportError, UnknownArchitecture
 from edgesdk_export.checkpoint import Checkpoint
-from edgesdk_export.families.mapping import CheckpointMapping
+from edgesdk_export.families import gemma2, gemma3, llama, phi3, qwen2, qwen3
+from edgesdk_export.families.family import Family, GgufFamily, Read
+from edgesdk_export.spec import DecoderSpec
 
-# One line per family: its file, then what config.json (`model_type`) and GGUF
-# (`general.architecture`) call it.
-_FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "llama": (("llama", "mistral"), ("llama",)),
-    "qwen2": (("qwen2",), ("qwen2",)),
-    "qwen3": (("qwen3",), ("qwen3",)),
-    "gemma2": (("gemma2",), ("gemma2",)),
-    "gemma3": (("gemma3", "gemma3_text"), ("gemma3",)),
-    "phi3": (("phi3",), ("phi3",)),
-}
-
-
-class Family(Protocol):
-    """What each family file offers. Both raise `ConfigMismatch` for what they cannot express."""
-
-    def from_config(self, checkpoint: Checkpoint) -> CheckpointMapping:
-        """Understand a checkpoint that came with a config.json."""
-
-    def from_gguf(self, checkpoint: Checkpoint) -> CheckpointMapping:
-        """Understand a GGUF."""
+FAMILIES: tuple[Family, ...] = (
+    llama.FAMILY,
+    qwen2.FAMILY,
+    qwen3.FAMILY,
+    gemma2.FAMILY,
+    gemma3.FAMILY,
+    phi3.FAMILY,
+)
 
 
-def family_of(checkpoint: Checkpoint) -> Family:
-    """The family file that describes a checkpoint.
+def reader_of(checkpoint: Checkpoint) -> Read:
+    """What understands a checkpoint: its family's reader for the container it came in.
 
     Raises:
-        UnknownArchitecture: none does.
+        UnknownArchitecture: no family describes it.
     """
     gguf = checkpoint.container == "gguf"
+    readers: dict[str, Read] = {}
+    for family in FAMILIES:
+        if not gguf:
+            readers.update(dict.fromkeys(family.model_types, family.read_config))
+        elif family.gguf is not None:
+            readers.update(dict.fromkeys(family.gguf.architectures, family.gguf.read))
     key = "general.architecture" if gguf else "model_type"
     name = checkpoint.config.get(key)
-    for module, (model_types, architectures) in _FAMILIES.items():
-        if name in (architectures if gguf else model_types):
-            return cast("Family", importlib.import_module(f"edgesdk_export.families.{module}"))
-    known = sorted({name for line in _FAMILIES.values() for name in line[1 if gguf else 0]})
-    raise UnknownArchitecture(
-        f"{checkpoint.path}: no family describes {key} {name!r}; known are {', '.join(known)}.",
-        hint="Try '--via optimum'.",
-    )
+    found = readers.get(name) if isinstance(name, str) else None
+    if found is None:
+        raise UnknownArchitecture(
+            f"{checkpoint.path}: no family describes {key} {name!r}; known are "
+            f"{', '.join(sorted(readers))}.",
+            hint="Try '--via optimum'.",
+        )
+    return found
+
+
+def gguf_family(spec: DecoderSpec) -> GgufFamily | None:
+    """The GGUF side of a decoder's family; None = it has none."""
+    return next((family.gguf for family in FAMILIES if family.name == spec.family), None)
+
+
+def require_gguf_family(spec: DecoderSpec) -> GgufFamily:
+    """The GGUF side of a decoder's family.
+
+    Raises:
+        ExportError: it has none.
+    """
+    found = gguf_family(spec)
+    if found is None:
+        raise ExportError(
+            f"The family {spec.family!r} cannot be exported to GGUF.",
+            hint="Export to ONNX instead.",
+        )
+    return found

@@ -18,7 +18,7 @@ from edgesdk_export.built_model import BuiltModel, StepProgress
 from edgesdk_export.calibration.plan import CalibrationSettings, measured_importance
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.families import read_decoder
-from edgesdk_export.gguf.architectures import context_of
+from edgesdk_export.gguf.decoder_metadata import check_llama_cpp, context_of
 from edgesdk_export.gguf.file_types import FileType
 from edgesdk_export.gguf.tokenizer_metadata import vocabulary_metadata
 from edgesdk_export.gguf.writer import Importance, WrittenGguf, write_gguf
@@ -63,6 +63,7 @@ def build_gguf(
         MissingExtra: llama-cpp-python, which has ggml's quantizers, is not installed.
     """
     spec = decoder.spec
+    check_llama_cpp(spec)
     vocabulary = vocabulary_metadata(checkpoint, text, spec.vocab_size)
     importance = _importance(decoder, file_type, calibration, text, folder, kept, progress)
     progress.stage(f"Writing {file_type.name} layers", spec.layers)

@@ -16,6 +16,7 @@ from edgesdk_quantize.formats.ggml import GgmlFormat
 from gguf.constants import LlamaFileType
 
 from edgesdk.errors import RequestError
+from edgesdk_export.families.registry import require_gguf_family
 from edgesdk_export.spec import DecoderSpec
 
 # What a tensor is to the rules; "other" gets the base type.
@@ -164,9 +165,7 @@ def _value_type(file_type: FileType, spec: DecoderSpec, place: MatrixPlace) -> G
 
 def _is_70b(spec: DecoderSpec) -> bool:
     """What llama.cpp takes for a model of 70 billion parameters."""
-    if spec.layers != 80:
-        return False
-    return spec.family == "qwen2" or (spec.family == "llama" and spec.heads != spec.kv_heads)
+    return spec.layers == 80 and require_gguf_family(spec).is_70b(spec)
 
 
 def _uses_more_bits(layer: int, layers: int) -> bool:

@@ -16,6 +16,7 @@ from edgesdk_quantize.formats.blocks import check_finite
 from edgesdk.errors import ExportError
 from edgesdk_export.families.config_json import split_name
 from edgesdk_export.families.gguf_metadata import TENSOR_NAMES
+from edgesdk_export.families.registry import gguf_family
 from edgesdk_export.gguf.file_types import MatrixPlace, Role
 from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder, Float32, row_chunks
@@ -28,8 +29,6 @@ _ROLES: dict[str, Role] = {
     "o": "o",
     "down": "down",
 }
-# Phi-3's fused matrices: the name of the whole, its parts from the top down.
-_FUSED = {"qkv": ("attn_qkv", ("q", "k", "v")), "gate_up": ("ffn_up", ("gate", "up"))}
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,9 @@ class TargetTensor:
 def target_tensors(spec: DecoderSpec) -> tuple[TargetTensor, ...]:
     """All weights of a decoder, in the order of `canonical_shapes`."""
     shapes = canonical_shapes(spec)
-    fused = _FUSED if spec.family == "phi3" else {}
+    family = gguf_family(spec)
+    fused = {} if family is None else family.fused
+    interleaved = family is not None and family.interleaved_rope
     whole_of = {parts[0]: whole for whole, (_, parts) in fused.items()}
     later = {part for _, parts in fused.values() for part in parts[1:]}
     tensors = []
@@ -100,7 +101,7 @@ def target_tensors(spec: DecoderSpec) -> tuple[TargetTensor, ...]:
                 _ROLES.get(whole_of[part], "other"),
             )
         else:
-            rotated = spec.family == "llama" and part in ("q", "k")
+            rotated = interleaved and part in ("q", "k")
             stored = TargetTensor(
                 f"{before}{TENSOR_NAMES[part]}.{kind}",
                 shape,

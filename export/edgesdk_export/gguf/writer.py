@@ -14,8 +14,8 @@ from edgesdk_quantize.formats.ggml import GgmlFormat
 from gguf.constants import GGML_QUANT_VERSION
 
 from edgesdk.errors import ExportError
-from edgesdk_export.gguf.architectures import decoder_metadata, rope_tensors
 from edgesdk_export.gguf.container import TensorPlan, Value, write_container
+from edgesdk_export.gguf.decoder_metadata import decoder_metadata, rope_tensors
 from edgesdk_export.gguf.file_types import FileType, choose_types
 from edgesdk_export.gguf.tensors import TargetTensor, target_tensors
 from edgesdk_export.resume import SectionJournal

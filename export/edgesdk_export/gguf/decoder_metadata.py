@@ -1,4 +1,4 @@
-"""What a decoder's metadata are called in a GGUF, and what llama.cpp cannot compute.
+"""Write the metadata of a decoder for a GGUF, and refuse what llama.cpp cannot compute.
 
 Keys: llama.cpp's gguf-py/gguf/constants.py; what each architecture reads: its `load_hparams`.
 Everything that the spec says and a file of its architecture cannot is refused here: llama.cpp
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
 
 from edgesdk.errors import ExportError
+from edgesdk_export.families.family import GgufFamily
+from edgesdk_export.families.registry import require_gguf_family
 from edgesdk_export.families.rope_settings import (
     GGUF_FREQUENCIES,
     GGUF_LONG,
@@ -28,47 +29,11 @@ from edgesdk_export.weights import Float32
 _CLOSE = 1e-6
 
 
-@dataclass(frozen=True)
-class _Abilities:
-    """What llama.cpp computes for an architecture.
-
-    Attributes:
-        activation: of the gate.
-        biases: of the attention's and the MLP's layers that may be there, by `DecoderSpec` field.
-        period: every how many layers one sees the whole context; None = all do.
-        frequency_factors: whether it reads factors of the rope's frequencies.
-        partial_rope: whether it can rotate a part of each head.
-        layers_of_27b: the number of layers by which it knows the model whose queries are scaled by
-            hidden_size / heads in place of the head size.
-    """
-
-    activation: str = "silu"
-    biases: frozenset[str] = frozenset()
-    period: int | None = None
-    frequency_factors: bool = False
-    partial_rope: bool = True
-    layers_of_27b: int | None = None
-
-
-_ABILITIES = {
-    "llama": _Abilities(
-        biases=frozenset(("qkv_bias", "o_bias", "mlp_bias")),
-        frequency_factors=True,
-        partial_rope=False,
-    ),
-    "qwen2": _Abilities(biases=frozenset(("qkv_bias",))),
-    "qwen3": _Abilities(),
-    "gemma2": _Abilities("gelu_tanh", period=2, layers_of_27b=46),
-    "gemma3": _Abilities("gelu_tanh", period=6, layers_of_27b=62),
-    "phi3": _Abilities(frequency_factors=True),
-}
-
-
 def context_of(spec: DecoderSpec) -> int:
     """The context in tokens that llama.cpp computes rightly. Where it knows no windows for an
     architecture, as for llama (mistral) and phi3, it is that of the smallest window: up to there a
     window changes nothing."""
-    if _ABILITIES[spec.family].period is not None:
+    if require_gguf_family(spec).window_period is not None:
         return spec.context_length
     return min(spec.context_length, *(window or spec.context_length for window in spec.windows))
 
@@ -79,7 +44,8 @@ def decoder_metadata(spec: DecoderSpec) -> dict[str, Value]:
     Raises:
         ExportError: llama.cpp cannot compute this decoder.
     """
-    _check(spec)
+    family = require_gguf_family(spec)
+    check_llama_cpp(spec)
     values: dict[str, Value] = {
         "vocab_size": spec.vocab_size,
         "context_length": context_of(spec),
@@ -96,7 +62,7 @@ def decoder_metadata(spec: DecoderSpec) -> dict[str, Value]:
         **_scaling(spec),
     }
     window = next((window for window in spec.windows if window is not None), None)
-    if _ABILITIES[spec.family].period is not None and window is not None:
+    if family.window_period is not None and window is not None:
         values["attention.sliding_window"] = window
     if spec.local_rope is not None:
         values["rope.freq_base_swa"] = spec.local_rope.theta
@@ -104,7 +70,7 @@ def decoder_metadata(spec: DecoderSpec) -> dict[str, Value]:
         values["attn_logit_softcapping"] = spec.attention_softcap
     if spec.logit_softcap is not None:
         values["final_logit_softcapping"] = spec.logit_softcap
-    architecture = spec.family
+    architecture = family.architectures[0]
     return {
         "general.architecture": architecture,
         **{f"{architecture}.{key}": value for key, value in values.items()},
@@ -169,48 +135,52 @@ def _llama3_factors(rope: RopeSpec) -> Float32:
     return (1 / ((1 - smooth) / rope.factor + smooth)).astype(np.float32)
 
 
-def _check(spec: DecoderSpec) -> None:
-    able = _ABILITIES[spec.family]
-    gemma = able.period is not None
-    if spec.activation != able.activation:
+def check_llama_cpp(spec: DecoderSpec) -> None:
+    """Refuse what llama.cpp does not compute for a decoder's family.
+
+    Raises:
+        ExportError: with what that is; or the family has no GGUF side.
+    """
+    family = require_gguf_family(spec)
+    if spec.activation != family.activation:
         _refuse(spec, f"the activation {spec.activation}")
     for field in ("qkv_bias", "o_bias", "mlp_bias"):
-        if getattr(spec, field) and field not in able.biases:
+        if getattr(spec, field) and field not in family.biases:
             _refuse(spec, field.replace("_", " "))
-    if able.period is not None:
-        slides = [(i + 1) % able.period != 0 for i in range(spec.layers)]
+    if family.window_period is not None:
+        slides = [(i + 1) % family.window_period != 0 for i in range(spec.layers)]
         windows = {w for w, slide in zip(spec.windows, slides, strict=True) if slide}
         others = {w for w, slide in zip(spec.windows, slides, strict=True) if not slide}
         if len(windows) > 1 or others - {None}:
             _refuse(spec, f"windows {spec.windows}")
-        if spec.family == "gemma3" and None in windows:
+        if family.needs_windows and None in windows:
             _refuse(spec, "layers without windows where windowed ones belong")
-    if gemma and not spec.tied:
+    if family.tied_only and not spec.tied:
         _refuse(spec, "a head of its own")
-    if abs(spec.attention_scale / _attention_scale(spec, able) - 1) > _CLOSE:
+    if abs(spec.attention_scale / _attention_scale(spec, family) - 1) > _CLOSE:
         _refuse(spec, f"an attention scale of {spec.attention_scale:g}")
-    if spec.attention_softcap is not None and spec.family != "gemma2":
+    if spec.attention_softcap is not None and not family.softcaps:
         _refuse(spec, "a soft cap on attention")
-    if (spec.attention_softcap is None or spec.logit_softcap is None) and spec.family == "gemma2":
+    if family.softcaps and (spec.attention_softcap is None or spec.logit_softcap is None):
         _refuse(spec, "no soft caps")
-    _check_rope(spec, able)
+    _check_rope(spec, family)
 
 
-def _check_rope(spec: DecoderSpec, able: _Abilities) -> None:
+def _check_rope(spec: DecoderSpec, family: GgufFamily) -> None:
     rope, local = spec.rope, spec.local_rope
-    if rope.rotary_size != spec.head_size and not able.partial_rope:
+    if rope.rotary_size != spec.head_size and not family.partial_rope:
         _refuse(spec, f"rotating {rope.rotary_size} of {spec.head_size} values of a head")
     factors = rope_tensors(spec)
-    if factors and not able.frequency_factors:
+    if factors and not family.frequency_factors:
         _refuse(spec, f"{rope.kind} rope")
-    if GGUF_LONG in factors and spec.family != "phi3":
+    if GGUF_LONG in factors and not family.long_factors:
         _refuse(spec, f"{rope.kind} rope")
     if local is not None and (local.kind != "default" or local.rotary_size != spec.head_size):
         _refuse(spec, f"{local.kind} rope in windowed layers")
 
 
-def _attention_scale(spec: DecoderSpec, able: _Abilities) -> float:
-    if spec.layers == able.layers_of_27b:
+def _attention_scale(spec: DecoderSpec, family: GgufFamily) -> float:
+    if spec.layers == family.layers_of_27b:
         return float((spec.hidden_size / spec.heads) ** -0.5)
     return float(spec.head_size**-0.5)
 
