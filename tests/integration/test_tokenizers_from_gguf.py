@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.tokenizers import read_text
-from edgesdk_export.tokenizers.byte_bpe import CUT_RULES
+from edgesdk_export.tokenizers.gguf_tokenizer import CUT_RULES
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers

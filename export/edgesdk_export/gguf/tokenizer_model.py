@@ -25,8 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesdk.errors import CheckpointError
-from edgesdk_export.tokenizers.byte_bpe import CONTRACTIONS, TAIL, WORDS
+from edgesdk_export.tokenizers.gguf_tokenizer import CONTRACTIONS, TAIL, WORDS
 
+_SPACE = "▁"
+_HINT = "Export to ONNX instead, or from a GGUF of this model."
 _SLASHED_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -95,8 +97,62 @@ def pre_tokenizer_name(parts: Mapping[str, Any], *, where: str) -> str:
         f"{where}: no pre-tokenizer of llama.cpp is known that cuts as this one does: "
         f"{list(cut)}, whole words {how}taken without merging. Known are "
         f"{', '.join(dict.fromkeys(known.name for known in _KNOWN))}.",
-        hint="Export to ONNX instead, or from a GGUF of this model.",
+        hint=_HINT,
     )
+
+
+def piece_scores(
+    ids: Mapping[str, int], merges: Sequence[tuple[str, str]], size: int, *, where: str
+) -> npt.NDArray[np.float32]:
+    """A score for each id [size]: merged pieces from 0 down, then those that nothing merges to.
+
+    Raises:
+        CheckpointError: no scores say what the merges say.
+    """
+    order = list(dict.fromkeys(left + right for left, right in merges))
+    pairs = dict.fromkeys(merges)
+    for piece in order:
+        for split in range(1, len(piece)):
+            left, right = piece[:split], piece[split:]
+            if left in ids and right in ids and (left, right) not in pairs:
+                raise CheckpointError(
+                    f"{where}: {left!r} and {right!r} do not merge to {piece!r}, which is a token; "
+                    "llama.cpp would merge them.",
+                    hint=_HINT,
+                )
+    changes = sum(
+        left + right != later[0] + later[1] for (left, right), later in itertools.pairwise(merges)
+    )
+    if changes + 1 > len(order):
+        raise CheckpointError(
+            f"{where}: the merges are not ordered by the pieces they make, as llama.cpp has it.",
+            hint=_HINT,
+        )
+    scores = np.full(size, -float(len(order)), np.float32)
+    for rank, piece in enumerate(order):
+        scores[ids[piece]] = -float(rank)
+    return scores
+
+
+def adds_space_prefix(parts: Mapping[str, Any], *, where: str) -> bool:
+    """Whether a text gets a space in front of it.
+
+    Raises:
+        CheckpointError: the text is changed or cut in a way that llama.cpp does not know.
+    """
+    prefix = False
+    for step in _steps(parts.get("normalizer"), "normalizers"):
+        if step.get("type") == "Prepend" and step.get("prepend") == _SPACE:
+            prefix = True
+        elif step.get("type") != "Replace" or step.get("content") != _SPACE:
+            raise _unknown(where, "normalizer", step)
+    for step in _steps(parts.get("pre_tokenizer"), "pretokenizers"):
+        if step.get("type") == "Metaspace" and not step.get("split", True):
+            prefix = prefix or step.get("prepend_scheme") in ("first", "always")
+        # Spaces are replaced before, so that Gemma's finds none.
+        elif step.get("type") != "Split" or step.get("pattern") != {"String": " "}:
+            raise _unknown(where, "pre-tokenizer", step)
+    return prefix
 
 
 def _cuts(parts: Mapping[str, Any], *, where: str) -> tuple[str, ...]:
@@ -140,73 +196,5 @@ def _steps(part: Any, key: str) -> list[Mapping[str, Any]]:
 def _unknown(where: str, what: str, found: Any) -> CheckpointError:
     return CheckpointError(
         f"{where}: llama.cpp has nothing for this {what}: {json.dumps(found)[:300]}.",
-        hint="Export to ONNX instead, or from a GGUF of this model.",
+        hint=_HINT,
     )
-
-
-_SPACE = "▁"
-_HINT = "Export to ONNX instead, or from a GGUF of this model."
-
-
-def piece_scores(
-    ids: Mapping[str, int], merges: Sequence[tuple[str, str]], size: int, *, where: str
-) -> npt.NDArray[np.float32]:
-    """A score for each id [size]: merged pieces from 0 down, then those that nothing merges to.
-
-    Raises:
-        CheckpointError: no scores say what the merges say.
-    """
-    order = list(dict.fromkeys(left + right for left, right in merges))
-    pairs = dict.fromkeys(merges)
-    for piece in order:
-        for split in range(1, len(piece)):
-            left, right = piece[:split], piece[split:]
-            if left in ids and right in ids and (left, right) not in pairs:
-                raise CheckpointError(
-                    f"{where}: {left!r} and {right!r} do not merge to {piece!r}, which is a token; "
-                    "llama.cpp would merge them.",
-                    hint=_HINT,
-                )
-    changes = sum(
-        left + right != later[0] + later[1] for (left, right), later in itertools.pairwise(merges)
-    )
-    if changes + 1 > len(order):
-        raise CheckpointError(
-            f"{where}: the merges are not ordered by the pieces they make, as llama.cpp has it.",
-            hint=_HINT,
-        )
-    scores = np.full(size, -float(len(order)), np.float32)
-    for rank, piece in enumerate(order):
-        scores[ids[piece]] = -float(rank)
-    return scores
-
-
-def adds_space_prefix(parts: Mapping[str, Any], *, where: str) -> bool:
-    """Whether a text gets a space in front of it.
-
-    Raises:
-        CheckpointError: the text is changed or cut in a way that llama.cpp does not know.
-    """
-    prefix = False
-    for step in _steps_sentencepiece(parts.get("normalizer"), "normalizers"):
-        if step.get("type") == "Prepend" and step.get("prepend") == _SPACE:
-            prefix = True
-        elif step.get("type") != "Replace" or step.get("content") != _SPACE:
-            raise _unknown_sentencepiece(where, "normalizer", step)
-    for step in _steps_sentencepiece(parts.get("pre_tokenizer"), "pretokenizers"):
-        if step.get("type") == "Metaspace" and not step.get("split", True):
-            prefix = prefix or step.get("prepend_scheme") in ("first", "always")
-        # Spaces are replaced before, so that Gemma's finds none.
-        elif step.get("type") != "Split" or step.get("pattern") != {"String": " "}:
-            raise _unknown_sentencepiece(where, "pre-tokenizer", step)
-    return prefix
-
-
-def _steps_sentencepiece(part: Any, key: str) -> list[Mapping[str, Any]]:
-    if not isinstance(part, dict):
-        return []
-    return list(part.get(key, [])) if part.get("type") == "Sequence" else [part]
-
-
-def _unknown_sentencepiece(where: str, what: str, found: Any) -> CheckpointError:
-    return CheckpointError(f"{where}: llama.cpp has nothing for this {what}: {found}.", hint=_HINT)
