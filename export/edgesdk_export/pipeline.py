@@ -100,11 +100,11 @@ def export(job: ExportJob, progress: ExportProgress) -> Bundle:
     inputs = _inputs(job, recipe.to_toml())
     staged = staged_folder(job.destination, replace=job.replace, inputs=inputs)
     with _explain_full_disk(job), staged as folder:
-        kept = ResumeState(resume_folder(folder))
-        kept.clear_unfinished(folder)
+        resume = ResumeState(resume_folder(folder))
+        resume.clear_unfinished(folder)
         text = read_text(checkpoint)
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-            built = _build(checkpoint, text, folder, Path(work), recipe, job, kept, progress)
+            built = _build(checkpoint, text, folder, Path(work), recipe, job, resume, progress)
             _write_text(folder, text)
             _write_recipe(folder, recipe.only(job.format, built.shape.parameters))
             _test(built, text, progress)
@@ -159,7 +159,7 @@ def _build(
     work: Path,
     recipe: Recipe,
     job: ExportJob,
-    kept: ResumeState,
+    resume: ResumeState,
     progress: ExportProgress,
 ) -> BuiltModel:
     if job.via == "optimum":
@@ -177,11 +177,11 @@ def _build(
             progress,
             text=text,
             calibration=calibration,
-            kept=kept,
+            resume=resume,
         )
     scheme = recipe.onnx_scheme(parameters)
     return build_onnx(
-        decoder, folder, scheme, progress, text=text, calibration=calibration, kept=kept
+        decoder, folder, scheme, progress, text=text, calibration=calibration, resume=resume
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from edgesdk_export.calibration.channel_scales import (
     LayerScales,
-    activation_aware,
+    apply_awq,
     off_grid,
     rescale_decoder,
 )
@@ -176,7 +176,7 @@ def all_in(decoder, fmt):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_activation_aware_scales_leave_the_function(variant: str, tmp_path: Path) -> None:
     _, decoder = tiny(variant, tmp_path)
-    moved = activation_aware(decoder, windows(), all_in(decoder, Int4()))
+    moved = apply_awq(decoder, windows(), all_in(decoder, Int4()))
     expected, found = hidden_after(decoder, windows(seed=4)), hidden_after(moved, windows(seed=4))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     changed = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgesdk_export.calibration.plan import formats_to_mix
+from edgesdk_export.calibration.format_mix import formats_to_mix
 from edgesdk_export.onnx import WeightScheme
 from edgesdk_export.pipeline import ExportJob, export
 from edgesdk_export.progress import SilentProgress

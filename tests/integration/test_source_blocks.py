@@ -7,12 +7,12 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from edgesdk_export.calibration.channel_scales import activation_aware
+from edgesdk_export.calibration.channel_scales import apply_awq
 from edgesdk_export.calibration.importance import collect_importance
 from edgesdk_export.calibration.quantizers import SequentialQuantizer, WeightedQuantizer
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
-from edgesdk_export.onnx.source_blocks import kept_blocks, preserved_matrices
+from edgesdk_export.onnx.source_blocks import preserved_blocks, preserved_matrices
 from edgesdk_export.onnx.stored_weights import matrix_parts
 from edgesdk_export.quality.evaluation_text import Windows
 from edgesdk_export.weights import read_whole
@@ -43,7 +43,7 @@ def all_in(decoder, fmt):
 def test_calibration_leaves_blocks_that_fit(fmt, method, tmp_path: Path) -> None:
     decoder = gguf_decoder(tmp_path, "Q4_0")
     matrix_formats = all_in(decoder, fmt)
-    moved = activation_aware(decoder, TEXT, matrix_formats)
+    moved = apply_awq(decoder, TEXT, matrix_formats)
     if method == "gptq":
         quantizer = SequentialQuantizer(moved, TEXT, matrix_formats, RoundingOptions())
     else:
@@ -63,11 +63,11 @@ def test_calibration_leaves_blocks_that_fit(fmt, method, tmp_path: Path) -> None
 def test_blocks_that_do_not_fit_are_rounded(tmp_path: Path) -> None:
     decoder = gguf_decoder(tmp_path, "Q4_0")
     assert preserved_matrices(decoder, all_in(decoder, Int4(block=64))) == frozenset()
-    assert kept_blocks(decoder, "layers.0.qkv", Int4(block=64)) is None
-    assert kept_blocks(decoder, "layers.0.down", Int8()) is not None
+    assert preserved_blocks(decoder, "layers.0.qkv", Int4(block=64)) is None
+    assert preserved_blocks(decoder, "layers.0.down", Int8()) is not None
     other = gguf_decoder(tmp_path / "other", "Q8_0")
-    assert kept_blocks(other, "layers.0.down", Int4()) is None
-    moved = activation_aware(other, TEXT, all_in(other, Int4()))
+    assert preserved_blocks(other, "layers.0.down", Int4()) is None
+    moved = apply_awq(other, TEXT, all_in(other, Int4()))
     assert any(
         not np.array_equal(read_whole(moved.weights[name]), read_whole(other.weights[name]))
         for name in ("layers.0.down.weight", "layers.0.q.weight", "layers.0.gate.weight")

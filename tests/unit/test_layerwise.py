@@ -98,9 +98,9 @@ def test_several_candidates_are_measured_as_each_alone(
     monkeypatch.setattr(layerwise, "_HEAD_BYTES", head_bytes)
     reference, others = _toy(1), [_toy(1, noise=0.05), _toy(3)]
     windows = Windows(np.random.default_rng(2).integers(0, 50, (4, 9)))
-    lens = LayerDivergence(len(others), positions=1000)
+    layer_divergence = LayerDivergence(len(others), positions=1000)
     together = layerwise.compare_many(
-        reference, others, windows, progress=lambda *step: None, lens=lens
+        reference, others, windows, progress=lambda *step: None, layer_divergence=layer_divergence
     )
     hidden = reference.table[windows.ids]
     theirs = [other.table[windows.ids] for other in others]
@@ -112,7 +112,9 @@ def test_several_candidates_are_measured_as_each_alone(
                 (hidden @ reference.out).reshape(-1, 50),
                 (theirs[number] @ reference.out).reshape(-1, 50),
             )
-            assert lens.result()[number][index] == pytest.approx(expected.mean(), rel=1e-3)
+            assert layer_divergence.result()[number][index] == pytest.approx(
+                expected.mean(), rel=1e-3
+            )
     for other, found in zip(others, together, strict=True):
         alone = layerwise.compare(reference, other, windows, progress=lambda *step: None)
         np.testing.assert_array_equal(found.kl, alone.kl)
@@ -122,15 +124,17 @@ def test_several_candidates_are_measured_as_each_alone(
 def test_a_lens_spreads_the_positions_it_looks_at() -> None:
     reference, other = _toy(1), _toy(1, noise=0.05)
     windows = Windows(np.random.default_rng(2).integers(0, 50, (4, 9)))
-    lens = LayerDivergence(1, positions=2)
-    layerwise.compare_many(reference, [other], windows, progress=lambda *step: None, lens=lens)
+    layer_divergence = LayerDivergence(1, positions=2)
+    layerwise.compare_many(
+        reference, [other], windows, progress=lambda *step: None, layer_divergence=layer_divergence
+    )
     first, last = windows.ids[0, 0], windows.ids[-1, -1]
     states = [
         stack.table[[first, last]] + np.tanh(stack.table[[first, last]] @ stack.weights[0])
         for stack in (reference, other)
     ]
     expected = _kl(*(each @ reference.out for each in states))
-    assert lens.result()[0][0] == pytest.approx(expected.mean(), rel=1e-3)
+    assert layer_divergence.result()[0][0] == pytest.approx(expected.mean(), rel=1e-3)
 
 
 def _letters() -> bytes:

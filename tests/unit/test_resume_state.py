@@ -64,7 +64,7 @@ class Killed(BaseException):
 
 
 def test_a_pass_goes_on_from_the_last_finished_layer(tmp_path: Path) -> None:
-    kept, run, done, kills = ResumeState(tmp_path), [], [], [2]
+    resume, run, done, kills = ResumeState(tmp_path), [], [], [2]
 
     def step(index, carried):
         if index in kills:
@@ -76,9 +76,9 @@ def test_a_pass_goes_on_from_the_last_finished_layer(tmp_path: Path) -> None:
         return {"sum": np.array(1.5)}
 
     with pytest.raises(Killed):
-        carry_through_layers(kept, "pass", 4, first, step, done.append)
+        carry_through_layers(resume, "pass", 4, first, step, done.append)
     kills.clear()
-    found = carry_through_layers(kept, "pass", 4, first, step, done.append)
+    found = carry_through_layers(resume, "pass", 4, first, step, done.append)
     assert run == [0, 1, 2, 3]
     # The first of the second process says what it found.
     assert done == [1, 2, 2, 3, 4]
@@ -89,12 +89,12 @@ def test_a_pass_goes_on_from_the_last_finished_layer(tmp_path: Path) -> None:
 
 
 def test_a_damaged_piece_is_computed_again(tmp_path: Path) -> None:
-    kept = ResumeState(tmp_path)
-    compute_once(kept, "piece", lambda: {"a": np.arange(1000)})
-    assert compute_once(kept, "piece", dict)["a"][-1] == 999
+    resume = ResumeState(tmp_path)
+    compute_once(resume, "piece", lambda: {"a": np.arange(1000)})
+    assert compute_once(resume, "piece", dict)["a"][-1] == 999
     path = tmp_path / "piece.npz"
     path.write_bytes(path.read_bytes()[:-700])
-    assert compute_once(kept, "piece", lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
+    assert compute_once(resume, "piece", lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
 
 
 def left_by_a_kill(destination: Path, inputs: str) -> None:

@@ -44,8 +44,8 @@ def test_limits_grow_with_what_is_expected_and_are_never_nothing() -> None:
 def test_errors_have_their_size_in_each_row_and_are_the_same_again() -> None:
     rng = np.random.default_rng(2)
     weights = (rng.standard_normal((1500, 4000)) * rng.lognormal(size=(1500, 1))).astype(np.float32)
-    erring = add_noise(weights, 0.08, "name")
-    sizes = np.linalg.norm(erring - weights, axis=1) / np.linalg.norm(weights, axis=1)
+    noisy = add_noise(weights, 0.08, "name")
+    sizes = np.linalg.norm(noisy - weights, axis=1) / np.linalg.norm(weights, axis=1)
     np.testing.assert_allclose(sizes, 0.08, rtol=0.1)
-    np.testing.assert_array_equal(erring, add_noise(weights, 0.08, "name"))
-    assert not np.array_equal(erring, add_noise(weights, 0.08, "other"))
+    np.testing.assert_array_equal(noisy, add_noise(weights, 0.08, "name"))
+    assert not np.array_equal(noisy, add_noise(weights, 0.08, "other"))

@@ -27,12 +27,12 @@ from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.weights import Decoder, Float32, LazyTensor
 
 
-def activation_aware(
+def apply_awq(
     decoder: Decoder,
     windows: Windows,
     matrix_formats: Mapping[str, BlockFormat],
     *,
-    kept: ResumeState | None = None,
+    resume: ResumeState | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Decoder:
     """Move scales so that rounding to `matrix_formats` loses less; the decoder computes the same.
@@ -41,11 +41,11 @@ def activation_aware(
     Args:
         windows: the calibration text, run through the float32 layers.
         matrix_formats: the format of each stored matrix of the layers.
-        kept: where the search goes on from if it was killed.
+        resume: where the search goes on from if it was killed.
         progress: called with the number of layers done.
     """
     spec, tensors = decoder.spec, FloatTensors(decoder)
-    kept_whole = preserved_matrices(decoder, matrix_formats)
+    preserved = preserved_matrices(decoder, matrix_formats)
 
     def step(index: int, carried: Arrays) -> Arrays:
         at = f"layers.{index}."
@@ -59,14 +59,14 @@ def activation_aware(
         states = run_layer(part, carried["states"], observers, prepack=False)
 
         moments = {tap: meter.result() for tap, meter in meters.items()}
-        found = _layer_scales(spec, at, matrices, moments, matrix_formats, kept_whole)
+        found = _layer_scales(spec, at, matrices, moments, matrix_formats, preserved)
         scales = dataclasses.asdict(found)
         return {**carried, **{at + name: scale for name, scale in scales.items()}, "states": states}
 
     def first() -> Arrays:
         return {"states": embedded(decoder, windows)}
 
-    found = carry_through_layers(kept, "channel-scales", spec.layers, first, step, progress)
+    found = carry_through_layers(resume, "channel-scales", spec.layers, first, step, progress)
     names = [field.name for field in dataclasses.fields(LayerScales)]
     return rescale_decoder(
         decoder,
@@ -83,10 +83,10 @@ def _layer_scales(
     matrices: Mapping[str, Float32],
     moments: Mapping[str, SecondMoments],
     matrix_formats: Mapping[str, BlockFormat],
-    kept: Set[str],
+    preserved: Set[str],
 ) -> LayerScales:
     def changes(*names: str) -> bool:
-        return kept.isdisjoint(at + name for name in names)
+        return preserved.isdisjoint(at + name for name in names)
 
     def search(tap: str, shared: tuple[int, int] | None = None) -> Float32:
         readers = [rows for name, rows in matrices.items() if TAP_OF[name] == tap]

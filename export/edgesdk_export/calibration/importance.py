@@ -155,14 +155,14 @@ def collect_importance(
     windows: Windows,
     *,
     text_name: str,
-    kept: ResumeState | None = None,
+    resume: ResumeState | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ImportanceMatrix:
     """Run the text through the float32 layers, one in memory at a time, and sum up squares.
 
     Args:
         text_name: what the file will call the text.
-        kept: where the pass goes on from if it was killed.
+        resume: where the pass goes on from if it was killed.
         progress: called with the number of layers done.
     """
     spec, tensors = decoder.spec, FloatTensors(decoder)
@@ -178,7 +178,7 @@ def collect_importance(
     def first() -> Arrays:
         return {"states": embedded(decoder, windows)}
 
-    found = carry_through_layers(kept, "importance", spec.layers, first, step, progress)
+    found = carry_through_layers(resume, "importance", spec.layers, first, step, progress)
     entries = {
         name: ChannelSquares(found[tap], windows.ids.size)
         for tap, names in gguf_names(spec).items()

@@ -29,7 +29,7 @@ from edgesdk_export.calibration.layer_runner import (
 )
 from edgesdk_export.onnx import FloatTensors, PartialModel, layer_model
 from edgesdk_export.onnx.partial_models import tapped_layer_model
-from edgesdk_export.onnx.source_blocks import kept_blocks
+from edgesdk_export.onnx.source_blocks import preserved_blocks
 from edgesdk_export.quality.evaluation_text import Windows
 from edgesdk_export.resume import ResumeState
 from edgesdk_export.weights import Decoder, Float32
@@ -41,7 +41,7 @@ class SequentialQuantizer:
     Args:
         windows: the calibration text.
         matrix_formats: the format of each stored matrix of the layers.
-        kept: where the hidden states between layers are on the disk, for a process that goes on.
+        resume: where the hidden states between layers are on the disk, for a process that goes on.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class SequentialQuantizer:
         windows: Windows,
         matrix_formats: Mapping[str, BlockFormat],
         rounding: RoundingOptions,
-        kept: ResumeState | None = None,
+        resume: ResumeState | None = None,
     ) -> None:
         self._decoder = decoder
         self._windows = windows
         self._tensors = FloatTensors(decoder)
         self._matrix_formats = matrix_formats
         self._rounding = rounding
-        self._kept = kept
+        self._resume_state = resume
         self._next = 0
         self._states: Float32 | None = None
 
@@ -75,15 +75,17 @@ class SequentialQuantizer:
     def layer(self, index: int) -> Mapping[str, PackedMatrix]:
         """See `LayerQuantizer.layer`."""
         if self._states is None:
-            self._resume(index)
+            self._restore_states(index)
         for passed in range(self._next, index):
             self._quantize(passed)
         return self._quantize(index)
 
-    def _resume(self, index: int) -> None:
+    def _restore_states(self, index: int) -> None:
         """The states before layer `index`, or before the last layer that has them on the disk."""
         for start in range(index, 0, -1):
-            found = None if self._kept is None else self._kept.load(_boundary(start))
+            found = (
+                None if self._resume_state is None else self._resume_state.load(_boundary(start))
+            )
             if found is not None:
                 self._next, self._states = start, found["states"]
                 return
@@ -108,18 +110,18 @@ class SequentialQuantizer:
             moments = meters.pop(tap).result()
             for matrix in [matrix for matrix in TAP_OF if TAP_OF[matrix] == tap]:
                 name, rows = at + matrix, weights.pop(matrix)
-                kept = kept_blocks(self._decoder, name, self._matrix_formats[name])
-                packed[name] = kept or quantize_calibrated(
+                preserved = preserved_blocks(self._decoder, name, self._matrix_formats[name])
+                packed[name] = preserved or quantize_calibrated(
                     rows, self._matrix_formats[name], moments, self._rounding
                 )
         quantized: PartialModel = layer_model(spec, QuantizedWeights(self._tensors, packed), index)
         self._states = run_layer(quantized, self._states, prepack=True)
         self._next = index + 1
-        if self._kept is not None:
+        if self._resume_state is not None:
             # Whether this layer is in the model's file will be known only when the next one is
             # asked for, so the states before it stay till then.
-            self._kept.save(_boundary(index + 1), {"states": self._states})
-            self._kept.drop(_boundary(index - 1))
+            self._resume_state.save(_boundary(index + 1), {"states": self._states})
+            self._resume_state.drop(_boundary(index - 1))
         return packed
 
 
@@ -187,8 +189,10 @@ class WeightedQuantizer:
             rows = np.asarray(self._tensors[f"{name}.weight"].numpy(), np.float32)
             check_weights(name, rows)
             importance = self._importance[f"layers.{index}.{tap}"]
-            kept = kept_blocks(self._decoder, name, self._matrix_formats[name])
-            packed[name] = kept or quantize_searched(rows, self._matrix_formats[name], importance)
+            preserved = preserved_blocks(self._decoder, name, self._matrix_formats[name])
+            packed[name] = preserved or quantize_searched(
+                rows, self._matrix_formats[name], importance
+            )
         return packed
 
 

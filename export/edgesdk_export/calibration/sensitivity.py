@@ -55,13 +55,13 @@ def measure_costs(
     windows: Windows,
     formats: Sequence[BlockFormat],
     *,
-    kept: ResumeState | None = None,
+    resume: ResumeState | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, MatrixCost]:
     """The cost of every stored matrix of every layer ("layers.3.down") in each format.
 
-    `kept` is where the pass goes on from if it was killed, and `progress` is called with the number
-    of layers done. In memory are the hidden states of the text once for each layer, and one
+    `resume` is where the pass goes on from if it was killed, and `progress` is called with the
+    number of layers done. In memory are the hidden states of the text once for each layer, and one
     layer's weights twice.
     """
     spec, tensors = decoder.spec, FloatTensors(decoder)
@@ -85,8 +85,8 @@ def measure_costs(
     def first() -> Arrays:
         return {"clean": embedded(decoder, windows)}
 
-    probed = carry_through_layers(kept, "sensitivity", spec.layers, first, step, progress)
-    by_layer = compute_once(kept, "divergences", divergences)["divergences"]
+    probed = carry_through_layers(resume, "sensitivity", spec.layers, first, step, progress)
+    by_layer = compute_once(resume, "divergences", divergences)["divergences"]
     costs = {}
     for index in range(spec.layers):
         for matrix in TAP_OF:

@@ -45,7 +45,7 @@ def build_gguf(
     *,
     text: TextFiles,
     calibration: CalibrationSettings | None = None,
-    kept: ResumeState | None = None,
+    resume: ResumeState | None = None,
 ) -> BuiltModel:
     """Write the GGUF of a checkpoint into `folder`.
 
@@ -53,7 +53,7 @@ def build_gguf(
     what is multiplied with them, differently on each processor.
 
     Args:
-        kept: what a killed process with the same arguments had finished; None = nothing.
+        resume: what a killed process with the same arguments had finished; None = nothing.
 
     Raises:
         CheckpointError: llama.cpp has no tokenizer like the checkpoint's.
@@ -65,7 +65,7 @@ def build_gguf(
     spec = decoder.spec
     check_llama_cpp(spec)
     vocabulary = vocabulary_metadata(checkpoint, text, spec.vocab_size)
-    importance = _importance(decoder, file_type, calibration, text, folder, kept, progress)
+    importance = _importance(decoder, file_type, calibration, text, folder, resume, progress)
     progress.stage(f"Writing {file_type.name} layers", spec.layers)
     path = folder / MODEL_FILE
     written = write_gguf(
@@ -76,8 +76,8 @@ def build_gguf(
         vocabulary=vocabulary,
         licence=checkpoint.licence,
         importance=importance,
-        own=checkpoint.tensors if checkpoint.container == "gguf" else None,
-        journal=None if kept is None else kept.journal(MODEL_FILE),
+        source_tensors=checkpoint.tensors if checkpoint.container == "gguf" else None,
+        journal=None if resume is None else resume.journal(MODEL_FILE),
         progress=progress.advance,
     )
     stored = dataclasses.replace(spec, context_length=context_of(spec))
@@ -108,7 +108,7 @@ def build_gguf(
 
 def _source_blocks(written: WrittenGguf) -> tuple[SourceBlocks, ...]:
     """What went over as it was; nothing is said of what was rounded again."""
-    counts = Counter(written.types[name].name for name in written.kept)
+    counts = Counter(written.types[name].name for name in written.copied)
     return tuple(
         SourceBlocks(source=kind, stored=kind, tensors=count, relative_error=0.0)
         for kind, count in sorted(counts.items())
@@ -121,7 +121,7 @@ def _importance(
     calibration: CalibrationSettings | None,
     text: TextFiles,
     work: Path,
-    kept: ResumeState | None,
+    resume: ResumeState | None,
     progress: ExportProgress,
 ) -> Importance | None:
     if calibration is None:
@@ -138,7 +138,7 @@ def _importance(
         bos=text.entry.bos_token_id if text.entry.add_bos else None,
         work=work,
         progress=progress,
-        kept=kept,
+        resume=resume,
     )
     return {name: entry.mean for name, entry in measured.entries.items()}
 

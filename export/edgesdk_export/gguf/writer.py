@@ -33,13 +33,13 @@ class WrittenGguf:
         types: of every matrix, by tensor name.
         head_type: of the matrix that gives the logits.
         bits_per_weight: of all tensors, norms and rope factors included.
-        kept: names of the tensors that went over as they were.
+        copied: names of the tensors that were copied as they were.
     """
 
     types: Mapping[str, GgmlFormat]
     head_type: GgmlFormat
     bits_per_weight: float
-    kept: tuple[str, ...]
+    copied: tuple[str, ...]
 
 
 def write_gguf(
@@ -52,7 +52,7 @@ def write_gguf(
     licence: str | None = None,
     importance: Importance | None = None,
     types: Mapping[str, GgmlFormat] | None = None,
-    own: Mapping[str, LazyTensor] | None = None,
+    source_tensors: Mapping[str, LazyTensor] | None = None,
     journal: SectionJournal | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> WrittenGguf:
@@ -63,8 +63,8 @@ def write_gguf(
         vocabulary: the `tokenizer.*` metadata.
         importance: what quantizers weigh errors with; tensors that it does not name have none.
         types: of matrices that depart from the mixture, by tensor name.
-        own: the tensors of the GGUF that the decoder was read from, by name: one that already has
-            the type that it is to get goes over as it is.
+        source_tensors: of the GGUF that the decoder was read from, by name: one that already has
+            the type that it is to get is copied.
         journal: of the file, where an earlier call may have been killed; see `write_container`.
         progress: called with the number of layers that are over.
 
@@ -77,13 +77,13 @@ def write_gguf(
     places = [tensor.place for tensor in stored if len(tensor.shape) > 1]
     chosen = choose_types(file_type, spec, places, weighted=importance is not None)
     chosen |= types or {}
-    kept = _kept(stored, chosen, own or {})
+    copied = _copied(stored, chosen, source_tensors or {})
     plans = []
     for tensor in stored:
         fmt = chosen.get(tensor.name, ggml.F32)
         chunks: Callable[[], Iterable[Float32 | UInt8]]
-        if tensor.name in kept:
-            chunks = functools.partial(_as_stored, kept[tensor.name])
+        if tensor.name in copied:
+            chunks = functools.partial(_as_stored, copied[tensor.name])
         else:
             chunks = functools.partial(_rounded, decoder, tensor, fmt, importance or {})
         plans.append(TensorPlan(tensor.name, tensor.shape, fmt, chunks))
@@ -113,20 +113,20 @@ def write_gguf(
     head = chosen.get("output.weight", chosen["token_embd.weight"])
     bits = 8 * sum(plan.size for plan in plans)
     weights = sum(math.prod(plan.shape) for plan in plans)
-    return WrittenGguf(chosen, head, bits / weights, tuple(kept))
+    return WrittenGguf(chosen, head, bits / weights, tuple(copied))
 
 
-def _kept(
+def _copied(
     stored: Sequence[TargetTensor],
     chosen: Mapping[str, GgmlFormat],
-    own: Mapping[str, LazyTensor],
+    source_tensors: Mapping[str, LazyTensor],
 ) -> dict[str, PackedTensor]:
-    kept = {}
+    copied = {}
     for tensor in stored:
-        found, fmt = own.get(tensor.name), chosen.get(tensor.name)
+        found, fmt = source_tensors.get(tensor.name), chosen.get(tensor.name)
         if isinstance(found, PackedTensor) and fmt is not None and found.dtype == fmt.name:
-            kept[tensor.name] = found
-    return kept
+            copied[tensor.name] = found
+    return copied
 
 
 def _as_stored(tensor: PackedTensor) -> Iterator[UInt8]:

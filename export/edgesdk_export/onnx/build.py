@@ -35,14 +35,14 @@ def build_onnx(
     *,
     text: TextFiles,
     calibration: CalibrationSettings | None = None,
-    kept: ResumeState | None = None,
+    resume: ResumeState | None = None,
 ) -> BuiltModel:
     """Write the ONNX model of a decoder into `folder`.
 
     Args:
         text: the checkpoint's tokenizer, for the calibration text.
         calibration: None = each weight is rounded by itself.
-        kept: what a killed process with the same arguments had finished; None = nothing.
+        resume: what a killed process with the same arguments had finished; None = nothing.
 
     Raises:
         ExportError: a weight cannot be stored, or the calibration text is too short.
@@ -59,7 +59,7 @@ def build_onnx(
             bos=text.entry.bos_token_id if text.entry.add_bos else None,
             work=folder,
             progress=progress,
-            kept=kept,
+            resume=resume,
         )
         source, quantizer, method = calibrated.decoder, calibrated.quantizer, calibrated.method
     progress.stage(f"Writing {scheme.name} layers", spec.layers)
@@ -69,7 +69,7 @@ def build_onnx(
         scheme,
         lambda done, _: progress.advance(done),
         quantizer,
-        None if kept is None else kept.journal(DATA_FILE),
+        None if resume is None else resume.journal(DATA_FILE),
     )
 
     model_path = folder / written.model_file

@@ -105,14 +105,14 @@ class GraphBuilder:
         self._nodes.append(node)
         return node.outputs
 
-    def made(self, name: str) -> ir.Value | None:
+    def output_of(self, name: str) -> ir.Value | None:
         """The output of a node that was added under that name; None where there is none."""
         for node in self._nodes:
             if node.name == name:
                 return node.outputs[0]
         return None
 
-    def multiplicand(self, matrix: str) -> ir.Value:
+    def input_of_matrix(self, matrix: str) -> ir.Value:
         """What a stored matrix is multiplied with: the first input of the node that holds it."""
         kinds = (f"{matrix}.weight", f"{matrix}.codes")
         for node in self._nodes:

@@ -83,7 +83,7 @@ def _offset_linear(
     """Blocks with offsets: these are multiplied with the sums of x over each block."""
     _, blocks, _ = sizes(graph.weight(at + ".codes"))
     name = f"{x.name}/sums_{blocks}"
-    sums = graph.made(name)
+    sums = graph.output_of(name)
     if sums is None:  # several matrices read the same x
         shape = graph.constant(
             f"blocks_of_{columns // blocks}", [0, 0, -1, columns // blocks], np.int64
@@ -102,9 +102,9 @@ def block_scales(graph: GraphBuilder, at: str) -> ir.Value:
     model."""
     if not graph.has(at + ".scale_codes"):
         return graph.weight(at + ".scales")
-    made = graph.made(f"{at}/scales")
-    if made is not None:
-        return made  # a tied embedding is gathered from and multiplied with
+    known = graph.output_of(f"{at}/scales")
+    if known is not None:
+        return known  # a tied embedding is gathered from and multiplied with
     codes = graph.weight(at + ".scale_codes")
     whole = graph.op("Cast", f"{at}/scale_codes", [codes], to=ir.DataType.FLOAT.value)
     return graph.op("Mul", f"{at}/scales", [whole, graph.weight(at + ".scale_units")])

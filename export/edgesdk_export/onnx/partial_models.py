@@ -130,7 +130,7 @@ def tapped_layer_model(
     summed = graph.op("Add", "sum", [stream.residual, stream.branch])
     graph.output(summed, HIDDEN_OUT, ir.DataType.FLOAT, shape)
     for tap in taps:
-        value = graph.multiplicand(f"layers.{index}.{tap}")
+        value = graph.input_of_matrix(f"layers.{index}.{tap}")
         graph.output(value, f"{tap}_input", ir.DataType.FLOAT, (*_BATCH_SEQUENCE, f"{tap}_columns"))
     return _part(graph, f"layer {index}")
 

@@ -64,13 +64,15 @@ class MatrixBlocks:
     def __init__(self, parts: Mapping[str, LazyTensor], fmt: BlockFormat) -> None:
         self._parts = parts
         self._fmt = fmt
-        self._kept = {
+        self._preserved = {
             name: tensor.preserved_format(fmt) if isinstance(tensor, BlockTensor) else None
             for name, tensor in parts.items()
         }
-        if fmt.has_offsets and None in self._kept.values():
-            self._kept = dict.fromkeys(parts)  # all rows have offsets, or none
-        self.has_zero_points = any((kept or fmt).has_zero_points for kept in self._kept.values())
+        if fmt.has_offsets and None in self._preserved.values():
+            self._preserved = dict.fromkeys(parts)  # all rows have offsets, or none
+        self.has_zero_points = any(
+            (preserved or fmt).has_zero_points for preserved in self._preserved.values()
+        )
 
     def chunks(self, loss: RequantizationLoss) -> Iterator[PackedMatrix]:
         """The blocks in order, a few rows at a time.
@@ -79,14 +81,14 @@ class MatrixBlocks:
             ExportError: a weight is NaN or infinite.
         """
         for name, tensor in self._parts.items():
-            kept = self._kept[name]
+            preserved = self._preserved[name]
             if not isinstance(tensor, BlockTensor):
                 found = self._rounded(name, tensor)
-            elif kept is None:
+            elif preserved is None:
                 found = self._rounded_again(name, tensor, loss)
             else:
-                loss.add(tensor.dtype, kept.name, squared_error=0, squares=0)
-                found = _kept(name, tensor, kept)
+                loss.add(tensor.dtype, preserved.name, squared_error=0, squares=0)
+                found = _preserved(name, tensor, preserved)
             for packed in found:
                 yield with_zero_points(packed, self._fmt.bits) if self.has_zero_points else packed
 
@@ -126,7 +128,7 @@ def require_finite(name: str, first_row: int, values: Float32) -> Float32:
     return values
 
 
-def _kept(name: str, tensor: BlockTensor, fmt: BlockFormat) -> Iterator[PackedMatrix]:
+def _preserved(name: str, tensor: BlockTensor, fmt: BlockFormat) -> Iterator[PackedMatrix]:
     for start, stop in row_ranges(tensor):
         packed = tensor.blocks(fmt, start, stop)
         require_finite(name, start, packed.scales)
@@ -146,17 +148,17 @@ def preserved_matrices(
     )
 
 
-def kept_blocks(decoder: Decoder, matrix: str, fmt: BlockFormat) -> PackedMatrix | None:
+def preserved_blocks(decoder: Decoder, matrix: str, fmt: BlockFormat) -> PackedMatrix | None:
     """A stored matrix in the checkpoint's own blocks; None where they do not fit `fmt`.
 
     Raises:
         ExportError: a scale is NaN or infinite.
     """
     pieces = []
-    for name, kept in _preserved_formats(decoder, matrix, fmt).items():
+    for name, preserved in _preserved_formats(decoder, matrix, fmt).items():
         tensor = decoder.weights[name]
         assert isinstance(tensor, BlockTensor)
-        piece = tensor.blocks(kept, 0, tensor.shape[0])
+        piece = tensor.blocks(preserved, 0, tensor.shape[0])
         try:
             check_finite(piece.scales)
         except ValueError as error:
@@ -174,10 +176,10 @@ def _preserved_formats(decoder: Decoder, matrix: str, fmt: BlockFormat) -> dict[
     found = {}
     for name in _weights(decoder.spec, matrix):
         tensor = decoder.weights[name]
-        kept = tensor.preserved_format(fmt) if isinstance(tensor, BlockTensor) else None
-        if kept is None:
+        preserved = tensor.preserved_format(fmt) if isinstance(tensor, BlockTensor) else None
+        if preserved is None:
             return {}
-        found[name] = kept
+        found[name] = preserved
     return found
 
 

@@ -63,7 +63,7 @@ def float32_logits(model_path: Path, work: Path, ids: Ids, errors: WeightErrors 
     random errors in its weights where their sizes are given. Then a copy is written to `work`."""
     if errors is not None:
         model = ir.load(model_path)
-        model_path = work / "erring.onnx"
+        model_path = work / "noisy.onnx"
         store_noisy(model, errors, model_path)
     return SharedCacheDecoder(model_path, len(ids))(ids, 0)
 

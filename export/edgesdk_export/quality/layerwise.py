@@ -68,9 +68,9 @@ def compare_many(
     windows: Windows,
     *,
     progress: Callable[[int, int], None],
-    lens: LayerDivergence | None = None,
+    layer_divergence: LayerDivergence | None = None,
 ) -> list[Divergence]:
-    """As `compare`, for several candidates in one pass over the reference; `lens` sees all."""
+    """As `compare`, for several candidates in one pass; `layer_divergence` observes all layers."""
     slices = head_slices(reference)
     steps = reference.layers + len(slices)
     ids = windows.ids[:, None]
@@ -80,8 +80,8 @@ def compare_many(
         theirs = _each(reference.layer(index), theirs)
         for number, candidate in enumerate(candidates):
             ours[number] = _each(candidate.layer(index), ours[number])
-        if lens is not None:
-            lens.look(theirs, ours)
+        if layer_divergence is not None:
+            layer_divergence.observe(theirs, ours)
         progress(index + 1, steps)
 
     meters = [[DivergenceMeter(row[1:]) for row in windows.ids] for _ in candidates]
@@ -92,8 +92,8 @@ def compare_many(
             expected = reference_head(other[:, :-1])[0]
             for head, mine, meter in zip(heads, ours, meters, strict=True):
                 meter[row].add(expected, head(mine[row][:, :-1])[0])
-        if lens is not None:
-            lens.read(reference_head)
+        if layer_divergence is not None:
+            layer_divergence.add_head_slice(reference_head)
         progress(reference.layers + done + 1, steps)
     return [join([meter.result() for meter in row_meters]) for row_meters in meters]
 
@@ -117,7 +117,6 @@ def _each(block: LayerFunction, states: npt.NDArray[np.generic]) -> npt.NDArray[
     return out
 
 
-_Values = npt.NDArray[np.float32]
 States = npt.NDArray[np.generic]
 
 
@@ -132,11 +131,11 @@ class LayerDivergence:
 
     def __init__(self, candidates: int, positions: int) -> None:
         self._positions = positions
-        self._reference: list[_Values] = []
-        self._candidates: list[list[_Values]] = [[] for _ in range(candidates)]
+        self._reference: list[Float32] = []
+        self._candidates: list[list[Float32]] = [[] for _ in range(candidates)]
         self._meters: list[list[DivergenceMeter]] = [[] for _ in range(candidates)]
 
-    def look(self, reference: States, candidates: list[States]) -> None:
+    def observe(self, reference: States, candidates: list[States]) -> None:
         """The next layer's states, float32 [windows, 1, length, hidden] of each model."""
         self._reference.append(self._sample(reference))
         for seen, meters, states in zip(self._candidates, self._meters, candidates, strict=True):
@@ -144,7 +143,7 @@ class LayerDivergence:
             # No token is asked for here, only how far the distributions are apart.
             meters.append(DivergenceMeter(np.zeros(len(seen[-1]), np.int64)))
 
-    def read(self, head: Callable[[States], _Values]) -> None:
+    def add_head_slice(self, head: Callable[[States], Float32]) -> None:
         """Through the next slice of the reference's head, states [1, n, hidden] to logits."""
         for index, states in enumerate(self._reference):
             expected = head(states[None])[0]
@@ -157,7 +156,7 @@ class LayerDivergence:
             tuple(float(meter.result().kl.mean()) for meter in meters) for meters in self._meters
         ]
 
-    def _sample(self, states: States) -> _Values:
+    def _sample(self, states: States) -> Float32:
         rows = states.reshape(-1, states.shape[-1])
         count = min(self._positions, len(rows))
         chosen = np.linspace(0, len(rows) - 1, count).round().astype(np.int64)

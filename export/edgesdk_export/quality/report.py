@@ -23,7 +23,7 @@ from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.tokenizers import read_text
 
 # Each costs a pass through the head for every layer.
-_LENS_POSITIONS = 64
+_LAYER_POSITIONS = 64
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,13 @@ def measure_bundles(
         context=shortest,
     )
     stacks = [_stack(bundle) for bundle in bundles]
-    lens = LayerDivergence(len(stacks), _LENS_POSITIONS)
+    layer_divergence = LayerDivergence(len(stacks), _LAYER_POSITIONS)
     found = compare_many(
-        LayerwiseCheckpoint(decoder), stacks, windows, progress=progress, lens=lens
+        LayerwiseCheckpoint(decoder),
+        stacks,
+        windows,
+        progress=progress,
+        layer_divergence=layer_divergence,
     )
     return [
         BundleQuality(
@@ -89,7 +93,7 @@ def measure_bundles(
             summary(one, text, weights_only=bundle.manifest.format == "gguf"),
             by_layer,
         )
-        for bundle, one, by_layer in zip(bundles, found, lens.result(), strict=True)
+        for bundle, one, by_layer in zip(bundles, found, layer_divergence.result(), strict=True)
     ]
 
 

@@ -74,18 +74,18 @@ class ResumeState:
         return self._folder / f"{name}.npz"
 
 
-def compute_once(kept: ResumeState | None, name: str, compute: Callable[[], Arrays]) -> Arrays:
+def compute_once(resume: ResumeState | None, name: str, compute: Callable[[], Arrays]) -> Arrays:
     """The result of a computation, which is done again only if it was not finished."""
-    found = None if kept is None else kept.load(name)
+    found = None if resume is None else resume.load(name)
     if found is None:
         found = compute()
-        if kept is not None:
-            kept.save(name, found)
+        if resume is not None:
+            resume.save(name, found)
     return found
 
 
 def carry_through_layers(
-    kept: ResumeState | None,
+    resume: ResumeState | None,
     name: str,
     layers: int,
     first: Callable[[], Arrays],
@@ -101,7 +101,7 @@ def carry_through_layers(
             on beside the export's inputs.
         progress: called with the number of layers that are over.
     """
-    found = None if kept is None else kept.load(name)
+    found = None if resume is None else resume.load(name)
     if found is None:
         done, carried = 0, first()
     else:
@@ -110,8 +110,8 @@ def carry_through_layers(
             progress(done)
     for index in range(done, layers):
         carried = step(index, carried)
-        if kept is not None:
-            kept.save(name, {**carried, _DONE: np.array(index + 1)})
+        if resume is not None:
+            resume.save(name, {**carried, _DONE: np.array(index + 1)})
         if progress is not None:
             progress(index + 1)
     return carried

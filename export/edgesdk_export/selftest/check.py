@@ -46,9 +46,9 @@ def check_model(built: BuiltModel, windows: Windows, progress: ExportProgress) -
             f" checkpoint {reference.shape}.",
             hint="This is a fault of the export; please report it with the checkpoint's name.",
         )
-    erring = built.reference(ids, weight_errors_of(built.quantization))
+    noisy = built.reference(ids, weight_errors_of(built.quantization))
     progress.advance(3)
-    limit = limit_for(_mean_kl(reference, erring, ids))
+    limit = limit_for(_mean_kl(reference, noisy, ids))
     kl = _mean_kl(reference, found, ids)
     if not kl <= limit:
         raise ExportError(

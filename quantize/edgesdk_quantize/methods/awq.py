@@ -55,12 +55,12 @@ def search_channel_scales(
         energy += np.einsum("nk,nk->k", rows, rows)
     weights = _sizes(energy, shared)
     sampled = [rows[:: max(1, len(rows) // _SAMPLED_ROWS)] for rows in matrices]
-    best, least = np.ones(len(inputs), np.float32), np.inf
+    best, min_error = np.ones(len(inputs), np.float32), np.inf
     for of_input, of_weight in product(_INPUT_EXPONENTS, _WEIGHT_EXPONENTS):
         scales = _scales(of_input * np.log(inputs) - of_weight * np.log(weights))
         error = sum(_error(rows, scales, fmt, moments) for rows in sampled)
-        if error < least:
-            best, least = scales, error
+        if error < min_error:
+            best, min_error = scales, error
     return best
 
 
