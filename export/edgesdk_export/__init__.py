@@ -1,1 +1,1 @@
-"""Checkpoint in, bundle out."""
+"""Export: turn a checkpoint into a bundle."""

@@ -1,4 +1,4 @@
-"""The whole way from a checkpoint to a bundle: build, measure, seal, and only then rename."""
+"""Export a checkpoint to a bundle: build, test, measure, write the manifest, and then rename."""
 
 from __future__ import annotations
 

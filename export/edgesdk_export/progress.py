@@ -1,4 +1,4 @@
-"""How an export says where it is; what draws it is the caller's business."""
+"""Report how far an export is; the caller decides how to show it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`DecoderSpec`: what a decoder-only transformer is, without a word of where it came from.
+"""Define `DecoderSpec`: what a decoder-only transformer is, wherever it came from.
 
 Family files map a checkpoint's configuration to a spec; graph builders and writers read nothing
 else. Weights carry canonical names (see `edgesdk_export.weights`).

@@ -1,4 +1,4 @@
-"""Weights that are read when they are asked for, a few rows at a time."""
+"""Read weights when they are asked for, a few rows at a time."""
 
 from __future__ import annotations
 

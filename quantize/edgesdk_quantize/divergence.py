@@ -1,4 +1,4 @@
-"""How far one model's next-token distributions are from another's, on the same tokens.
+"""Measure how far one model's next-token distributions are from another's, on the same tokens.
 
 Logits come in slices of the vocabulary, so that a large vocabulary never has to be held whole:
 the softmax sums are kept online (Milakov and Gimelshein, 2018, arXiv:1805.02867).

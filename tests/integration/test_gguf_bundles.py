@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,21 @@ def checkpoint(tmp_path_factory):
     return make_tiny("llama", folder, hidden_size=256, intermediate_size=512), folder
 
 
-def test_a_bundle_is_whole_and_says_what_it_is(checkpoint, tmp_path):
-    model, folder = checkpoint
-    bundle = bundle_of(folder, tmp_path / "b", scheme="f32")
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    """Called with a format and a scheme: the bundle, exported once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    @functools.cache
+    def export_once(fmt: str, scheme: str) -> Bundle:
+        return bundle_of(checkpoint[1], folder / scheme, format=fmt, scheme=scheme)
+
+    return export_once
+
+
+def test_a_bundle_is_whole_and_says_what_it_is(checkpoint, exported):
+    model, _ = checkpoint
+    bundle = exported("gguf", "f32")
     verify_bundle(bundle)
     manifest = bundle.manifest
     assert (manifest.format, manifest.target, manifest.model_file) == ("gguf", "cpu", "model.gguf")
@@ -77,11 +90,8 @@ def test_a_bundle_is_whole_and_says_what_it_is(checkpoint, tmp_path):
     np.testing.assert_allclose(ours, theirs, atol=0.05 * np.abs(theirs).max())
 
 
-def test_fewer_bits_cost_more_and_the_quality_says_so(checkpoint, tmp_path):
-    _, folder = checkpoint
-    bundles = [
-        bundle_of(folder, tmp_path / kind, scheme=kind) for kind in ("q8_0", "q4_k_m", "q2_k")
-    ]
+def test_fewer_bits_cost_more_and_the_quality_says_so(exported):
+    bundles = [exported("gguf", kind) for kind in ("q8_0", "q4_k_m", "q2_k")]
     losses = [bundle.manifest.quality.kl_mean for bundle in bundles]
     assert losses == sorted(losses)
     assert [bundle.manifest.quantization.head for bundle in bundles] == ["q8_0", "q6_k", "q6_k"]
@@ -89,32 +99,28 @@ def test_fewer_bits_cost_more_and_the_quality_says_so(checkpoint, tmp_path):
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_a_bundle_answers(checkpoint, tmp_path):
-    bundle_of(checkpoint[1], tmp_path / "b", scheme="q4_k_m", quality_tokens=0)
-    with edgesdk.load(tmp_path / "b") as model:
+def test_a_bundle_answers(exported):
+    with edgesdk.load(exported("gguf", "q4_k_m").path) as model:
         assert model.respond("fox", max_tokens=4).receipt.output_tokens > 0
 
 
 @pytest.mark.parametrize("fmt", ["onnx", "gguf"])
 @pytest.mark.parametrize("bits", ["few", "all"])
-def test_the_same_inputs_give_the_same_bytes(fmt, bits, checkpoint, tmp_path):
+def test_the_same_inputs_give_the_same_bytes(fmt, bits, checkpoint, exported, tmp_path):
     schemes = {"onnx": ("int4", "fp32"), "gguf": ("q4_k_m", "f32")}[fmt]
+    scheme = schemes[bits == "all"]
     made = [
-        bundle_of(checkpoint[1], tmp_path / name, format=fmt, scheme=schemes[bits == "all"])
-        for name in ("one", "two")
+        exported(fmt, scheme),
+        bundle_of(checkpoint[1], tmp_path / "two", format=fmt, scheme=scheme),
     ]
     one, two = ({path.name: path.read_bytes() for path in bundle.path.iterdir()} for bundle in made)
     assert one == two
 
 
-def test_a_stored_recipe_makes_the_same_bundle_again(checkpoint, tmp_path):
-    once = bundle_of(checkpoint[1], tmp_path / "one", scheme="iq4_nl", quality_tokens=0)
-    again = bundle_of(
-        checkpoint[1],
-        tmp_path / "two",
-        recipe=load_recipe(str(once.file("recipe.toml"))),
-        quality_tokens=0,
-    )
+def test_a_stored_recipe_makes_the_same_bundle_again(checkpoint, exported, tmp_path):
+    once = exported("gguf", "iq4_nl")
+    recipe = load_recipe(str(once.file("recipe.toml")))
+    again = bundle_of(checkpoint[1], tmp_path / "two", recipe=recipe)
     assert once.manifest == again.manifest
 
 
@@ -153,6 +159,18 @@ def calm(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def plain_bundle(calm, tmp_path_factory):
+    """Called with a format and a scheme: the bundle of the calm model without calibration."""
+    folder = tmp_path_factory.mktemp("plain")
+
+    @functools.cache
+    def export_once(fmt: str, scheme: str) -> Bundle:
+        return bundle_of(calm, folder / scheme, format=fmt, scheme=scheme, quality_tokens=1024)
+
+    return export_once
+
+
 CALIBRATED = {
     "onnx balanced": ("onnx", "int4", "balanced", "importance weights"),
     "onnx best": ("onnx", "int4", "best", "GPTQ"),
@@ -161,11 +179,11 @@ CALIBRATED = {
 
 
 @pytest.mark.parametrize("case", CALIBRATED)
-def test_recipes_that_calibrate_come_closer_to_the_checkpoint(case, calm, tmp_path):
+def test_recipes_that_calibrate_come_closer_to_the_checkpoint(case, calm, plain_bundle, tmp_path):
     """Calibrated on the text that is measured, so that chance has no part in it."""
     fmt, scheme, name, method = CALIBRATED[case]
     settings = {"format": fmt, "scheme": scheme, "quality_tokens": 1024}
-    plain = bundle_of(calm, tmp_path / "plain", **settings)
+    plain = plain_bundle(fmt, scheme)
     made = [
         bundle_of(
             calm,
@@ -183,10 +201,9 @@ def test_recipes_that_calibrate_come_closer_to_the_checkpoint(case, calm, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["q4_0", "q2_k"])
-def test_a_gguf_s_own_blocks_of_the_same_type_are_kept(kind, checkpoint, tmp_path):
+def test_a_gguf_s_own_blocks_of_the_same_type_are_kept(kind, exported, tmp_path):
     """Rounding Q2_K again, for one, would not give the same blocks."""
-    once = bundle_of(checkpoint[1], tmp_path / "one", scheme=kind, quality_tokens=0)
-    source = once.file("model.gguf")
+    source = exported("gguf", kind).file("model.gguf")
     again = bundle_of(source, tmp_path / "two", scheme=kind)
     tensors, others = (open_checkpoint(path).tensors for path in (source, again.file("model.gguf")))
     assert tensors.keys() == others.keys()

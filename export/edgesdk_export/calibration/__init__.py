@@ -1,1 +1,1 @@
-"""What calibration learns from a text, one layer of a model at a time."""
+"""Calibrate a decoder on a text, one layer at a time."""

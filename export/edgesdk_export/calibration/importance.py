@@ -1,4 +1,4 @@
-"""Importance matrices: how large each matrix's inputs are, in llama.cpp's GGUF file format.
+"""Measure how large the inputs of each matrix are, and store it as llama.cpp does.
 
 Layout (llama.cpp's tools/imatrix/imatrix.cpp, `save_imatrix`): for every matrix, by its ggml name,
 

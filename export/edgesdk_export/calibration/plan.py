@@ -1,4 +1,4 @@
-"""What a user asks of calibration, and the quantizer that does it."""
+"""Take calibration settings, and make the quantizer that follows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much KL divergence each matrix costs when it is quantized, measured layer by layer.
+"""Measure how much KL divergence each matrix costs when it is quantized.
 
 Two things are measured on a few windows of text. For every layer, the divergence of the model's
 output when all matrices of that layer alone are rounded: the disturbed hidden states of each layer

@@ -1,4 +1,4 @@
-"""One file per architecture family: configuration to `DecoderSpec`."""
+"""Describe architecture families, one file each: configuration to `DecoderSpec`."""
 
 from edgesdk_export.families.reader import read_decoder as read_decoder
 

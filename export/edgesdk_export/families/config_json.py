@@ -1,4 +1,4 @@
-"""What the families' config.json files have in common."""
+"""Read what the families' config.json files have in common."""
 
 from __future__ import annotations
 

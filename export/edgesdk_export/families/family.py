@@ -1,4 +1,4 @@
-"""What each family file says: how its checkpoints are read, and what a GGUF of it can hold."""
+"""Define what a family file says: how its checkpoints are read, and what a GGUF can hold."""
 
 from __future__ import annotations
 

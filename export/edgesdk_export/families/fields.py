@@ -1,4 +1,4 @@
-"""Take typed values out of a configuration that may say anything."""
+"""Read typed values from a configuration that may hold anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The families, and which of them describes a checkpoint."""
+"""List the families, and find the one that describes a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rotary embedding settings, as config.json and as GGUF metadata spell them."""
+"""Read rotary embedding settings, as config.json and as GGUF metadata spell them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GGUF files for llama.cpp, from a checkpoint of any container in one step."""
+"""Write GGUF files for llama.cpp, from a checkpoint of any container in one step."""
 
 from edgesdk_export.gguf.file_types import FileType as FileType
 from edgesdk_export.gguf.file_types import file_type_named as file_type_named

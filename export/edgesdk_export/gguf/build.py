@@ -1,4 +1,4 @@
-"""The route to GGUF, as the export pipeline sees it."""
+"""Build a GGUF bundle model from a decoder that a family file describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A decoder and its text side become one GGUF file, a few rows in memory at a time."""
+"""Write a decoder and its text side as one GGUF file, a few rows in memory at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ONNX decoder for target `cpu`: onnxruntime's fused operators, streamed weights."""
+"""Draw and write the ONNX decoder: onnxruntime's fused operators, streamed weights."""
 
 from edgesdk_export.onnx.partial_models import PartialModel, embed_model, head_model, layer_model
 from edgesdk_export.onnx.scheme import LayerQuantizer, WeightScheme, default_bits

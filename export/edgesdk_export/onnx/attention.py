@@ -1,4 +1,4 @@
-"""Grouped-query attention with its projections, head norms and rope."""
+"""Draw grouped-query attention with its projections, head norms and rope."""
 
 from __future__ import annotations
 

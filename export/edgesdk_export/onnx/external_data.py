@@ -1,4 +1,4 @@
-"""A model's external data file, written front to back without ever holding a tensor."""
+"""Write a model's external data file front to back, without ever holding a tensor."""
 
 from __future__ import annotations
 

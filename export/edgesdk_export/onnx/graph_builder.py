@@ -1,4 +1,4 @@
-"""A thin hand for drawing ONNX graphs: named nodes, and weights looked up by name."""
+"""Build ONNX graphs of named nodes, with weights looked up by name."""
 
 from __future__ import annotations
 

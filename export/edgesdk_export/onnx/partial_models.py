@@ -1,4 +1,4 @@
-"""Parts of a decoder as models of their own, for a pass that holds one layer at a time.
+"""Make parts of a decoder models of their own, for a pass that holds one layer at a time.
 
 Each part is drawn by the same code as in the whole model, over either a checkpoint's weights
 (`FloatTensors`) or the very bytes of a written model (`read_stored`).

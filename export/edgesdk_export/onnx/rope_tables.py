@@ -1,4 +1,4 @@
-"""Cosine and sine tables of rotary position embedding, with transformers' arithmetic."""
+"""Compute cosine and sine tables of rotary position embedding with transformers' arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Architectures that no family file knows: through optimum, in an environment of its own.
+"""Export architectures that no family file knows, through optimum in its own environment.
 
     checkpoint folder -> optimum (its own environment) -> raw ONNX -> attention rewrite -> contract
     of `edgesdk.bundle.graph_io` -> check against torch's logits -> quantize -> model file

@@ -1,4 +1,4 @@
-"""The virtual environment that optimum runs in.
+"""Make the virtual environment that optimum runs in.
 
 optimum-onnx 0.1.0 works with transformers 4.57 only, which conflicts with everything else that
 edgesdk's extras install. So it lives in an environment of its own, made once with the standard

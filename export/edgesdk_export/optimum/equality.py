@@ -1,4 +1,4 @@
-"""Does the rewritten graph say what torch says, and what did quantizing it cost?
+"""Check that the rewritten graph gives the logits of torch, and measure what quantizing cost.
 
 The rewrite follows a pattern, and a pattern can fit what it was not made for. So every export is
 checked on real numbers before anything is quantized: prefill, a second chunk, and single tokens,

@@ -1,4 +1,4 @@
-"""A picture of what quantizing cost: by layer, and against the size."""
+"""Plot what quantizing cost: by layer, and against the size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sections of a recipe: one for each bundle format, and one for calibration."""
+"""Define the sections of a recipe: one for each bundle format, and one for calibration."""
 
 from __future__ import annotations
 

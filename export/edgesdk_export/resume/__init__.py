@@ -1,4 +1,4 @@
-"""What a killed export had finished, and how the next one goes on from there."""
+"""Go on with a killed export where it stopped."""
 
 from edgesdk_export.resume.state import Arrays as Arrays
 from edgesdk_export.resume.state import ResumeState as ResumeState

@@ -1,4 +1,4 @@
-"""Whether two exports would write the same bundle."""
+"""Tell whether two exports would write the same bundle."""
 
 from __future__ import annotations
 

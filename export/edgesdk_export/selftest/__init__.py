@@ -1,1 +1,1 @@
-"""Is the model that was just written the checkpoint's? Asked of the file, as an engine opens it."""
+"""Test that a written model file computes what its checkpoint computes."""

@@ -1,4 +1,4 @@
-"""Refuse a model whose file does not say what its checkpoint says.
+"""Refuse a model file that does not compute what its checkpoint computes.
 
 A swapped tensor, a wrong scale or a transposed matrix makes a bundle that looks whole and talks
 nonsense, and a quality report that nobody reads does not stop it. So every export ends with the

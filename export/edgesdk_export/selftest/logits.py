@@ -1,4 +1,4 @@
-"""The logits of the very file of a bundle, opened as its engine opens it.
+"""Compute the logits of a bundle's file, opened as its engine opens it.
 
 Of a large file the weights stay mapped: the test must not need more memory than the export.
 """

@@ -1,4 +1,4 @@
-"""The text side of a checkpoint: tokenizer, chat template, special tokens."""
+"""Read the text side of a checkpoint: tokenizer, chat template, special tokens."""
 
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.tokenizers.folder_text import read_folder_text

@@ -1,4 +1,4 @@
-"""The text side of a folder with safetensors: the files that transformers saves."""
+"""Read the text side of a folder with safetensors: the files that transformers saves."""
 
 from __future__ import annotations
 

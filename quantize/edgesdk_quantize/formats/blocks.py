@@ -1,4 +1,4 @@
-"""What the formats of onnxruntime's MatMulNBits and GatherBlockQuantized operators share.
+"""Define the formats of onnxruntime's MatMulNBits and GatherBlockQuantized operators.
 
 A matrix [N, K] (one row per output feature) is cut along K into blocks; the last one is padded
 with zeros. Each block stores unsigned codes and one float32 scale:

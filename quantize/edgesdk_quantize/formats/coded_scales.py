@@ -1,4 +1,4 @@
-"""Block formats whose scales are stored in 8 bits: whole multiples of one float32 unit a row.
+"""Store the scales of a block format in 8 bits: whole multiples of one float32 unit a row.
 
 A float32 scale costs a block of 32 weights a whole bit each; what it says beyond 8 bits is lost in
 the rounding of the weights, as long as they are rounded to the scale that is stored. The kernels

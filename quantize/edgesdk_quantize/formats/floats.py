@@ -1,4 +1,4 @@
-"""Floating-point formats: weights that are stored as they are."""
+"""Store weights as floats of 32 or 16 bits."""
 
 from __future__ import annotations
 

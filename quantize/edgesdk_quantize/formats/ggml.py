@@ -1,4 +1,4 @@
-"""The number formats of GGUF files, quantized and read by ggml itself.
+"""Quantize and read the number formats of GGUF files with ggml itself.
 
 A matrix [N, K] is stored row by row; a row is K / block blocks of `block_bytes` bytes each, whose
 fields follow each other without padding (ggml's src/ggml-common.h; all numbers little-endian,

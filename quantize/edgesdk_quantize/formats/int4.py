@@ -1,4 +1,4 @@
-"""4-bit codes, each block's scale (and zero-point) searched for the least squared error.
+"""Store 4-bit codes, with scales (and zero-points) searched for the least squared error.
 
 Rounding a block's minimum and maximum to the ends of the code range spends codes on outliers.
 Here a grid of shrunken ranges and neighbouring zero-points is tried for every block. With codes

@@ -1,4 +1,4 @@
-"""8-bit codes, rounded to nearest."""
+"""Store 8-bit codes, rounded to nearest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The number formats by name: the only door to them for recipes, calibration and command lines.
+"""Look up number formats: the only door for recipes, calibration and command lines.
 
 A new block format is one subclass of `BlockFormat` and its place in `_BUILT_IN`. What it says of
 itself is what everything else reads: recipes take it by `recipe_bits`, formats are mixed in its

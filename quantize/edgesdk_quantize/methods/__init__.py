@@ -1,1 +1,1 @@
-"""How a matrix becomes codes: grids, rounding by second moments, and choices of formats."""
+"""Find the codes of a matrix: grids, rounding by second moments, and choices of formats."""

@@ -1,4 +1,4 @@
-"""Per-channel scales that shield the channels with large inputs (AWQ).
+"""Search per-channel scales that shield the channels with large inputs (AWQ).
 
 Lin et al., 2023, arXiv:2306.00978. A column that is multiplied with s > 1 before rounding, while
 its input is divided by s, comes out with an error smaller by s. Scales follow the inputs' size and

@@ -1,4 +1,4 @@
-"""Which format each matrix gets, so that a model of a given size loses least.
+"""Choose the format of each matrix, so that a model of a given size loses least.
 
 Costs add up over matrices, so this is a multiple-choice knapsack. On the convex hull of each
 matrix's (size, cost) points steps are taken in the order of what they gain per bit, which is

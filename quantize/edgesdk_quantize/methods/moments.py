@@ -1,4 +1,4 @@
-"""What calibration knows about the inputs of a matrix."""
+"""Sum up the second moments of the inputs of a matrix."""
 
 from __future__ import annotations
 
