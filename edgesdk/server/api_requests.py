@@ -14,8 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from edgesdk.options import Options
 from edgesdk.server.api_errors import ApiError, missing_parameter
 from edgesdk.server.callable_tools import ToolDefinition
-from edgesdk.server.chat_messages import ChatMessage
-from edgesdk.server.content_parts import PARTS_TAG, STRICT, TEXT_TAG
+from edgesdk.server.chat_messages import PARTS_TAG, STRICT, TEXT_TAG, ChatMessage
 
 # OpenAI's default for the old endpoint.
 _DEFAULT_COMPLETION_TOKENS = 16
@@ -38,7 +37,7 @@ class JsonSchemaFormat(BaseModel):
     name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
     description: str | None = None
     # pydantic's own `schema` is a method.
-    form: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    definition: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,78 +19,65 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edgesdk.server.api_errors import ApiError, unknown_model
 from edgesdk.server.endpoint import AnswerEndpoint
 from edgesdk.server.guard import Guard
+from edgesdk.server.hybrid_routing import PREFER_HEADER, UPLOAD_HEADER, HybridClients
 from edgesdk.server.metrics import Metrics
 from edgesdk.server.request_parsing import parse_chat, parse_completion
-from edgesdk.server.responses import model_entry
+from edgesdk.server.responses import REASON_HEADER, ROUTE_HEADER, model_entry
 from edgesdk.server.service import Service
 
-if TYPE_CHECKING:
-    from edgesdk.server.hybrid_routing import HybridClients
-
 _CLIENT_GONE = 499
-# What hybrid servers hear, and say besides.
-_ROUTING_HEADERS = ("x-edgesdk-upload", "x-edgesdk-prefer")
-_ROUTE_HEADERS = ("x-edgesdk-route", "x-edgesdk-reason")
 
 
 def create_app(service: Service, hybrid: HybridClients | None = None) -> ASGIApp:
     """The ASGI application of a server; its lifespan closes `service` and `hybrid`.
 
     Args:
-        hybrid: who else may answer chat requests; None for nobody.
+        hybrid: the clients of the clouds that may answer chat requests; None for no cloud.
     """
 
     async def health(request: Request) -> Response:
-        admissions = service.admissions
+        queue = service.queue
         state = {
-            "status": "stopping" if admissions.closed else "ok",
-            "running": admissions.running,
-            "waiting": admissions.waiting,
+            "status": "stopping" if queue.closed else "ok",
+            "running": queue.running,
+            "waiting": queue.waiting,
         }
-        return JSONResponse(state, 503 if admissions.closed else 200)
+        return JSONResponse(state, 503 if queue.closed else 200)
 
     async def metrics(request: Request) -> Response:
         return Response(service.metrics.text(), media_type=Metrics.content_type)
 
     async def models(request: Request) -> Response:
-        list_models = await service.in_thread(service.source.list_models)
-        return JSONResponse(
-            {"object": "list", "data": [model_entry(model_info) for model_info in list_models]}
-        )
+        infos = await service.in_thread(service.source.list_models)
+        return JSONResponse({"object": "list", "data": [model_entry(info) for info in infos]})
 
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
-        model_info = await service.in_thread(lambda: service.source.find(name))
-        if model_info is None:
+        info = await service.in_thread(lambda: service.source.find(name))
+        if info is None:
             raise unknown_model(name)
-        return JSONResponse(model_entry(model_info))
+        return JSONResponse(model_entry(info))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        tidying = asyncio.create_task(service.keep_evicting())
+        evicting = asyncio.create_task(service.keep_evicting())
         try:
             yield
         finally:
-            tidying.cancel()
+            evicting.cancel()
             await service.close()
             if hybrid is not None:
                 await asyncio.to_thread(hybrid.close)
 
-    chat: ASGIApp = AnswerEndpoint(service, parse_chat)
-    completion: ASGIApp = AnswerEndpoint(service, parse_completion)
-    if hybrid is not None:
-        from edgesdk.server.endpoint import HybridEndpoint
-        from edgesdk.server.request_parsing import parse_completion_device_only
-
-        chat = HybridEndpoint(service, hybrid)
-        completion = AnswerEndpoint(service, parse_completion_device_only)
+    chat = partial(parse_chat, settings=service.settings, hybrid=hybrid)
+    completion = partial(parse_completion, settings=service.settings, hybrid=hybrid)
     routes = [
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/v1/models", models),
         Route("/v1/models/{name}", model),
-        Route("/v1/chat/completions", chat, methods=["POST"]),
-        Route("/v1/completions", completion, methods=["POST"]),
+        Route("/v1/chat/completions", AnswerEndpoint(service, chat), methods=["POST"]),
+        Route("/v1/completions", AnswerEndpoint(service, completion), methods=["POST"]),
     ]
     known = {route.path for route in routes}
     middleware = [Middleware(_RequestCounter, metrics=service.metrics, known=known)]
@@ -104,9 +91,9 @@ def create_app(service: Service, hybrid: HybridClients | None = None) -> ASGIApp
                 allow_headers=[
                     "authorization",
                     "content-type",
-                    *(_ROUTING_HEADERS if hybrid else ()),
+                    *((UPLOAD_HEADER, PREFER_HEADER) if hybrid else ()),
                 ],
-                expose_headers=_ROUTE_HEADERS if hybrid else (),
+                expose_headers=(ROUTE_HEADER, REASON_HEADER) if hybrid else (),
             )
         )
     middleware.append(Middleware(Guard, settings=service.settings))
@@ -157,5 +144,5 @@ def _http_error_response(request: Request, error: Exception) -> Response:
         404: f"There is nothing at {request.url.path}.",
         405: f"{request.method} is not possible at {request.url.path}.",
     }
-    said = ApiError(error.status_code, messages.get(error.status_code, error.detail))
-    return JSONResponse(said.body(), said.status, error.headers)
+    shown = ApiError(error.status_code, messages.get(error.status_code, error.detail))
+    return JSONResponse(shown.body(), shown.status, error.headers)

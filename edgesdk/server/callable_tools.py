@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from edgesdk.server.api_errors import ApiError
 from edgesdk.server.argument_checks import MAX_CHARACTERS, argument_check
-from edgesdk.server.content_parts import STRICT
+from edgesdk.server.chat_messages import STRICT
 from edgesdk.tools.calls import ToolCall
 
 # No model's context holds as much, and reading it takes seconds already.
@@ -45,7 +45,7 @@ class ToolDefinition(BaseModel):
         given = self.function.parameters
         return _NO_ARGUMENTS if given is None else given
 
-    def plain(self) -> dict[str, Any]:
+    def for_template(self) -> dict[str, Any]:
         """The tool as chat templates take it."""
         function = {
             "name": self.function.name,
@@ -56,24 +56,15 @@ class ToolDefinition(BaseModel):
 
 
 @dataclass(frozen=True)
-class CheckedCall:
-    """A call in an answer, as clients get it: checked, with its arguments as JSON."""
-
-    name: str
-    arguments: str
-    id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex[:24]}")
-
-
-@dataclass(frozen=True)
 class ToolChoice:
     """What `tool_choice` says.
 
     Attributes:
-        must: whether the answer is nothing but calls.
+        required: whether the answer is nothing but calls.
         names: the tools that may be called; None for all.
     """
 
-    must: bool
+    required: bool
     names: tuple[str, ...] | None = None
 
 
@@ -82,9 +73,9 @@ class CallableTools:
     """The tools that one answer may call.
 
     Attributes:
-        specs: all that the model is told of, as chat templates take them.
+        specs: all tools that the model sees, as chat templates take them.
         checks: of those that it may call, by name: whether arguments fit.
-        strict: those whose arguments are to fit by construction, not only by chance.
+        strict: those whose calls must fit; the answer is constrained so that they do.
         must_call: whether the answer is nothing but calls.
         parallel: whether it may call several at once.
     """
@@ -95,26 +86,24 @@ class CallableTools:
     must_call: bool
     parallel: bool
 
-    def check_calls(self, calls: Sequence[ToolCall]) -> list[CheckedCall] | None:
-        """The calls, where each of them can be run; else None."""
-        found = [self.check_call(call) for call in calls]
-        good = [call for call in found if call is not None]
-        if not good or len(good) < len(found):
+    def check_calls(self, calls: Sequence[ToolCall]) -> list[ToolCall] | None:
+        """The calls with ids of their own, where each of them can be run; else None."""
+        if not calls or not all(map(self.can_run, calls)):
             return None
-        return good if self.parallel else good[:1]
+        kept = calls if self.parallel else calls[:1]
+        return [replace(call, id=f"call_{uuid.uuid4().hex[:24]}") for call in kept]
 
-    def check_call(self, call: ToolCall) -> CheckedCall | None:
-        """A call, where it can be run; else None."""
+    def can_run(self, call: ToolCall) -> bool:
+        """Whether a call names one of the tools and its arguments fit."""
         check = self.checks.get(call.name)
         if call.problem is not None or check is None or not check(call.arguments):
-            return None
+            return False
         try:
-            arguments = json.dumps(call.arguments, ensure_ascii=False, allow_nan=False)
-            arguments.encode()
+            json.dumps(call.arguments, ensure_ascii=False, allow_nan=False).encode()
         except ValueError:
             # Python reads NaN and lone surrogates, which the client's parser may not.
-            return None
-        return CheckedCall(call.name, arguments)
+            return False
+        return True
 
 
 def callable_tools_of(
@@ -127,11 +116,11 @@ def callable_tools_of(
             schema that can be checked.
     """
     choice = _tool_choice(tool_choice)
-    if choice is None or not (tools or choice.must):
+    if choice is None or not (tools or choice.required):
         return None
     if not tools:
         raise ApiError(400, "This tool_choice goes with tools only.", param="tool_choice")
-    if len(json.dumps([tool.plain() for tool in tools])) > _MAX_TOOLS_CHARACTERS:
+    if len(json.dumps([tool.for_template() for tool in tools])) > _MAX_TOOLS_CHARACTERS:
         raise ApiError(
             400, f"The tools are longer than {_MAX_TOOLS_CHARACTERS:,} characters.", param="tools"
         )
@@ -148,10 +137,10 @@ def callable_tools_of(
             400, f"tool_choice names {absent[0]!r}, which is no tool.", param="tool_choice"
         )
     return CallableTools(
-        specs=tuple(tool.plain() for tool in tools),
+        specs=tuple(tool.for_template() for tool in tools),
         checks={name: checks[name] for name in names},
         strict=frozenset(t.function.name for t in tools if t.function.strict) & set(names),
-        must_call=choice.must,
+        must_call=choice.required,
         parallel=parallel is not False,
     )
 
@@ -161,17 +150,17 @@ def _tool_choice(given: Any) -> ToolChoice | None:
     if given == "none":
         return None
     if given is None or given == "auto":
-        return ToolChoice(must=False)
+        return ToolChoice(required=False)
     if given == "required":
-        return ToolChoice(must=True)
+        return ToolChoice(required=True)
     match given:
         case {"type": "function", "function": {"name": str(name)}}:
-            return ToolChoice(must=True, names=(name,))
+            return ToolChoice(required=True, names=(name,))
         case {
             "type": "allowed_tools",
             "allowed_tools": {"mode": "auto" | "required" as mode, "tools": [_, *_] as tools},
         }:
-            return ToolChoice(must=mode == "required", names=tuple(map(_tool_name, tools)))
+            return ToolChoice(required=mode == "required", names=tuple(map(_tool_name, tools)))
     raise ApiError(
         400,
         "tool_choice must be 'none', 'auto', 'required',"

@@ -6,11 +6,85 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from edgesdk.server.api_errors import ApiError
-from edgesdk.server.content_parts import STRICT, Content, TextPart, as_sent
 from edgesdk.text.prompts import as_messages
+
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class TextPart(BaseModel):
+    """Words."""
+
+    model_config = STRICT
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(BaseModel):
+    """Where a picture is: an address, or its bytes as a data URL."""
+
+    model_config = STRICT
+
+    url: Annotated[str, Field(min_length=1)]
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(BaseModel):
+    """A picture."""
+
+    model_config = STRICT
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class InputAudio(BaseModel):
+    """A sound, in base64."""
+
+    model_config = STRICT
+
+    data: Annotated[str, Field(min_length=1)]
+    format: str
+
+
+class AudioPart(BaseModel):
+    """A sound."""
+
+    model_config = STRICT
+
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+class InputFile(BaseModel):
+    """A file: its bytes as a data URL, or what the cloud calls it."""
+
+    model_config = STRICT
+
+    file_data: str | None = None
+    file_id: str | None = None
+    filename: str | None = None
+
+
+class FilePart(BaseModel):
+    """A file."""
+
+    model_config = STRICT
+
+    type: Literal["file"]
+    file: InputFile
+
+
+ContentPart = Annotated[TextPart | ImagePart | AudioPart | FilePart, Field(discriminator="type")]
+# Discriminated beforehand, so that an error is about what was sent; the tags are in its path.
+TEXT_TAG, PARTS_TAG = "words", "parts"
+Content = Annotated[
+    Annotated[str, Tag(TEXT_TAG)] | Annotated[list[ContentPart], Tag(PARTS_TAG)],
+    Discriminator(lambda content: PARTS_TAG if isinstance(content, list) else TEXT_TAG),
+]
 
 
 class MessageFunctionCall(BaseModel):
@@ -66,19 +140,21 @@ class ChatMessage(BaseModel):
         return self.content
 
     @property
-    def media(self) -> int | None:
-        """The place of the first part that is not text."""
+    def first_media(self) -> int | None:
+        """The index of the first part that is not text."""
         parts = self.content if isinstance(self.content, list) else []
         return next((k for k, part in enumerate(parts) if not isinstance(part, TextPart)), None)
 
-    def plain(self) -> dict[str, Any]:
-        """The message as chat templates know it, without calls, and with older role names; with
-        its parts where some are not text."""
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates know it: with older role names, and without its calls.
+
+        The content is a text, or a list of parts where one of them is not text.
+        """
         role = "system" if self.role == "developer" else self.role
         named = {} if self.name is None else {"name": self.name}
         content: Any = self.text
-        if isinstance(self.content, list) and self.media is not None:
-            content = [as_sent(part) for part in self.content]
+        if isinstance(self.content, list) and self.first_media is not None:
+            content = [part.model_dump(exclude_none=True) for part in self.content]
         return {"role": role, "content": content, **named}
 
 
@@ -96,30 +172,30 @@ def template_messages(
     and digits, and ids that are the same each time keep the KV cache.
 
     Args:
-        media: whether there is anybody for pictures, sounds and files; then users may send some.
+        media: whether users may send pictures, sounds and files, because a cloud may take them.
 
     Raises:
-        ApiError: 400; there are pictures, sounds or files for nobody, a result answers no call, a
-            call has no result, or arguments are no object.
+        ApiError: 400; nobody can take pictures, sounds or files, a result answers no call, a call
+            has no result, or arguments are not an object.
         EmptyPrompt, RequestError: there is nothing to answer.
     """
-    told: list[dict[str, Any]] = []
+    template: list[dict[str, Any]] = []
     # Calls without a result so far: by the client's id, the id and name that the template gets.
     pending: dict[str, tuple[str, str]] = {}
     made = 0
     for index, message in enumerate(messages):
         at = f"messages.{index}"
-        if message.media is not None and not (media and message.role == "user"):
-            raise _media_refused(message, f"{at}.content.{message.media}")
-        plain = message.plain()
+        if message.first_media is not None and not (media and message.role == "user"):
+            raise _media_refused(message, f"{at}.content.{message.first_media}")
+        converted = message.for_template()
         if message.role == "tool":
-            told.append(plain | _result(message, pending, at))
+            template.append(converted | _result(message, pending, at))
             continue
         if pending:
             raise _missing_results(pending, at)
         calls = message.tool_calls or []
         if calls:
-            plain |= {"content": message.text or "", "tool_calls": []}
+            converted |= {"content": message.text or "", "tool_calls": []}
         if calls and message.role != "assistant":
             raise ApiError(400, "Only an assistant calls tools.", param=f"{at}.tool_calls")
         for place, call in enumerate(calls):
@@ -131,12 +207,12 @@ def template_messages(
             pending[call.id] = (key, call.function.name)
             arguments = _arguments(call, f"{at}.tool_calls.{place}.function.arguments")
             function = {"name": call.function.name, "arguments": arguments}
-            plain["tool_calls"].append({"id": key, "type": "function", "function": function})
-        told.append(plain)
+            converted["tool_calls"].append({"id": key, "type": "function", "function": function})
+        template.append(converted)
     if pending:
         raise _missing_results(pending, "messages")
     # A result may well be empty, where any other last message would leave nothing to answer.
-    return told if messages[-1].role == "tool" else as_messages(told)
+    return template if messages[-1].role == "tool" else as_messages(template)
 
 
 def _result(message: ChatMessage, pending: dict[str, tuple[str, str]], at: str) -> dict[str, Any]:

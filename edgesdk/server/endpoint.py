@@ -1,13 +1,12 @@
-"""The endpoints that answer: read the body, wait, and send JSON or a stream of events."""
+"""An endpoint that answers: read the body, wait, and send JSON or a stream of events."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from time import perf_counter
 
 import anyio
@@ -16,28 +15,26 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from edgesdk.errors import EdgeError
-from edgesdk.generation.loop import Finish, Step
-from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart
-from edgesdk.hybrid.cloud.failover import OnBreak
-from edgesdk.hybrid.reply import HybridEvent, HybridReply
+from edgesdk.errors import CloudBroken, EdgeError
+from edgesdk.generation.loop import Step
+from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
+from edgesdk.hybrid.storage.journal import Route
+from edgesdk.server.answers import AnswerEvent, RunningAnswer
 from edgesdk.server.api_errors import ApiError, deadline_passed, shutting_down, to_api_error
-from edgesdk.server.callable_tools import CheckedCall
-from edgesdk.server.hybrid_answer import HybridAnswer, PreparedHybridAnswer
-from edgesdk.server.hybrid_routing import HoldPolicy, HybridClients
-from edgesdk.server.model_pool import LoadedModel
-from edgesdk.server.request_parsing import ParsedHybridRequest, ParsedRequest, parse_hybrid_chat
+from edgesdk.server.hybrid_routing import HoldPolicy
+from edgesdk.server.request_parsing import ParsedRequest
 from edgesdk.server.responses import (
-    HybridResponseBuilder,
+    AnswerReply,
     Json,
     ResponseBuilder,
     ResponseMetadata,
+    ResponsePart,
+    reply_headers,
     routing_headers,
 )
-from edgesdk.server.service import DeviceAnswer, Service
-from edgesdk.server.settings import ServerSettings
-from edgesdk.server.stream_buffer import StreamBuffer
-from edgesdk.server.tool_call_reader import AnswerPart
+from edgesdk.server.service import Service
+from edgesdk.server.tool_call_reader import AnswerReader
+from edgesdk.tools.calls import ToolCall
 
 _MAX_BODY_SECONDS = 30.0
 # A client hears of a refusal only after it has sent its body, so that much of one is read.
@@ -47,147 +44,265 @@ _STREAM_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-DONE = b"data: [DONE]\n\n"
+_DONE = b"data: [DONE]\n\n"
 _log = logging.getLogger("edgesdk.server")
 
 
 class AnswerEndpoint:
     """ASGI application of one path.
 
-    A client that goes away cancels whatever its request is at: waiting, prefill or decode.
+    A client that goes away cancels whatever its request is at: waiting, prefill, decode, or the
+    cloud's answer.
+
+    Args:
+        parse: reads a body and its headers; given `time.perf_counter()` when the request came.
     """
 
     def __init__(
-        self, service: Service, ask: Callable[[bytes, ServerSettings, float], ParsedRequest]
+        self, service: Service, parse: Callable[[bytes, Headers, float], ParsedRequest]
     ) -> None:
         self._service = service
-        self._ask = ask
+        self._parse = parse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit = self._service.settings.body_limit
-        await while_connected(scope, receive, send, limit, self._answer)
+        started = perf_counter()
+        try:
+            body = await _read_body(scope, receive, self._service.settings.body_limit)
+        except ClientDisconnect:
+            return
+        except ApiError as error:
+            await _send_error(error, "messages", scope, receive, send)
+            return
+        async with anyio.create_task_group() as group:
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                group.cancel_scope.cancel()
+
+            group.start_soon(watch)
+            await self._answer(body, started, scope, receive, send)
+            group.cancel_scope.cancel()
 
     async def _answer(
         self, body: bytes, started: float, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        settings = self._service.settings
+        param = "messages"
         try:
             # In a thread: a schema can take a while to compile.
-            asked = await self._service.in_thread(lambda: self._ask(body, settings, started))
-        except Exception as error:
-            await send_error(error, "messages", scope, receive, send)
-        else:
-            await answer_on_device(self._service, asked, scope, receive, send)
-
-
-async def answer_on_device(
-    service: Service, asked: ParsedRequest, scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Have a model of this server answer a request, within `while_connected`."""
-    try:
-        answer = await service.answer(asked.job)
-        try:
-            async with aclosing(answer.steps()) as steps:
-                # Nothing is sent before the first step: until then an error has a status.
-                first = await anext(steps, None)
-                if first is None:
-                    _finish_of(answer)
-                shape = asked.builder_for(answer.loaded.model)
-                everything = _with_first(first, steps)
-                if asked.stream:
-                    events = _events(service, answer, everything, shape, asked)
-                    await send_stream(events, send, asked.headers)
+            parsed = await self._service.in_thread(
+                lambda: self._parse(body, Headers(scope=scope), started)
+            )
+            param = parsed.param
+            answer = await self._service.start(parsed.model, started, parsed.prepare)
+            builder = parsed.builder(_metadata(parsed, answer))
+            try:
+                if parsed.stream:
+                    await self._send_stream(parsed, answer, builder, send)
                     return
-                taken = [step async for step in everything]
-        finally:
-            answer.cancel()
-        reader = asked.reader()
-        parts = reader.feed("".join(step.text for step in taken)) + reader.rest()
-        _count_calls(service, answer, parts)
-        whole = shape.whole(taken, parts, _finish_of(answer))
-        await JSONResponse(whole, headers=asked.headers)(scope, receive, send)
-    except Exception as error:
-        await send_error(error, asked.param, scope, receive, send)
+                async with aclosing(answer.events()) as events:
+                    steps = [event async for event in events if isinstance(event, Step)]
+            finally:
+                answer.cancel()
+            reply = _finished_reply(answer)
+            parts = _all_parts(reply, parsed.reader())
+            self._count_calls(answer, parts)
+            response = JSONResponse(
+                builder.complete(steps, parts, reply), headers=reply_headers(reply)
+            )
+            await response(scope, receive, send)
+        except Exception as error:
+            await _send_error(error, param, scope, receive, send)
+
+    async def _send_stream(
+        self, parsed: ParsedRequest, answer: RunningAnswer, builder: ResponseBuilder, send: Send
+    ) -> None:
+        buffer = StreamBuffer(parsed.hold if answer.source.may_withdraw else "nothing")
+        async with aclosing(_buffered(answer, buffer)) as events:
+            # Nothing is sent before the first event: until then an error has a status, and most
+            # often it is known by then who answers.
+            first = await anext(events, None)
+            if first is None:
+                _finished_reply(answer)
+            headers = _stream_headers(parsed, answer, buffer)
+            chunks = self._chunks(parsed, answer, builder, _with_first(first, events))
+            await _send_events(chunks, headers, send)
+
+    async def _chunks(
+        self,
+        parsed: ParsedRequest,
+        answer: RunningAnswer,
+        builder: ResponseBuilder,
+        events: AsyncIterator[AnswerEvent],
+    ) -> AsyncIterator[bytes]:
+        """The stream's events (server-sent events, as OpenAI uses them); raises nothing."""
+        reader = parsed.reader()
+        steps: list[Step] = []
+        try:
+            for chunk in builder.first_chunks():
+                yield _sse_event(chunk)
+            async for event in events:
+                if isinstance(event, Restart):
+                    reader = parsed.reader()
+                if isinstance(event, Step):
+                    steps.append(event)
+                parts = _parts_of(event, reader)
+                self._count_calls(answer, parts)
+                for part in parts:
+                    for chunk in builder.part_chunks(part, steps):
+                        yield _sse_event(chunk)
+                    steps = []
+            reply = _finished_reply(answer)
+        except Exception as error:
+            yield _sse_event(_api_error(error, parsed.param).body())
+            return
+        local = reply.receipt.route == "local"
+        parts = [*reader.flush()] if local else [*reply.tool_calls]
+        self._count_calls(answer, parts)
+        if steps and not parts and parsed.logprobs:
+            parts = [""]
+        for part in parts:
+            for chunk in builder.part_chunks(part, steps):
+                yield _sse_event(chunk)
+            steps = []
+        yield _sse_event(builder.last_chunk(reply))
+        if parsed.wants_usage:
+            yield _sse_event(builder.usage_chunk(reply))
+        yield _DONE
+
+    def _count_calls(self, answer: RunningAnswer, parts: list[ResponsePart]) -> None:
+        calls = sum(isinstance(part, ToolCall) for part in parts)
+        self._service.metrics.count_calls(answer.loaded.model_info.name, calls)
 
 
-async def _events(
-    service: Service,
-    answer: DeviceAnswer,
-    steps: AsyncIterator[Step],
-    shape: ResponseBuilder,
-    asked: ParsedRequest,
-) -> AsyncIterator[bytes]:
-    """The stream's events (server-sent events, as OpenAI uses them)."""
-    for chunk in shape.opening():
-        yield sse_event(chunk)
-    reader = asked.reader()
-    held: list[Step] = []
-    try:
-        async for step in steps:
-            held.append(step)
-            parts = reader.feed(step.text)
-            _count_calls(service, answer, parts)
-            for part in parts:
-                for chunk in shape.chunks(held, part):
-                    yield sse_event(chunk)
-                held = []
-        finish = _finish_of(answer)
-    except Exception as error:
-        yield sse_event(api_error(error, asked.param).body())
-        return
-    parts = reader.rest()
-    _count_calls(service, answer, parts)
-    if held and not parts and asked.job.logprobs:
-        parts = [""]
-    for part in parts:
-        for chunk in shape.chunks(held, part):
-            yield sse_event(chunk)
-        held = []
-    yield sse_event(shape.closing(finish))
-    if asked.wants_usage:
-        yield sse_event(shape.usage_chunk(finish))
-    yield DONE
+class StreamBuffer:
+    """Holds back what a client that only appends text must not be shown yet.
 
+    Such a client cannot take back what it has shown. So pieces are held back until nobody will
+    withdraw them, as far as the policy says.
 
-def _count_calls(service: Service, answer: DeviceAnswer, parts: list[AnswerPart]) -> None:
-    calls = sum(isinstance(part, CheckedCall) for part in parts)
-    service.metrics.count_calls(answer.loaded.model_info.name, calls)
-
-
-async def while_connected(
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    limit: int,
-    answer: Callable[[bytes, float, Scope, Receive, Send], Awaitable[None]],
-) -> None:
-    """Have a request answered, as long as its client is there.
-
-    Args:
-        limit: most bytes of the body.
-        answer: is given the body, and `time.perf_counter()` when the request came.
+    Attributes:
+        route: who said what was shown; None until something was.
+        reason: why the device's draft was withdrawn; None where it was not, or nobody said.
     """
-    started = perf_counter()
-    try:
-        body = await read_body(scope, receive, limit)
-    except ClientDisconnect:
-        return
-    except ApiError as error:
-        await send_error(error, "messages", scope, receive, send)
-        return
-    async with anyio.create_task_group() as group:
 
-        async def watch() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            group.cancel_scope.cancel()
+    def __init__(self, policy: HoldPolicy) -> None:
+        self.route: Route | None = None
+        self.reason: str | None = None
+        self._policy = policy
+        self._held: list[AnswerEvent] = []
 
-        group.start_soon(watch)
-        await answer(body, started, scope, receive, send)
-        group.cancel_scope.cancel()
+    def feed(self, event: AnswerEvent) -> list[AnswerEvent]:
+        """What may be shown now.
+
+        Raises:
+            CloudBroken: what was shown is withdrawn, and the client could not be told.
+        """
+        if isinstance(event, Restart):
+            return self._restart(event)
+        route = _route_of(event)
+        if self._policy == "answer" or (self._policy == "decision" and route == "local"):
+            self._held.append(event)
+            return []
+        self.route = route
+        return [event]
+
+    def flush(self) -> list[AnswerEvent]:
+        """What was held back, at the answer's end."""
+        held, self._held = self._held, []
+        return held
+
+    def _restart(self, event: Restart) -> list[AnswerEvent]:
+        self._held.clear()
+        if self.route is None:
+            self.reason = event.reason
+            return []
+        if self._policy == "nothing":
+            return [event]
+        raise CloudBroken(
+            f"The answer was withdrawn under way: {event.reason}.", endpoint="", hint="Ask again."
+        )
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+def _route_of(event: AnswerEvent) -> Route:
+    if isinstance(event, Step):
+        return "local"
+    return event.route if isinstance(event, TextDelta) else "cloud"
+
+
+def _parts_of(event: AnswerEvent, reader: AnswerReader) -> list[ResponsePart]:
+    """What of an answer is certain after one more event."""
+    if isinstance(event, Step):
+        return [*reader.feed(event.text)]
+    if isinstance(event, TextDelta):
+        # What a cloud says in words is never a call.
+        return [*reader.feed(event.text)] if event.route == "local" else [event.text]
+    return [event]
+
+
+def _all_parts(reply: AnswerReply, reader: AnswerReader) -> list[ResponsePart]:
+    if reply.receipt.route == "cloud":
+        return [reply.text, *reply.tool_calls]
+    return [*reader.feed(reply.text), *reader.flush()]
+
+
+def _metadata(parsed: ParsedRequest, answer: RunningAnswer) -> ResponseMetadata:
+    model = answer.loaded.model
+    return ResponseMetadata(
+        model=parsed.model,
+        engine=None if answer.source.may_withdraw else model.info.name,
+        tokenizer=model.runtime.encoder.tokenizer,
+        logprobs=parsed.logprobs,
+        may_call=parsed.may_call,
+        usage_follows=parsed.wants_usage,
+    )
+
+
+def _stream_headers(
+    parsed: ParsedRequest, answer: RunningAnswer, buffer: StreamBuffer
+) -> dict[str, str]:
+    """The headers of a stream whose first event, if it has any, is known."""
+    source = answer.source
+    if not parsed.hybrid:
+        return {}
+    if answer.reply is not None:
+        return reply_headers(answer.reply)
+    if source.may_withdraw and buffer.route == "local":
+        return routing_headers("undecided", None)
+    return routing_headers(buffer.route or "local", buffer.reason or source.reason)
+
+
+def _finished_reply(answer: RunningAnswer) -> AnswerReply:
+    """The reply of an answer that has ended, where it is something to show."""
+    reply = answer.reply
+    if reply is None or reply.finish_reason == "cancelled":
+        raise shutting_down()
+    if reply.finish_reason == "deadline" and reply.receipt.output_tokens == 0:
+        raise deadline_passed()
+    return reply
+
+
+async def _buffered(
+    answer: RunningAnswer, buffer: StreamBuffer
+) -> AsyncGenerator[AnswerEvent, None]:
+    async with aclosing(answer.events()) as events:
+        async for event in events:
+            for shown in buffer.feed(event):
+                yield shown
+    for shown in buffer.flush():
+        yield shown
+
+
+async def _with_first(
+    first: AnswerEvent | None, rest: AsyncIterator[AnswerEvent]
+) -> AsyncIterator[AnswerEvent]:
+    if first is not None:
+        yield first
+        async for event in rest:
+            yield event
+
+
+async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The body of a JSON request.
 
     Raises:
@@ -197,14 +312,14 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     declared = Headers(scope=scope).get("content-type", "")
     body = bytearray()
     size = 0
-    with anyio.move_on_after(_MAX_BODY_SECONDS) as scope_of_time:
+    with anyio.move_on_after(_MAX_BODY_SECONDS) as timeout:
         async for part in Request(scope, receive).stream():
             size += len(part)
             if size <= limit:
                 body += part
             elif size > _DRAIN_FACTOR * limit:
                 break
-    if scope_of_time.cancelled_caught:
+    if timeout.cancelled_caught:
         raise ApiError(408, "The request's body did not come in time.", code="body_too_slow")
     if size > limit:
         raise ApiError(413, f"The body is larger than {limit:,} bytes.", code="body_too_large")
@@ -215,56 +330,34 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     return bytes(body)
 
 
-async def _with_first(first: Step | None, rest: AsyncIterator[Step]) -> AsyncIterator[Step]:
-    if first is not None:
-        yield first
-        async for step in rest:
-            yield step
-
-
-def sse_event(content: Json) -> bytes:
-    """An event with JSON."""
+def _sse_event(content: Json) -> bytes:
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return f"data: {text}\n\n".encode()
 
 
-def _finish_of(answer: DeviceAnswer) -> Finish:
-    """How an answer ended, where that is something to show."""
-    finish = answer.finish
-    assert finish is not None, "an answer whose steps ended without an error has a finish"
-    if finish.reason == "cancelled":
-        raise shutting_down()
-    if finish.reason == "deadline" and not finish.tokens:
-        raise deadline_passed()
-    return finish
-
-
-async def send_stream(events: AsyncIterator[bytes], send: Send, headers: Mapping[str, str]) -> None:
-    """Send a stream of events, which must raise nothing.
-
-    Args:
-        headers: besides those that any such stream has; in Latin-1.
-    """
-    besides = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-    everything = [*_STREAM_HEADERS, *besides]
-    await send({"type": "http.response.start", "status": 200, "headers": everything})
+async def _send_events(
+    events: AsyncIterator[bytes], headers: Mapping[str, str], send: Send
+) -> None:
+    """Send a stream of events, which must raise nothing; `headers` are in Latin-1."""
+    extra = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    start = {"type": "http.response.start", "status": 200, "headers": [*_STREAM_HEADERS, *extra]}
+    await send(start)
     async for event in events:
         await send({"type": "http.response.body", "body": event, "more_body": True})
-        # Neither sending nor a step that is there already gives way to the loop by itself, and it
-        # is the loop that notices a client's leaving.
+        # Neither sending nor an event that is there already gives way to the loop by itself, and
+        # it is the loop that notices a client's leaving.
         await asyncio.sleep(0)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def send_error(
+async def _send_error(
     error: Exception, param: str, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Answer with an error."""
-    said = api_error(error, param)
-    await JSONResponse(said.body(), said.status, said.headers)(scope, receive, send)
+    shown = _api_error(error, param)
+    await JSONResponse(shown.body(), shown.status, shown.headers)(scope, receive, send)
 
 
-def api_error(error: Exception, param: str) -> ApiError:
+def _api_error(error: Exception, param: str) -> ApiError:
     """What a client is told of an error."""
     if isinstance(error, ApiError):
         return error
@@ -272,184 +365,3 @@ def api_error(error: Exception, param: str) -> ApiError:
         return to_api_error(error, param=param)
     _log.error("An answer failed", exc_info=error)
     return ApiError(500, "The server failed; its log says more.", code="internal_error")
-
-
-_PARAM = "messages"
-# What a stream says in its headers where another may still answer.
-_UNDECIDED = "undecided"
-
-
-@dataclass(frozen=True)
-class StreamedAnswer:
-    """An answer that goes out piece by piece."""
-
-    work: HybridAnswer
-    shape: HybridResponseBuilder
-    asked: ParsedHybridRequest
-    holding: StreamBuffer
-
-
-class HybridEndpoint:
-    """ASGI application of `/v1/chat/completions` where a cloud may answer too.
-
-    A client that goes away cancels its answer, on the device and in the cloud.
-    """
-
-    def __init__(self, service: Service, setup: HybridClients) -> None:
-        self._service = service
-        self._setup = setup
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit = self._service.settings.body_limit
-        await while_connected(scope, receive, send, limit, self._answer)
-
-    async def _answer(
-        self, body: bytes, started: float, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        try:
-            service, policy = self._service, self._setup.policy
-            headers = Headers(scope=scope)
-            asked = await service.in_thread(
-                lambda: parse_hybrid_chat(body, headers, service.settings, policy, started)
-            )
-            if isinstance(asked, ParsedRequest):
-                await answer_on_device(service, asked, scope, receive, send)
-                return
-            hold = self._hold(asked)
-            work = await self._begin(asked, hold, started)
-            metadata = ResponseMetadata(
-                model=asked.model,
-                engine=None if work.others else work.loaded.model.info.name,
-                tokenizer=work.loaded.model.runtime.encoder.tokenizer,
-                logprobs=False,
-                usage_follows=asked.wants_usage,
-            )
-            shape = HybridResponseBuilder(metadata, may_call=asked.may_call)
-            try:
-                if asked.stream:
-                    holding = StreamBuffer(hold if work.others else "nothing")
-                    await self._stream(StreamedAnswer(work, shape, asked, holding), send)
-                    return
-                async with aclosing(work.events()) as events:
-                    async for _ in events:
-                        pass
-            finally:
-                work.cancel()
-            reply = _finished_reply(work)
-            parts = _parts(reply, asked)
-            told = routing_headers(reply.route, reply.reason)
-            await JSONResponse(shape.whole(reply, parts), headers=told)(scope, receive, send)
-        except Exception as error:
-            await send_error(error, _PARAM, scope, receive, send)
-
-    def _hold(self, asked: ParsedHybridRequest) -> HoldPolicy:
-        if not asked.stream or (asked.whole and self._setup.hold == "decision"):
-            return "answer"
-        return self._setup.hold
-
-    async def _begin(
-        self, asked: ParsedHybridRequest, hold: HoldPolicy, started: float
-    ) -> HybridAnswer:
-        # Where pieces of a cloud are shown at once, what broke off is not begun again.
-        on_break: OnBreak = "incomplete" if hold == "decision" else "restart"
-
-        prefer = asked.routing.prefer
-
-        def prepare(loaded: LoadedModel) -> PreparedHybridAnswer:
-            ask, verdict = asked.prepare(loaded.model.runtime)
-            ask = replace(ask, sequences=loaded.sequences, on_break=on_break)
-            return PreparedHybridAnswer(self._setup.client(asked.model, loaded.model), ask, verdict)
-
-        def make(loaded: LoadedModel, prepared: PreparedHybridAnswer) -> HybridAnswer:
-            return HybridAnswer(loaded, prepared, prefer, started)
-
-        return await self._service.begin(asked.model, started, prepare, make)
-
-    async def _stream(self, streamed: StreamedAnswer, send: Send) -> None:
-        async with aclosing(_buffered_events(streamed)) as shown:
-            # Nothing is sent before the first: until then an error has a status, and most often it
-            # is known by then who answers.
-            first = await anext(shown, None)
-            told = _headers(streamed)
-            await send_stream(self._events(streamed, first, shown), send, told)
-
-    async def _events(
-        self, streamed: StreamedAnswer, first: HybridEvent | None, shown: AsyncIterator[HybridEvent]
-    ) -> AsyncIterator[bytes]:
-        work, shape, asked = streamed.work, streamed.shape, streamed.asked
-        reader = asked.reader()
-        try:
-            yield sse_event(shape.opening())
-            async for event in _with_first_answering(first, shown):
-                if isinstance(event, Restart):
-                    reader = asked.reader()
-                    yield sse_event(shape.restart(event.reason))
-                elif isinstance(event, ReasoningDelta):
-                    yield sse_event(shape.thought(event.text))
-                else:
-                    # What a cloud says in words is never a call.
-                    said: list[AnswerPart] = [event.text]
-                    for part in reader.feed(event.text) if event.route == "local" else said:
-                        for chunk in shape.said(part):
-                            yield sse_event(chunk)
-            reply = _finished_reply(work)
-        except Exception as error:
-            yield sse_event(api_error(error, _PARAM).body())
-            return
-        for part in reader.rest() if reply.route == "local" else _calls(reply):
-            for chunk in shape.said(part):
-                yield sse_event(chunk)
-        yield sse_event(shape.closing(reply))
-        if asked.wants_usage:
-            yield sse_event(shape.usage_chunk(reply))
-        yield DONE
-
-
-def _parts(reply: HybridReply, asked: ParsedHybridRequest) -> list[AnswerPart]:
-    if reply.route == "cloud":
-        return [reply.text, *_calls(reply)]
-    reader = asked.reader()
-    return [*reader.feed(reply.text), *reader.rest()]
-
-
-def _calls(reply: HybridReply) -> list[AnswerPart]:
-    """The calls of a cloud's answer."""
-    return [
-        CheckedCall(call.name, json.dumps(call.arguments, ensure_ascii=False), call.id)
-        for call in reply.tool_calls
-    ]
-
-
-async def _buffered_events(streamed: StreamedAnswer) -> AsyncGenerator[HybridEvent, None]:
-    holding = streamed.holding
-    async with aclosing(streamed.work.events()) as events:
-        async for event in events:
-            for one in holding.feed(event):
-                yield one
-    for one in holding.rest():
-        yield one
-
-
-def _headers(streamed: StreamedAnswer) -> dict[str, str]:
-    """Of a stream whose first event, if it has any, was shown."""
-    work, holding = streamed.work, streamed.holding
-    if work.reply is not None:
-        return routing_headers(work.reply.route, work.reply.reason)
-    if holding.route == "local" and work.others:
-        return routing_headers(_UNDECIDED, None)
-    return routing_headers(holding.route or "local", holding.reason)
-
-
-def _finished_reply(work: HybridAnswer) -> HybridReply:
-    if work.reply is None:
-        raise shutting_down()
-    return work.reply
-
-
-async def _with_first_answering(
-    first: HybridEvent | None, rest: AsyncIterator[HybridEvent]
-) -> AsyncIterator[HybridEvent]:
-    if first is not None:
-        yield first
-        async for event in rest:
-            yield event

@@ -15,88 +15,17 @@ from edgesdk.hybrid.privacy.policy import Policy, Upload, UploadVerdict
 from edgesdk.hybrid.request import Prefer
 from edgesdk.model import Model
 from edgesdk.server.api_errors import ApiError
-from edgesdk.server.content_parts import STRICT
+from edgesdk.server.chat_messages import STRICT
 from edgesdk.system.closing import Closeable
 
 UPLOAD_HEADER, PREFER_HEADER = "x-edgesdk-upload", "x-edgesdk-prefer"
 # Without "ask", because there is nobody to ask.
 RequestUpload = Literal["local_only", "redact", "allow"]
-_Word = TypeVar("_Word", bound=str)
-
-
-class RoutingFields(BaseModel):
-    """The field `edgesdk` of a request."""
-
-    model_config = STRICT
-
-    upload: RequestUpload | None = None
-    prefer: Prefer | None = None
-
-
-@dataclass(frozen=True)
-class RequestRouting:
-    """Attributes:
-    upload: the request's own rule; None for the server's.
-    prefer: see `HybridClient.stream`.
-    """
-
-    upload: Upload | None
-    prefer: Prefer | None
-
-
-def requested_routing(
-    fields: RoutingFields | None, headers: Headers, policy: Policy
-) -> RequestRouting:
-    """What a request says, in its body or in its headers.
-
-    Raises:
-        ApiError: 400 for a word that is none, or where body and header contradict each other; 403
-            for a rule that is looser than the server's.
-    """
-    fields = fields or RoutingFields()
-    upload = _field_or_header(
-        "upload", fields.upload, headers.get(UPLOAD_HEADER), get_args(RequestUpload)
-    )
-    prefer = _field_or_header("prefer", fields.prefer, headers.get(PREFER_HEADER), get_args(Prefer))
-    if (
-        upload is not None
-        and UploadVerdict(upload, "").tightened(policy.default, "").upload != upload
-    ):
-        raise ApiError(
-            403,
-            f"This server's rule for uploads is {policy.default!r}; a request may only be"
-            " stricter.",
-            param="edgesdk.upload",
-            code="upload_not_allowed",
-        )
-    return RequestRouting(upload, prefer)
-
-
-def _field_or_header(
-    name: str, field: _Word | None, header: str | None, words: tuple[_Word, ...]
-) -> _Word | None:
-    param = f"edgesdk.{name}"
-    if header is None:
-        return field
-    said = next((word for word in words if word == header.strip()), None)
-    if said is None:
-        raise ApiError(
-            400,
-            f"The header X-Edgesdk-{name.title()} must be one of {', '.join(words)}.",
-            param=param,
-            code="invalid_value",
-        )
-    if field not in (None, said):
-        raise ApiError(
-            400, f"The header and the body contradict each other in {param!r}.", param=param
-        )
-    return said
-
-
-# What a stream keeps back, so that a client which only appends text never shows a withdrawn draft.
+# What a stream holds back, so that a client which only appends text never shows a withdrawn draft.
 # "decision": the device's pieces, until it is sure that they are the answer. "answer": all pieces,
 # until the answer is whole. "nothing".
 HoldPolicy = Literal["decision", "answer", "nothing"]
+_Word = TypeVar("_Word", bound=str)
 
 
 class HybridClients(Closeable):
@@ -105,7 +34,7 @@ class HybridClients(Closeable):
     Args:
         make: makes the client of a model.
         policy: of all clients; its default is the loosest rule that a request may ask for.
-        hold: what streams keep back.
+        hold: what streams hold back.
     """
 
     def __init__(
@@ -134,7 +63,7 @@ class HybridClients(Closeable):
             made = self._make(model)
             self._clients[name] = (model, made)
         if known is not None:
-            # Of a model that was unloaded since: nobody asks it any more.
+            # Its model was unloaded since, so nobody asks it any more.
             known[1].close()
         return made
 
@@ -143,3 +72,74 @@ class HybridClients(Closeable):
             clients, self._clients = self._clients, {}
         for _, client in clients.values():
             client.close()
+
+
+class RoutingFields(BaseModel):
+    """The field `edgesdk` of a request."""
+
+    model_config = STRICT
+
+    upload: RequestUpload | None = None
+    prefer: Prefer | None = None
+
+
+@dataclass(frozen=True)
+class RequestRouting:
+    """Says who may answer one request.
+
+    Attributes:
+        upload: the request's own rule; None for the server's.
+        prefer: see `HybridClient.stream`.
+    """
+
+    upload: Upload | None
+    prefer: Prefer | None
+
+
+def requested_routing(
+    fields: RoutingFields | None, headers: Headers, policy: Policy
+) -> RequestRouting:
+    """Read the routing of a request from its body or its headers.
+
+    Raises:
+        ApiError: 400 for a value that is not allowed, or where body and header contradict each
+            other; 403 for a rule that is looser than the server's.
+    """
+    fields = fields or RoutingFields()
+    upload = _field_or_header(
+        "upload", fields.upload, headers.get(UPLOAD_HEADER), get_args(RequestUpload)
+    )
+    prefer = _field_or_header("prefer", fields.prefer, headers.get(PREFER_HEADER), get_args(Prefer))
+    if (
+        upload is not None
+        and UploadVerdict(upload, "").tightened(policy.default, "").upload != upload
+    ):
+        raise ApiError(
+            403,
+            f"This server's rule for uploads is {policy.default!r}; a request may only be"
+            " stricter.",
+            param="edgesdk.upload",
+            code="upload_not_allowed",
+        )
+    return RequestRouting(upload, prefer)
+
+
+def _field_or_header(
+    name: str, field: _Word | None, header: str | None, words: tuple[_Word, ...]
+) -> _Word | None:
+    param = f"edgesdk.{name}"
+    if header is None:
+        return field
+    value = next((word for word in words if word == header.strip()), None)
+    if value is None:
+        raise ApiError(
+            400,
+            f"The header X-Edgesdk-{name.title()} must be one of {', '.join(words)}.",
+            param=param,
+            code="invalid_value",
+        )
+    if field not in (None, value):
+        raise ApiError(
+            400, f"The header and the body contradict each other in {param!r}.", param=param
+        )
+    return value

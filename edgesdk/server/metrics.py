@@ -1,4 +1,4 @@
-"""What `/metrics` shows, in Prometheus' text format. Nothing of it is global to the process."""
+"""Counts what `/metrics` shows, in Prometheus' text format. Nothing is global to the process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from edgesdk.generation.loop import Finish
+from edgesdk.receipt import Receipt
 from edgesdk.system.resources import double_counted_bytes
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -74,40 +74,40 @@ class Metrics:
         self.gauge("edgesdk_resident_memory_bytes", "Memory of the process.", _resident_memory)
 
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        """A value that is read when the metrics are."""
+        """Add a value that is read when the metrics are."""
         Gauge(name, help_text, registry=self._registry).set_function(read)
 
     def count_request(self, path: str, status: int) -> None:
-        """A request was answered, with this status."""
+        """Count a request by its path and status."""
         self._requests.labels(path, str(status)).inc()
 
     def count_failure(self, model: str) -> None:
-        """An error ended an answer."""
+        """Count an answer that an error ended."""
         self._ended.labels(model, "error").inc()
 
-    def count_answer(self, model: str, finish: Finish) -> None:
-        """An answer ended."""
-        self._ended.labels(model, finish.reason).inc()
-        self._prompt.labels(model).inc(finish.prompt_tokens)
-        self._cached.labels(model).inc(finish.cached_tokens)
-        self._output.labels(model).inc(len(finish.tokens))
-        if finish.time_to_first_token is not None:
-            self._first.labels(model).observe(finish.time_to_first_token)
-        if finish.decode_steps and finish.decode_seconds > 0:
-            self._rate.labels(model).observe(finish.decode_steps / finish.decode_seconds)
+    def count_answer(self, model: str, receipt: Receipt) -> None:
+        """Count an answer of the device."""
+        self._ended.labels(model, receipt.finish_reason).inc()
+        self._prompt.labels(model).inc(receipt.prompt_tokens)
+        self._cached.labels(model).inc(receipt.cached_tokens)
+        self._output.labels(model).inc(receipt.output_tokens)
+        if receipt.time_to_first_token is not None:
+            self._first.labels(model).observe(receipt.time_to_first_token)
+        if receipt.tokens_per_second is not None:
+            self._rate.labels(model).observe(receipt.tokens_per_second)
 
     def count_route(self, model: str, route: str, money: float) -> None:
-        """An answer that a cloud might have given ended."""
+        """Count an answer that a cloud might have given."""
         self._routes.labels(model, route).inc()
         self._money.labels(model).inc(money)
 
     def count_calls(self, model: str, calls: int) -> None:
-        """A part of an answer has so many calls of tools."""
+        """Count calls of tools in an answer."""
         if calls:
             self._calls.labels(model).inc(calls)
 
     def text(self) -> bytes:
-        """All of it."""
+        """All metrics as text."""
         return generate_latest(self._registry)
 
 

@@ -4,55 +4,69 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import monotonic
 from typing import TypeVar
 
+from edgesdk.engines.base import DecodeState, Engine
 from edgesdk.errors import EdgeError
+from edgesdk.generation.loop import common_prefix
 from edgesdk.model import Model
 from edgesdk.server.api_errors import ApiError, model_not_loaded, unknown_model
 from edgesdk.server.model_sources import ModelInfo, ModelSource
 from edgesdk.server.settings import ServerSettings
-from edgesdk.server.state_pool import StatePool
 
 _Result = TypeVar("_Result")
 _log = logging.getLogger("edgesdk.server")
+# Copying a KV cache is worth it from about here; a shorter beginning is computed sooner.
+_MIN_FORK_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A loaded model, the bytes that it is reckoned to take, its idle sequences, and the turns
-    that its answers take, first come first served."""
+    """A model in memory.
+
+    Attributes:
+        memory: the bytes that it is reckoned to take.
+        states: its idle decode states.
+        answer_slots: lets so many answers run at once, first come first served.
+    """
 
     model_info: ModelInfo
     memory: int
     model: Model
-    sequences: StatePool
+    states: StatePool
     answer_slots: asyncio.Semaphore
 
     def close(self) -> None:
         """Free it."""
-        self.sequences.close()
+        self.states.close()
         self.model.close()
 
 
 @dataclass(eq=False)
 class PoolEntry:
-    """A place on the shelf, and the bytes that it is reckoned to take. `loaded` is what is, or is
-    being, loaded into it."""
+    """A model that is loaded, or being loaded.
+
+    Attributes:
+        memory: the bytes that it is reckoned to take.
+        used: when it was last in use, by the pool's clock.
+        users: how many requests use it now.
+    """
 
     model_info: ModelInfo
     memory: int
-    loaded: asyncio.Task[LoadedModel]
+    loading: asyncio.Task[LoadedModel]
     used: float
     users: int = 0
 
     @property
     def is_loaded(self) -> bool:
-        """Whether it has been loaded, and well."""
-        task = self.loaded
+        """Whether loading it has succeeded."""
+        task = self.loading
         return task.done() and not task.cancelled() and task.exception() is None
 
 
@@ -112,7 +126,7 @@ class ModelPool:
 
     def loaded_models(self) -> list[LoadedModel]:
         """The models that are loaded."""
-        return [entry.loaded.result() for entry in self._entries.values() if entry.is_loaded]
+        return [entry.loading.result() for entry in self._entries.values() if entry.is_loaded]
 
     async def evict_idle(self) -> None:
         """Unload what nobody used for `idle_seconds`."""
@@ -126,7 +140,7 @@ class ModelPool:
         """Unload everything; no model may be in use any more."""
         async with self._gate:
             if self._entries:
-                await asyncio.wait([entry.loaded for entry in self._entries.values()])
+                await asyncio.wait([entry.loading for entry in self._entries.values()])
             for entry in self._evictable():
                 await self._evict(entry)
 
@@ -178,14 +192,68 @@ class ModelPool:
         return over or len(self._entries) >= self._settings.max_models
 
     def _evictable(self) -> list[PoolEntry]:
-        return [s for s in self._entries.values() if s.users == 0 and s.is_loaded]
+        return [e for e in self._entries.values() if e.users == 0 and e.is_loaded]
 
     async def _evict(self, entry: PoolEntry) -> None:
         del self._entries[entry.model_info.name]
-        loaded = entry.loaded.result()
+        loaded = entry.loading.result()
         # Who makes room may give up, and the model is to be freed all the same.
         await asyncio.shield(self._thread(loaded.close))
         self._changed.set()
 
     def _thread(self, work: Callable[[], _Result]) -> asyncio.Future[_Result]:
         return asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+class StatePool:
+    """Keeps the idle decode states of one model, so that a conversation's next request computes
+    little. May be used by several threads.
+
+    A request carries the whole conversation. The state that answered its last turn holds most of
+    those tokens, and the decode loop computes only what comes after the longest common prefix.
+
+    Args:
+        max_states: most states that are kept; the one used longest ago makes room.
+    """
+
+    def __init__(self, engine: Engine, max_states: int) -> None:
+        self._engine = engine
+        self._max_states = max_states
+        self._lock = threading.Lock()
+        self._idle: list[DecodeState] = []
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def take(self, prompt: list[int]) -> DecodeState:
+        """The state to answer `prompt` on; release it, or close it.
+
+        Raises:
+            EngineError: the engine failed.
+        """
+        with self._lock:
+            shared = [common_prefix(state.tokens, prompt) for state in self._idle]
+            best = max(range(len(shared)), key=shared.__getitem__, default=None)
+            if best is None or shared[best] == 0:
+                return self._engine.new_state()
+            found, common = self._idle[best], shared[best]
+            if 2 * common < len(found.tokens):
+                # Another conversation, with the same beginning: it is not to lose its own.
+                return found.fork() if common >= _MIN_FORK_TOKENS else self._engine.new_state()
+            return self._idle.pop(best)
+
+    def release(self, state: DecodeState) -> None:
+        """Keep a state for later; the one used longest ago makes room."""
+        with self._lock:
+            self._idle.append(state)
+            surplus = self._idle[: max(0, len(self._idle) - self._max_states)]
+            del self._idle[: len(surplus)]
+        for old in surplus:
+            old.close()
+
+    def close(self) -> None:
+        """Free all of them."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for state in idle:
+            state.close()

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, TypeAlias
 
-from edgesdk.generation.loop import Finish, Step
+from edgesdk.generation.loop import Step
+from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart
 from edgesdk.hybrid.reply import HybridReply
-from edgesdk.server.callable_tools import CheckedCall
+from edgesdk.receipt import Reply
 from edgesdk.server.model_sources import ModelInfo
 from edgesdk.server.tool_call_reader import AnswerPart
 from edgesdk.text.tokenizer import Tokenizer
+from edgesdk.tools.calls import ToolCall
 
 Json = dict[str, Any]
+AnswerReply: TypeAlias = Reply | HybridReply
+ResponsePart: TypeAlias = AnswerPart | ReasoningDelta | Restart
 
 # JSON has no -inf; this is what OpenAI gives for a token that is next to impossible.
 _MIN_LOGPROB = -9999.0
-
-
-class ResponseBuilder(Protocol):
-    """How one endpoint words an answer."""
-
-    def opening(self) -> list[Json]:
-        """Chunks before the first part."""
-
-    def chunks(self, steps: list[Step], part: AnswerPart) -> list[Json]:
-        """A part of the answer, and the `steps` since the last one."""
-
-    def closing(self, finish: Finish) -> Json:
-        """The chunk that says why the answer ended."""
-
-    def usage_chunk(self, finish: Finish) -> Json:
-        """The chunk that counts tokens."""
-
-    def whole(self, steps: list[Step], parts: list[AnswerPart], finish: Finish) -> Json:
-        """All of the answer at once."""
+ROUTE_HEADER, REASON_HEADER = "x-edgesdk-route", "x-edgesdk-reason"
+# OpenAI's words for why an answer ended; all others mean that it was cut short.
+_FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
 
 
 @dataclass(frozen=True)
@@ -45,107 +35,142 @@ class ResponseMetadata:
     """What all chunks of an answer share.
 
     Attributes:
+        engine: None where a cloud may answer.
+        logprobs: whether the answer lists the log-probabilities of its tokens.
+        may_call: whether the answer may be calls of tools instead of text.
         usage_follows: each chunk of the stream then has a `usage`, null except in the last.
     """
 
     model: str
     engine: str | None
     tokenizer: Tokenizer
-    logprobs: bool
-    usage_follows: bool
+    logprobs: bool = False
+    may_call: bool = False
+    usage_follows: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    def around(self, prefix: str, kind: str, choices: list[Json]) -> Json:
-        """The object around `choices`."""
-        return {
-            "id": f"{prefix}-{self.key}",
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.engine,
-            "choices": choices,
-        }
 
     def text_of(self, token: int) -> str:
         """A token by itself, for people."""
         return self.tokenizer.token_bytes(token).decode("utf-8", "replace")
 
 
-class ChatResponseBuilder:
-    """Implements `ResponseBuilder` for `/v1/chat/completions`.
+class ResponseBuilder(ABC):
+    """Builds one answer of one endpoint, in chunks or as a whole."""
 
-    Args:
-        may_call: whether the answer may be calls of tools instead of text.
-    """
+    _id_prefix: str
+    _object: str
+    _chunk_object: str
 
-    def __init__(self, metadata: ResponseMetadata, *, may_call: bool = False) -> None:
+    def __init__(self, metadata: ResponseMetadata) -> None:
         self._metadata = metadata
-        self._may_call = may_call
-        self._calls = 0
 
-    def opening(self) -> list[Json]:
-        content = None if self._may_call else ""
-        return [self._chunk({"role": "assistant", "content": content}, None)]
+    @abstractmethod
+    def first_chunks(self) -> list[Json]:
+        """The chunks before the first part."""
 
-    def chunks(self, steps: list[Step], part: AnswerPart) -> list[Json]:
+    @abstractmethod
+    def part_chunks(self, part: ResponsePart, steps: list[Step]) -> list[Json]:
+        """The chunks of a part of the answer, and of the device's `steps` since the last one."""
+
+    @abstractmethod
+    def last_chunk(self, reply: AnswerReply) -> Json:
+        """The chunk that says why the answer ended."""
+
+    @abstractmethod
+    def complete(self, steps: list[Step], parts: list[ResponsePart], reply: AnswerReply) -> Json:
+        """All of the answer at once."""
+
+    def usage_chunk(self, reply: AnswerReply) -> Json:
+        """The chunk that counts tokens, after all others."""
+        return self._body(self._chunk_object, []) | _usage(reply) | _routing_report(reply)
+
+    def _body(self, kind: str, choices: list[Json]) -> Json:
+        return {
+            "id": f"{self._id_prefix}-{self._metadata.key}",
+            "object": kind,
+            "created": self._metadata.created,
+            "model": self._metadata.model,
+            "system_fingerprint": self._metadata.engine,
+            "choices": choices,
+        }
+
+    def _chunk(self, choice: Json) -> Json:
+        body = self._body(self._chunk_object, [choice])
+        return body | ({"usage": None} if self._metadata.usage_follows else {})
+
+    def _complete(self, choice: Json, reply: AnswerReply) -> Json:
+        return self._body(self._object, [choice]) | _usage(reply) | _routing_report(reply)
+
+
+class ChatResponseBuilder(ResponseBuilder):
+    """Builds an answer of `/v1/chat/completions`."""
+
+    _id_prefix = "chatcmpl"
+    _object = "chat.completion"
+    _chunk_object = "chat.completion.chunk"
+
+    def __init__(self, metadata: ResponseMetadata) -> None:
+        super().__init__(metadata)
+        self._num_calls = 0
+
+    def first_chunks(self) -> list[Json]:
+        content = None if self._metadata.may_call else ""
+        return [self._delta({"role": "assistant", "content": content})]
+
+    def part_chunks(self, part: ResponsePart, steps: list[Step]) -> list[Json]:
         if isinstance(part, str):
-            return [self._chunk({"content": part}, None, steps)]
-        index, self._calls = self._calls, self._calls + 1
-        begun = {"index": index, **call_entry(part, arguments="")}
-        arguments = {"index": index, "function": {"arguments": part.arguments}}
+            return [self._delta({"content": part}, steps=steps)]
+        if isinstance(part, ReasoningDelta):
+            return [self._delta({"reasoning_content": part.text})]
+        if isinstance(part, Restart):
+            self._num_calls = 0
+            return [self._delta({}) | {"edgesdk": {"restart": part.reason}}]
+        index, self._num_calls = self._num_calls, self._num_calls + 1
+        opened = {"index": index, **_call_entry(part, arguments="")}
+        arguments = {"index": index, "function": {"arguments": _arguments(part)}}
         return [
-            self._chunk({"tool_calls": [begun]}, None, steps),
-            self._chunk({"tool_calls": [arguments]}, None),
+            self._delta({"tool_calls": [opened]}, steps=steps),
+            self._delta({"tool_calls": [arguments]}),
         ]
 
-    def closing(self, finish: Finish) -> Json:
-        return self._chunk({}, self._reason(finish))
+    def last_chunk(self, reply: AnswerReply) -> Json:
+        reason = _finish_reason(reply, calls=self._num_calls > 0)
+        return self._delta({}, reason) | _routing_report(reply)
 
-    def usage_chunk(self, finish: Finish) -> Json:
-        body = self._metadata.around("chatcmpl", "chat.completion.chunk", [])
-        return body | {"usage": usage(finish)}
-
-    def whole(self, steps: list[Step], parts: list[AnswerPart], finish: Finish) -> Json:
+    def complete(self, steps: list[Step], parts: list[ResponsePart], reply: AnswerReply) -> Json:
         text = "".join(part for part in parts if isinstance(part, str))
-        calls = [
-            call_entry(part, part.arguments) for part in parts if isinstance(part, CheckedCall)
-        ]
-        self._calls = len(calls)
+        calls = [_call_entry(p, _arguments(p)) for p in parts if isinstance(p, ToolCall)]
         message: Json = {"role": "assistant", "content": text, "refusal": None}
+        if isinstance(reply, HybridReply) and reply.reasoning:
+            message["reasoning_content"] = reply.reasoning
         if calls:
             message |= {"content": text or None, "tool_calls": calls}
         choice = {
             "index": 0,
             "message": message,
-            "finish_reason": self._reason(finish),
+            "finish_reason": _finish_reason(reply, calls=bool(calls)),
             "logprobs": self._logprobs(steps),
         }
-        body = self._metadata.around("chatcmpl", "chat.completion", [choice])
-        return body | {"usage": usage(finish)}
+        return self._complete(choice, reply)
 
-    def _reason(self, finish: Finish) -> str:
-        reason = finish_reason(finish)
-        return "tool_calls" if self._calls and reason == "stop" else reason
-
-    def _chunk(self, delta: Json, reason: str | None, steps: Iterable[Step] = ()) -> Json:
+    def _delta(self, delta: Json, reason: str | None = None, steps: Iterable[Step] = ()) -> Json:
         choice: Json = {"index": 0, "delta": delta, "finish_reason": reason}
         choice["logprobs"] = self._logprobs(steps)
-        body = self._metadata.around("chatcmpl", "chat.completion.chunk", [choice])
-        return body | ({"usage": None} if self._metadata.usage_follows else {})
+        return self._chunk(choice)
 
     def _logprobs(self, steps: Iterable[Step]) -> Json | None:
+        if not self._metadata.logprobs:
+            return None
         entries = [
-            self._entry(step.token, step.logprob)
-            | {"top_logprobs": [self._entry(*likely) for likely in step.likeliest]}
+            self._logprob_entry(step.token, step.logprob)
+            | {"top_logprobs": [self._logprob_entry(*likely) for likely in step.likeliest]}
             for step in steps
             if step.token is not None and step.logprob is not None
         ]
-        return (
-            {"content": entries, "refusal": None} if self._metadata.logprobs and entries else None
-        )
+        return {"content": entries, "refusal": None} if entries else None
 
-    def _entry(self, token: int, logprob: float) -> Json:
+    def _logprob_entry(self, token: int, logprob: float) -> Json:
         return {
             "token": self._metadata.text_of(token),
             "logprob": max(logprob, _MIN_LOGPROB),
@@ -153,34 +178,34 @@ class ChatResponseBuilder:
         }
 
 
-class CompletionResponseBuilder:
-    """Implements `ResponseBuilder` for `/v1/completions`."""
+class CompletionResponseBuilder(ResponseBuilder):
+    """Builds an answer of `/v1/completions`."""
+
+    _id_prefix = "cmpl"
+    _object = _chunk_object = "text_completion"
 
     def __init__(self, metadata: ResponseMetadata) -> None:
-        self._metadata = metadata
-        self._offset = 0
+        super().__init__(metadata)
+        self._text_offset = 0
 
-    def opening(self) -> list[Json]:
+    def first_chunks(self) -> list[Json]:
         return []
 
-    def chunks(self, steps: list[Step], part: AnswerPart) -> list[Json]:
-        return [self._chunk(str(part), None, steps)]
+    def part_chunks(self, part: ResponsePart, steps: list[Step]) -> list[Json]:
+        assert isinstance(part, str), "a completion has nothing but text"
+        return [self._chunk(self._choice(part, None, steps))]
 
-    def closing(self, finish: Finish) -> Json:
-        return self._chunk("", finish_reason(finish), [])
+    def last_chunk(self, reply: AnswerReply) -> Json:
+        reason = _finish_reason(reply, calls=False)
+        return self._chunk(self._choice("", reason, [])) | _routing_report(reply)
 
-    def usage_chunk(self, finish: Finish) -> Json:
-        return self._metadata.around("cmpl", "text_completion", []) | {"usage": usage(finish)}
+    def complete(self, steps: list[Step], parts: list[ResponsePart], reply: AnswerReply) -> Json:
+        reason = _finish_reason(reply, calls=False)
+        return self._complete(self._choice("".join(map(str, parts)), reason, steps), reply)
 
-    def whole(self, steps: list[Step], parts: list[AnswerPart], finish: Finish) -> Json:
-        text = "".join(map(str, parts))
-        return self._chunk(text, finish_reason(finish), steps) | {"usage": usage(finish)}
-
-    def _chunk(self, text: str, reason: str | None, steps: list[Step]) -> Json:
+    def _choice(self, text: str, reason: str | None, steps: list[Step]) -> Json:
         choice = {"index": 0, "text": text, "finish_reason": reason}
-        choice["logprobs"] = self._logprobs(steps)
-        body = self._metadata.around("cmpl", "text_completion", [choice])
-        return body | ({"usage": None} if self._metadata.usage_follows else {})
+        return choice | {"logprobs": self._logprobs(steps)}
 
     def _logprobs(self, steps: list[Step]) -> Json | None:
         if not self._metadata.logprobs:
@@ -198,142 +223,52 @@ class CompletionResponseBuilder:
                     for token, logprob in step.likeliest
                 }
             )
-            columns["text_offset"].append(self._offset)
-            self._offset += len(text)
+            columns["text_offset"].append(self._text_offset)
+            self._text_offset += len(text)
         return columns
 
 
-def call_entry(called: CheckedCall, arguments: str) -> Json:
-    """A call in an answer."""
-    function = {"name": called.name, "arguments": arguments}
-    return {"id": called.id, "type": "function", "function": function}
+def reply_headers(reply: AnswerReply) -> dict[str, str]:
+    """The headers that say who gave an answer; only a server with a cloud has them."""
+    return {} if isinstance(reply, Reply) else routing_headers(reply.route, reply.reason)
 
 
-def usage(finish: Finish) -> Json:
-    """Tokens in and out."""
-    return {
-        "prompt_tokens": finish.prompt_tokens,
-        "completion_tokens": len(finish.tokens),
-        "total_tokens": finish.prompt_tokens + len(finish.tokens),
-        "prompt_tokens_details": {"cached_tokens": finish.cached_tokens},
-    }
+def routing_headers(route: str, reason: str | None) -> dict[str, str]:
+    """The headers that say who answered, and why as far as that is known."""
+    headers = {ROUTE_HEADER: route}
+    if reason is not None:
+        # Headers hold Latin-1, and one line.
+        words = " ".join(reason.split()).encode("latin-1", "replace").decode("latin-1")
+        headers[REASON_HEADER] = words
+    return headers
 
 
-def finish_reason(finish: Finish) -> Literal["stop", "length"]:
-    """OpenAI's word for why an answer ended; one that a deadline ended was cut off too."""
-    return "stop" if finish.reason == "stop" else "length"
-
-
-def model_entry(model_info: ModelInfo) -> Json:
+def model_entry(info: ModelInfo) -> Json:
     """A model in the list of models."""
-    return {
-        "id": model_info.name,
-        "object": "model",
-        "created": model_info.created,
-        "owned_by": "edgesdk",
-    }
+    return {"id": info.name, "object": "model", "created": info.created, "owned_by": "edgesdk"}
 
 
-# OpenAI's words for why an answer ended; all others mean that it was cut short.
-_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
-
-
-class HybridResponseBuilder:
-    """Words one answer.
-
-    Args:
-        may_call: whether it may be calls of tools instead of text.
-    """
-
-    def __init__(self, metadata: ResponseMetadata, *, may_call: bool) -> None:
-        self._metadata = metadata
-        self._may_call = may_call
-        self._calls = 0
-
-    def opening(self) -> Json:
-        """The first chunk."""
-        return self._chunk({"role": "assistant", "content": None if self._may_call else ""})
-
-    def said(self, part: str | CheckedCall) -> list[Json]:
-        """A part of the answer."""
-        if isinstance(part, str):
-            return [self._chunk({"content": part})]
-        index, self._calls = self._calls, self._calls + 1
-        begun = {"index": index, **call_entry(part, arguments="")}
-        arguments = {"index": index, "function": {"arguments": part.arguments}}
-        return [self._chunk({"tool_calls": [each]}) for each in (begun, arguments)]
-
-    def thought(self, text: str) -> Json:
-        """A part of what the cloud's model thinks."""
-        return self._chunk({"reasoning_content": text})
-
-    def restart(self, reason: str) -> Json:
-        """All before it is void."""
-        self._calls = 0
-        return self._chunk({}) | {"edgesdk": {"restart": reason}}
-
-    def closing(self, reply: HybridReply) -> Json:
-        """The chunk that says why the answer ended, and where it came from."""
-        return self._chunk({}, self._reason(reply)) | {"edgesdk": routing_report(reply)}
-
-    def usage_chunk(self, reply: HybridReply) -> Json:
-        """The chunk that counts tokens, after all others."""
-        body = self._metadata.around("chatcmpl", "chat.completion.chunk", [])
-        return body | {"usage": hybrid_usage(reply), "edgesdk": routing_report(reply)}
-
-    def whole(self, reply: HybridReply, parts: list[str | CheckedCall]) -> Json:
-        """All of the answer at once."""
-        text = "".join(part for part in parts if isinstance(part, str))
-        calls = [
-            call_entry(part, part.arguments) for part in parts if isinstance(part, CheckedCall)
-        ]
-        self._calls = len(calls)
-        message: Json = {"role": "assistant", "content": text, "refusal": None}
-        if reply.reasoning:
-            message["reasoning_content"] = reply.reasoning
-        if calls:
-            message |= {"content": text or None, "tool_calls": calls}
-        choice = {
-            "index": 0,
-            "message": message,
-            "finish_reason": self._reason(reply),
-            "logprobs": None,
-        }
-        body = self._metadata.around("chatcmpl", "chat.completion", [choice])
-        return body | {"usage": hybrid_usage(reply), "edgesdk": routing_report(reply)}
-
-    def _reason(self, reply: HybridReply) -> str:
-        if self._calls and reply.finish_reason == "stop":
-            return "tool_calls"
-        if not self._calls and reply.finish_reason == "tool_calls":
-            return "stop"
-        return reply.finish_reason if reply.finish_reason in _REASONS else "length"
-
-    def _chunk(self, delta: Json, reason: str | None = None) -> Json:
-        choice: Json = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
-        body = self._metadata.around("chatcmpl", "chat.completion.chunk", [choice])
-        return body | ({"usage": None} if self._metadata.usage_follows else {})
-
-
-def hybrid_usage(reply: HybridReply) -> Json | None:
-    """Tokens as the one who answered counts them; None where it does not."""
+def _usage(reply: AnswerReply) -> Json:
+    """Tokens as the one who answered counts them; null where it does not."""
     receipt = reply.receipt
     if receipt.prompt_tokens is None or receipt.output_tokens is None:
-        return None
-    found: Json = {
+        return {"usage": None}
+    usage: Json = {
         "prompt_tokens": receipt.prompt_tokens,
         "completion_tokens": receipt.output_tokens,
         "total_tokens": receipt.prompt_tokens + receipt.output_tokens,
     }
     if receipt.cached_tokens is not None:
-        found["prompt_tokens_details"] = {"cached_tokens": receipt.cached_tokens}
-    return found
+        usage["prompt_tokens_details"] = {"cached_tokens": receipt.cached_tokens}
+    return {"usage": usage}
 
 
-def routing_report(reply: HybridReply) -> Json:
-    """The field `edgesdk` of an answer."""
+def _routing_report(reply: AnswerReply) -> Json:
+    """The field `edgesdk`; only a server with a cloud has it."""
+    if isinstance(reply, Reply):
+        return {}
     receipt = reply.receipt
-    return {
+    report = {
         "route": receipt.route,
         "reason": receipt.reason,
         "confidence": receipt.confidence,
@@ -343,27 +278,23 @@ def routing_report(reply: HybridReply) -> Json:
         "whole": receipt.finish_reason not in ("incomplete", "deadline"),
         "seconds": receipt.seconds,
     }
+    return {"edgesdk": report}
 
 
-def device_only_report(reason: str, finish: Finish, seconds: float) -> Json:
-    """The same of an answer of the device that nobody judged, because nobody else can give it."""
-    return {
-        "route": "local",
-        "reason": reason,
-        "confidence": None,
-        "low_confidence": False,
-        "cost": {"money": 0.0, "tokens": 0},
-        "endpoint": None,
-        "whole": finish.reason != "deadline",
-        "seconds": seconds,
-    }
+def _finish_reason(reply: AnswerReply, *, calls: bool) -> str:
+    """OpenAI's word for why an answer ended; one that a deadline ended was cut short too."""
+    reason = reply.finish_reason
+    if calls and reason == "stop":
+        return "tool_calls"
+    if not calls and reason == "tool_calls":
+        return "stop"
+    return reason if reason in _FINISH_REASONS else "length"
 
 
-def routing_headers(route: str, reason: str | None) -> dict[str, str]:
-    """The headers that say who answered, and why as far as that is known."""
-    headers = {"x-edgesdk-route": route}
-    if reason is not None:
-        # Headers hold Latin-1, and one line.
-        words = " ".join(reason.split()).encode("latin-1", "replace").decode("latin-1")
-        headers["x-edgesdk-reason"] = words
-    return headers
+def _call_entry(call: ToolCall, arguments: str) -> Json:
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _arguments(call: ToolCall) -> str:
+    return json.dumps(call.arguments, ensure_ascii=False)

@@ -1,6 +1,4 @@
-"""Runs a server process: it listens, says where, drains when it is told to stop, and keeps its
-memory flat.
-"""
+"""Runs a server process: how it listens, how it stops, and how it gives memory back."""
 
 from __future__ import annotations
 
@@ -12,24 +10,26 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import uvicorn
 
 from edgesdk.errors import InvalidOption
 from edgesdk.server.app import create_app
+from edgesdk.server.hybrid_routing import HybridClients
 from edgesdk.server.model_sources import ModelSource
 from edgesdk.server.service import Service
 from edgesdk.server.settings import ServerSettings
-
-if TYPE_CHECKING:
-    from edgesdk.server.hybrid_routing import HybridClients
 
 # Beyond the grace time, for the engine calls that are under way when it ends.
 _EXTRA_SECONDS = 10.0
 # How long a connection may idle. Clients drop theirs after 5 seconds by default; a server that does
 # so too, as uvicorn would, now and then hangs up on a request that is just coming.
 _KEEP_ALIVE_SECONDS = 75
+# Of <malloc.h>.
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
+_MMAP_BYTES = 2**18
+_MAX_ARENAS = 2
 
 
 def serve(
@@ -43,7 +43,7 @@ def serve(
 
     Args:
         on_start: called with the server's URL when it takes requests.
-        hybrid: who else may answer chat requests; None for nobody.
+        hybrid: the clients of the clouds that may answer chat requests; None for no cloud.
 
     Raises:
         InvalidOption: the address cannot be listened at.
@@ -131,16 +131,9 @@ def _signals_ignored_afterwards() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-# Of <malloc.h>.
-_M_MMAP_THRESHOLD = -3
-_M_ARENA_MAX = -8
-_MMAP_BYTES = 2**18
-_MAX_ARENAS = 2
-
-
 def keep_memory_flat() -> bool:
-    """Have blocks of 256 KiB and more go back to the system when they are freed, and all threads
-    share two heaps.
+    """Make the allocator give blocks of 256 KiB and more back to the system when they are freed,
+    and have all threads share two heaps.
 
     glibc raises its own limit with every such block that is freed, up to 32 MB, and then keeps KV
     caches and logits of conversations that are over in its heaps, of which it gives nearly every
@@ -148,7 +141,7 @@ def keep_memory_flat() -> bool:
     programs, not for libraries.
 
     Returns:
-        Whether this system's allocator can be told.
+        Whether this system's allocator has these settings.
     """
     if sys.platform != "linux":
         return False

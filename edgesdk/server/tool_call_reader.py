@@ -1,4 +1,8 @@
-"""Splits an answer into text for the user and calls of tools, as it comes."""
+"""Splits an answer into text for the user and calls of tools, as it comes.
+
+Text counts as a call when the call is complete and its arguments fit. Until then it is held back;
+where that never comes about, it is text for the user after all.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,10 @@ import json
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from edgesdk.server.callable_tools import CallableTools, CheckedCall
-from edgesdk.tools.calls import parse_calls
+from edgesdk.server.callable_tools import CallableTools
+from edgesdk.tools.calls import ToolCall, parse_calls
 
-AnswerPart: TypeAlias = str | CheckedCall
+AnswerPart: TypeAlias = str | ToolCall
 
 _DECODER = json.JSONDecoder()
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
@@ -23,7 +27,7 @@ class AnswerReader(Protocol):
     def feed(self, text: str) -> list[AnswerPart]:
         """What is certain after this piece; no text in it is empty."""
 
-    def rest(self) -> list[AnswerPart]:
+    def flush(self) -> list[AnswerPart]:
         """What was held back, at the answer's end."""
 
 
@@ -33,7 +37,7 @@ class PlainTextReader:
     def feed(self, text: str) -> list[AnswerPart]:
         return [text] if text else []
 
-    def rest(self) -> list[AnswerPart]:
+    def flush(self) -> list[AnswerPart]:
         return []
 
 
@@ -41,10 +45,10 @@ class ToolCallReader:
     """Implements `AnswerReader` where tools may be called."""
 
     def __init__(self, callable_tools: CallableTools) -> None:
-        self._toolset = callable_tools
+        self._tools = callable_tools
         self._held = ""
         self._state: Callable[[], list[AnswerPart] | None] = self._at_start
-        self._called = False
+        self._found_call = False
 
     def feed(self, text: str) -> list[AnswerPart]:
         self._held += text
@@ -53,33 +57,33 @@ class ToolCallReader:
             parts += found
         return parts
 
-    def rest(self) -> list[AnswerPart]:
+    def flush(self) -> list[AnswerPart]:
         held, self._held = self._held, ""
-        calls = self._calls(held)
+        calls = self._read_calls(held)
         if calls:
             return calls
         # Space between calls is not for the user.
-        return [held] if held and not (self._called and held.isspace()) else []
+        return [held] if held and not (self._found_call and held.isspace()) else []
 
     def _at_start(self) -> list[AnswerPart] | None:
-        """Before the first character: is all of it a call?"""
-        begun = self._held.lstrip()
-        if begun.startswith(_WHOLE_CALL_PREFIXES):
-            self._state = self._to_the_end
-        elif not any(start.startswith(begun) for start in _WHOLE_CALL_PREFIXES):
+        """Before the first character: tell whether all of the answer may be a call."""
+        beginning = self._held.lstrip()
+        if beginning.startswith(_WHOLE_CALL_PREFIXES):
+            self._state = self._until_the_end
+        elif not any(start.startswith(beginning) for start in _WHOLE_CALL_PREFIXES):
             self._state = self._in_text
         else:
             return None
         return []
 
-    def _to_the_end(self) -> list[AnswerPart] | None:
+    def _until_the_end(self) -> list[AnswerPart] | None:
         return None
 
     def _in_text(self) -> list[AnswerPart] | None:
-        """Text is let go up to where a call may start, without the space before that."""
+        """Let text go up to where a call may start, without the space before that."""
         before, tag, _ = self._held.partition(_OPEN)
-        sure = before if tag else before[: len(before) - _partial_tag_length(before)]
-        text = sure.rstrip()
+        certain = before if tag else before[: len(before) - _partial_tag_length(before)]
+        text = certain.rstrip()
         self._held = self._held[len(text) :]
         if tag:
             self._state = self._in_call
@@ -93,19 +97,19 @@ class ToolCallReader:
             return None
         block, self._held = self._held[: end + len(_CLOSE)], self._held[end + len(_CLOSE) :]
         self._state = self._in_text
-        return self._calls(block) or [block]
+        return self._read_calls(block) or [block]
 
-    def _after_the_call(self) -> list[AnswerPart] | None:
+    def _drop_the_rest(self) -> list[AnswerPart] | None:
         self._held = ""
         return None
 
-    def _calls(self, text: str) -> list[AnswerPart]:
-        found = self._toolset.check_calls(parse_calls(text))
+    def _read_calls(self, text: str) -> list[AnswerPart]:
+        found = self._tools.check_calls(parse_calls(text))
         if found is None:
             return []
-        self._called = True
-        if not self._toolset.parallel:
-            self._state = self._after_the_call
+        self._found_call = True
+        if not self._tools.parallel:
+            self._state = self._drop_the_rest
         return list(found)
 
 

@@ -225,14 +225,14 @@ def test_options_that_do_not_go_together(
 # The real command line around a model that is not real.
 _SERVE = """
 import sys
-from edgesdk.server import sources
+from edgesdk.server import model_sources
 from support.command_line import environment
 from support.fake_engine import FakeEngine
 from support.served import EchoEngine, FakeModels
 from edgesdk.cli import main
 
 models = FakeModels(unsure=lambda: FakeEngine(b"I am not sure."), sure=EchoEngine)
-sources.StoreModels = lambda *given, **named: models
+model_sources.StoreModels = lambda *given, **named: models
 main(["serve", "--port", "0", "--grace", "0", *sys.argv[1:]])
 """
 

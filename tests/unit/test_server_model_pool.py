@@ -18,10 +18,9 @@ from support.untrained_gguf import write_untrained_gguf
 import edgesdk
 from edgesdk.errors import EngineError
 from edgesdk.server.api_errors import ApiError
-from edgesdk.server.model_pool import ModelPool, PoolEntry
+from edgesdk.server.model_pool import ModelPool, PoolEntry, StatePool
 from edgesdk.server.model_sources import StoreModels
 from edgesdk.server.settings import ServerSettings
-from edgesdk.server.state_pool import StatePool
 from edgesdk.store import Store
 
 
@@ -47,20 +46,20 @@ async def pool_of(
     models: FakeModels, clock: Clock | None = None, **settings: Any
 ) -> AsyncIterator[ModelPool]:
     with ThreadPoolExecutor(4) as executor:
-        shelf = ModelPool(models, ServerSettings(**settings), executor, clock=clock or Clock())
-        yield shelf
-        await shelf.close()
+        pool = ModelPool(models, ServerSettings(**settings), executor, clock=clock or Clock())
+        yield pool
+        await pool.close()
 
 
-async def use(shelf: ModelPool, name: str) -> PoolEntry:
+async def use(pool: ModelPool, name: str) -> PoolEntry:
     """Use a model once, and wait until it is loaded."""
-    entry = await shelf.enter(name)
-    await entry.loaded
+    entry = await pool.enter(name)
+    await entry.loading
     return entry
 
 
-def loaded(shelf: ModelPool) -> list[str]:
-    return sorted(loaded.model_info.name for loaded in shelf.loaded_models())
+def loaded(pool: ModelPool) -> list[str]:
+    return sorted(loaded.model_info.name for loaded in pool.loaded_models())
 
 
 async def settled() -> None:
@@ -71,56 +70,56 @@ async def settled() -> None:
 
 async def test_a_model_is_loaded_once_for_all_who_ask() -> None:
     models = FakeModels(a=FakeEngine)
-    async with pool_of(models) as shelf:
-        entries = await asyncio.gather(*(use(shelf, "a") for _ in range(5)))
+    async with pool_of(models) as pool:
+        entries = await asyncio.gather(*(use(pool, "a") for _ in range(5)))
         assert models.loads == ["a"]
         assert {id(entry) for entry in entries} == {id(entries[0])}
         for entry in entries:
-            shelf.leave(entry)
+            pool.leave(entry)
 
 
 async def test_the_one_used_longest_ago_makes_room() -> None:
     clock = Clock()
     engines = {name: CountingEngine() for name in "abc"}
     models = FakeModels(**{name: (lambda e=e: e) for name, e in engines.items()})
-    async with pool_of(models, clock, max_models=2) as shelf:
+    async with pool_of(models, clock, max_models=2) as pool:
         for name in ("a", "b", "a", "c"):
             clock.now += 1
-            shelf.leave(await use(shelf, name))
-        assert loaded(shelf) == ["a", "c"]
+            pool.leave(await use(pool, name))
+        assert loaded(pool) == ["a", "c"]
         assert engines["b"].closed
         assert not engines["a"].closed
 
 
 async def test_one_that_is_in_use_never_makes_room() -> None:
     models = FakeModels(a=FakeEngine, b=FakeEngine)
-    async with pool_of(models, max_models=1) as shelf:
-        held = await use(shelf, "a")
-        waiting = asyncio.create_task(use(shelf, "b"))
-        late = asyncio.create_task(use(shelf, "a"))
+    async with pool_of(models, max_models=1) as pool:
+        held = await use(pool, "a")
+        waiting = asyncio.create_task(use(pool, "b"))
+        late = asyncio.create_task(use(pool, "a"))
         await settled()
         assert not waiting.done()
         # The loaded model is busy, but who came later does not go before who waits for room.
         assert not late.done()
-        assert loaded(shelf) == ["a"]
-        shelf.leave(held)
+        assert loaded(pool) == ["a"]
+        pool.leave(held)
         entry = await waiting
-        assert loaded(shelf) == ["b"]
-        shelf.leave(entry)
-        shelf.leave(await late)
+        assert loaded(pool) == ["b"]
+        pool.leave(entry)
+        pool.leave(await late)
         assert models.loads == ["a", "b", "a"]
 
 
 async def test_one_who_waits_for_room_can_give_up() -> None:
     models = FakeModels(a=FakeEngine, b=FakeEngine)
-    async with pool_of(models, max_models=1) as shelf:
-        held = await use(shelf, "a")
-        waiting = asyncio.create_task(use(shelf, "b"))
+    async with pool_of(models, max_models=1) as pool:
+        held = await use(pool, "a")
+        waiting = asyncio.create_task(use(pool, "b"))
         await settled()
         waiting.cancel()
         await asyncio.wait([waiting])
-        shelf.leave(await use(shelf, "a"))
-        shelf.leave(held)
+        pool.leave(await use(pool, "a"))
+        pool.leave(held)
         assert models.loads == ["a"]
 
 
@@ -128,13 +127,13 @@ async def test_the_memory_limit() -> None:
     # Files of 60 bytes, and 600 of memory.
     models = FakeModels(size=60, a=FakeEngine, b=FakeEngine)
     for limit, kept in ((1199, ["b"]), (1200, ["a", "b"])):
-        async with pool_of(models, memory_limit=limit, max_models=5) as shelf:
+        async with pool_of(models, memory_limit=limit, max_models=5) as pool:
             for name in ("a", "b"):
-                shelf.leave(await use(shelf, name))
-            assert loaded(shelf) == kept
-    async with pool_of(models, memory_limit=599) as shelf:
+                pool.leave(await use(pool, name))
+            assert loaded(pool) == kept
+    async with pool_of(models, memory_limit=599) as pool:
         with pytest.raises(ApiError) as caught:
-            await shelf.enter("a")
+            await pool.enter("a")
         assert (caught.value.status, caught.value.code) == (503, "model_too_large")
 
 
@@ -151,15 +150,15 @@ async def test_one_who_gives_up_while_room_is_made_leaves_no_model_behind() -> N
 
     models = Busy(a=lambda: engine, b=FakeEngine)
     with ThreadPoolExecutor(1) as executor:
-        shelf = ModelPool(models, ServerSettings(max_models=1), executor)
-        shelf.leave(await use(shelf, "a"))
-        waiting = asyncio.create_task(use(shelf, "b"))
+        pool = ModelPool(models, ServerSettings(max_models=1), executor)
+        pool.leave(await use(pool, "a"))
+        waiting = asyncio.create_task(use(pool, "b"))
         await settled()
         waiting.cancel()
         await asyncio.wait([waiting])
         gate.set()
         await settled()
-        assert loaded(shelf) == []
+        assert loaded(pool) == []
         assert engine.closed
 
 
@@ -169,9 +168,9 @@ async def test_a_model_that_cannot_be_opened() -> None:
             raise EngineError("The header is cut off.")
 
     models = Damaged(a=FakeEngine)
-    async with pool_of(models) as shelf:
+    async with pool_of(models) as pool:
         with pytest.raises(ApiError, match="The header is cut off") as caught:
-            await shelf.enter("a")
+            await pool.enter("a")
         assert (caught.value.status, caught.value.code) == (503, "model_not_loaded")
         assert models.loads == []
 
@@ -180,18 +179,18 @@ async def test_idle_models_are_unloaded() -> None:
     clock = Clock()
     engine = CountingEngine()
     models = FakeModels(a=lambda: engine, b=FakeEngine)
-    async with pool_of(models, clock, idle_seconds=10) as shelf:
-        first, second = await use(shelf, "a"), await use(shelf, "b")
-        shelf.leave(first)
+    async with pool_of(models, clock, idle_seconds=10) as pool:
+        first, second = await use(pool, "a"), await use(pool, "b")
+        pool.leave(first)
         clock.now = 9.9
-        await shelf.evict_idle()
-        assert loaded(shelf) == ["a", "b"]
+        await pool.evict_idle()
+        assert loaded(pool) == ["a", "b"]
         clock.now = 10
-        await shelf.evict_idle()
+        await pool.evict_idle()
         assert engine.closed
-        assert loaded(shelf) == ["b"]
-        shelf.leave(second)
-        assert (await use(shelf, "a")).users == 1
+        assert loaded(pool) == ["b"]
+        pool.leave(second)
+        assert (await use(pool, "a")).users == 1
         assert models.loads == ["a", "b", "a"]
 
 
@@ -200,18 +199,18 @@ async def test_a_model_that_fails_to_load_is_tried_again() -> None:
         raise EngineError("No such device.")
 
     models = FakeModels(a=fail)
-    async with pool_of(models, max_models=1) as shelf:
+    async with pool_of(models, max_models=1) as pool:
         for attempt in (1, 2):
-            entry = await shelf.enter("a")
+            entry = await pool.enter("a")
             with pytest.raises(ApiError, match="No such device") as caught:
-                await entry.loaded
-            shelf.leave(entry)
+                await entry.loading
+            pool.leave(entry)
             assert caught.value.status == 503
             assert caught.value.headers["retry-after"]
             await settled()
             assert len(models.loads) == attempt
         with pytest.raises(ApiError) as missing:
-            await shelf.enter("absent")
+            await pool.enter("absent")
         assert missing.value.status == 404
 
 

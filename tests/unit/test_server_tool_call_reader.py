@@ -13,13 +13,9 @@ from hypothesis import strategies as st
 
 from edgesdk.server.api_errors import ApiError
 from edgesdk.server.argument_checks import argument_check
-from edgesdk.server.callable_tools import (
-    CallableTools,
-    CheckedCall,
-    ToolDefinition,
-    callable_tools_of,
-)
+from edgesdk.server.callable_tools import CallableTools, ToolDefinition, callable_tools_of
 from edgesdk.server.tool_call_reader import AnswerPart, ToolCallReader
+from edgesdk.tools.calls import ToolCall
 
 LIMA = {"city": "Lima"}
 SCHEMA = {
@@ -47,7 +43,7 @@ def call(city: str = "Lima") -> str:
 def read(pieces: list[str], callable_tools: CallableTools | None = None) -> list[AnswerPart]:
     reader = ToolCallReader(callable_tools or tools())
     parts = [part for piece in pieces for part in reader.feed(piece)]
-    return parts + reader.rest()
+    return parts + reader.flush()
 
 
 def text_of(parts: list[AnswerPart]) -> str:
@@ -55,7 +51,7 @@ def text_of(parts: list[AnswerPart]) -> str:
 
 
 def cities(parts: list[AnswerPart]) -> list[str]:
-    return [json.loads(part.arguments)["city"] for part in parts if isinstance(part, CheckedCall)]
+    return [part.arguments["city"] for part in parts if isinstance(part, ToolCall)]
 
 
 PIECES = st.sampled_from(
@@ -117,7 +113,7 @@ def test_a_call_comes_as_soon_as_it_is_whole() -> None:
     assert reader.feed(call()[:-1]) == []
     assert cities(reader.feed(">")) == ["Lima"]
     assert cities(reader.feed(f"\n{call('Oslo')}")) == ["Oslo"]
-    assert reader.rest() == []
+    assert reader.flush() == []
 
 
 def test_a_closing_tag_in_an_argument_closes_nothing() -> None:
@@ -137,8 +133,8 @@ def test_arguments_are_json_for_any_parser() -> None:
         text = f'<tool_call>{{"name": "f", "arguments": {{"x": {number}}}}}</tool_call>'
         assert read([text], callable_tools) == [text]
     [made] = read(['<tool_call>{"name": "f", "arguments": {"x": "é"}}</tool_call>'], callable_tools)
-    assert isinstance(made, CheckedCall)
-    assert made.arguments == '{"x": "é"}'
+    assert isinstance(made, ToolCall)
+    assert made.arguments == {"x": "é"}
 
 
 SCHEMAS = st.recursive(

@@ -1,0 +1,220 @@
+"""Makes one answer in a worker thread: of the device's model, or of a hybrid client around it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Protocol, TypeAlias
+
+from edgesdk.generation.constraint import Constraint
+from edgesdk.generation.loop import Step
+from edgesdk.generation.scheduling import Cancel
+from edgesdk.hybrid.client import HybridClient
+from edgesdk.hybrid.privacy.policy import UploadVerdict
+from edgesdk.hybrid.reply import HybridEvent, HybridReceipt, HybridReply, LocalDraft, Timing
+from edgesdk.hybrid.request import HybridRequest, Prefer
+from edgesdk.options import Options
+from edgesdk.receipt import Reply, receipt_of
+from edgesdk.server.metrics import Metrics
+from edgesdk.server.model_pool import LoadedModel
+from edgesdk.server.responses import AnswerReply
+
+AnswerEvent: TypeAlias = Step | HybridEvent
+
+# A deadline must lie ahead; what is due now ends at once.
+_MIN_DEADLINE = 1e-3
+
+
+class AnswerSource(Protocol):
+    """Where an answer comes from.
+
+    Attributes:
+        may_withdraw: whether pieces of it may be withdrawn, because a cloud may answer instead.
+        reason: why nobody else answers, where that is known beforehand.
+    """
+
+    @property
+    def may_withdraw(self) -> bool: ...
+
+    @property
+    def reason(self) -> str | None: ...
+
+    def answer(self) -> Generator[AnswerEvent, None, AnswerReply | None]:
+        """The events of the answer, and its reply, if there is one; for a worker thread."""
+
+    def cancel(self) -> None:
+        """End the answer soon; may be called from any thread."""
+
+    def count(self, metrics: Metrics, model: str, reply: AnswerReply) -> None:
+        """Count the answer of the model that is served as `model`."""
+
+
+class RunningAnswer:
+    """An answer that a worker thread makes.
+
+    Whoever asked for it cancels it when it is no longer wanted. What it holds (its model, its slot)
+    is freed by the worker's end and by nothing else.
+
+    Attributes:
+        reply: how it ended; None until then, and where an error or a cancellation ended it.
+    """
+
+    def __init__(self, loaded: LoadedModel, source: AnswerSource) -> None:
+        self.loaded = loaded
+        self.source = source
+        self.reply: AnswerReply | None = None
+        self._error: Exception | None = None
+        self._loop = asyncio.get_running_loop()
+        self._arrived: asyncio.Queue[AnswerEvent | None] = asyncio.Queue()
+
+    def cancel(self) -> None:
+        """End it soon."""
+        self.source.cancel()
+
+    async def events(self) -> AsyncGenerator[AnswerEvent, None]:
+        """The events as they come; may be iterated once. Raises what the worker did."""
+        while (event := await self._arrived.get()) is not None:
+            yield event
+        if self._error is not None:
+            raise self._error
+
+    def compute(self) -> None:
+        """Make it; for a worker thread. Raises nothing."""
+        try:
+            self.reply = self._relay(self.source.answer())
+        except BaseException as error:
+            self._error = contained_error(error)
+
+    def end(self, metrics: Metrics) -> None:
+        """Count it, and tell whoever waits that it is over; for the event loop."""
+        name = self.loaded.model_info.name
+        if self.reply is None:
+            metrics.count_failure(name)
+        else:
+            self.source.count(metrics, name, self.reply)
+        self._arrived.put_nowait(None)
+
+    def _relay(self, steps: Generator[AnswerEvent, None, AnswerReply | None]) -> AnswerReply | None:
+        while True:
+            try:
+                event = next(steps)
+            except StopIteration as end:
+                reply: AnswerReply | None = end.value
+                return reply
+            self._loop.call_soon_threadsafe(self._arrived.put_nowait, event)
+
+
+@dataclass(frozen=True)
+class DeviceSource:
+    """Implements `AnswerSource` with the device's model alone.
+
+    Attributes:
+        constraint: holds the answer to a format; None for any text.
+        started: `time.perf_counter()` when the request came.
+        reason: why no cloud is asked; None on a server that has none.
+    """
+
+    loaded: LoadedModel
+    prompt: list[int]
+    options: Options
+    started: float
+    constraint: Constraint | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    reason: str | None = None
+    cancellation: Cancel = field(default_factory=Cancel)
+    may_withdraw = False
+
+    def answer(self) -> Generator[AnswerEvent, None, AnswerReply | None]:
+        states, runtime = self.loaded.states, self.loaded.model.runtime
+        state = states.take(self.prompt)
+        text = ""
+        try:
+            generation = runtime.generate(
+                state,
+                self.prompt,
+                self.options,
+                started=self.started,
+                cancel=self.cancellation,
+                constraint=self.constraint,
+                logprobs=self.logprobs,
+                top_logprobs=self.top_logprobs,
+            )
+            for step in generation:
+                text += step.text
+                yield step
+        except BaseException:
+            # After an error nothing is known of the cache for sure.
+            state.close()
+            raise
+        states.release(state)
+        finish = generation.finish
+        assert finish is not None, "a generation that ended has a finish"
+        receipt = receipt_of(finish, runtime.engine.info, load_seconds=runtime.load_seconds)
+        if self.reason is None:
+            return Reply(text, finish.reason, receipt, finish.tokens)
+        draft = LocalDraft(text, receipt, signals=None, confidence=None, aborted=False)
+        timing = Timing(perf_counter() - self.started, receipt.time_to_first_token)
+        return HybridReply(text, "local", self.reason, local=draft, timing=timing)
+
+    def cancel(self) -> None:
+        self.cancellation.set()
+
+    def count(self, metrics: Metrics, model: str, reply: AnswerReply) -> None:
+        receipt = reply.receipt
+        local = receipt.local if isinstance(receipt, HybridReceipt) else receipt
+        assert local is not None, "the device answered"
+        metrics.count_answer(model, local)
+
+
+class HybridSource:
+    """Implements `AnswerSource` with a hybrid client: the device's model, or a cloud.
+
+    Args:
+        request: its deadline is of the whole request.
+        started: `time.perf_counter()` when the request came.
+    """
+
+    reason = None
+
+    def __init__(
+        self,
+        client: HybridClient,
+        request: HybridRequest,
+        verdict: UploadVerdict,
+        prefer: Prefer | None,
+        started: float,
+    ) -> None:
+        self.may_withdraw = client.may_ask(verdict, prefer)
+        self._client = client
+        self._request = request
+        self._verdict = verdict
+        self._prefer = prefer
+        self._started = started
+
+    def answer(self) -> Generator[AnswerEvent, None, AnswerReply | None]:
+        request = self._request
+        if request.options.deadline is not None:
+            left = request.options.deadline - (perf_counter() - self._started)
+            options = replace(request.options, deadline=max(left, _MIN_DEADLINE))
+            request = replace(request, options=options)
+        with self._client.answer(request, self._verdict, self._prefer) as stream:
+            yield from stream
+        return None if request.cancel.is_set() else stream.reply
+
+    def cancel(self) -> None:
+        self._request.cancel.set()
+
+    def count(self, metrics: Metrics, model: str, reply: AnswerReply) -> None:
+        assert isinstance(reply, HybridReply), "a hybrid client answered"
+        metrics.count_route(model, reply.route, reply.cost.money)
+
+
+def contained_error(error: BaseException) -> Exception:
+    """What a worker thread may hand to the event loop.
+
+    A panic in a library written in Rust is no `Exception`, and would end the loop.
+    """
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))
