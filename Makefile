@@ -1,4 +1,5 @@
 # Two commands: `make demo` and `make test`. Everything they need goes into .venv.
+# `make test-all` adds what takes long: large exports, memory plans, long fuzzing.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,28 +9,37 @@ PROMPT ?= What is the capital of France, and what is it known for?
 MODEL := smollm2-135m-instruct
 BUNDLE := $(if $(BITS),$(MODEL)-$(if $(filter 4 8,$(BITS)),int$(BITS),fp$(BITS)),$(MODEL))
 
-.PHONY: demo test test-fast lint format clean
+# Two tests at once: more of them would only take memory from one another.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+.PHONY: demo test test-all test-fast lint format docs models clean
 
 demo: $(VENV)/.export-ready
 	@$(BIN)/edgesdk pull $(MODEL)
 	@$(BIN)/edgesdk export $(MODEL) $(if $(BITS),--bits $(BITS)) --skip-existing
 	@$(BIN)/edgesdk run $(BUNDLE) "$(PROMPT)"
 
-test: $(VENV)/.dev-ready
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/edgesdk pull smollm2-135m-instruct
-	$(BIN)/edgesdk pull qwen2.5-coder-1.5b-instruct
-	$(BIN)/python -m pytest
+test: lint models
+	$(PYTEST) -m "not nightly"
+
+test-all: lint models
+	EDGESDK_FUZZ_ROUNDS=10 $(PYTEST)
 
 test-fast: $(VENV)/.dev-ready
-	$(BIN)/python -m pytest tests/unit
+	$(PYTEST) tests/unit
+
+models: $(VENV)/.dev-ready
+	$(BIN)/edgesdk pull smollm2-135m-instruct
+	$(BIN)/edgesdk pull qwen2.5-coder-1.5b-instruct
 
 lint: $(VENV)/.dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev-ready
+	$(BIN)/mkdocs build --strict
 
 format: $(VENV)/.dev-ready
 	$(BIN)/ruff check --fix .
@@ -53,4 +63,4 @@ $(VENV)/.dev-ready: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.export-ready
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -43,6 +43,22 @@ def _find(file_name: str, store_name: str) -> Path:
     pytest.skip(f"{store_name} is not here: run `edgesdk pull {store_name}` or `make test`")
 
 
+# Session fixtures that take minutes: one process makes each, and runs the tests that want it.
+_HEAVY = ("qwen_coder_int4",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that share a fixture in one process, and begin with those that take longest."""
+
+    def heavy(item: pytest.Item) -> str | None:
+        names: tuple[str, ...] = getattr(item, "fixturenames", ())
+        return next((name for name in _HEAVY if name in names), None)
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(heavy(item) or str(item.path)))
+    items.sort(key=lambda item: heavy(item) is None)
+
+
 @pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
     """SmolLM2-135M-Instruct, GGUF Q4_1."""

@@ -96,6 +96,7 @@ def test_a_flipped_byte_in_a_bundle_is_found_by_verify(tiny: Path, tmp_path: Pat
     assert "model.onnx.data is damaged" in edgesdk_here("verify", "t", home=home, expect=1).stdout
 
 
+@pytest.mark.nightly
 def test_a_model_of_one_and_a_half_billion_fits_in_two_gigabytes(
     qwen_coder_int4: Exported,
 ) -> None:

@@ -10,41 +10,45 @@ from edgesdk_export.families import read_decoder
 from edgesdk_export.pipeline import ExportJob, export
 from edgesdk_export.progress import SilentProgress
 from edgesdk_export.weights import Decoder
+from support.exported import made_once
 from support.tiny_models import make_tiny
 
-from edgesdk.bundle.opening import Bundle
+from edgesdk.bundle.opening import Bundle, open_bundle
 
 # Enough for a mean KL within a few percent; `edgesdk export` itself takes 8,192.
 QUALITY_TOKENS = 2_048
 
 
-def _bundle(gguf: Path, scheme: str, folder: Path) -> Bundle:
-    job = ExportJob(
-        checkpoint=gguf,
-        destination=folder / scheme,
-        name=f"smollm2-135m-instruct-{scheme}",
-        scheme=scheme,
-        quality_tokens=QUALITY_TOKENS,
-    )
-    return export(job, SilentProgress())
+def _bundle(gguf: Path, scheme: str, factory: pytest.TempPathFactory) -> Bundle:
+    def make(path: Path) -> None:
+        job = ExportJob(
+            checkpoint=gguf,
+            destination=path,
+            name=f"smollm2-135m-instruct-{scheme}",
+            scheme=scheme,
+            quality_tokens=QUALITY_TOKENS,
+        )
+        export(job, SilentProgress())
+
+    return open_bundle(made_once(factory, f"smollm2-{scheme}", make))
 
 
 @pytest.fixture(scope="session")
 def smollm2_fp32(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """SmolLM2 in float32."""
-    return _bundle(smollm2_gguf, "fp32", tmp_path_factory.mktemp("bundles"))
+    return _bundle(smollm2_gguf, "fp32", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def smollm2_int8(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """SmolLM2 in 8 bits."""
-    return _bundle(smollm2_gguf, "int8", tmp_path_factory.mktemp("bundles"))
+    return _bundle(smollm2_gguf, "int8", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def smollm2_int4(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """SmolLM2 in 4 bits."""
-    return _bundle(smollm2_gguf, "int4", tmp_path_factory.mktemp("bundles"))
+    return _bundle(smollm2_gguf, "int4", tmp_path_factory)
 
 
 @pytest.fixture(scope="module", params=["qwen2", "llama-biased"])

@@ -40,25 +40,30 @@ def _check(place: Path, context: int) -> None:
     assert planned == pytest.approx(peak, rel=0.15), f"{planned / peak - 1:+.1%}"
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("context", [300, 1_100])
 def test_smollm2_onnx(smollm2_int4: Bundle, context: int) -> None:
     _check(smollm2_int4.path, context)
 
 
+@pytest.mark.nightly
 def test_smollm2_onnx_in_8_bits(smollm2_int8: Bundle) -> None:
     _check(smollm2_int8.path, 600)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("context", [300, 1_100])
 def test_smollm2_gguf(smollm2_gguf: Path, context: int) -> None:
     pytest.importorskip("llama_cpp")
     _check(smollm2_gguf, context)
 
 
+@pytest.mark.nightly
 def test_qwen_onnx(qwen_coder_int4: Exported) -> None:
     _check(qwen_coder_int4.path, 300)
 
 
+@pytest.mark.nightly
 def test_qwen_gguf(qwen_coder_gguf: Path) -> None:
     pytest.importorskip("llama_cpp")
     _check(qwen_coder_gguf, 300)

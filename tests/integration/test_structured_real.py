@@ -17,6 +17,7 @@ import edgesdk
 from edgesdk.bundle.opening import Bundle
 from edgesdk.errors import IncompleteStructure
 from edgesdk.model import Model
+from edgesdk.text.tokenizer import BundleTokenizer
 from tests.support.random_engine import noise_model
 from tests.support.schemas import brief_schema, random_schema
 
@@ -40,13 +41,16 @@ def model(
         yield model
 
 
-@pytest.mark.parametrize("temperature", [0, 1.5])
-def test_noise_in_real_tokens_is_valid(model: Model, temperature: float) -> None:
-    noise = noise_model(model._runtime.encoder.tokenizer)
-    for seed in range(200):
+@pytest.mark.parametrize("part", range(2))
+def test_noise_in_real_tokens_is_valid(model: Model, part: int) -> None:
+    """Only the tokenizer counts here, so each schema meets one of them, at one temperature."""
+    tokenizer = model._runtime.encoder.tokenizer
+    first = 2 * part + isinstance(tokenizer, BundleTokenizer)
+    noise = noise_model(tokenizer)
+    for seed in range(first, 200, 4):
         schema = random_schema(seed)
         reply = noise.respond(
-            "?", schema=schema, temperature=temperature, seed=seed, max_tokens=5000
+            "?", schema=schema, temperature=(0, 1.5)[part], seed=seed, max_tokens=5000
         )
         jsonschema.validate(reply.parsed, schema)
 
