@@ -10,7 +10,7 @@ MODEL := smollm2-135m-instruct
 BUNDLE := $(if $(BITS),$(MODEL)-$(if $(filter 4 8,$(BITS)),int$(BITS),fp$(BITS)),$(MODEL))
 
 # Two tests at once: more of them would only take memory from one another.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test test-all test-fast lint format docs models clean
 

@@ -47,6 +47,17 @@ def _find(file_name: str, store_name: str) -> Path:
 _HEAVY = ("qwen_coder_int4",)
 
 
+def pytest_configure() -> None:
+    """Give each worker processors of its own: engines spin, and two would take turns at it."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if not worker or not hasattr(os, "sched_setaffinity"):
+        return
+    processors = sorted(os.sched_getaffinity(0))
+    own = processors[int(worker[2:]) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
+    if own:
+        os.sched_setaffinity(0, own)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests that share a fixture in one process, and begin with those that take longest."""
 
