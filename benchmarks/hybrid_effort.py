@@ -99,6 +99,6 @@ def _settled(
         answers: list[Outcome | Try] = [outcome, *outcome.tries[:tries]]
         sureness = [confidence.of(replace(one.signals, prompt_log_odds=odds)) for one in answers]
         choice = consensus_of([one.answer for one in answers], sureness, answer_similarity)
-        agreement = choice.likeness / tries if tries else 1.0
+        agreement = choice.agreement / tries if tries else 1.0
         found.append((sureness[choice.at], agreement, answers[choice.at].right))
     return found

@@ -10,7 +10,7 @@ from hybrid_policies import policies_for, right_of
 from hybrid_report import Data, calibration_error
 from hybrid_statistics import Estimate, Families, within_families
 
-from edgesdk.hybrid.confidence.evaluation import auroc
+from edgesdk.hybrid.confidence.regression import auroc
 
 _FEWEST = 100
 

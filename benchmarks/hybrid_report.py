@@ -18,7 +18,7 @@ from hybrid_policies import PROBABILITIES, policies_for, right_of
 from hybrid_routing import RoutingCurve, oracle_curve, routing_curve
 from hybrid_statistics import Estimate, Families, Places, share, within_families
 
-from edgesdk.hybrid.confidence.evaluation import auroc, expected_calibration_error
+from edgesdk.hybrid.confidence.regression import auroc, expected_calibration_error
 from edgesdk.hybrid.confidence.threshold import calibrate
 
 Floats = npt.NDArray[np.float64]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from hybrid_outcomes import Outcome
 
-from edgesdk.hybrid.confidence.evaluation import auroc
+from edgesdk.hybrid.confidence.regression import auroc
 from edgesdk.hybrid.confidence.threshold import binomial_tail
 
 Floats = npt.NDArray[np.float64]

@@ -18,7 +18,7 @@ from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.cloud.spending import Budget
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore, artifact_store_for
 from edgesdk.hybrid.confidence.confidence import CONFIDENCE_ARTIFACT, Confidence, confidence_from
-from edgesdk.hybrid.confidence.labels import Check, Progress
+from edgesdk.hybrid.confidence.threshold import Check, Progress
 from edgesdk.hybrid.journaling import record_decision
 from edgesdk.hybrid.local import LocalModel
 from edgesdk.hybrid.monitor.audits import Audits

@@ -37,7 +37,7 @@ class Consensus(NamedTuple):
     """
 
     at: int
-    likeness: float
+    agreement: float
 
 
 def answer_similarity(one: str, other: str) -> float:
@@ -227,9 +227,9 @@ def _weigh(
     best, own = answers[choice.at], sureness[choice.at]
     others, left = len(answers) - 1, self_consistency.tries + 1 - len(answers)
 
-    agreement = choice.likeness / others
-    worst = choice.likeness / (others + left)
-    top = (choice.likeness + left) / (others + left)
+    agreement = choice.agreement / others
+    worst = choice.agreement / (others + left)
+    top = (choice.agreement + left) / (others + left)
     kept_anyway = confidence.with_agreement(own, worst) >= confidence.threshold
     lost_anyway = confidence.with_agreement(max(sureness), top) < confidence.threshold
     weighed = replace(

@@ -20,7 +20,7 @@ from edgesdk.hybrid.cloud.spending import Cost
 from edgesdk.hybrid.cloud.wire import Usage
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
 from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.confidence.labels import Labels
+from edgesdk.hybrid.confidence.threshold import Labels
 from edgesdk.hybrid.monitor.audits import _MAX_QUEUED, AuditCandidate, Auditor, Audits
 from edgesdk.hybrid.monitor.calibrations import CalibrationKey, CalibrationStore
 from edgesdk.hybrid.monitor.guarantee import AuditOutcome, GuaranteeMonitor
@@ -253,7 +253,7 @@ def test_bad_settings() -> None:
 
 def outcomes(keeper: GuaranteeMonitor, agreed: list[bool], confidence: float = 0.8) -> None:
     for one in agreed:
-        keeper.audited(AuditOutcome(keeper.calibration, confidence, one))
+        keeper.observe_audit(AuditOutcome(keeper.calibration, confidence, one))
 
 
 def test_audits_that_agree_change_nothing() -> None:
@@ -297,11 +297,11 @@ def test_drift_raises_the_threshold_where_audits_allow_it() -> None:
         # Of the surer 60% nearly none is wrong, of the others most are.
         sure = i % 5 < 3
         confidence = 0.9 + i / 10_000 if sure else 0.6
-        keeper.audited(AuditOutcome(first, confidence, sure or i % 10 == 9))
+        keeper.observe_audit(AuditOutcome(first, confidence, sure or i % 10 == 9))
     guarantee = keeper.guarantee
     assert guarantee.status == "drifted"
-    assert guarantee.calibrated is not None
-    assert guarantee.calibrated.drifted
+    assert guarantee.record is not None
+    assert guarantee.record.drifted
     assert 0.9 <= guarantee.confidence.threshold < 1
     assert "Audits showed" in guarantee.phrase()
     # And what is promised now is audited in turn.
@@ -325,15 +325,15 @@ def test_audits_of_earlier_starts_count(tmp_path: Path) -> None:
     for _ in range(40):
         write(journal, "another", False, made.at + 1)
     alone = GuaranteeMonitor(BASE, NOW, calibrations=where)
-    alone.audited(AuditOutcome(made.id, 0.8, False))
+    alone.observe_audit(AuditOutcome(made.id, 0.8, False))
     assert alone.guarantee.status == "holds"
     again = GuaranteeMonitor(BASE, NOW, calibrations=where, journal=journal)
-    again.audited(AuditOutcome(made.id, 0.8, False))
+    again.observe_audit(AuditOutcome(made.id, 0.8, False))
     assert again.guarantee.status == "drifted"
     # An audit by a calibration that was replaced meanwhile says nothing of the new one.
     again.calibrate(LABELS, alpha=0.2, delta=0.05)
     for _ in range(40):
-        again.audited(AuditOutcome(made.id, 0.8, False))
+        again.observe_audit(AuditOutcome(made.id, 0.8, False))
     assert again.guarantee.status == "holds"
 
 

@@ -17,11 +17,11 @@ from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
 from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.confidence.labels import labels_in_journal
 from edgesdk.hybrid.confidence.prompt_classifier import PROMPT_FEATURES as FEATURES
 from edgesdk.hybrid.confidence.prompt_classifier import PromptClassifier
 from edgesdk.hybrid.confidence.regression import LogisticRegression
 from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES
+from edgesdk.hybrid.confidence.threshold import labels_in_journal
 from edgesdk.hybrid.router import Router
 from edgesdk.hybrid.self_consistency import SelfConsistency
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal

@@ -19,8 +19,8 @@ from edgesdk.errors import RequestError
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
 from edgesdk.hybrid.confidence.confidence import confidence_from
-from edgesdk.hybrid.confidence.evaluation import auroc
 from edgesdk.hybrid.confidence.probe import Probe
+from edgesdk.hybrid.confidence.regression import auroc
 from edgesdk.hybrid.confidence.signals import TokenStats, signals_of
 from edgesdk.hybrid.confidence.training import (
     ConfidenceProfile,

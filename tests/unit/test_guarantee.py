@@ -17,9 +17,14 @@ from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.confidence.labels import Labels, label_answers, labels_in_journal, same_answer
 from edgesdk.hybrid.confidence.regression import train_regression
 from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES, Signals
+from edgesdk.hybrid.confidence.threshold import (
+    Labels,
+    label_answers,
+    labels_in_journal,
+    same_answer,
+)
 from edgesdk.hybrid.monitor.calibrations import CalibrationKey
 from edgesdk.hybrid.monitor.guarantee import GuaranteeMonitor
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal
@@ -258,7 +263,7 @@ def test_confidences_of_a_journal_are_computed_anew() -> None:
 def test_the_next_start_knows_the_calibration(tmp_path: Path) -> None:
     made = client(cloud=CLOUD, calibrations=tmp_path).calibrate(LABELLED)
     again = client(cloud=CLOUD, calibrations=tmp_path)
-    assert again.guarantee.calibrated == made
+    assert again.guarantee.record == made
     assert again.guarantee.confidence.threshold == made.calibration.threshold
     assert not again.respond("How many? <39>").low_confidence
     # Elsewhere, and without a place, nobody knows.
@@ -273,7 +278,7 @@ def test_an_app_may_name_itself_instead_of_a_folder(
     made = client(calibrations="shop").calibrate(LABELLED)
     (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
     assert file.relative_to(tmp_path) == Path("artifacts", "ab" * 32, "calibration-shop.json")
-    assert client(calibrations="shop").guarantee.calibrated == made
+    assert client(calibrations="shop").guarantee.record == made
     assert client(calibrations="bank").guarantee.status == "none"
     with pytest.raises(InvalidOption, match="name of an app"):
         client(calibrations="../shop")
@@ -307,7 +312,7 @@ def test_what_changed_makes_it_stale(
     there = {"cloud": CLOUD, "calibrations": tmp_path, **change}
     ours = client(**there)
     assert ours.guarantee.status == "stale"
-    assert ours.guarantee.calibrated is None
+    assert ours.guarantee.record is None
     assert words in ours.guarantee.phrase()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert words in caplog.text

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesdk.errors import InvalidOption
-from edgesdk.hybrid.confidence.evaluation import auroc, expected_calibration_error
+from edgesdk.hybrid.confidence.regression import auroc, expected_calibration_error
 from edgesdk.hybrid.confidence.signals import TokenStats
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -15,8 +15,8 @@ from edgesdk.engines.base import HiddenStates
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
-from edgesdk.hybrid.confidence.evaluation import auroc, folds_of, out_of_fold
 from edgesdk.hybrid.confidence.probe import Probe, probe_from, train_probe
+from edgesdk.hybrid.confidence.regression import auroc, folds_of, out_of_fold
 from edgesdk.hybrid.confidence.signals import TokenStats, signals_of
 from edgesdk.hybrid.confidence.training import LabelledDraft, fit_profile
 

@@ -17,7 +17,6 @@ from support.script_engine import HERMES_TEMPLATE
 
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
-from edgesdk.hybrid.confidence.evaluation import auroc
 from edgesdk.hybrid.confidence.prompt_classifier import (
     CLASSIFIER_ARTIFACT,
     PROMPT_FEATURES,
@@ -26,6 +25,7 @@ from edgesdk.hybrid.confidence.prompt_classifier import (
     question_in,
     train_prompt_classifier,
 )
+from edgesdk.hybrid.confidence.regression import auroc
 from edgesdk.hybrid.router import DeviceSpeed, Preflight, Router, text_messages
 from edgesdk.options import Options
 from edgesdk.receipt import Receipt

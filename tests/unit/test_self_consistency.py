@@ -136,7 +136,7 @@ def test_of_results_the_majority_wins(answers: list[str]) -> None:
     choice = consensus_of(answers, [0.5] * len(answers), answer_similarity)
     most = max(answers.count(answer) for answer in answers)
     assert answers.count(answers[choice.at]) == most
-    assert choice.likeness == most - 1
+    assert choice.agreement == most - 1
 
 
 def test_of_equals_the_surest_speaks() -> None:

@@ -16,8 +16,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from edgesdk.engines.base import HiddenStates
 from edgesdk.errors import RequestError
-from edgesdk.hybrid.confidence.evaluation import Folds, out_of_fold
-from edgesdk.hybrid.confidence.regression import Matrix, train_regression
+from edgesdk.hybrid.confidence.regression import Folds, Matrix, out_of_fold, train_regression
 
 # Directions of the most variance that are learned from. Chosen, as the penalty, on answers that are
 # neither trained on nor reported, and on families that were left out of the training: with 64 the
@@ -92,7 +91,7 @@ def train_probe(
     Args:
         states: float32 [n, hidden], finite.
         right: bool [n].
-        folds: of the examples, [n]; see `edgesdk.hybrid.confidence.evaluation`.
+        folds: of the examples, [n]; see `edgesdk.hybrid.confidence.regression`.
 
     Returns:
         The probe, and what one that was trained on the others says of each example, float64 [n].

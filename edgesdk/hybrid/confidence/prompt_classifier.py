@@ -18,10 +18,13 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationEr
 
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
-from edgesdk.hybrid.confidence.evaluation import Folds, auroc, folds_of, out_of_fold
 from edgesdk.hybrid.confidence.regression import (
+    Folds,
     LogisticRegression,
     Matrix,
+    auroc,
+    folds_of,
+    out_of_fold,
     regression_from,
     train_regression,
 )

@@ -14,16 +14,20 @@ from edgesdk.errors import ContextOverflow, DeadlineExceeded
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore, artifact_store_for
 from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.confidence.evaluation import folds_of
-from edgesdk.hybrid.confidence.labels import Check, passes
 from edgesdk.hybrid.confidence.probe import Probe, train_probe
 from edgesdk.hybrid.confidence.prompt_classifier import (
     Messages,
     PromptClassifier,
     train_out_of_fold,
 )
-from edgesdk.hybrid.confidence.regression import LogisticRegression, Matrix, train_regression
+from edgesdk.hybrid.confidence.regression import (
+    LogisticRegression,
+    Matrix,
+    folds_of,
+    train_regression,
+)
 from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES, Signals
+from edgesdk.hybrid.confidence.threshold import Check, passes
 from edgesdk.hybrid.storage.journal import JournalEntry
 from edgesdk.model import Model
 from edgesdk.options import OptionsKwargs

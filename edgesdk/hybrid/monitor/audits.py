@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.generation.scheduling import Cancel
-from edgesdk.hybrid.confidence.labels import same_answer
+from edgesdk.hybrid.confidence.threshold import same_answer
 from edgesdk.hybrid.monitor.guarantee import AuditOutcome
 from edgesdk.hybrid.privacy.policy import Messages, Policy, UploadVerdict
 from edgesdk.hybrid.privacy.redaction import Redactor
@@ -50,7 +50,7 @@ class Audits:
     Attributes:
         share: of the answers that are kept, 0 to 1; which, is left to chance.
         judge: says, of the messages, the device's answer and the cloud's, whether the device is
-            right; see `edgesdk.hybrid.confidence.labels.same_answer` for what is done without. It
+            right; see `edgesdk.hybrid.confidence.threshold.same_answer` for what is done without. It
             is called in a thread of the client's. An error of the cloud that it takes for the truth
             counts against the device.
         chance: gives numbers from 0 to 1.

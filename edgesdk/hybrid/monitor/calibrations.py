@@ -38,7 +38,7 @@ class CalibrationKey:
         bundle: hash of the model.
         template: hash of its chat template; empty where it has none.
         clouds: names of the endpoints, in order.
-        confidence: hash of all of `Confidence` but its threshold, and of the device's habits.
+        confidence: hash of all of `Confidence` but its threshold, and of the device's fingerprint.
     """
 
     model: str
@@ -119,12 +119,12 @@ class CalibrationStore:
     those of another app are others.
 
     Args:
-        kept: the folder.
+        artifacts: the folder.
         name: of the values in it.
     """
 
-    def __init__(self, kept: ArtifactStore, name: str = _NAME) -> None:
-        self._kept = kept
+    def __init__(self, artifacts: ArtifactStore, name: str = _NAME) -> None:
+        self._artifacts = artifacts
         self._name = name
 
     def load(self, now: CalibrationKey) -> CalibrationRecord | StaleCalibration | None:
@@ -142,25 +142,25 @@ class CalibrationStore:
         newest = max(others, key=lambda other: other.at)
         return StaleCalibration(f"{' and '.join(now.changes(newest.key))} changed since")
 
-    def save(self, calibrated: CalibrationRecord) -> Path:
+    def save(self, record: CalibrationRecord) -> Path:
         """Keep it, in place of the one that there was for the same model; the file.
 
         Raises:
             RequestError: it cannot be written.
         """
-        value: JsonValue = _STORED.dump_python(calibrated, mode="json")
-        return self._kept.write(calibrated.key.bundle, self._name, value)
+        value: JsonValue = _STORED.dump_python(record, mode="json")
+        return self._artifacts.write(record.key.bundle, self._name, value)
 
     def _others(self) -> Iterator[CalibrationRecord]:
         """Those of all models that can be read."""
-        for path in self._kept.folder.glob(f"*/{self._name}.json"):
+        for path in self._artifacts.folder.glob(f"*/{self._name}.json"):
             with suppress(RequestError):
                 found = self._read(path.parent.name)
                 if found is not None:
                     yield found
 
     def _read(self, bundle: str) -> CalibrationRecord | None:
-        value = self._kept.read(bundle, self._name)
+        value = self._artifacts.read(bundle, self._name)
         if value is None:
             return None
         try:

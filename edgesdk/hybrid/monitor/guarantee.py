@@ -12,7 +12,7 @@ from typing import Literal
 
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.confidence.labels import Labels, calibrated
+from edgesdk.hybrid.confidence.threshold import Labels, calibrate_labels
 from edgesdk.hybrid.monitor.calibrations import (
     CalibrationKey,
     CalibrationRecord,
@@ -57,7 +57,7 @@ class RiskGuarantee:
             promise was broken. In the last three nothing is kept, but where audits allow a
             stricter threshold.
         confidence: what decides.
-        calibrated: the calibration; None where there is none that can be used.
+        record: the calibration; None where there is none that can be used.
         reason: it is stale, in words.
         shifted: confidences are not distributed any more as those of the labels were, so the
             prompts may be others than were calibrated for. A warning only.
@@ -65,23 +65,23 @@ class RiskGuarantee:
 
     status: GuaranteeStatus
     confidence: Confidence
-    calibrated: CalibrationRecord | None = None
+    record: CalibrationRecord | None = None
     reason: str = ""
     shifted: bool = False
 
     def phrase(self) -> str:
         """What it says, for people."""
-        if self.calibrated is None:
+        if self.record is None:
             if self.status == "none":
                 return "Nothing was calibrated, so nothing is promised."
             return (
                 f"There is a calibration, but {self.reason}. It promises nothing any more, and no"
                 " answer of the device is kept as sure. Calibrate again."
             )
-        text = self.calibrated.calibration.phrase()
+        text = self.record.calibration.phrase()
         if self.status == "drifted":
             text = f"Audits showed that more answers were wrong than had been promised. {text}"
-        if self.calibrated.calibration.threshold is None:
+        if self.record.calibration.threshold is None:
             text = f"{text} No answer of the device is kept as sure."
         if self.shifted:
             text = f"{text} The prompts seem to be others than those that were labelled."
@@ -129,7 +129,7 @@ class GuaranteeMonitor:
     @property
     def calibration(self) -> str:
         """Id of the calibration by which answers are kept; empty where there is none."""
-        made = self._guarantee.calibrated
+        made = self._guarantee.record
         return "" if made is None else made.id
 
     def calibrate(self, labels: Labels, *, alpha: float, delta: float) -> CalibrationRecord:
@@ -144,7 +144,7 @@ class GuaranteeMonitor:
             id=uuid.uuid4().hex,
             at=time.time(),
             key=self._now,
-            calibration=calibrated(labels, alpha=alpha, delta=delta),
+            calibration=calibrate_labels(labels, alpha=alpha, delta=delta),
             skipped=labels.skipped,
             confidences=labels.confidences,
         )
@@ -165,11 +165,11 @@ class GuaranteeMonitor:
                     " prompts may be others than were calibrated for. Label some, and calibrate."
                 )
 
-    def audited(self, outcome: AuditOutcome) -> None:
+    def observe_audit(self, outcome: AuditOutcome) -> None:
         """An answer that was kept was audited."""
         with self._working:
             self._look_for_news()
-            made = self._guarantee.calibrated
+            made = self._guarantee.record
             if made is None or outcome.calibration != made.id:
                 return
             risk, new = self._risk, [outcome]
@@ -198,7 +198,7 @@ class GuaranteeMonitor:
             made,
             id=uuid.uuid4().hex,
             at=time.time(),
-            calibration=calibrated(labels, alpha=old.alpha, delta=old.delta),
+            calibration=calibrate_labels(labels, alpha=old.alpha, delta=old.delta),
             skipped=0,
             confidences=(),
             drifted=True,
@@ -209,7 +209,7 @@ class GuaranteeMonitor:
     def _adopt(self, found: CalibrationRecord | StaleCalibration) -> None:
         guarantee = self._promise_of(found)
         # Where nothing is promised, prompts may be as they like.
-        watched = guarantee.calibrated if guarantee.status == "holds" else None
+        watched = guarantee.record if guarantee.status == "holds" else None
         confidences = () if watched is None else watched.confidences
         with self._guard:
             self._guarantee, self._inputs = guarantee, ShiftDetector(confidences)
@@ -243,7 +243,7 @@ class GuaranteeMonitor:
         if self._calibrations is None:
             return
         found = self._calibrations.load(self._now)
-        made = self._guarantee.calibrated
+        made = self._guarantee.record
         if isinstance(found, CalibrationRecord) and (made is None or found.at > made.at):
             self._adopt(found)
 

@@ -11,7 +11,7 @@ from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.spending import Budget
 from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.confidence.labels import (
+from edgesdk.hybrid.confidence.threshold import (
     Check,
     Labels,
     Progress,
@@ -67,10 +67,10 @@ class Monitor(Closeable):
         self._device = device
         self._has_cloud = bool(clouds)
         self._base = base
-        self._habits = device.fingerprint(base)
+        self._fingerprint = device.fingerprint(base)
         self._guarantee = GuaranteeMonitor(
             base,
-            calibration_key(model, clouds, base, self._habits),
+            calibration_key(model, clouds, base, self._fingerprint),
             calibrations=None if calibrations is None else calibration_store(calibrations),
             journal=journal,
         )
@@ -87,7 +87,7 @@ class Monitor(Closeable):
                 policy,
                 journal,
                 bundle=model.runtime.engine.kv_identity.model,
-                found=self._guarantee.audited,
+                found=self._guarantee.observe_audit,
             )
 
     @property
@@ -127,7 +127,7 @@ class Monitor(Closeable):
         Args:
             labelled: prompts, drawn as those to come will be, none of which trained the
                 confidence, each with the expected answer (see
-                `edgesdk.hybrid.confidence.labels.same_answer`) or what tells whether an answer is
+                `edgesdk.hybrid.confidence.threshold.same_answer`) or what tells whether an answer is
                 right; or a journal with labels, with which nothing is run.
             options: with which answers are made later.
             progress: called after each prompt with how many are done, and how many there are or
@@ -174,7 +174,7 @@ class Monitor(Closeable):
             return
         # Where nobody else may answer, less is tried and no gate is asked; the labels were not so.
         may_leave = verdict.upload != "local_only"
-        if not self._habits or (not reply.rejected_by and may_leave) or not self._has_cloud:
+        if not self._fingerprint or (not reply.rejected_by and may_leave) or not self._has_cloud:
             self._guarantee.observe_draft(local)
         if self._auditor is not None and reply.route == "local" and not reply.low_confidence:
             self._auditor.offer(
