@@ -21,10 +21,6 @@ from edgesdk.hybrid.confidence.confidence import CONFIDENCE_ARTIFACT, Confidence
 from edgesdk.hybrid.confidence.threshold import Check, Progress
 from edgesdk.hybrid.journaling import record_decision
 from edgesdk.hybrid.local import LocalModel
-from edgesdk.hybrid.monitor.audits import Audits
-from edgesdk.hybrid.monitor.calibrations import CalibrationRecord
-from edgesdk.hybrid.monitor.guarantee import RiskGuarantee
-from edgesdk.hybrid.monitor.monitor import Monitor
 from edgesdk.hybrid.offline.queue import OfflineQueue
 from edgesdk.hybrid.offline.sending import DeferredReply, DeferredRequests
 from edgesdk.hybrid.overflow import HybridOverflow
@@ -59,6 +55,10 @@ from edgesdk.text.prompts import Prompt, as_messages
 
 if TYPE_CHECKING:
     from edgesdk.hybrid.chat import HybridChat
+    from edgesdk.hybrid.monitor.audits import Audits
+    from edgesdk.hybrid.monitor.calibrations import CalibrationRecord
+    from edgesdk.hybrid.monitor.guarantee import RiskGuarantee
+    from edgesdk.hybrid.monitor.monitor import Monitor
 
 _PREFERRED = Rejection("hint", "the app prefers the cloud")
 
@@ -113,12 +113,14 @@ class HybridClient(Closeable):
         )
         self._preflight = Preflight(model.runtime, router or Router(), artifacts)
         self._device = LocalModel(model.runtime, self._preflight, self_consistency)
-        clouds = [cloud] if isinstance(cloud, Cloud) else cloud
-        self._monitor = Monitor(
-            model, self._device, confidence or known or Confidence(), clouds, self._policy, budget,
-            journal, calibrations=calibrations, audits=audits,
-        )  # fmt: skip
-        self._remote = RemoteModel(clouds, self._policy, budget, on_break, hedge_after)
+        self._confidence = confidence or known or Confidence()
+        self._clouds = (cloud,) if isinstance(cloud, Cloud) else tuple(cloud)
+        self._budget = budget
+        self._monitor: Monitor | None = None
+        self._guard = threading.Lock()
+        if calibrations is not None or audits is not None:
+            self._monitor = self._new_monitor(calibrations, audits)
+        self._remote = RemoteModel(self._clouds, self._policy, budget, on_break, hedge_after)
         self._later = DeferredRequests(
             queue, self._policy, self._remote, self._preflight.count, self._write_down
         )
@@ -226,7 +228,7 @@ class HybridClient(Closeable):
     ) -> CalibrationRecord:
         """Keep only answers of which at most the share `alpha` is wrong, but for the probability
         `delta`; see `edgesdk.hybrid.monitor.monitor.Monitor.calibrate`."""
-        return self._monitor.calibrate(
+        return self._opened_monitor().calibrate(
             labelled, options_from(options), alpha=alpha, delta=delta, progress=progress,
             cancel=cancel,
         )  # fmt: skip
@@ -234,7 +236,7 @@ class HybridClient(Closeable):
     @property
     def guarantee(self) -> RiskGuarantee:
         """How far the device's answers can be trusted now."""
-        return self._monitor.guarantee
+        return self._opened_monitor().guarantee
 
     def flush_queue(self) -> Iterator[DeferredReply]:
         """Ask the cloud what waits in the queue, under the policy and within the budget of now, and
@@ -248,8 +250,24 @@ class HybridClient(Closeable):
 
     def close(self) -> None:
         """End all questions to the cloud. The model stays open."""
-        self._monitor.close()
+        if self._monitor is not None:
+            self._monitor.close()
         self._remote.close()
+
+    def _opened_monitor(self) -> Monitor:
+        """The monitor; a client that needs none loads none."""
+        with self._guard:
+            if self._monitor is None:
+                self._monitor = self._new_monitor(None, None)
+            return self._monitor
+
+    def _new_monitor(self, calibrations: str | Path | None, audits: Audits | None) -> Monitor:
+        from edgesdk.hybrid.monitor.monitor import Monitor
+
+        return Monitor(
+            self._model, self._device, self._confidence, self._clouds, self._policy, self._budget,
+            self._journal, calibrations=calibrations, audits=audits,
+        )  # fmt: skip
 
     def _answer(
         self, ask: HybridRequest, verdict: UploadVerdict, prefer: Prefer | None
@@ -270,7 +288,8 @@ class HybridClient(Closeable):
         self._write_down(reply, ask.messages, verdict, started)
         # Nothing is promised of forms and calls, and nobody compares them.
         chosen = prefer is None and not ask.cancel.is_set() and ask.is_plain
-        self._monitor.observe_answer(ask.messages, ask.options, verdict, reply, chosen=chosen)
+        if self._monitor is not None:
+            self._monitor.observe_answer(ask.messages, ask.options, verdict, reply, chosen=chosen)
         return reply
 
     def _local(
@@ -283,9 +302,10 @@ class HybridClient(Closeable):
             )
             if rejection is not None:
                 return None, rejection
-        threshold = self._monitor.confidence.threshold
+        monitor = self._monitor
+        threshold = (self._confidence if monitor is None else monitor.confidence).threshold
         local = yield from self._device.answer(
-            ask, self._monitor.base, cloud_allowed=may_leave, threshold=threshold
+            ask, self._confidence, cloud_allowed=may_leave, threshold=threshold
         )
         if prefer == "local":
             return local, None
@@ -342,7 +362,7 @@ class HybridClient(Closeable):
             if left.deadline is not None:
                 left = replace(left, deadline=max(deadline.remaining, 1e-3))
             again = replace(ask, options=left)
-            local = yield from self._device.answer(again, self._monitor.base, cloud_allowed=False)
+            local = yield from self._device.answer(again, self._confidence, cloud_allowed=False)
         elif began:
             yield Restart(refusal)
             yield TextDelta(local.text, "local")

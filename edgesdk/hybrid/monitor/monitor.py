@@ -41,7 +41,8 @@ class Monitor(Closeable):
 
     Args:
         device: makes the answers.
-        base: the app's own setting.
+        base: the app's own setting, by which answers are made, whatever threshold then decides
+            about them: a threshold must not change what it was chosen for.
         calibrations: name of the app, whose calibrations are then kept in the device's own folder,
             or a folder of the app's; None keeps them for as long as this lives.
         audits: the app's consent to audits; None for none.
@@ -89,12 +90,6 @@ class Monitor(Closeable):
                 bundle=model.runtime.engine.kv_identity.model,
                 found=self._guarantee.observe_audit,
             )
-
-    @property
-    def base(self) -> Confidence:
-        """The app's own setting: answers are made by it, whatever threshold then decides about
-        them, because a threshold must not change what it was chosen for."""
-        return self._base
 
     @property
     def confidence(self) -> Confidence:
