@@ -11,7 +11,6 @@ from typing_extensions import Unpack
 from edgesdk.errors import InvalidOption
 from edgesdk.generation.streaming import read_all, read_all_async
 from edgesdk.hybrid.chat_history import HybridHistory, history_of
-from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.decode_states import ConversationState
 from edgesdk.hybrid.overflow import HybridOverflow, checked_overflow, fit_to_device
 from edgesdk.hybrid.privacy.detectors import Detector
@@ -31,6 +30,7 @@ from edgesdk.hybrid.request import (
     hybrid_request_of,
     split_rules,
 )
+from edgesdk.hybrid.request_path import RequestPath
 from edgesdk.options import options_from
 from edgesdk.runtime import Runtime
 from edgesdk.session import AnswerLock, new_messages_of, restore_chat, save_chat, with_tool_result
@@ -57,7 +57,7 @@ class HybridChat(Closeable):
     leaves it as it was. One turn at a time.
 
     Args:
-        client: asks, within its policy, budget and journal.
+        path: of the client that made the chat.
         runtime: of the device's model.
         detectors: what finds what is to be hidden.
         overflow: see `HybridClient.chat`.
@@ -67,7 +67,7 @@ class HybridChat(Closeable):
 
     def __init__(
         self,
-        client: HybridClient,
+        path: RequestPath,
         runtime: Runtime,
         detectors: Iterable[Detector],
         *,
@@ -78,7 +78,7 @@ class HybridChat(Closeable):
     ) -> None:
         past = past or HybridHistory()
         self.system = system
-        self._client = client
+        self._path = path
         self._runtime = runtime
         self._detectors = tuple(detectors)
         self._redactor = Redactor(self._detectors, values=past.values)
@@ -122,7 +122,7 @@ class HybridChat(Closeable):
                     self._join([*news, reply.message], verdict)
                 self._answering.end()
 
-            return self._client.answer(ask, verdict, rules.prefer, on_end=ended)
+            return self._path.answer(ask, verdict, rules.prefer, on_end=ended)
         except BaseException:
             self._answering.end()
             raise
@@ -217,7 +217,7 @@ class HybridChat(Closeable):
         """
         with self._answering.held():
             return HybridChat(
-                self._client,
+                self._path,
                 self._runtime,
                 self._detectors,
                 system=self.system,
@@ -279,7 +279,7 @@ class HybridChat(Closeable):
                 open_at = open_turn_start(self._turns)
             history = range(told, told + open_at)
             ask, self._unseen = fit_to_device(self._runtime, ask, history, self._unseen)
-        verdict = self._client.evaluate(ask, upload=rules.upload, tags=rules.tags)
+        verdict = self._path.evaluate(ask, upload=rules.upload, tags=rules.tags)
         if self._strictest is not None:
             verdict = verdict.tightened(self._strictest.upload, "an earlier turn")
         return ask, verdict
@@ -305,7 +305,7 @@ class HybridChat(Closeable):
         def ask(seconds: float | None) -> tuple[HybridStream, UploadVerdict]:
             changed = {**changes, "tools": offered, "deadline": seconds}
             asked, verdict = self._ask(list(acting.news), rules, changed)
-            return self._client.answer(asked, verdict, rules.prefer), verdict
+            return self._path.answer(asked, verdict, rules.prefer), verdict
 
         return _ActLoop(acting, functions, ask)
 
@@ -315,23 +315,23 @@ class HybridChat(Closeable):
 
 
 def restore_hybrid_chat(
-    client: HybridClient,
+    path: RequestPath,
     runtime: Runtime,
     detectors: Iterable[Detector],
-    path: Path,
+    file: Path,
     overflow: HybridOverflow,
 ) -> HybridChat:
     """See `HybridClient.restore`."""
     state = runtime.engine.new_state()
     try:
-        saved = restore_chat(path, state)
+        saved = restore_chat(file, state)
         past = history_of(saved)
     except BaseException:
         state.close()
         raise
     kept = ConversationState(runtime.engine, state)
     return HybridChat(
-        client,
+        path,
         runtime,
         detectors,
         system=saved.system,

@@ -39,6 +39,11 @@ class LocalModel:
         self._preflight = preflight
         self._self_consistency = self_consistency
 
+    @property
+    def bundle(self) -> str:
+        """Hash of the model's bundle."""
+        return self._runtime.engine.kv_identity.model
+
     def fingerprint(self, confidence: Confidence) -> str:
         """What of its settings decides which answers it makes, to be compared; empty where all is
         as without a gate and effort. Settings that depend on the device's state are not in it."""

@@ -187,7 +187,7 @@ class HybridSource:
         prefer: Prefer | None,
         started: float,
     ) -> None:
-        self.may_withdraw = client.may_ask(verdict, prefer)
+        self.may_withdraw = client.path.may_leave(verdict, prefer)
         self._client = client
         self._request = request
         self._verdict = verdict
@@ -200,7 +200,7 @@ class HybridSource:
             left = request.options.deadline - (perf_counter() - self._started)
             options = replace(request.options, deadline=max(left, _MIN_DEADLINE))
             request = replace(request, options=options)
-        with self._client.answer(request, self._verdict, self._prefer) as stream:
+        with self._client.path.answer(request, self._verdict, self._prefer) as stream:
             yield from stream
         return None if request.cancel.is_set() else stream.reply
 

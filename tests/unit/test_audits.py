@@ -375,7 +375,7 @@ def test_replies_are_offered_only_where_confidence_chose(tmp_path: Path) -> None
     with HybridClient(
         fake_model(), journal=journal, audits=Audits(), confidence=confidence
     ) as client:
-        auditor = client._monitor._auditor
+        auditor = client.path.monitor._auditor
         assert auditor is not None
         auditor.offer = offered.append  # type: ignore[method-assign]
         replies: list[HybridReply] = [

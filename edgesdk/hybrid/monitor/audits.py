@@ -50,9 +50,9 @@ class Audits:
     Attributes:
         share: of the answers that are kept, 0 to 1; which, is left to chance.
         judge: says, of the messages, the device's answer and the cloud's, whether the device is
-            right; see `edgesdk.hybrid.confidence.threshold.same_answer` for what is done without. It
-            is called in a thread of the client's. An error of the cloud that it takes for the truth
-            counts against the device.
+            right; the default is `edgesdk.hybrid.confidence.threshold.same_answer`. It is called in
+            a thread of the client's. An error of the cloud that it takes for the truth counts
+            against the device.
         chance: gives numbers from 0 to 1.
 
     Raises:

@@ -122,8 +122,8 @@ class Monitor(Closeable):
         Args:
             labelled: prompts, drawn as those to come will be, none of which trained the
                 confidence, each with the expected answer (see
-                `edgesdk.hybrid.confidence.threshold.same_answer`) or what tells whether an answer is
-                right; or a journal with labels, with which nothing is run.
+                `edgesdk.hybrid.confidence.threshold.same_answer`) or what tells whether an answer
+                is right; or a journal with labels, with which nothing is run.
             options: with which answers are made later.
             progress: called after each prompt with how many are done, and how many there are or
                 None.

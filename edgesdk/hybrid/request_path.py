@@ -1,0 +1,242 @@
+"""The path of a hybrid request: the device where it is good enough, else a cloud."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edgesdk.errors import RequestError
+from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
+from edgesdk.hybrid.confidence.confidence import Confidence
+from edgesdk.hybrid.local import LocalModel
+from edgesdk.hybrid.offline.queue import OfflineQueue
+from edgesdk.hybrid.offline.sending import DeferredReply, DeferredRequests
+from edgesdk.hybrid.privacy.policy import Policy, Upload, UploadVerdict
+from edgesdk.hybrid.remote import CloudResult, NoCloudAnswer, RemoteModel
+from edgesdk.hybrid.reply import (
+    AnswerSteps,
+    HybridEvent,
+    HybridReply,
+    HybridStream,
+    LocalDraft,
+    local_reply,
+)
+from edgesdk.hybrid.request import HybridRequest, Messages, Prefer
+from edgesdk.hybrid.router import Preflight, Rejection
+from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
+from edgesdk.system.cancellation import Deadline
+
+if TYPE_CHECKING:
+    from edgesdk.hybrid.monitor.monitor import Monitor
+
+_LOG = logging.getLogger("edgesdk.hybrid")
+_PREFERRED = Rejection("hint", "the app prefers the cloud")
+
+
+class RequestPath:
+    """The path of each request of one client. Several threads may use it.
+
+    Args:
+        confidence: by which drafts are made, and kept where no monitor says otherwise.
+        journal: where decisions are recorded; None for nowhere.
+        queue: where requests wait that could not go to the cloud; None for nowhere.
+
+    Attributes:
+        monitor: knows the threshold that holds now; None for the confidence's own.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        preflight: Preflight,
+        local: LocalModel,
+        remote: RemoteModel,
+        confidence: Confidence,
+        *,
+        journal: Journal | None = None,
+        queue: OfflineQueue | None = None,
+    ) -> None:
+        self.monitor: Monitor | None = None
+        self._policy = policy
+        self._preflight = preflight
+        self._device = local
+        self._remote = remote
+        self._confidence = confidence
+        self._journal = journal
+        self._deferred = DeferredRequests(queue, policy, remote, preflight.count, self._record)
+
+    def evaluate(
+        self, ask: HybridRequest, *, upload: Upload | None = None, tags: Iterable[str] = ()
+    ) -> UploadVerdict:
+        """Whether a request may leave the device; see `Policy.evaluate`."""
+        return self._policy.evaluate(ask.messages, call=upload, tags=tags, besides=ask.besides)
+
+    def may_leave(self, verdict: UploadVerdict, prefer: Prefer | None = None) -> bool:
+        """Whether a cloud might answer a request."""
+        return self._remote.available and verdict.upload != "local_only" and prefer != "local"
+
+    def answer(
+        self,
+        ask: HybridRequest,
+        verdict: UploadVerdict,
+        prefer: Prefer | None = None,
+        on_end: Callable[[HybridReply | None], None] = lambda reply: None,
+    ) -> HybridStream:
+        """Answer a request.
+
+        Args:
+            on_end: called once, with the reply, or with None where there is none.
+        """
+        return HybridStream(self._answer(ask, verdict, prefer), ask.cancel, on_end)
+
+    def flush_queue(self) -> Iterator[DeferredReply]:
+        """See `edgesdk.hybrid.offline.sending.flush`."""
+        return self._deferred.flush()
+
+    def _answer(
+        self, ask: HybridRequest, verdict: UploadVerdict, prefer: Prefer | None
+    ) -> AnswerSteps:
+        started, deadline = time.time(), Deadline(ask.options.deadline)
+        may_leave = self.may_leave(verdict, prefer)
+        local: LocalDraft | None = None
+        rejection: Rejection | None = _PREFERRED
+        if not (may_leave and prefer == "cloud"):
+            local, rejection = yield from self._local(ask, may_leave, prefer)
+        cancelled = ask.cancel.is_set()
+        if local is not None and (rejection is None or cancelled):
+            reason = "cancelled" if cancelled else f"sure enough{_samples_phrase(local)}"
+            reply = local_reply(local, reason, low_confidence=cancelled)
+        else:
+            assert rejection is not None, "without a draft there is a reason why"
+            reply = yield from self._escalate(ask, verdict, local, rejection, deadline)
+        self._record(reply, ask.messages, verdict, started)
+        # Nothing is promised of forms and calls, and nobody compares them.
+        chosen = prefer is None and not ask.cancel.is_set() and ask.is_plain
+        if self.monitor is not None:
+            self.monitor.observe_answer(ask.messages, ask.options, verdict, reply, chosen=chosen)
+        return reply
+
+    def _local(
+        self, ask: HybridRequest, may_leave: bool, prefer: Prefer | None
+    ) -> Generator[HybridEvent, None, tuple[LocalDraft | None, Rejection | None]]:
+        """A draft, and what speaks against keeping it."""
+        if may_leave:
+            rejection = self._preflight.check(
+                ask.messages, ask.options, tools=ask.tools is not None
+            )
+            if rejection is not None:
+                return None, rejection
+        monitor = self.monitor
+        threshold = (self._confidence if monitor is None else monitor.confidence).threshold
+        local = yield from self._device.answer(
+            ask, self._confidence, cloud_allowed=may_leave, threshold=threshold
+        )
+        if prefer == "local":
+            return local, None
+        if local.confidence is None:
+            return local, Rejection("", "the device said nothing")
+        if local.problem is not None:
+            return local, Rejection("", local.problem)
+        if local.predicted_wrong or local.confidence < threshold:
+            unsure = f"the device was unsure ({local.confidence:.2f}{_samples_phrase(local)})"
+            return local, Rejection("", unsure)
+        return local, None
+
+    def _escalate(
+        self,
+        ask: HybridRequest,
+        verdict: UploadVerdict,
+        local: LocalDraft | None,
+        rejection: Rejection,
+        deadline: Deadline,
+    ) -> AnswerSteps:
+        """The cloud's answer; where there is none, the device's after all."""
+        rejected_by, reason = rejection
+        shown = local is not None and bool(local.text)
+        tokens = local.receipt.prompt_tokens if local else self._preflight.count(ask.messages)
+        asking = self._remote.ask(ask, verdict, prompt_tokens=tokens, deadline=deadline)
+        said: list[str] = []
+        began = False
+        try:
+            while True:
+                event = next(asking)
+                if shown and not began:
+                    yield Restart(reason)
+                began = True
+                if isinstance(event, Restart):
+                    said.clear()
+                elif isinstance(event, TextDelta):
+                    said.append(event.text)
+                yield event
+        except StopIteration as end:
+            result: CloudResult = end.value
+            return result.reply(reason, local, rejected_by)
+        except NoCloudAnswer as error:
+            refusal, cost = str(error), error.cost
+            queued = self._deferred.keep(error, ask, verdict)
+        finally:
+            asking.close()
+        if ask.cancel.is_set() and began:
+            reason = f"{reason}; cancelled"
+            return HybridReply("".join(said), "cloud", reason, True, local, cost=cost)
+        if local is None or local.aborted:
+            if shown or began:
+                yield Restart(refusal)
+            left = ask.options
+            if left.deadline is not None:
+                left = replace(left, deadline=max(deadline.remaining, 1e-3))
+            again = replace(ask, options=left)
+            local = yield from self._device.answer(again, self._confidence, cloud_allowed=False)
+        elif began:
+            yield Restart(refusal)
+            yield TextDelta(local.text, "local")
+        reason = f"{reason}; {refusal}" + ("" if queued is None else "; asked again later")
+        return local_reply(
+            local, reason, low_confidence=True, cost=cost, rejected_by=rejected_by, queued=queued
+        )
+
+    def _record(
+        self, reply: HybridReply, messages: Messages, verdict: UploadVerdict, started: float
+    ) -> None:
+        """Write down what became of a request, if that is possible; the answer does not depend on
+        it.
+
+        Args:
+            started: seconds since the epoch.
+        """
+        if self._journal is None:
+            return
+        local, cloud, receipt = reply.local, reply.cloud, reply.receipt
+        ended = cloud or (local and local.receipt)
+        record = DecisionRecord(
+            at=started,
+            route=reply.route,
+            reason=reply.reason,
+            upload=verdict.upload,
+            kinds=tuple(sorted(verdict.kinds)),
+            confidence=receipt.confidence,
+            signals=local.measured if local else {},
+            rejected_by=reply.rejected_by,
+            predicted_wrong=local is not None and local.predicted_wrong,
+            bundle=self._device.bundle,
+            endpoint=cloud.endpoint if cloud else "",
+            prompt_tokens=receipt.prompt_tokens or 0,
+            output_tokens=receipt.output_tokens or 0,
+            money=reply.cost.money,
+            seconds=time.time() - started,
+            finish=ended.finish_reason if ended else "",
+        )
+        prompt = json.dumps(messages, ensure_ascii=False)
+        texts = RecordedTexts(prompt, local.text if local else None, cloud.text if cloud else None)
+        try:
+            self._journal.append(record, prompt=prompt, texts=texts)
+        except RequestError as error:
+            _LOG.warning("a decision was not written down: %s", error)
+
+
+def _samples_phrase(local: LocalDraft) -> str:
+    return f" after {local.answers} answers" if local.answers > 1 else ""
