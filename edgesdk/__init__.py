@@ -67,13 +67,13 @@ if TYPE_CHECKING:
     from edgesdk.hybrid.offline.queue import OfflineQueue as OfflineQueue
     from edgesdk.hybrid.offline.sending import DeferredReply as DeferredReply
     from edgesdk.hybrid.privacy.policy import Policy as Policy
-    from edgesdk.hybrid.reply import AsyncHybridStream as AsyncHybridStream
     from edgesdk.hybrid.reply import HybridReceipt as HybridReceipt
     from edgesdk.hybrid.reply import HybridReply as HybridReply
-    from edgesdk.hybrid.reply import HybridStream as HybridStream
     from edgesdk.hybrid.router import Router as Router
     from edgesdk.hybrid.self_consistency import SelfConsistency as SelfConsistency
     from edgesdk.hybrid.storage.journal import Journal as Journal
+    from edgesdk.hybrid.stream import AsyncHybridStream as AsyncHybridStream
+    from edgesdk.hybrid.stream import HybridStream as HybridStream
     from edgesdk.loading import load as load
     from edgesdk.loading import plan as plan
     from edgesdk.model import Model as Model
@@ -91,7 +91,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ActResult": "edgesdk.tools.tool_loop",
-    "AsyncHybridStream": "edgesdk.hybrid.reply",
+    "AsyncHybridStream": "edgesdk.hybrid.stream",
     "AsyncReplyStream": "edgesdk.reply",
     "Audits": "edgesdk.hybrid.monitor.audits",
     "Budget": "edgesdk.hybrid.cloud.spending",
@@ -125,7 +125,7 @@ _HOME = {
     "HybridClient": "edgesdk.hybrid.client",
     "HybridReceipt": "edgesdk.hybrid.reply",
     "HybridReply": "edgesdk.hybrid.reply",
-    "HybridStream": "edgesdk.hybrid.reply",
+    "HybridStream": "edgesdk.hybrid.stream",
     "IncompleteStructure": "edgesdk.errors",
     "InvalidOption": "edgesdk.errors",
     "InvalidText": "edgesdk.errors",

@@ -16,11 +16,7 @@ from edgesdk.hybrid.overflow import HybridOverflow, checked_overflow, fit_to_dev
 from edgesdk.hybrid.privacy.detectors import Detector
 from edgesdk.hybrid.privacy.policy import UploadVerdict
 from edgesdk.hybrid.privacy.redaction import Redactor
-from edgesdk.hybrid.reply import (
-    AsyncHybridStream,
-    HybridReply,
-    HybridStream,
-)
+from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.request import (
     HybridActKwargs,
     HybridKwargs,
@@ -31,6 +27,7 @@ from edgesdk.hybrid.request import (
     split_rules,
 )
 from edgesdk.hybrid.request_path import RequestPath
+from edgesdk.hybrid.stream import AsyncHybridStream, HybridStream
 from edgesdk.options import options_from
 from edgesdk.runtime import Runtime
 from edgesdk.session import AnswerLock, new_messages_of, restore_chat, save_chat, with_tool_result

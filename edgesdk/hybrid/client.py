@@ -24,11 +24,7 @@ from edgesdk.hybrid.overflow import HybridOverflow
 from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.remote import RemoteModel
-from edgesdk.hybrid.reply import (
-    AsyncHybridStream,
-    HybridReply,
-    HybridStream,
-)
+from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.request import (
     HybridKwargs,
     hybrid_request_of,
@@ -38,6 +34,7 @@ from edgesdk.hybrid.request_path import RequestPath
 from edgesdk.hybrid.router import Preflight, Router
 from edgesdk.hybrid.self_consistency import SelfConsistency
 from edgesdk.hybrid.storage.journal import Journal
+from edgesdk.hybrid.stream import AsyncHybridStream, HybridStream
 from edgesdk.model import Model
 from edgesdk.options import OptionsKwargs, options_from
 from edgesdk.system.closing import Closeable

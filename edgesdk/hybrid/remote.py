@@ -26,8 +26,9 @@ from edgesdk.hybrid.cloud.spending import Budget, CallSpending, Charges, Cost
 from edgesdk.hybrid.cloud_request import CloudRequest, cloud_request, extra_tokens
 from edgesdk.hybrid.privacy.policy import Policy, UploadQuestion, UploadVerdict
 from edgesdk.hybrid.privacy.redaction import StreamRestorer, json_escaped, restore, restore_json
-from edgesdk.hybrid.reply import HybridEvent, HybridReply, LocalDraft
+from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.request import HybridRequest
+from edgesdk.hybrid.stream import HybridEvent
 from edgesdk.system.cancellation import Cancelled, Deadline
 from edgesdk.tools.calls import ToolCall, ToolCalls
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from time import perf_counter
-from typing import Any, TypeAlias
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from edgesdk.engines.base import HiddenStates
-from edgesdk.errors import RequestError, StructureError
-from edgesdk.generation.scheduling import Cancel
-from edgesdk.generation.streaming import AsyncStream
-from edgesdk.hybrid.cloud.cloud_reply import CloudReply, ReasoningDelta, Restart, TextDelta
+from edgesdk.errors import StructureError
+from edgesdk.hybrid.cloud.cloud_reply import CloudReply
 from edgesdk.hybrid.cloud.spending import Cost
+from edgesdk.hybrid.cloud.wire import Usage
 from edgesdk.hybrid.confidence.signals import Signals
 from edgesdk.hybrid.storage.journal import Route
 from edgesdk.overflow import Overflow
-from edgesdk.receipt import Receipt, peak_memory_bytes
-from edgesdk.system.closing import Closeable
+from edgesdk.receipt import Receipt
 from edgesdk.tools.call_messages import call_message
 from edgesdk.tools.calls import ToolCall, ToolCalls, text_before_calls
 
@@ -36,75 +32,6 @@ class Timing:
     seconds: float = 0.0
     first_piece: float | None = None
     peak_memory_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class HybridReceipt:
-    """Where an answer came from, and what it took. None stands for "not measured".
-
-    Attributes:
-        route: who answered.
-        reason: why it was that one, in a few words.
-        low_confidence: see `HybridReply`.
-        confidence: in the device's draft, 0 to 1; None where none was made.
-        cost: of the cloud's part.
-        seconds: from the request to the end of the answer.
-        time_to_first_token: to the first piece of the answer that stands.
-        tokens_per_second: after the first token; of a cloud's answer, as fast as it was read.
-        prompt_tokens, output_tokens: as the one who answered counts them.
-        cached_tokens: tokens of the prompt that the device's KV cache held.
-        finish_reason: why the answer ended.
-        endpoint: who answered in the cloud.
-        attempts: how many requests that took; 0 without the cloud.
-        requested_device: what was asked for when the model was loaded; `device` is what it got.
-            None where the device made no draft.
-        peak_memory_bytes: most resident memory that this process ever had.
-        local: the receipt of the device's draft, also where the cloud answered.
-    """
-
-    route: Route
-    reason: str
-    low_confidence: bool
-    confidence: float | None
-    cost: Cost
-    seconds: float
-    time_to_first_token: float | None
-    tokens_per_second: float | None
-    prompt_tokens: int | None
-    output_tokens: int | None
-    cached_tokens: int | None
-    finish_reason: str
-    endpoint: str | None
-    attempts: int
-    requested_device: str | None
-    device: str | None
-    peak_memory_bytes: int | None
-    local: Receipt | None
-
-    @property
-    def overflow(self) -> Overflow | None:
-        """What the device left out of the conversation that it answered; None where it answered
-        all of it, or the cloud did."""
-        return self.local.overflow if self.local is not None and self.route == "local" else None
-
-    def line(self) -> str:
-        """One line for people."""
-        who = "here" if self.route == "local" else f"by {self.endpoint}"
-        counted = "not counted"
-        if self.prompt_tokens is not None and self.output_tokens is not None:
-            counted = f"{self.prompt_tokens:,} tokens in, {self.output_tokens:,} out"
-        first = "not measured"
-        if self.time_to_first_token is not None:
-            first = f"{self.time_to_first_token:.2f} s"
-        sure = "" if self.confidence is None else f" · confidence {self.confidence:.2f}"
-        low = " · low confidence" if self.low_confidence else ""
-        shortened = "" if self.overflow is None else f" · {self.overflow.phrase()}"
-        money = f" · cost {self.cost.money:.6g}" if self.cost.money else ""
-        ended = "" if self.finish_reason == "stop" else f" · ended by {self.finish_reason}"
-        return (
-            f"answered {who} ({self.reason}){sure}{low} · {counted} · first token {first}"
-            f" · {self.seconds:.2f} s in all{money}{shortened}{ended}"
-        )
 
 
 @dataclass(frozen=True)
@@ -224,38 +151,150 @@ class HybridReply:
     @property
     def receipt(self) -> HybridReceipt:
         """What it took."""
-        here = None if self.local is None else self.local.receipt
-        output, timing = self._tokens("completion_tokens", "output_tokens"), self.timing
-        speed = here.tokens_per_second if here is not None and self.route == "local" else None
-        if self.cloud is not None and output and timing.first_piece is not None:
-            after = timing.seconds - timing.first_piece
-            speed = (output - 1) / after if after > 0 and output > 1 else None
-        return HybridReceipt(
-            route=self.route,
-            reason=self.reason,
-            low_confidence=self.low_confidence,
-            confidence=None if self.local is None else self.local.confidence,
-            cost=self.cost,
-            seconds=timing.seconds,
-            time_to_first_token=timing.first_piece,
-            tokens_per_second=speed,
-            prompt_tokens=self._tokens("prompt_tokens", "prompt_tokens"),
-            output_tokens=output,
-            cached_tokens=here.cached_tokens if here and self.route == "local" else None,
-            finish_reason=self.finish_reason,
-            endpoint=None if self.cloud is None else self.cloud.endpoint,
-            attempts=0 if self.cloud is None else self.cloud.attempts,
-            requested_device=None if here is None else here.requested_device,
-            device=None if here is None else here.device,
-            peak_memory_bytes=timing.peak_memory_bytes,
-            local=here,
-        )
+        return HybridReceipt(self)
 
-    def _tokens(self, there: str, here: str) -> int | None:
-        if self.route == "cloud":
-            usage = None if self.cloud is None else self.cloud.usage
-            return None if usage is None else int(getattr(usage, there))
-        return None if self.local is None else int(getattr(self.local.receipt, here))
+
+@dataclass(frozen=True)
+class HybridReceipt:
+    """Where an answer came from, and what it took: a view of its reply.
+
+    None stands for "not measured".
+    """
+
+    reply: HybridReply
+
+    @property
+    def route(self) -> Route:
+        """Who answered."""
+        return self.reply.route
+
+    @property
+    def reason(self) -> str:
+        """Why it was that one, in a few words."""
+        return self.reply.reason
+
+    @property
+    def low_confidence(self) -> bool:
+        """See `HybridReply`."""
+        return self.reply.low_confidence
+
+    @property
+    def confidence(self) -> float | None:
+        """In the device's draft, 0 to 1; None where none was made."""
+        return None if self.reply.local is None else self.reply.local.confidence
+
+    @property
+    def cost(self) -> Cost:
+        """Of the cloud's part."""
+        return self.reply.cost
+
+    @property
+    def seconds(self) -> float:
+        """From the request to the end of the answer."""
+        return self.reply.timing.seconds
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """To the first piece of the answer that stands."""
+        return self.reply.timing.first_piece
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """After the first token; of a cloud's answer, as fast as it was read."""
+        if self.reply.cloud is None:
+            return None if self._on_device is None else self._on_device.tokens_per_second
+        output, first = self.output_tokens, self.time_to_first_token
+        if first is None or not output or output < 2 or self.seconds <= first:
+            return None
+        return (output - 1) / (self.seconds - first)
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """As the one who answered counts them."""
+        if self._on_device is not None:
+            return self._on_device.prompt_tokens
+        return None if self._usage is None else self._usage.prompt_tokens
+
+    @property
+    def output_tokens(self) -> int | None:
+        """As the one who answered counts them."""
+        if self._on_device is not None:
+            return self._on_device.output_tokens
+        return None if self._usage is None else self._usage.completion_tokens
+
+    @property
+    def cached_tokens(self) -> int | None:
+        """Tokens of the prompt that the device's KV cache held."""
+        return None if self._on_device is None else self._on_device.cached_tokens
+
+    @property
+    def finish_reason(self) -> str:
+        """Why the answer ended."""
+        return self.reply.finish_reason
+
+    @property
+    def endpoint(self) -> str | None:
+        """Who answered in the cloud."""
+        return None if self.reply.cloud is None else self.reply.cloud.endpoint
+
+    @property
+    def attempts(self) -> int:
+        """How many requests that took; 0 without the cloud."""
+        return 0 if self.reply.cloud is None else self.reply.cloud.attempts
+
+    @property
+    def local(self) -> Receipt | None:
+        """The receipt of the device's draft, also where the cloud answered."""
+        return None if self.reply.local is None else self.reply.local.receipt
+
+    @property
+    def requested_device(self) -> str | None:
+        """What was asked for when the model was loaded; `device` is what it got. None where the
+        device made no draft."""
+        return None if self.local is None else self.local.requested_device
+
+    @property
+    def device(self) -> str | None:
+        """Where the device's model ran."""
+        return None if self.local is None else self.local.device
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Most resident memory that this process ever had."""
+        return self.reply.timing.peak_memory_bytes
+
+    @property
+    def overflow(self) -> Overflow | None:
+        """What the device left out of the conversation that it answered; None where it answered
+        all of it, or the cloud did."""
+        return None if self._on_device is None else self._on_device.overflow
+
+    @property
+    def _on_device(self) -> Receipt | None:
+        return self.local if self.route == "local" else None
+
+    @property
+    def _usage(self) -> Usage | None:
+        return None if self.reply.cloud is None else self.reply.cloud.usage
+
+    def line(self) -> str:
+        """One line for people."""
+        who = "here" if self.route == "local" else f"by {self.endpoint}"
+        counted = "not counted"
+        if self.prompt_tokens is not None and self.output_tokens is not None:
+            counted = f"{self.prompt_tokens:,} tokens in, {self.output_tokens:,} out"
+        first = "not measured"
+        if self.time_to_first_token is not None:
+            first = f"{self.time_to_first_token:.2f} s"
+        sure = "" if self.confidence is None else f" · confidence {self.confidence:.2f}"
+        low = " · low confidence" if self.low_confidence else ""
+        shortened = "" if self.overflow is None else f" · {self.overflow.phrase()}"
+        money = f" · cost {self.cost.money:.6g}" if self.cost.money else ""
+        ended = "" if self.finish_reason == "stop" else f" · ended by {self.finish_reason}"
+        return (
+            f"answered {who} ({self.reason}){sure}{low} · {counted} · first token {first}"
+            f" · {self.seconds:.2f} s in all{money}{shortened}{ended}"
+        )
 
 
 def local_reply(
@@ -281,82 +320,3 @@ def local_reply(
         draft.text, "local", reason, low_confidence, draft, cost=cost or Cost(),
         rejected_by=rejected_by, parsed=draft.parsed, tool_calls=draft.calls, queued=queued,
     )  # fmt: skip
-
-
-HybridEvent: TypeAlias = TextDelta | ReasoningDelta | Restart
-AnswerSteps: TypeAlias = Generator[HybridEvent, None, HybridReply]
-
-
-class HybridStream(Closeable, Iterator[HybridEvent]):
-    """Pieces of an answer. After a `Restart` all pieces before it are void: another answers.
-
-    A `ReasoningDelta` is what the cloud's model reasons, and no part of the answer. Iterate it in
-    one thread; `cancel` may be called from any.
-
-    Args:
-        steps: the answer.
-        cancel: what `steps` looks at.
-        on_end: called once, with the reply, or with None where there is none or it was cancelled.
-    """
-
-    def __init__(
-        self, steps: AnswerSteps, cancel: Cancel, on_end: Callable[[HybridReply | None], None]
-    ) -> None:
-        self._steps = steps
-        self._cancel = cancel
-        self._on_end = on_end
-        self._ended = False
-        self._started = perf_counter()
-        self._first: float | None = None
-        self._reply: HybridReply | None = None
-
-    def __next__(self) -> HybridEvent:
-        try:
-            event = next(self._steps)
-        except StopIteration as end:
-            if end.value is not None:
-                self._reply = replace(end.value, timing=self._timing())
-            self._end()
-            raise StopIteration from None
-        except BaseException:
-            self._end()
-            raise
-        if isinstance(event, Restart):
-            self._first = None
-        elif isinstance(event, TextDelta) and self._first is None:
-            self._first = perf_counter() - self._started
-        return event
-
-    @property
-    def reply(self) -> HybridReply:
-        """The whole answer.
-
-        Raises:
-            RequestError: it was not read to its end.
-        """
-        if self._reply is None:
-            raise RequestError("The answer was not read to its end.", hint="Iterate it first.")
-        return self._reply
-
-    def cancel(self) -> None:
-        """End the answer at once, whatever it is at; the stream then ends with what is there."""
-        self._cancel.set()
-
-    def close(self) -> None:
-        """End the answer here; for the thread that iterates it."""
-        self._steps.close()
-        self._end()
-
-    def _end(self) -> None:
-        if not self._ended:
-            self._ended = True
-            self._on_end(None if self._cancel.is_set() else self._reply)
-
-    def __del__(self) -> None:
-        self.close()
-
-    def _timing(self) -> Timing:
-        return Timing(perf_counter() - self._started, self._first, peak_memory_bytes())
-
-
-AsyncHybridStream: TypeAlias = AsyncStream[HybridEvent, HybridReply]

@@ -17,17 +17,11 @@ from edgesdk.hybrid.offline.queue import OfflineQueue
 from edgesdk.hybrid.offline.sending import DeferredReply, DeferredRequests
 from edgesdk.hybrid.privacy.policy import Policy, Upload, UploadVerdict
 from edgesdk.hybrid.remote import CloudResult, NoCloudAnswer, RemoteModel
-from edgesdk.hybrid.reply import (
-    AnswerSteps,
-    HybridEvent,
-    HybridReply,
-    HybridStream,
-    LocalDraft,
-    local_reply,
-)
+from edgesdk.hybrid.reply import HybridReply, LocalDraft, local_reply
 from edgesdk.hybrid.request import HybridRequest, Messages, Prefer
 from edgesdk.hybrid.router import Preflight, Rejection
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
+from edgesdk.hybrid.stream import AnswerSteps, HybridEvent, HybridStream
 from edgesdk.system.cancellation import Deadline
 
 if TYPE_CHECKING:

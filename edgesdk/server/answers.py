@@ -13,8 +13,9 @@ from edgesdk.generation.loop import Step
 from edgesdk.generation.scheduling import Cancel
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.privacy.policy import UploadVerdict
-from edgesdk.hybrid.reply import HybridEvent, HybridReceipt, HybridReply, LocalDraft, Timing
+from edgesdk.hybrid.reply import HybridReceipt, HybridReply, LocalDraft, Timing
 from edgesdk.hybrid.request import HybridRequest, Prefer
+from edgesdk.hybrid.stream import HybridEvent
 from edgesdk.options import Options
 from edgesdk.receipt import Reply, receipt_of
 from edgesdk.server.metrics import Metrics

@@ -25,13 +25,14 @@ from support.scripted_server import (
 )
 
 from edgesdk.errors import ContextOverflow, InvalidOption
-from edgesdk.hybrid.client import HybridClient, HybridEvent
+from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.spending import Budget, Cost, SpendingLimits
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.privacy.policy import Policy, UploadQuestion
 from edgesdk.hybrid.storage.journal import Journal
+from edgesdk.hybrid.stream import HybridEvent
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 

@@ -15,7 +15,7 @@ from support.script_engine import ScriptEngine
 from support.scripted_server import HEAD, Script, ScriptedServer, Wait, answer, chunk, status
 
 from edgesdk.errors import ContextOverflow, RequestError
-from edgesdk.hybrid.client import HybridClient, HybridEvent
+from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
@@ -27,6 +27,7 @@ from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.router import Router
 from edgesdk.hybrid.self_consistency import SelfConsistency
 from edgesdk.hybrid.storage.journal import Journal
+from edgesdk.hybrid.stream import HybridEvent
 from edgesdk.system.power import PowerState
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
@@ -219,7 +220,7 @@ def test_nobody_tries_again_where_nobody_could_be_asked() -> None:
         with client(server, engine, self_consistency=COLD, confidence=BETWEEN) as hybrid:
             reply = hybrid.respond("Hi", upload="local_only")
             assert (reply.low_confidence, len(engine.prompts)) == (True, 1)
-        alone = dataclasses.replace(COLD, alone=True)
+        alone = dataclasses.replace(COLD, without_cloud=True)
         with client(server, engine, self_consistency=alone, confidence=BETWEEN) as hybrid:
             reply = hybrid.respond("Hi", upload="local_only")
             assert (reply.low_confidence, len(engine.prompts)) == (False, 5)

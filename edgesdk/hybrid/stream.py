@@ -1,0 +1,94 @@
+"""An answer of the hybrid client while it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from time import perf_counter
+from typing import TypeAlias
+
+from edgesdk.errors import RequestError
+from edgesdk.generation.scheduling import Cancel
+from edgesdk.generation.streaming import AsyncStream
+from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart, TextDelta
+from edgesdk.hybrid.reply import HybridReply, Timing
+from edgesdk.receipt import peak_memory_bytes
+from edgesdk.system.closing import Closeable
+
+HybridEvent: TypeAlias = TextDelta | ReasoningDelta | Restart
+AnswerSteps: TypeAlias = Generator[HybridEvent, None, HybridReply]
+
+
+class HybridStream(Closeable, Iterator[HybridEvent]):
+    """Pieces of an answer. After a `Restart` all pieces before it are void: another answers.
+
+    A `ReasoningDelta` is what the cloud's model reasons, and no part of the answer. Iterate it in
+    one thread; `cancel` may be called from any.
+
+    Args:
+        steps: the answer.
+        cancel: what `steps` looks at.
+        on_end: called once, with the reply, or with None where there is none or it was cancelled.
+    """
+
+    def __init__(
+        self, steps: AnswerSteps, cancel: Cancel, on_end: Callable[[HybridReply | None], None]
+    ) -> None:
+        self._steps = steps
+        self._cancel = cancel
+        self._on_end = on_end
+        self._ended = False
+        self._started = perf_counter()
+        self._first: float | None = None
+        self._reply: HybridReply | None = None
+
+    def __next__(self) -> HybridEvent:
+        try:
+            event = next(self._steps)
+        except StopIteration as end:
+            if end.value is not None:
+                self._reply = replace(end.value, timing=self._timing())
+            self._end()
+            raise StopIteration from None
+        except BaseException:
+            self._end()
+            raise
+        if isinstance(event, Restart):
+            self._first = None
+        elif isinstance(event, TextDelta) and self._first is None:
+            self._first = perf_counter() - self._started
+        return event
+
+    @property
+    def reply(self) -> HybridReply:
+        """The whole answer.
+
+        Raises:
+            RequestError: it was not read to its end.
+        """
+        if self._reply is None:
+            raise RequestError("The answer was not read to its end.", hint="Iterate it first.")
+        return self._reply
+
+    def cancel(self) -> None:
+        """End the answer at once, whatever it is at; the stream then ends with what is there."""
+        self._cancel.set()
+
+    def close(self) -> None:
+        """End the answer here; for the thread that iterates it."""
+        self._steps.close()
+        self._end()
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._on_end(None if self._cancel.is_set() else self._reply)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _timing(self) -> Timing:
+        return Timing(perf_counter() - self._started, self._first, peak_memory_bytes())
+
+
+AsyncHybridStream: TypeAlias = AsyncStream[HybridEvent, HybridReply]
