@@ -18,6 +18,7 @@ from edgesdk.hybrid.confidence.signals import SignalMeter
 from edgesdk.hybrid.self_consistency import SelfConsistency
 from edgesdk.model import Model
 from edgesdk.options import Options
+from edgesdk.system.cancellation import CancellationToken
 
 MOST_TOKENS = 24
 _LIKELIEST = 5
@@ -66,7 +67,7 @@ class LocalAsker:
                 ids,
                 options,
                 started=started,
-                cancel=runtime.cancel_event(),
+                cancellation=CancellationToken(),
                 on_step=on_step,
             )
             text = "".join(step.text for step in generation)

@@ -32,6 +32,7 @@ from edgesdk.reply import AsyncReplyStream, ReplyStream
 from edgesdk.runtime import Runtime
 from edgesdk.session import AnswerLock, new_messages_of, save_chat, with_tool_result
 from edgesdk.structured.output_format import GenerationRequest
+from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
 from edgesdk.tools.call_messages import open_turn_start, unanswered_calls, used_ids
 from edgesdk.tools.calls import ToolCall
@@ -441,14 +442,14 @@ class Turn:
         on_end: Callable[[Reply | None], None],
         full: int,
     ) -> ReplyStream:
-        cancel = runtime.cancel_event()
+        cancellation = CancellationToken()
         constraint, parse = runtime.constraint_for(asked.structure)
 
         def begin(ids: list[int], chosen: Options) -> Generation:
             # The summary is free text; only the answer has a form.
             form = constraint if chosen is asked.options else None
             return runtime.generate(
-                state, ids, chosen, started=started, cancel=cancel, constraint=form
+                state, ids, chosen, started=started, cancellation=cancellation, constraint=form
             )
 
         summarizing = SummarizedAnswer(
@@ -465,7 +466,7 @@ class Turn:
 
         return runtime.stream(
             summarizing,
-            cancel,
+            cancellation,
             on_end=ended,
             overflow=lambda: summarizing.overflow,
             parse=parse,

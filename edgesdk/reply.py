@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeAlias
 
@@ -10,6 +9,7 @@ from edgesdk.errors import DeadlineExceeded, RequestError
 from edgesdk.generation.loop import Finish, FinishReason, Step
 from edgesdk.generation.streaming import AsyncStream
 from edgesdk.receipt import Receipt, Reply
+from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
 from edgesdk.tools.calls import ToolCalls
 
@@ -37,7 +37,7 @@ class ReplyStream(Closeable, Iterator[str]):
 
     Args:
         generation: the answer.
-        cancel: the event that `generation` looks at.
+        cancellation: what `generation` looks at.
         receipt: makes the receipt from how it ended.
         on_end: called once, with the reply, or with None where an error ended it.
         parse: makes the reply's `parsed`, or its `tool_calls`, from the whole text and why it
@@ -47,14 +47,14 @@ class ReplyStream(Closeable, Iterator[str]):
     def __init__(
         self,
         generation: AnswerSteps,
-        cancel: threading.Event,
+        cancellation: CancellationToken,
         *,
         receipt: Callable[[Finish], Receipt],
         on_end: Callable[[Reply | None], None],
         parse: Callable[[str, FinishReason], Any] | None = None,
     ) -> None:
         self._generation = generation
-        self._cancel = cancel
+        self._cancellation = cancellation
         self._receipt = receipt
         self._on_end = on_end
         self._parse = parse
@@ -99,7 +99,7 @@ class ReplyStream(Closeable, Iterator[str]):
 
     def cancel(self) -> None:
         """End the answer at once, whatever it is at; the stream then ends with what is there."""
-        self._cancel.set()
+        self._cancellation.cancel()
 
     def close(self) -> None:
         """End the answer here; harmless where it has ended."""

@@ -16,7 +16,7 @@ from edgesdk.generation.constraint import Constraint
 from edgesdk.generation.loop import Finish, FinishReason, Generation, StepCallback, generate
 from edgesdk.generation.prefill import prefill
 from edgesdk.generation.prefix_cache import PrefixCache
-from edgesdk.generation.scheduling import Cancel, EngineScheduler, ScheduledDecodeState
+from edgesdk.generation.scheduling import EngineScheduler, ScheduledDecodeState
 from edgesdk.generation.speculation import (
     AdaptiveDraftLength,
     Drafter,
@@ -91,10 +91,15 @@ class Runtime:
         Raises:
             EmptyPrompt, ContextOverflow, InvalidOption: see `edgesdk.generation.loop.generate`.
         """
-        cancel = self.cancel_event()
+        cancellation = CancellationToken()
         constraint, parse = self.constraint_for(structure)
         generation = self.generate(
-            state, prompt, options, started=started, cancel=cancel, constraint=constraint
+            state,
+            prompt,
+            options,
+            started=started,
+            cancellation=cancellation,
+            constraint=constraint,
         )
 
         def ended(reply: Reply | None) -> None:
@@ -102,7 +107,9 @@ class Runtime:
                 self._keep(state, shared)
             on_end(reply)
 
-        return self.stream(generation, cancel, on_end=ended, overflow=lambda: overflow, parse=parse)
+        return self.stream(
+            generation, cancellation, on_end=ended, overflow=lambda: overflow, parse=parse
+        )
 
     def constraint_for(
         self, structure: OutputFormat | None
@@ -115,10 +122,6 @@ class Runtime:
         constraint = self.vocabulary.constraint(structure.grammar)
         return constraint, partial(read_answer, structure, constraint)
 
-    def cancel_event(self) -> Cancel:
-        """An event that ends an answer, whatever it is at."""
-        return Cancel()
-
     def generate(
         self,
         state: DecodeState,
@@ -126,7 +129,7 @@ class Runtime:
         options: Options,
         *,
         started: float,
-        cancel: Cancel,
+        cancellation: CancellationToken,
         constraint: Constraint | None = None,
         logprobs: bool = False,
         top_logprobs: int = 0,
@@ -136,8 +139,7 @@ class Runtime:
 
         Arguments and errors are those of `edgesdk.generation.loop.generate`.
         """
-        until = None if options.deadline is None else started + options.deadline
-        cancellation = cancel.cancellation(until)
+        cancellation = cancellation.child(options.deadline, started=started)
         # Drafts that run ahead of a constraint would not know what it allows.
         speculator = self._speculator(prompt, options, cancellation) if constraint is None else None
         return generate(
@@ -146,7 +148,6 @@ class Runtime:
             self.encoder.tokenizer,
             options,
             info=self.engine.info,
-            cancel=cancel,
             cancellation=cancellation,
             logprobs=logprobs,
             top_logprobs=top_logprobs,
@@ -186,20 +187,20 @@ class Runtime:
     def stream(
         self,
         answer: AnswerSteps,
-        cancel: Cancel,
+        cancellation: CancellationToken,
         *,
         on_end: Callable[[Reply | None], None],
         overflow: Callable[[], Overflow | None],
         parse: Parse | None = None,
     ) -> ReplyStream:
-        """The stream of an answer that looks at `cancel`; `overflow` is asked at its end."""
+        """The stream of an answer that looks at `cancellation`; `overflow` is asked at its end."""
 
         def receipt(finish: Finish) -> Receipt:
             return receipt_of(
                 finish, self.engine.info, load_seconds=self.load_seconds, overflow=overflow()
             )
 
-        return ReplyStream(answer, cancel, receipt=receipt, on_end=on_end, parse=parse)
+        return ReplyStream(answer, cancellation, receipt=receipt, on_end=on_end, parse=parse)
 
     def shared_tokens(self, messages: Items[dict[str, Any]], ids: list[int]) -> int:
         """How many of `ids` at their start come from the system message; 0 where none is kept."""

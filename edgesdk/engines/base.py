@@ -71,8 +71,8 @@ class DecodeState(Protocol):
         """Append `tokens` (int, [n], n >= 1) and return next-token logits.
 
         Args:
-            cancellation: who waits for them. When it stops, the call ends without waiting for the
-                engine to finish it; what the call waited for others is added to its `waited`.
+            cancellation: ends the call early, without waiting for the engine to finish it. What
+                the call waited for others is added to its `queue_seconds`.
 
         Returns:
             float32 [1, vocab] for "last", [n, vocab] for "all" and "each"; row i follows token i.
@@ -84,7 +84,7 @@ class DecodeState(Protocol):
             ContextOverflow: the sequence would exceed `context_length`; nothing was appended.
             RequestError: no tokens, or an id outside the vocabulary; nothing was appended.
             EngineError: the engine failed; the sequence is as it was before the call.
-            Interrupted: `cancellation` stopped; the sequence is as it was before the call.
+            Cancelled: `cancellation` was cancelled or expired; the state is as it was before.
         """
 
     def rewind(self, length: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -100,7 +99,6 @@ class Generation(Iterator[Step]):
         options: Options,
         *,
         info: EngineInfo,
-        cancel: threading.Event,
         cancellation: CancellationToken,
         logprobs: bool,
         top_logprobs: int,
@@ -117,7 +115,6 @@ class Generation(Iterator[Step]):
         self._options = options
         self._sampler = Sampler(options, info.vocab_size)
         self._room = info.context_length - len(prompt)
-        self._cancel = cancel
         self._cancellation = cancellation
         self._logprobs = logprobs
         self._top_logprobs = top_logprobs
@@ -179,7 +176,7 @@ class Generation(Iterator[Step]):
                 reason = reason or self._interruption()
         except Cancelled:
             # If nobody cancelled it was the deadline, which another clock may see a little sooner.
-            reason = "cancelled" if self._cancel.is_set() else "deadline"
+            reason = "cancelled" if self._cancellation.cancelled else "deadline"
         # An incomplete character at the end stays in the decoder: it would show as U+FFFD.
         held = stops.flush()
         self._end(reason)
@@ -230,7 +227,7 @@ class Generation(Iterator[Step]):
         """Logits after the prompt.
 
         Raises:
-            Interrupted: the caller's wish to stop came first.
+            Cancelled: the answer was cancelled before, or its deadline passed.
         """
         begun = self._clock()
         state = self._state
@@ -248,15 +245,12 @@ class Generation(Iterator[Step]):
 
     def _clock(self) -> float:
         """Seconds, without those of waiting for others."""
-        return perf_counter() - self._cancellation.waited
+        return perf_counter() - self._cancellation.queue_seconds
 
     def _interruption(self) -> FinishReason | None:
-        if self._cancel.is_set():
+        if self._cancellation.cancelled:
             return "cancelled"
-        deadline = self._options.deadline
-        if deadline is not None and perf_counter() - self._started > deadline:
-            return "deadline"
-        return None
+        return "deadline" if self._cancellation.expired else None
 
     def _count(self, begun: float) -> None:
         if self._first is None:
@@ -284,8 +278,8 @@ class Generation(Iterator[Step]):
             time_to_first_token=self._first,
             drafted_tokens=speculator.drafted if speculator else 0,
             accepted_tokens=speculator.accepted if speculator else 0,
-            queue_seconds=self._cancellation.waited,
-            paused_seconds=self._cancellation.paused,
+            queue_seconds=self._cancellation.queue_seconds,
+            paused_seconds=self._cancellation.paused_seconds,
         )
 
 
@@ -296,7 +290,6 @@ def generate(
     options: Options,
     *,
     info: EngineInfo,
-    cancel: threading.Event | None = None,
     cancellation: CancellationToken | None = None,
     logprobs: bool = False,
     top_logprobs: int = 0,
@@ -314,9 +307,9 @@ def generate(
         state: its content is replaced by prompt and answer.
         prompt: token ids.
         info: of the sequence's engine.
-        cancel: set it, from any thread, to end the answer; looked at before each token and
-            before each chunk of the prompt.
-        cancellation: whose waiting is on the receipt; `state` makes its calls for it.
+        cancellation: ends the answer when it is cancelled, or at its own deadline; looked at before
+            each token and each chunk of the prompt. Its waiting is on the receipt. None for one
+            with the deadline of `options`.
         logprobs: give each step its log-probability (costs one pass over the vocabulary).
         top_logprobs: give each step so many of the likeliest ids.
         started: `time.perf_counter()` when the request came, from which the deadline and the time
@@ -336,17 +329,19 @@ def generate(
         InvalidOption: `logit_bias` names a token outside the vocabulary.
     """
     check_fits(len(prompt), info.context_length)
+    started = perf_counter() if started is None else started
+    if cancellation is None:
+        cancellation = CancellationToken(options.deadline, started=started)
     return Generation(
         state,
         prompt,
         tokenizer,
         options,
         info=info,
-        cancel=cancel or threading.Event(),
-        cancellation=cancellation or CancellationToken(),
+        cancellation=cancellation,
         logprobs=logprobs,
         top_logprobs=top_logprobs,
-        started=perf_counter() if started is None else started,
+        started=started,
         warm=warm,
         speculator=speculator,
         constraint=constraint,

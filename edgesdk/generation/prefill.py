@@ -28,7 +28,7 @@ def prefill(
         Logits after the last of them, float32 [1, vocab]; see `DecodeState.extend`.
 
     Raises:
-        Interrupted: `stopped` said so; whole chunks may have been appended.
+        Cancelled: `stopped` said so; whole chunks may have been appended.
         What `DecodeState.extend` raises.
     """
     tokens = np.array(ids, np.int64)

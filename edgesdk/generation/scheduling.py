@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from time import perf_counter
 
 import numpy.typing as npt
@@ -13,31 +12,6 @@ from edgesdk.system.cancellation import CancellationToken, Cancelled
 
 # A request that was passed over so many times counts as one priority higher.
 ADMISSIONS_PER_PRIORITY = 8
-
-
-class Cancel(threading.Event):
-    """An event that ends what is under way for its callers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._tokens: weakref.WeakSet[CancellationToken] = weakref.WeakSet()
-        self._guard = threading.Lock()
-
-    def cancellation(self, until: float | None = None) -> CancellationToken:
-        """A caller that stops when this is set, or at `until`."""
-        cancellation = CancellationToken(until)
-        with self._guard:
-            self._tokens.add(cancellation)
-        if self.is_set():
-            cancellation.stop()
-        return cancellation
-
-    def set(self) -> None:
-        super().set()
-        with self._guard:
-            tokens = list(self._tokens)
-        for cancellation in tokens:
-            cancellation.stop()
 
 
 class _WaitingCall:
@@ -74,7 +48,7 @@ class EngineScheduler:
         """Wait for admission; `leave` must follow.
 
         Raises:
-            Interrupted: `cancellation` stopped; it is not in.
+            Cancelled: `cancellation` was cancelled or expired; the call is not in.
         """
         with self._guard:
             if self._free > 0:
@@ -93,7 +67,7 @@ class EngineScheduler:
                 self.leave()
             raise
         finally:
-            cancellation.waited += perf_counter() - begun
+            cancellation.queue_seconds += perf_counter() - begun
         if not self._withdraw(waiter):
             raise Cancelled
 

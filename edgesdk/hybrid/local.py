@@ -20,7 +20,7 @@ from edgesdk.hybrid.self_consistency import SelfConsistency, sample_until_agreed
 from edgesdk.options import Options
 from edgesdk.receipt import receipt_of
 from edgesdk.runtime import Runtime
-from edgesdk.system.cancellation import Deadline
+from edgesdk.system.cancellation import CancellationToken
 from edgesdk.tools.calls import ToolCalls, parse_calls
 
 
@@ -134,7 +134,7 @@ class LocalModel:
         cloud_allowed: bool,
     ) -> Generator[TextDelta | Restart | None, None, LocalDraft]:
         """As `answer`; None is yielded while there is nothing to show."""
-        deadline = Deadline(ask.options.deadline)
+        deadline = CancellationToken(ask.options.deadline)
         lent = SharedState(ask.lender(self._runtime))
         odds = self._preflight.prompt_log_odds(ask.messages)
         device_messages = self._preflight.device_messages(
@@ -251,7 +251,7 @@ def make_draft(
             ids,
             ask.options,
             started=started,
-            cancel=ask.cancel,
+            cancellation=ask.cancellation,
             constraint=None if constraint is None else meter.observe(constraint),
             on_step=meter.update,
         )

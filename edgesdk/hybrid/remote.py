@@ -29,7 +29,7 @@ from edgesdk.hybrid.privacy.redaction import StreamRestorer, json_escaped, resto
 from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.stream import HybridEvent
-from edgesdk.system.cancellation import Cancelled, Deadline
+from edgesdk.system.cancellation import CancellationToken, Cancelled
 from edgesdk.tools.calls import ToolCall, ToolCalls
 
 # Prompts are counted by the device's tokenizer; another one makes more of the same text, but not
@@ -69,7 +69,12 @@ class RemoteModel:
         return bool(self._clouds)
 
     def ask(
-        self, ask: HybridRequest, verdict: UploadVerdict, *, prompt_tokens: int, deadline: Deadline
+        self,
+        ask: HybridRequest,
+        verdict: UploadVerdict,
+        *,
+        prompt_tokens: int,
+        deadline: CancellationToken,
     ) -> Generator[HybridEvent, None, CloudResult]:
         """Yield the answer as it comes, with values restored; return how it ended.
 
@@ -102,19 +107,19 @@ class RemoteModel:
         return cloud_result_of(answer, sent, ask, spending.cost)
 
     def _read(
-        self, sent: CloudRequest, ask: HybridRequest, deadline: Deadline, charges: Charges
+        self, sent: CloudRequest, ask: HybridRequest, deadline: CancellationToken, charges: Charges
     ) -> Generator[HybridEvent, None, CloudReply]:
         """The events, restored, and the answer as the endpoint gave it."""
         restoring = AttemptRestorer(ask)
         with (
             self._opened().stream(
                 sent.body,
-                deadline=deadline.seconds,
+                deadline=deadline.timeout,
                 charges=charges,
                 on_break=ask.on_break,
                 key=ask.key,
             ) as stream,
-            ask.cancel.cancellation().on_cancel(stream.close),
+            ask.cancellation.on_cancel(stream.close),
         ):
             for event in stream:
                 if isinstance(event, Restart):
@@ -122,7 +127,7 @@ class RemoteModel:
                     yield event
                 elif not isinstance(event, CloudReply):
                     yield from restoring.feed(event)
-            if ask.cancel.is_set():
+            if ask.cancellation.cancelled:
                 raise Cancelled
             yield from restoring.flush()
             return stream.answer

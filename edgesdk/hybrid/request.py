@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from edgesdk.errors import RejectedStructure
-from edgesdk.generation.scheduling import Cancel
 from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.decode_states import DecodeStates, NewStates
 from edgesdk.hybrid.privacy.policy import Upload
@@ -17,6 +16,7 @@ from edgesdk.options import Options, OptionsKwargs
 from edgesdk.overflow import Overflow
 from edgesdk.runtime import Runtime
 from edgesdk.structured.output_format import OutputFormat, json_schema_of
+from edgesdk.system.cancellation import CancellationToken
 from edgesdk.tools.call_messages import used_ids
 from edgesdk.tools.calls import ToolCall, ToolCalls
 from edgesdk.tools.tool_set import RequestKwargs, check_tool_calls, parse_tool_kwargs, schema_errors
@@ -78,7 +78,7 @@ class HybridRequest:
         sequences: where the device's KV cache comes from; None for a new one.
         form: None for any text. Without it `tools` may be there, and the other way around.
         on_break: what becomes of a cloud answer that breaks off; None for the client's own choice.
-        cancel: ends the answer, whoever is at it.
+        cancellation: ends the answer, whoever is at it.
         key: idempotency key of the question to the cloud; None for a new one.
         seen: what the device sees in place of `messages`, where they are too many for it; None for
             all of them,
@@ -92,7 +92,7 @@ class HybridRequest:
     form: RequestedFormat | None = None
     tools: OfferedTools | None = None
     on_break: OnBreak | None = None
-    cancel: Cancel = field(default_factory=Cancel)
+    cancellation: CancellationToken = field(default_factory=CancellationToken)
     key: str | None = None
     seen: Messages | None = None
     overflow: Overflow | None = None

@@ -22,7 +22,7 @@ from edgesdk.hybrid.request import HybridRequest, Messages, Prefer
 from edgesdk.hybrid.router import Preflight, Rejection
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
 from edgesdk.hybrid.stream import AnswerSteps, HybridEvent, HybridStream
-from edgesdk.system.cancellation import Deadline
+from edgesdk.system.cancellation import CancellationToken
 
 if TYPE_CHECKING:
     from edgesdk.hybrid.monitor.monitor import Monitor
@@ -85,7 +85,7 @@ class RequestPath:
         Args:
             on_end: called once, with the reply, or with None where there is none.
         """
-        return HybridStream(self._answer(ask, verdict, prefer), ask.cancel, on_end)
+        return HybridStream(self._answer(ask, verdict, prefer), ask.cancellation, on_end)
 
     def flush_queue(self) -> Iterator[DeferredReply]:
         """See `edgesdk.hybrid.offline.sending.flush`."""
@@ -94,13 +94,13 @@ class RequestPath:
     def _answer(
         self, ask: HybridRequest, verdict: UploadVerdict, prefer: Prefer | None
     ) -> AnswerSteps:
-        started, deadline = time.time(), Deadline(ask.options.deadline)
+        started, deadline = time.time(), CancellationToken(ask.options.deadline)
         may_leave = self.may_leave(verdict, prefer)
         local: LocalDraft | None = None
         rejection: Rejection | None = _PREFERRED
         if not (may_leave and prefer == "cloud"):
             local, rejection = yield from self._local(ask, may_leave, prefer)
-        cancelled = ask.cancel.is_set()
+        cancelled = ask.cancellation.cancelled
         if local is not None and (rejection is None or cancelled):
             reason = "cancelled" if cancelled else f"sure enough{_samples_phrase(local)}"
             reply = local_reply(local, reason, low_confidence=cancelled)
@@ -109,7 +109,7 @@ class RequestPath:
             reply = yield from self._escalate(ask, verdict, local, rejection, deadline)
         self._record(reply, ask.messages, verdict, started)
         # Nothing is promised of forms and calls, and nobody compares them.
-        chosen = prefer is None and not ask.cancel.is_set() and ask.is_plain
+        chosen = prefer is None and not ask.cancellation.cancelled and ask.is_plain
         if self.monitor is not None:
             self.monitor.observe_answer(ask.messages, ask.options, verdict, reply, chosen=chosen)
         return reply
@@ -146,7 +146,7 @@ class RequestPath:
         verdict: UploadVerdict,
         local: LocalDraft | None,
         rejection: Rejection,
-        deadline: Deadline,
+        deadline: CancellationToken,
     ) -> AnswerSteps:
         """The cloud's answer; where there is none, the device's after all."""
         rejected_by, reason = rejection
@@ -174,7 +174,7 @@ class RequestPath:
             queued = self._deferred.keep(error, ask, verdict)
         finally:
             asking.close()
-        if ask.cancel.is_set() and began:
+        if ask.cancellation.cancelled and began:
             reason = f"{reason}; cancelled"
             return HybridReply("".join(said), "cloud", reason, True, local, cost=cost)
         if local is None or local.aborted:

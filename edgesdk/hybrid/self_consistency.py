@@ -17,7 +17,7 @@ from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.options import Options
-from edgesdk.system.cancellation import Deadline
+from edgesdk.system.cancellation import CancellationToken
 
 # How near to its end an answer has its result.
 _END = 24
@@ -167,7 +167,7 @@ def sample_until_agreed(
     options: Options,
     confidence: Confidence,
     self_consistency: SelfConsistency,
-    deadline: Deadline,
+    deadline: CancellationToken,
 ) -> Generator[None, None, LocalDraft]:
     """Return the answer that most tries agree on, with a confidence that knows of it.
 
@@ -178,8 +178,8 @@ def sample_until_agreed(
         deadline: of the call.
     """
     answers = [first]
-    time = Deadline(
-        None if deadline.seconds is None else self_consistency.deadline_share * deadline.seconds
+    time = CancellationToken(
+        None if deadline.timeout is None else self_consistency.deadline_share * deadline.timeout
     )
     slowest = first.receipt.decode_seconds
     verdict = first
@@ -202,7 +202,7 @@ def _options(
     options: Options,
     self_consistency: SelfConsistency,
     number: int,
-    time: Deadline,
+    time: CancellationToken,
 ) -> Options:
     length = _LENGTH_FACTOR * first.receipt.output_tokens + _LENGTH_MARGIN
     changes: dict[str, Any] = {
@@ -211,7 +211,7 @@ def _options(
         "seed": (options.seed or 0) + number if options.repeatable else None,
         "max_tokens": self_consistency.max_tokens or options.max_tokens or length,
         # An instant at least: nothing left is no option's value, and ends the try at once.
-        "deadline": None if time.seconds is None else max(time.seconds, 1e-3),
+        "deadline": None if time.timeout is None else max(time.timeout, 1e-3),
     }
     return replace(options, **changes)
 

@@ -8,11 +8,11 @@ from time import perf_counter
 from typing import TypeAlias
 
 from edgesdk.errors import RequestError
-from edgesdk.generation.scheduling import Cancel
 from edgesdk.generation.streaming import AsyncStream
 from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart, TextDelta
 from edgesdk.hybrid.reply import HybridReply, Timing
 from edgesdk.receipt import peak_memory_bytes
+from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
 
 HybridEvent: TypeAlias = TextDelta | ReasoningDelta | Restart
@@ -27,15 +27,18 @@ class HybridStream(Closeable, Iterator[HybridEvent]):
 
     Args:
         steps: the answer.
-        cancel: what `steps` looks at.
+        cancellation: what `steps` looks at.
         on_end: called once, with the reply, or with None where there is none or it was cancelled.
     """
 
     def __init__(
-        self, steps: AnswerSteps, cancel: Cancel, on_end: Callable[[HybridReply | None], None]
+        self,
+        steps: AnswerSteps,
+        cancellation: CancellationToken,
+        on_end: Callable[[HybridReply | None], None],
     ) -> None:
         self._steps = steps
-        self._cancel = cancel
+        self._cancellation = cancellation
         self._on_end = on_end
         self._ended = False
         self._started = perf_counter()
@@ -72,7 +75,7 @@ class HybridStream(Closeable, Iterator[HybridEvent]):
 
     def cancel(self) -> None:
         """End the answer at once, whatever it is at; the stream then ends with what is there."""
-        self._cancel.set()
+        self._cancellation.cancel()
 
     def close(self) -> None:
         """End the answer here; for the thread that iterates it."""
@@ -82,7 +85,7 @@ class HybridStream(Closeable, Iterator[HybridEvent]):
     def _end(self) -> None:
         if not self._ended:
             self._ended = True
-            self._on_end(None if self._cancel.is_set() else self._reply)
+            self._on_end(None if self._cancellation.cancelled else self._reply)
 
     def __del__(self) -> None:
         self.close()

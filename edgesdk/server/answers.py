@@ -10,7 +10,6 @@ from typing import Protocol, TypeAlias
 
 from edgesdk.generation.constraint import Constraint
 from edgesdk.generation.loop import Step
-from edgesdk.generation.scheduling import Cancel
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.privacy.policy import UploadVerdict
 from edgesdk.hybrid.reply import HybridReceipt, HybridReply, LocalDraft, Timing
@@ -21,6 +20,7 @@ from edgesdk.receipt import Reply, receipt_of
 from edgesdk.server.metrics import Metrics
 from edgesdk.server.model_pool import LoadedModel
 from edgesdk.server.responses import AnswerReply
+from edgesdk.system.cancellation import CancellationToken
 
 AnswerEvent: TypeAlias = Step | HybridEvent
 
@@ -125,7 +125,7 @@ class DeviceSource:
     logprobs: bool = False
     top_logprobs: int = 0
     reason: str | None = None
-    cancellation: Cancel = field(default_factory=Cancel)
+    cancellation: CancellationToken = field(default_factory=CancellationToken)
     may_withdraw = False
 
     def answer(self) -> Generator[AnswerEvent, None, AnswerReply | None]:
@@ -138,7 +138,7 @@ class DeviceSource:
                 self.prompt,
                 self.options,
                 started=self.started,
-                cancel=self.cancellation,
+                cancellation=self.cancellation,
                 constraint=self.constraint,
                 logprobs=self.logprobs,
                 top_logprobs=self.top_logprobs,
@@ -161,7 +161,7 @@ class DeviceSource:
         return HybridReply(text, "local", self.reason, local=draft, timing=timing)
 
     def cancel(self) -> None:
-        self.cancellation.set()
+        self.cancellation.cancel()
 
     def count(self, metrics: Metrics, model: str, reply: AnswerReply) -> None:
         receipt = reply.receipt
@@ -203,10 +203,10 @@ class HybridSource:
             request = replace(request, options=options)
         with self._client.path.answer(request, self._verdict, self._prefer) as stream:
             yield from stream
-        return None if request.cancel.is_set() else stream.reply
+        return None if request.cancellation.cancelled else stream.reply
 
     def cancel(self) -> None:
-        self._request.cancel.set()
+        self._request.cancellation.cancel()
 
     def count(self, metrics: Metrics, model: str, reply: AnswerReply) -> None:
         assert isinstance(reply, HybridReply), "a hybrid client answered"

@@ -1,1 +1,1 @@
-"""System."""
+"""What the other packages stand on: device, memory plan, power, cancellation, files."""

@@ -216,7 +216,7 @@ class PacedDecodeState:
         # Before and not after: a first token is not kept waiting for its own pause.
         self._owed, paused = self._governor.rest(self._worked, self._owed)
         if cancellation is not None:
-            cancellation.paused += paused
+            cancellation.paused_seconds += paused
         begun = self._governor.clock()
         rows = self._state.extend(tokens, logits=logits, cancellation=cancellation)
         self._worked = self._governor.clock() - begun

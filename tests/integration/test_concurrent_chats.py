@@ -243,7 +243,7 @@ def test_a_stop_in_a_shared_batch_costs_the_others_nothing(
             entered.set()
             assert proceed.wait(30)
         elif int(batch.n_tokens) == 2:
-            cancellation.stop()  # the batch of both begins
+            cancellation.cancel()  # the batch of both begins
         statuses.append((int(batch.n_tokens), int(decode(native, batch))))
         return int(statuses[-1][1])
 

@@ -72,7 +72,7 @@ class Asker:
         self.asked += 1
         yield None
         if self.says is None:
-            self.cancelled = ask.cancel.wait(30)
+            self.cancelled = ask.cancellation.wait(30)
             raise NoCloudAnswer("cancelled")
         if isinstance(self.says, Exception):
             raise self.says

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 import time
 
 import pytest
@@ -11,6 +10,7 @@ from edgesdk.errors import ContextOverflow, EmptyPrompt, EngineError
 from edgesdk.generation.loop import Finish, Generation, Step, generate
 from edgesdk.generation.prefill import PREFILL_CHUNK
 from edgesdk.options import Options
+from edgesdk.system.cancellation import CancellationToken
 from tests.support.fake_engine import OPEN, ByteTokenizer, FakeDecodeState, FakeEngine
 
 PROMPT = [*b"Say it.", OPEN]
@@ -21,7 +21,7 @@ def _generation(
     state: FakeDecodeState | None = None,
     *,
     prompt: list[int] = PROMPT,
-    cancel: threading.Event | None = None,
+    cancellation: CancellationToken | None = None,
     logprobs: bool = False,
     **options: object,
 ) -> Generation:
@@ -31,7 +31,7 @@ def _generation(
         ByteTokenizer(),
         Options(**options),  # type: ignore[arg-type]
         info=engine.info,
-        cancel=cancel,
+        cancellation=cancellation,
         logprobs=logprobs,
     )
 
@@ -149,15 +149,15 @@ def test_a_prompt_that_is_held_whole_gives_one_token_back_for_its_logits() -> No
 
 
 def test_a_long_prompt_goes_in_chunks_and_can_be_cancelled_between_them() -> None:
-    cancel = threading.Event()
+    cancellation = CancellationToken()
 
     def cancel_at_third(state: FakeDecodeState) -> None:
         if len(state.extended) == 2:
-            cancel.set()
+            cancellation.cancel()
 
     engine = FakeEngine(before_extend=cancel_at_third)
     prompt = [7] * (PREFILL_CHUNK * 5)
-    generation = _generation(engine, prompt=prompt, cancel=cancel)
+    generation = _generation(engine, prompt=prompt, cancellation=cancellation)
 
     assert list(generation) == []
     assert engine.states[0].extended == [PREFILL_CHUNK] * 3
@@ -167,13 +167,13 @@ def test_a_long_prompt_goes_in_chunks_and_can_be_cancelled_between_them() -> Non
 
 
 def test_cancelling_ends_an_answer_before_its_next_token() -> None:
-    cancel = threading.Event()
+    cancellation = CancellationToken()
     engine = FakeEngine(b"abcdef")
-    generation = _generation(engine, cancel=cancel)
+    generation = _generation(engine, cancellation=cancellation)
 
     next(generation)
     next(generation)
-    cancel.set()
+    cancellation.cancel()
 
     assert list(generation) == []
     assert _finish(generation).reason == "cancelled"
@@ -182,10 +182,10 @@ def test_cancelling_ends_an_answer_before_its_next_token() -> None:
 
 
 def test_cancelling_gives_out_what_was_held_back() -> None:
-    cancel = threading.Event()
-    generation = _generation(FakeEngine(b"one STOP"), cancel=cancel, stop="STOP")
+    cancellation = CancellationToken()
+    generation = _generation(FakeEngine(b"one STOP"), cancellation=cancellation, stop="STOP")
     shown = "".join(next(generation).text for _ in range(6))
-    cancel.set()
+    cancellation.cancel()
 
     assert (shown, _text(list(generation))) == ("one ", "ST")
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from edgesdk.errors import DeadlineExceeded, InvalidOption
-from edgesdk.generation.scheduling import ADMISSIONS_PER_PRIORITY, Cancel, EngineScheduler
+from edgesdk.generation.scheduling import ADMISSIONS_PER_PRIORITY, EngineScheduler
 from edgesdk.model import Model
 from edgesdk.system.cancellation import CancellationToken, Cancelled
 from tests.support.fake_engine import FakeDecodeState, FakeEngine, fake_model
@@ -24,13 +24,15 @@ class Callers:
         self._go = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
 
-    def arrive(self, name: str, priority: int = 0, cancel: Cancel | None = None) -> None:
+    def arrive(
+        self, name: str, priority: int = 0, cancellation: CancellationToken | None = None
+    ) -> None:
         """A new caller; it waits when this returns."""
         waiting = self.gate.waiting
 
         def run() -> None:
             try:
-                self.gate.enter(priority, None if cancel is None else cancel.cancellation())
+                self.gate.enter(priority, cancellation)
             except Cancelled:
                 self.interrupted.append(name)
                 return
@@ -111,16 +113,16 @@ def test_no_more_than_its_width_are_inside() -> None:
     gate.enter()
     gate.enter()
     with pytest.raises(Cancelled):
-        gate.enter(cancellation=CancellationToken(until=0.0))
+        gate.enter(cancellation=CancellationToken(0.0))
 
 
 def test_cancelled_while_waiting(gate: EngineScheduler) -> None:
     callers = Callers(gate)
-    cancel = Cancel()
+    cancellation = CancellationToken()
     callers.arrive("a")
-    callers.arrive("b", 9, cancel)
+    callers.arrive("b", 9, cancellation)
     callers.arrive("c")
-    cancel.set()
+    cancellation.cancel()
     until(lambda: callers.interrupted == ["b"])
     assert callers.order == []
     gate.leave()
@@ -129,16 +131,16 @@ def test_cancelled_while_waiting(gate: EngineScheduler) -> None:
 
 
 def test_cancelled_before_it_waits(gate: EngineScheduler) -> None:
-    cancel = Cancel()
-    cancel.set()
+    cancellation = CancellationToken()
+    cancellation.cancel()
     with pytest.raises(Cancelled):
-        gate.enter(cancellation=cancel.cancellation())
+        gate.enter(cancellation=cancellation)
     assert gate.waiting == 0
 
 
 def test_no_time_to_wait(gate: EngineScheduler) -> None:
     with pytest.raises(Cancelled):
-        gate.enter(cancellation=CancellationToken(until=0.0))
+        gate.enter(cancellation=CancellationToken(0.0))
     assert gate.waiting == 0
 
 

@@ -16,7 +16,6 @@ from support.fake_engine import FakeDecodeState, fake_model
 from support.script_engine import ScriptEngine
 
 from edgesdk.errors import InvalidOption
-from edgesdk.generation.scheduling import Cancel
 from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
 from edgesdk.hybrid.confidence.confidence import AGREEMENT_NAMES, Confidence, agreement_features
@@ -34,7 +33,7 @@ from edgesdk.hybrid.self_consistency import (
     sample_until_agreed,
 )
 from edgesdk.options import Options
-from edgesdk.system.cancellation import Deadline
+from edgesdk.system.cancellation import CancellationToken
 
 HI = [{"role": "user", "content": "Hi"}]
 # Tokens of the fake engine have a probability of 0.39. Where all four answers agree, the mean of
@@ -55,13 +54,18 @@ class Shown:
         self_consistency: SelfConsistency | None = COLD,
         *,
         cloud_allowed: bool = True,
-        cancel: Cancel | None = None,
+        cancellation: CancellationToken | None = None,
         messages: Any = HI,
         **options: Any,
     ) -> None:
         runtime = fake_model(engine).runtime
         preflight = Preflight(runtime, Router(), ArtifactStore(Path("nowhere")))
-        ask = HybridRequest(messages, Options(**options), Redactor(()), cancel=cancel or Cancel())
+        ask = HybridRequest(
+            messages,
+            Options(**options),
+            Redactor(()),
+            cancellation=cancellation or CancellationToken(),
+        )
         steps = LocalModel(runtime, preflight, self_consistency).answer(
             ask, confidence, cloud_allowed=cloud_allowed
         )
@@ -293,7 +297,7 @@ def tried(
 
     return asked, ended(
         sample_until_agreed(
-            DRAFT, again, Options(**options), STRICT, self_consistency, Deadline(deadline)
+            DRAFT, again, Options(**options), STRICT, self_consistency, CancellationToken(deadline)
         )
     )
 
@@ -337,9 +341,12 @@ def test_without_time_there_is_no_try() -> None:
         return None
 
     first = dataclasses.replace(DRAFT, receipt=slow)
-    assert ended(sample_until_agreed(first, again, Options(), STRICT, COLD, Deadline(100))) == first
+    assert (
+        ended(sample_until_agreed(first, again, Options(), STRICT, COLD, CancellationToken(100)))
+        == first
+    )
     assert not asked
-    ended(sample_until_agreed(first, again, Options(), STRICT, COLD, Deadline(400)))
+    ended(sample_until_agreed(first, again, Options(), STRICT, COLD, CancellationToken(400)))
     assert len(asked) == 1
 
 
@@ -364,14 +371,14 @@ def test_a_try_that_is_too_slow_ends_at_its_deadline() -> None:
 
 
 def test_tries_can_be_cancelled_from_another_thread() -> None:
-    reached, cancel, found = threading.Event(), Cancel(), []
+    reached, cancellation, found = threading.Event(), CancellationToken(), []
     engine = blocked(("It is 7.", "It is 8."), reached)
     worker = threading.Thread(
-        target=lambda: found.append(Shown(engine, STRICT, cancel=cancel)), daemon=True
+        target=lambda: found.append(Shown(engine, STRICT, cancellation=cancellation)), daemon=True
     )
     worker.start()
     assert reached.wait(30)
-    cancel.set()
+    cancellation.cancel()
     worker.join(30)
     assert [shown.text for shown in found] == ["It is 7."]
     assert all(state.closed for state in engine.states)

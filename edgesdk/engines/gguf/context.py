@@ -47,7 +47,7 @@ _NO_ROOM = 1  # llama_decode found no free cells; its state is as before
 
 
 class _Aborted(Exception):
-    """A batch ended because a caller stopped."""
+    """A batch ended because one of its calls was cancelled."""
 
 
 @dataclass
@@ -133,7 +133,7 @@ class LlamaContext:
 
         Raises:
             EngineError: llama.cpp failed; the sequence may hold some of the positions.
-            Interrupted: `cancellation` stopped; likewise.
+            Cancelled: `cancellation` was cancelled or expired; likewise.
         """
         request = BatchRequest(seq_id, ids, start, out)
         if cancellation is None:
@@ -144,7 +144,7 @@ class LlamaContext:
                 with cancellation.on_cancel(partial(self._stop, request)):
                     self._serve(request)
             finally:
-                cancellation.waited += time.perf_counter() - begun - request.seconds
+                cancellation.queue_seconds += time.perf_counter() - begun - request.seconds
         if request.error is not None:
             raise request.error
         if not request.complete:
@@ -259,7 +259,7 @@ class LlamaContext:
 
         Raises:
             EngineError: llama.cpp failed.
-            _Aborted: one of its callers stopped; no part has moved on.
+            _Aborted: one of its calls was cancelled; no part has moved on.
         """
         self._collect()
         batch = self._batch.fill(parts)

@@ -33,7 +33,7 @@ from edgesdk.hybrid.cloud.wire import (
     error_text,
     parse_chunk,
 )
-from edgesdk.system.cancellation import Deadline
+from edgesdk.system.cancellation import CancellationToken
 
 # A gateway that heard nothing from the machine behind it does not know what that one did.
 _UNKNOWING = (502, 504)
@@ -139,7 +139,7 @@ async def attempt(
     body: dict[str, Any],
     *,
     idempotency_key: str,
-    deadline: Deadline,
+    deadline: CancellationToken,
     sending: SendProgress,
 ) -> AsyncGenerator[ChunkDelta, None]:
     """What the endpoint sends, chunk by chunk, until it says that it is done.
@@ -204,16 +204,16 @@ async def attempt(
 class _Watch:
     """Limits each wait: to what is left of the current stage, and to the deadline."""
 
-    def __init__(self, cloud: Cloud, deadline: Deadline) -> None:
+    def __init__(self, cloud: Cloud, deadline: CancellationToken) -> None:
         self._cloud = cloud
         self._deadline = deadline
-        self._stage = Deadline()
+        self._stage = CancellationToken()
         self._what = ""
         self._scope = anyio.CancelScope()
 
     def expect(self, seconds: float, what: str) -> None:
         """A stage begins, in which `what` must come within `seconds`."""
-        self._stage = Deadline(seconds)
+        self._stage = CancellationToken(seconds)
         self._seconds = seconds
         self._what = what
 
@@ -224,7 +224,7 @@ class _Watch:
     def __exit__(self, *raised: Any) -> None:
         swallowed = self._scope.__exit__(*raised)
         if self._scope.cancelled_caught or swallowed:
-            if self._deadline.passed:
+            if self._deadline.expired:
                 raise DeadlineExceeded(
                     f"The deadline passed while {self._cloud.name} was to send {self._what}.",
                     hint="Allow more time.",

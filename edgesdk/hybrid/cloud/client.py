@@ -17,7 +17,7 @@ from edgesdk.hybrid.cloud.cloud_reply import CloudEvent, CloudReply
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.failover import Failover, OnBreak
 from edgesdk.hybrid.cloud.spending import Charges
-from edgesdk.system.cancellation import Deadline
+from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
 
 
@@ -29,7 +29,7 @@ class CloudStream(Closeable, Iterator[CloudEvent]):
         portal: BlockingPortal,
         attempts: Failover,
         body: dict[str, Any],
-        deadline: Deadline,
+        deadline: CancellationToken,
         charges: Charges | None,
         on_break: OnBreak | None,
         key: str | None,
@@ -129,7 +129,9 @@ class CloudClient(Closeable):
             if self._portal is None:
                 self._portal = self._stack.enter_context(start_blocking_portal())
             portal = self._portal
-        return CloudStream(portal, self._attempts, body, Deadline(deadline), charges, on_break, key)
+        return CloudStream(
+            portal, self._attempts, body, CancellationToken(deadline), charges, on_break, key
+        )
 
     def close(self) -> None:
         """End all requests and free the connections."""

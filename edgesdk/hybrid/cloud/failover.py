@@ -28,7 +28,7 @@ from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.hedging import first_to_answer
 from edgesdk.hybrid.cloud.spending import Charges, NoCharge
 from edgesdk.hybrid.cloud.wire import InvalidChunk
-from edgesdk.system.cancellation import Deadline
+from edgesdk.system.cancellation import CancellationToken
 
 OnBreak = Literal["restart", "incomplete"]
 
@@ -51,7 +51,7 @@ class _Call:
     """
 
     body: dict[str, Any]
-    deadline: Deadline
+    deadline: CancellationToken
     charges: Charges
     key: str
     out: set[int] = field(default_factory=set)
@@ -98,7 +98,7 @@ class Failover:
     async def answer(
         self,
         body: dict[str, Any],
-        deadline: Deadline,
+        deadline: CancellationToken,
         charges: Charges | None = None,
         on_break: OnBreak | None = None,
         key: str | None = None,

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from edgesdk.errors import InvalidOption, RequestError
-from edgesdk.generation.scheduling import Cancel
 from edgesdk.hybrid.confidence.threshold import same_answer
 from edgesdk.hybrid.monitor.guarantee import AuditOutcome
 from edgesdk.hybrid.privacy.policy import Messages, Policy, UploadVerdict
@@ -24,7 +23,7 @@ from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
 from edgesdk.options import Options
-from edgesdk.system.cancellation import Deadline
+from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
 
 _LOG = logging.getLogger("edgesdk.hybrid")
@@ -113,7 +112,7 @@ class Auditor(Closeable):
         self._found = found
         self._waiting: queue.Queue[AuditCandidate | None] = queue.Queue(_MAX_QUEUED)
         self._guard = threading.Lock()
-        self._closing = Cancel()
+        self._closing = CancellationToken()
         self._thread: threading.Thread | None = None
 
     def offer(self, kept: AuditCandidate) -> None:
@@ -122,7 +121,7 @@ class Auditor(Closeable):
         if not (leaves and self._remote.available and self._audits.chance() < self._audits.share):
             return
         with self._guard:
-            if self._closing.is_set():
+            if self._closing.cancelled:
                 return
             try:
                 self._waiting.put_nowait(kept)
@@ -138,7 +137,7 @@ class Auditor(Closeable):
     def close(self) -> None:
         """End all audits."""
         with self._guard:
-            self._closing.set()
+            self._closing.cancel()
             thread = self._thread
         if thread is None or thread is threading.current_thread():
             return
@@ -149,7 +148,7 @@ class Auditor(Closeable):
         self._remote.close()
 
     def _work(self) -> None:
-        while (kept := self._waiting.get()) is not None and not self._closing.is_set():
+        while (kept := self._waiting.get()) is not None and not self._closing.cancelled:
             try:
                 self._audit(kept)
             except Exception:
@@ -166,7 +165,7 @@ class Auditor(Closeable):
         except Exception as error:
             # A detector's, say; it may quote the prompt.
             reason = f"not audited: asking failed with {type(error).__name__}"
-        if self._closing.is_set():
+        if self._closing.cancelled:
             return
         if asked is not None:
             agreed, reason = self._judged(kept, asked)
@@ -181,11 +180,11 @@ class Auditor(Closeable):
                 kept.messages,
                 kept.options,
                 Redactor(self._policy.detectors),
-                cancel=self._closing,
+                cancellation=self._closing,
             ),
             kept.verdict,
             prompt_tokens=kept.draft.receipt.prompt_tokens,
-            deadline=Deadline(_AUDIT_DEADLINE),
+            deadline=CancellationToken(_AUDIT_DEADLINE),
         )
         while True:
             try:

@@ -16,7 +16,7 @@ from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.remote import CloudResult, NoCloudAnswer, RemoteModel
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.request import HybridRequest, Messages
-from edgesdk.system.cancellation import Deadline
+from edgesdk.system.cancellation import CancellationToken
 
 WritesDown: TypeAlias = Callable[[HybridReply, Messages, UploadVerdict, float], None]
 
@@ -62,7 +62,7 @@ class DeferredRequests:
         """See `edgesdk.hybrid.offline.sending.flush`."""
         return iter(()) if self._queue is None else flush(self._queue, self._send)
 
-    def _send(self, held: QueuedRequest, deadline: Deadline, key: str) -> HybridReply:
+    def _send(self, held: QueuedRequest, deadline: CancellationToken, key: str) -> HybridReply:
         """The cloud's answer, under the policy of now or of then, whichever is stricter.
 
         Sent by two processes, because one died, it is one request with one text to the cloud.
@@ -107,7 +107,7 @@ class DeferredReply:
 
 
 def flush(
-    queue: OfflineQueue, send: Callable[[QueuedRequest, Deadline, str], HybridReply]
+    queue: OfflineQueue, send: Callable[[QueuedRequest, CancellationToken, str], HybridReply]
 ) -> Iterator[DeferredReply]:
     """Send what waits, one request after the other, until all were sent or the cloud is away.
 
@@ -127,7 +127,7 @@ def flush(
         waiting, held = claim.waiting, claim.held
         reached = waiting.id
         try:
-            reply = send(held, Deadline(claim.seconds), claim.key)
+            reply = send(held, CancellationToken(claim.seconds), claim.key)
         except NoCloudAnswer as error:
             _LOG.info("request %d of the queue: %s", waiting.id, error)
             if error.cause in ("policy", "unfit"):
