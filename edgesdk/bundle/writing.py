@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from edgesdk.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edgesdk.bundle.opening import hash_file, is_bundle
 from edgesdk.errors import BundleError
+from edgesdk.system.atomic_files import flush_file, flush_folder
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -52,7 +52,7 @@ def staged_folder(
         try:
             stage = hidden / _NEW
             yield stage
-            _flush_folder(stage)
+            flush_folder(stage)
             stage.chmod(0o755)
             _take_place(stage, destination, hidden / _OLD, replace=replace)
         except BaseException as error:
@@ -178,7 +178,7 @@ def write_manifest(folder: Path, manifest_without_files: Manifest) -> Manifest:
     """List and hash every file in `folder`, write the manifest, flush all of it to the disk."""
     entries = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST_NAME):
-        _flush(path)
+        flush_file(path)
         entries.append(
             FileEntry(
                 name=path.relative_to(folder).as_posix(),
@@ -190,20 +190,5 @@ def write_manifest(folder: Path, manifest_without_files: Manifest) -> Manifest:
     manifest = Manifest.model_validate({**fields, "files": entries})
     target = folder / MANIFEST_NAME
     target.write_text(manifest.to_json(), encoding="utf-8")
-    _flush(target)
+    flush_file(target)
     return manifest
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb+") as stream:
-        os.fsync(stream.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """The folder's names, too, are on the disk before it gets its place."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from edgesdk.errors import RequestError
+from edgesdk.system.atomic_files import atomic_file
 
 
 def write_new(path: Path, parts: Iterable[str]) -> None:
@@ -18,17 +17,8 @@ def write_new(path: Path, parts: Iterable[str]) -> None:
     """
     if path.exists():
         raise RequestError(f"{path} exists already.", hint="Name another file.")
-    beside = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        beside = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(parts)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
+        with atomic_file(path, private=True) as stream:
+            stream.writelines(part.encode() for part in parts)
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error.strerror}.") from None
-    finally:
-        if beside is not None:
-            beside.unlink(missing_ok=True)

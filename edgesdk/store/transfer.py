@@ -20,10 +20,11 @@ from urllib.parse import urlsplit
 import httpx
 
 from edgesdk.errors import DownloadFailed
-from edgesdk.store.disk import removes_on_full_disk, require_space, size_of, write_whole
+from edgesdk.store.disk import removes_on_full_disk, require_space, size_of
 from edgesdk.store.download_plan import UrlPart
 from edgesdk.store.progress import StoreProgress
 from edgesdk.store.reference import is_loopback
+from edgesdk.system.atomic_files import write_atomically
 
 # Seconds to wait before each further try; tries that brought new bytes are not counted.
 _DELAYS = (0.3, 1.0, 3.0)
@@ -133,7 +134,7 @@ def _try_once(
         if not have:
             # Before its validator is replaced, or a kill would leave old bytes under a new one.
             partial.unlink(missing_ok=True)
-        write_whole(validator, json.dumps(asdict(now)).encode())
+        write_atomically(validator, json.dumps(asdict(now)).encode())
         progress.start(stage, total, have)
         with partial.open("ab" if have else "wb") as stream:
             # In the pieces that arrive: gathering larger ones would lose the last on a cut.

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -25,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.errors import RequestError
+from edgesdk.system.atomic_files import write_atomically
 
 # Of a bundle folder, where what is shipped with it lies.
 SHIPPED = "artifacts"
@@ -116,7 +115,7 @@ class ArtifactStore:
             raise RequestError(f"What is to be kept as {name!r} is no JSON: {error}.") from None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _put(path, text)
+            write_atomically(path, text, private=True)
         except OSError as error:
             raise RequestError(f"{path} cannot be written: {error.strerror}.") from error
         return path
@@ -140,19 +139,6 @@ def artifact_store_for(source: Bundle | Path | None, folder: Path | None = None)
     return ArtifactStore(
         folder, shipped=(source.path / SHIPPED,) if isinstance(source, Bundle) else ()
     )
-
-
-def _put(path: Path, text: str) -> None:
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
 
 
 def _found(path: Path, bundle: str, name: str) -> _ArtifactFile | None:

@@ -11,8 +11,6 @@ imatrix.chunk_size (tokens). Matrices that share an input have equal entries, as
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 from gguf import GGUFWriter
 
 from edgesdk.errors import CheckpointError
+from edgesdk.system.atomic_files import atomic_path
 from edgesdk_export.calibration.layer_runner import TAPS, SquaresMeter, embedded, run_layer
 from edgesdk_export.checkpoint.gguf_reader import read_gguf
 from edgesdk_export.gguf.tensors import target_tensors
@@ -76,14 +75,8 @@ class ImportanceMatrix:
 
 def write_importance(matrix: ImportanceMatrix, path: Path) -> None:
     """Write the file; what stood there is replaced at once, or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    beside = Path(name)
-    try:
+    with atomic_path(path) as beside:
         _write(matrix, beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _write(matrix: ImportanceMatrix, path: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgesdk.errors import MissingExtra
+from edgesdk.system.atomic_files import atomic_file
 from edgesdk_export.quality.report import BundleQuality
 
 _LOWEST = 1e-9  # a bundle that lost nothing has no place on a logarithmic scale
@@ -68,10 +68,6 @@ def draw_quality(measured: Sequence[BundleQuality], path: Path) -> None:
     by_size.margins(x=0.2, y=0.15)
     first = measured[0].quality
     figure.suptitle(f"{first.tokens:,} tokens of {first.text_name}")
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with atomic_file(path) as stream:
         # Without the version of what drew it the same figures give the same bytes.
-        figure.savefig(beside, format="png", dpi=120, metadata={"Software": None})
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})

@@ -19,6 +19,8 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edgesdk.system.atomic_files import atomic_file
+
 _DONE = "layers done"
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -33,6 +35,9 @@ class ResumeState:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        for leftover in folder.glob(".*.npz.*"):
+            # Of a save that was killed.
+            leftover.unlink()
 
     def journal(self, data_file: str) -> SectionJournal:
         """Of a data file of the bundle."""
@@ -56,15 +61,10 @@ class ResumeState:
 
     def save(self, name: str, arrays: Arrays) -> None:
         """Save arrays under a name; what was there before stays until they are on the disk."""
-        path = self._file(name)
-        beside = path.with_suffix(".part")
-        with beside.open("wb") as file:
+        with atomic_file(self._file(name)) as file:
             # Its signature takes no names that may be anything.
             save: Callable[..., None] = np.savez
             save(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
 
     def drop(self, name: str) -> None:
         """Forget what was saved under a name."""
