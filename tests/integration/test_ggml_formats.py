@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 import pytest
-from edgesdk_export.checkpoint.gguf_header import read_gguf_header
+from edgesdk_export.checkpoint.gguf_reader import read_gguf_contents
 from edgesdk_quantize.formats.ggml import GGML_FORMATS, fallback
 
 pytest.importorskip("llama_cpp")
@@ -64,7 +64,7 @@ def tensors_of(path):
             np.frombuffer(raw, np.uint8, info.size, info.offset).reshape(-1, info.row_bytes),
             info.type.name,
         )
-        for info in read_gguf_header(path).tensors
+        for info in read_gguf_contents(path).tensors
         if len(info.shape) == 2
     }
 

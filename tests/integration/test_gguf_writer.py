@@ -11,7 +11,7 @@ import pytest
 import torch
 from edgesdk_export.calibration.importance import gguf_names
 from edgesdk_export.checkpoint import open_checkpoint
-from edgesdk_export.checkpoint.gguf_header import read_gguf_header
+from edgesdk_export.checkpoint.gguf_reader import read_gguf_contents
 from edgesdk_export.families import read_decoder
 from edgesdk_export.gguf import (
     file_type_named,
@@ -103,7 +103,7 @@ def tensors_of(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     raw = path.read_bytes()
     return {
         info.name: (info.type.name, info.shape, raw[info.offset : info.offset + info.size])
-        for info in read_gguf_header(path).tensors
+        for info in read_gguf_contents(path).tensors
     }
 
 
@@ -114,8 +114,8 @@ def assert_same_tensors(ours: Path, theirs: Path) -> None:
     }
     assert [name for name in mine if mine[name] != others[name]] == []
     assert (
-        read_gguf_header(ours).metadata["general.file_type"]
-        == read_gguf_header(theirs).metadata["general.file_type"]
+        read_gguf_contents(ours).metadata["general.file_type"]
+        == read_gguf_contents(theirs).metadata["general.file_type"]
     )
 
 
@@ -164,7 +164,7 @@ def test_importance_weighs_as_in_llama_cpp_s_quantizer(kind, tmp_path):
     rng = np.random.default_rng(5)
     importance = {
         info.name: rng.exponential(size=info.shape[-1]).astype(np.float32)
-        for info in read_gguf_header(f32).tensors
+        for info in read_gguf_contents(f32).tensors
         if info.name.startswith("blk.")
         and len(info.shape) > 1
         and info.name != "blk.3.ffn_up.weight"
@@ -229,7 +229,7 @@ def test_importance_is_named_as_the_tensors_are(variant, tmp_path):
     named = {name for names in gguf_names(spec).values() for name in names}
     matrices = {
         info.name
-        for info in read_gguf_header(write(tmp_path / "hf", tmp_path / "x.gguf")).tensors
+        for info in read_gguf_contents(write(tmp_path / "hf", tmp_path / "x.gguf")).tensors
         if info.name.startswith("blk.") and len(info.shape) > 1
     }
     assert named == matrices

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgesdk_export.checkpoint import open_checkpoint
-from edgesdk_export.checkpoint.gguf_header import read_gguf_header
+from edgesdk_export.checkpoint.gguf_reader import read_gguf_contents
 from edgesdk_export.gguf import vocabulary_metadata
 from edgesdk_export.gguf.container import TensorPlan, write_container
 from edgesdk_export.tokenizers import read_text
@@ -126,7 +126,7 @@ def test_each_way_of_cutting_is_recognized_and_is_llama_cpp_s(name, tmp_path):
         byte_level(cut, whole_words), tmp_path / "hf", bos_token="<|end|>", eos_token="<|end|>"
     )
     ours, path = write_vocabulary(source, tmp_path / "x.gguf")
-    assert read_gguf_header(path).metadata["tokenizer.ggml.pre"] == name
+    assert read_gguf_contents(path).metadata["tokenizer.ggml.pre"] == name
     theirs = llama_encoder(path)
     rng = random.Random(2)
     pieces = [*UNITS, "<|end|>", "<tool>", "  ", "'s", "'LL", "123", "aBs", "\r\n", "/\n"]
@@ -208,7 +208,7 @@ def test_special_tokens_and_template_are_stored(tmp_path):
     )
     (source / "generation_config.json").write_text('{"eos_token_id": [0, 5]}')
     tokenizer, path = write_vocabulary(source, tmp_path / "x.gguf", extra=2)
-    found = read_gguf_header(path).metadata
+    found = read_gguf_contents(path).metadata
     end, tool = (tokenizer.token_to_id(token) for token in ("<|end|>", "<tool>"))
     assert found["tokenizer.chat_template"] == "{{ messages }}"
     assert (found["tokenizer.ggml.bos_token_id"], found["tokenizer.ggml.add_bos_token"]) == (
@@ -275,7 +275,7 @@ def test_more_tokens_than_the_embedding_has_rows_are_refused(tmp_path):
 def test_a_gguf_s_vocabulary_is_taken_over_as_it_is(model, request, tmp_path):
     source = request.getfixturevalue(model)
     _, path = write_vocabulary(source, tmp_path / "x.gguf")
-    old, new = read_gguf_header(source).metadata, read_gguf_header(path).metadata
+    old, new = read_gguf_contents(source).metadata, read_gguf_contents(path).metadata
     keys = [key for key in old if key.startswith("tokenizer.")]
     assert len(keys) > 6
     assert {key: new[key] for key in keys} == {key: old[key] for key in keys}

@@ -1,24 +1,20 @@
-"""Plans from made-up footprints, and what is read of GGUF headers for them."""
+"""Plans from made-up footprints, and the footprint of a GGUF file."""
 
 from __future__ import annotations
 
-import contextlib
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-import gguf
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.untrained_gguf import write_untrained_gguf
 
 from edgesdk.engines.footprint import MemoryNeed
 from edgesdk.engines.gguf.footprint import GgufFootprint, footprint
 from edgesdk.engines.onnx.footprint import OnnxFootprint
-from edgesdk.errors import EdgeError, EngineError, NotEnoughMemory
-from edgesdk.system.gguf_header import read_metadata
+from edgesdk.errors import NotEnoughMemory
 from edgesdk.system.plan import check_fits, longest_context, plan_for
 from edgesdk.system.resources import available_bytes, bandwidth
 
@@ -112,52 +108,3 @@ def test_a_footprint_of_a_gguf(tmp_path: Path, monkeypatch, packs: bool) -> None
         intermediate_size=96,
         vocab_size=3,
     )
-
-
-def test_a_gguf_header(tmp_path: Path) -> None:
-    path = write_untrained_gguf(tmp_path / "a.gguf")
-    found, reference = read_metadata(path), gguf.GGUFReader(path)
-    assert len(found.tensors) == len(reference.tensors)
-    for mine, theirs in zip(found.tensors, reference.tensors, strict=True):
-        assert (mine.name, mine.kind) == (theirs.name, int(theirs.tensor_type))
-        assert 0 <= mine.size - int(theirs.n_bytes) < 32
-        assert mine.rows == (int(theirs.shape[1]) if len(theirs.shape) > 1 else 1)
-    tokens = reference.fields["tokenizer.ggml.tokens"]
-    assert found.lengths["tokenizer.ggml.tokens"] == len(tokens.data)
-    for name, field in reference.fields.items():
-        if name in found.values and not name.startswith("GGUF."):
-            assert found.values[name] == pytest.approx(field.contents())
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(data=st.data())
-def test_a_damaged_gguf_header_is_an_error_or_nothing(tmp_path: Path, data: st.DataObject) -> None:
-    path = tmp_path / "whole.gguf"
-    if not path.exists():
-        write_untrained_gguf(path)
-    whole = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, min(len(whole), 4_000) - 1))
-        whole[place] = data.draw(st.integers(0, 255))
-    bad = tmp_path / "bad.gguf"
-    bad.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
-    with contextlib.suppress(EdgeError):
-        read_metadata(bad)
-
-
-@pytest.mark.parametrize(
-    "tail",
-    [
-        struct.pack("<IQQ", 3, 2**63, 2**63),
-        struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q1sIIQ", 1, b"k", 9, 4, 2**62),
-        struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q1sIIQ", 1, b"k", 9, 9, 1),
-        struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q1sI", 1, b"k", 77),
-        struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q17sII", 17, b"general.alignment", 4, 0),
-        b"",
-    ],
-)
-def test_gguf_headers_that_lie(tmp_path: Path, tail: bytes) -> None:
-    path = tmp_path / "lies.gguf"
-    path.write_bytes(b"GGUF" + tail)
-    with pytest.raises(EngineError, match="damaged"):
-        read_metadata(path)

@@ -11,8 +11,7 @@ from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo
 from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.engines.gguf.decode_state import GgufDecodeState
-from edgesdk.engines.gguf.header import check_header
-from edgesdk.engines.gguf.header_checks import check_limits
+from edgesdk.engines.gguf.header_checks import check_header, read_header
 from edgesdk.engines.gguf.library import LlamaLibrary, load_library
 from edgesdk.engines.gguf.tokenizer import LlamaCppTokenizer
 from edgesdk.engines.saved_state import KvIdentity
@@ -123,7 +122,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _load(library: LlamaLibrary, path: Path) -> object:
-    check_limits(path, check_header(path))
+    check_header(read_header(path), path)
     params = library.api.llama_model_default_params()
     params.n_gpu_layers = 0
     params.use_extra_bufts = library.extra_buffers

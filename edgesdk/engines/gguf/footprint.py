@@ -14,9 +14,10 @@ from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.footprint import MIB, PROCESS_BYTES, MemoryNeed
 from edgesdk.engines.gguf.batching import BATCH_ROWS, BATCH_TOKENS
 from edgesdk.engines.gguf.context import FIRST_CELLS
+from edgesdk.engines.gguf.header_checks import HINT, read_header
 from edgesdk.engines.gguf.library import load_library
-from edgesdk.errors import MissingExtra
-from edgesdk.system.gguf_header import Metadata, read_metadata
+from edgesdk.errors import EngineError, MissingExtra
+from edgesdk.system.gguf_header import GgufArray, GgufHeader, GgufTensorEntry, quoted
 
 # llama.cpp's library and its Python bindings.
 _RUNTIME_BYTES = 21 * MIB
@@ -24,6 +25,7 @@ _VOCABULARY_BYTES_PER_ENTRY = 370
 # Q4_0, Q4_K and IQ4_NL: what ggml-cpu/repack.cpp interleaves on AVX2 (Arm: more types).
 _PACKED_KINDS = frozenset({2, 12, 20})
 _PACKED_ROWS = 8
+_MAX_COUNT = 2**40
 _GATHERED = "token_embd.weight"
 
 
@@ -75,28 +77,28 @@ def footprint(source: Bundle | Path) -> GgufFootprint:
         EngineError: the file cannot be read, or is damaged.
     """
     path = source.file(source.manifest.model_file) if isinstance(source, Bundle) else source
-    found = read_metadata(path)
-    hidden = found.number("embedding_length", 0)
-    names = {tensor.name for tensor in found.tensors}
-    gathered = [t.size for t in found.tensors if t.name == _GATHERED and "output.weight" in names]
+    header = read_header(path)
+    hidden = _count(header, "embedding_length", 0)
+    names = {tensor.name for tensor in header.tensors}
+    gathered = [t.size for t in header.tensors if t.name == _GATHERED and "output.weight" in names]
     packs = _packs()
     packed = [
         tensor.size
-        for tensor in found.tensors
+        for tensor in header.tensors
         if packs
-        and tensor.kind in _PACKED_KINDS
-        and tensor.rows % _PACKED_ROWS == 0
+        and tensor.type in _PACKED_KINDS
+        and _rows(tensor) % _PACKED_ROWS == 0
         and tensor.name != _GATHERED
     ]
     return GgufFootprint(
-        context_length=found.number("context_length", FIRST_CELLS),
-        kv_bytes_per_token=_kv_bytes_per_token(found, hidden),
+        context_length=_count(header, "context_length", FIRST_CELLS),
+        kv_bytes_per_token=_kv_bytes_per_token(header, hidden),
         file_bytes=path.stat().st_size,
         packed_bytes=sum(packed),
         embedding_bytes=sum(gathered),
         hidden_size=hidden,
-        intermediate_size=found.number("feed_forward_length", 0),
-        vocab_size=found.lengths.get("tokenizer.ggml.tokens", 0),
+        intermediate_size=_count(header, "feed_forward_length", 0),
+        vocab_size=_length(header, "tokenizer.ggml.tokens"),
     )
 
 
@@ -108,13 +110,36 @@ def _packs() -> bool:
         return True
 
 
-def _kv_bytes_per_token(found: Metadata, hidden: int) -> int:
+def _kv_bytes_per_token(header: GgufHeader, hidden: int) -> int:
     """float16 keys and values of all layers."""
-    heads = found.number("attention.head_count", 1)
-    kv_heads = found.number("attention.head_count_kv", heads)
+    heads = _count(header, "attention.head_count", 1)
+    kv_heads = _count(header, "attention.head_count_kv", heads)
     head_size = hidden // max(heads, 1)
     widths = (
-        found.number("attention.key_length", head_size),
-        found.number("attention.value_length", head_size),
+        _count(header, "attention.key_length", head_size),
+        _count(header, "attention.value_length", head_size),
     )
-    return 2 * found.number("block_count", 0) * kv_heads * sum(widths)
+    return 2 * _count(header, "block_count", 0) * kv_heads * sum(widths)
+
+
+def _count(header: GgufHeader, key: str, default: int) -> int:
+    """The number under `ARCHITECTURE.key`; of an array with one per layer, the largest."""
+    full = f"{header.metadata.get('general.architecture', '')}.{key}"
+    value = header.metadata.get(full, default)
+    if isinstance(value, GgufArray):
+        value = default if value.is_texts or not value.length else value.numbers().max().item()
+    if isinstance(value, str):
+        return default
+    if not 0 <= value <= _MAX_COUNT:
+        raise EngineError(f"The GGUF header is damaged: {quoted(full)} is {value}.", hint=HINT)
+    return int(value)
+
+
+def _length(header: GgufHeader, key: str) -> int:
+    value = header.metadata.get(key)
+    return value.length if isinstance(value, GgufArray) else 0
+
+
+def _rows(tensor: GgufTensorEntry) -> int:
+    """Its outer dimension; 1 for a vector."""
+    return tensor.shape[-2] if len(tensor.shape) > 1 else 1

@@ -4,6 +4,7 @@ as they are stored."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,10 +15,78 @@ from edgesdk_quantize.formats import BlockFormat, PackedMatrix, preserved_blocks
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
-from edgesdk.errors import CheckpointError
+from edgesdk.errors import CheckpointError, DamagedCheckpoint
+from edgesdk.system.gguf_header import (
+    DamagedGguf,
+    GgufArray,
+    GgufHeader,
+    GgufTensorEntry,
+    NotGguf,
+    Scalar,
+    UnsupportedGguf,
+    quoted,
+    read_gguf_header,
+)
 from edgesdk_export.checkpoint.checkpoint import FileRegion
-from edgesdk_export.checkpoint.gguf_header import TensorInfo, read_gguf_header
 from edgesdk_export.weights import Float32
+
+_AGAIN = "Download the checkpoint again."
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies.
+
+    Attributes:
+        shape: rows first (GGUF stores it the other way round).
+        offset: from the start of the file, in bytes.
+        row_bytes: bytes of one row of the innermost axis.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    offset: int
+    row_bytes: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole tensor."""
+        return math.prod(self.shape[:-1]) * self.row_bytes
+
+
+@dataclass(frozen=True)
+class GgufContents:
+    """What a header says: metadata by key (lists for arrays), and tensors in order."""
+
+    metadata: Mapping[str, Any]
+    tensors: tuple[TensorInfo, ...]
+
+
+def read_gguf_contents(path: Path) -> GgufContents:
+    """Read the header of a checkpoint, and check that its tensors lie in the file.
+
+    Raises:
+        DamagedCheckpoint: the file is no GGUF, is cut, or its header lies.
+        CheckpointError: it is big-endian, of an unknown version or split over several files.
+    """
+    try:
+        header = read_gguf_header(path)
+        metadata = _metadata(header)
+        if metadata.get("split.count", 1) not in (0, 1):
+            raise CheckpointError(
+                f"{path} is one part of a model that is split over several files.",
+                hint="Join the parts first: llama-gguf-split --merge FIRST_PART OUT.gguf.",
+            )
+        return GgufContents(metadata, _placed(header))
+    except NotGguf:
+        raise DamagedCheckpoint(f"{path} is not a GGUF file.", hint=_AGAIN) from None
+    except UnsupportedGguf as error:
+        raise CheckpointError(
+            f"{path}: {error}.", hint="Convert the model again with a current llama.cpp."
+        ) from None
+    except DamagedGguf as error:
+        raise DamagedCheckpoint(f"{path}: {error}.", hint=_AGAIN) from None
 
 
 @dataclass(frozen=True)
@@ -90,10 +159,11 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
     """Metadata by key, and tensors by name.
 
     Raises:
-        DamagedCheckpoint, CheckpointError: see `read_gguf_header`.
+        DamagedCheckpoint, CheckpointError: see `read_gguf_contents`.
     """
-    header = read_gguf_header(path)
-    return dict(header.metadata), {info.name: _tensor(path, info) for info in header.tensors}
+    contents = read_gguf_contents(path)
+    tensors = {info.name: _tensor(path, info) for info in contents.tensors}
+    return dict(contents.metadata), tensors
 
 
 def _tensor(path: Path, info: TensorInfo) -> GgufTensor:
@@ -110,3 +180,58 @@ def _can_dequantize(kind: GGMLQuantizationType) -> bool:
     except NotImplementedError:
         return False
     return True
+
+
+def _metadata(header: GgufHeader) -> dict[str, Any]:
+    """The metadata with arrays as lists; its texts must be UTF-8."""
+    found: dict[str, Any] = {}
+    for key, value in header.metadata.items():
+        where = "a metadata key"
+        try:
+            key.encode()
+            where = f"the value of {quoted(key)}"
+            found[key] = _plain(value)
+        except UnicodeError:
+            raise DamagedGguf(f"{where} is not UTF-8") from None
+    return found
+
+
+def _plain(value: Scalar | GgufArray) -> Any:
+    if isinstance(value, GgufArray):
+        numbers = None if value.is_texts else value.numbers().tolist()
+        return [text.decode() for text in value.texts()] if numbers is None else numbers
+    if isinstance(value, str):
+        value.encode()
+    return value
+
+
+def _placed(header: GgufHeader) -> tuple[TensorInfo, ...]:
+    placed = [_info(entry, header) for entry in header.tensors]
+    reached = header.data_start
+    for info in sorted(placed, key=lambda info: info.offset):
+        if info.offset < reached:
+            raise DamagedGguf(f"tensor {quoted(info.name)} overlaps another one")
+        reached = info.offset + info.size
+    return tuple(placed)
+
+
+def _info(entry: GgufTensorEntry, header: GgufHeader) -> TensorInfo:
+    name = quoted(entry.name)
+    try:
+        kind = GGMLQuantizationType(entry.type)
+    except ValueError:
+        raise DamagedGguf(f"tensor {name} has the unknown type {entry.type}") from None
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    if entry.shape[-1] % block:
+        raise DamagedGguf(
+            f"tensor {name} has rows of {entry.shape[-1]:,} values; {kind.name} stores"
+            f" them in blocks of {block}"
+        )
+    row_bytes = entry.shape[-1] // block * block_bytes
+    info = TensorInfo(entry.name, entry.shape, kind, header.data_start + entry.offset, row_bytes)
+    if entry.offset % header.alignment or info.offset + info.size > header.file_size:
+        raise DamagedGguf(
+            f"tensor {name} would lie at bytes {info.offset:,} to"
+            f" {info.offset + info.size:,}; the file has {header.file_size:,}"
+        )
+    return info
