@@ -13,6 +13,7 @@ from edgesdk.structured.output_format import (
     OutputFormat,
     parse_request_kwargs,
 )
+from edgesdk.structured.schema_check import SchemaChecker, error_at
 from edgesdk.text.tokenizer import Tokenizer
 from edgesdk.tools.calls import ToolCall, ToolCalls, parse_calls
 from edgesdk.tools.functions import Tool
@@ -221,7 +222,7 @@ def binding_errors(tool: Tool, arguments: dict[str, Any]) -> list[str]:
     try:
         tool.bind(arguments)
     except ValidationError as error:
-        return [_error_at(fault["loc"], fault["msg"]) for fault in error.errors()]
+        return [error_at(fault["loc"], fault["msg"]) for fault in error.errors()]
     return []
 
 
@@ -229,21 +230,10 @@ def schema_errors(schema: Mapping[str, Any] | None, value: Any) -> list[str]:
     """Why a JSON Schema refuses a value; empty where it does not, or where the package jsonschema
     is not installed. Without a schema, a value is arguments of a tool that takes none."""
     if schema is None:
-        return [_error_at([name], "not an argument") for name in value]
+        return [error_at([name], "not an argument") for name in value]
     try:
-        from jsonschema.validators import validator_for  # type: ignore[import-untyped]
-        from referencing import Registry
-        from referencing.exceptions import Unresolvable
-    except ImportError:
+        return SchemaChecker(schema).errors(value)
+    except MissingExtra:
         return []
-    try:
-        # An empty registry: references to the network are not followed.
-        validator = validator_for(schema)(schema, registry=Registry())
-        return [_error_at(fault.path, fault.message) for fault in validator.iter_errors(value)]
-    except Unresolvable as error:
-        return [f"the schema of the tool refers to what is not in it ({error})"]
-
-
-def _error_at(path: Any, message: str) -> str:
-    place = ".".join(map(str, path))
-    return f"{place}: {message}" if place else message
+    except InvalidOption as error:
+        return [f"the schema cannot be followed: {error.message}"]

@@ -206,7 +206,7 @@ def test_a_described_tool_whose_schema_cannot_be_enforced_is_refused() -> None:
     chat, _ = script_chat("Hello.")
     with pytest.raises(InvalidOption, match="'odd'"):
         chat.respond("?", tools=[odd])
-    assert schema_errors(remote, {"a": 1})[0].startswith("the schema of the tool refers to")
+    assert schema_errors(remote, {"a": 1})[0].startswith("the schema cannot be followed")
     assert schema_errors(None, {"a": 1}) == ["a: not an argument"]
 
 
