@@ -6,7 +6,8 @@ from pathlib import Path
 from time import perf_counter
 
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
-from edgesdk.engines.registry import open_engine
+from edgesdk.engines.paced import PacedEngine
+from edgesdk.engines.registry import footprint, open_engine
 from edgesdk.errors import BundleError, EngineError, MissingExtra, UnknownModel
 from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.generation.speculation import LoadedDraftModel, check_same_tokens
@@ -14,7 +15,7 @@ from edgesdk.model import Model
 from edgesdk.runtime import Runtime
 from edgesdk.system import plan as planning
 from edgesdk.system.plan import Plan, require_memory
-from edgesdk.system.power import Governor, PacedEngine, PowerPolicy
+from edgesdk.system.power import Governor, PowerPolicy
 from edgesdk.system.resources import thread_count
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
@@ -66,7 +67,7 @@ def load(
     if governor is not None:
         threads = governor.threads(thread_count(threads))
     if check_memory:
-        require_memory(source, context=context, device=device)
+        _require_memory(source, context=context, device=device)
     try:
         engine = open_engine(source, device, threads=threads, context=context)
     except MissingExtra:
@@ -115,7 +116,16 @@ def plan(
         InvalidOption: `context` is not between 1 and the model's limit.
         UnknownModel, BundleError, EngineError: as `load`.
     """
-    return planning.plan(find(what), context=context, device=device, threads=threads)
+    return planning.plan(footprint(find(what), device), context=context, threads=threads)
+
+
+def _require_memory(source: Bundle | Path, *, context: int | None, device: str) -> None:
+    try:
+        found = footprint(source, device)
+    except EngineError:
+        # Its engine says better what is wrong with it.
+        return
+    require_memory(found, context=context)
 
 
 def _prefix_cache(asked: PrefixCache | Path | bool) -> PrefixCache | None:

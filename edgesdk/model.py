@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 from edgesdk.bundle.opening import Bundle
 from edgesdk.chat import Chat
 from edgesdk.engines.base import EngineInfo
+from edgesdk.engines.registry import footprint
 from edgesdk.errors import RequestError
 from edgesdk.generation.streaming import read_all, read_all_async
 from edgesdk.overflow import OverflowPolicy
@@ -174,9 +175,8 @@ class Model(Closeable):
         if self._source is None:
             raise RequestError("A model that does not come from a file cannot be planned for.")
         return plan(
-            self._source,
+            footprint(self._source, self.info.requested_device),
             context=context,
-            device=self.info.requested_device,
             held=private_bytes(),
         )
 

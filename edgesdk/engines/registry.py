@@ -14,8 +14,8 @@ from typing import Protocol, cast
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import Engine
-from edgesdk.engines.footprint import Footprint
 from edgesdk.errors import EngineError, InvalidOption
+from edgesdk.system.plan import Footprint
 from edgesdk.system.resources import thread_count
 
 

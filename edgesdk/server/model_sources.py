@@ -43,7 +43,7 @@ class ModelSource(Protocol):
         """Bytes that it takes when it is loaded and one conversation fills its context.
 
         Weights in the engine's own layout, the engine itself, KV cache and scratch; see
-        `edgesdk.engines.footprint`.
+        `edgesdk.system.plan`.
 
         Raises:
             EdgeError: it cannot be opened.

@@ -3,13 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
-from edgesdk.bundle.opening import Bundle
-from edgesdk.engines.footprint import Footprint, MemoryNeed
-from edgesdk.engines.registry import footprint
-from edgesdk.errors import EngineError, InvalidOption, NotEnoughMemory
+from edgesdk.errors import InvalidOption, NotEnoughMemory
 from edgesdk.system.resources import available_bytes, bandwidth, thread_count
+
+MIB = 2**20
+# A Python process with edgesdk imported, before it loads a model (measured on Linux x86-64).
+PROCESS_BYTES = 50 * MIB
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Most resident memory of a process that fills one context, in bytes.
+
+    Attributes:
+        process: the interpreter and edgesdk itself.
+        runtime: the engine's library, the tokenizer.
+        weights: with the copies that the engine makes in a layout of its own.
+        kv_cache: of a context full of tokens.
+        scratch: activations of a prefill chunk, and copies that exist while a KV cache grows or
+            a model loads.
+    """
+
+    process: int
+    runtime: int
+    weights: int
+    kv_cache: int
+    scratch: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.process + self.runtime + self.weights + self.kv_cache + self.scratch
+
+
+class Footprint(Protocol):
+    """What is known of a model's memory."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that the model was trained for."""
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of KV cache of one token."""
+
+    @property
+    def read_bytes_per_token(self) -> int:
+        """Bytes of weights that each decoded token reads."""
+
+    def need(self, context: int) -> MemoryNeed:
+        """What one context of that many tokens takes at its worst moment."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +88,9 @@ class Plan:
 
 
 def plan(
-    source: Bundle | Path,
-    *,
-    context: int | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    held: int = 0,
+    found: Footprint, *, context: int | None = None, threads: int | None = None, held: int = 0
 ) -> Plan:
-    """Plan for an opened bundle or a `.gguf` file; nothing is loaded.
+    """Plan for a model by its footprint.
 
     Args:
         context: tokens of the conversation; None for the model's own limit.
@@ -58,11 +98,9 @@ def plan(
         held: bytes that the model may take beyond what the system has free.
 
     Raises:
-        InvalidOption: `context` is not between 1 and the model's limit, or an option is out of
-            range.
-        EngineError: the file is damaged.
+        InvalidOption: `context` is not between 1 and the model's limit, or `threads` is less than
+            1.
     """
-    found = footprint(source, device)
     wanted = found.context_length if context is None else context
     if not 1 <= wanted <= found.context_length:
         raise InvalidOption(
@@ -106,19 +144,12 @@ def longest_context(found: Footprint, available: int) -> int:
     return low
 
 
-def require_memory(source: Bundle | Path, *, context: int | None, device: str) -> None:
+def require_memory(found: Footprint, *, context: int | None) -> None:
     """Raise unless the model fits: with `context` tokens if they are asked for, else with one.
-
-    A file that cannot be read passes: its engine says better what is wrong with it.
 
     Raises:
         NotEnoughMemory: it does not fit.
-        InvalidOption: no backend runs it on `device`.
     """
-    try:
-        found = footprint(source, device)
-    except EngineError:
-        return
     check_fits(found, min(context or 1, found.context_length), available=available_bytes())
 
 

@@ -1,4 +1,4 @@
-"""How hard the device is worked, by its battery and its temperature.
+"""Decide how hard to work the device, by its battery and its temperature.
 
 A policy looks at what the sensors say and answers with a pace. Threads are taken when a model is
 loaded; pauses follow the sensors while it runs.
@@ -9,16 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import numpy.typing as npt
-from pydantic import JsonValue
-
-from edgesdk.engines.base import DecodeState, Engine, EngineInfo, HiddenStates, Logits, Rows
-from edgesdk.engines.saved_state import KvIdentity, StateMetadata
 from edgesdk.errors import InvalidOption
-from edgesdk.system.cancellation import CancellationToken
 
 _SENSOR_SECONDS = 5.0
 # A pause is no longer than this, so that a cancelled answer ends soon; the rest stays owed.
@@ -165,77 +158,6 @@ class Governor:
         now = min(due, _MAX_PAUSE)
         self._sleep(now)
         return due - now, now
-
-
-class PacedEngine:
-    """Implements `edgesdk.engines.base.Engine` with pauses between another engine's calls."""
-
-    def __init__(self, engine: Engine, governor: Governor) -> None:
-        self._engine = engine
-        self._governor = governor
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._engine.info
-
-    @property
-    def kv_identity(self) -> KvIdentity:
-        return self._engine.kv_identity
-
-    def new_state(self) -> PacedDecodeState:
-        return PacedDecodeState(self._engine.new_state(), self._governor)
-
-    def close(self) -> None:
-        self._engine.close()
-
-
-class PacedDecodeState:
-    """Implements `edgesdk.engines.base.DecodeState`."""
-
-    def __init__(self, sequence: DecodeState, governor: Governor) -> None:
-        self._state = sequence
-        self._governor = governor
-        self._worked = 0.0
-        self._owed = 0.0
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        return self._state.tokens
-
-    @property
-    def hidden_states(self) -> HiddenStates | None:
-        return self._state.hidden_states
-
-    def extend(
-        self,
-        tokens: npt.ArrayLike,
-        *,
-        logits: Rows = "last",
-        cancellation: CancellationToken | None = None,
-    ) -> Logits:
-        # Before and not after: a first token is not kept waiting for its own pause.
-        self._owed, paused = self._governor.rest(self._worked, self._owed)
-        if cancellation is not None:
-            cancellation.paused_seconds += paused
-        begun = self._governor.clock()
-        rows = self._state.extend(tokens, logits=logits, cancellation=cancellation)
-        self._worked = self._governor.clock() - begun
-        return rows
-
-    def rewind(self, length: int) -> None:
-        self._state.rewind(length)
-
-    def fork(self) -> PacedDecodeState:
-        return PacedDecodeState(self._state.fork(), self._governor)
-
-    def save(self, path: Path, metadata: StateMetadata | None = None) -> None:
-        self._state.save(path, metadata)
-
-    def restore(self, path: Path) -> dict[str, JsonValue]:
-        return self._state.restore(path)
-
-    def close(self) -> None:
-        self._state.close()
 
 
 def _is_above(celsius: float | None, limit: float) -> bool:

@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.untrained_gguf import write_untrained_gguf
 
-from edgesdk.engines.footprint import MemoryNeed
 from edgesdk.engines.gguf.footprint import GgufFootprint, footprint
 from edgesdk.engines.onnx.footprint import OnnxFootprint
 from edgesdk.errors import NotEnoughMemory
-from edgesdk.system.plan import check_fits, longest_context, plan_for
+from edgesdk.system.plan import MemoryNeed, check_fits, longest_context, plan_for
 from edgesdk.system.resources import available_bytes, bandwidth
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.fake_engine import TEMPLATE, ByteTokenizer, FakeDecodeState, FakeEngine
 
+from edgesdk.engines.paced import PacedEngine
 from edgesdk.errors import InvalidOption
 from edgesdk.generation.loop import generate
 from edgesdk.model import Model
@@ -16,7 +17,6 @@ from edgesdk.runtime import Runtime
 from edgesdk.system.power import (
     Governor,
     Pace,
-    PacedEngine,
     PowerPolicy,
     PowerState,
     balanced,

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgesdk.bundle.opening import Bundle
-from edgesdk.engines.footprint import MIB, PROCESS_BYTES, MemoryNeed
 from edgesdk.engines.gguf.batching import BATCH_ROWS, BATCH_TOKENS
 from edgesdk.engines.gguf.context import FIRST_CELLS
 from edgesdk.engines.gguf.header_checks import HINT, read_header
 from edgesdk.engines.gguf.library import load_library
 from edgesdk.errors import EngineError, MissingExtra
 from edgesdk.system.gguf_header import GgufArray, GgufHeader, GgufTensorEntry, quoted
+from edgesdk.system.plan import MIB, PROCESS_BYTES, MemoryNeed
 
 # llama.cpp's library and its Python bindings.
 _RUNTIME_BYTES = 21 * MIB
@@ -31,7 +31,7 @@ _GATHERED = "token_embd.weight"
 
 @dataclass(frozen=True)
 class GgufFootprint:
-    """Implements `edgesdk.engines.footprint.Footprint`.
+    """Implements `edgesdk.system.plan.Footprint`.
 
     Attributes:
         file_bytes: all of it gets mapped and read.

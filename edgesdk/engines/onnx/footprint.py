@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgesdk.bundle.opening import Bundle
-from edgesdk.engines.footprint import MIB, PROCESS_BYTES, MemoryNeed
 from edgesdk.engines.onnx.kv_cache import MIN_CAPACITY
 from edgesdk.errors import EngineError
+from edgesdk.system.plan import MIB, PROCESS_BYTES, MemoryNeed
 
 # onnxruntime's library and its arena, and what a session is made of.
 _RUNTIME_BYTES = 65 * MIB
@@ -29,7 +29,7 @@ _ARENA = 1.5
 
 @dataclass(frozen=True)
 class OnnxFootprint:
-    """Implements `edgesdk.engines.footprint.Footprint`.
+    """Implements `edgesdk.system.plan.Footprint`.
 
     Attributes:
         weights_bytes: size of the model files.

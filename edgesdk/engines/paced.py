@@ -1,0 +1,84 @@
+"""Rest between the calls of an engine, at the pace of a power policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy.typing as npt
+from pydantic import JsonValue
+
+from edgesdk.engines.base import DecodeState, Engine, EngineInfo, HiddenStates, Logits, Rows
+from edgesdk.engines.saved_state import KvIdentity, StateMetadata
+from edgesdk.system.cancellation import CancellationToken
+from edgesdk.system.power import Governor
+
+
+class PacedEngine:
+    """Implements `edgesdk.engines.base.Engine` with pauses between another engine's calls."""
+
+    def __init__(self, engine: Engine, governor: Governor) -> None:
+        self._engine = engine
+        self._governor = governor
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    @property
+    def kv_identity(self) -> KvIdentity:
+        return self._engine.kv_identity
+
+    def new_state(self) -> PacedDecodeState:
+        return PacedDecodeState(self._engine.new_state(), self._governor)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class PacedDecodeState:
+    """Implements `edgesdk.engines.base.DecodeState`."""
+
+    def __init__(self, sequence: DecodeState, governor: Governor) -> None:
+        self._state = sequence
+        self._governor = governor
+        self._worked = 0.0
+        self._owed = 0.0
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return self._state.tokens
+
+    @property
+    def hidden_states(self) -> HiddenStates | None:
+        return self._state.hidden_states
+
+    def extend(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        logits: Rows = "last",
+        cancellation: CancellationToken | None = None,
+    ) -> Logits:
+        # Before and not after: a first token is not kept waiting for its own pause.
+        self._owed, paused = self._governor.rest(self._worked, self._owed)
+        if cancellation is not None:
+            cancellation.paused_seconds += paused
+        begun = self._governor.clock()
+        rows = self._state.extend(tokens, logits=logits, cancellation=cancellation)
+        self._worked = self._governor.clock() - begun
+        return rows
+
+    def rewind(self, length: int) -> None:
+        self._state.rewind(length)
+
+    def fork(self) -> PacedDecodeState:
+        return PacedDecodeState(self._state.fork(), self._governor)
+
+    def save(self, path: Path, metadata: StateMetadata | None = None) -> None:
+        self._state.save(path, metadata)
+
+    def restore(self, path: Path) -> dict[str, JsonValue]:
+        return self._state.restore(path)
+
+    def close(self) -> None:
+        self._state.close()
