@@ -18,7 +18,7 @@ from edgesdk.hybrid.confidence.signals import SignalMeter
 from edgesdk.hybrid.self_consistency import SelfConsistency
 from edgesdk.model import Model
 from edgesdk.options import Options
-from edgesdk.system.cancellation import CancellationToken
+from edgesdk.request import Request
 
 MOST_TOKENS = 24
 _LIKELIEST = 5
@@ -64,10 +64,7 @@ class LocalAsker:
 
             generation = runtime.generate(
                 sequence,
-                ids,
-                options,
-                started=started,
-                cancellation=CancellationToken(),
+                Request([], options, lambda messages, specs: ids, started=started),
                 on_step=on_step,
             )
             text = "".join(step.text for step in generation)

@@ -22,7 +22,7 @@ from edgesdk.engines.base import DecodeState, Logits, Rows
 from edgesdk.loading import load
 from edgesdk.model import Model
 from edgesdk.options import Speculation
-from edgesdk.receipt import Reply
+from edgesdk.reply import Reply
 
 ROWS = (2, 4, 8)
 ROW_ROUNDS = 9

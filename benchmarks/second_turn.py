@@ -19,7 +19,7 @@ from turns import Contestant, worker_command
 
 from edgesdk.loading import load
 from edgesdk.model import Model
-from edgesdk.receipt import Reply
+from edgesdk.reply import Reply
 
 AGAIN = "And which of them comes last?"
 

@@ -80,8 +80,8 @@ if TYPE_CHECKING:
     from edgesdk.options import Options as Options
     from edgesdk.overflow import Overflow as Overflow
     from edgesdk.receipt import Receipt as Receipt
-    from edgesdk.receipt import Reply as Reply
     from edgesdk.reply import AsyncReplyStream as AsyncReplyStream
+    from edgesdk.reply import Reply as Reply
     from edgesdk.reply import ReplyStream as ReplyStream
     from edgesdk.store import Store as Store
     from edgesdk.system.plan import Plan as Plan
@@ -146,7 +146,7 @@ _HOME = {
     "OfflineQueue": "edgesdk.hybrid.offline.queue",
     "Receipt": "edgesdk.receipt",
     "RejectedStructure": "edgesdk.errors",
-    "Reply": "edgesdk.receipt",
+    "Reply": "edgesdk.reply",
     "ReplyStream": "edgesdk.reply",
     "RequestError": "edgesdk.errors",
     "SpendingLimits": "edgesdk.hybrid.cloud.spending",

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
 from edgesdk.engines.base import DecodeState
-from edgesdk.engines.base import DecodeState as EngineSequence
-from edgesdk.errors import InvalidOption
 from edgesdk.generation.loop import Generation
 from edgesdk.generation.streaming import read_all, read_all_async
-from edgesdk.options import Options, OptionsKwargs
+from edgesdk.options import OptionsKwargs
 from edgesdk.overflow import (
     Overflow,
     OverflowingConversation,
     OverflowPolicy,
-    ShortenedHistory,
     SummarizedAnswer,
     checked_policy,
     drop_oldest,
     low_watermark,
     prompt_limit,
 )
-from edgesdk.receipt import Reply
-from edgesdk.reply import AsyncReplyStream, ReplyStream
+from edgesdk.reply import AsyncReplyStream, Reply, ReplyStream
+from edgesdk.request import Message, Request
 from edgesdk.runtime import Runtime
-from edgesdk.session import AnswerLock, new_messages_of, save_chat, with_tool_result
-from edgesdk.structured.output_format import GenerationRequest
-from edgesdk.system.cancellation import CancellationToken
-from edgesdk.system.closing import Closeable
-from edgesdk.tools.call_messages import open_turn_start, unanswered_calls, used_ids
-from edgesdk.tools.calls import ToolCall
-from edgesdk.tools.tool_set import OfferedTools, RequestKwargs, parse_tool_kwargs
+from edgesdk.session import Session, Turn, save_chat
+from edgesdk.tools.tool_set import RequestKwargs
 
 if TYPE_CHECKING:
-    from edgesdk.tools.functions import Tool
-    from edgesdk.tools.tool_loop import ActResult, ToolLoop
+    from edgesdk.tools.tool_loop import ActResult
 
 
-class Chat(Closeable):
+class Chat(Session[Turn, ReplyStream, Reply]):
     """A conversation; `Model.chat` makes one. It raises what `Model` raises.
 
     Each turn renders the whole conversation and computes only what the KV cache does not hold:
@@ -69,21 +58,13 @@ class Chat(Closeable):
         *,
         system: str | None = None,
         overflow: OverflowPolicy = "error",
-        turns: Iterable[dict[str, Any]] = (),
+        turns: Iterable[Message] = (),
         state: DecodeState | None = None,
     ) -> None:
-        self.system = system
+        super().__init__(system=system, turns=turns)
         self._runtime = runtime
         self._overflow = checked_policy(overflow)
-        self._turns = [dict(message) for message in turns]
         self._state = state
-        self._answering = AnswerLock()
-
-    @property
-    def messages(self) -> list[dict[str, Any]]:
-        """The conversation so far, the system message first; a copy."""
-        told = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*told, *(dict(message) for message in self._turns)]
 
     def respond(self, prompt: str | None = None, **options: Unpack[RequestKwargs]) -> Reply:
         """Answer the user's next message.
@@ -101,15 +82,7 @@ class Chat(Closeable):
         Raises:
             RequestError: the answer before it is still under way, or a tool call has no result.
         """
-        started = perf_counter()
-        self._answering.begin()
-        try:
-            turn = self._turn(prompt)
-            asked, _ = self._asked(options, turn)
-            return self._answer(turn, asked, started, self._joins(turn))
-        except BaseException:
-            self._answering.end()
-            raise
+        return self._start(prompt, options)
 
     async def arespond(self, prompt: str | None = None, **options: Unpack[RequestKwargs]) -> Reply:
         """`respond` for asyncio; cancelling the task stops the decoding."""
@@ -120,24 +93,6 @@ class Chat(Closeable):
     ) -> AsyncReplyStream:
         """`stream` for asyncio; cancelling the task stops the decoding."""
         return AsyncReplyStream(self.stream(prompt, **options))
-
-    @property
-    def pending_calls(self) -> tuple[ToolCall, ...]:
-        """The calls of the last answer whose results are still to be given."""
-        return unanswered_calls(self._turns)
-
-    def add_tool_result(self, call: ToolCall, result: Any) -> None:
-        """Tell the model what one of its calls gave; when all have a result, `respond()` goes on.
-
-        Args:
-            call: one of `pending_calls`.
-            result: a text as it is, anything else as JSON.
-
-        Raises:
-            RequestError: an answer is under way, or no result of that call is waited for.
-        """
-        with self._answering.held():
-            self._turns = with_tool_result(self._turns, call, result)
 
     def act(
         self,
@@ -166,13 +121,7 @@ class Chat(Closeable):
             InvalidOption: a function cannot be a tool, or an option is unknown or out of range.
             RequestError: an answer is under way, or a tool call has no result.
         """
-        from edgesdk.tools.tool_loop import act
-
-        with self._answering.held():
-            turn, loop, functions, ask = self._acting(prompt, tools, max_rounds, options)
-            acted = act(loop, lambda seconds: read_all(ask(seconds)), functions)
-            self._turns = [*turn.history, *acted.messages]
-        return acted
+        return self._run_tools(prompt, tools, max_rounds, options)
 
     async def aact(
         self,
@@ -184,26 +133,7 @@ class Chat(Closeable):
     ) -> ActResult:
         """`act` for asyncio. Tools may be `async def`: they run in the event loop, others in
         threads; cancelling the task stops the decoding and cancels them."""
-        from edgesdk.tools.tool_loop import act_async
-
-        with self._answering.held():
-            turn, loop, functions, ask = self._acting(prompt, tools, max_rounds, options)
-
-            async def asked(seconds: float | None) -> Reply:
-                return await read_all_async(AsyncReplyStream(ask(seconds)))
-
-            acted = await act_async(loop, asked, functions)
-            self._turns = [*turn.history, *acted.messages]
-        return acted
-
-    def reset(self) -> None:
-        """Forget the conversation; `system` stays.
-
-        Raises:
-            RequestError: an answer is under way.
-        """
-        with self._answering.held():
-            self._turns.clear()
+        return await self._run_tools_async(prompt, tools, max_rounds, options)
 
     def fork(self) -> Chat:
         """A chat that goes on from here by itself; what is in the KV cache is not computed again.
@@ -230,247 +160,114 @@ class Chat(Closeable):
             RequestError: an answer is under way, or `path` cannot be written.
         """
         with self._answering.held():
-            state = self._held()
-            save_chat(Path(path), state, system=self.system, turns=self._turns)
+            save_chat(Path(path), self._held_state(), system=self.system, turns=self._turns)
 
-    def close(self) -> None:
-        """Free the KV cache. The messages stay readable.
-
-        Raises:
-            RequestError: an answer is under way.
-        """
-        with self._answering.held():
-            self._drop_cache()
-
-    def _turn(self, prompt: str | None) -> Turn:
-        """The turn that `prompt` begins, or goes on with."""
-        asked = new_messages_of(prompt, self._turns)
-        told = self.messages[: len(self.messages) - len(self._turns)]
-        if self._turns and self._turns[-1]["role"] == "tool":
-            # The question that led to the calls must not be dropped without them.
-            start = open_turn_start(self._turns)
-            return Turn(told, self._turns[:start], [*self._turns[start:], *asked])
-        return Turn(told, list(self._turns), asked)
-
-    def _asked(
-        self, options: Mapping[str, object], turn: Turn
-    ) -> tuple[GenerationRequest, OfferedTools | None]:
-        """What the caller asks for; `turn` then tells the model of the tools."""
-        asked, offer = parse_tool_kwargs(
-            options,
-            lambda: self._runtime.tool_format,
-            self._runtime.encoder.tokenizer,
-            lambda: used_ids([*turn.history, *turn.news]),
-        )
-        turn.specs = () if offer is None else offer.specs
-        return asked, offer
+    def _make_turn(
+        self,
+        history: list[Message],
+        new_messages: list[Message],
+        kwargs: Mapping[str, Any],
+        started: float,
+    ) -> Turn:
+        messages = [*self._system_messages, *history, *new_messages]
+        return Turn(history, new_messages, self._runtime.request(messages, kwargs, started=started))
 
     def _answer(
-        self,
-        turn: Turn,
-        asked: GenerationRequest,
-        started: float,
-        on_end: Callable[[Reply | None], None],
+        self, turn: Turn, request: Request, on_end: Callable[[Reply | None], None]
     ) -> ReplyStream:
-        return turn.answer(
-            self._runtime,
-            self._held(),
-            asked,
-            policy=self._overflow,
-            started=started,
-            on_end=on_end,
+        request = request.replaced(
+            messages=[*self._system_messages, *turn.history, *turn.new_messages]
         )
+        limit = prompt_limit(self._runtime.engine.info.context_length, request.options.max_tokens)
 
-    def _acting(
-        self,
-        prompt: str | None,
-        tools: Iterable[Callable[..., Any]],
-        max_rounds: int,
-        options: Mapping[str, object],
-    ) -> tuple[Turn, ToolLoop, Mapping[str, Tool], Callable[[float | None], ReplyStream]]:
-        """What a loop needs; the last is what begins its next answer."""
-        from edgesdk.tools.tool_loop import ToolLoop
-
-        turn = self._turn(prompt)
-        asked, offer = self._asked({**options, "tools": tools}, turn)
-        assert offer is not None, "tools are offered"
-        if len(offer.functions) < len(offer.specs):
-            raise InvalidOption("A tool is no function, so it cannot run.", hint="Use respond().")
-        loop = ToolLoop(turn.news, max_rounds=max_rounds, deadline=asked.options.deadline)
-
-        def on_end(reply: Reply | None) -> None:
-            if reply is None:
-                self._drop_cache()
-
-        def ask(seconds: float | None) -> ReplyStream:
-            timed = asked._replace(options=replace(asked.options, deadline=seconds))
-            return self._answer(turn, timed, perf_counter(), on_end)
-
-        return turn, loop, offer.functions, ask
-
-    def _joins(self, turn: Turn) -> Callable[[Reply | None], None]:
-        """What is to happen when the answer to a turn ends."""
-
-        def on_end(reply: Reply | None) -> None:
+        def ended(reply: Reply | None) -> None:
             if reply is None:
                 # After an error nothing is known of the cache for sure.
-                self._drop_cache()
-            elif reply.finish_reason != "cancelled" and (
-                reply.tokens or reply.finish_reason == "stop"
-            ):
-                self._turns = [*turn.history, *turn.news, reply.message]
-            self._answering.end()
+                self._free()
+            on_end(reply)
 
-        return on_end
-
-    def _held(self) -> DecodeState:
-        if self._state is None:
-            self._state = self._runtime.engine.new_state()
-        return self._state
-
-    def _drop_cache(self) -> None:
-        if self._state is not None:
-            self._state.close()
-            self._state = None
-
-
-Message = dict[str, Any]
-
-
-@dataclass
-class Turn:
-    """One turn of a chat. It may take several answers, where the model calls tools.
-
-    Attributes:
-        told: the system message, or nothing.
-        history: the turns before; what an overflow policy made of them, once an answer has ended.
-        news: the user's message, and what followed it so far.
-        specs: the tools that the model is told of.
-    """
-
-    told: list[Message]
-    history: list[Message]
-    news: list[Message]
-    specs: Sequence[dict[str, Any]] = field(default=())
-
-    def answer(
-        self,
-        runtime: Runtime,
-        state: EngineSequence,
-        asked: GenerationRequest,
-        *,
-        policy: OverflowPolicy,
-        started: float,
-        on_end: Callable[[Reply | None], None],
-    ) -> ReplyStream:
-        """Start an answer to what was said.
-
-        Raises:
-            What `Runtime.answer` raises.
-        """
-        ids = self._encoded(runtime, [*self.told, *self.history, *self.news])
-        limit = prompt_limit(runtime.engine.info.context_length, asked.options.max_tokens)
-        if policy != "error" and self.history and len(ids) > limit:
-            return self._shortened(
-                runtime,
-                state,
-                asked,
-                policy=policy,
-                started=started,
-                on_end=on_end,
-                full=len(ids),
-            )
-        shared = 0
-        if not self.history:
-            shared = runtime.shared_tokens([*self.told, *self.news], ids)
-        return runtime.answer(
-            state,
-            ids,
-            asked.options,
-            started=started,
-            on_end=on_end,
-            shared=shared,
-            structure=asked.structure,
-        )
+        if self._overflow != "error" and turn.history and len(request.tokens) > limit:
+            return self._shortened(turn, request, limit, ended)
+        shared = 0 if turn.history else self._runtime.shared_tokens(request)
+        return self._runtime.answer(self._held_state(), request, on_end=ended, shared=shared)
 
     def _shortened(
         self,
-        runtime: Runtime,
-        state: EngineSequence,
-        asked: GenerationRequest,
-        *,
-        policy: OverflowPolicy,
-        started: float,
+        turn: Turn,
+        request: Request,
+        limit: int,
         on_end: Callable[[Reply | None], None],
-        full: int,
     ) -> ReplyStream:
-        """Answer with as many of the latest turns as fit; with all there would be `full` tokens."""
-        limit = prompt_limit(runtime.engine.info.context_length, asked.options.max_tokens)
+        """Answer with as many of the latest turns as fit."""
 
-        def encode(turns: list[Message]) -> list[int]:
-            return self._encoded(runtime, [*self.told, *turns, *self.news])
+        def with_history(history: list[Message]) -> Request:
+            return request.replaced(messages=[*self._system_messages, *history, *turn.new_messages])
 
-        short = drop_oldest(self.history, lambda turns: len(encode(turns)), low_watermark(limit))
-        if policy == "summarize":
-            return self._summarized(
-                runtime, state, asked, short, started=started, on_end=on_end, full=full
+        short = drop_oldest(
+            turn.history,
+            lambda history: len(with_history(history).tokens),
+            low_watermark(limit),
+        )
+        tokens_before = len(request.tokens)
+        if self._overflow == "summarize":
+            conversation = OverflowingConversation(
+                self._system_messages, short, turn.new_messages, tokens_before
             )
-        ids = encode(short.turns)
+            return self._summarized(turn, request, conversation, on_end)
+        request = with_history(short.turns)
 
         def ended(reply: Reply | None) -> None:
-            self.history = short.turns
+            turn.history = short.turns
             on_end(reply)
 
-        return runtime.answer(
-            state,
-            ids,
-            asked.options,
-            started=started,
-            on_end=ended,
-            overflow=Overflow(policy, len(short.dropped), full, len(ids)),
-            structure=asked.structure,
-        )
+        overflow = Overflow(self._overflow, len(short.dropped), tokens_before, len(request.tokens))
+        return self._runtime.answer(self._held_state(), request, on_end=ended, overflow=overflow)
 
     def _summarized(
         self,
-        runtime: Runtime,
-        state: EngineSequence,
-        asked: GenerationRequest,
-        short: ShortenedHistory,
-        *,
-        started: float,
+        turn: Turn,
+        request: Request,
+        conversation: OverflowingConversation,
         on_end: Callable[[Reply | None], None],
-        full: int,
     ) -> ReplyStream:
-        cancellation = CancellationToken()
-        constraint, parse = runtime.constraint_for(asked.structure)
+        runtime, state = self._runtime, self._held_state()
+        constraint = runtime.constraint_for(request.answer_format)
 
-        def begin(ids: list[int], chosen: Options) -> Generation:
-            # The summary is free text; only the answer has a form.
-            form = constraint if chosen is asked.options else None
-            return runtime.generate(
-                state, ids, chosen, started=started, cancellation=cancellation, constraint=form
-            )
+        def begin(part: Request) -> Generation:
+            # The summary is free text; only the answer has a format.
+            held = constraint if part.options is request.options else None
+            return runtime.generate(state, part, constraint=held)
 
-        summarizing = SummarizedAnswer(
-            OverflowingConversation(self.told, short, self.news, full),
+        summarized = SummarizedAnswer(
+            conversation,
+            request,
             begin=begin,
-            encode=lambda messages: self._encoded(runtime, messages),
-            options=asked.options,
             context_length=runtime.engine.info.context_length,
         )
 
         def ended(reply: Reply | None) -> None:
-            self.history = summarizing.turns
+            turn.history = summarized.turns
             on_end(reply)
 
         return runtime.stream(
-            summarizing,
-            cancellation,
+            summarized,
+            request,
+            constraint,
             on_end=ended,
-            overflow=lambda: summarizing.overflow,
-            parse=parse,
+            overflow=lambda: summarized.overflow,
         )
 
-    def _encoded(self, runtime: Runtime, messages: list[Message]) -> list[int]:
-        return runtime.encode(messages, self.specs)
+    def _ends_turn(self, reply: Reply) -> bool:
+        return reply.finish_reason != "cancelled" and (
+            bool(reply.tokens) or reply.finish_reason == "stop"
+        )
+
+    def _held_state(self) -> DecodeState:
+        if self._state is None:
+            self._state = self._runtime.engine.new_state()
+        return self._state
+
+    def _free(self) -> None:
+        if self._state is not None:
+            self._state.close()
+            self._state = None

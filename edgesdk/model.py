@@ -14,17 +14,16 @@ from edgesdk.engines.registry import footprint
 from edgesdk.errors import RequestError
 from edgesdk.generation.streaming import read_all, read_all_async
 from edgesdk.overflow import OverflowPolicy
-from edgesdk.receipt import Reply
-from edgesdk.reply import AsyncReplyStream, ReplyStream
+from edgesdk.reply import AsyncReplyStream, Reply, ReplyStream
+from edgesdk.request import Request
 from edgesdk.runtime import Runtime
 from edgesdk.session import restore_chat
-from edgesdk.structured.output_format import FormatKwargs, GenerationRequest, parse_request_kwargs
+from edgesdk.structured.output_format import FormatKwargs
 from edgesdk.system.closing import Closeable
 from edgesdk.system.plan import Plan, plan
 from edgesdk.system.resources import private_bytes
 from edgesdk.text.prompts import Prompt, as_messages
-from edgesdk.tools.call_messages import used_ids
-from edgesdk.tools.tool_set import RequestKwargs, parse_tool_kwargs
+from edgesdk.tools.tool_set import RequestKwargs
 
 
 class Model(Closeable):
@@ -79,16 +78,9 @@ class Model(Closeable):
     def stream(self, prompt: Prompt, **options: Unpack[RequestKwargs]) -> ReplyStream:
         """Answer a prompt piece by piece."""
         started = perf_counter()
-        messages = as_messages(prompt)
         runtime = self._runtime
-        asked, offer = parse_tool_kwargs(
-            options,
-            lambda: runtime.tool_format,
-            runtime.encoder.tokenizer,
-            lambda: used_ids(messages),
-        )
-        ids = runtime.encode(messages, () if offer is None else offer.specs)
-        return self._once(ids, asked, started, runtime.shared_tokens(messages, ids))
+        request = runtime.request(as_messages(prompt), options, started=started)
+        return self._once(request, runtime.shared_tokens(request))
 
     async def arespond(self, prompt: Prompt, **options: Unpack[RequestKwargs]) -> Reply:
         """`respond` for asyncio; cancelling the task stops the decoding."""
@@ -102,7 +94,8 @@ class Model(Closeable):
         """Go on with a text as it is, without a chat template."""
         started = perf_counter()
         ids = self._runtime.encoder.plain(text)
-        return read_all(self._once(ids, parse_request_kwargs(options), started))
+        request = self._runtime.request([], options, started=started)
+        return read_all(self._once(request.replaced(encode=lambda messages, specs: ids)))
 
     def chat(self, system: str | None = None, *, overflow: OverflowPolicy = "error") -> Chat:
         """A conversation, with a KV cache of its own.
@@ -184,25 +177,15 @@ class Model(Closeable):
         """Free the model. Its chats must not be used afterwards."""
         self._runtime.close()
 
-    def _once(
-        self, ids: list[int], asked: GenerationRequest, started: float, shared: int = 0
-    ) -> ReplyStream:
-        """An answer on a sequence of its own."""
+    def _once(self, request: Request, shared: int = 0) -> ReplyStream:
+        """An answer on a decode state of its own."""
         state = self._runtime.engine.new_state()
 
         def on_end(reply: Reply | None) -> None:
             state.close()
 
         try:
-            return self._runtime.answer(
-                state,
-                ids,
-                asked.options,
-                started=started,
-                on_end=on_end,
-                structure=asked.structure,
-                shared=shared,
-            )
+            return self._runtime.answer(state, request, on_end=on_end, shared=shared)
         except BaseException:
             state.close()
             raise

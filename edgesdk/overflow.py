@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal, TypeAlias, get_args
 
 from edgesdk.errors import InvalidOption
 from edgesdk.generation.loop import Finish, Generation, Step
 from edgesdk.options import Options
+from edgesdk.request import Request
 
 OverflowPolicy = Literal["error", "drop_oldest_turns", "summarize"]
 TurnMessages: TypeAlias = list[dict[str, Any]]
@@ -114,7 +115,7 @@ def low_watermark(limit: int) -> int:
     return limit * 3 // 4
 
 
-_MOST_TOKENS = 256
+_MAX_SUMMARY_TOKENS = 256
 _ASK = (
     "Summarize our conversation so far in a few sentences, for yourself. Keep names, numbers,"
     " decisions and open questions. Write only the summary."
@@ -129,45 +130,43 @@ class OverflowingConversation:
     """What is to be shortened and then answered.
 
     Attributes:
-        told: the system message, or nothing.
+        system_messages: the system message, or nothing.
         shortened: turns that are to be summed up, and those that stay.
-        news: the user's new message, and what followed it.
+        new_messages: the user's new message, and what followed it.
         tokens_before: tokens of the prompt with all turns.
     """
 
-    told: list[dict[str, Any]]
+    system_messages: list[dict[str, Any]]
     shortened: ShortenedHistory
-    news: list[dict[str, Any]]
+    new_messages: list[dict[str, Any]]
     tokens_before: int
 
 
 class SummarizedAnswer(Iterator[Step]):
-    """Implements `edgesdk.reply.AnswerSteps`; nothing is computed until it is iterated.
+    """An answer that first has the model sum up the oldest turns of its conversation.
 
-    Both answers run on one sequence: the turns to be summed up are in its KV cache already.
+    Implements `edgesdk.reply.AnswerSteps`; nothing is computed until it is iterated. Both answers
+    run on one decode state: the turns to be summed up are in its KV cache already.
 
     Args:
-        begin: starts a generation for a prompt and options.
-        encode: ids of a conversation.
-        options: of the answer. The summary is greedy, and counts towards the deadline.
+        request: the answer's. The summary is greedy free text, and counts towards the deadline.
+        begin: starts a generation.
         context_length: of the engine, in tokens.
     """
 
     def __init__(
         self,
         conversation: OverflowingConversation,
+        request: Request,
         *,
-        begin: Callable[[list[int], Options], Generation],
-        encode: Callable[[list[dict[str, Any]]], list[int]],
-        options: Options,
+        begin: Callable[[Request], Generation],
         context_length: int,
     ) -> None:
         self.turns = conversation.shortened.turns
         self.overflow: Overflow | None = None
         self._conversation = conversation
+        self._request = request
         self._begin = begin
-        self._encode = encode
-        self._options = options
         self._context_length = context_length
         self._answer: Generation | None = None
         self._closed_early: Finish | None = None
@@ -199,34 +198,41 @@ class SummarizedAnswer(Iterator[Step]):
                 {"role": "assistant", "content": _NOTED},
                 *conversation.shortened.turns,
             ]
-        ids = self._encode([*conversation.told, *self.turns, *conversation.news])
+        request = self._asking([*self.turns, *conversation.new_messages])
         self.overflow = Overflow(
             "summarize",
             turns_dropped=len(conversation.shortened.dropped),
             tokens_before=conversation.tokens_before,
-            tokens_after=len(ids),
+            tokens_after=len(request.tokens),
             summary_tokens=summary_tokens if summary else 0,
             seconds=perf_counter() - begun,
         )
-        return self._begin(ids, self._options)
+        return self._begin(request)
 
     def _summarize(self) -> tuple[str, int]:
         """The summary and its tokens; "" where the model or the caller gave it up."""
-        told, ask = self._conversation.told, {"role": "user", "content": _ASK}
-        bound = min(_MOST_TOKENS, self._context_length // 8)
-
-        def tokens(turns: list[dict[str, Any]]) -> int:
-            return len(self._encode([*told, *turns, ask]))
-
-        gone = [message for turn in self._conversation.shortened.dropped for message in turn]
+        ask = {"role": "user", "content": _ASK}
+        limit = min(_MAX_SUMMARY_TOKENS, self._context_length // 8)
+        dropped = [message for turn in self._conversation.shortened.dropped for message in turn]
         # The oldest of many may be too many even for the summary; they go without one.
-        readable = drop_oldest(gone, tokens, self._context_length - bound).turns
+        readable = drop_oldest(
+            dropped,
+            lambda turns: len(self._asking([*turns, ask]).tokens),
+            self._context_length - limit,
+        ).turns
         if not readable:
             return "", 0
-        options = replace(Options(), max_tokens=bound, deadline=self._options.deadline)
-        generation = self._begin(self._encode([*told, *readable, ask]), options)
+        deadline = self._request.options.deadline
+        generation = self._begin(
+            self._asking([*readable, ask]).replaced(
+                options=Options(max_tokens=limit, deadline=deadline)
+            )
+        )
         text = "".join(step.text for step in generation).strip()
         finish = generation.finish
         if finish is None or finish.reason in ("cancelled", "deadline"):
             return "", 0
         return text, len(finish.tokens)
+
+    def _asking(self, messages: list[dict[str, Any]]) -> Request:
+        return self._request.replaced(messages=[*self._conversation.system_messages, *messages])

@@ -1,18 +1,16 @@
-"""What an answer took, and the answer itself."""
+"""What an answer took."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from edgesdk.engines.base import EngineInfo
 from edgesdk.generation.loop import Finish, FinishReason
 from edgesdk.overflow import Overflow
 from edgesdk.system.resources import double_counted_bytes
-from edgesdk.tools.call_messages import call_message
-from edgesdk.tools.calls import ToolCall, text_before_calls
 
 
 @dataclass(frozen=True)
@@ -93,35 +91,6 @@ class Receipt:
             else f" ({self.requested_device} asked)"
         )
         return f"{self.device}{asked}{threads}"
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer.
-
-    Attributes:
-        text: all of it; where it calls tools, the calls as the model wrote them.
-        finish_reason: why it ended; also on the receipt. "tool_calls" where it ended by itself
-            and waits for the results of `tool_calls`.
-        tokens: its ids, the end token left out.
-        parsed: the value, where a form was asked for: an instance of the schema's type, a JSON
-            value, or the text. None where none was, and where the caller cancelled the answer.
-        tool_calls: the calls of tools that were offered. Arguments fit the tool, unless `problem`
-            says otherwise.
-    """
-
-    text: str
-    finish_reason: FinishReason | Literal["tool_calls"]
-    receipt: Receipt
-    tokens: tuple[int, ...]
-    parsed: Any = None
-    tool_calls: tuple[ToolCall, ...] = ()
-
-    @property
-    def message(self) -> dict[str, Any]:
-        """The answer as a message of the conversation, in the form of OpenAI's API."""
-        words = text_before_calls(self.text) if self.tool_calls else self.text
-        return call_message(words, self.tool_calls)
 
 
 def receipt_of(

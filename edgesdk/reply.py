@@ -3,15 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
 
 from edgesdk.errors import DeadlineExceeded, RequestError
 from edgesdk.generation.loop import Finish, FinishReason, Step
 from edgesdk.generation.streaming import AsyncStream
-from edgesdk.receipt import Receipt, Reply
+from edgesdk.receipt import Receipt
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
-from edgesdk.tools.calls import ToolCalls
+from edgesdk.tools.call_messages import call_message
+from edgesdk.tools.calls import ToolCall, ToolCalls, text_before_calls
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer.
+
+    Attributes:
+        text: all of it; where it calls tools, the calls as the model wrote them.
+        finish_reason: why it ended; also on the receipt. "tool_calls" where it ended by itself
+            and waits for the results of `tool_calls`.
+        tokens: its ids, the end token left out.
+        parsed: the value, where a form was asked for: an instance of the schema's type, a JSON
+            value, or the text. None where none was, and where the caller cancelled the answer.
+        tool_calls: the calls of tools that were offered. Arguments fit the tool, unless `problem`
+            says otherwise.
+    """
+
+    text: str
+    finish_reason: FinishReason | Literal["tool_calls"]
+    receipt: Receipt
+    tokens: tuple[int, ...]
+    parsed: Any = None
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a message of the conversation, in the form of OpenAI's API."""
+        words = text_before_calls(self.text) if self.tool_calls else self.text
+        return call_message(words, self.tool_calls)
 
 
 class AnswerSteps(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -13,7 +13,7 @@ from edgesdk.engines.base import DecodeState, Engine
 from edgesdk.errors import EngineError, RequestError
 from edgesdk.generation.batched_verification import BatchedVerification
 from edgesdk.generation.constraint import Constraint
-from edgesdk.generation.loop import Finish, FinishReason, Generation, StepCallback, generate
+from edgesdk.generation.loop import Finish, Generation, StepCallback, generate
 from edgesdk.generation.prefill import prefill
 from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.generation.scheduling import EngineScheduler, ScheduledDecodeState
@@ -27,15 +27,14 @@ from edgesdk.generation.speculation import (
 )
 from edgesdk.options import Options
 from edgesdk.overflow import Overflow
-from edgesdk.receipt import Receipt, Reply, receipt_of
-from edgesdk.reply import AnswerSteps, ReplyStream
+from edgesdk.receipt import Receipt, receipt_of
+from edgesdk.reply import AnswerSteps, Reply, ReplyStream
+from edgesdk.request import Message, Request, request_from
 from edgesdk.structured.grammar_constraint import GrammarVocabulary
-from edgesdk.structured.output_format import OutputFormat, read_answer, read_free_answer
+from edgesdk.structured.output_format import OutputFormat, read_answer
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.text.prompts import PromptEncoder, shared_prefix
 from edgesdk.tools.tool_format import ToolFormat, detect_tool_format
-
-Parse = Callable[[str, FinishReason], Any]
 
 _LOG = logging.getLogger("edgesdk.generation.prefix_cache")
 
@@ -67,91 +66,92 @@ class Runtime:
         width = 1 if self.draft is None else self.draft.engine.info.concurrency
         object.__setattr__(self, "draft_gate", EngineScheduler(width))
 
+    def request(
+        self,
+        messages: list[Message],
+        kwargs: Mapping[str, object],
+        *,
+        started: float | None = None,
+    ) -> Request:
+        """The request of keyword arguments; see `edgesdk.request.request_from`."""
+        return request_from(
+            messages,
+            kwargs,
+            encode=self.encode,
+            tool_format=lambda: self.tool_format,
+            tokenizer=self.encoder.tokenizer,
+            started=started,
+        )
+
     def answer(
         self,
         state: DecodeState,
-        prompt: list[int],
-        options: Options,
+        request: Request,
         *,
-        started: float,
         on_end: Callable[[Reply | None], None],
         overflow: Overflow | None = None,
         shared: int = 0,
-        structure: OutputFormat | None = None,
     ) -> ReplyStream:
-        """Start an answer to `prompt` on `state`.
+        """Start the answer to a request on `state`.
 
         Args:
-            started: `time.perf_counter()` when the request came.
             on_end: see `ReplyStream`; not called where this raises.
-            overflow: what was done so that `prompt` fits, for the receipt.
-            shared: how many tokens at the start of `prompt` later prompts will start with too.
-            structure: the form that the answer is held to.
+            overflow: what was done so that the request fits, for the receipt.
+            shared: how many tokens at the start later prompts will start with too.
 
         Raises:
             EmptyPrompt, ContextOverflow, InvalidOption: see `edgesdk.generation.loop.generate`.
         """
-        cancellation = CancellationToken()
-        constraint, parse = self.constraint_for(structure)
-        generation = self.generate(
-            state,
-            prompt,
-            options,
-            started=started,
-            cancellation=cancellation,
-            constraint=constraint,
-        )
+        constraint = self.constraint_for(request.answer_format)
+        generation = self.generate(state, request, constraint=constraint)
 
         def ended(reply: Reply | None) -> None:
             if shared and reply is not None and reply.finish_reason != "cancelled":
                 self._keep(state, shared)
             on_end(reply)
 
-        return self.stream(
-            generation, cancellation, on_end=ended, overflow=lambda: overflow, parse=parse
-        )
+        return self.stream(generation, request, constraint, on_end=ended, overflow=lambda: overflow)
 
-    def constraint_for(
-        self, structure: OutputFormat | None
-    ) -> tuple[Constraint | None, Parse | None]:
-        """What holds an answer to a form, and what reads its value off the text."""
-        if structure is None:
-            return None, None
-        if structure.grammar is None:
-            return None, partial(read_free_answer, structure)
-        constraint = self.vocabulary.constraint(structure.grammar)
-        return constraint, partial(read_answer, structure, constraint)
+    def constraint_for(self, output_format: OutputFormat | None) -> Constraint | None:
+        """What holds one answer to a format; None where nothing does.
+
+        Raises:
+            InvalidOption: no answer has the format.
+        """
+        if output_format is None or output_format.grammar is None:
+            return None
+        return self.vocabulary.constraint(output_format.grammar)
 
     def generate(
         self,
         state: DecodeState,
-        prompt: list[int],
-        options: Options,
+        request: Request,
         *,
-        started: float,
-        cancellation: CancellationToken,
         constraint: Constraint | None = None,
-        logprobs: bool = False,
-        top_logprobs: int = 0,
         on_step: StepCallback | None = None,
     ) -> Generation:
-        """The steps of an answer, for those who keep sequences of their own.
+        """The steps of an answer, for those who keep decode states of their own.
 
-        Arguments and errors are those of `edgesdk.generation.loop.generate`.
+        Args:
+            constraint: from `constraint_for`, or a wrapper of it.
+            on_step: see `edgesdk.generation.loop.generate`, whose errors this raises.
         """
-        cancellation = cancellation.child(options.deadline, started=started)
+        options = request.options
+        cancellation = request.cancellation.child(options.deadline, started=request.started)
         # Drafts that run ahead of a constraint would not know what it allows.
-        speculator = self._speculator(prompt, options, cancellation) if constraint is None else None
+        speculator = None
+        if constraint is None:
+            speculator = self._speculator(request.tokens, options, cancellation)
         return generate(
             ScheduledDecodeState(state, self.gate, options.priority, cancellation),
-            prompt,
+            request.tokens,
             self.encoder.tokenizer,
             options,
             info=self.engine.info,
             cancellation=cancellation,
-            logprobs=logprobs,
-            top_logprobs=top_logprobs,
-            started=started,
+            logprobs=request.logprobs,
+            top_logprobs=request.top_logprobs,
+            started=request.started,
             warm=None if self.prefixes is None else self._warm,
             speculator=speculator,
             constraint=constraint,
@@ -187,27 +187,28 @@ class Runtime:
     def stream(
         self,
         answer: AnswerSteps,
-        cancellation: CancellationToken,
+        request: Request,
+        constraint: Constraint | None,
         *,
         on_end: Callable[[Reply | None], None],
         overflow: Callable[[], Overflow | None],
-        parse: Parse | None = None,
     ) -> ReplyStream:
-        """The stream of an answer that looks at `cancellation`; `overflow` is asked at its end."""
+        """The stream of an answer to a request; `overflow` is asked at its end."""
 
         def receipt(finish: Finish) -> Receipt:
             return receipt_of(
                 finish, self.engine.info, load_seconds=self.load_seconds, overflow=overflow()
             )
 
-        return ReplyStream(answer, cancellation, receipt=receipt, on_end=on_end, parse=parse)
+        read = None if request.is_plain else partial(read_answer, request.read, constraint)
+        return ReplyStream(answer, request.cancellation, receipt=receipt, on_end=on_end, parse=read)
 
-    def shared_tokens(self, messages: Items[dict[str, Any]], ids: list[int]) -> int:
-        """How many of `ids` at their start come from the system message; 0 where none is kept."""
-        if self.prefixes is None or messages[0]["role"] != "system":
+    def shared_tokens(self, request: Request) -> int:
+        """How many tokens at the start come from the system message; 0 where none is kept."""
+        if self.prefixes is None or request.messages[0]["role"] != "system":
             return 0
-        start = shared_prefix(self.encoder, messages[:1])
-        return len(start) if ids[: len(start)] == start else 0
+        start = shared_prefix(self.encoder, request.messages[:1])
+        return len(start) if request.tokens[: len(start)] == start else 0
 
     def cache_prefix(self, messages: Items[dict[str, Any]]) -> int:
         """See `edgesdk.model.Model.cache_prefix`."""

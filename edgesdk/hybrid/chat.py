@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
-from edgesdk.errors import InvalidOption
 from edgesdk.generation.streaming import read_all, read_all_async
 from edgesdk.hybrid.chat_history import HybridHistory, history_of
 from edgesdk.hybrid.decode_states import ConversationState
@@ -21,27 +21,32 @@ from edgesdk.hybrid.request import (
     HybridActKwargs,
     HybridKwargs,
     HybridRequest,
-    Messages,
     RoutingRules,
-    hybrid_request_of,
     split_rules,
 )
 from edgesdk.hybrid.request_path import RequestPath
 from edgesdk.hybrid.stream import AsyncHybridStream, HybridStream
-from edgesdk.options import options_from
+from edgesdk.request import Message, Request
 from edgesdk.runtime import Runtime
-from edgesdk.session import AnswerLock, new_messages_of, restore_chat, save_chat, with_tool_result
-from edgesdk.system.closing import Closeable
-from edgesdk.tools.call_messages import open_turn_start, unanswered_calls
-from edgesdk.tools.calls import ToolCall
-from edgesdk.tools.tool_set import tools_by_name
+from edgesdk.session import Session, Turn, restore_chat, save_chat
 
 if TYPE_CHECKING:
-    from edgesdk.tools.functions import Tool
-    from edgesdk.tools.tool_loop import ActResult, ToolLoop
+    from edgesdk.tools.tool_loop import ActResult
 
 
-class HybridChat(Closeable):
+@dataclass
+class HybridTurn(Turn):
+    """A turn, and who may answer it.
+
+    Attributes:
+        verdict: the strictest of its answers; None before the first.
+    """
+
+    rules: RoutingRules
+    verdict: UploadVerdict | None = None
+
+
+class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
     """A conversation; `HybridClient.chat` makes one. It raises what `HybridClient` raises.
 
     The device's KV cache is kept from turn to turn. Placeholders stand for the same values in all
@@ -74,23 +79,15 @@ class HybridChat(Closeable):
         sequences: ConversationState | None = None,
     ) -> None:
         past = past or HybridHistory()
-        self.system = system
+        super().__init__(system=system, turns=past.turns)
         self._path = path
         self._runtime = runtime
         self._detectors = tuple(detectors)
         self._redactor = Redactor(self._detectors, values=past.values)
         self._sequences = sequences or ConversationState(runtime.engine)
-        self._turns: Messages = [dict(message) for message in past.turns]
         self._strictest: UploadVerdict | None = past.strictest
         self._overflow = checked_overflow(overflow)
         self._unseen = 0
-        self._answering = AnswerLock()
-
-    @property
-    def messages(self) -> Messages:
-        """The conversation so far, the system message first; a copy."""
-        told = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*told, *(dict(message) for message in self._turns)]
 
     def respond(self, prompt: str | None = None, **options: Unpack[HybridKwargs]) -> HybridReply:
         """Answer the user's next message.
@@ -108,21 +105,7 @@ class HybridChat(Closeable):
         Raises:
             RequestError: the answer before it is still under way, or a tool call has no result.
         """
-        self._answering.begin()
-        try:
-            news = new_messages_of(prompt, self._turns)
-            rules, changes = split_rules(options)
-            ask, verdict = self._ask(news, rules, changes)
-
-            def ended(reply: HybridReply | None) -> None:
-                if reply is not None:
-                    self._join([*news, reply.message], verdict)
-                self._answering.end()
-
-            return self._path.answer(ask, verdict, rules.prefer, on_end=ended)
-        except BaseException:
-            self._answering.end()
-            raise
+        return self._start(prompt, options)
 
     async def arespond(
         self, prompt: str | None = None, **options: Unpack[HybridKwargs]
@@ -136,24 +119,6 @@ class HybridChat(Closeable):
         """`stream` for asyncio; cancelling the task ends the answer."""
         return AsyncHybridStream(self.stream(prompt, **options))
 
-    @property
-    def pending_calls(self) -> tuple[ToolCall, ...]:
-        """The calls of the last answer whose results are still to be given."""
-        return unanswered_calls(self._turns)
-
-    def add_tool_result(self, call: ToolCall, result: Any) -> None:
-        """Tell what one of the calls gave; when all have a result, `respond()` goes on.
-
-        Args:
-            call: one of `pending_calls`.
-            result: a text as it is, anything else as JSON.
-
-        Raises:
-            RequestError: an answer is under way, or no result of that call is waited for.
-        """
-        with self._answering.held():
-            self._turns = with_tool_result(self._turns, call, result)
-
     def act(
         self,
         prompt: str | None,
@@ -165,13 +130,7 @@ class HybridChat(Closeable):
         """Answer the user's next message with the help of Python functions; see
         `edgesdk.chat.Chat.act`. Each answer may come from the device or from the cloud, and only
         calls whose arguments fit a function run it."""
-        from edgesdk.tools.tool_loop import act
-
-        with self._answering.held():
-            loop = self._loop(prompt, tools, max_rounds, options)
-            acted = act(loop.acting, lambda seconds: read_all(loop.ask(seconds)), loop.functions)
-            self._join(acted.messages, loop.strictest)
-        return acted
+        return self._run_tools(prompt, tools, max_rounds, options)
 
     async def aact(
         self,
@@ -183,27 +142,7 @@ class HybridChat(Closeable):
     ) -> ActResult[HybridReply]:
         """`act` for asyncio. Tools may be `async def`: they run in the event loop, others in
         threads; cancelling the task ends the answer and cancels them."""
-        from edgesdk.tools.tool_loop import act_async
-
-        with self._answering.held():
-            loop = self._loop(prompt, tools, max_rounds, options)
-
-            async def asked(seconds: float | None) -> HybridReply:
-                return await read_all_async(AsyncHybridStream(loop.ask(seconds)))
-
-            acted = await act_async(loop.acting, asked, loop.functions)
-            self._join(acted.messages, loop.strictest)
-        return acted
-
-    def reset(self) -> None:
-        """Forget the conversation and its placeholders; `system` stays.
-
-        Raises:
-            RequestError: an answer is under way.
-        """
-        with self._answering.held():
-            self._turns, self._strictest, self._unseen = [], None, 0
-            self._redactor = Redactor(self._detectors)
+        return await self._run_tools_async(prompt, tools, max_rounds, options)
 
     def fork(self) -> HybridChat:
         """A chat that goes on from here by itself, with the same placeholders and rules; what is in
@@ -246,69 +185,57 @@ class HybridChat(Closeable):
             finally:
                 self._sequences.release(state)
 
-    def close(self) -> None:
-        """Free the KV cache. The messages stay readable.
+    def _make_turn(
+        self,
+        history: list[Message],
+        new_messages: list[Message],
+        kwargs: Mapping[str, Any],
+        started: float,
+    ) -> HybridTurn:
+        rules, changes = split_rules(kwargs)
+        messages = [*self._system_messages, *history, *new_messages]
+        request = self._runtime.request(messages, changes, started=started)
+        return HybridTurn(history, new_messages, request, rules)
 
-        Raises:
-            RequestError: an answer is under way.
-        """
-        with self._answering.held():
-            self._sequences.close()
+    def _answer(
+        self,
+        turn: HybridTurn,
+        request: Request,
+        on_end: Callable[[HybridReply | None], None],
+    ) -> HybridStream:
+        ask = HybridRequest(
+            [*self._system_messages, *turn.history, *turn.new_messages],
+            request.options,
+            self._redactor,
+            self._sequences,
+            request.output_format,
+            request.tools,
+            cancellation=request.cancellation,
+        )
+        if self._overflow == "drop_oldest_turns":
+            start = len(self._system_messages)
+            history = range(start, start + len(turn.history))
+            ask, self._unseen = fit_to_device(self._runtime, ask, history, self._unseen)
+        verdict = self._path.evaluate(ask, upload=turn.rules.upload, tags=turn.rules.tags)
+        if self._strictest is not None:
+            verdict = verdict.tightened(self._strictest.upload, "an earlier turn")
+        strictest = turn.verdict
+        turn.verdict = verdict if strictest is None else verdict.tightened(strictest.upload, "")
+        return self._path.answer(ask, verdict, turn.rules.prefer, on_end)
+
+    def _join(self, turn: HybridTurn) -> None:
+        super()._join(turn)
+        self._strictest = turn.verdict
+
+    def _forget(self) -> None:
+        self._strictest, self._unseen = None, 0
+        self._redactor = Redactor(self._detectors)
+
+    def _free(self) -> None:
+        self._sequences.close()
 
     def _past(self) -> HybridHistory:
         return HybridHistory(self._turns, self._strictest, self._redactor.values)
-
-    def _ask(
-        self, news: Messages, rules: RoutingRules, options: Mapping[str, object]
-    ) -> tuple[HybridRequest, UploadVerdict]:
-        ask = hybrid_request_of(
-            self._runtime,
-            [*self.messages, *news],
-            options,
-            redactor=self._redactor,
-            sequences=self._sequences,
-        )
-        if self._overflow == "drop_oldest_turns":
-            told = 0 if self.system is None else 1
-            open_at = len(self._turns)
-            if self._turns and self._turns[-1]["role"] == "tool":
-                # The question that led to the calls must not be left out without them.
-                open_at = open_turn_start(self._turns)
-            history = range(told, told + open_at)
-            ask, self._unseen = fit_to_device(self._runtime, ask, history, self._unseen)
-        verdict = self._path.evaluate(ask, upload=rules.upload, tags=rules.tags)
-        if self._strictest is not None:
-            verdict = verdict.tightened(self._strictest.upload, "an earlier turn")
-        return ask, verdict
-
-    def _loop(
-        self,
-        prompt: str | None,
-        tools: Iterable[Callable[..., Any]],
-        max_rounds: int,
-        options: Mapping[str, Any],
-    ) -> _ActLoop:
-        from edgesdk.tools.tool_loop import ToolLoop
-
-        offered, (rules, changes) = list(tools), split_rules(options)
-        specs, functions = tools_by_name(offered)
-        if len(functions) < len(specs):
-            raise InvalidOption("A tool is no function, so it cannot run.", hint="Use respond().")
-        deadline = options_from(changes).deadline
-        acting = ToolLoop[HybridReply](
-            new_messages_of(prompt, self._turns), max_rounds=max_rounds, deadline=deadline
-        )
-
-        def ask(seconds: float | None) -> tuple[HybridStream, UploadVerdict]:
-            changed = {**changes, "tools": offered, "deadline": seconds}
-            asked, verdict = self._ask(list(acting.news), rules, changed)
-            return self._path.answer(asked, verdict, rules.prefer), verdict
-
-        return _ActLoop(acting, functions, ask)
-
-    def _join(self, news: Iterable[dict[str, Any]], verdict: UploadVerdict | None) -> None:
-        self._turns = [*self._turns, *news]
-        self._strictest = verdict
 
 
 def restore_hybrid_chat(
@@ -336,29 +263,3 @@ def restore_hybrid_chat(
         past=past,
         sequences=kept,
     )
-
-
-class _ActLoop:
-    """What a loop of answers and tools needs.
-
-    Attributes:
-        strictest: the rule of the latest answer.
-    """
-
-    def __init__(
-        self,
-        acting: ToolLoop[HybridReply],
-        functions: Mapping[str, Tool],
-        begin: Callable[[float | None], tuple[HybridStream, UploadVerdict]],
-    ) -> None:
-        self.acting = acting
-        self.functions = functions
-        self.strictest: UploadVerdict | None = None
-        self._begin = begin
-
-    def ask(self, seconds: float | None) -> HybridStream:
-        """Begin the next answer, which may take so long."""
-        stream, verdict = self._begin(seconds)
-        before = self.strictest
-        self.strictest = verdict if before is None else verdict.tightened(before.upload, "")
-        return stream

@@ -9,8 +9,9 @@ from typing import Any
 
 from edgesdk.hybrid.content import is_data, is_media
 from edgesdk.hybrid.privacy.redaction import Redactor
-from edgesdk.hybrid.request import HybridRequest, OfferedTools
+from edgesdk.hybrid.request import HybridRequest
 from edgesdk.tools.call_messages import calls_of
+from edgesdk.tools.tool_set import ToolSet
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class _Redactor:
         ]
         return {**plain, "tool_calls": written} if written else plain
 
-    def tools(self, tools: OfferedTools) -> dict[str, Any]:
+    def tools(self, tools: ToolSet) -> dict[str, Any]:
         specs = []
         for spec in tools.specs:
             function = {key: self._part(key, item) for key, item in spec["function"].items()}

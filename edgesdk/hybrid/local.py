@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from time import perf_counter
 
 from edgesdk.errors import ContextOverflow, DeadlineExceeded, StructureError
 from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
@@ -20,6 +19,7 @@ from edgesdk.hybrid.self_consistency import SelfConsistency, sample_until_agreed
 from edgesdk.options import Options
 from edgesdk.receipt import receipt_of
 from edgesdk.runtime import Runtime
+from edgesdk.structured.output_format import read_answer
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.tools.calls import ToolCalls, parse_calls
 
@@ -235,12 +235,11 @@ def make_draft(
         ContextOverflow, EmptyPrompt, TemplateError, EngineError: see `edgesdk.model.Model`.
         DeadlineExceeded: the deadline passed before the first token.
     """
-    started = perf_counter()
-    ids = ask.encoded(runtime)
+    request = ask.for_device(runtime)
     meter = SignalMeter(prompt_log_odds, confidence.probe)
-    constraint, parse = runtime.constraint_for(ask.structure)
+    constraint = runtime.constraint_for(request.answer_format)
     sequences = ask.lender(runtime)
-    state = sequences.take(ids)
+    state = sequences.take(request.tokens)
     pieces: list[str] = []
     partial_signals: list[Signals] = []
     next_check = confidence.decide_after
@@ -248,10 +247,7 @@ def make_draft(
     try:
         generation = runtime.generate(
             state,
-            ids,
-            ask.options,
-            started=started,
-            cancellation=ask.cancellation,
+            request,
             constraint=None if constraint is None else meter.observe(constraint),
             on_step=meter.update,
         )
@@ -283,14 +279,14 @@ def make_draft(
         raise DeadlineExceeded("The deadline passed before the first token.")
     text, signals = "".join(pieces), meter.signals()
     parsed, format_error = None, None
-    if parse is not None and not aborted:
+    if not request.is_plain and not aborted:
         try:
-            parsed = parse(text, finish.reason)
+            parsed = read_answer(request.read, constraint, text, finish.reason)
         except StructureError as error:
             format_error = error
     calls = ToolCalls()
     if ask.tools is not None and not aborted:
-        calls = ask.tools.check(parse_calls(text))
+        calls = ask.tools.check(parse_calls(text), ask.used_ids)
     return LocalDraft(
         text,
         receipt_of(

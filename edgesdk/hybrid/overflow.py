@@ -49,7 +49,7 @@ def fit_to_device(
 
     def tokens(kept: Messages) -> int:
         told = text_messages([*before, *kept, *news])
-        return len(replace(ask, messages=told).encoded(runtime))
+        return len(replace(ask, messages=told).for_device(runtime).tokens)
 
     try:
         full = tokens(turns)

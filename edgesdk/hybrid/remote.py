@@ -278,7 +278,7 @@ def cloud_result_of(
         raise NoCloudAnswer("the cloud called no tool", cost=cost)
     elif ask.form is not None:
         try:
-            parsed = ask.form.read(text)
+            parsed = (ask.form.validate or ask.form.read)(text)
         except StructureError as error:
             raise NoCloudAnswer("the cloud's answer has not the form", cost=cost) from error
     return CloudResult(restored, cost, calls, parsed)
@@ -289,12 +289,15 @@ def _checked_calls(answer: CloudReply, sent: CloudRequest, ask: HybridRequest) -
     if ask.tools is None:
         return ToolCalls()
     return ask.tools.check(
-        ToolCall(
-            sent.names.get(call.name, call.name),
-            # An assembled call has an object of arguments; restored as values, because a value may
-            # have what JSON escapes.
-            restore_json(ask.redactor, json.loads(call.arguments or "{}")),
-            id=call.id,
-        )
-        for call in answer.calls
+        (
+            ToolCall(
+                sent.names.get(call.name, call.name),
+                # An assembled call has an object of arguments; restored as values, because a value
+                # may have what JSON escapes.
+                restore_json(ask.redactor, json.loads(call.arguments or "{}")),
+                id=call.id,
+            )
+            for call in answer.calls
+        ),
+        ask.used_ids,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Protocol, TypeAlias
 
@@ -15,12 +15,12 @@ from edgesdk.hybrid.privacy.policy import UploadVerdict
 from edgesdk.hybrid.reply import HybridReceipt, HybridReply, LocalDraft, Timing
 from edgesdk.hybrid.request import HybridRequest, Prefer
 from edgesdk.hybrid.stream import HybridEvent
-from edgesdk.options import Options
-from edgesdk.receipt import Reply, receipt_of
+from edgesdk.receipt import receipt_of
+from edgesdk.reply import Reply
+from edgesdk.request import Request
 from edgesdk.server.metrics import Metrics
 from edgesdk.server.model_pool import LoadedModel
 from edgesdk.server.responses import AnswerReply
-from edgesdk.system.cancellation import CancellationToken
 
 AnswerEvent: TypeAlias = Step | HybridEvent
 
@@ -112,37 +112,22 @@ class DeviceSource:
     """Implements `AnswerSource` with the device's model alone.
 
     Attributes:
-        constraint: holds the answer to a format; None for any text.
-        started: `time.perf_counter()` when the request came.
+        constraint: holds the answer to its format; None for any text.
         reason: why no cloud is asked; None on a server that has none.
     """
 
     loaded: LoadedModel
-    prompt: list[int]
-    options: Options
-    started: float
+    request: Request
     constraint: Constraint | None = None
-    logprobs: bool = False
-    top_logprobs: int = 0
     reason: str | None = None
-    cancellation: CancellationToken = field(default_factory=CancellationToken)
     may_withdraw = False
 
     def answer(self) -> Generator[AnswerEvent, None, AnswerReply | None]:
         states, runtime = self.loaded.states, self.loaded.model.runtime
-        state = states.take(self.prompt)
+        state = states.take(self.request.tokens)
         text = ""
         try:
-            generation = runtime.generate(
-                state,
-                self.prompt,
-                self.options,
-                started=self.started,
-                cancellation=self.cancellation,
-                constraint=self.constraint,
-                logprobs=self.logprobs,
-                top_logprobs=self.top_logprobs,
-            )
+            generation = runtime.generate(state, self.request, constraint=self.constraint)
             for step in generation:
                 text += step.text
                 yield step
@@ -157,11 +142,11 @@ class DeviceSource:
         if self.reason is None:
             return Reply(text, finish.reason, receipt, finish.tokens)
         draft = LocalDraft(text, receipt, signals=None, confidence=None, aborted=False)
-        timing = Timing(perf_counter() - self.started, receipt.time_to_first_token)
+        timing = Timing(perf_counter() - self.request.started, receipt.time_to_first_token)
         return HybridReply(text, "local", self.reason, local=draft, timing=timing)
 
     def cancel(self) -> None:
-        self.cancellation.cancel()
+        self.request.cancellation.cancel()
 
     def count(self, metrics: Metrics, model: str, reply: AnswerReply) -> None:
         receipt = reply.receipt

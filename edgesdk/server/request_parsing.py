@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.datastructures import Headers
 
 from edgesdk.errors import InvalidOption, MissingExtra, RejectedStructure, StructureError
-from edgesdk.generation.constraint import Constraint
 from edgesdk.generation.loop import check_fits
 from edgesdk.hybrid.privacy.redaction import Redactor
-from edgesdk.hybrid.request import HybridRequest, OfferedTools, RequestedFormat
+from edgesdk.hybrid.request import HybridRequest
+from edgesdk.request import Request
 from edgesdk.runtime import Runtime
 from edgesdk.server.answers import AnswerSource, DeviceSource, HybridSource
 from edgesdk.server.api_errors import ApiError, missing_parameter
@@ -43,6 +43,7 @@ from edgesdk.text.tokenizer import Tokenizer
 from edgesdk.tools.call_grammar import tool_call_format, with_enforceable_schemas
 from edgesdk.tools.calls import ToolCall, ToolCalls
 from edgesdk.tools.tool_format import ToolFormat
+from edgesdk.tools.tool_set import ToolSet
 
 _FORMAT = "response_format"
 # Why the device answers alone although the server has a cloud.
@@ -133,16 +134,14 @@ def parse_chat(
                 sequences=loaded.states,
                 # Calls that are demanded have a format of their own.
                 form=None if tools else _cloud_format(output_format, request.response_format),
-                tools=_hybrid_tools(tools, request.tool_choice or "auto", runtime),
+                tools=None if tools is None else _tool_set(tools, request.tool_choice, runtime),
                 # Where pieces of a cloud are shown at once, what broke off is not begun again.
                 on_break="incomplete" if hold == "decision" else "restart",
             )
             verdict = clients.policy.evaluate(messages, call=routing.upload, besides=asked.besides)
             client = clients.client(request.model, loaded.model)
             return HybridSource(client, asked, verdict, routing.prefer, started)
-        if tools is None and not uses_tools(request.messages):
-            prompt = runtime.encoder.chat(messages)
-        elif not runtime.tool_format.tools:
+        if (tools or uses_tools(request.messages)) and not runtime.tool_format.tools:
             raise ApiError(
                 400,
                 "This model's chat template knows no tools. Use a model that was trained to call"
@@ -150,21 +149,21 @@ def parse_chat(
                 param="tools" if tools else "messages",
                 code="unsupported_parameter",
             )
-        else:
-            prompt = runtime.encode(messages, () if tools is None else tools.specs)
-        with _errors_at(_FORMAT if tools is None else "tools"):
-            constraint = _constraint(runtime, output_format, tools)
-        check_fits(len(prompt), loaded.model.info.context_length)
-        return DeviceSource(
-            loaded,
-            prompt,
+        device_request = Request(
+            messages,
             options,
-            started,
-            constraint,
-            bool(request.logprobs),
-            request.top_logprobs or 0,
-            reason=None if hybrid is None else _LOGPROBS_REASON,
+            runtime.encode,
+            None if tools else output_format,
+            None if tools is None else _tool_set(tools, request.tool_choice, runtime),
+            started=started,
+            logprobs=bool(request.logprobs),
+            top_logprobs=request.top_logprobs or 0,
         )
+        check_fits(len(device_request.tokens), loaded.model.info.context_length)
+        with _errors_at(_FORMAT if tools is None else "tools"):
+            constraint = runtime.constraint_for(device_request.answer_format)
+        reason = None if hybrid is None else _LOGPROBS_REASON
+        return DeviceSource(loaded, device_request, constraint, reason)
 
     return ParsedRequest(
         request.model,
@@ -199,15 +198,16 @@ def parse_completion(
     def prepare(loaded: LoadedModel) -> AnswerSource:
         prompt = _completion_prompt(request, loaded.model.runtime)
         check_fits(len(prompt), loaded.model.info.context_length)
-        return DeviceSource(
-            loaded,
-            prompt,
+        device_request = Request(
+            [],
             request.options(deadline=settings.deadline),
-            started,
+            lambda messages, specs: prompt,
+            started=started,
             logprobs=logprobs,
             top_logprobs=request.logprobs or 0,
-            reason=None if hybrid is None else _COMPLETION_REASON,
         )
+        reason = None if hybrid is None else _COMPLETION_REASON
+        return DeviceSource(loaded, device_request, reason=reason)
 
     return ParsedRequest(
         request.model,
@@ -290,15 +290,6 @@ def _check_tool_fields(request: ChatRequest, tools: CallableTools) -> None:
         )
 
 
-def _constraint(
-    runtime: Runtime, output_format: OutputFormat | None, tools: CallableTools | None
-) -> Constraint | None:
-    """What holds an answer to its format, or to the calls that it may make."""
-    if tools is not None:
-        output_format = _call_format(tools, runtime.tool_format, runtime.encoder.tokenizer)
-    return runtime.constraint_for(output_format)[0]
-
-
 def _call_format(
     tools: CallableTools, tool_format: ToolFormat, tokenizer: Tokenizer
 ) -> OutputFormat | None:
@@ -324,7 +315,7 @@ def _call_format(
 
 def _cloud_format(
     output_format: OutputFormat | None, wanted: ResponseFormat | None
-) -> RequestedFormat | None:
+) -> OutputFormat | None:
     """The output format with what the cloud is told of it, and with how its answer is checked."""
     if output_format is None or wanted is None:
         return None
@@ -335,9 +326,9 @@ def _cloud_format(
         fits = value_check(schema, param=_FORMAT)
     except ApiError:
         # What cannot be checked the cloud cannot be held to.
-        return RequestedFormat(output_format, None, json.loads)
+        return replace(output_format, validate=json.loads)
 
-    def read(text: str) -> Any:
+    def validate(text: str) -> Any:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
@@ -346,29 +337,22 @@ def _cloud_format(
             raise RejectedStructure("The answer does not fit its schema.", text=text)
         return value
 
-    return RequestedFormat(output_format, response_format, read)
+    return replace(output_format, response_format=response_format, validate=validate)
 
 
-def _hybrid_tools(
-    tools: CallableTools | None, choice: Any, runtime: Runtime
-) -> OfferedTools | None:
-    if tools is None:
-        return None
+def _tool_set(tools: CallableTools, choice: Any, runtime: Runtime) -> ToolSet:
+    """The tools as a request has them, for one model."""
     with _errors_at("tools"):
-        held: OutputFormat | None = _call_format(
-            tools, runtime.tool_format, runtime.encoder.tokenizer
-        )
+        call_format = _call_format(tools, runtime.tool_format, runtime.encoder.tokenizer)
 
-    def check(calls: Iterable[ToolCall]) -> ToolCalls:
-        found = list(calls) if tools.parallel else list(calls)[:1]
+    def check(calls: Iterable[ToolCall], used_ids: Collection[str]) -> ToolCalls:
+        kept = list(calls) if tools.parallel else list(calls)[:1]
         return ToolCalls(
-            call
-            if tools.can_run(call)
-            else ToolCall(call.name, call.arguments, "it does not fit the tools", call.id)
-            for call in found
+            call if tools.can_run(call) else replace(call, problem="it does not fit the tools")
+            for call in kept
         )
 
-    return OfferedTools(tools.specs, choice, check, held, tools.parallel)
+    return ToolSet(tools.specs, check, call_format, choice or "auto", tools.parallel)
 
 
 @contextmanager

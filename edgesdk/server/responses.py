@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from edgesdk.generation.loop import Step
 from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart
 from edgesdk.hybrid.reply import HybridReply
-from edgesdk.receipt import Reply
+from edgesdk.reply import Reply
 from edgesdk.server.model_sources import ModelInfo
 from edgesdk.server.tool_call_reader import AnswerPart
 from edgesdk.text.tokenizer import Tokenizer

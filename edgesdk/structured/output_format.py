@@ -6,12 +6,12 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from edgesdk.errors import IncompleteStructure, InvalidOption, RejectedStructure
 from edgesdk.generation.constraint import Constraint
 from edgesdk.generation.loop import FinishReason
-from edgesdk.options import Options, OptionsKwargs, options_from
+from edgesdk.options import Options, OptionsKwargs
 from edgesdk.structured.grammar_constraint import load_llguidance
 from edgesdk.structured.json_schema import check_keywords, endless_reference, subschemas
 from edgesdk.structured.patterns import with_portable_patterns
@@ -39,50 +39,45 @@ class FormatKwargs(OptionsKwargs, total=False):
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """A form that answers are held to.
+    """What an answer must look like.
 
     Attributes:
         grammar: what llguidance compiles; known to be valid. None for any text.
-        read: from the whole text of an answer to its value.
+        read: from the whole text of an answer that the grammar held to its value.
+        response_format: what a cloud is told, in the words of OpenAI's API; None where that has no
+            words for the format, so that only the device can be held to it.
+        validate: from a text that nothing held to its value; raises RejectedStructure where the
+            text has not the format.
     """
 
     grammar: str | None
     read: Callable[[str], Any]
+    response_format: dict[str, Any] | None = None
+    validate: Callable[[str], Any] | None = None
 
 
-class GenerationRequest(NamedTuple):
-    """The two sides of one request's keyword arguments."""
-
-    options: Options
-    structure: OutputFormat | None
-
-
-def parse_request_kwargs(changes: Mapping[str, object]) -> GenerationRequest:
-    """Options and form from keyword arguments.
+def format_from_kwargs(kwargs: Mapping[str, object], options: Options) -> OutputFormat | None:
+    """The output format that keyword arguments ask for; None for any text.
 
     Raises:
-        InvalidOption: an option is unknown or out of its range, more than one form is asked for,
-            or the form cannot be enforced.
-        MissingExtra: a form is asked for, and llguidance is not installed.
+        InvalidOption: more than one is asked for, there are stop texts, or it cannot be enforced.
+        MissingExtra: one is asked for, and llguidance is not installed.
     """
-    forms = [name for name in OUTPUT_FORMATS if changes.get(name) is not None]
-    options = options_from(
-        {name: value for name, value in changes.items() if name not in OUTPUT_FORMATS}
-    )
-    if not forms:
-        return GenerationRequest(options, None)
-    if len(forms) > 1:
+    formats = [name for name in OUTPUT_FORMATS if kwargs.get(name) is not None]
+    if not formats:
+        return None
+    if len(formats) > 1:
         raise InvalidOption(
-            f"{' and '.join(repr(name) for name in forms)} exclude each other.",
+            f"{' and '.join(repr(name) for name in formats)} exclude each other.",
             hint="An answer has one form: give one of them.",
         )
     if options.stops:
         raise InvalidOption(
-            f"'stop' and {forms[0]!r} exclude each other: a stop text would cut the answer short.",
+            f"'stop' and {formats[0]!r} exclude each other: a stop text would cut the answer"
+            " short.",
             hint="Leave 'stop' out; the answer ends where its form does.",
         )
-
-    return GenerationRequest(options, output_format_of(forms[0], changes[forms[0]]))
+    return output_format_of(formats[0], kwargs[formats[0]])
 
 
 def output_format_of(form: str, value: Any) -> OutputFormat:
@@ -146,19 +141,13 @@ def format_of_schema(schema: Any) -> OutputFormat:
     Raises:
         InvalidOption: it is neither, or cannot be enforced; the message names the keyword.
     """
-    if isinstance(schema, dict):
-        return OutputFormat(json_grammar(schema), _read_json)
-    described, read = _python_type(schema)
-    return OutputFormat(json_grammar(described), read)
-
-
-def json_schema_of(schema: Any) -> dict[str, Any]:
-    """The JSON Schema of what `format_of_schema` takes.
-
-    Raises:
-        InvalidOption: it is neither a type that pydantic knows nor a JSON Schema.
-    """
-    return schema if isinstance(schema, dict) else _python_type(schema)[0]
+    described, read = (schema, _read_json) if isinstance(schema, dict) else _python_type(schema)
+    return OutputFormat(
+        json_grammar(described),
+        read,
+        {"type": "json_schema", "json_schema": {"name": "answer", "schema": described}},
+        lambda text: _validated(described, read, text),
+    )
 
 
 def json_grammar(schema: dict[str, Any]) -> str:
@@ -246,6 +235,19 @@ def _check_properties(path: str, part: dict[str, Any]) -> None:
         )
 
 
+def _validated(schema: dict[str, Any], read: Callable[[str], Any], text: str) -> Any:
+    """The value of a text that nothing held to `schema`."""
+    from edgesdk.tools.tool_set import schema_errors
+
+    try:
+        errors = schema_errors(schema, json.loads(text))
+    except (ValueError, RecursionError) as error:
+        errors = [f"it is no JSON ({error})"]
+    if errors:
+        raise RejectedStructure(f"The answer has not its form: {'; '.join(errors)}", text=text)
+    return read(text)
+
+
 def _read_json(text: str) -> Any:
     try:
         return json.loads(text)
@@ -293,9 +295,13 @@ _CUT = {
 
 
 def read_answer(
-    structure: OutputFormat, constraint: Constraint, text: str, reason: FinishReason
+    read: Callable[[str], Any], constraint: Constraint | None, text: str, reason: FinishReason
 ) -> Any | None:
     """The value of an answer that ended for `reason`; None where the caller ended it.
+
+    Args:
+        read: from the whole text to the value.
+        constraint: what held the answer; None where nothing did.
 
     Raises:
         IncompleteStructure: it was cut short.
@@ -303,16 +309,11 @@ def read_answer(
     """
     if reason == "cancelled":
         return None
-    if not constraint.complete:
+    if constraint is not None and not constraint.complete:
         what, hint = _CUT[reason]
         raise IncompleteStructure(
             f"The answer is incomplete: {what} after {len(text):,} characters.",
             text=text,
             hint=hint,
         )
-    return structure.read(text)
-
-
-def read_free_answer(structure: OutputFormat, text: str, reason: FinishReason) -> Any | None:
-    """`read_answer` for a structure without a grammar: any text may be read."""
-    return None if reason == "cancelled" else structure.read(text)
+    return read(text)

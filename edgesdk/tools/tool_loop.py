@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol
 from typing_extensions import TypeVar
 
 from edgesdk.errors import DeadlineExceeded, InvalidOption, ToolRoundsExceeded
-from edgesdk.receipt import Reply
+from edgesdk.reply import Reply
 from edgesdk.tools.call_messages import Message, result_message
 from edgesdk.tools.calls import ToolCall
 from edgesdk.tools.functions import Tool

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgesdk.errors import InvalidOption, MissingExtra
-from edgesdk.structured.output_format import (
-    FormatKwargs,
-    GenerationRequest,
-    OutputFormat,
-    parse_request_kwargs,
-)
+from edgesdk.structured.output_format import FormatKwargs, OutputFormat
 from edgesdk.structured.schema_check import SchemaChecker, error_at
 from edgesdk.text.tokenizer import Tokenizer
-from edgesdk.tools.calls import ToolCall, ToolCalls, parse_calls
+from edgesdk.tools.calls import ToolCall, ToolCalls
 from edgesdk.tools.functions import Tool
 
 if TYPE_CHECKING:
@@ -40,65 +35,40 @@ class RequestKwargs(FormatKwargs, total=False):
 
 
 @dataclass(frozen=True)
-class OfferedTools:
-    """Tools that an answer may call.
+class ToolSet:
+    """The tools that an answer may call. It belongs to no conversation.
 
     Attributes:
         specs: in the form of OpenAI's API.
+        check: gives calls ids that are not among the used ones, and a `problem` to those that
+            cannot be run.
+        call_format: holds the device's answer to calls that are well-formed and fit the schemas;
+            None for nothing.
+        choice: OpenAI's `tool_choice`.
+        parallel: whether one answer may make several calls.
         functions: those of the tools that are Python functions, by name.
-        structure: holds the answer to calls that are well-formed and fit the schemas, and reads
-            them as `ToolCalls`.
     """
 
     specs: tuple[ToolSpec, ...]
-    functions: Mapping[str, Tool]
-    structure: OutputFormat
+    check: Callable[[Iterable[ToolCall], Collection[str]], ToolCalls]
+    call_format: OutputFormat | None = None
+    choice: Any = "auto"
+    parallel: bool = True
+    functions: Mapping[str, Tool] = field(default_factory=dict)
+
+    @property
+    def must_call(self) -> bool:
+        """Whether text alone is no answer."""
+        match self.choice:
+            case "auto" | {"allowed_tools": {"mode": "auto"}}:
+                return False
+        return True
 
 
-def parse_tool_kwargs(
-    changes: Mapping[str, object],
-    tool_format: Callable[[], ToolFormat],
-    tokenizer: Tokenizer,
-    used_ids: Callable[[], Collection[str]],
-) -> tuple[GenerationRequest, OfferedTools | None]:
-    """Options, form and tools from keyword arguments.
-
-    Args:
-        tool_format: of the model's chat template; asked for only where there are tools.
-        used_ids: gives those of the calls before when an answer is read, whose own then differ.
-
-    Raises:
-        InvalidOption: see `parse_request_kwargs` and `offer_tools`; or a form is asked for besides
-            tools.
-        MissingExtra: a call is required, and llguidance is not installed.
-    """
-    others = {key: value for key, value in changes.items() if key not in ("tools", "tool_choice")}
-    asked = parse_request_kwargs(others)
-    tools, choice = changes.get("tools"), changes.get("tool_choice", "auto")
-    if tools is None:
-        if "tool_choice" in changes:
-            raise InvalidOption("'tool_choice' needs 'tools'.", hint="Give both, or neither.")
-        return asked, None
-    if asked.structure is not None:
-        raise InvalidOption(
-            "'tools' and a form of the answer exclude each other.",
-            hint="Ask for the form once the tools have run.",
-        )
-    if not isinstance(choice, str):
-        raise InvalidOption(f"'tool_choice' is {choice!r}, not a text.")
-    offer = offer_tools(tools, tool_format(), tokenizer, used_ids, choice=choice)
-    return asked._replace(structure=offer.structure), offer
-
-
-def offer_tools(
-    tools: Any,
-    tool_format: ToolFormat,
-    tokenizer: Tokenizer,
-    used_ids: Callable[[], Collection[str]],
-    *,
-    choice: str = "auto",
-) -> OfferedTools:
-    """The offer of `tools`; arguments as in `parse_tool_kwargs`.
+def make_tool_set(
+    tools: Any, tool_format: ToolFormat, tokenizer: Tokenizer, *, choice: str = "auto"
+) -> ToolSet:
+    """The set of `tools`; see `RequestKwargs`.
 
     Where llguidance is not installed, answers are not held to calls; what they call is checked
     nevertheless.
@@ -108,25 +78,28 @@ def offer_tools(
         MissingExtra: `choice` is not "auto", and llguidance is not installed.
     """
     specs, functions = tools_by_name(tools)
-
-    def read(text: str) -> ToolCalls:
-        return check_tool_calls(parse_calls(text), specs, functions, used_ids())
-
+    call_format = None
     try:
         from edgesdk.tools.call_grammar import tool_call_format, with_enforceable_schemas
 
         # What a function takes is checked by its hints too; a schema is all there is of others.
-        held_to = [
+        enforced = [
             with_enforceable_schemas([spec])[0] if name in functions else spec
             for name, spec in specs.items()
         ]
-        held = tool_call_format(tool_format, held_to, tokenizer, choice=choice)
-        structure = replace(held, read=read)
+        call_format = tool_call_format(tool_format, enforced, tokenizer, choice=choice)
     except MissingExtra:
         if choice != "auto":
             raise
-        structure = OutputFormat(None, read)
-    return OfferedTools(tuple(specs.values()), functions, structure)
+    return ToolSet(
+        tuple(specs.values()),
+        lambda calls, used_ids: check_tool_calls(calls, specs, functions, used_ids),
+        call_format,
+        choice
+        if choice in ("auto", "required")
+        else {"type": "function", "function": {"name": choice}},
+        functions=functions,
+    )
 
 
 def check_tool_calls(
@@ -149,7 +122,7 @@ def tools_by_name(tools: Any) -> tuple[dict[str, ToolSpec], dict[str, Tool]]:
     """The specs of tools, and those that are functions, by name.
 
     Raises:
-        InvalidOption: see `offer_tools`.
+        InvalidOption: see `make_tool_set`.
     """
     from edgesdk.tools.functions import tool_from_function
 

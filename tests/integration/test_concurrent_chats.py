@@ -27,7 +27,7 @@ from edgesdk.chat import Chat
 from edgesdk.engines.registry import open_engine
 from edgesdk.errors import DeadlineExceeded
 from edgesdk.model import Model
-from edgesdk.receipt import Reply
+from edgesdk.reply import Reply
 from edgesdk.runtime import Runtime
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate

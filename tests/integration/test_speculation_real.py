@@ -12,7 +12,7 @@ from edgesdk.bundle.opening import Bundle
 from edgesdk.generation.speculation import VerificationCosts
 from edgesdk.loading import load
 from edgesdk.model import Model
-from edgesdk.receipt import Reply
+from edgesdk.reply import Reply
 
 pytestmark = pytest.mark.integration
 

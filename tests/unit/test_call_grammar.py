@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from time import perf_counter
 from typing import Any
 
 import jsonschema
@@ -13,6 +12,7 @@ import pytest
 from edgesdk.errors import InvalidOption
 from edgesdk.generation.streaming import read_all
 from edgesdk.options import Options
+from edgesdk.request import Request
 from edgesdk.structured.grammar_constraint import GrammarVocabulary
 from edgesdk.structured.output_format import OutputFormat
 from edgesdk.tools.call_grammar import tool_call_format, with_enforceable_schemas
@@ -179,15 +179,16 @@ def test_noise_that_is_held_to_calls_is_calls_with_valid_arguments(syntax: CallS
         for s in SPECS
     }
     for seed in range(10):
-        options = Options(temperature=1.5, seed=seed, max_tokens=2000)
+        prompt = [5, 6, seed]
+        request = Request(
+            [],
+            Options(temperature=1.5, seed=seed, max_tokens=2000),
+            lambda messages, specs, ids=prompt: ids,
+            _structure(syntax, choice="required", parallel=False),
+        )
         reply = read_all(
             model.runtime.answer(
-                model.runtime.engine.new_state(),
-                [5, 6, seed],
-                options,
-                started=perf_counter(),
-                on_end=lambda reply: None,
-                structure=_structure(syntax, choice="required", parallel=False),
+                model.runtime.engine.new_state(), request, on_end=lambda reply: None
             )
         )
         [call] = reply.parsed

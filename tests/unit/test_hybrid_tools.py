@@ -91,9 +91,7 @@ def test_a_call_of_the_device_that_does_not_fit_is_left_to_the_cloud(fields: Any
         client_with(cloud, local_call(**fields), confidence=SURE) as client,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(
-            "edgesdk.runtime.Runtime.constraint_for", lambda self, structure: (None, None)
-        )
+        patch.setattr("edgesdk.runtime.Runtime.constraint_for", lambda self, output_format: None)
         reply = client.respond("Mail Ann", tools=[send])
         kept = client.respond("Mail Ann", tools=[send], upload="local_only")
     assert (reply.route, reply.tool_calls[0].arguments) == ("cloud", {"to": "ann"})

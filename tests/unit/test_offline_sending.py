@@ -16,8 +16,9 @@ from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.remote import NoCloudAnswer, RemoteModel
 from edgesdk.hybrid.reply import HybridReply
-from edgesdk.hybrid.request import HybridRequest, RequestedFormat
+from edgesdk.hybrid.request import HybridRequest
 from edgesdk.options import Options
+from edgesdk.structured.output_format import OutputFormat
 from edgesdk.system.cancellation import CancellationToken
 
 
@@ -166,7 +167,7 @@ def test_only_what_another_time_may_answer_is_kept(tmp_path: Path) -> None:
         error = NoCloudAnswer("because", cause)  # type: ignore[arg-type]
         assert later_of(queue).keep(error, plain, verdict) is None
     # What checks an answer of a form is code, which cannot wait.
-    formed = replace(plain, form=RequestedFormat(None, None, str))  # type: ignore[arg-type]
+    formed = replace(plain, form=OutputFormat(None, str))
     assert later_of(queue).keep(away, formed, verdict) is None
     assert later_of(None).keep(away, plain, verdict) is None
     assert later_of(queue).keep(away, plain, verdict) == 1

@@ -20,8 +20,8 @@ from edgesdk.generation.speculation import LoadedDraftModel
 from edgesdk.model import Model
 from edgesdk.options import Options
 from edgesdk.reply import ReplyStream
+from edgesdk.request import Request
 from edgesdk.runtime import Runtime
-from edgesdk.system.cancellation import CancellationToken
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
 from tests.support.fake_engine import (
@@ -346,13 +346,8 @@ def test_an_answer_alone_waits_for_nobody() -> None:
 def test_an_answer_asked_for_after_its_deadline_computes_nothing() -> None:
     engine = FakeEngine()
     model = fake_model(engine)
-    generation = model.runtime.generate(
-        engine.new_state(),
-        [65, 2],
-        Options(deadline=0.5),
-        started=-1.0,
-        cancellation=CancellationToken(),
-    )
+    request = Request([], Options(deadline=0.5), lambda messages, specs: [65, 2], started=-1.0)
+    generation = model.runtime.generate(engine.new_state(), request)
     assert list(generation) == []
     assert generation.finish is not None
     assert generation.finish.reason == "deadline"

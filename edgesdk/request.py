@@ -1,0 +1,135 @@
+"""One request: what is asked, whoever answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from time import perf_counter
+from typing import Any, TypeAlias
+
+from edgesdk.errors import InvalidOption
+from edgesdk.options import Options, options_from
+from edgesdk.structured.output_format import OUTPUT_FORMATS, OutputFormat, format_from_kwargs
+from edgesdk.system.cancellation import CancellationToken
+from edgesdk.text.tokenizer import Tokenizer
+from edgesdk.tools.call_messages import used_ids
+from edgesdk.tools.calls import parse_calls
+from edgesdk.tools.tool_format import ToolFormat
+from edgesdk.tools.tool_set import ToolSet, ToolSpec, make_tool_set
+
+Message: TypeAlias = dict[str, Any]
+Encode: TypeAlias = Callable[[Sequence[Message], Sequence[ToolSpec]], list[int]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked. It is made once, at the edge; the device, the cloud and the server read it.
+
+    Attributes:
+        messages: in the form of OpenAI's API, the new ones last. Some may have pictures, sounds or
+            files. Empty where a plain text is to be continued.
+        options: how the answer is decoded. Their deadline counts from `started`.
+        encode: makes token ids of messages and tool specs, for the model on the device.
+        output_format: what the answer must look like; None for any text.
+        tools: those that the answer may call; None for none. A request has tools or an output
+            format, not both.
+        cancellation: ends the answer, whoever gives it.
+        started: `time.perf_counter()` when the request came.
+        logprobs: each token comes with its log-probability.
+        top_logprobs: each token comes with so many of the likeliest tokens.
+    """
+
+    messages: list[Message]
+    options: Options
+    encode: Encode
+    output_format: OutputFormat | None = None
+    tools: ToolSet | None = None
+    cancellation: CancellationToken = field(default_factory=CancellationToken)
+    started: float = field(default_factory=perf_counter)
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+    @cached_property
+    def tokens(self) -> list[int]:
+        """Ids of the prompt, with its tools. They are computed once.
+
+        Raises:
+            TemplateError, InvalidText, EmptyPrompt, RequestError: the prompt cannot be encoded.
+        """
+        return self.encode(self.messages, self.specs)
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """The tools as the model is told of them."""
+        return () if self.tools is None else self.tools.specs
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the answer may be any text, and nothing but a text."""
+        return self.output_format is None and self.tools is None
+
+    @property
+    def answer_format(self) -> OutputFormat | None:
+        """What the device's answer is held to: the output format, or well-formed calls."""
+        return self.output_format if self.tools is None else self.tools.call_format
+
+    def read(self, text: str) -> Any:
+        """The value of a whole answer of the device: its calls where there are tools."""
+        if self.tools is not None:
+            return self.tools.check(parse_calls(text), used_ids(self.messages))
+        return None if self.output_format is None else self.output_format.read(text)
+
+    def replaced(self, **changes: Any) -> Request:
+        """This request with other values; its tokens are kept where the prompt stays the same."""
+        other = replace(self, **changes)
+        if "tokens" in self.__dict__ and not changes.keys() & {"messages", "tools", "encode"}:
+            other.__dict__["tokens"] = self.tokens
+        return other
+
+
+def request_from(
+    messages: list[Message],
+    kwargs: Mapping[str, object],
+    *,
+    encode: Encode,
+    tool_format: Callable[[], ToolFormat],
+    tokenizer: Tokenizer,
+    started: float | None = None,
+) -> Request:
+    """The request that messages and keyword arguments make; see `RequestKwargs`.
+
+    Args:
+        tool_format: of the model's chat template; asked for only where there are tools.
+        started: `time.perf_counter()` when the request came; now by default.
+
+    Raises:
+        InvalidOption: an option is unknown or out of its range, a format cannot be enforced, a tool
+            is none, or two of them exclude each other.
+        MissingExtra: a format is asked for, or a call is required, and llguidance is not installed.
+    """
+    others = (*OUTPUT_FORMATS, "tools", "tool_choice")
+    options = options_from({key: value for key, value in kwargs.items() if key not in others})
+    output_format = format_from_kwargs(kwargs, options)
+    tools, choice = kwargs.get("tools"), kwargs.get("tool_choice", "auto")
+    tool_set = None
+    if tools is None:
+        if "tool_choice" in kwargs:
+            raise InvalidOption("'tool_choice' needs 'tools'.", hint="Give both, or neither.")
+    elif output_format is not None:
+        raise InvalidOption(
+            "'tools' and a form of the answer exclude each other.",
+            hint="Ask for the form once the tools have run.",
+        )
+    elif not isinstance(choice, str):
+        raise InvalidOption(f"'tool_choice' is {choice!r}, not a text.")
+    else:
+        tool_set = make_tool_set(tools, tool_format(), tokenizer, choice=choice)
+    return Request(
+        messages,
+        options,
+        encode,
+        output_format,
+        tool_set,
+        started=perf_counter() if started is None else started,
+    )
