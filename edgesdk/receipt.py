@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from edgesdk.engines.base import EngineInfo
 from edgesdk.generation.loop import Finish, FinishReason
@@ -13,52 +13,89 @@ from edgesdk.overflow import Overflow
 from edgesdk.system.resources import double_counted_bytes
 
 
-@dataclass(frozen=True)
-class Receipt:
-    """What an answer took. None stands for "not measured".
+@dataclass(frozen=True, kw_only=True)
+class Receipt(Finish):
+    """How an answer ended, what it took, and what gave it. None stands for "not measured".
 
     Attributes:
-        route: who answered.
-        engine: the engine and its version.
-        requested_device: what the caller asked for; `device` is what it got.
-        threads: CPU threads that the engine uses.
-        prompt_tokens: tokens of the prompt, of which
-        cached_tokens: so many were in the KV cache already.
-        output_tokens: tokens of the answer, the end token left out.
+        info: of the engine that gave the answer.
         load_seconds: time that loading the model took, once.
-        queue_seconds: time spent waiting while the engine worked for others; not in the next two.
-        prefill_seconds: time spent on the uncached part of the prompt.
-        decode_seconds: time spent on the tokens after the first.
-        paused_seconds: how much of the two a power policy rested.
-        time_to_first_token: seconds from the request to the first token, waiting included.
-        tokens_per_second: of the decode after the first token.
         peak_memory_bytes: most resident memory that this process ever had.
-        finish_reason: see `edgesdk.generation.loop.Finish`.
         overflow: what was done so that the turn fits the context; None if it fitted.
-        drafted_tokens: guesses that speculation verified, of which
-        accepted_tokens: so many were right.
     """
 
-    route: Literal["local"]
-    engine: str
-    requested_device: str
-    device: str
-    threads: int | None
-    prompt_tokens: int
-    cached_tokens: int
-    output_tokens: int
+    info: EngineInfo
     load_seconds: float
-    queue_seconds: float
-    prefill_seconds: float
-    decode_seconds: float
-    paused_seconds: float
-    time_to_first_token: float | None
-    tokens_per_second: float | None
     peak_memory_bytes: int | None
-    finish_reason: FinishReason
-    drafted_tokens: int
-    accepted_tokens: int
     overflow: Overflow | None = None
+
+    @property
+    def route(self) -> Literal["local"]:
+        """Who answered."""
+        return "local"
+
+    @property
+    def engine(self) -> str:
+        """The engine and its version."""
+        return self.info.name
+
+    @property
+    def device(self) -> str:
+        """The device that the model runs on."""
+        return self.info.device
+
+    @property
+    def requested_device(self) -> str:
+        """The device that the caller asked for."""
+        return self.info.requested_device
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads that the engine uses."""
+        return self.info.threads
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the answer ended; see `edgesdk.generation.loop.Finish`."""
+        return self.reason
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens of the answer, the end token left out."""
+        return len(self.tokens)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Speed of the decode after the first token."""
+        timed = self.decode_steps > 0 and self.decode_seconds > 0
+        return self.decode_steps / self.decode_seconds if timed else None
+
+    def figures(self) -> dict[str, Any]:
+        """What people and programs read of it, by name; for JSON."""
+        return {
+            name: getattr(self, name)
+            for name in (
+                "route",
+                "engine",
+                "requested_device",
+                "device",
+                "threads",
+                "prompt_tokens",
+                "cached_tokens",
+                "output_tokens",
+                "load_seconds",
+                "queue_seconds",
+                "prefill_seconds",
+                "decode_seconds",
+                "paused_seconds",
+                "time_to_first_token",
+                "tokens_per_second",
+                "peak_memory_bytes",
+                "finish_reason",
+                "drafted_tokens",
+                "accepted_tokens",
+            )
+        } | {"overflow": None if self.overflow is None else asdict(self.overflow)}
 
     def line(self) -> str:
         """One line for people."""
@@ -97,27 +134,11 @@ def receipt_of(
     finish: Finish, info: EngineInfo, *, load_seconds: float, overflow: Overflow | None = None
 ) -> Receipt:
     """The receipt of an answer that the engine of `info` gave."""
-    timed = finish.decode_steps > 0 and finish.decode_seconds > 0
     return Receipt(
-        route="local",
-        engine=info.name,
-        requested_device=info.requested_device,
-        device=info.device,
-        threads=info.threads,
-        prompt_tokens=finish.prompt_tokens,
-        cached_tokens=finish.cached_tokens,
-        output_tokens=len(finish.tokens),
+        **vars(finish),
+        info=info,
         load_seconds=load_seconds,
-        queue_seconds=finish.queue_seconds,
-        prefill_seconds=finish.prefill_seconds,
-        decode_seconds=finish.decode_seconds,
-        paused_seconds=finish.paused_seconds,
-        time_to_first_token=finish.time_to_first_token,
-        tokens_per_second=finish.decode_steps / finish.decode_seconds if timed else None,
         peak_memory_bytes=peak_memory_bytes(),
-        finish_reason=finish.reason,
-        drafted_tokens=finish.drafted_tokens,
-        accepted_tokens=finish.accepted_tokens,
         overflow=overflow,
     )
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -63,7 +62,7 @@ def command(
             _print(pieces)
     reply = stream.reply
     if as_json:
-        print_json({"text": reply.text, "receipt": asdict(reply.receipt)})
+        print_json({"text": reply.text, "receipt": reply.receipt.figures()})
     elif not no_receipt:
         message_console().print(reply.receipt.line(), style="dim")
 
