@@ -18,8 +18,9 @@ from rich.console import Console
 from edgesdk.chat import Chat
 from edgesdk.cli.model_options import decoding_options, loaded_model, loading_options, option_kwargs
 from edgesdk.cli.new_file import write_new
-from edgesdk.cli.terminal import aside, show_answer, terminal_without_echo
+from edgesdk.cli.terminal import show_answer, terminal_without_echo
 from edgesdk.errors import EdgeError
+from edgesdk.generation.streaming import iterate_in_thread
 from edgesdk.options import OptionsKwargs
 from edgesdk.overflow import OverflowPolicy
 from edgesdk.reply import ReplyStream
@@ -155,7 +156,7 @@ def _answer(console: Console, chat: Chat, line: str, options: OptionsKwargs) -> 
         stream,
         _interruptible(stream),
         terminal_without_echo(),
-        contextlib.closing(aside(stream)) as pieces,
+        contextlib.closing(iterate_in_thread(stream)) as pieces,
     ):
         show_answer(console, pieces)
     reply = stream.reply

@@ -12,8 +12,9 @@ import click
 
 from edgesdk.cli.model_options import decoding_options, loaded_model, loading_options, option_kwargs
 from edgesdk.cli.output import message_console, print_json
-from edgesdk.cli.terminal import aside, printable
+from edgesdk.cli.terminal import printable
 from edgesdk.errors import InvalidText
+from edgesdk.generation.streaming import iterate_in_thread
 
 _EPILOG = """\b
 Examples:
@@ -53,7 +54,7 @@ def command(
     with (
         loaded_model(model, device=device, context=context, threads=threads) as opened,
         opened.stream(messages, **option_kwargs(given)) as stream,
-        contextlib.closing(aside(stream)) as pieces,
+        contextlib.closing(iterate_in_thread(stream)) as pieces,
     ):
         if as_json:
             for _ in pieces:

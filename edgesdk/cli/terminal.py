@@ -1,17 +1,13 @@
-"""Show an answer on a terminal: safe text, streamed Markdown, and a working Ctrl-C."""
+"""Show an answer on a terminal: safe text, streamed Markdown, and a quiet keyboard."""
 
 from __future__ import annotations
 
-import queue
 import re
 import sys
-import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-from edgesdk.reply import ReplyStream
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -105,32 +101,3 @@ def show_answer(console: Console, pieces: Iterable[str]) -> None:
     finally:
         if text:
             console.print(Markdown(text))
-
-
-def aside(stream: ReplyStream) -> Generator[str, None, None]:
-    """The pieces of `stream`. Leaving early cancels it; it may be used again after the end."""
-    arrived: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        try:
-            for piece in stream:
-                arrived.put(piece)
-            arrived.put(None)
-        except BaseException as error:
-            arrived.put(error)
-
-    reader = threading.Thread(target=read, daemon=True)
-    ended = False
-    try:
-        # In here, because Ctrl-C may also come before `start` returns.
-        reader.start()
-        while (item := arrived.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-        ended = True
-    finally:
-        if not ended:
-            stream.cancel()
-        if reader.ident is not None:
-            reader.join()
