@@ -279,5 +279,5 @@ class Runtime:
             prompt,
             drafter,
             self.rows if proven else None,
-            AdaptiveDraftLength(costs, watching=drafter.free),
+            AdaptiveDraftLength(costs, observes_guesses=drafter.free),
         )

@@ -9,7 +9,7 @@ the length of the text), so it is measured.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence as TokenIds
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,11 +33,11 @@ class BatchedVerification:
 
     @property
     def refuted(self) -> bool:
-        """Whether rows were seen to differ."""
+        """Whether logits were seen to differ."""
         return self._refuted
 
     def verdict(self, length: int) -> bool | None:
-        """Whether rows agree in a text of `length` tokens; None while that was not measured.
+        """Whether logits agree in a text of `length` tokens; None while that was not measured.
 
         One refutation counts for every length: keys and values of an earlier span that differ
         make all later logits differ.
@@ -48,13 +48,12 @@ class BatchedVerification:
 
     def allows(self, length: int) -> bool:
         """Whether `MAX_VERIFIED` tokens behind `length` are known to agree. None do across a border
-        of
-        spans: some models and engines compute what lies beyond it in another way."""
+        of spans: some models and engines compute what lies beyond it in another way."""
         border = length // _SPAN != (length + MAX_VERIFIED) // _SPAN
         return self.verdict(length) is True and not border
 
-    def measure(self, state: DecodeState, tokens: TokenIds[int], rows: RecentLogits) -> None:
-        """Compute the tokens of `rows`, the last that `state` holds, once more, together.
+    def measure(self, state: DecodeState, tokens: Sequence[int], recent: RecentLogits) -> None:
+        """Compute the tokens of `recent`, the last that `state` holds, once more, together.
 
         Where there is no room for a fork, nothing is measured.
 
@@ -67,7 +66,7 @@ class BatchedVerification:
         except (EngineError, MemoryError):
             return
         try:
-            agree = self._agree(fork, tokens, rows)
+            agree = self._agree(fork, tokens, recent)
         except (EngineError, MemoryError):
             return
         finally:
@@ -77,13 +76,13 @@ class BatchedVerification:
         else:
             self._refuted = True
 
-    def _agree(self, fork: DecodeState, tokens: TokenIds[int], rows: RecentLogits) -> bool:
+    def _agree(self, fork: DecodeState, tokens: Sequence[int], recent: RecentLogits) -> bool:
         fork.rewind(len(tokens) - MAX_VERIFIED)
         # The first fork still has, out of sight, the keys and values that are to be computed.
         clean = fork.fork()
         try:
             together = clean.extend(list(tokens[-MAX_VERIFIED:]), logits="each")
-            return bool(np.array_equal(together[:, ::_STRIDE], rows.stacked()))
+            return bool(np.array_equal(together[:, ::_STRIDE], recent.stacked()))
         finally:
             clean.close()
 

@@ -195,12 +195,12 @@ class Generation(Iterator[Step]):
             self._verify(draft, speculator)
             return self._ahead.popleft()
         rows = self._state.extend(self._answer[-1:])
-        speculator.stepped(rows[0])
+        speculator.record_step(rows[0])
         return self._chosen(rows, 0, self._answer)
 
     def _verify(self, draft: list[int], speculator: Speculator) -> None:
         """Choose the next tokens as far as the draft is right, and one more."""
-        rows = self._state.extend([self._answer[-1], *draft], logits=speculator.rows)
+        rows = self._state.extend([self._answer[-1], *draft], logits=speculator.logits_mode)
         answer = list(self._answer)
         for at, guess in enumerate([*draft, None]):
             choice = self._chosen(rows, at, answer)
@@ -210,7 +210,7 @@ class Generation(Iterator[Step]):
             if token != guess or token in self._tokenizer.eos_token_ids:
                 break
         self._state.rewind(len(self._prompt) + len(answer) - 1)
-        speculator.verified(len(draft), answer[len(self._answer) : -1])
+        speculator.record_verified(len(draft), answer[len(self._answer) : -1])
 
     def _chosen(self, rows: Logits, at: int, answer: list[int]) -> _Choice:
         """The token after `answer`, by row `at` of the latest logits."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
-from collections.abc import Sequence as TokenIds
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
@@ -38,8 +37,8 @@ class Drafter(Protocol):
 
     free: bool
 
-    def propose(self, tokens: TokenIds[int], most: int) -> list[int]:
-        """At most `most` ids that may follow `tokens`; none if there is no good guess.
+    def propose(self, tokens: Sequence[int], max_tokens: int) -> list[int]:
+        """At most `max_tokens` ids that may follow `tokens`; none if there is no good guess.
 
         Within one answer `tokens` only ever grows.
         """
@@ -53,25 +52,25 @@ class Speculator:
 
     Args:
         prompt: ids before the answer.
-        check: draft only where rows are known to agree, so that the answer is certainly the plain
-            loop's; None where agreement does not matter.
+        check: draft only where the engine is known to compute the same logits together as one by
+            one, so that the answer is certainly the plain loop's; None where that does not matter.
 
     Attributes:
-        rows: what the sequence is to be asked for when it verifies a draft.
-        pace: how much to draft.
+        logits_mode: what the decode state is to be asked for when it verifies a draft.
+        draft_length: how much to draft.
     """
 
     def __init__(
         self,
-        prompt: TokenIds[int],
+        prompt: Sequence[int],
         drafter: Drafter,
         check: BatchedVerification | None,
-        pace: AdaptiveDraftLength,
+        draft_length: AdaptiveDraftLength,
     ) -> None:
         self._drafter = drafter
         self._check = check
-        self._pace = pace
-        self.rows: Rows = "all" if check is None else "each"
+        self._draft_length = draft_length
+        self.logits_mode: Rows = "all" if check is None else "each"
         self._recent = RecentLogits()
         self._tokens = list(prompt)
         self._begun = 0.0
@@ -80,8 +79,8 @@ class Speculator:
         self.drafted = 0
         self.accepted = 0
 
-    def draft(self, state: DecodeState, last: int, most: int) -> list[int]:
-        """Tokens to verify after `last`, at most `most`; none where a plain step is the better.
+    def draft(self, state: DecodeState, last: int, max_tokens: int) -> list[int]:
+        """Tokens to verify after `last`, at most `max_tokens`; none where a plain step is better.
 
         Args:
             state: holds all before `last`.
@@ -91,9 +90,9 @@ class Speculator:
         if self._check is not None and self._check.refuted:
             return []
         if self._guess is not None:
-            self._pace.watched(self._guess == last)
+            self._draft_length.record_guess(self._guess == last)
             self._guess = None
-        length = self._pace.length(min(most, MAX_DRAFTED))
+        length = self._draft_length.length(min(max_tokens, MAX_DRAFTED))
         if length == 0 and not self._drafter.free:
             return []
         proposed = self._drafter.propose(self._tokens, max(length, 1))
@@ -103,17 +102,17 @@ class Speculator:
             self._guess = proposed[0]
         return []
 
-    def stepped(self, row: Logits) -> None:
+    def record_step(self, row: Logits) -> None:
         """A step without a draft gave `row`, float32 [vocab]."""
-        self._pace.plain(perf_counter() - self._begun)
+        self._draft_length.record_plain_step(perf_counter() - self._begun)
         if self._check is not None and self._check.verdict(len(self._tokens)) is None:
             self._recent.add(row)
         else:
             self._recent.clear()
 
-    def verified(self, drafted: int, right: list[int]) -> None:
+    def record_verified(self, drafted: int, right: list[int]) -> None:
         """Of a draft of `drafted` tokens, `right` were accepted."""
-        self._pace.drafted(drafted, len(right), perf_counter() - self._begun)
+        self._draft_length.record_draft(drafted, len(right), perf_counter() - self._begun)
         self._recent.clear()
         self._tokens += right
         self.drafted += drafted
@@ -137,21 +136,21 @@ class Speculator:
 _SLOPE = 0.4
 _ACCEPTED, _REJECTED = 2.0, 1.0
 # Where guesses can be watched, some must have been right before the first draft.
-_WATCHED_ACCEPTED, _WATCHED_REJECTED = 1.0, 3.0
+_OBSERVED_ACCEPTED, _OBSERVED_REJECTED = 1.0, 3.0
 # Weight of the past against one more round.
-_KEPT = 0.8
+_DECAY = 0.8
 # Measurements that count: enough for a median that a busy machine does not sway.
-_MEASURED = 9
+_NUM_MEASUREMENTS = 9
 # Measurements err, and a draft that fails costs more than one that is left out loses.
-_LEAST_GAIN = 1.15
-_FIRST_PAUSE, _LONGEST_PAUSE = 16, 512
+_MIN_GAIN = 1.15
+_FIRST_PAUSE, _MAX_PAUSE = 16, 512
 
 
 class VerificationCosts:
     """What verification costs on one engine, learned by all of its answers."""
 
     def __init__(self) -> None:
-        self._slopes: deque[float] = deque(maxlen=_MEASURED)
+        self._slopes: deque[float] = deque(maxlen=_NUM_MEASUREMENTS)
 
     @property
     def slope(self) -> float:
@@ -164,7 +163,7 @@ class VerificationCosts:
         """One more measurement."""
         self._slopes.append(slope)
 
-    def doubt(self) -> None:
+    def forget_oldest(self) -> None:
         """Nothing was drafted for long: forget the oldest measurement, if there is one."""
         if self._slopes:
             self._slopes.popleft()
@@ -179,72 +178,74 @@ class AdaptiveDraftLength:
     pause, twice as long each time, drafting is tried again.
 
     Args:
-        watching: `watched` is told of guesses at plain steps too, so there is no need to draft in
-            order to learn a.
+        observes_guesses: `record_guess` is told of guesses at plain steps too, so there is no need
+            to draft in order to learn a.
     """
 
-    def __init__(self, costs: VerificationCosts, *, watching: bool = False) -> None:
+    def __init__(self, costs: VerificationCosts, *, observes_guesses: bool = False) -> None:
         self._costs = costs
-        self._watching = watching
-        self._prior = (_WATCHED_ACCEPTED, _WATCHED_REJECTED) if watching else (_ACCEPTED, _REJECTED)
+        self._observes_guesses = observes_guesses
+        self._prior = (
+            (_OBSERVED_ACCEPTED, _OBSERVED_REJECTED) if observes_guesses else (_ACCEPTED, _REJECTED)
+        )
         self._accepted, self._rejected = self._prior
         self._settled = False
         self._plain_seconds: float | None = None
         self._pause = _FIRST_PAUSE
         self._waiting = 0
 
-    def length(self, most: int) -> int:
-        """How many tokens to draft now, at most `most`. Ask once for each step."""
+    def length(self, max_tokens: int) -> int:
+        """How many tokens to draft now, at most `max_tokens`. Ask once for each step."""
         if self._waiting:
             self._waiting -= 1
             return 0
-        if most < 1 or self._plain_seconds is None:
+        if max_tokens < 1 or self._plain_seconds is None:
             return 0
         rate = self._accepted / (self._accepted + self._rejected)
         slope = self._costs.slope
-        best, gain = 0, _LEAST_GAIN
+        best, gain = 0, _MIN_GAIN
         tokens = power = 1.0
-        for length in range(1, most + 1):
+        for length in range(1, max_tokens + 1):
             power *= rate
             tokens += power
             promised = tokens / (1 + slope * length)
             if promised > gain:
                 best, gain = length, promised
-        hopeless = (1 + most) / (1 + slope * most) <= _LEAST_GAIN
-        if best == 0 and (hopeless or not self._watching):
-            self._rest()
+        hopeless = (1 + max_tokens) / (1 + slope * max_tokens) <= _MIN_GAIN
+        if best == 0 and (hopeless or not self._observes_guesses):
+            self._pause_drafting()
         return best
 
-    def plain(self, seconds: float) -> None:
+    def record_plain_step(self, seconds: float) -> None:
         """A step without a draft took this long."""
         known = self._plain_seconds
-        self._plain_seconds = seconds if known is None else _KEPT * known + (1 - _KEPT) * seconds
+        self._plain_seconds = seconds if known is None else _DECAY * known + (1 - _DECAY) * seconds
 
-    def watched(self, right: bool) -> None:
+    def record_guess(self, right: bool) -> None:
         """A guess that was not verified turned out to be right or wrong."""
-        self._accepted = _KEPT * self._accepted + right
-        self._rejected = _KEPT * self._rejected + (not right)
+        self._accepted = _DECAY * self._accepted + right
+        self._rejected = _DECAY * self._rejected + (not right)
 
-    def drafted(self, proposed: int, accepted: int, seconds: float) -> None:
+    def record_draft(self, proposed: int, accepted: int, seconds: float) -> None:
         """A step with a draft took this long, the drafting and the way back counted."""
         # The first draft also pays for an index, or for a draft model's prefill.
         if self._settled and self._plain_seconds:
             self._costs.add(max(seconds / self._plain_seconds - 1, 0.0) / proposed)
         self._settled = True
-        self._accepted = _KEPT * self._accepted + accepted
-        self._rejected = _KEPT * self._rejected + (accepted < proposed)
+        self._accepted = _DECAY * self._accepted + accepted
+        self._rejected = _DECAY * self._rejected + (accepted < proposed)
         if accepted == proposed:
             self._pause = _FIRST_PAUSE
 
-    def _rest(self) -> None:
+    def _pause_drafting(self) -> None:
         self._waiting = self._pause
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._pause = min(2 * self._pause, _MAX_PAUSE)
         self._accepted, self._rejected = self._prior
-        self._costs.doubt()
+        self._costs.forget_oldest()
 
 
 # Shorter keys match by chance too often in free text.
-_KEY = 3
+_KEY_LENGTH = 3
 
 
 class PromptLookupDrafter:
@@ -253,23 +254,23 @@ class PromptLookupDrafter:
     free = True
 
     def __init__(self) -> None:
-        self._indexed = _KEY
+        self._indexed = _KEY_LENGTH
         self._after: dict[tuple[int, ...], int] = {}
         self._cursor: int | None = None
         self._read = 0
 
-    def propose(self, tokens: Sequence[int], most: int) -> list[int]:
+    def propose(self, tokens: Sequence[int], max_tokens: int) -> list[int]:
         self._follow(tokens)
         end = len(tokens)
         # The last key is left out: it would find itself.
         for place in range(self._indexed, end):
-            self._after[tuple(tokens[place - _KEY : place])] = place
-        self._indexed = max(end, _KEY)
-        if self._cursor is None and end >= _KEY:
-            self._cursor = self._after.get(tuple(tokens[end - _KEY :]))
+            self._after[tuple(tokens[place - _KEY_LENGTH : place])] = place
+        self._indexed = max(end, _KEY_LENGTH)
+        if self._cursor is None and end >= _KEY_LENGTH:
+            self._cursor = self._after.get(tuple(tokens[end - _KEY_LENGTH :]))
         if self._cursor is None:
             return []
-        return list(tokens[self._cursor : self._cursor + most])
+        return list(tokens[self._cursor : self._cursor + max_tokens])
 
     def close(self) -> None:
         pass
@@ -297,9 +298,9 @@ class LoadedDraftModel:
     vocab_size: int
     costs: VerificationCosts = field(default_factory=VerificationCosts)
 
-    def drafter(self, gated: Callable[[DecodeState], DecodeState]) -> ModelDrafter:
+    def drafter(self, scheduled: Callable[[DecodeState], DecodeState]) -> ModelDrafter:
         """A drafter for one answer; see `ModelDrafter`."""
-        return ModelDrafter(self.engine, self.vocab_size, gated)
+        return ModelDrafter(self.engine, self.vocab_size, scheduled)
 
     def close(self) -> None:
         """Free the model."""
@@ -310,7 +311,7 @@ class ModelDrafter:
     """Implements `Drafter` with the likeliest tokens of a draft model.
 
     Args:
-        gated: makes of the engine's sequence one whose calls take their turn, and stop.
+        scheduled: makes of the engine's sequence one whose calls take their turn, and stop.
     """
 
     free = False
@@ -319,21 +320,21 @@ class ModelDrafter:
         self,
         engine: Engine,
         vocab_size: int,
-        gated: Callable[[DecodeState], DecodeState] = lambda state: state,
+        scheduled: Callable[[DecodeState], DecodeState] = lambda state: state,
     ) -> None:
         self._engine = engine
-        self._gated = gated
+        self._scheduled = scheduled
         self._vocab_size = vocab_size
         self._state: DecodeState | None = None
         # What the text was at the last call, and how many of its guesses the cache holds as well.
         self._known = 0
         self._guessed: list[int] = []
 
-    def propose(self, tokens: TokenIds[int], most: int) -> list[int]:
-        if len(tokens) + most > self._engine.info.context_length:
+    def propose(self, tokens: Sequence[int], max_tokens: int) -> list[int]:
+        if len(tokens) + max_tokens > self._engine.info.context_length:
             return []
         if self._state is None:
-            self._state = self._gated(self._engine.new_state())
+            self._state = self._scheduled(self._engine.new_state())
         state = self._state
         kept = self._known
         for guess in self._guessed:
@@ -346,7 +347,7 @@ class ModelDrafter:
         row = prefill(state, tokens[kept:])[0]
         self._known = len(tokens)
         proposed = [int(row[: self._vocab_size].argmax())]
-        while len(proposed) < most:
+        while len(proposed) < max_tokens:
             row = state.extend(proposed[-1:])[0]
             self._guessed.append(proposed[-1])
             proposed.append(int(row[: self._vocab_size].argmax()))

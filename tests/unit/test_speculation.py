@@ -44,8 +44,8 @@ PROMPT = [*b"Say it.", OPEN]
 class Eager(AdaptiveDraftLength):
     """Always drafts as much as it may."""
 
-    def length(self, most: int) -> int:
-        return most
+    def length(self, max_tokens: int) -> int:
+        return max_tokens
 
 
 class Scripted:
@@ -56,7 +56,7 @@ class Scripted:
     def __init__(self, guesses: list[list[int]]) -> None:
         self._guesses = list(guesses)
 
-    def propose(self, tokens: Sequence[int], most: int) -> list[int]:
+    def propose(self, tokens: Sequence[int], max_tokens: int) -> list[int]:
         return self._guesses.pop() if self._guesses else []
 
     def close(self) -> None:
@@ -182,8 +182,8 @@ def test_an_oracle_is_always_right(seed: int) -> None:
     answer = list(_finish_tokens(_generation(engine, options, None)))
 
     class Oracle(Scripted):
-        def propose(self, tokens: Sequence[int], most: int) -> list[int]:
-            return answer[len(tokens) - len(PROMPT) :][:most]
+        def propose(self, tokens: Sequence[int], max_tokens: int) -> list[int]:
+            return answer[len(tokens) - len(PROMPT) :][:max_tokens]
 
     generation = _generation(engine, options, Oracle([]))
 
@@ -384,8 +384,8 @@ def test_a_draft_model_that_thinks_otherwise_changes_nothing(seed: int, other: i
     plain = _finish_tokens(_generation(target, options, None))
 
     class Checked(ModelDrafter):
-        def propose(self, tokens: Sequence[int], most: int) -> list[int]:
-            found = super().propose(tokens, most)
+        def propose(self, tokens: Sequence[int], max_tokens: int) -> list[int]:
+            found = super().propose(tokens, max_tokens)
             text = list(tokens)
             for token in found:
                 assert token == int(draft.logits(text)[0].argmax())
@@ -465,11 +465,11 @@ def test_a_copy_is_followed_past_tokens_that_are_common() -> None:
 def test_the_pace_grows_while_drafts_are_right() -> None:
     pace = AdaptiveDraftLength(VerificationCosts())
     assert pace.length(7) == 0
-    pace.plain(1.0)
+    pace.record_plain_step(1.0)
     lengths = []
     for _ in range(20):
         lengths.append(pace.length(7))
-        pace.drafted(lengths[-1], lengths[-1], 1 + 0.2 * lengths[-1])
+        pace.record_draft(lengths[-1], lengths[-1], 1 + 0.2 * lengths[-1])
     assert 0 < lengths[0] < lengths[-1] == 7
     assert lengths == sorted(lengths)
     assert pace.length(2) == 2
@@ -481,10 +481,10 @@ def test_the_pace_stops_where_drafts_are_wrong_and_tries_ever_more_seldom() -> N
     for step in range(2_000):
         length = pace.length(7)
         if length:
-            pace.drafted(length, 0, 1 + 0.2 * length)
+            pace.record_draft(length, 0, 1 + 0.2 * length)
             tries.append(step)
         else:
-            pace.plain(1.0)
+            pace.record_plain_step(1.0)
     assert len(tries) < 30
     assert len([step for step in tries if step > 1_000]) < 8
     assert tries[-1] > 500
@@ -496,38 +496,38 @@ def test_the_pace_stops_where_several_tokens_cost_as_much_as_one_by_one() -> Non
     for _ in range(500):
         length = pace.length(7)
         if length:
-            pace.drafted(length, length, 1.0 + length)
+            pace.record_draft(length, length, 1.0 + length)
             drafted += length
         else:
-            pace.plain(1.0)
+            pace.record_plain_step(1.0)
     assert 0 < drafted < 250
 
 
 def test_a_watching_pace_needs_no_draft_to_learn() -> None:
-    pace = AdaptiveDraftLength(VerificationCosts(), watching=True)
-    pace.plain(1.0)
+    pace = AdaptiveDraftLength(VerificationCosts(), observes_guesses=True)
+    pace.record_plain_step(1.0)
     assert pace.length(7) == 0
     for _ in range(4):
-        pace.watched(True)
+        pace.record_guess(True)
     assert pace.length(7) > 0
     for _ in range(6):
-        pace.watched(False)
+        pace.record_guess(False)
     assert pace.length(7) == 0
 
 
 def test_what_one_answer_learns_of_the_costs_the_next_one_knows() -> None:
     costs = VerificationCosts()
     first = AdaptiveDraftLength(costs)
-    first.plain(1.0)
+    first.record_plain_step(1.0)
     for _ in range(12):
-        first.drafted(4, 4, 1 + 1.2 * 4)
+        first.record_draft(4, 4, 1 + 1.2 * 4)
     assert costs.slope == pytest.approx(1.2)
     # One call that another process disturbed changes nothing.
-    first.drafted(4, 4, 100.0)
+    first.record_draft(4, 4, 100.0)
     assert costs.slope == pytest.approx(1.2)
 
     second = AdaptiveDraftLength(costs)
-    second.plain(1.0)
+    second.record_plain_step(1.0)
     drafted = sum(second.length(7) > 0 for _ in range(60))
     assert drafted == 0
     # An engine that was busy then may be worth a try much later.
