@@ -10,9 +10,8 @@ from time import perf_counter
 from typing import Literal, NamedTuple
 
 from edgesdk.engines.base import DecodeState, EngineInfo, HiddenStates, Logits
-from edgesdk.errors import ContextOverflow, EmptyPrompt
 from edgesdk.generation.constraint import Constraint
-from edgesdk.generation.prefill import prefill
+from edgesdk.generation.prefill import check_fits, common_prefix, prefill
 from edgesdk.generation.sampling import Sampler, log_probability, top_log_probabilities
 from edgesdk.generation.speculation import Speculator
 from edgesdk.generation.stopping import StopFilter
@@ -347,29 +346,3 @@ def generate(
         constraint=constraint,
         on_step=on_step,
     )
-
-
-def check_fits(tokens: int, context_length: int) -> None:
-    """Raise unless a prompt of `tokens` leaves room for an answer; see `generate`."""
-    if tokens == 0:
-        raise EmptyPrompt("The prompt has no tokens.", hint="Ask something.")
-    limit = context_length - 1
-    if tokens > limit:
-        raise ContextOverflow(
-            f"The prompt has {tokens:,} tokens; {limit:,} fit (the context holds"
-            f" {context_length:,}, and the answer needs at least one).",
-            tokens=tokens,
-            limit=limit,
-            hint=f"Take out at least {tokens - limit:,} tokens, or load the model with a larger"
-            " context if it has one.",
-        )
-
-
-def common_prefix(held: tuple[int, ...], wanted: list[int]) -> int:
-    """How many ids at the start are the same."""
-    count = 0
-    for mine, theirs in zip(held, wanted, strict=False):
-        if mine != theirs:
-            break
-        count += 1
-    return count

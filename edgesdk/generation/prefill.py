@@ -1,13 +1,13 @@
-"""A prompt goes through the engine in chunks."""
+"""How a prompt gets into a decode state: what fits, what is there already, the rest in chunks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence as TokenIds
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from edgesdk.engines.base import DecodeState, Logits
+from edgesdk.errors import ContextOverflow, EmptyPrompt
 from edgesdk.system.cancellation import Cancelled
 
 # Of one size and not of one duration: the rounding of quantized kernels depends on the size, and
@@ -17,7 +17,7 @@ PREFILL_CHUNK = 512
 
 
 def prefill(
-    state: DecodeState, ids: TokenIds[int], *, stopped: Callable[[], object] = lambda: False
+    state: DecodeState, ids: Sequence[int], *, stopped: Callable[[], object] = lambda: False
 ) -> Logits:
     """Append `ids` (n >= 1).
 
@@ -37,3 +37,29 @@ def prefill(
             raise Cancelled
         logits = state.extend(tokens[start : start + PREFILL_CHUNK])
     return logits
+
+
+def check_fits(tokens: int, context_length: int) -> None:
+    """Raise unless a prompt of `tokens` leaves room for an answer; see `generate`."""
+    if tokens == 0:
+        raise EmptyPrompt("The prompt has no tokens.", hint="Ask something.")
+    limit = context_length - 1
+    if tokens > limit:
+        raise ContextOverflow(
+            f"The prompt has {tokens:,} tokens; {limit:,} fit (the context holds"
+            f" {context_length:,}, and the answer needs at least one).",
+            tokens=tokens,
+            limit=limit,
+            hint=f"Take out at least {tokens - limit:,} tokens, or load the model with a larger"
+            " context if it has one.",
+        )
+
+
+def common_prefix(held: Sequence[int], wanted: Sequence[int]) -> int:
+    """How many ids at the start are the same."""
+    count = 0
+    for mine, theirs in zip(held, wanted, strict=False):
+        if mine != theirs:
+            break
+        count += 1
+    return count

@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ import numpy as np
 from edgesdk.engines.base import DecodeState
 from edgesdk.engines.saved_state import KvIdentity
 from edgesdk.errors import ContextOverflow, EngineError, RequestError
+from edgesdk.generation.prefill import common_prefix
 
 DEFAULT_MAX_BYTES = 2 * 2**30
 # Below this, prefill is quick enough that a file is not worth its space.
@@ -52,12 +53,12 @@ class PrefixCache:
         self.max_bytes = max_bytes
         self.min_tokens = min_tokens
 
-    def restore(self, state: DecodeState, kv_identity: KvIdentity, prompt: Items[int]) -> None:
+    def restore(self, state: DecodeState, kv_identity: KvIdentity, prompt: Sequence[int]) -> None:
         """Fill `state` with the longest kept beginning of `prompt`, where that saves enough.
 
         Where it does not, the sequence stays as it is.
         """
-        worth = _common(state.tokens, prompt) + self.min_tokens
+        worth = common_prefix(state.tokens, prompt) + self.min_tokens
         for length in sorted(self._lengths(kv_identity), reverse=True):
             if length < worth:
                 return
@@ -89,7 +90,7 @@ class PrefixCache:
         self._make_room()
         return path.is_file()
 
-    def _place(self, kv_identity: KvIdentity, tokens: Items[int]) -> Path:
+    def _place(self, kv_identity: KvIdentity, tokens: Sequence[int]) -> Path:
         digest = hashlib.sha256(np.asarray(tokens, "<i8").tobytes()).hexdigest()
         return self._home(kv_identity) / f"{len(tokens)}-{digest}.kv"
 
@@ -134,7 +135,7 @@ class PrefixCache:
                 total -= size
 
 
-def _fill(state: DecodeState, path: Path, tokens: Items[int]) -> bool:
+def _fill(state: DecodeState, path: Path, tokens: Sequence[int]) -> bool:
     try:
         state.restore(path)
     except (ContextOverflow, EngineError):
@@ -158,12 +159,3 @@ def _touch(path: Path) -> None:
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
-
-
-def _common(held: Items[int], wanted: Items[int]) -> int:
-    count = 0
-    for mine, theirs in zip(held, wanted, strict=False):
-        if mine != theirs:
-            break
-        count += 1
-    return count

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from edgesdk.engines.base import DecodeState, Engine
 from edgesdk.errors import EdgeError
-from edgesdk.generation.loop import common_prefix
+from edgesdk.generation.prefill import common_prefix
 from edgesdk.model import Model
 from edgesdk.server.api_errors import ApiError, model_not_loaded, unknown_model
 from edgesdk.server.model_sources import ModelInfo, ModelSource

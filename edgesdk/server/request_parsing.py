@@ -11,7 +11,7 @@ from typing import Any
 from starlette.datastructures import Headers
 
 from edgesdk.errors import InvalidOption, MissingExtra, RejectedStructure, StructureError
-from edgesdk.generation.loop import check_fits
+from edgesdk.generation.prefill import check_fits
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.request import Request
