@@ -27,7 +27,7 @@ def load(
     device: str = "auto",
     context: int | None = None,
     threads: int | None = None,
-    prefix_cache: PrefixCache | Path | bool = False,
+    prefix_cache: PrefixCache | str | Path | bool = False,
     check_memory: bool = True,
     power: PowerPolicy | Governor | None = None,
     draft: str | Path | None = None,
@@ -128,12 +128,12 @@ def _require_memory(source: Bundle | Path, *, context: int | None, device: str) 
     require_memory(found, context=context)
 
 
-def _prefix_cache(asked: PrefixCache | Path | bool) -> PrefixCache | None:
-    if isinstance(asked, PrefixCache):
-        return asked
-    if isinstance(asked, Path):
-        return PrefixCache(asked)
-    if not asked:
+def _prefix_cache(where: PrefixCache | str | Path | bool) -> PrefixCache | None:
+    if isinstance(where, PrefixCache):
+        return where
+    if isinstance(where, str | Path):
+        return PrefixCache(where)
+    if not where:
         return None
     from edgesdk.store import default_root
 

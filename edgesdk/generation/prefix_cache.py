@@ -44,12 +44,12 @@ class PrefixCache:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         *,
         max_bytes: int = DEFAULT_MAX_BYTES,
         min_tokens: int = DEFAULT_MIN_TOKENS,
     ) -> None:
-        self.folder = folder
+        self.folder = Path(folder)
         self.max_bytes = max_bytes
         self.min_tokens = min_tokens
 

@@ -244,3 +244,7 @@ def test_many_at_once(tmp_path: Path) -> None:
     model = fake_model(prefixes=cache)
     model.cache_prefix("z" * 300)
     assert sum(path.stat().st_size for path in _files(cache)) <= cache.max_bytes
+
+
+def test_a_folder_may_be_named_by_a_text(tmp_path: Path) -> None:
+    assert PrefixCache(str(tmp_path)).folder == tmp_path
