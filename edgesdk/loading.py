@@ -1,4 +1,4 @@
-"""`edgesdk.load`: from a name or a place to a model that answers."""
+"""`edgesdk.load`: find a model by its name or path, and load it."""
 
 from __future__ import annotations
 
@@ -81,20 +81,18 @@ def load(
         ) from None
     try:
         encoder = _bundle_encoder(source) if isinstance(source, Bundle) else _gguf_encoder(engine)
+        draft_model = None
+        if draft is not None:
+            draft_model = _load_draft(
+                draft, encoder, device=device, context=context, threads=threads
+            )
     except BaseException:
         engine.close()
         raise
-    drafting = None
-    if draft is not None:
-        try:
-            drafting = _draft(draft, encoder, device=device, context=context, threads=threads)
-        except BaseException:
-            engine.close()
-            raise
     name = source.manifest.name if isinstance(source, Bundle) else source.stem
     paced = engine if governor is None else PacedEngine(engine, governor)
-    prefixes = _prefix_cache(prefix_cache)
-    runtime = Runtime(paced, encoder, perf_counter() - started, prefixes, drafting)
+    prefixes = _opened_prefix_cache(prefix_cache)
+    runtime = Runtime(paced, encoder, perf_counter() - started, prefixes, draft_model)
     return Model(name, runtime, source)
 
 
@@ -128,7 +126,7 @@ def _require_memory(source: Bundle | Path, *, context: int | None, device: str) 
     require_memory(found, context=context)
 
 
-def _prefix_cache(where: PrefixCache | str | Path | bool) -> PrefixCache | None:
+def _opened_prefix_cache(where: PrefixCache | str | Path | bool) -> PrefixCache | None:
     if isinstance(where, PrefixCache):
         return where
     if isinstance(where, str | Path):
@@ -140,7 +138,7 @@ def _prefix_cache(where: PrefixCache | str | Path | bool) -> PrefixCache | None:
     return PrefixCache(default_root() / "prefixes")
 
 
-def _draft(
+def _load_draft(
     what: str | Path,
     target: PromptEncoder,
     *,

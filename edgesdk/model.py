@@ -31,22 +31,24 @@ class Model(Closeable):
 
     A prompt is a text, or a list of messages such as `{"role": "user", "content": "Hello"}`.
     Options are those of `edgesdk.Options`, as keyword arguments. At most one of `schema`, `regex`,
-    `choices` and `grammar` holds the answer to a form (see
+    `choices` and `grammar` sets the output format (see
     `edgesdk.structured.output_format.FormatKwargs`); the reply's `parsed` is then its value. With
     `tools` (see `edgesdk.tools.tool_set.RequestKwargs`) the reply may have `tool_calls`, which the
-    caller runs; the next prompt then ends with `reply.message` and, for each call, `{"role":
+    caller runs. The next prompt then ends with `reply.message` and, for each call, `{"role":
     "tool", "tool_call_id": call.id, "name": call.name, "content": "..."}`.
 
     All ways to ask raise:
         EmptyPrompt: there is nothing to answer.
         InvalidText: the prompt has a lone surrogate.
-        InvalidOption: an option is unknown or out of its range, or a form cannot be enforced.
+        InvalidOption: an option is unknown or out of its range, or an output format cannot be
+            enforced.
         TemplateError: the model cannot chat, or its template refuses the messages.
         ContextOverflow: the prompt does not fit the context. Nothing is ever truncated. An answer
             that fills the context ends with the finish reason "length".
-        IncompleteStructure: max_tokens, the context or the deadline cut an answer of a given form.
+        IncompleteStructure: max_tokens, the context or the deadline cut an answer short that has
+            an output format.
         RejectedStructure: the schema's type refuses a value of the right form (a validator, say).
-        MissingExtra: a form is asked for, and llguidance is not installed.
+        MissingExtra: an output format is set, and llguidance is not installed.
         DeadlineExceeded: the deadline passed before the first token.
         EngineError: the engine failed.
     """
@@ -63,12 +65,12 @@ class Model(Closeable):
 
     @property
     def runtime(self) -> Runtime:
-        """Its parts, for those who keep sequences of their own, as the server does."""
+        """Its parts, for callers that keep decode states of their own, as the server does."""
         return self._runtime
 
     @property
     def source(self) -> Bundle | Path | None:
-        """The bundle or the file that it comes from; None where it comes from neither."""
+        """The bundle or the file that it was loaded from; None for one made otherwise."""
         return self._source
 
     def respond(self, prompt: Prompt, **options: Unpack[RequestKwargs]) -> Reply:
@@ -101,8 +103,7 @@ class Model(Closeable):
         """A conversation, with a KV cache of its own.
 
         Args:
-            system: what the assistant is told before the conversation; None for what the
-                template says by itself.
+            system: the system message; None for the one that the template has, if it has one.
             overflow: what to do when a turn leaves the answer no room in the context. "error"
                 raises ContextOverflow when there is none at all. "drop_oldest_turns" leaves out
                 the oldest turns for good; "summarize" puts a summary in their place, which the

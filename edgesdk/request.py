@@ -118,8 +118,8 @@ def request_from(
             raise InvalidOption("'tool_choice' needs 'tools'.", hint="Give both, or neither.")
     elif output_format is not None:
         raise InvalidOption(
-            "'tools' and a form of the answer exclude each other.",
-            hint="Ask for the form once the tools have run.",
+            "'tools' and an output format exclude each other.",
+            hint="Set the format once the tools have run.",
         )
     elif not isinstance(choice, str):
         raise InvalidOption(f"'tool_choice' is {choice!r}, not a text.")

@@ -1,4 +1,4 @@
-"""What a model and its chats share: the engine, the text side, and how an answer starts."""
+"""What a model and its chats share: engine, tokenizer and template, and how an answer starts."""
 
 from __future__ import annotations
 
