@@ -66,9 +66,8 @@ def prefill_seconds(model: Model, ids: list[int], *, stoppable: bool) -> float:
     state = runtime.engine.new_state()
     begun = time.perf_counter()
     if stoppable:
-        prefill(
-            ScheduledDecodeState(state, runtime.gate, 0, CancellationToken(until=begun + 3600)), ids
-        )
+        scheduled = ScheduledDecodeState(state, runtime.scheduler, 0, CancellationToken(3600))
+        prefill(scheduled, ids)
     else:
         prefill(state, ids)
     seconds = time.perf_counter() - begun

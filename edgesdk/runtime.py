@@ -45,26 +45,27 @@ class Runtime:
 
     Attributes:
         load_seconds: what loading all of them took.
-        prefixes: where beginnings of prompts are kept; None for nowhere.
+        prefix_cache: where beginnings of prompts are kept; None for nowhere.
         draft: a smaller model of the same vocabulary, which guesses.
-        rows: whether the engine's rows agree, as far as that was measured.
-        costs: of the verification of what was looked up.
+        batched_verification: whether the engine computes the same logits together as one by one, as
+            far as that was measured.
+        verification_costs: of drafts that were looked up.
     """
 
     engine: Engine
     encoder: PromptEncoder
     load_seconds: float
-    prefixes: PrefixCache | None = None
+    prefix_cache: PrefixCache | None = None
     draft: LoadedDraftModel | None = None
-    rows: BatchedVerification = field(default_factory=BatchedVerification)
-    costs: VerificationCosts = field(default_factory=VerificationCosts)
-    gate: EngineScheduler = field(init=False)
-    draft_gate: EngineScheduler = field(init=False)
+    batched_verification: BatchedVerification = field(default_factory=BatchedVerification)
+    verification_costs: VerificationCosts = field(default_factory=VerificationCosts)
+    scheduler: EngineScheduler = field(init=False)
+    draft_scheduler: EngineScheduler = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gate", EngineScheduler(self.engine.info.concurrency))
+        object.__setattr__(self, "scheduler", EngineScheduler(self.engine.info.concurrency))
         width = 1 if self.draft is None else self.draft.engine.info.concurrency
-        object.__setattr__(self, "draft_gate", EngineScheduler(width))
+        object.__setattr__(self, "draft_scheduler", EngineScheduler(width))
 
     def request(
         self,
@@ -143,7 +144,7 @@ class Runtime:
         if constraint is None:
             speculator = self._speculator(request.tokens, options, cancellation)
         return generate(
-            ScheduledDecodeState(state, self.gate, options.priority, cancellation),
+            ScheduledDecodeState(state, self.scheduler, options.priority, cancellation),
             request.tokens,
             self.encoder.tokenizer,
             options,
@@ -152,7 +153,7 @@ class Runtime:
             logprobs=request.logprobs,
             top_logprobs=request.top_logprobs,
             started=request.started,
-            warm=None if self.prefixes is None else self._warm,
+            restore_prefix=None if self.prefix_cache is None else self._restore_prefix,
             speculator=speculator,
             constraint=constraint,
             on_step=on_step,
@@ -205,52 +206,52 @@ class Runtime:
 
     def shared_tokens(self, request: Request) -> int:
         """How many tokens at the start come from the system message; 0 where none is kept."""
-        if self.prefixes is None or request.messages[0]["role"] != "system":
+        if self.prefix_cache is None or request.messages[0]["role"] != "system":
             return 0
         start = shared_prefix(self.encoder, request.messages[:1])
         return len(start) if request.tokens[: len(start)] == start else 0
 
     def cache_prefix(self, messages: Items[dict[str, Any]]) -> int:
         """See `edgesdk.model.Model.cache_prefix`."""
-        if self.prefixes is None:
+        if self.prefix_cache is None:
             raise RequestError(
                 "This model was loaded without a prefix cache.",
                 hint="Load it with prefix_cache=True.",
             )
         ids = shared_prefix(self.encoder, self.tool_format.conversation(messages))
-        if len(ids) < self.prefixes.min_tokens:
+        if len(ids) < self.prefix_cache.min_tokens:
             raise RequestError(
-                f"There are {len(ids)} tokens to remember; {self.prefixes.min_tokens} are the least"
+                f"The prompt has {len(ids)} tokens; {self.prefix_cache.min_tokens} are the least"
                 " that is kept.",
                 hint="Short beginnings are computed quickly; just ask.",
             )
         state = ScheduledDecodeState(
-            self.engine.new_state(), self.gate, Options().priority, CancellationToken()
+            self.engine.new_state(), self.scheduler, Options().priority, CancellationToken()
         )
         try:
-            self._warm(state, ids)
+            self._restore_prefix(state, ids)
             rest = ids[len(state.tokens) :]
             if rest:
                 prefill(state, rest)
-            self.prefixes.keep(state, self.engine.kv_identity, len(ids))
+            self.prefix_cache.keep(state, self.engine.kv_identity, len(ids))
         except OSError as error:
             raise RequestError(
-                f"{self.prefixes.folder} cannot be written: {error.strerror}."
+                f"{self.prefix_cache.folder} cannot be written: {error.strerror}."
             ) from error
         finally:
             state.close()
         return len(ids)
 
-    def _warm(self, state: DecodeState, prompt: list[int]) -> None:
-        if self.prefixes is not None:
-            self.prefixes.restore(state, self.engine.kv_identity, prompt)
+    def _restore_prefix(self, state: DecodeState, prompt: list[int]) -> None:
+        if self.prefix_cache is not None:
+            self.prefix_cache.restore(state, self.engine.kv_identity, prompt)
 
     def _keep(self, state: DecodeState, length: int) -> None:
         """Keep a beginning if that is possible; the answer does not depend on it."""
-        if self.prefixes is None:
+        if self.prefix_cache is None:
             return
         try:
-            self.prefixes.keep(state, self.engine.kv_identity, length)
+            self.prefix_cache.keep(state, self.engine.kv_identity, length)
         except (OSError, EngineError) as error:
             _LOG.warning("a prefix of %d tokens was not kept: %s", length, error)
 
@@ -268,16 +269,18 @@ class Runtime:
             return None
         proven = way == "auto" and options.repeatable
         drafter: Drafter = PromptLookupDrafter()
-        costs = self.costs
+        costs = self.verification_costs
         if self.draft is not None and way == "auto":
 
-            def gated(state: DecodeState) -> DecodeState:
-                return ScheduledDecodeState(state, self.draft_gate, options.priority, cancellation)
+            def scheduled(state: DecodeState) -> DecodeState:
+                return ScheduledDecodeState(
+                    state, self.draft_scheduler, options.priority, cancellation
+                )
 
-            drafter, costs = self.draft.drafter(gated), self.draft.costs
+            drafter, costs = self.draft.drafter(scheduled), self.draft.costs
         return Speculator(
             prompt,
             drafter,
-            self.rows if proven else None,
+            self.batched_verification if proven else None,
             AdaptiveDraftLength(costs, observes_guesses=drafter.free),
         )

@@ -1,4 +1,4 @@
-"""The decode loop: written once, over any engine's `DecodeState`."""
+"""The decode loop, written once over any engine's `DecodeState`."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ StepCallback = Callable[[Logits, int, HiddenStates | None], None]
 class Generation(Iterator[Step]):
     """One answer, computed step by step as it is iterated.
 
-    When it ends, in whichever way, `finish` is set and the sequence holds the prompt and the
+    When it ends, in whichever way, `finish` is set and the state holds the prompt and the
     answer as far as they were computed (after a cancellation it may hold more). Closing it before
     its end counts as a cancellation.
     """
@@ -102,7 +102,7 @@ class Generation(Iterator[Step]):
         logprobs: bool,
         top_logprobs: int,
         started: float,
-        warm: Callable[[DecodeState, list[int]], None] | None,
+        restore_prefix: Callable[[DecodeState, list[int]], None] | None,
         speculator: Speculator | None,
         constraint: Constraint | None,
         on_step: StepCallback | None,
@@ -118,10 +118,10 @@ class Generation(Iterator[Step]):
         self._logprobs = logprobs
         self._top_logprobs = top_logprobs
         self._started = started
-        self._warm = warm
+        self._restore_prefix = restore_prefix
         self._speculator = speculator
         self._constraint = constraint
-        self._watch = on_step
+        self._on_step = on_step
         self._answer: list[int] = []
         # Chosen already, by a verified draft, and not given out yet.
         self._ahead: deque[_Choice] = deque()
@@ -216,9 +216,9 @@ class Generation(Iterator[Step]):
         row = rows[at]
         scores = row if self._constraint is None else self._constraint.masked(row)
         token = self._sampler.choose(scores, self._prompt, answer)
-        if self._watch is not None:
+        if self._on_step is not None:
             states = self._state.hidden_states
-            self._watch(row, token, None if states is None else states[at])
+            self._on_step(row, token, None if states is None else states[at])
         logprob = log_probability(row, token) if self._logprobs else None
         return token, logprob, top_log_probabilities(row, self._top_logprobs)
 
@@ -233,8 +233,8 @@ class Generation(Iterator[Step]):
         try:
             if self._interruption():
                 raise Cancelled
-            if self._warm is not None:
-                self._warm(state, self._prompt)
+            if self._restore_prefix is not None:
+                self._restore_prefix(state, self._prompt)
             # At least one token must be computed, because its logits are wanted.
             self._cached = common_prefix(state.tokens, self._prompt[:-1])
             state.rewind(self._cached)
@@ -293,19 +293,19 @@ def generate(
     logprobs: bool = False,
     top_logprobs: int = 0,
     started: float | None = None,
-    warm: Callable[[DecodeState, list[int]], None] | None = None,
+    restore_prefix: Callable[[DecodeState, list[int]], None] | None = None,
     speculator: Speculator | None = None,
     constraint: Constraint | None = None,
     on_step: StepCallback | None = None,
 ) -> Generation:
     """Start an answer to `prompt`; nothing is computed until it is iterated.
 
-    What the sequence holds already is kept as far as it agrees with `prompt`.
+    What the state holds already is kept as far as it agrees with `prompt`.
 
     Args:
         state: its content is replaced by prompt and answer.
         prompt: token ids.
-        info: of the sequence's engine.
+        info: of the state's engine.
         cancellation: ends the answer when it is cancelled, or at its own deadline; looked at before
             each token and each chunk of the prompt. Its waiting is on the receipt. None for one
             with the deadline of `options`.
@@ -313,8 +313,8 @@ def generate(
         top_logprobs: give each step so many of the likeliest ids.
         started: `time.perf_counter()` when the request came, from which the deadline and the time
             to the first token count; now by default.
-        warm: called before the prompt is computed; may fill the sequence with a beginning of it
-            from elsewhere.
+        restore_prefix: called before the prompt is computed; may fill the state with a beginning
+            of it from elsewhere.
         speculator: drafts tokens of this one answer, and is closed at its end; None for the plain
             loop.
         constraint: at its start; holds the answer to a form.
@@ -341,7 +341,7 @@ def generate(
         logprobs=logprobs,
         top_logprobs=top_logprobs,
         started=started,
-        warm=warm,
+        restore_prefix=restore_prefix,
         speculator=speculator,
         constraint=constraint,
         on_step=on_step,

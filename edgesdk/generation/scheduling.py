@@ -10,27 +10,26 @@ import numpy.typing as npt
 from edgesdk.engines.base import DecodeState, HiddenStates, Logits, Rows
 from edgesdk.system.cancellation import CancellationToken, Cancelled
 
-# A request that was passed over so many times counts as one priority higher.
+# A call that was passed over so many times counts as one priority higher.
 ADMISSIONS_PER_PRIORITY = 8
 
 
 class _WaitingCall:
-    def __init__(self, priority: int, since: int) -> None:
+    def __init__(self, priority: int, arrived_at: int) -> None:
         self.priority = priority
-        self.since = since
+        self.arrived_at = arrived_at
         self.admitted = False
         self.woken = threading.Event()
 
 
 class EngineScheduler:
-    """Lets at most `width` callers in at once.
+    """Lets at most `width` calls use the engine at once.
 
-    Of those who wait the highest priority goes first, and of several the one who came first. Each
-    `ADMISSIONS_PER_PRIORITY` admissions that a caller waits raise it by one priority, so a low one
-    waits long but
-    not for ever: among priorities p < q, at most `ADMISSIONS_PER_PRIORITY` * (q - p) newcomers are
-        let in before it.
-    Only those who wait are compared: nobody inside is interrupted.
+    Of those that wait, the one of the highest priority goes first; of several, the one that came
+    first. Each `ADMISSIONS_PER_PRIORITY` admissions that a call waits raise it by one priority, so
+    a low one waits long but not for ever: among priorities p < q, at most
+    `ADMISSIONS_PER_PRIORITY` * (q - p) newcomers are let in before it. Only those that wait are
+    compared: no call under way is interrupted.
     """
 
     def __init__(self, width: int) -> None:
@@ -44,8 +43,8 @@ class EngineScheduler:
         """How many wait now."""
         return len(self._waiting)
 
-    def enter(self, priority: int = 0, cancellation: CancellationToken | None = None) -> None:
-        """Wait for admission; `leave` must follow.
+    def acquire(self, priority: int = 0, cancellation: CancellationToken | None = None) -> None:
+        """Wait for admission; `release` must follow.
 
         Raises:
             Cancelled: `cancellation` was cancelled or expired; the call is not in.
@@ -55,62 +54,62 @@ class EngineScheduler:
                 self._free -= 1
                 self._admissions += 1
                 return
-            waiter = _WaitingCall(priority, self._admissions)
-            self._waiting.append(waiter)
+            call = _WaitingCall(priority, self._admissions)
+            self._waiting.append(call)
         cancellation = CancellationToken() if cancellation is None else cancellation
         begun = perf_counter()
         try:
-            with cancellation.on_cancel(waiter.woken.set):
-                waiter.woken.wait()
+            with cancellation.on_cancel(call.woken.set):
+                call.woken.wait()
         except BaseException:
-            if self._withdraw(waiter):
-                self.leave()
+            if self._withdraw(call):
+                self.release()
             raise
         finally:
             cancellation.queue_seconds += perf_counter() - begun
-        if not self._withdraw(waiter):
+        if not self._withdraw(call):
             raise Cancelled
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Make room for the next."""
         with self._guard:
             if not self._waiting:
                 self._free += 1
                 return
             # The list is in order of arrival, and max() takes the first of equals.
-            waiter = max(self._waiting, key=self._standing)
-            self._waiting.remove(waiter)
+            call = max(self._waiting, key=self._effective_priority)
+            self._waiting.remove(call)
             self._admissions += 1
-            waiter.admitted = True
-            waiter.woken.set()
+            call.admitted = True
+            call.woken.set()
 
-    def _standing(self, waiter: _WaitingCall) -> int:
-        return waiter.priority + (self._admissions - waiter.since) // ADMISSIONS_PER_PRIORITY
+    def _effective_priority(self, call: _WaitingCall) -> int:
+        return call.priority + (self._admissions - call.arrived_at) // ADMISSIONS_PER_PRIORITY
 
-    def _withdraw(self, waiter: _WaitingCall) -> bool:
+    def _withdraw(self, call: _WaitingCall) -> bool:
         """Wait no longer; True where admission came first."""
         with self._guard:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
-            return waiter.admitted
+            if call in self._waiting:
+                self._waiting.remove(call)
+            return call.admitted
 
 
 class ScheduledDecodeState:
-    """A `DecodeState` whose engine calls go through a gate, for the time of one answer.
+    """A `DecodeState` whose engine calls take turns with those of other answers.
 
     Args:
-        cancellation: behind all calls, those on forks included.
+        cancellation: ends all calls, those on forks included.
     """
 
     def __init__(
         self,
         state: DecodeState,
-        gate: EngineScheduler,
+        scheduler: EngineScheduler,
         priority: int,
         cancellation: CancellationToken,
     ) -> None:
         self._state = state
-        self._gate = gate
+        self._scheduler = scheduler
         self._priority = priority
         self._cancellation = cancellation
         self.rewind = state.rewind
@@ -134,13 +133,13 @@ class ScheduledDecodeState:
         cancellation: CancellationToken | None = None,
     ) -> Logits:
         cancellation = self._cancellation if cancellation is None else cancellation
-        self._gate.enter(self._priority, cancellation)
+        self._scheduler.acquire(self._priority, cancellation)
         try:
             return self._state.extend(tokens, logits=logits, cancellation=cancellation)
         finally:
-            self._gate.leave()
+            self._scheduler.release()
 
     def fork(self) -> ScheduledDecodeState:
         return ScheduledDecodeState(
-            self._state.fork(), self._gate, self._priority, self._cancellation
+            self._state.fork(), self._scheduler, self._priority, self._cancellation
         )

@@ -15,7 +15,7 @@ import json, sys
 from pathlib import Path
 from support.fake_engine import fake_model
 from edgesdk.generation.prefix_cache import PrefixCache
-model = fake_model(prefixes=PrefixCache(Path(sys.argv[1]), max_bytes=12_000))
+model = fake_model(prefix_cache=PrefixCache(Path(sys.argv[1]), max_bytes=12_000))
 replies = []
 for turn in range(25):
     text = chr(97 + (int(sys.argv[2]) + turn) % 5) * 300

@@ -176,7 +176,7 @@ def test_lives_of_chats_at_once(model: Model, seed: int) -> None:
 
     all_through([threading.Thread(target=run, args=(n,), daemon=True) for n in range(6)])
     assert not errors, errors[0]
-    assert model.runtime.gate.waiting == 0
+    assert model.runtime.scheduler.waiting == 0
     answers = [answered for number in survived for answered in survived[number]]
     same = [check(model, answered) for answered in answers]
     assert sum(map(len, (a.reply.tokens for a in answers))) > 50

@@ -75,7 +75,7 @@ def test_a_copying_answer_is_drafted_where_rows_agree(model: Model) -> None:
     reply = model.respond(COPYING[0], max_tokens=64)
 
     # Whether they do is up to the processor, for quantized matrices.
-    assert reply.receipt.accepted_tokens > 0 or model._runtime.rows.refuted
+    assert reply.receipt.accepted_tokens > 0 or model._runtime.batched_verification.refuted
 
 
 def test_a_seeded_answer_is_that_of_the_plain_loop(model: Model) -> None:

@@ -168,9 +168,9 @@ def fake_model(
     engine: FakeEngine | None = None,
     *,
     template: str | None = TEMPLATE,
-    prefixes: PrefixCache | None = None,
+    prefix_cache: PrefixCache | None = None,
 ) -> Model:
     """A model around a fake engine."""
     compiled = None if template is None else ChatTemplate(template)
     encoder = PromptEncoder(ByteTokenizer(), compiled, None, None)
-    return Model("fake", Runtime(engine or FakeEngine(), encoder, 0.25, prefixes))
+    return Model("fake", Runtime(engine or FakeEngine(), encoder, 0.25, prefix_cache))

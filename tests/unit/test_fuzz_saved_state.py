@@ -109,7 +109,7 @@ def test_damaged_prefixes(tmp_path: Path) -> None:
     """Whatever lies in the folder, the answer is the same."""
     text = "a" * 40
     cache = PrefixCache(tmp_path / "prefixes", min_tokens=8)
-    model = fake_model(prefixes=cache)
+    model = fake_model(prefix_cache=cache)
     model.cache_prefix(text)
     [path] = cache.folder.glob("*/*.kv")
     whole = path.read_bytes()
@@ -130,7 +130,7 @@ def test_damaged_prefixes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
 def test_strange_names_among_prefixes(tmp_path: Path, name: str, kind: str) -> None:
     cache = PrefixCache(tmp_path / "prefixes", min_tokens=8, max_bytes=700)
-    model = fake_model(prefixes=cache)
+    model = fake_model(prefix_cache=cache)
     model.cache_prefix("a" * 40)
     [path] = cache.folder.glob("*/*.kv")
     strange = path.with_name(name)
@@ -147,7 +147,7 @@ def test_strange_names_among_prefixes(tmp_path: Path, name: str, kind: str) -> N
 
 def test_a_folder_where_a_prefix_should_be(tmp_path: Path) -> None:
     cache = PrefixCache(tmp_path / "prefixes", min_tokens=8)
-    model = fake_model(prefixes=cache)
+    model = fake_model(prefix_cache=cache)
     model.cache_prefix("a" * 40)
     [path] = cache.folder.glob("*/*.kv")
     path.unlink()

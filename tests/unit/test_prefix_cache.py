@@ -30,27 +30,27 @@ def _files(cache: PrefixCache) -> list[Path]:
 
 def test_a_system_message_is_computed_once(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
-    with fake_model(prefixes=cache).chat(SYSTEM) as chat:
+    with fake_model(prefix_cache=cache).chat(SYSTEM) as chat:
         assert chat.respond("One").receipt.cached_tokens == 0
     engine = FakeEngine()
-    with fake_model(engine, prefixes=cache).chat(SYSTEM) as chat:
+    with fake_model(engine, prefix_cache=cache).chat(SYSTEM) as chat:
         assert chat.respond("Two").receipt.cached_tokens == SHARED
     assert engine.states[0].extended[0] == len("Two\n\x02")
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "Three"}]
-    assert fake_model(prefixes=cache).respond(messages).receipt.cached_tokens == SHARED
+    assert fake_model(prefix_cache=cache).respond(messages).receipt.cached_tokens == SHARED
     assert len(_files(cache)) == 1
 
 
 def test_a_short_system_message_is_not_kept(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
-    fake_model(prefixes=cache).chat("Be kind.").respond("One")
-    fake_model(prefixes=cache).respond("x" * 500)
+    fake_model(prefix_cache=cache).chat("Be kind.").respond("One")
+    fake_model(prefix_cache=cache).respond("x" * 500)
     assert not cache.folder.exists()
 
 
 def test_a_cancelled_answer_keeps_nothing(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
-    with fake_model(prefixes=cache).chat(SYSTEM).stream("One") as stream:
+    with fake_model(prefix_cache=cache).chat(SYSTEM).stream("One") as stream:
         next(stream)
     assert not cache.folder.exists()
 
@@ -58,15 +58,15 @@ def test_a_cancelled_answer_keeps_nothing(tmp_path: Path) -> None:
 def test_a_document_is_remembered(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
     document = "All about DNS. " * 40
-    kept = fake_model(prefixes=cache).cache_prefix(document)
+    kept = fake_model(prefix_cache=cache).cache_prefix(document)
     assert kept == len(f"user: {document}")
-    reply = fake_model(prefixes=cache).respond(document + "What is it about?")
+    reply = fake_model(prefix_cache=cache).respond(document + "What is it about?")
     assert reply.receipt.cached_tokens == kept
 
 
 def test_the_longest_beginning_wins(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
-    model = fake_model(prefixes=cache)
+    model = fake_model(prefix_cache=cache)
     short, long = "a" * 300, "a" * 700
     kept = [model.cache_prefix(text) for text in (short, long)]
     assert model.respond(long + " And?").receipt.cached_tokens == kept[1]
@@ -78,7 +78,7 @@ def test_the_longest_beginning_wins(tmp_path: Path) -> None:
 
 def test_what_the_sequence_holds_already_is_not_read_again(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
-    model = fake_model(prefixes=cache)
+    model = fake_model(prefix_cache=cache)
     model.cache_prefix("a" * 300)
     with model.chat() as chat:
         assert chat.respond("a" * 320).receipt.cached_tokens == 306
@@ -90,10 +90,10 @@ def test_what_the_sequence_holds_already_is_not_read_again(tmp_path: Path) -> No
 
 def test_another_model_does_not_hit(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
-    fake_model(prefixes=cache).cache_prefix("a" * 300)
+    fake_model(prefix_cache=cache).cache_prefix("a" * 300)
     engine = FakeEngine()
     engine.kv_identity = KvIdentity("fake", "11" * 32, "float32")
-    assert fake_model(engine, prefixes=cache).respond("a" * 320).receipt.cached_tokens == 0
+    assert fake_model(engine, prefix_cache=cache).respond("a" * 320).receipt.cached_tokens == 0
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -119,7 +119,7 @@ def test_never_a_wrong_hit(
 
 def test_a_file_under_a_wrong_name_is_no_hit_and_goes(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
-    model = fake_model(prefixes=cache)
+    model = fake_model(prefix_cache=cache)
     model.cache_prefix("a" * 300)
     model.cache_prefix("b" * 300)
     first, second = _files(cache)
@@ -134,7 +134,7 @@ def test_a_file_under_a_wrong_name_is_no_hit_and_goes(tmp_path: Path) -> None:
 
 def test_the_least_recently_used_goes(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
-    model = fake_model(prefixes=cache)
+    model = fake_model(prefix_cache=cache)
     model.cache_prefix("a" * 300)
     [first] = _files(cache)
     cache.max_bytes = 2 * first.stat().st_size + 100
@@ -150,7 +150,7 @@ def test_the_least_recently_used_goes(tmp_path: Path) -> None:
 
 def test_a_hit_counts_as_use(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
-    model = fake_model(prefixes=cache)
+    model = fake_model(prefix_cache=cache)
     model.cache_prefix("a" * 300)
     [path] = _files(cache)
     os.utime(path, (1, 1))
@@ -160,7 +160,7 @@ def test_a_hit_counts_as_use(tmp_path: Path) -> None:
 
 def test_one_that_is_larger_than_the_limit_is_not_kept(tmp_path: Path) -> None:
     cache = _cache(tmp_path, max_bytes=100)
-    model = fake_model(prefixes=cache)
+    model = fake_model(prefix_cache=cache)
     model.cache_prefix("a" * 300)
     assert _files(cache) == []
 
@@ -170,7 +170,9 @@ def test_the_limit_holds_while_another_makes_room(tmp_path: Path) -> None:
     cache.folder.mkdir()
     another = FileLock(cache.folder / ".lock")
     another.acquire()
-    keeping = threading.Thread(target=fake_model(prefixes=cache).cache_prefix, args=("a" * 300,))
+    keeping = threading.Thread(
+        target=fake_model(prefix_cache=cache).cache_prefix, args=("a" * 300,)
+    )
     keeping.start()
     keeping.join(0.2)
     # The other one has counted the files already, this one's not among them.
@@ -181,7 +183,7 @@ def test_the_limit_holds_while_another_makes_room(tmp_path: Path) -> None:
 
 def test_leftovers_of_a_dead_process_go(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
-    model = fake_model(prefixes=cache)
+    model = fake_model(prefix_cache=cache)
     model.cache_prefix("a" * 300)
     home = _files(cache)[0].parent
     stale, fresh = home / ".300-ab.kv.x1", home / ".300-ab.kv.x2"
@@ -195,7 +197,7 @@ def test_leftovers_of_a_dead_process_go(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_spoils_no_answer(tmp_path: Path) -> None:
     (tmp_path / "prefixes").write_text("a file is in the way")
-    model = fake_model(prefixes=_cache(tmp_path))
+    model = fake_model(prefix_cache=_cache(tmp_path))
     assert model.chat(SYSTEM).respond("One").text == "Hello there."
     with pytest.raises(RequestError, match="cannot be written"):
         model.cache_prefix("a" * 300)
@@ -208,7 +210,7 @@ def test_an_engine_that_cannot_fork_spoils_no_answer(
         raise EngineError("64 sequences of this model are open.")
 
     monkeypatch.setattr(FakeDecodeState, "fork", fork)
-    model = fake_model(prefixes=_cache(tmp_path))
+    model = fake_model(prefix_cache=_cache(tmp_path))
     assert model.chat(SYSTEM).respond("One").text == "Hello there."
 
 
@@ -216,7 +218,7 @@ def test_remember_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="prefix_cache=True"):
         fake_model().cache_prefix("a" * 300)
     with pytest.raises(RequestError, match="256 are the least"):
-        fake_model(prefixes=_cache(tmp_path)).cache_prefix("a" * 20)
+        fake_model(prefix_cache=_cache(tmp_path)).cache_prefix("a" * 20)
 
 
 def test_many_at_once(tmp_path: Path) -> None:
@@ -225,7 +227,7 @@ def test_many_at_once(tmp_path: Path) -> None:
 
     def work(seed: int) -> None:
         try:
-            model = fake_model(prefixes=cache)
+            model = fake_model(prefix_cache=cache)
             for turn in range(12):
                 text = chr(97 + (seed + turn) % 6) * 300
                 model.cache_prefix(text)
@@ -241,7 +243,7 @@ def test_many_at_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    model = fake_model(prefixes=cache)
+    model = fake_model(prefix_cache=cache)
     model.cache_prefix("z" * 300)
     assert sum(path.stat().st_size for path in _files(cache)) <= cache.max_bytes
 

@@ -169,7 +169,7 @@ def test_a_verification_that_is_under_way() -> None:
 
 def test_a_cancel_before_the_first_piece_reads_no_prefix(tmp_path: Path) -> None:
     prefixes = PrefixCache(tmp_path, min_tokens=8)
-    model = fake_model(FakeEngine(), prefixes=prefixes)
+    model = fake_model(FakeEngine(), prefix_cache=prefixes)
     model.cache_prefix("A long beginning of it.")
     stream = model.stream("A long beginning of it. And more.")
     stream.cancel()
@@ -276,14 +276,14 @@ async def test_more_tasks_than_a_thread_pool_has_threads() -> None:
     while not entered.is_set():
         await asyncio.sleep(0.001)
     tasks += [asyncio.create_task(model.arespond(f"Hi {n}")) for n in range(50)]
-    while model.runtime.gate.waiting < 50:
+    while model.runtime.scheduler.waiting < 50:
         await asyncio.sleep(0.001)
     for task in tasks[1::2]:
         task.cancel()
     gone = await asyncio.gather(*tasks[1::2], return_exceptions=True)
     assert all(isinstance(error, asyncio.CancelledError) for error in gone)
     assert not proceed.is_set()
-    assert model.runtime.gate.waiting == 25
+    assert model.runtime.scheduler.waiting == 25
     proceed.set()
     replies = await asyncio.gather(*tasks[::2])
     assert [reply.text for reply in replies] == ["Hello there."] * 26
@@ -292,20 +292,20 @@ async def test_more_tasks_than_a_thread_pool_has_threads() -> None:
 
 def test_remembering_waits_its_turn(tmp_path: Path) -> None:
     engine = FakeEngine()
-    model = fake_model(engine, prefixes=PrefixCache(tmp_path, min_tokens=8))
-    model.runtime.gate.enter()
+    model = fake_model(engine, prefix_cache=PrefixCache(tmp_path, min_tokens=8))
+    model.runtime.scheduler.acquire()
     kept: list[int] = []
     thread = threading.Thread(
         target=lambda: kept.append(model.cache_prefix("A document.")), daemon=True
     )
     thread.start()
-    until(lambda: model.runtime.gate.waiting == 1)
+    until(lambda: model.runtime.scheduler.waiting == 1)
     assert engine.states[0].extended == []
-    model.runtime.gate.leave()
+    model.runtime.scheduler.release()
     thread.join(30)
     assert not thread.is_alive()
     assert engine.states[0].extended == kept
-    model.runtime.gate.enter()  # it has left
+    model.runtime.scheduler.acquire()  # it has left
 
 
 def test_the_receipt_tells_waiting_from_computing() -> None:
@@ -323,7 +323,7 @@ def test_the_receipt_tells_waiting_from_computing() -> None:
     threads[0].start()
     assert entered.wait(30)
     threads[1].start()
-    until(lambda: model.runtime.gate.waiting == 1)
+    until(lambda: model.runtime.scheduler.waiting == 1)
     threading.Event().wait(0.1)
     proceed.set()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""The gate before the engine: who goes first, and who may give up."""
+"""Taking turns at an engine: who goes first, and who may give up."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.support.waiting import until
 
 
 class Callers:
-    """Threads at a gate; each stays inside until it is told to go."""
+    """Threads that take turns; each stays inside until it is told to go."""
 
-    def __init__(self, gate: EngineScheduler) -> None:
-        self.gate = gate
+    def __init__(self, scheduler: EngineScheduler) -> None:
+        self.scheduler = scheduler
         self.order: list[str] = []
         self.interrupted: list[str] = []
         self._go = threading.Semaphore(0)
@@ -28,21 +28,21 @@ class Callers:
         self, name: str, priority: int = 0, cancellation: CancellationToken | None = None
     ) -> None:
         """A new caller; it waits when this returns."""
-        waiting = self.gate.waiting
+        waiting = self.scheduler.waiting
 
         def run() -> None:
             try:
-                self.gate.enter(priority, cancellation)
+                self.scheduler.acquire(priority, cancellation)
             except Cancelled:
                 self.interrupted.append(name)
                 return
             self.order.append(name)
             self._go.acquire()
-            self.gate.leave()
+            self.scheduler.release()
 
         self._threads.append(threading.Thread(target=run, daemon=True))
         self._threads[-1].start()
-        until(lambda: self.gate.waiting == waiting + 1)
+        until(lambda: self.scheduler.waiting == waiting + 1)
 
     def next(self) -> str:
         """The name of who comes in when the one inside leaves."""
@@ -62,34 +62,34 @@ class Callers:
 
 
 @pytest.fixture
-def gate() -> EngineScheduler:
-    """A gate of width 1 with the test inside."""
-    gate = EngineScheduler(1)
-    gate.enter()
-    return gate
+def scheduler() -> EngineScheduler:
+    """A scheduler of width 1 with the test inside."""
+    scheduler = EngineScheduler(1)
+    scheduler.acquire()
+    return scheduler
 
 
-def test_first_come_first_served(gate: EngineScheduler) -> None:
-    callers = Callers(gate)
+def test_first_come_first_served(scheduler: EngineScheduler) -> None:
+    callers = Callers(scheduler)
     for name in "abcde":
         callers.arrive(name)
-    gate.leave()
+    scheduler.release()
     assert callers.finish() == list("abcde")
 
 
-def test_higher_priorities_first_and_ties_in_turn(gate: EngineScheduler) -> None:
-    callers = Callers(gate)
+def test_higher_priorities_first_and_ties_in_turn(scheduler: EngineScheduler) -> None:
+    callers = Callers(scheduler)
     for name, priority in [("a", 0), ("b", 2), ("c", -1), ("d", 2), ("e", 0), ("f", 5)]:
         callers.arrive(name, priority)
-    gate.leave()
+    scheduler.release()
     assert callers.finish() == list("fbdaec")
 
 
-def test_a_low_priority_is_passed_over_only_so_often(gate: EngineScheduler) -> None:
-    callers = Callers(gate)
+def test_a_low_priority_is_passed_over_only_so_often(scheduler: EngineScheduler) -> None:
+    callers = Callers(scheduler)
     callers.arrive("low", 0)
     callers.arrive("high 0", 2)
-    gate.leave()
+    scheduler.release()
     until(lambda: callers.order == ["high 0"])
     for number in range(1, 4 * ADMISSIONS_PER_PRIORITY):
         callers.arrive(f"high {number}", 2)
@@ -99,25 +99,25 @@ def test_a_low_priority_is_passed_over_only_so_often(gate: EngineScheduler) -> N
 
 
 def test_no_more_than_its_width_are_inside() -> None:
-    gate = EngineScheduler(2)
-    gate.enter()
-    gate.enter()
-    callers = Callers(gate)
+    scheduler = EngineScheduler(2)
+    scheduler.acquire()
+    scheduler.acquire()
+    callers = Callers(scheduler)
     callers.arrive("a")
     callers.arrive("b")
-    gate.leave()
+    scheduler.release()
     until(lambda: callers.order == ["a"])
-    assert gate.waiting == 1
-    gate.leave()
+    assert scheduler.waiting == 1
+    scheduler.release()
     assert callers.finish() == ["a", "b"]
-    gate.enter()
-    gate.enter()
+    scheduler.acquire()
+    scheduler.acquire()
     with pytest.raises(Cancelled):
-        gate.enter(cancellation=CancellationToken(0.0))
+        scheduler.acquire(cancellation=CancellationToken(0.0))
 
 
-def test_cancelled_while_waiting(gate: EngineScheduler) -> None:
-    callers = Callers(gate)
+def test_cancelled_while_waiting(scheduler: EngineScheduler) -> None:
+    callers = Callers(scheduler)
     cancellation = CancellationToken()
     callers.arrive("a")
     callers.arrive("b", 9, cancellation)
@@ -125,23 +125,23 @@ def test_cancelled_while_waiting(gate: EngineScheduler) -> None:
     cancellation.cancel()
     until(lambda: callers.interrupted == ["b"])
     assert callers.order == []
-    gate.leave()
+    scheduler.release()
     assert callers.finish() == ["a", "c"]
-    gate.enter()  # the place is free again
+    scheduler.acquire()  # the place is free again
 
 
-def test_cancelled_before_it_waits(gate: EngineScheduler) -> None:
+def test_cancelled_before_it_waits(scheduler: EngineScheduler) -> None:
     cancellation = CancellationToken()
     cancellation.cancel()
     with pytest.raises(Cancelled):
-        gate.enter(cancellation=cancellation)
-    assert gate.waiting == 0
+        scheduler.acquire(cancellation=cancellation)
+    assert scheduler.waiting == 0
 
 
-def test_no_time_to_wait(gate: EngineScheduler) -> None:
+def test_no_time_to_wait(scheduler: EngineScheduler) -> None:
     with pytest.raises(Cancelled):
-        gate.enter(cancellation=CancellationToken(0.0))
-    assert gate.waiting == 0
+        scheduler.acquire(cancellation=CancellationToken(0.0))
+    assert scheduler.waiting == 0
 
 
 class Stalled:
@@ -172,7 +172,7 @@ def test_cancel_ends_an_answer_that_waits_for_the_engine() -> None:
     stream = stalled.model.stream("second")
     reader = threading.Thread(target=lambda: list(stream), daemon=True)
     reader.start()
-    until(lambda: stalled.model._runtime.gate.waiting == 1)
+    until(lambda: stalled.model._runtime.scheduler.waiting == 1)
     stream.cancel()
     reader.join(timeout=30)
     assert not reader.is_alive()
