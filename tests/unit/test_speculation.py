@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from edgesdk.engines.base import HiddenStates, Logits, Rows
 from edgesdk.errors import InvalidOption
-from edgesdk.generation.batched_verification import BatchedVerification, RecentLogits
 from edgesdk.generation.loop import Generation, StepCallback, generate
 from edgesdk.generation.speculation import (
     AdaptiveDraftLength,
@@ -276,59 +275,6 @@ def test_where_rows_differ_only_what_is_left_to_chance_is_drafted() -> None:
     assert drafted(temperature=0.01, seed=1) == 0
     assert drafted(temperature=0.01) > 0
     assert drafted(speculate="lookup") > 0
-
-
-def test_rows_are_measured_once_for_a_span_of_lengths() -> None:
-    engine = FakeEngine((2 * COPY).encode())
-    model = fake_model(engine)
-    model.respond("Count twice.", speculate="auto")
-    before = engine.states[0].extended
-    model.respond("Count twice.", speculate="auto")
-
-    assert engine.states[-1].extended.index(before[0]) == 0
-    assert model._runtime.batched_verification.verdict(100) is True
-    assert model._runtime.batched_verification.verdict(1000) is None
-
-
-def test_rows_that_lie_across_a_border_of_spans_are_not_trusted() -> None:
-    engine = FakeEngine()
-    sequence = engine.new_state()
-    rows, check = RecentLogits(), BatchedVerification()
-    for token in range(4, 14):
-        rows.add(sequence.extend([token])[0])
-    check.measure(sequence, sequence.tokens, rows)
-
-    assert check.allows(0)
-    assert check.allows(247)
-    assert not check.allows(248)
-    assert not check.allows(256)
-
-
-def test_rows_are_compared_without_the_keys_that_single_steps_left_behind() -> None:
-    """A kernel that reads a row before it wrote it finds what was there before."""
-
-    class Careless(FakeDecodeState):
-        def extend(self, tokens: npt.ArrayLike, *, logits: Rows = "last") -> Logits:
-            stale = list(self._behind[len(self._tokens) :]) if logits == "each" else []
-            rows = super().extend(tokens, logits=logits)
-            self._behind = max(self._behind, tuple(self._tokens), key=len)
-            return rows if logits != "each" or stale else rows + 1
-
-        _behind: tuple[int, ...] = ()
-
-        def fork(self) -> FakeDecodeState:
-            twin = Careless(self._engine)
-            twin._tokens = list(self._tokens)
-            twin._behind = tuple(self._tokens)
-            return twin
-
-    sequence = Careless(FakeEngine())
-    rows, check = RecentLogits(), BatchedVerification()
-    for token in range(4, 14):
-        rows.add(sequence.extend([token])[0])
-    check.measure(sequence, sequence.tokens, rows)
-
-    assert check.refuted
 
 
 def test_a_default_answer_drafts_from_the_text() -> None:
