@@ -23,9 +23,10 @@ from edgesdk.overflow import (
     prompt_limit,
 )
 from edgesdk.reply import AsyncReplyStream, Reply, ReplyStream
-from edgesdk.request import Message, Request
+from edgesdk.request import Request
 from edgesdk.runtime import Runtime
 from edgesdk.session import Session, Turn, save_chat
+from edgesdk.tools.call_messages import Message
 from edgesdk.tools.tool_set import RequestKwargs
 
 if TYPE_CHECKING:

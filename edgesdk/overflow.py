@@ -6,15 +6,16 @@ import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from edgesdk.errors import InvalidOption
 from edgesdk.generation.loop import Finish, Generation, Step
 from edgesdk.options import Options
 from edgesdk.request import Request
+from edgesdk.tools.call_messages import Message
 
 OverflowPolicy = Literal["error", "drop_oldest_turns", "summarize"]
-TurnMessages: TypeAlias = list[dict[str, Any]]
+TurnMessages: TypeAlias = list[Message]
 
 _ROOM_FOR_ANSWER = 512
 
@@ -56,7 +57,7 @@ class ShortenedHistory:
     """
 
     dropped: tuple[TurnMessages, ...]
-    turns: list[dict[str, Any]]
+    turns: list[Message]
 
 
 def checked_policy(policy: str) -> OverflowPolicy:
@@ -80,7 +81,7 @@ def prompt_limit(context_length: int, max_tokens: int | None) -> int:
 
 
 def drop_oldest(
-    turns: Sequence[dict[str, Any]], tokens: Callable[[list[dict[str, Any]]], int], target: int
+    turns: Sequence[Message], tokens: Callable[[list[Message]], int], target: int
 ) -> ShortenedHistory:
     """Leave out as few of the oldest turns as make the prompt fit.
 
@@ -97,7 +98,7 @@ def drop_oldest(
             grouped.append([])
         grouped[-1].append(message)
 
-    def rest(start: int) -> list[dict[str, Any]]:
+    def rest(start: int) -> list[Message]:
         return [message for turn in grouped[start:] for message in turn]
 
     first = bisect.bisect_left(
@@ -136,9 +137,9 @@ class OverflowingConversation:
         tokens_before: tokens of the prompt with all turns.
     """
 
-    system_messages: list[dict[str, Any]]
+    system_messages: list[Message]
     shortened: ShortenedHistory
-    new_messages: list[dict[str, Any]]
+    new_messages: list[Message]
     tokens_before: int
 
 
@@ -234,5 +235,5 @@ class SummarizedAnswer(Iterator[Step]):
             return "", 0
         return text, len(finish.tokens)
 
-    def _asking(self, messages: list[dict[str, Any]]) -> Request:
+    def _asking(self, messages: list[Message]) -> Request:
         return self._request.replaced(messages=[*self._conversation.system_messages, *messages])

@@ -13,12 +13,11 @@ from edgesdk.options import Options, options_from
 from edgesdk.structured.output_format import OUTPUT_FORMATS, OutputFormat, format_from_kwargs
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.text.tokenizer import Tokenizer
-from edgesdk.tools.call_messages import used_ids
+from edgesdk.tools.call_messages import Message, used_ids
 from edgesdk.tools.calls import parse_calls
 from edgesdk.tools.tool_format import ToolFormat
 from edgesdk.tools.tool_set import ToolSet, ToolSpec, make_tool_set
 
-Message: TypeAlias = dict[str, Any]
 Encode: TypeAlias = Callable[[Sequence[Message], Sequence[ToolSpec]], list[int]]
 
 

@@ -29,11 +29,12 @@ from edgesdk.options import Options
 from edgesdk.overflow import Overflow
 from edgesdk.receipt import Receipt, receipt_of
 from edgesdk.reply import AnswerSteps, Reply, ReplyStream
-from edgesdk.request import Message, Request, request_from
+from edgesdk.request import Request, request_from
 from edgesdk.structured.grammar_constraint import GrammarVocabulary
 from edgesdk.structured.output_format import OutputFormat, read_answer
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.text.prompts import PromptEncoder, shared_prefix
+from edgesdk.tools.call_messages import Message
 from edgesdk.tools.tool_format import ToolFormat, detect_tool_format
 
 _LOG = logging.getLogger("edgesdk.generation.prefix_cache")

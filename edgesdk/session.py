@@ -20,11 +20,17 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_va
 from edgesdk.engines.base import DecodeState
 from edgesdk.errors import EmptyPrompt, InvalidOption, RequestError
 from edgesdk.generation.streaming import AnswerStream, AsyncStream, read_all, read_all_async
-from edgesdk.request import Message, Request
+from edgesdk.request import Request
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
 from edgesdk.text.prompts import as_messages
-from edgesdk.tools.call_messages import add_result, calls_of, open_turn_start, unanswered_calls
+from edgesdk.tools.call_messages import (
+    Message,
+    add_result,
+    calls_of,
+    open_turn_start,
+    unanswered_calls,
+)
 from edgesdk.tools.calls import ToolCall
 
 if TYPE_CHECKING:

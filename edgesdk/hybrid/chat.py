@@ -26,9 +26,10 @@ from edgesdk.hybrid.request import (
 )
 from edgesdk.hybrid.request_path import RequestPath
 from edgesdk.hybrid.stream import AsyncHybridStream, HybridStream
-from edgesdk.request import Message, Request
+from edgesdk.request import Request
 from edgesdk.runtime import Runtime
 from edgesdk.session import Session, Turn, restore_chat, save_chat
+from edgesdk.tools.call_messages import Message
 
 if TYPE_CHECKING:
     from edgesdk.tools.tool_loop import ActResult

@@ -10,7 +10,8 @@ import pytest
 
 from edgesdk.errors import InvalidOption, RejectedStructure
 from edgesdk.options import Options
-from edgesdk.request import Message, Request
+from edgesdk.request import Request
+from edgesdk.tools.call_messages import Message
 from edgesdk.tools.calls import ToolCall
 from tests.support.fake_engine import fake_model
 from tests.support.script_engine import HERMES_TEMPLATE
