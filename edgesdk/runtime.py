@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -45,12 +44,14 @@ class Runtime:
     """A loaded model's parts.
 
     Attributes:
+        encoder: makes token ids of texts and conversations.
         load_seconds: what loading all of them took.
-        prefix_cache: where beginnings of prompts are kept; None for nowhere.
-        draft: a smaller model of the same vocabulary, which guesses.
+        prefix_cache: stores the beginnings of prompts; None to store none.
+        draft: a smaller model of the same vocabulary, which drafts tokens; None for none.
         batched_verification: whether the engine computes the same logits together as one by one, as
             far as that was measured.
-        verification_costs: of drafts that were looked up.
+        verification_costs: what it costs to verify drafts that were looked up in the text.
+        scheduler: lets answers take turns at the engine; `draft_scheduler` at the draft model.
     """
 
     engine: Engine
@@ -109,7 +110,7 @@ class Runtime:
 
         def ended(reply: Reply | None) -> None:
             if shared and reply is not None and reply.finish_reason != "cancelled":
-                self._keep(state, shared)
+                self._store_prefix(state, shared)
             on_end(reply)
 
         return self.stream(generation, request, constraint, on_end=ended, overflow=lambda: overflow)
@@ -171,7 +172,7 @@ class Runtime:
         return detect_tool_format(self.encoder.template)
 
     def encode(
-        self, messages: Items[dict[str, Any]], specs: Items[dict[str, Any]] = ()
+        self, messages: Sequence[dict[str, Any]], specs: Sequence[dict[str, Any]] = ()
     ) -> list[int]:
         """Ids of a conversation, which may have tool calls and results.
 
@@ -212,7 +213,7 @@ class Runtime:
         start = shared_prefix(self.encoder, request.messages[:1])
         return len(start) if request.tokens[: len(start)] == start else 0
 
-    def cache_prefix(self, messages: Items[dict[str, Any]]) -> int:
+    def cache_prefix(self, messages: Sequence[dict[str, Any]]) -> int:
         """See `edgesdk.model.Model.cache_prefix`."""
         if self.prefix_cache is None:
             raise RequestError(
@@ -234,7 +235,7 @@ class Runtime:
             rest = ids[len(state.tokens) :]
             if rest:
                 prefill(state, rest)
-            self.prefix_cache.keep(state, self.engine.kv_identity, len(ids))
+            self.prefix_cache.store(state, self.engine.kv_identity, len(ids))
         except OSError as error:
             raise RequestError(
                 f"{self.prefix_cache.folder} cannot be written: {error.strerror}."
@@ -247,14 +248,14 @@ class Runtime:
         if self.prefix_cache is not None:
             self.prefix_cache.restore(state, self.engine.kv_identity, prompt)
 
-    def _keep(self, state: DecodeState, length: int) -> None:
-        """Keep a beginning if that is possible; the answer does not depend on it."""
+    def _store_prefix(self, state: DecodeState, length: int) -> None:
+        """Store a beginning if that is possible; the answer does not depend on it."""
         if self.prefix_cache is None:
             return
         try:
-            self.prefix_cache.keep(state, self.engine.kv_identity, length)
+            self.prefix_cache.store(state, self.engine.kv_identity, length)
         except (OSError, EngineError) as error:
-            _LOG.warning("a prefix of %d tokens was not kept: %s", length, error)
+            _LOG.warning("a prefix of %d tokens was not stored: %s", length, error)
 
     def close(self) -> None:
         """Free the models."""

@@ -326,14 +326,14 @@ class SavedChat(BaseModel):
 
     Attributes:
         turns: the conversation, the system message left out.
-        beside: what the kind of chat that wrote it keeps of its own.
+        extra: what the kind of chat that wrote it keeps of its own.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     system: str | None
     turns: list[dict[str, JsonValue]]
-    beside: dict[str, JsonValue] = {}
+    extra: dict[str, JsonValue] = {}
 
     @field_validator("turns")
     @classmethod
@@ -351,14 +351,14 @@ def save_chat(
     *,
     system: str | None,
     turns: Sequence[Message],
-    beside: Mapping[str, JsonValue] | None = None,
+    extra: Mapping[str, JsonValue] | None = None,
 ) -> None:
     """Write a conversation and the KV cache that `state` holds of it; see `SavedChat`.
 
     Raises:
         RequestError: `path` cannot be written; what stood there is untouched.
     """
-    saved = SavedChat(system=system, turns=list(turns), beside=dict(beside or {}))
+    saved = SavedChat(system=system, turns=list(turns), extra=dict(extra or {}))
     try:
         state.save(path, saved.model_dump())
     except OSError as error:

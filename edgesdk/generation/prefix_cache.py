@@ -34,12 +34,12 @@ _PATIENCE_SECONDS = 5.0
 
 
 class PrefixCache:
-    """Kept beginnings in one folder; the least recently used go when there are too many.
+    """Beginnings of prompts in one folder; the least recently used go when there are too many.
 
     Args:
-        folder: made when something is first kept.
+        folder: made when something is first stored.
         max_bytes: the most that all files together may take.
-        min_tokens: tokens that a beginning must have, or add to what a sequence holds already.
+        min_tokens: tokens that a beginning must have, or add to what a state holds already.
     """
 
     def __init__(
@@ -54,29 +54,29 @@ class PrefixCache:
         self.min_tokens = min_tokens
 
     def restore(self, state: DecodeState, kv_identity: KvIdentity, prompt: Sequence[int]) -> None:
-        """Fill `state` with the longest kept beginning of `prompt`, where that saves enough.
+        """Fill `state` with the longest stored beginning of `prompt`, where that saves enough.
 
-        Where it does not, the sequence stays as it is.
+        Where it does not, the state stays as it is.
         """
         worth = common_prefix(state.tokens, prompt) + self.min_tokens
         for length in sorted(self._lengths(kv_identity), reverse=True):
             if length < worth:
                 return
-            path = self._place(kv_identity, prompt[:length])
+            path = self._path(kv_identity, prompt[:length])
             if length <= len(prompt) and path.is_file() and _fill(state, path, prompt[:length]):
                 return
 
-    def keep(self, state: DecodeState, kv_identity: KvIdentity, length: int) -> bool:
-        """Keep the first `length` tokens of `state`; False where they are too few to keep.
+    def store(self, state: DecodeState, kv_identity: KvIdentity, length: int) -> bool:
+        """Store the first `length` tokens of `state`; False where they are too few.
 
         Raises:
             OSError: the folder cannot be written.
-            EngineError: the sequence cannot be forked.
+            EngineError: the state cannot be forked.
         """
         tokens = state.tokens[:length]
         if len(tokens) < self.min_tokens:
             return False
-        path = self._place(kv_identity, tokens)
+        path = self._path(kv_identity, tokens)
         if path.is_file():
             _touch(path)
             return True
@@ -90,17 +90,17 @@ class PrefixCache:
         self._make_room()
         return path.is_file()
 
-    def _place(self, kv_identity: KvIdentity, tokens: Sequence[int]) -> Path:
+    def _path(self, kv_identity: KvIdentity, tokens: Sequence[int]) -> Path:
         digest = hashlib.sha256(np.asarray(tokens, "<i8").tobytes()).hexdigest()
-        return self._home(kv_identity) / f"{len(tokens)}-{digest}.kv"
+        return self._folder_of(kv_identity) / f"{len(tokens)}-{digest}.kv"
 
-    def _home(self, kv_identity: KvIdentity) -> Path:
+    def _folder_of(self, kv_identity: KvIdentity) -> Path:
         text = "\n".join((kv_identity.engine, kv_identity.model, kv_identity.layout))
         return self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def _lengths(self, kv_identity: KvIdentity) -> set[int]:
         try:
-            names = [path.name for path in self._home(kv_identity).glob("*.kv")]
+            names = [path.name for path in self._folder_of(kv_identity).glob("*.kv")]
         except OSError:
             return set()
         starts = (name.partition("-")[0] for name in names)

@@ -181,7 +181,7 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
                     state,
                     system=self.system,
                     turns=past.turns,
-                    beside=past.beside(),
+                    extra=past.extra(),
                 )
             finally:
                 self._sequences.release(state)

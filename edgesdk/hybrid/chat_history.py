@@ -26,8 +26,8 @@ class HybridHistory:
     strictest: UploadVerdict | None = None
     values: Mapping[Placeholder, str] = field(default_factory=dict)
 
-    def beside(self) -> dict[str, JsonValue]:
-        """What a file keeps beside the turns; it has the private values as the turns do."""
+    def extra(self) -> dict[str, JsonValue]:
+        """What a file keeps besides the turns; it has the private values as the turns do."""
         strictest = self.strictest
         values = [
             _StoredValue(kind=p.kind, number=p.number, value=v) for p, v in self.values.items()
@@ -41,13 +41,13 @@ def history_of(saved: SavedChat) -> HybridHistory:
     rules of its own: those of the client it goes on with hold.
 
     Raises:
-        RequestError: what is beside the turns is none of a hybrid chat's.
+        RequestError: what it keeps besides the turns is none of a hybrid chat's.
     """
     turns: Messages = [dict(message) for message in saved.turns]
-    if not saved.beside:
+    if not saved.extra:
         return HybridHistory(turns)
     try:
-        kept = _StoredHistory.model_validate(saved.beside)
+        kept = _StoredHistory.model_validate(saved.extra)
     except ValidationError as error:
         raise RequestError(
             f"The chat's rules cannot be read: {error.errors()[0]['msg']}."

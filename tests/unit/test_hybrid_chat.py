@@ -205,7 +205,7 @@ def test_files_that_are_no_chat_leave_no_cache(tmp_path: Path) -> None:
         with pytest.raises(RequestError):
             client.restore(file)
         state = FakeDecodeState(engine)
-        save_chat(file, state, system=None, turns=[], beside={"strictest": "maybe"})
+        save_chat(file, state, system=None, turns=[], extra={"strictest": "maybe"})
         with pytest.raises(RequestError, match="rules cannot be read"):
             client.restore(file)
     assert all(state.closed for state in engine.states)

@@ -109,7 +109,7 @@ def test_never_a_wrong_hit(
     for text in kept:
         state = engine.new_state()
         state.extend(list(text.encode()))
-        cache.keep(state, engine.kv_identity, len(text))
+        cache.store(state, engine.kv_identity, len(text))
     prompt = list(asked.encode())
     fresh = engine.new_state()
     cache.restore(fresh, engine.kv_identity, prompt)
