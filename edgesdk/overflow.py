@@ -146,7 +146,7 @@ class OverflowingConversation:
 class SummarizedAnswer(Iterator[Step]):
     """An answer that first has the model sum up the oldest turns of its conversation.
 
-    Implements `edgesdk.reply.AnswerSteps`; nothing is computed until it is iterated. Both answers
+    Implements `edgesdk.reply.StepSource`; nothing is computed until it is iterated. Both answers
     run on one decode state: the turns to be summed up are in its KV cache already.
 
     Args:

@@ -45,7 +45,7 @@ class Reply:
         return call_message(words, self.tool_calls)
 
 
-class AnswerSteps(Protocol):
+class StepSource(Protocol):
     """Steps of an answer, as `edgesdk.generation.loop.Generation` gives them."""
 
     @property
@@ -77,7 +77,7 @@ class ReplyStream(Closeable, Iterator[str]):
 
     def __init__(
         self,
-        generation: AnswerSteps,
+        generation: StepSource,
         cancellation: CancellationToken,
         *,
         receipt: Callable[[Finish], Receipt],

@@ -27,7 +27,7 @@ from edgesdk.generation.speculation import (
 from edgesdk.options import Options
 from edgesdk.overflow import Overflow
 from edgesdk.receipt import Receipt, receipt_of
-from edgesdk.reply import AnswerSteps, Reply, ReplyStream
+from edgesdk.reply import Reply, ReplyStream, StepSource
 from edgesdk.request import Request, request_from
 from edgesdk.structured.grammar_constraint import GrammarVocabulary
 from edgesdk.structured.output_format import OutputFormat, read_answer
@@ -189,7 +189,7 @@ class Runtime:
 
     def stream(
         self,
-        answer: AnswerSteps,
+        answer: StepSource,
         request: Request,
         constraint: Constraint | None,
         *,
