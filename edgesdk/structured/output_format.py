@@ -15,6 +15,7 @@ from edgesdk.options import Options, OptionsKwargs
 from edgesdk.structured.grammar_constraint import load_llguidance
 from edgesdk.structured.json_schema import check_keywords, endless_reference, subschemas
 from edgesdk.structured.patterns import with_portable_patterns
+from edgesdk.structured.schema_check import schema_errors
 from edgesdk.system.panics import panics_as
 
 OUTPUT_FORMATS = ("schema", "regex", "choices", "grammar")
@@ -237,8 +238,6 @@ def _check_properties(path: str, part: dict[str, Any]) -> None:
 
 def _validated(schema: dict[str, Any], read: Callable[[str], Any], text: str) -> Any:
     """The value of a text that nothing held to `schema`."""
-    from edgesdk.tools.tool_set import schema_errors
-
     try:
         errors = schema_errors(schema, json.loads(text))
     except (ValueError, RecursionError) as error:

@@ -54,6 +54,16 @@ class SchemaChecker:
             return False
 
 
+def schema_errors(schema: Mapping[str, Any], value: Any) -> list[str]:
+    """What is wrong with `value` by a schema; empty where jsonschema is not installed."""
+    try:
+        return SchemaChecker(schema).errors(value)
+    except MissingExtra:
+        return []
+    except InvalidOption as error:
+        return [f"the schema cannot be followed: {error.message}"]
+
+
 def error_at(path: Any, message: str) -> str:
     """A message with the place that it is about."""
     place = ".".join(map(str, path))

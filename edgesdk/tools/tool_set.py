@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgesdk.errors import InvalidOption, MissingExtra
 from edgesdk.structured.output_format import FormatKwargs, OutputFormat
-from edgesdk.structured.schema_check import SchemaChecker, error_at
+from edgesdk.structured.schema_check import error_at, schema_errors
 from edgesdk.text.tokenizer import Tokenizer
 from edgesdk.tools.calls import ToolCall, ToolCalls
 from edgesdk.tools.functions import Tool
@@ -158,7 +158,7 @@ def _check_call(
     if tool is not None:
         faults = binding_errors(tool, call.arguments)
     else:
-        faults = schema_errors(specs[call.name]["function"].get("parameters"), call.arguments)
+        faults = _argument_errors(specs[call.name], call.arguments)
     return replace(call, problem=f"invalid arguments: {'; '.join(faults)}") if faults else call
 
 
@@ -199,14 +199,9 @@ def binding_errors(tool: Tool, arguments: dict[str, Any]) -> list[str]:
     return []
 
 
-def schema_errors(schema: Mapping[str, Any] | None, value: Any) -> list[str]:
-    """Why a JSON Schema refuses a value; empty where it does not, or where the package jsonschema
-    is not installed. Without a schema, a value is arguments of a tool that takes none."""
-    if schema is None:
-        return [error_at([name], "not an argument") for name in value]
-    try:
-        return SchemaChecker(schema).errors(value)
-    except MissingExtra:
-        return []
-    except InvalidOption as error:
-        return [f"the schema cannot be followed: {error.message}"]
+def _argument_errors(spec: ToolSpec, arguments: dict[str, Any]) -> list[str]:
+    """Why the schema of a tool refuses the arguments; a tool without a schema takes none."""
+    parameters = spec["function"].get("parameters")
+    if parameters is None:
+        return [error_at([name], "not an argument") for name in arguments]
+    return schema_errors(parameters, arguments)

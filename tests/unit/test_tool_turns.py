@@ -17,9 +17,10 @@ from edgesdk.errors import (
     MissingExtra,
     RequestError,
 )
+from edgesdk.structured.schema_check import schema_errors
 from edgesdk.tools import call_grammar
 from edgesdk.tools.calls import ToolCall
-from edgesdk.tools.tool_set import schema_errors
+from edgesdk.tools.tool_set import check_tool_calls
 from tests.support.fake_engine import fake_model
 from tests.support.script_engine import HERMES_TEMPLATE, ScriptEngine, call, script_chat
 
@@ -207,7 +208,9 @@ def test_a_described_tool_whose_schema_cannot_be_enforced_is_refused() -> None:
     with pytest.raises(InvalidOption, match="'odd'"):
         chat.respond("?", tools=[odd])
     assert schema_errors(remote, {"a": 1})[0].startswith("the schema cannot be followed")
-    assert schema_errors(None, {"a": 1}) == ["a: not an argument"]
+    without_schema = {"f": {"type": "function", "function": {"name": "f"}}}
+    (call,) = check_tool_calls([ToolCall("f", {"a": 1})], without_schema, {}, ())
+    assert call.problem == "invalid arguments: a: not an argument"
 
 
 def test_a_function_whose_schema_cannot_be_enforced_is_checked_by_its_hints() -> None:
