@@ -64,7 +64,7 @@ class Options:
             together as one by one: the answer is that of "off". "lookup" guesses from the text so
             far without that proof: a near tie of two tokens may then fall the other way. None is
             "auto". What it brings depends on the model, the engine and the task (see
-            benchmarks/runtime.py).
+            benchmarks/speed/speculation.py).
 
     Raises:
         InvalidOption: a value is of a wrong type or out of its range.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesdk.errors import InvalidOption
-from edgesdk.hybrid.confidence.regression import auroc, expected_calibration_error
-from edgesdk.hybrid.confidence.signals import TokenStats
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-# Benchmarks are scripts, which find their neighbours beside them.
-sys.path.insert(0, str(BENCHMARKS))
-
-from hybrid_early import aborted  # noqa: E402
-from hybrid_effort import efforts  # noqa: E402
-from hybrid_learning import by_family, learning_curve  # noqa: E402
-from hybrid_outcomes import (  # noqa: E402
+from benchmarks.hybrid.early_stopping import aborted
+from benchmarks.hybrid.estimates import Families, share, within_families
+from benchmarks.hybrid.learning_curves import by_family, learning_curve
+from benchmarks.hybrid.outcomes import (
     Outcome,
     OutcomeStore,
     Try,
@@ -32,7 +23,7 @@ from hybrid_outcomes import (  # noqa: E402
     outcomes_in,
     written_state,
 )
-from hybrid_report import (  # noqa: E402
+from benchmarks.hybrid.replays import (
     Data,
     answered_by,
     faulty_cloud,
@@ -41,8 +32,11 @@ from hybrid_report import (  # noqa: E402
     select,
     trust,
 )
-from hybrid_routing import oracle_curve, routing_curve  # noqa: E402
-from hybrid_statistics import Families, share, within_families  # noqa: E402
+from benchmarks.hybrid.routing_curves import oracle_curve, routing_curve
+from benchmarks.hybrid.self_consistency import efforts
+from edgesdk.errors import InvalidOption
+from edgesdk.hybrid.confidence.regression import auroc, expected_calibration_error
+from edgesdk.hybrid.confidence.signals import TokenStats
 
 LABELLED = st.lists(
     st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), st.booleans()), min_size=2
@@ -214,7 +208,7 @@ def test_an_outcome_keeps_what_its_signals_are_made_of(tmp_path: Path) -> None:
 
 def test_no_question_is_in_two_splits() -> None:
     pytest.importorskip("reasoning_gym")
-    from hybrid_prompts import FAMILIES, rounds
+    from benchmarks.hybrid.prompts import FAMILIES, rounds
 
     prompts = list(_first(rounds(), 400))
     assert len({(prompt.family, prompt.question) for prompt in prompts}) == len(prompts)
@@ -249,7 +243,7 @@ def test_no_question_is_in_two_splits() -> None:
 )
 def test_answers_are_found_in_replies(family: str, reply: str, right: bool) -> None:
     reasoning_gym = pytest.importorskip("reasoning_gym")
-    from hybrid_prompts import FAMILIES, rounds
+    from benchmarks.hybrid.prompts import FAMILIES, rounds
 
     prompt = next(prompt for prompt in rounds() if prompt.family == family)
     settings = next(each for each in FAMILIES if each.name == family).levels[prompt.level]
@@ -261,7 +255,7 @@ def test_answers_are_found_in_replies(family: str, reply: str, right: bool) -> N
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Data:
     """Three families and one held out, of a model whose probabilities are honest."""
-    monkeypatch.setattr("hybrid_statistics._DRAWS", 20)
+    monkeypatch.setattr("benchmarks.hybrid.estimates._DRAWS", 20)
     rng = np.random.default_rng(11)
     outcomes = []
     for seed in range(1500):

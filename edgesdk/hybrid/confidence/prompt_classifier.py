@@ -37,7 +37,7 @@ _MIN_OF_EACH = 15
 # More than for signals: there are three times as many features, most of them silent. Chosen, as
 # those of `edgesdk.hybrid.confidence.training`, by the likelihood of answers that are neither
 # trained on nor reported, and on families that were left out of the training
-# (benchmarks/hybrid.py).
+# (benchmarks/hybrid).
 _PENALTY = 30.0
 # A chance of 0 or 1 has no finite odds.
 _CLIP = 1e-4

@@ -43,7 +43,7 @@ class Signals:
         length: tokens.
         log_odds: of the whole answer: ln(p / (1 - p)), where p is the product of the tokens'
             probabilities. Of short answers, which are right or wrong as a whole, no other signal
-            tells more (benchmarks/hybrid.py); of long ones it is near their log-probability.
+            tells more (benchmarks/hybrid); of long ones it is near their log-probability.
         forbidden: share of the probability that went to tokens which the answer's form forbids,
             mean over the tokens; 0 where it has no form.
         prompt_log_odds: what the prompt alone says, by the gate that learned from others; see

@@ -239,7 +239,7 @@ def _messages(prompt: str) -> Messages | None:
 # The odds of the answer are the model's own word for what is asked here, so they are taken as they
 # are, and the other signals correct them as far as the examples insist. Trained on some hundreds
 # with equal penalties, a regression knew right from wrong in unknown families less well than the
-# odds alone (benchmarks/hybrid.py).
+# odds alone (benchmarks/hybrid).
 _UNPENALIZED = "log_odds"
 _SMALL_PENALTY = 0.1
 _PENALTY = 10.0

@@ -1,9 +1,9 @@
 """What quantizing costs: edgesdk beside onnxruntime-genai's builder and llama.cpp's quantizer.
 
-    python benchmarks/quality.py WORK MODEL.gguf --calibration A.txt --text B.txt
-    python benchmarks/quality.py WORK MODEL.gguf ... --grid as-is      the weights as they are
-    python benchmarks/quality.py WORK MODEL.gguf ... --grid noisy      with errors that stay
-    python benchmarks/quality.py WORK MODEL.gguf ... --only genai      rows whose names match
+    python -m benchmarks.quality WORK MODEL.gguf --calibration A.txt --text B.txt
+    python -m benchmarks.quality WORK MODEL.gguf ... --grid as-is      the weights as they are
+    python -m benchmarks.quality WORK MODEL.gguf ... --grid noisy      with errors that stay
+    python -m benchmarks.quality WORK MODEL.gguf ... --only genai      rows whose names match
 
 Every tool starts from one F32 GGUF that is written to WORK. Weights that are free to have were
 dequantized from a 4-bit grid once, and a format with that grid looks perfect on them; so `off-grid`
@@ -48,10 +48,11 @@ from edgesdk_export.recipes.sections import CalibrationRecipe
 from edgesdk_export.selftest.weight_noise import WeightErrors, with_weight_noise
 from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.tokenizers import read_text
-from genai_build import genai_python
-from quality_measure import Logits, Reference, in_one_session, stored_bits, streamed
-from quality_peers import GENAI_RECIPES, LLAMA_TYPES, genai_built, llama_quantized
-from quality_plot import draw
+
+from benchmarks.export.genai_build import genai_python
+from benchmarks.quality.measure import Logits, Reference, in_one_session, stored_bits, streamed
+from benchmarks.quality.peers import GENAI_RECIPES, LLAMA_TYPES, genai_built, llama_quantized
+from benchmarks.quality.plot import draw
 
 PEER = "llama.cpp Q4_K_M"
 # Off-grid weights compute the same up to float32's rounding: far below what any format costs.

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from hybrid_outcomes import Outcome
-from hybrid_policies import asked, right_of
-from hybrid_report import Data
-from hybrid_statistics import Estimate, Families, Places, within_families
 
+from benchmarks.hybrid.estimates import Estimate, Families, Places, within_families
+from benchmarks.hybrid.outcomes import Outcome
+from benchmarks.hybrid.policies import asked, right_of
+from benchmarks.hybrid.replays import Data
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.signals import Signals, signals_of
 from edgesdk.hybrid.confidence.training import ConfidenceProfile, LabelledDraft, fit_profile

@@ -1,7 +1,7 @@
 """What a long history costs in later turns: the first token of the second turn, and of a turn after
 a restart, against the first token of the turn that had to compute the history.
 
-    python benchmarks/second_turn.py MODEL [MODEL ...]
+    python -m benchmarks.speed.second_turn MODEL [MODEL ...]
 
 MODEL is what `edgesdk.load` takes. Each round asks about a new text of some 1,500 tokens, asks
 again, saves the chat, and restores it in a process that has the model loaded but has never seen
@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 
 import click
-from turns import Contestant, worker_command
 
+from benchmarks.speed.side_by_side import Contestant, worker_command
 from edgesdk.loading import load
 from edgesdk.model import Model
 from edgesdk.reply import Reply
@@ -41,7 +41,7 @@ def first_token(reply: Reply) -> float:
 
 def measure(name: str, rounds: int, tokens: int, threads: int, saved: Path) -> None:
     """Report one model."""
-    other = Contestant("restored", worker_command("restore_worker.py", name, threads, saved, AGAIN))
+    other = Contestant("restored", worker_command("restore", name, threads, saved, AGAIN))
     with load(name, threads=threads, context=4096) as model:
         shares = []
         for number in range(rounds + 1):

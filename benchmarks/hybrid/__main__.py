@@ -1,8 +1,8 @@
 """What the hybrid client's trust in a model is worth: prompts whose answers can be checked.
 
-    python benchmarks/hybrid.py collect MODEL --store FOLDER --prompts 4000
-    python benchmarks/hybrid.py collect NAME --endpoint http://127.0.0.1:8080/v1 --store FOLDER
-    python benchmarks/hybrid.py report MODEL --store FOLDER --out FOLDER [--cloud NAME-endpoint]
+    python -m benchmarks.hybrid collect MODEL --store FOLDER --prompts 4000
+    python -m benchmarks.hybrid collect NAME --endpoint http://127.0.0.1:8080/v1 --store FOLDER
+    python -m benchmarks.hybrid report MODEL --store FOLDER --out FOLDER [--cloud NAME-endpoint]
 
 MODEL is what `edgesdk.load` takes, NAME what the endpoint calls it. Answers are collected once and
 kept; a run that was stopped goes on where it was. With --tries each prompt is answered several
@@ -20,16 +20,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import click
-from hybrid_asking import EndpointAsker, LocalAsker
-from hybrid_early import aborted
-from hybrid_effort import efforts
-from hybrid_figures import draw_curves
-from hybrid_learning import by_family, learning_curve
-from hybrid_outcomes import Asker, Outcome, OutcomeStore, collect, outcomes_in
-from hybrid_policies import calibrated_for
-from hybrid_prompts import FAMILIES, Prompt, Split, rounds
-from hybrid_report import answered_by, faulty_cloud, promises, routing, select, trust
-from hybrid_tables import (
+
+from benchmarks.hybrid.askers import EndpointAsker, LocalAsker
+from benchmarks.hybrid.early_stopping import aborted
+from benchmarks.hybrid.figures import draw_curves
+from benchmarks.hybrid.learning_curves import by_family, learning_curve
+from benchmarks.hybrid.outcomes import Asker, Outcome, OutcomeStore, collect, outcomes_in
+from benchmarks.hybrid.policies import calibrated_for
+from benchmarks.hybrid.prompts import FAMILIES, Prompt, Split, rounds
+from benchmarks.hybrid.replays import answered_by, faulty_cloud, promises, routing, select, trust
+from benchmarks.hybrid.self_consistency import efforts
+from benchmarks.hybrid.tables import (
     data_table,
     early_table,
     effort_table,
@@ -39,7 +40,6 @@ from hybrid_tables import (
     routing_table,
     trust_table,
 )
-
 from edgesdk.loading import load
 
 _NOTE_EVERY = 100

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from hybrid_outcomes import Outcome
-from hybrid_policies import PROBABILITIES, policies_for, right_of
-from hybrid_routing import RoutingCurve, oracle_curve, routing_curve
-from hybrid_statistics import Estimate, Families, Places, share, within_families
 
+from benchmarks.hybrid.estimates import Estimate, Families, Places, share, within_families
+from benchmarks.hybrid.outcomes import Outcome
+from benchmarks.hybrid.policies import PROBABILITIES, policies_for, right_of
+from benchmarks.hybrid.routing_curves import RoutingCurve, oracle_curve, routing_curve
 from edgesdk.hybrid.confidence.regression import auroc, expected_calibration_error
 from edgesdk.hybrid.confidence.threshold import calibrate
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from hybrid_outcomes import Outcome
 
+from benchmarks.hybrid.outcomes import Outcome
 from edgesdk.hybrid.confidence.regression import auroc
 from edgesdk.hybrid.confidence.threshold import binomial_tail
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from hybrid_outcomes import Outcome
 
+from benchmarks.hybrid.outcomes import Outcome
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.prompt_classifier import train_prompt_classifier
 from edgesdk.hybrid.confidence.regression import sigmoid

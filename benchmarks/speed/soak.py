@@ -1,6 +1,6 @@
 """A soak of `edgesdk serve`: clients that talk, branch, fill forms, break off and hang up.
 
-    python benchmarks/soak.py MODEL... --minutes 30
+    python -m benchmarks.speed.soak MODEL... --minutes 30
 
 How an answer that belongs to somebody else is told:
 

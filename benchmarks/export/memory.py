@@ -1,9 +1,9 @@
 """How much memory and time an export takes: random weights in the real Qwen2.5-7B layout.
 
-    python benchmarks/export_memory.py WORK                       all 28 layers: 15 GB of disk
-    python benchmarks/export_memory.py WORK --layers 2            the same embedding, fewer layers
-    python benchmarks/export_memory.py WORK --calibrated --quality-tokens 512
-    python benchmarks/export_memory.py WORK --peer 0.5B --pairs 5 onnxruntime-genai's builder beside
+    python -m benchmarks.export.memory WORK                       all 28 layers: 15 GB of disk
+    python -m benchmarks.export.memory WORK --layers 2            the same embedding, fewer layers
+    python -m benchmarks.export.memory WORK --calibrated --quality-tokens 512
+    python -m benchmarks.export.memory WORK --peer 0.5B --pairs 5 onnxruntime-genai's builder beside
 
 The checkpoint is written to WORK (bfloat16, sharded, seeded) and kept there; bundles are removed.
 Every export is a process of its own, that is watched from outside: see watched.py for what counts
@@ -23,9 +23,10 @@ import tempfile
 from pathlib import Path
 
 import click
-from genai_build import genai_python
-from random_qwen import LAYOUTS, Layout, parameters_of, write_checkpoint
-from watched import Watched, watch
+
+from benchmarks.export.genai_build import genai_python
+from benchmarks.export.random_qwen import LAYOUTS, Layout, parameters_of, write_checkpoint
+from benchmarks.export.watched_process import Watched, watch
 
 # Name -> what edgesdk export is asked for.
 EXPORTS = {

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from hybrid_policies import policies_for, right_of
-from hybrid_report import Data, calibration_error
-from hybrid_statistics import Estimate, Families, within_families
 
+from benchmarks.hybrid.estimates import Estimate, Families, within_families
+from benchmarks.hybrid.policies import policies_for, right_of
+from benchmarks.hybrid.replays import Data, calibration_error
 from edgesdk.hybrid.confidence.regression import auroc
 
 _FEWEST = 100

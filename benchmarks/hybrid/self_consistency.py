@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from hybrid_outcomes import Outcome, Try
-from hybrid_policies import asked
-from hybrid_report import Data, calibration_error
-from hybrid_statistics import Estimate, Families, Places, within_families
 
+from benchmarks.hybrid.estimates import Estimate, Families, Places, within_families
+from benchmarks.hybrid.outcomes import Outcome, Try
+from benchmarks.hybrid.policies import asked
+from benchmarks.hybrid.replays import Data, calibration_error
 from edgesdk.hybrid.confidence.confidence import AGREEMENT_NAMES, Confidence, agreement_features
 from edgesdk.hybrid.confidence.regression import train_regression
 from edgesdk.hybrid.confidence.training import ConfidenceProfile, LabelledDraft, fit_profile

@@ -9,9 +9,9 @@ from time import perf_counter
 
 import httpx
 import numpy as np
-from hybrid_outcomes import Likeliest, Outcome, Try, written_state
-from hybrid_prompts import Prompt
 
+from benchmarks.hybrid.outcomes import Likeliest, Outcome, Try, written_state
+from benchmarks.hybrid.prompts import Prompt
 from edgesdk.engines.base import DecodeState, HiddenStates, Logits
 from edgesdk.generation.loop import Finish
 from edgesdk.hybrid.confidence.signals import SignalMeter

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import llama_cpp
-from genai_build import genai_int4
 from gguf import LlamaFileType
+
+from benchmarks.export.genai_build import genai_int4
 
 # Name in the table -> what llama-quantize calls it.
 LLAMA_TYPES = {

@@ -1,6 +1,6 @@
 """How soon an answer ends after its cancel, and how long a prompt takes that nobody cancels.
 
-    python benchmarks/stopping.py MODEL...
+    python -m benchmarks.speed.stopping MODEL...
 
 MODEL is a GGUF, a bundle, or a name in the store. From the cancel to the moment when the stream
 has ended and its sequence is free: at random moments of the prefill of a long prompt, and of the

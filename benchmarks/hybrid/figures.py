@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from hybrid_report import Routing
-from hybrid_routing import RoutingCurve
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from benchmarks.hybrid.replays import Routing
+from benchmarks.hybrid.routing_curves import RoutingCurve
 
 
 def draw_curves(

@@ -1,6 +1,6 @@
 """Speculation against the plain loop: on answers that copy from their prompt, and on free chat.
 
-    python benchmarks/runtime.py MODEL [MODEL ...] [--pairs 5]
+    python -m benchmarks.speed.speculation MODEL [MODEL ...] [--pairs 5]
 
 MODEL is what `edgesdk.load` takes: bundles and GGUF files. Both ways run in turns in one process,
 greedily, on the same prompts; a pair is one run of each, and its ratio is of the decode speeds in
@@ -16,8 +16,8 @@ from time import perf_counter
 
 import click
 import numpy as np
-from turns import report
 
+from benchmarks.speed.side_by_side import report
 from edgesdk.engines.base import DecodeState, Logits, Rows
 from edgesdk.loading import load
 from edgesdk.model import Model

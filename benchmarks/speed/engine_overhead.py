@@ -1,6 +1,6 @@
 """What `model.stream` costs over llama.cpp itself: the same GGUF, greedy, in turns.
 
-    python benchmarks/engine_overhead.py --gguf MODEL.gguf
+    python -m benchmarks.speed.engine_overhead --gguf MODEL.gguf
 
 The peer is a bare loop over llama-cpp-python's low-level API: decode one token, take the argmax.
 Both are timed from the request to the last token, over a prompt of the same length.
@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from turns import Contestant, interleave, report, worker_command
 
+from benchmarks.speed.side_by_side import Contestant, interleave, report, worker_command
 from edgesdk.loading import load
 
 PROMPT = "Write a long story about a lighthouse keeper and the sea."
@@ -28,11 +28,9 @@ def main(gguf: Path, tokens: int, pairs: int, threads: int) -> None:
     with load(gguf) as model:
         prompt_tokens = model.count([{"role": "user", "content": PROMPT}])
     same = (gguf, threads, tokens)
-    ours = Contestant("model.stream", worker_command("stream_worker.py", *same, PROMPT))
-    peer = Contestant(
-        "bare llama.cpp", worker_command("llama_worker.py", *same, prompt_tokens, PROMPT)
-    )
-    speeds = interleave(ours, peer, pairs)
+    ours = Contestant("model.stream", worker_command("stream", *same, PROMPT))
+    peer = Contestant("bare llama.cpp", worker_command("llama", *same, prompt_tokens, PROMPT))
+    speeds = interleave(ours.run, peer.run, pairs)
     ours.close()
     peer.close()
     report(

@@ -1,6 +1,6 @@
 """Decode speed of edgesdk's ONNX engine against onnxruntime-genai on its own int4 build.
 
-    python benchmarks/decode_speed.py --gguf MODEL.gguf --bundle BUNDLE
+    python -m benchmarks.speed.decode_speed --gguf MODEL.gguf --bundle BUNDLE
 
 BUNDLE is `edgesdk export MODEL.gguf --bits 4`'s. The first run installs onnxruntime-genai in an
 environment of its own (its builder's needs conflict with other extras) and builds its model there.
@@ -13,10 +13,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from genai_build import RECIPES, genai_int4, genai_python
 from platformdirs import user_cache_path
-from turns import Contestant, interleave, report, worker_command
 
+from benchmarks.export.genai_build import RECIPES, genai_int4, genai_python
+from benchmarks.speed.side_by_side import Contestant, interleave, report, worker_command
 from edgesdk.bundle.opening import open_bundle
 from edgesdk.text.tokenizer import BundleTokenizer
 
@@ -47,11 +47,11 @@ def main(
     peer_folder = genai_int4(python, gguf, work, recipe)
     prompt = BundleTokenizer.open(open_bundle(bundle)).encode(PROMPT)
     tail = (threads, tokens, *prompt)
-    ours = Contestant("edgesdk", worker_command("onnx_worker.py", bundle, *tail))
+    ours = Contestant("edgesdk", worker_command("onnx", bundle, *tail))
     peer = Contestant(
-        "onnxruntime-genai", worker_command("genai_worker.py", peer_folder, *tail, python=python)
+        "onnxruntime-genai", worker_command("genai", peer_folder, *tail, python=python)
     )
-    pairs_of_speeds = interleave(ours, peer, pairs)
+    pairs_of_speeds = interleave(ours.run, peer.run, pairs)
     ours.close()
     peer.close()
     report(

@@ -1,4 +1,4 @@
-"""Two contestants in turns: each is a process that stays alive and measures when told to.
+"""Compare two contestants in turns: each is a process that stays alive and runs when told to.
 
 A worker prints "ready", then for every line it reads runs once and prints its tokens per second.
 While one runs the other sleeps, so both meet the same weather; a pair's ratio is what counts.
@@ -56,19 +56,21 @@ class Contestant:
         return line
 
 
-def interleave(ours: Contestant, peer: Contestant, pairs: int) -> list[tuple[float, float]]:
+def interleave(
+    ours: Callable[[], float], peer: Callable[[], float], pairs: int
+) -> list[tuple[float, float]]:
     """(our, peer's) tokens per second of each pair; who goes first alternates."""
     for _ in range(SETTLE_RUNS):
-        ours.run()
-        peer.run()
+        ours()
+        peer()
     results = []
     for index in range(pairs):
         if index % 2 == 0:
-            mine = ours.run()
-            theirs = peer.run()
+            mine = ours()
+            theirs = peer()
         else:
-            theirs = peer.run()
-            mine = ours.run()
+            theirs = peer()
+            mine = ours()
         results.append((mine, theirs))
     return results
 
@@ -101,7 +103,7 @@ def report(
     )
 
 
-def worker_command(script: str, *arguments: object, python: Path | None = None) -> list[str]:
-    """The command that runs a script of this folder as a worker."""
-    path = Path(__file__).with_name(script)
-    return [str(python or sys.executable), str(path), *map(str, arguments)]
+def worker_command(name: str, *arguments: object, python: Path | None = None) -> list[str]:
+    """The command that runs a worker of `benchmarks.speed.workers`."""
+    module = "benchmarks.speed.workers"
+    return [str(python or sys.executable), "-m", module, name, *map(str, arguments)]

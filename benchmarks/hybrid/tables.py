@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from hybrid_early import GivenUp
-from hybrid_effort import EffortWorth
-from hybrid_learning import AfterAnswers, InFamily
-from hybrid_report import Data, Promises, Routing, Trust
-from hybrid_routing import RoutingCurve
+from benchmarks.hybrid.early_stopping import GivenUp
+from benchmarks.hybrid.learning_curves import AfterAnswers, InFamily
+from benchmarks.hybrid.replays import Data, Promises, Routing, Trust
+from benchmarks.hybrid.routing_curves import RoutingCurve
+from benchmarks.hybrid.self_consistency import EffortWorth
 
 
 def data_table(data: Data) -> str:

@@ -1,6 +1,6 @@
 """Several chats at once against the same chats one after the other, in turns.
 
-    python benchmarks/concurrency.py MODEL
+    python -m benchmarks.speed.concurrency MODEL
 
 MODEL is a GGUF, or a bundle. Both runs decode the same number of tokens in the same process, so
 the ratio of a pair is what sharing the engine gains. Greedy; a prompt of its own for each chat.
@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
-from turns import report
 
+from benchmarks.speed.side_by_side import interleave, report
 from edgesdk.loading import load
 from edgesdk.model import Model
 
@@ -58,16 +58,9 @@ def at_once(model: Model, chats: int, tokens: int) -> float:
 def main(path: Path, chats: int, tokens: int, pairs: int, threads: int) -> None:
     """Compare speeds."""
     with load(path, threads=threads) as model:
-        at_once(model, chats, tokens)
-        results = []
-        for index in range(pairs):
-            if index % 2 == 0:
-                together = at_once(model, chats, tokens)
-                apart = in_turn(model, chats, tokens)
-            else:
-                apart = in_turn(model, chats, tokens)
-                together = at_once(model, chats, tokens)
-            results.append((together, apart))
+        results = interleave(
+            lambda: at_once(model, chats, tokens), lambda: in_turn(model, chats, tokens), pairs
+        )
     report(
         "concurrency",
         "at once",

@@ -1,0 +1,1 @@
+"""Measure what an export takes, beside another exporter."""

@@ -1,0 +1,1 @@
+"""Measure what quantizing costs, beside other quantizers."""
