@@ -1,52 +1,90 @@
-"""`edgesdk serve`: serve models over OpenAI's HTTP API."""
+"""`edgesdk serve`: serve models over OpenAI's HTTP API, with a cloud behind them or not."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from typing import Any
+from pathlib import Path
 
 import click
 
-from edgesdk.cli.cloud_options import cloud_options
-from edgesdk.cli.clouds import CloudChoices
+from edgesdk.cli.hybrid_config import (
+    EXAMPLE,
+    HybridConfig,
+    cloud_config,
+    hybrid_clients,
+    read_hybrid_config,
+)
 from edgesdk.cli.model_options import loading_options
 from edgesdk.cli.output import message_console
 from edgesdk.errors import MissingExtra
 
-_EPILOG = """\b
+_EPILOG = (
+    """\b
 Examples:
   edgesdk serve
   edgesdk serve ./my-bundle model.gguf --port 0
   EDGESDK_API_KEY=... edgesdk serve --host 0.0.0.0
   curl http://127.0.0.1:8080/v1/models
   edgesdk serve --cloud https://api.openai.com/v1 --cloud-model gpt-5-mini \\
-      --cloud-key-env OPENAI_API_KEY --cloud-price 0.25,2 --budget money_per_day=1
+      --cloud-key-env OPENAI_API_KEY
+  edgesdk serve --config hybrid.toml
+
+\b
+An example of hybrid.toml; only [[cloud]] with url and model is required:
+
+\b
 """
-
-
-_WITH_MEDIA = 32 * 2**20
+    + "".join(f"  {line}\n" if line else "\n\b\n" for line in EXAMPLE.splitlines())
+    + """
+API keys are never in the file: api_key_env names an environment variable. Paths in the file are
+relative to its folder.
+"""
+)
+_BODY_LIMIT_WITH_MEDIA = 32 * 2**20
 
 
 @click.command("serve", epilog=_EPILOG)
 @click.argument("models", nargs=-1)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option("--port", default=8080, show_default=True, help="0 for any that is free.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", default=8080, show_default=True, help="The port; 0 takes any free one.")
 @click.option(
     "--api-key",
     envvar="EDGESDK_API_KEY",
-    help="What clients must present; better given as EDGESDK_API_KEY.",
+    help="The key that clients must send; better set as EDGESDK_API_KEY.",
 )
-@click.option("--origin", "origins", multiple=True, help="Web origin that may use the server.")
-@click.option("--max-models", default=2, show_default=True, help="Most models loaded at once.")
-@click.option("--memory", type=click.FloatRange(min=0), help="Most GB that models may take.")
-@click.option("--idle", default=300.0, show_default=True, help="Seconds until a model is unloaded.")
-@click.option("--parallel", default=4, show_default=True, help="Answers at once, by model.")
-@click.option("--queue", default=32, show_default=True, help="Most requests that wait.")
-@click.option("--deadline", default=600.0, show_default=True, help="Seconds for a request.")
-@click.option("--grace", default=30.0, show_default=True, help="Seconds for answers at the end.")
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    help="A web origin that may use the server; can be given several times.",
+)
+@click.option("--max-models", default=2, show_default=True, help="Maximum of loaded models.")
+@click.option("--memory", type=click.FloatRange(min=0), help="Maximum of GB for all models.")
+@click.option(
+    "--idle", default=300.0, show_default=True, help="Seconds until an unused model is unloaded."
+)
+@click.option("--parallel", default=4, show_default=True, help="Answers at once per model.")
+@click.option("--queue", default=32, show_default=True, help="Maximum of waiting requests.")
+@click.option("--deadline", default=600.0, show_default=True, help="Seconds for one request.")
+@click.option(
+    "--grace", default=30.0, show_default=True, help="Seconds to finish answers at shutdown."
+)
 @loading_options
-@cloud_options
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="A TOML file with clouds, privacy rules, budget and confidence; see below.",
+)
+@click.option(
+    "--cloud",
+    metavar="BASE_URL",
+    help="An OpenAI-compatible endpoint that answers where the device is not sure; the short way"
+    " for a --config with one cloud.",
+)
+@click.option("--cloud-model", metavar="NAME", help="The model at --cloud.")
+@click.option("--cloud-key-env", metavar="VAR", help="The environment variable with its API key.")
 def command(
     models: tuple[str, ...],
     host: str,
@@ -63,17 +101,20 @@ def command(
     device: str,
     context: int | None,
     threads: int | None,
-    **cloud_given: Any,
+    config_file: Path | None,
+    cloud: str | None,
+    cloud_model: str | None,
+    cloud_key_env: str | None,
 ) -> None:
     """Serve models over OpenAI's HTTP API.
 
-    The store's models are served, and MODELS: bundle folders or .gguf files. The server's address
-    is the line on standard output.
+    The server has the models of the store, and MODELS: bundle folders or .gguf files. It prints its
+    address as one line on standard output.
 
-    With --cloud, chat requests that the device is not sure of are answered there. Who answered, and
-    why, is in the headers X-Edgesdk-Route and X-Edgesdk-Reason and in the answer's field edgesdk,
-    in a stream that of its last chunks. The headers X-Edgesdk-Upload and X-Edgesdk-Prefer of a
-    request, or its field edgesdk, choose for that request.
+    With --config or --cloud, a cloud model answers the chat requests that the device is not sure
+    of. The headers X-Edgesdk-Route and X-Edgesdk-Reason of an answer, and its field edgesdk, say
+    who answered and why; in a stream the field is in one of the last chunks. A request can choose
+    with the headers X-Edgesdk-Upload and X-Edgesdk-Prefer, or with its field edgesdk.
     """
     try:
         from edgesdk.server.model_sources import StoreModels
@@ -83,6 +124,7 @@ def command(
         raise MissingExtra(
             str(error.name).partition(".")[0], extra="server", needed_for="edgesdk serve"
         ) from None
+    config = _hybrid_config(config_file, cloud, cloud_model, cloud_key_env)
     settings = ServerSettings(
         host=host,
         port=port,
@@ -96,7 +138,7 @@ def command(
         deadline=deadline,
         grace=grace,
         # Pictures and files are for the cloud.
-        body_limit=_WITH_MEDIA if cloud_given["clouds"] else ServerSettings.body_limit,
+        body_limit=ServerSettings.body_limit if config is None else _BODY_LIMIT_WITH_MEDIA,
     )
     source = StoreModels(models, device=device, context=context, threads=threads)
 
@@ -107,5 +149,20 @@ def command(
 
     keep_memory_flat()
     with ExitStack() as opened:
-        hybrid = CloudChoices(**cloud_given).setup(opened)
+        hybrid = None if config is None else hybrid_clients(config, opened)
         serve(source, settings, on_start=on_start, hybrid=hybrid)
+
+
+def _hybrid_config(
+    file: Path | None, cloud: str | None, model: str | None, key_env: str | None
+) -> HybridConfig | None:
+    if cloud is None:
+        for option, value in (("--cloud-model", model), ("--cloud-key-env", key_env)):
+            if value is not None:
+                raise click.UsageError(f"{option} goes with --cloud only.")
+        return None if file is None else read_hybrid_config(file)
+    if file is not None:
+        raise click.UsageError("--config has the clouds; leave --cloud out.")
+    if model is None:
+        raise click.UsageError("--cloud needs --cloud-model, the model's name there.")
+    return cloud_config(cloud, model, key_env)

@@ -26,7 +26,6 @@ from support.served import (
 from support.talking_cloud import TalkingCloud, said
 from support.waiting import until
 
-from edgesdk.cli import main
 from edgesdk.hybrid.cloud.endpoint import Cloud, Timeouts
 from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
 from edgesdk.hybrid.storage.journal import Journal
@@ -181,47 +180,6 @@ def test_stopping_ends_what_waits_for_the_cloud() -> None:
     assert ended == [503]
 
 
-THERE = ["--cloud", "https://cloud.example/v1", "--cloud-model", "big"]
-
-
-@pytest.mark.parametrize(
-    ("options", "said_why"),
-    [
-        (["--cloud-model", "big"], "--cloud-model goes with --cloud"),
-        (["--upload", "redact"], "--upload goes with --cloud"),
-        (["--cloud", "https://cloud.example/v1"], "one --cloud-model"),
-        ([*THERE, "--upload", "ask"], "nobody to ask"),
-        ([*THERE, "--cloud-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY is not set"),
-        ([*THERE, "--budget", "much"], "LIMIT=AMOUNT"),
-        ([*THERE, "--budget", "money_per_day=1"], "--cloud-price"),
-        ([*THERE, "--budget", "tokens_per_day=nan"], "no amount"),
-        ([*THERE, "--cloud-price", "1"], "two prices"),
-        ([*THERE, "--budget-file", "x"], "--budget"),
-        (["--audits", "0"], "--audits goes with --cloud"),
-        (["--hedge-after", "1"], "--hedge-after goes with --cloud"),
-        ([*THERE, "--audits", "0.1"], "--journal"),
-        ([*THERE, "--hedge-after", "1"], "another --cloud"),
-        ([*THERE, "--calibrations", "My App"], "cannot be the name of an app"),
-        (["--cloud", "ftp://x", "--cloud-model", "big"], "no base URL"),
-    ],
-)
-def test_options_that_do_not_go_together(
-    options: list[str],
-    said_why: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("EDGESDK_HOME", str(tmp_path))
-    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    with pytest.raises(SystemExit) as ended:
-        main(["serve", "--port", "0", *options])
-    told = capsys.readouterr()
-    assert ended.value.code == 2, told.err
-    assert said_why in " ".join(told.err.split())
-    assert told.out == ""
-
-
 # The real command line around a model that is not real.
 _SERVE = """
 import sys
@@ -267,13 +225,26 @@ def command_line(*options: str, **variables: str) -> Iterator[Callable[..., dict
 
 def test_the_command_line(tmp_path: Path) -> None:
     with TalkingCloud(lambda body: said("The answer.")) as cloud:
-        options = [
-            *("--cloud", cloud.url, "--cloud-model", "big", "--cloud-key-env", "MY_KEY"),
-            *("--cloud-price", "10,1000", "--budget", "money_per_day=0.002"),
-            *("--budget-file", str(tmp_path / "budget.sqlite")),
-            *("--journal", str(tmp_path / "journal.sqlite")),
-            *("--upload", "allow", "--confidence", "0.5", "--hold", "answer"),
-        ]
+        config = tmp_path / "hybrid.toml"
+        config.write_text(
+            f"""
+            upload = "allow"
+            journal = "journal.sqlite"
+            hold = "answer"
+            [[cloud]]
+            url = "{cloud.url}"
+            model = "big"
+            api_key_env = "MY_KEY"
+            input_price = 10
+            output_price = 1000
+            [budget]
+            money_per_day = 0.002
+            file = "budget.sqlite"
+            [confidence]
+            threshold = 0.5
+            """
+        )
+        options = ["--config", str(config)]
         home = str(tmp_path / "home")
         with command_line(*options, MY_KEY="sk-secret-key", EDGESDK_HOME=home) as asked:
             answers = [asked("To ann@x.io", max_tokens=1) for _ in range(3)]
@@ -301,12 +272,26 @@ def test_the_command_line_of_tries_audits_hedging_and_media(tmp_path: Path) -> N
 
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     with TalkingCloud(answers) as cloud:
-        options = [
-            *("--cloud", cloud.url, "--cloud-model", "big", "--journal", str(journal)),
-            *("--cloud", cloud.url, "--cloud-model", "other"),
-            *("--confidence", "0.5", "--tries", "2", "--audits", "1"),
-            *("--media", "redact", "--hedge-after", "0.2", "--calibrations", "my-app"),
-        ]
+        config = tmp_path / "hybrid.toml"
+        config.write_text(
+            f"""
+            media = "redact"
+            journal = "journal.sqlite"
+            audits = 1
+            hedge_after = 0.2
+            [[cloud]]
+            url = "{cloud.url}"
+            model = "big"
+            [[cloud]]
+            url = "{cloud.url}"
+            model = "other"
+            [confidence]
+            threshold = 0.5
+            calibrations = "my-app"
+            tries = 2
+            """
+        )
+        options = ["--config", str(config)]
         with command_line(*options, EDGESDK_HOME=str(tmp_path / "home")) as asked:
             tried = asked("Hi", temperature=0)
             assert came.acquire(timeout=PATIENCE)
