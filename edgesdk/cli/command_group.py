@@ -17,7 +17,7 @@ from edgesdk.errors import EdgeError, InvalidOption
 
 @dataclass(frozen=True)
 class Subcommand:
-    """Where a subcommand is ('module:attribute'), and the line that the group's help has of it."""
+    """A subcommand: where it is ('module:attribute'), and its line in the help of the group."""
 
     target: str
     help: str

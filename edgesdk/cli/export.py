@@ -178,7 +178,7 @@ def command(
 def _scheme(
     bundle_format: Literal["onnx", "gguf"], recipe: str, bits: str | None, gguf_type: str | None
 ) -> str | None:
-    """The weights that the recipe is overruled with."""
+    """The weights that take the place of the recipe's, if any."""
     if gguf_type is None:
         return None if bits is None else _weights_of(bundle_format, recipe, bits)
     if bundle_format != "gguf":
@@ -201,7 +201,7 @@ def _weights_of(bundle_format: Literal["onnx", "gguf"], recipe: str, bits: str) 
 
 
 def _named_for(base: str, bundle_format: str, recipe: str, scheme: str | None) -> str:
-    """The bundle's name: the checkpoint's, and what was asked for."""
+    """The bundle's name: the checkpoint's name, then the recipe and the weights."""
     asked = [] if recipe == "fast" else [derive_name(Path(recipe).stem)]
     if scheme is not None:
         asked.append(scheme)
@@ -212,7 +212,7 @@ def _named_for(base: str, bundle_format: str, recipe: str, scheme: str | None) -
 
 
 def resolve_checkpoint(store: Store, checkpoint: str) -> tuple[Path, str, str | None]:
-    """Where the checkpoint is, what to call the bundle, and the licence that the store knows."""
+    """Find the checkpoint: its path, the name for its bundle, and the licence in the store."""
     path = Path(checkpoint)
     if path.exists() or not is_model_name(checkpoint):
         stem = path.stem if path.suffix == ".gguf" else path.resolve().name

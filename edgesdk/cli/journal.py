@@ -26,8 +26,10 @@ _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def parse_time(value: str) -> float:
-    """Seconds since the epoch, from "90m", "12h", "7d", "2w" or a date of ISO 8601 with or without
-    a time; of this machine's time zone, unless it names one.
+    """Parse a time to seconds since the epoch.
+
+    It is "90m", "12h", "7d" or "2w" ago, or a date of ISO 8601 with or without a time, in this
+    machine's time zone unless it names one.
 
     Raises:
         click.BadParameter: it is none of these.

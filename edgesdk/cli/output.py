@@ -115,7 +115,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class StageTimer:
-    """How long the rest of a stage will take, by what its steps took on average.
+    """Estimate how long the rest of a stage takes, from the average of its steps.
 
     Args:
         steps: of the stage.
@@ -159,7 +159,7 @@ def format_seconds(seconds: float) -> str:
 
 
 class StageProgressBar:
-    """Draws stages; what an export calls.
+    """Draw the stages of an export.
 
     Args:
         bar: drawn into where the console is a terminal.

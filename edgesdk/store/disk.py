@@ -1,4 +1,4 @@
-"""What the store asks of the disk: room beforehand, a clear error when it is full, safe renames."""
+"""Check the disk's room beforehand, fail clearly when it is full, and rename safely."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def require_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def removes_on_full_disk(*partial: Path) -> Iterator[None]:
-    """Run a block that writes to `partial`; when the disk fills up, those files are removed.
+    """Remove the `partial` files that the block writes, if the disk fills up meanwhile.
 
     Raises:
         NotEnoughSpace: the disk (or the user's quota) is full.

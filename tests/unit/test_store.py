@@ -309,6 +309,18 @@ def test_a_full_disk_loses_the_partial_file(tmp_path: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
+def test_paths_may_be_texts(tmp_path: Path, gguf: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    assert store.root == tmp_path / "store"
+    pulled = store.pull(gguf)
+    assert pulled == store.pull(str(gguf)) == Store(tmp_path / "store").get("tiny-model")
+
+
+def test_a_path_object_is_never_a_name(tmp_path: Path) -> None:
+    with pytest.raises(UnknownModel, match="There is no file or folder"):
+        Store(tmp_path).pull(Path("smollm2-135m-instruct"))
+
+
 def test_the_store_loads_no_heavy_library() -> None:
     code = (
         "import sys, edgesdk.store; edgesdk.store.Store().list();"
