@@ -1,4 +1,4 @@
-"""onnxruntime-genai in an environment of its own, and its own int4 build of a GGUF."""
+"""Install onnxruntime-genai in an environment of its own, and build its int4 model of a GGUF."""
 
 from __future__ import annotations
 

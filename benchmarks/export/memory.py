@@ -1,4 +1,4 @@
-"""How much memory and time an export takes: random weights in the real Qwen2.5-7B layout.
+"""Measure the memory and time of an export: random weights in the real Qwen2.5-7B layout.
 
     python -m benchmarks.export.memory WORK                       all 28 layers: 15 GB of disk
     python -m benchmarks.export.memory WORK --layers 2            the same embedding, fewer layers
@@ -6,10 +6,10 @@
     python -m benchmarks.export.memory WORK --peer 0.5B --pairs 5 onnxruntime-genai's builder beside
 
 The checkpoint is written to WORK (bfloat16, sharded, seeded) and kept there; bundles are removed.
-Every export is a process of its own, that is watched from outside: see watched.py for what counts
-as its memory. Rates are of checkpoint bytes, with hashing and flushing to the disk in the time.
-The peer's builder and our exporter take the same smaller checkpoint, as the builder holds a model
-whole in memory: what is compared is bytes and nanoseconds per parameter.
+Every export is a process of its own; `watched_process.py` says what counts as its memory. Rates are
+of checkpoint bytes, with hashing and flushing to the disk in the time. The peer's builder and our
+exporter take the same smaller checkpoint, as the builder holds a model whole in memory: what is
+compared is bytes and nanoseconds per parameter.
 """
 
 from __future__ import annotations

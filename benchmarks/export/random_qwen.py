@@ -1,4 +1,4 @@
-"""Random weights in the layout of Qwen2.5: bfloat16 in sharded safetensors, written as a stream."""
+"""Write random weights in the layout of Qwen2.5, as a stream of sharded bfloat16 safetensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A child process whose memory is watched while it runs.
+"""Run a child process and watch its memory.
 
 What counts is memory that cannot be given back: anonymous and shared pages (RssAnon + RssShmem in
 /proc/PID/status), sampled every 50 ms, of the child and all its descendants together. Pages of

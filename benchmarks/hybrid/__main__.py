@@ -1,14 +1,14 @@
-"""What the hybrid client's trust in a model is worth: prompts whose answers can be checked.
+"""Measure what the hybrid client's confidence is worth, on prompts whose answers can be checked.
 
     python -m benchmarks.hybrid collect MODEL --store FOLDER --prompts 4000
     python -m benchmarks.hybrid collect NAME --endpoint http://127.0.0.1:8080/v1 --store FOLDER
     python -m benchmarks.hybrid report MODEL --store FOLDER --out FOLDER [--cloud NAME-endpoint]
 
 MODEL is what `edgesdk.load` takes, NAME what the endpoint calls it. Answers are collected once and
-kept; a run that was stopped goes on where it was. With --tries each prompt is answered several
-times more, and the report says what agreement is worth: a store of its own is best for that. The
-report needs no model: it replays policies on the answers. Its cloud knows the truth but for an
-error rate, and with --cloud it is also another model that was asked the same.
+kept; a run that was stopped goes on where it was. With --tries each prompt gets further answers,
+and the report says what their agreement is worth; give them a store of their own. The report needs
+no model: it replays policies on the answers. Its cloud is right but for an error rate; with --cloud
+it is also another model that was asked the same prompts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What it is worth to give an answer up half-way: does a look at its first tokens tell whether it
-will be right, and what of the decoding is saved at which loss?
+"""Measure what aborting an answer early is worth: how well its first tokens predict whether it will
+be right, how much decoding is saved, and how many right answers are lost.
 
-What is learned, is learned from the training split. Only answers that go on by then count, and most
-are short here, so giving up is looked at earlier than clients do by themselves.
+The predictors are trained on the training split. Only answers that still go on at that point count.
+Most answers here are short, so the benchmark aborts earlier than a client does by default.
 """
 
 from __future__ import annotations

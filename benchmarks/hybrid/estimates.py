@@ -1,5 +1,8 @@
-"""Intervals by bootstrap: outcomes are drawn again within their family, because families are what
-the benchmark chose and questions are what chance gave it."""
+"""Estimate values with bootstrap intervals.
+
+Outcomes are drawn again within their family, because the benchmark chose the families, and chance
+the questions.
+"""
 
 from __future__ import annotations
 

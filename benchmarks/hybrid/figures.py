@@ -1,4 +1,4 @@
-"""The plot of cost against quality."""
+"""Plot cost against quality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much is learned from how many answers, and in which families there is something to learn."""
+"""Measure how much is learned from how many answers, and in which families."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What models answered, on disk: asked once, kept for good.
+"""Keep what models answered on disk, so that each question is asked once.
 
-One JSON line each in a file per model, forced to the disk before the next question is asked, so a
-kill loses at most the line that was being written. Signals are not kept but the steps that they
-are made of: a new signal needs no new answers.
+Each answer is a line of JSON in the file of its model, flushed to the disk before the next question
+is asked: a kill loses at most the line that was being written. The steps of an answer are kept and
+not the signals made of them, so a new signal needs no new answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ways to say how far an answer is to be trusted: the client's, and what it has to beat."""
+"""Score how sure an answer is: the client's confidence, and the baselines that it has to beat."""
 
 from __future__ import annotations
 

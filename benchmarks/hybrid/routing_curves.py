@@ -1,5 +1,4 @@
-"""What a confidence is worth as a router: quality against the share of questions that go to the
-cloud.
+"""Measure a confidence as a router: quality against the share of questions that go to the cloud.
 
 Terms are those of RouteLLM (Ong et al. 2024, arXiv:2406.18665): the performance gap recovered, PGR,
 is 0 where the device answers everything and 1 where the cloud does; its mean over all shares of

@@ -1,7 +1,7 @@
-"""What further answers are worth: is the one that most agree on right more often, and does the
-agreement tell how far to trust it?
+"""Measure what further answers are worth: how often the answer that most agree on is right, and how
+well the agreement predicts that.
 
-What is learned, is learned from the training split; how agreement counts, from that of calibration.
+The confidence is trained on the training split, the weight of agreement on the calibration split.
 """
 
 from __future__ import annotations

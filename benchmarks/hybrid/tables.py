@@ -1,4 +1,4 @@
-"""The report's tables, in Markdown."""
+"""Format the report's tables in Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What quantizing costs: edgesdk beside onnxruntime-genai's builder and llama.cpp's quantizer.
+"""Measure what quantizing costs, beside onnxruntime-genai's builder and llama.cpp's quantizer.
 
     python -m benchmarks.quality WORK MODEL.gguf --calibration A.txt --text B.txt
     python -m benchmarks.quality WORK MODEL.gguf ... --grid as-is      the weights as they are

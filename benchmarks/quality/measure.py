@@ -1,4 +1,4 @@
-"""Any model file on the same tokens, against the logits of fp32 weights; and its stored bits."""
+"""Measure any model file on the same tokens, against the logits of fp32 weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other tools make of the same fp32 weights: llama.cpp's quantizer, and genai's builder."""
+"""Quantize the same fp32 weights with other tools: llama.cpp's quantizer and genai's builder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Size against KL divergence, one point for each recipe and tool."""
+"""Plot size against KL divergence, one point for each recipe and tool."""
 
 from __future__ import annotations
 

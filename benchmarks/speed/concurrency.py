@@ -1,4 +1,4 @@
-"""Several chats at once against the same chats one after the other, in turns.
+"""Compare several chats at once with the same chats one after the other, in turns.
 
     python -m benchmarks.speed.concurrency MODEL
 

@@ -1,4 +1,4 @@
-"""Decode speed of edgesdk's ONNX engine against onnxruntime-genai on its own int4 build.
+"""Compare the decode speed of edgesdk's ONNX engine with onnxruntime-genai on its own int4 build.
 
     python -m benchmarks.speed.decode_speed --gguf MODEL.gguf --bundle BUNDLE
 

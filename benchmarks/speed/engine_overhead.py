@@ -1,4 +1,4 @@
-"""What `model.stream` costs over llama.cpp itself: the same GGUF, greedy, in turns.
+"""Measure what `model.stream` costs over llama.cpp itself: the same GGUF, greedy, in turns.
 
     python -m benchmarks.speed.engine_overhead --gguf MODEL.gguf
 

@@ -1,5 +1,5 @@
-"""What a long history costs in later turns: the first token of the second turn, and of a turn after
-a restart, against the first token of the turn that had to compute the history.
+"""Measure what a long history costs in later turns: the time to the first token of the second turn,
+and of a turn after a restart, against that of the turn that had to compute the history.
 
     python -m benchmarks.speed.second_turn MODEL [MODEL ...]
 

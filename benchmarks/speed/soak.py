@@ -1,8 +1,8 @@
-"""A soak of `edgesdk serve`: clients that talk, branch, fill forms, break off and hang up.
+"""Soak `edgesdk serve` with clients that talk, branch, fill schemas, break off and hang up.
 
     python -m benchmarks.speed.soak MODEL... --minutes 30
 
-How an answer that belongs to somebody else is told:
+How an answer that belongs to somebody else is found:
 
 - Each request has a code word of its own, drawn at random, and asks for it. An answer with the
   code word of another request is "mixed up"; no model makes one up.
@@ -10,7 +10,7 @@ How an answer that belongs to somebody else is told:
   One that gets what another should is "mixed up" too. One that gets neither is "worded anew", which
   is no failure: company and cached tokens change the rounding of a quantized model.
 
-Forms must validate, or end for want of tokens. Memory is what `/metrics` says, the minute after the
+Schemas must hold, unless the tokens run out. Memory is what `/metrics` says: the minute after the
 first against the last one. At the end the server is told to stop in the middle of a stream, which
 it has to finish.
 """
@@ -40,12 +40,12 @@ import jsonschema
 
 SUBJECTS = ("rivers", "trees", "planets", "birds")
 QUESTIONS = ("Name three {}.", "Why do people like {}?", "Which {} are the largest?")
-WAYS = ("known", "code word", "fork", "form", "broken off", "hung up")
+WAYS = ("known", "code word", "fork", "schema", "broken off", "hung up")
 MAX_TOKENS = 20
 DISTINCT = 30
 SAMPLE_SECONDS = 5.0
 LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
-FORM: dict[str, Any] = {
+SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "code": {"type": "string", "pattern": "^[A-Z]{7}$"},
@@ -188,8 +188,8 @@ class Client:
                 if isinstance(answer, BaseException):
                     raise answer
                 self._seen.check_codes(code, answer[0])
-        elif way == "form":
-            await self._form(model, code)
+        elif way == "schema":
+            await self._schema(model, code)
         elif way == "broken off":
             pieces = chance.randrange(1, 8)
             text, _ = await ask(self._http, request(model, told(code)), pieces)
@@ -210,19 +210,19 @@ class Client:
         else:
             self._seen.counts["worded anew"] += 1
 
-    async def _form(self, model: str, code: str) -> None:
+    async def _schema(self, model: str, code: str) -> None:
         messages = [*told(code)[:2], {"role": "user", "content": "Answer in JSON, with the code."}]
-        schema = {"name": "form", "schema": FORM, "strict": True}
+        schema = {"name": "schema", "schema": SCHEMA, "strict": True}
         asked = {"type": "json_schema", "json_schema": schema}
         body = request(model, messages, response_format=asked, max_tokens=60, temperature=0.7)
         text, reason = await ask(self._http, body)
         if reason == "length":
-            self._seen.counts["form cut by max_tokens"] += 1
+            self._seen.counts["schema answer cut by max_tokens"] += 1
             return
         try:
-            jsonschema.validate(json.loads(text), FORM)
+            jsonschema.validate(json.loads(text), SCHEMA)
         except (ValueError, jsonschema.ValidationError):
-            self._seen.fail("invalid form", text)
+            self._seen.fail("invalid schema answer", text)
         self._seen.check_codes(code, text)
 
 

@@ -1,4 +1,4 @@
-"""Speculation against the plain loop: on answers that copy from their prompt, and on free chat.
+"""Compare speculation with the plain loop, on answers that copy from their prompt and on free chat.
 
     python -m benchmarks.speed.speculation MODEL [MODEL ...] [--pairs 5]
 

@@ -1,12 +1,12 @@
-"""How soon an answer ends after its cancel, and how long a prompt takes that nobody cancels.
+"""Measure how soon an answer ends after its cancel, and what that readiness costs a prompt.
 
     python -m benchmarks.speed.stopping MODEL...
 
-MODEL is a GGUF, a bundle, or a name in the store. From the cancel to the moment when the stream
-has ended and its sequence is free: at random moments of the prefill of a long prompt, and of the
-decode after a short one. A deadline is the same stop, so it is not timed by itself. Prefill with
-a caller that may stop and without one are measured in turns: their ratio is what the readiness to
-stop costs.
+MODEL is a GGUF, a bundle, or a name in the store. The time is from the cancel
+to the end of the stream, when its decode state is free, at random moments of the prefill of a long
+prompt and of the decode after a short one. A deadline ends an answer in the same way, so it is not
+timed by itself. Prefill with a cancellation token and without one run in turns; their ratio is
+the cost.
 """
 
 from __future__ import annotations
