@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 import re
 
-from edgesdk.hybrid.privacy import checksums
+from stdnum import iban, luhn
+from stdnum.iso7064 import mod_11_2
+
 from edgesdk.hybrid.privacy.detectors import Detector, GroupedNumber, Pattern, PrivateUrls
 
 
-def _iban(text: str) -> bool:
-    return checksums.iban(text.upper())
+def _is_card(digits: str) -> bool:
+    return luhn.is_valid(digits) and digits.strip("0") != ""
 
 
-def _ip(text: str) -> bool:
+def _is_iban(text: str) -> bool:
+    # Most groups of letters are words, which the whole check would take long to refuse.
+    return re.match(r"[A-Za-z]{2}\d\d", text) is not None and iban.is_valid(
+        text, check_country=False
+    )
+
+
+def _is_ip(text: str) -> bool:
     try:
         ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -22,21 +32,25 @@ def _ip(text: str) -> bool:
     return text != "::"
 
 
-def _chinese_id(text: str) -> bool:
-    return checksums.chinese_id(text.upper())
+def _is_chinese_id(text: str) -> bool:
+    """Check date and check digit (GB 11643-1999), but not the place: its registry changes."""
+    try:
+        datetime.date(int(text[6:10]), int(text[10:12]), int(text[12:14]))
+    except ValueError:
+        return False
+    return mod_11_2.is_valid(text.upper())
 
 
-def _social(text: str) -> bool:
-    area, group, serial = re.split(r"[-\s]", text)
-    return checksums.social_security(area, group, serial)
-
-
-def _international(text: str) -> bool:
+def _is_international_phone(text: str) -> bool:
     return 8 <= len(re.sub(r"\D", "", text)) <= 15
 
 
-def _mixed(text: str) -> bool:
-    """Whether a value that is called a secret looks like one, not like a word."""
+def _is_uk_phone(text: str) -> bool:
+    return len(re.sub(r"\D", "", text)) in (10, 11)
+
+
+def _looks_random(text: str) -> bool:
+    """Check that a value that is called a secret looks like one, not like a word."""
     return (len(text) >= 8 and bool(re.search(r"\d", text))) or len(text) >= 16
 
 
@@ -91,7 +105,7 @@ BUILT_IN: tuple[Detector, ...] = (
             r"(?P<secret>[^\s\"',;，。]{6,})",
             re.IGNORECASE,
         ),
-        _mixed,
+        _looks_random,
     ),
     Pattern(
         "EMAIL",
@@ -101,25 +115,29 @@ BUILT_IN: tuple[Detector, ...] = (
             r"(?:[^\W_](?:[\w\-]{0,61}[^\W_])?\.)+[^\W\d_]{2,63}"
         ),
     ),
-    GroupedNumber("IBAN", re.compile(r"[A-Za-z0-9]+"), 15, 34, _iban),
+    GroupedNumber("IBAN", re.compile(r"[A-Za-z0-9]+"), 15, 34, _is_iban),
     Pattern(
         "CHINESE_ID",
         re.compile(r"(?<![A-Za-z0-9])[1-9]\d{16}[\dXx](?![A-Za-z0-9])"),
-        _chinese_id,
+        _is_chinese_id,
     ),
-    GroupedNumber("CARD", re.compile(r"[0-9]+"), 13, 19, checksums.luhn),
-    Pattern("SSN", re.compile(r"(?<![\d\-])\d{3}[-\s]\d{2}[-\s]\d{4}(?![\d\-])"), _social),
+    GroupedNumber("CARD", re.compile(r"[0-9]+"), 13, 19, _is_card),
+    # Without the numbers that were never given out (Social Security Administration, RM 10201.035).
+    Pattern(
+        "SSN",
+        re.compile(r"(?<![\d\-])(?!000|666|9)\d{3}[-\s](?!00)\d{2}[-\s](?!0000)\d{4}(?![\d\-])"),
+    ),
     Pattern(
         "IP",
         re.compile(r"(?<![A-Za-z0-9_.])\d{1,3}(?:\.\d{1,3}){3}(?![A-Za-z0-9_]|\.\d)"),
-        _ip,
+        _is_ip,
     ),
     Pattern(
         "IP",
         re.compile(
             r"(?<![A-Za-z0-9_:.])(?=[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:)[0-9A-Fa-f:.]{2,45}(?<![.])(?![A-Za-z0-9_:])"
         ),
-        _ip,
+        _is_ip,
     ),
     # E.164: a plus, and up to 15 digits.
     Pattern(
@@ -128,7 +146,7 @@ BUILT_IN: tuple[Detector, ...] = (
             rf"(?<![A-Za-z0-9_+])(?:\+|00(?=[1-9]))\s?\(?\d(?:[\s.\-()/]{{0,2}}\d){{6,14}}"
             rf"{_NO_DIGIT_AFTER}"
         ),
-        _international,
+        _is_international_phone,
     ),
     # China: mobile numbers, and area code with number.
     Pattern(
@@ -157,6 +175,6 @@ BUILT_IN: tuple[Detector, ...] = (
             rf"{_NO_DIGIT_BEFORE}\(?0[1-37]\d{{1,4}}\)?[\s\-]?\d{{3,4}}[\s\-]?\d{{3,4}}"
             rf"{_NO_DIGIT_AFTER}"
         ),
-        lambda text: len(re.sub(r"\D", "", text)) in (10, 11),
+        _is_uk_phone,
     ),
 )

@@ -12,7 +12,7 @@ from edgesdk.errors import InvalidOption
 
 @dataclass(frozen=True)
 class PrivateSpan:
-    """A private stretch of a text.
+    """A part of a text that is private.
 
     Attributes:
         kind: what it is, in capitals and underscores; the placeholder is named after it.
@@ -26,33 +26,32 @@ class PrivateSpan:
 
 
 class Detector(Protocol):
-    """Finds private stretches. What it raises blocks the upload."""
+    """Finds private spans. An error of it blocks the upload."""
 
     def find(self, text: str) -> Iterable[PrivateSpan]:
-        """All that it knows in `text`, in any order; findings may overlap."""
+        """Find the spans in `text`, in any order; they may overlap."""
 
 
-def merge_overlapping(findings: Iterable[PrivateSpan]) -> list[PrivateSpan]:
-    """Findings in order and without overlap.
+def merge_overlapping(spans: Iterable[PrivateSpan]) -> list[PrivateSpan]:
+    """Sort the spans, and replace those that overlap by one that covers them all.
 
-    Where some overlap, one takes the whole stretch of all, so that nothing of any is left over; its
-    kind is that of the longest of them.
+    It has the kind of the longest of them.
     """
-    separated: list[PrivateSpan] = []
+    merged: list[PrivateSpan] = []
     longest = 0
-    for finding in sorted(findings, key=lambda one: (one.start, -one.end)):
-        if finding.end <= finding.start:
+    for span in sorted(spans, key=lambda one: (one.start, -one.end)):
+        if span.end <= span.start:
             continue
-        length = finding.end - finding.start
-        last = separated[-1] if separated else None
-        if last is None or finding.start >= last.end:
-            separated.append(finding)
+        length = span.end - span.start
+        last = merged[-1] if merged else None
+        if last is None or span.start >= last.end:
+            merged.append(span)
             longest = length
             continue
-        kind = finding.kind if length > longest else last.kind
+        kind = span.kind if length > longest else last.kind
         longest = max(longest, length)
-        separated[-1] = PrivateSpan(kind, last.start, max(last.end, finding.end))
-    return separated
+        merged[-1] = PrivateSpan(kind, last.start, max(last.end, span.end))
+    return merged
 
 
 Check = Callable[[str], bool]
@@ -64,7 +63,7 @@ def _any(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Matches of `expression` that pass `check`.
+    """Finds the matches of `expression` that pass `check`.
 
     Attributes:
         expression: its group `secret`, where it has one, is the private part.
@@ -88,7 +87,7 @@ class Pattern:
 
 
 class Terms:
-    """An app's own words: names of people, customers, projects. Letter case does not matter.
+    """Finds an app's own words: names of people, customers, projects. Letter case does not matter.
 
     Raises:
         InvalidOption: a term is empty, or `kind` is not a word in capitals.
@@ -135,20 +134,22 @@ _SEPARATORS = " -\u00a0"
 
 @dataclass(frozen=True)
 class GroupedNumber:
-    """Neighbouring groups that together, written as one, pass `check`.
+    """Finds long numbers that people write in groups, such as those of cards.
+
+    Neighbouring groups are a number where together, written as one, they pass `check`.
 
     Other numbers may stand beside them ("4111 1111 1111 1111 12/27"), so every run of whole groups
     is tried, the longest first.
 
     Attributes:
         group: matches one group.
-        shortest, longest: characters of all groups together.
+        min_length, max_length: characters of all groups together.
     """
 
     kind: str
     group: re.Pattern[str]
-    shortest: int
-    longest: int
+    min_length: int
+    max_length: int
     check: Callable[[str], bool]
 
     def find(self, text: str) -> Iterator[PrivateSpan]:
@@ -164,7 +165,7 @@ class GroupedNumber:
                 at = last + 1
 
     def _last(self, text: str, groups: list[tuple[int, int]], first: int) -> int | None:
-        """The last group of what begins with group `first`; None if nothing does."""
+        """Return the last group of a number that begins with group `first`; None if none does."""
         joined = ""
         fitting = None
         for index in range(first, len(groups)):
@@ -172,9 +173,9 @@ class GroupedNumber:
             if index > first and not _adjacent(text, groups[index - 1][1], start):
                 break
             joined += text[start:end]
-            if len(joined) > self.longest:
+            if len(joined) > self.max_length:
                 break
-            if len(joined) >= self.shortest and self.check(joined):
+            if len(joined) >= self.min_length and self.check(joined):
                 fitting = index
         return fitting
 
@@ -193,7 +194,7 @@ _TOKEN = re.compile(
 
 
 class PrivateUrls:
-    """URLs with user information, or with a secret among their parameters."""
+    """Finds URLs with a password, or with a secret among their parameters."""
 
     def find(self, text: str) -> Iterator[PrivateSpan]:
         """See `Detector.find`."""
@@ -204,7 +205,7 @@ class PrivateUrls:
 
 
 class Analyzer(Protocol):
-    """What is used of `presidio_analyzer.AnalyzerEngine`."""
+    """The part of `presidio_analyzer.AnalyzerEngine` that is used."""
 
     def analyze(
         self, text: str, language: str, *, entities: list[str], score_threshold: float
@@ -214,27 +215,27 @@ class Analyzer(Protocol):
 
 @dataclass(frozen=True)
 class Presidio:
-    """A detector for what no pattern describes.
+    """Finds names and places with Microsoft's presidio (the extra `presidio`).
 
     The analyzer is the app's to make, because names are found by a language model that the app
     chooses: presidio's own default would fetch one when it is first used.
 
     Attributes:
         analyzer: a `presidio_analyzer.AnalyzerEngine`; several threads call it.
-        entities: presidio's names of what to look for; they become the kinds of findings.
+        entities: presidio's names of what to look for; they become the kinds of spans.
         language: that the analyzer has a model for.
-        least: presidio's score from which on something counts, 0 to 1.
+        min_score: presidio's score from which on something counts, 0 to 1.
     """
 
     analyzer: Analyzer
     entities: tuple[str, ...] = ("PERSON", "LOCATION")
     language: str = "en"
-    least: float = 0.5
+    min_score: float = 0.5
 
     def find(self, text: str) -> Iterator[PrivateSpan]:
         """See `Detector.find`."""
         found = self.analyzer.analyze(
-            text, self.language, entities=list(self.entities), score_threshold=self.least
+            text, self.language, entities=list(self.entities), score_threshold=self.min_score
         )
         for one in found:
             yield PrivateSpan(one.entity_type, one.start, one.end)

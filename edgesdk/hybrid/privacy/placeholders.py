@@ -30,7 +30,7 @@ class Placeholder:
 
 @dataclass(frozen=True)
 class PlaceholderMatch:
-    """A stretch of a text that reads as a placeholder."""
+    """A part of a text that reads as a placeholder."""
 
     placeholder: Placeholder
     start: int
@@ -54,8 +54,8 @@ class PlaceholderPattern:
             rf"(?:{_OPEN}\s?(?:{growing})?|(?<![^\W\d_])(?:{growing}))\Z", re.IGNORECASE
         )
 
-    def spots(self, text: str) -> list[PlaceholderMatch]:
-        """All stretches of `text` that read as placeholders, in order."""
+    def find_all(self, text: str) -> list[PlaceholderMatch]:
+        """Find all parts of `text` that read as placeholders, in order."""
         found = []
         for match in self._whole.finditer(text):
             start, end = match.span()
@@ -70,8 +70,8 @@ class PlaceholderPattern:
             found.append(PlaceholderMatch(Placeholder(kind, int(match["number"])), start, end))
         return found
 
-    def settled(self, text: str) -> int:
-        """How much of `text` reads the same whatever follows it."""
+    def settled_length(self, text: str) -> int:
+        """Return how much of `text` reads the same whatever follows it."""
         growing = self._beginning.search(text)
         settled = len(text) if growing is None else growing.start()
         for match in self._whole.finditer(text):
@@ -81,8 +81,8 @@ class PlaceholderPattern:
 
 
 @lru_cache(maxsize=32)
-def reading(kinds: frozenset[str]) -> PlaceholderPattern:
-    """The reading of `kinds`; compiled once."""
+def placeholder_pattern(kinds: frozenset[str]) -> PlaceholderPattern:
+    """Return the pattern for `kinds`; it is compiled once."""
     return PlaceholderPattern(kinds)
 
 
@@ -91,7 +91,8 @@ def _letters(kind: str) -> str:
 
 
 def _growing(kind: str) -> str:
-    """What every beginning of a placeholder of this kind matches, to the end of the text."""
+    """Return an expression that every beginning of a placeholder of this kind matches, to the end
+    of the text."""
     atoms: list[str] = []
     for index, word in enumerate(kind.split("_")):
         atoms += ([_JOINT] if index else []) + list(word)

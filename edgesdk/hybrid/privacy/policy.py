@@ -1,4 +1,4 @@
-"""What may leave the device. Whatever fails, fails closed."""
+"""Decides what may leave the device. Whatever fails keeps the request on the device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class UploadQuestion:
-    """What the app is asked before an upload.
+    """What the app is asked before an upload, where the rule is "ask".
 
     Attributes:
         messages: that would be sent, as they are.
@@ -36,11 +36,11 @@ class UploadQuestion:
 
 @dataclass(frozen=True)
 class UploadVerdict:
-    """What may happen to a request.
+    """Says whether a request may leave the device, and how.
 
     Attributes:
         upload: the strictest of all rules that apply.
-        reason: which rule that was.
+        reason: what that rule was for.
         kinds: of what the detectors found.
         call, tags: what the app said of the request, to judge it again at another time.
     """
@@ -52,7 +52,7 @@ class UploadVerdict:
     tags: tuple[str, ...] = ()
 
     def tightened(self, rule: Upload, reason: str) -> UploadVerdict:
-        """This one, or a stricter one where `rule` is."""
+        """Return the stricter of this verdict and `rule`."""
         if _ORDER.index(self.upload) <= _ORDER.index(rule):
             return self
         return replace(self, upload=rule, reason=reason)
@@ -60,7 +60,7 @@ class UploadVerdict:
 
 @dataclass(frozen=True)
 class Policy:
-    """An app's rules. The strictest that applies wins.
+    """An app's rules for uploads. The strictest that applies wins.
 
     Attributes:
         default: where neither the call nor a tag says anything.
@@ -103,7 +103,7 @@ class Policy:
         tags: Iterable[str] = (),
         besides: Messages = (),
     ) -> UploadVerdict:
-        """What may happen to `messages`.
+        """Apply the rules to `messages`.
 
         Args:
             call: the rule of this call, in place of the default and the tags'.
@@ -112,7 +112,7 @@ class Policy:
             besides: what would be sent along, such as tools; for the detectors only.
         """
         named = tuple(tags)
-        rules = [self._said(call, named)]
+        rules = [self._rule_of_call(call, named)]
         kinds: frozenset[str] = frozenset()
         try:
             if self.decide is not None and (opinion := self.decide(messages)) is not None:
@@ -131,7 +131,7 @@ class Policy:
             return verdict.tightened(self.media, f"{media[0]}: nothing in it can be redacted")
         return verdict
 
-    def _said(self, call: Upload | None, tags: tuple[str, ...]) -> tuple[Upload, str]:
+    def _rule_of_call(self, call: Upload | None, tags: tuple[str, ...]) -> tuple[Upload, str]:
         if call is not None:
             return check_upload(call), "the call's own rule"
         found: list[tuple[Upload, str]] = [
@@ -142,12 +142,12 @@ class Policy:
 
 
 def strictest(*verdicts: UploadVerdict) -> UploadVerdict:
-    """The first of those that allow the least."""
+    """Return the first of the strictest verdicts."""
     return min(verdicts, key=lambda verdict: _ORDER.index(verdict.upload))
 
 
 def check_upload(rule: str) -> Upload:
-    """`rule` if it is one; raises InvalidOption otherwise."""
+    """Return `rule` if it is one; raises InvalidOption otherwise."""
     for known in _ORDER:
         if rule == known:
             return known
@@ -157,15 +157,15 @@ def check_upload(rule: str) -> Upload:
 
 
 def kinds_in(detectors: Iterable[Detector], messages: Messages) -> frozenset[str]:
-    """The kinds of all that `detectors` find in the texts of `messages`."""
+    """Return the kinds of all that `detectors` find in the texts of `messages`."""
     texts = [text for message in messages for text in texts_in(message)]
     return frozenset(
-        finding.kind for detector in detectors for text in texts for finding in detector.find(text)
+        span.kind for detector in detectors for text in texts for span in detector.find(text)
     )
 
 
 def texts_in(value: Any) -> list[str]:
-    """Every text inside a JSON value, keys and numbers too."""
+    """Return every text inside a JSON value, keys and numbers too."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, int | float) and not isinstance(value, bool):

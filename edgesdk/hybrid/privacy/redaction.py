@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from edgesdk.hybrid.privacy.detectors import Detector, PrivateSpan, merge_overlapping
-from edgesdk.hybrid.privacy.placeholders import Placeholder, PlaceholderPattern, reading
+from edgesdk.hybrid.privacy.placeholders import Placeholder, PlaceholderPattern, placeholder_pattern
 
 # Text that reads as a placeholder without being one is hidden too, so that it comes back as it was.
 _LITERAL = "TEXT"
@@ -18,15 +18,15 @@ _FIRST_NUMBERS = range(100, 900)
 
 
 class Redactor:
-    """Takes private stretches out of the texts of one conversation.
+    """Redacts the texts of one conversation.
 
     The same value has the same placeholder in all of them. Numbers start anywhere between 100 and
     900, by chance: a value has another name in the next conversation, and a placeholder from there
     means nothing here. Several threads may use it.
 
     Args:
-        detectors: what finds them; an error of one comes out of `redact`.
-        values: a vault's own `values`, to go on where it was.
+        detectors: of what is private; an error of one comes out of `redact`.
+        values: those of an earlier redactor, to go on where it was.
         seed: of the first number, for a text that must read the same when it is sent again.
     """
 
@@ -53,31 +53,31 @@ class Redactor:
         return dict(self._values)
 
     @property
-    def reading(self) -> PlaceholderPattern:
-        """Finds the placeholders of this conversation."""
-        return reading(frozenset(placeholder.kind for placeholder in self._values))
+    def pattern(self) -> PlaceholderPattern:
+        """The pattern that finds the placeholders of this conversation."""
+        return placeholder_pattern(frozenset(placeholder.kind for placeholder in self._values))
 
     def redact(self, text: str) -> str:
-        """`text` with a placeholder for each private stretch; `restore` gives exactly it back."""
-        found = [finding for detector in self._detectors for finding in detector.find(text)]
+        """Replace each private span by a placeholder; `restore` gives exactly `text` back."""
+        found = [span for detector in self._detectors for span in detector.find(text)]
         with self._guard:
             # No later placeholder may have a number that this text has for something else.
             self._numbers.update(map(int, re.findall(r"[0-9]{1,9}", text)))
             found += [
-                PrivateSpan(_LITERAL, spot.start, spot.end)
-                for spot in self.reading.spots(text)
-                if spot.placeholder in self._values
+                PrivateSpan(_LITERAL, match.start, match.end)
+                for match in self.pattern.find_all(text)
+                if match.placeholder in self._values
             ]
             pieces = []
             at = 0
-            for finding in merge_overlapping(found):
-                value = text[finding.start : finding.end]
-                pieces += [text[at : finding.start], str(self._placeholder(finding.kind, value))]
-                at = finding.end
+            for span in merge_overlapping(found):
+                value = text[span.start : span.end]
+                pieces += [text[at : span.start], str(self._placeholder(span.kind, value))]
+                at = span.end
         return "".join([*pieces, text[at:]])
 
     def value(self, placeholder: Placeholder) -> str | None:
-        """What `placeholder` stands for; None if it is none of this conversation's."""
+        """Return what `placeholder` stands for; None if it is none of this conversation's."""
         return self._values.get(placeholder)
 
     def _placeholder(self, kind: str, value: str) -> Placeholder:
@@ -93,29 +93,29 @@ class Redactor:
         return made
 
 
-def restore(redactor: Redactor, text: str, written: Callable[[str], str] = str) -> str:
-    """`text` with each placeholder of the conversation replaced by its value.
+def restore(redactor: Redactor, text: str, escape: Callable[[str], str] = str) -> str:
+    """Replace each placeholder of the conversation by its value.
 
     Args:
-        written: how a value stands in such a text; `json_escaped` where it is JSON.
+        escape: makes of a value what stands for it in such a text; `json_escaped` in JSON.
     """
     pieces = []
     at = 0
-    for spot in redactor.reading.spots(text):
-        value = redactor.value(spot.placeholder)
+    for match in redactor.pattern.find_all(text):
+        value = redactor.value(match.placeholder)
         if value is not None:
-            pieces += [text[at : spot.start], written(value)]
-            at = spot.end
+            pieces += [text[at : match.start], escape(value)]
+            at = match.end
     return "".join([*pieces, text[at:]])
 
 
 def json_escaped(value: str) -> str:
-    """A text as it stands between the quotes of a JSON text."""
+    """Escape a text for the inside of a JSON string."""
     return json.dumps(value, ensure_ascii=False)[1:-1]
 
 
 def restore_json(redactor: Redactor, value: Any) -> Any:
-    """A JSON value with all its texts restored, keys too: the arguments of a tool call."""
+    """Restore all texts of a JSON value, keys too: the arguments of a tool call."""
     if isinstance(value, str):
         return restore(redactor, value)
     if isinstance(value, list):
@@ -126,21 +126,21 @@ def restore_json(redactor: Redactor, value: Any) -> Any:
 
 
 class StreamRestorer:
-    """`restore` for an answer that comes in pieces, cut anywhere."""
+    """Restores a reply that comes in pieces, cut anywhere."""
 
-    def __init__(self, redactor: Redactor, written: Callable[[str], str] = str) -> None:
+    def __init__(self, redactor: Redactor, escape: Callable[[str], str] = str) -> None:
         self._redactor = redactor
-        self._written = written
+        self._escape = escape
         self._held = ""
 
     def feed(self, piece: str) -> str:
-        """What is certain after `piece`; the start of a placeholder is kept back."""
+        """Return what is certain after `piece`; the start of a placeholder is kept back."""
         text = self._held + piece
-        settled = self._redactor.reading.settled(text)
+        settled = self._redactor.pattern.settled_length(text)
         self._held = text[settled:]
-        return restore(self._redactor, text[:settled], self._written)
+        return restore(self._redactor, text[:settled], self._escape)
 
     def flush(self) -> str:
-        """What is left at the end of the answer."""
+        """Return what is left at the end of the reply."""
         rest, self._held = self._held, ""
-        return restore(self._redactor, rest, self._written)
+        return restore(self._redactor, rest, self._escape)
