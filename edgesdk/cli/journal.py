@@ -108,7 +108,7 @@ def command(
     if only_totals:
         totals = totals_of(chosen())
         if as_json:
-            print_json(asdict(totals) | {"kept_share": totals.kept_share})
+            print_json(asdict(totals) | {"local_share": totals.local_share})
         else:
             _print_totals(result_console(), totals)
     elif as_json:
@@ -197,17 +197,17 @@ def _row(entry: JournalEntry) -> list[str]:
 
 
 def _print_totals(out: Console, totals: JournalTotals) -> None:
-    share = totals.kept_share
-    if share is None or totals.begins is None or totals.ends is None:
+    share = totals.local_share
+    if share is None or totals.first_at is None or totals.last_at is None:
         out.print("No entry is in the journal, or none fits.")
         return
     out.print(
         f"{totals.entries:,} {'entry' if totals.entries == 1 else 'entries'},"
-        f" {_time(totals.begins)} to {_time(totals.ends)}"
+        f" {_time(totals.first_at)} to {_time(totals.last_at)}"
     )
     rows: list[tuple[str, Any]] = [
-        ("device", f"{totals.kept:,} ({share:.1%})"),
-        ("cloud", f"{totals.entries - totals.kept:,}, {totals.cloud_tokens:,} tokens"),
+        ("device", f"{totals.local:,} ({share:.1%})"),
+        ("cloud", f"{totals.entries - totals.local:,}, {totals.cloud_tokens:,} tokens"),
         ("cost", f"{totals.money:,.6f}"),
     ]
     if totals.labelled:

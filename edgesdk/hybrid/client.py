@@ -198,7 +198,7 @@ class HybridClient(Closeable):
 
     def flush_queue(self) -> Iterator[DeferredReply]:
         """Ask the cloud what waits in the queue, under the policy and within the budget of now, and
-        yield the answers as they come; see `edgesdk.hybrid.offline.sending.flush`. Several
+        yield the answers as they come; see `edgesdk.hybrid.offline.sending.send_queued`. Several
         processes may do so at once.
 
         Raises:

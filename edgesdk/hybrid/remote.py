@@ -22,7 +22,7 @@ from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.cloud_reply import CloudReply, ReasoningDelta, Restart, TextDelta
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.failover import OnBreak
-from edgesdk.hybrid.cloud.spending import Budget, CallSpending, Charges, Cost
+from edgesdk.hybrid.cloud.spending import Budget, CallSpending, Cost
 from edgesdk.hybrid.cloud_request import CloudRequest, cloud_request, extra_tokens
 from edgesdk.hybrid.privacy.policy import Policy, UploadQuestion, UploadVerdict
 from edgesdk.hybrid.privacy.redaction import StreamRestorer, json_escaped, restore, restore_json
@@ -107,15 +107,19 @@ class RemoteModel:
         return cloud_result_of(answer, sent, ask, spending.cost)
 
     def _read(
-        self, sent: CloudRequest, ask: HybridRequest, deadline: CancellationToken, charges: Charges
+        self,
+        sent: CloudRequest,
+        ask: HybridRequest,
+        deadline: CancellationToken,
+        spending: CallSpending,
     ) -> Generator[HybridEvent, None, CloudReply]:
         """The events, restored, and the answer as the endpoint gave it."""
         restoring = AttemptRestorer(ask)
         with (
             self._opened().stream(
                 sent.body,
-                deadline=deadline.timeout,
-                charges=charges,
+                cancellation=deadline,
+                spending=spending,
                 on_break=ask.on_break,
                 key=ask.key,
             ) as stream,
@@ -130,7 +134,7 @@ class RemoteModel:
             if ask.cancellation.cancelled:
                 raise Cancelled
             yield from restoring.flush()
-            return stream.answer
+            return stream.reply
 
     def close(self) -> None:
         """End all requests."""
@@ -274,7 +278,7 @@ def cloud_result_of(
         calls = _checked_calls(answer, sent, ask)
         if not calls or any(call.problem for call in calls):
             raise NoCloudAnswer("the cloud's call does not fit the tools", cost=cost)
-    elif ask.tools is not None and ask.tools.must_call and answer.whole:
+    elif ask.tools is not None and ask.tools.must_call and answer.complete:
         raise NoCloudAnswer("the cloud called no tool", cost=cost)
     elif ask.form is not None:
         try:

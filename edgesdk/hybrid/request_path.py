@@ -88,8 +88,8 @@ class RequestPath:
         return HybridStream(self._answer(ask, verdict, prefer), ask.cancellation, on_end)
 
     def flush_queue(self) -> Iterator[DeferredReply]:
-        """See `edgesdk.hybrid.offline.sending.flush`."""
-        return self._deferred.flush()
+        """See `edgesdk.hybrid.offline.sending.send_queued`."""
+        return self._deferred.send_all()
 
     def _answer(
         self, ask: HybridRequest, verdict: UploadVerdict, prefer: Prefer | None
@@ -171,7 +171,7 @@ class RequestPath:
             return result.reply(reason, local, rejected_by)
         except NoCloudAnswer as error:
             refusal, cost = str(error), error.cost
-            queued = self._deferred.keep(error, ask, verdict)
+            queued = self._deferred.defer(error, ask, verdict)
         finally:
             asking.close()
         if ask.cancellation.cancelled and began:
@@ -222,7 +222,7 @@ class RequestPath:
             output_tokens=receipt.output_tokens or 0,
             money=reply.cost.money,
             seconds=time.time() - started,
-            finish=ended.finish_reason if ended else "",
+            finish_reason=ended.finish_reason if ended else "",
         )
         prompt = json.dumps(messages, ensure_ascii=False)
         texts = RecordedTexts(prompt, local.text if local else None, cloud.text if cloud else None)

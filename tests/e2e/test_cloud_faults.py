@@ -46,22 +46,23 @@ from edgesdk.hybrid.cloud.cloud_reply import (
 )
 from edgesdk.hybrid.cloud.endpoint import Cloud, Timeouts
 from edgesdk.hybrid.cloud.failover import OnBreak
+from edgesdk.system.cancellation import CancellationToken
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 # Only where a fault is one of time; the good answers of other tests may take what they need.
-SHORT = Timeouts(connect=2.0, first_token=1.0, between_pieces=1.0)
+SHORT = Timeouts(connect=2.0, first_token=1.0, between_tokens=1.0)
 SLOW = ("slow first token", "slow head", "trickled comments", "stall", "trickled bytes")
 KEY = "sk-test-0123456789"
 GOOD = answer("Hel", "lo")
 
 
-def cloud(url: str, *, limits: Timeouts | None = None) -> Cloud:
-    return Cloud(url, "m", KEY, limits=limits or Timeouts())
+def cloud(url: str, *, timeouts: Timeouts | None = None) -> Cloud:
+    return Cloud(url, "m", KEY, timeouts=timeouts or Timeouts())
 
 
-def limits_of(fault: str) -> Timeouts | None:
+def timeouts_of(fault: str) -> Timeouts | None:
     return SHORT if fault in SLOW else None
 
 
@@ -69,9 +70,9 @@ def ask(
     *clouds: Cloud, on_break: OnBreak = "restart", deadline: float | None = 60.0
 ) -> tuple[list[CloudEvent], CloudReply]:
     with CloudClient(clouds, on_break=on_break) as client:
-        stream = client.stream(BODY, deadline=deadline)
+        stream = client.stream(BODY, cancellation=CancellationToken(deadline))
         events = list(stream)
-        return events, stream.answer
+        return events, stream.reply
 
 
 def shown(events: list[CloudEvent]) -> str:
@@ -89,7 +90,7 @@ def test_a_good_answer() -> None:
     with ScriptedServer([GOOD]) as server:
         events, found = ask(cloud(server.url))
     assert shown(events) == found.text == "Hello"
-    assert (found.finish_reason, found.attempts, found.whole) == ("stop", 1, True)
+    assert (found.finish_reason, found.attempts, found.complete) == ("stop", 1, True)
     assert found.usage is not None
     assert found.usage.completion_tokens == 2
     (request,) = server.bodies()
@@ -125,7 +126,7 @@ BEFORE_THE_FIRST_PIECE: dict[str, Script] = {
 @pytest.mark.parametrize("name", BEFORE_THE_FIRST_PIECE)
 def test_what_fails_before_the_first_piece_is_never_seen(name: str) -> None:
     with ScriptedServer([BEFORE_THE_FIRST_PIECE[name], GOOD]) as server:
-        events, found = ask(cloud(server.url, limits=limits_of(name)))
+        events, found = ask(cloud(server.url, timeouts=timeouts_of(name)))
     assert [one for one in events if isinstance(one, Restart)] == []
     assert (shown(events), found.attempts) == ("Hello", 2)
     keys = {
@@ -140,7 +141,7 @@ def test_what_fails_before_the_first_piece_is_never_seen(name: str) -> None:
 @pytest.mark.parametrize("name", BEFORE_THE_FIRST_PIECE)
 def test_the_next_endpoint_takes_over(name: str) -> None:
     with ScriptedServer([BEFORE_THE_FIRST_PIECE[name]]) as bad, ScriptedServer([GOOD]) as good:
-        events, found = ask(cloud(bad.url, limits=limits_of(name)), cloud(good.url))
+        events, found = ask(cloud(bad.url, timeouts=timeouts_of(name)), cloud(good.url))
     assert (shown(events), found.attempts) == ("Hello", 2)
     assert str(good.port) in found.endpoint
 
@@ -171,25 +172,25 @@ AFTER_THE_FIRST_PIECE: dict[str, Script] = {
 @pytest.mark.parametrize("name", AFTER_THE_FIRST_PIECE)
 def test_an_answer_that_breaks_off_starts_again(name: str) -> None:
     with ScriptedServer([AFTER_THE_FIRST_PIECE[name], GOOD]) as server:
-        events, found = ask(cloud(server.url, limits=limits_of(name)))
+        events, found = ask(cloud(server.url, timeouts=timeouts_of(name)))
     assert sum(isinstance(one, Restart) for one in events) == 1
-    assert (shown(events), found.text, found.whole) == ("Hello", "Hello", True)
+    assert (shown(events), found.text, found.complete) == ("Hello", "Hello", True)
 
 
 @pytest.mark.parametrize("name", AFTER_THE_FIRST_PIECE)
 def test_or_ends_as_incomplete_where_the_app_wants_that(name: str) -> None:
     with ScriptedServer([AFTER_THE_FIRST_PIECE[name], GOOD]) as server:
-        events, found = ask(cloud(server.url, limits=limits_of(name)), on_break="incomplete")
+        events, found = ask(cloud(server.url, timeouts=timeouts_of(name)), on_break="incomplete")
     assert shown(events) == found.text
     assert found.text.startswith("Hel")
-    assert (found.finish_reason, found.whole, found.calls) == ("incomplete", False, ())
+    assert (found.finish_reason, found.complete, found.calls) == ("incomplete", False, ())
 
 
 @pytest.mark.parametrize("name", AFTER_THE_FIRST_PIECE)
 def test_when_no_attempt_succeeds_what_there_is_says_so(name: str) -> None:
     with ScriptedServer([AFTER_THE_FIRST_PIECE[name]]) as server:
-        events, found = ask(cloud(server.url, limits=limits_of(name)), deadline=30.0)
-    assert (found.whole, found.attempts) == (False, 3)
+        events, found = ask(cloud(server.url, timeouts=timeouts_of(name)), deadline=30.0)
+    assert (found.complete, found.attempts) == (False, 3)
     assert shown(events) == found.text
 
 
@@ -277,16 +278,16 @@ def test_a_certificate_that_is_not_trusted(self_signed: ssl.SSLContext) -> None:
 
 
 def test_the_deadline_covers_all_attempts() -> None:
-    limits = Timeouts(first_token=5, between_pieces=5)
+    timeouts = Timeouts(first_token=5, between_tokens=5)
     with ScriptedServer([[HEAD, Wait(30)]]) as server, pytest.raises(DeadlineExceeded):
-        ask(cloud(server.url, limits=limits), deadline=0.5)
+        ask(cloud(server.url, timeouts=timeouts), deadline=0.5)
 
 
 def test_the_deadline_leaves_what_there_is() -> None:
-    limits = Timeouts(first_token=5, between_pieces=5)
+    timeouts = Timeouts(first_token=5, between_tokens=5)
     with ScriptedServer([[HEAD, chunk("Hel"), Wait(30)]]) as server:
-        events, found = ask(cloud(server.url, limits=limits), deadline=0.5)
-    assert (shown(events), found.finish_reason, found.whole) == ("Hel", "deadline", False)
+        events, found = ask(cloud(server.url, timeouts=timeouts), deadline=0.5)
+    assert (shown(events), found.finish_reason, found.complete) == ("Hel", "deadline", False)
 
 
 def test_an_endpoint_that_keeps_failing_is_left_alone() -> None:
@@ -300,7 +301,7 @@ def test_an_endpoint_that_keeps_failing_is_left_alone() -> None:
 
 
 def test_one_request_tries_whether_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgesdk.hybrid.cloud.circuit_breaker._FIRST_REST", 0.2)
+    monkeypatch.setattr("edgesdk.hybrid.cloud.circuit_breaker._MIN_OPEN_SECONDS", 0.2)
     busy = BEFORE_THE_FIRST_PIECE["500"]
     slow: Script = [HEAD, Wait(0.4), *GOOD[1:]]
     with ScriptedServer([busy, busy, busy, slow, GOOD]) as server:
@@ -330,7 +331,7 @@ def test_an_endpoint_in_cooldown_is_skipped() -> None:
 def test_closing_a_stream_ends_the_request() -> None:
     with (
         ScriptedServer([[HEAD, chunk("Hel"), Wait(30)]]) as server,
-        CloudClient([cloud(server.url, limits=Timeouts())]) as client,
+        CloudClient([cloud(server.url, timeouts=Timeouts())]) as client,
     ):
         stream = client.stream(BODY)
         assert next(stream) == TextDelta("Hel")

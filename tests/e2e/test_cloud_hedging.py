@@ -27,6 +27,7 @@ from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.cloud_reply import CloudEvent, CloudReply, Restart, TextDelta
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.spending import Budget, CallSpending, Cost, SpendingLimits
+from edgesdk.system.cancellation import CancellationToken
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
@@ -79,8 +80,8 @@ def client_of(*urls: str, hedge_after: float | None) -> CloudClient:
 
 
 def ask(client: CloudClient, deadline: float = 60.0) -> tuple[list[CloudEvent], CloudReply]:
-    stream = client.stream(BODY, deadline=deadline)
-    return list(stream), stream.answer
+    stream = client.stream(BODY, cancellation=CancellationToken(deadline))
+    return list(stream), stream.reply
 
 
 def keys(server: ScriptedServer) -> list[bytes]:
@@ -227,7 +228,7 @@ def test_a_hedge_is_reserved_like_any_attempt() -> None:
         client_of(slow.url, fast.url, hedge_after=SOON) as client,
     ):
         spending = CallSpending(budget, 10, 90)
-        list(client.stream(BODY, charges=spending))
+        list(client.stream(BODY, spending=spending))
         spending.settle()
     # The first may have worked, and may charge for it.
     assert budget.spent().tokens == 105
@@ -238,9 +239,9 @@ def test_a_hedge_that_cannot_be_paid_is_not_sent() -> None:
     with ScriptedServer([[Wait(0.5), *GOOD]]) as first, ScriptedServer([GOOD]) as second:
         with client_of(first.url, second.url, hedge_after=0.0) as client:
             spending = CallSpending(budget, 10, 90)
-            stream = client.stream(BODY, charges=spending)
+            stream = client.stream(BODY, spending=spending)
             assert [one.text for one in stream if isinstance(one, TextDelta)] == ["Hel", "lo"]
-            assert stream.answer.attempts == 1
+            assert stream.reply.attempts == 1
         assert second.requests == []
 
 

@@ -27,6 +27,7 @@ from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.cloud_reply import CloudReply
 from edgesdk.hybrid.cloud.endpoint import Cloud, Timeouts
 from edgesdk.hybrid.cloud.spending import Budget, CallSpending, Cost, SpendingLimits
+from edgesdk.system.cancellation import CancellationToken
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
@@ -41,17 +42,17 @@ def tokens(amount: int) -> Budget:
     return Budget(SpendingLimits(tokens_per_day=amount))
 
 
-def ask(budget: Budget, *urls: str, limits: Timeouts | None = None) -> tuple[CloudReply, Cost]:
-    clouds = [Cloud(url, "m", limits=limits or Timeouts(), output_price=1e6) for url in urls]
+def ask(budget: Budget, *urls: str, timeouts: Timeouts | None = None) -> tuple[CloudReply, Cost]:
+    clouds = [Cloud(url, "m", timeouts=timeouts or Timeouts(), output_price=1e6) for url in urls]
     spending = CallSpending(budget, 10, WORST - 10)
     with CloudClient(clouds) as client:
-        stream = client.stream(BODY, deadline=60, charges=spending)
+        stream = client.stream(BODY, cancellation=CancellationToken(60), spending=spending)
         try:
             for _ in stream:
                 pass
         finally:
             spending.settle()
-        return stream.answer, spending.cost
+        return stream.reply, spending.cost
 
 
 def nobody() -> str:
@@ -82,10 +83,10 @@ def test_a_retry_that_cannot_be_paid_is_not_made() -> None:
 def test_the_limits_of_a_call_are_those_of_all_its_attempts() -> None:
     budget = Budget(SpendingLimits(money_per_call=179.0))
     with ScriptedServer([BROKEN, GOOD]) as server:
-        assert not ask(budget, server.url)[0].whole
+        assert not ask(budget, server.url)[0].complete
     budget = Budget(SpendingLimits(money_per_call=180.0))
     with ScriptedServer([BROKEN, GOOD]) as server:
-        assert ask(budget, server.url)[0].whole
+        assert ask(budget, server.url)[0].complete
 
 
 def test_where_nobody_heard_the_request_nothing_is_owed() -> None:
@@ -123,7 +124,7 @@ def test_where_the_endpoint_may_have_worked_all_is_owed(script: Script) -> None:
     short = Timeouts(first_token=0.5, connect=0.5)
     with ScriptedServer([script]) as server, ScriptedServer([GOOD]) as second:
         with pytest.raises(CloudError):
-            ask(budget, server.url, second.url, limits=short)
+            ask(budget, server.url, second.url, timeouts=short)
         assert (len(server.requests), len(second.requests)) == (1, 0)
     assert budget.spent().tokens == WORST
 
@@ -140,9 +141,9 @@ def test_a_cheaper_endpoint_may_still_be_paid() -> None:
     with ScriptedServer([GOOD]) as dear, ScriptedServer([GOOD]) as cheap:
         clouds = [Cloud(dear.url, "m", output_price=1e6), Cloud(cheap.url, "m")]
         with CloudClient(clouds) as client:
-            stream = client.stream(BODY, charges=CallSpending(budget, 10, 90))
+            stream = client.stream(BODY, spending=CallSpending(budget, 10, 90))
             assert len(list(stream)) == 3
-            assert stream.answer.endpoint == clouds[1].name
+            assert stream.reply.endpoint == clouds[1].name
         assert dear.requests == []
 
 

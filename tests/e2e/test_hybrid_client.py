@@ -131,7 +131,7 @@ def test_a_cloud_that_breaks_off_for_good_leaves_what_there_is() -> None:
         stream = client.stream("Hi")
         assert shown(stream) == stream.reply.text == "The an"
     assert stream.reply.cloud is not None
-    assert not stream.reply.cloud.whole
+    assert not stream.reply.cloud.complete
 
 
 def test_local_only_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:

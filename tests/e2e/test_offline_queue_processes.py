@@ -80,7 +80,7 @@ def flushed(folder: Path, url: str, **changes: Any) -> list[DeferredReply]:
 
 
 def left(folder: Path) -> list[int]:
-    return [one.id for one in OfflineQueue(folder / "queue", key=KEY).waiting()]
+    return [one.id for one in OfflineQueue(folder / "queue", key=KEY).entries()]
 
 
 def put(folder: Path, *prompts: str, policy: Policy | None = None, **options: Any) -> None:
@@ -254,8 +254,8 @@ from pathlib import Path
 from support.fake_engine import fake_model
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.offline.queue import Queue
-queue = Queue(Path(sys.argv[1]), key=bytes(range(32)), lease=float(sys.argv[3]))
+from edgesdk.hybrid.offline.queue import OfflineQueue
+queue = OfflineQueue(Path(sys.argv[1]), key=bytes(range(32)), lease=float(sys.argv[3]))
 with HybridClient(fake_model(), cloud=Cloud(sys.argv[2], "big"), queue=queue) as client:
     print(json.dumps([[late.id, late.reply.text] for late in client.flush_queue()]))
 """
@@ -263,12 +263,11 @@ _PUT = """
 import sys
 from pathlib import Path
 from edgesdk.options import Options
-from edgesdk.hybrid.offline.queue import Held
-from edgesdk.hybrid.offline.queue import Queue
-queue = Queue(Path(sys.argv[1]), key=bytes(range(32)))
+from edgesdk.hybrid.offline.queue import OfflineQueue, QueuedRequest
+queue = OfflineQueue(Path(sys.argv[1]), key=bytes(range(32)))
 for number in range(100_000):
     messages = [{"role": "user", "content": f"prompt {number} " + number % 50 * "long "}]
-    print(queue.put(Held(messages, Options(), "allow")), flush=True)
+    print(queue.put(QueuedRequest(messages, Options(), "allow")), flush=True)
 """
 
 
@@ -333,10 +332,10 @@ def test_what_was_put_outlives_a_kill(tmp_path: Path) -> None:
         lines += kill(process).splitlines()
         said += [int(line) for line in lines]
     queue = OfflineQueue(path, key=KEY, max_count=1_000_000)
-    kept = [one.id for one in queue.waiting()]
+    kept = [one.id for one in queue.entries()]
     # The one at whose end it was killed may be there without having been said.
     assert set(said) <= set(kept)
     assert len(kept) - len(said) <= 3
     claim = queue.claim(after=said[-2])
     assert claim is not None
-    assert claim.held.messages[0]["content"].startswith("prompt ")
+    assert claim.request.messages[0]["content"].startswith("prompt ")

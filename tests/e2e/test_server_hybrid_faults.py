@@ -125,8 +125,8 @@ class Hanging(ScriptedServer):
 
     def patient(self) -> Cloud:
         """The endpoint, whose limits are no help."""
-        limits = Timeouts(first_token=10 * PATIENCE, between_pieces=10 * PATIENCE)
-        return Cloud(self.url, "big", "sk-key", limits=limits)
+        timeouts = Timeouts(first_token=10 * PATIENCE, between_tokens=10 * PATIENCE)
+        return Cloud(self.url, "big", "sk-key", timeouts=timeouts)
 
     def _serve(self, plain: socket.socket, script: Script) -> None:
         with plain:

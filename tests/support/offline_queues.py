@@ -18,7 +18,7 @@ class Clock:
         return self.now
 
 
-def held(text: str) -> QueuedRequest:
+def request(text: str) -> QueuedRequest:
     return QueuedRequest([{"role": "user", "content": text}], Options(), "redact")
 
 
@@ -29,8 +29,8 @@ def queue_at(folder: Path, clock: Clock | None = None, **changes: float) -> Offl
 def texts(queue: OfflineQueue) -> list[str]:
     """All that can be claimed, in order; nothing is changed."""
     claims = []
-    while (claim := queue.claim(after=claims[-1].waiting.id if claims else 0)) is not None:
+    while (claim := queue.claim(after=claims[-1].entry.id if claims else 0)) is not None:
         claims.append(claim)
     for claim in claims:
         claim.release()
-    return [claim.held.messages[0]["content"] for claim in claims]
+    return [claim.request.messages[0]["content"] for claim in claims]

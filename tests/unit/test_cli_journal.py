@@ -17,12 +17,12 @@ from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedText
 NOW = time.time()
 KEPT = DecisionRecord(
     at=NOW - 3 * 86_400, route="local", reason="sure enough", upload="redact", confidence=0.81,
-    prompt_tokens=1_000, output_tokens=234, seconds=1.25, finish="stop",
+    prompt_tokens=1_000, output_tokens=234, seconds=1.25, finish_reason="stop",
 )  # fmt: skip
 SENT = DecisionRecord(
     at=NOW - 60, route="cloud", reason="the device was unsure (0.31)", upload="redact",
     confidence=0.31, endpoint="big at host", prompt_tokens=7, output_tokens=5, money=0.0125,
-    seconds=2.0, finish="stop",
+    seconds=2.0, finish_reason="stop",
 )  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_lines_of_json_and_filters(shell: Shell) -> None:
 
 def test_totals(shell: Shell) -> None:
     found = json.loads(shell("--totals", "--json").stdout)
-    assert (found["entries"], found["kept"], found["kept_share"]) == (6, 3, 0.5)
+    assert (found["entries"], found["local"], found["local_share"]) == (6, 3, 0.5)
     assert found["reasons"] == {"sure enough": 3, "the device was unsure": 3}
     assert "ROUTE" not in shell("--totals").stdout
     assert "none fits" in shell("--since", "9999-01-01").stdout

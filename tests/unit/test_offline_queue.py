@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keyring.backend import KeyringBackend
-from support.offline_queues import KEY, Clock, held, queue_at, texts
+from support.offline_queues import KEY, Clock, queue_at, request, texts
 
 from edgesdk.errors import InvalidOption, MissingExtra, RequestError
 from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
@@ -67,18 +67,18 @@ def test_what_is_put_comes_back_in_another_opening(tmp_path: Path) -> None:
     options = Options(max_tokens=9, stop=("\n", "end"), temperature=0.5, top_p=0.9, seed=7)
     one = QueuedRequest([{"role": "user", "content": "帮我"}], options, "ask", "ask", ("work", "x"))
     queue = queue_at(tmp_path / "new")
-    assert [queue.put(one), queue.put(held("second"))] == [1, 2]
+    assert [queue.put(one), queue.put(request("second"))] == [1, 2]
     queue.close()
     again = queue_at(tmp_path / "new")
-    assert [one.id for one in again.waiting()] == [1, 2]
+    assert [one.id for one in again.entries()] == [1, 2]
     claim = again.claim()
     assert claim is not None
-    assert claim.held == one
+    assert claim.request == one
     assert claim.done()
-    assert [one.id for one in again.waiting()] == [2]
+    assert [one.id for one in again.entries()] == [2]
     # An id is never given twice, or a late answer would be taken for another's.
     again.claim(after=1)
-    assert again.put(held("third")) == 3
+    assert again.put(request("third")) == 3
 
 
 json_values = st.recursive(
@@ -115,8 +115,8 @@ def test_nothing_can_be_read_in_the_file(tmp_path: Path) -> None:
         assert word not in raw
     # The same request looks different each time.
     with sqlite3.connect(tmp_path / "q") as database:
-        (first,), (second,) = database.execute("SELECT sealed FROM waiting").fetchall()
-    assert first[12:] != second[12:]
+        (first,), (second,) = database.execute("SELECT encrypted FROM requests").fetchall()
+    assert first != second
     # What was taken out is gone from the disk too.
     while claim := queue.claim():
         claim.done()
@@ -133,7 +133,7 @@ def test_what_is_to_stay_does_not_wait_to_leave(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
     with pytest.raises(InvalidOption, match="stay on the device"):
         queue.put(QueuedRequest([], Options(), "local_only"))
-    assert queue.waiting() == []
+    assert queue.entries() == []
 
 
 def test_the_verdict_goes_along() -> None:
@@ -152,7 +152,7 @@ def test_the_verdict_goes_along() -> None:
 def test_a_claimed_request_is_nobody_elses(tmp_path: Path) -> None:
     clock = Clock()
     queue, other = queue_at(tmp_path, clock, lease=60), queue_at(tmp_path, clock, lease=60)
-    queue.put(held("a"))
+    queue.put(request("a"))
     claim = queue.claim()
     assert claim is not None
     assert claim.seconds < 60
@@ -168,33 +168,33 @@ def test_a_claimed_request_is_nobody_elses(tmp_path: Path) -> None:
     assert not claim.done()
     assert later.done()
     assert not later.done()
-    assert queue.waiting() == []
+    assert queue.entries() == []
 
 
 def test_a_released_request_waits_on(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
-    queue.put(held("a"))
-    queue.put(held("b"))
+    queue.put(request("a"))
+    queue.put(request("b"))
     claim = queue.claim()
     assert claim is not None
     claim.release()
     assert texts(queue) == ["a", "b"]
-    second = queue.claim(after=claim.waiting.id)
+    second = queue.claim(after=claim.entry.id)
     assert second is not None
-    assert second.held == held("b")
+    assert second.request == request("b")
 
 
 def test_threads_never_share_a_request(tmp_path: Path) -> None:
     queues = [queue_at(tmp_path) for _ in range(2)]
     for number in range(24):
-        queues[0].put(held(str(number)))
+        queues[0].put(request(str(number)))
     taken: list[str] = []
     ready = threading.Barrier(6)
 
     def take(number: int) -> None:
         ready.wait(20)
         while (claim := queues[number % 2].claim()) is not None:
-            taken.append(claim.held.messages[0]["content"])
+            taken.append(claim.request.messages[0]["content"])
             assert claim.done()
 
     threads = [threading.Thread(target=take, args=(number,)) for number in range(6)]
@@ -208,12 +208,12 @@ def test_threads_never_share_a_request(tmp_path: Path) -> None:
 def test_old_requests_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     queue = queue_at(tmp_path, clock, max_age=100, lease=500)
-    queue.put(held("old"))
+    queue.put(request("old"))
     clock.now += 60
-    queue.put(held("secret new"))
+    queue.put(request("secret new"))
     clock.now += 41
     with caplog.at_level(logging.WARNING):
-        assert [one.id for one in queue.waiting()] == [2]
+        assert [one.id for one in queue.entries()] == [2]
         assert texts(queue) == ["secret new"]
     assert "waited for too long" in caplog.text
     assert "secret" not in caplog.text
@@ -221,19 +221,19 @@ def test_old_requests_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     claim = queue.claim()
     assert claim is not None
     clock.now += 200
-    queue.put(held("newer"))
+    queue.put(request("newer"))
     assert claim.done()
 
 
 def test_a_full_queue_drops_its_oldest(tmp_path: Path) -> None:
     queue = queue_at(tmp_path, max_count=3)
     for number in range(5):
-        queue.put(held(str(number)))
+        queue.put(request(str(number)))
     assert texts(queue) == ["2", "3", "4"]
 
 
 def test_a_wrong_key(tmp_path: Path) -> None:
-    queue_at(tmp_path).put(held("a"))
+    queue_at(tmp_path).put(request("a"))
     with pytest.raises(RequestError, match="another key"):
         OfflineQueue(tmp_path / "q", key=secrets.token_bytes(32))
     for bad in (b"", b"short", bytes(33)):
@@ -263,36 +263,37 @@ def test_files_that_are_no_queue(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE waiting SET sealed = x'00' WHERE id = 1",
-        "UPDATE waiting SET sealed = zeroblob(200) WHERE id = 1",
-        "UPDATE waiting SET sealed = (SELECT sealed FROM waiting WHERE id = 2) WHERE id = 1",
+        "UPDATE requests SET encrypted = x'00' WHERE id = 1",
+        "UPDATE requests SET encrypted = zeroblob(200) WHERE id = 1",
+        "UPDATE requests SET encrypted = (SELECT encrypted FROM requests WHERE id = 2)"
+        " WHERE id = 1",
     ],
 )
 def test_what_was_tampered_with_is_not_sent(
     tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue = queue_at(tmp_path)
-    queue.put(held("a"))
-    queue.put(held("b"))
+    queue.put(request("a"))
+    queue.put(request("b"))
     with sqlite3.connect(tmp_path / "q") as database:
         database.execute(change)
     database.close()
     assert texts(queue) == ["b"]
     assert "damaged" in caplog.text
-    assert [one.id for one in queue.waiting()] == [2]
+    assert [one.id for one in queue.entries()] == [2]
 
 
-def test_a_seal_opens_in_its_place_only() -> None:
-    sealed = QueueCipher(KEY).close(b"words", b"here")
-    assert QueueCipher(KEY).open(sealed, b"here") == b"words"
-    for key, place in ((KEY, b"there"), (bytes(32), b"here")):
+def test_what_is_encrypted_is_for_its_context_only() -> None:
+    encrypted = QueueCipher(KEY).encrypt(b"words", "here")
+    assert QueueCipher(KEY).decrypt(encrypted, "here") == b"words"
+    for key, context in ((KEY, "there"), (KEY, "her"), (bytes(32), "here")):
         with pytest.raises(DecryptionFailed):
-            QueueCipher(key).open(sealed, place)
+            QueueCipher(key).decrypt(encrypted, context)
 
 
 def test_the_keyring_keeps_the_key(tmp_path: Path, memory: Memory) -> None:
     queue = OfflineQueue(tmp_path / "q")
-    queue.put(held("a"))
+    queue.put(request("a"))
     ((service, _), kept) = next(iter(memory.kept.items()))
     assert (service, len(base64.b64decode(kept))) == ("edgesdk queue", 32)
     queue.close()
@@ -320,7 +321,7 @@ def test_openings_at_once_make_one_key(tmp_path: Path, memory: Memory) -> None:
     for thread in threads:
         thread.join()
     for number, queue in enumerate(opened):
-        queue.put(held(str(number)))
+        queue.put(request(str(number)))
     assert len(texts(opened[0])) == 6
     assert len(memory.kept) == 1
 
@@ -341,12 +342,12 @@ def test_a_system_without_a_keyring(
     assert "Queue(path, key=...)" in str(raised.value)
     # The next try begins from nothing.
     keyring.set_keyring(memory)
-    OfflineQueue(tmp_path / "q").put(held("a"))
+    OfflineQueue(tmp_path / "q").put(request("a"))
 
 
 @pytest.mark.parametrize(
     ("module", "package"),
-    [("cryptography.hazmat.primitives.ciphers.aead", "cryptography"), ("keyring", "keyring")],
+    [("cryptography.fernet", "cryptography"), ("keyring", "keyring")],
 )
 def test_without_the_extra_there_is_a_line_to_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, package: str

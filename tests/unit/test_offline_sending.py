@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.offline_queues import Clock, held, queue_at, texts
+from support.offline_queues import Clock, queue_at, request, texts
 
 from edgesdk.errors import TemplateError
 from edgesdk.hybrid.cloud.cloud_reply import CloudReply
 from edgesdk.hybrid.offline.queue import OfflineQueue, QueuedRequest
-from edgesdk.hybrid.offline.sending import DeferredRequests, flush
+from edgesdk.hybrid.offline.sending import DeferredRequests, send_queued
 from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.remote import NoCloudAnswer, RemoteModel
@@ -27,10 +27,10 @@ def reply_of(held: QueuedRequest, finish: str = "stop") -> HybridReply:
     return HybridReply(text, "cloud", "cause", cloud=CloudReply(text, "", (), finish, None, "m", 1))
 
 
-def test_flushing_sends_each_once_in_order(tmp_path: Path) -> None:
+def test_each_is_sent_each_once_in_order(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
     for text in "abc":
-        queue.put(held(text))
+        queue.put(request(text))
     sent: list[str] = []
     keys: set[str] = set()
 
@@ -41,31 +41,31 @@ def test_flushing_sends_each_once_in_order(tmp_path: Path) -> None:
         return reply_of(one)
 
     found = []
-    for late in flush(queue, send):
+    for late in send_queued(queue, send):
         # Who reads slowly keeps no other from what is left.
-        assert [one.id for one in queue.waiting()] == list(range(late.id + 1, 4))
+        assert [one.id for one in queue.entries()] == list(range(late.id + 1, 4))
         found.append((late.id, late.messages[0]["content"], late.reply.text, late.asked_at))
     assert found == [(i + 1, text, text.upper(), Clock().now) for i, text in enumerate("abc")]
     assert sent == list("abc")
     assert len(keys) == 3
-    assert list(flush(queue, send)) == []
+    assert list(send_queued(queue, send)) == []
 
 
 def test_nothing_is_sent_before_somebody_reads(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
     for text in "ab":
-        queue.put(held(text))
+        queue.put(request(text))
     sent: list[QueuedRequest] = []
 
     def send(one: QueuedRequest, deadline: CancellationToken, key: str) -> HybridReply:
         sent.append(one)
         return reply_of(one)
 
-    answers = flush(queue, send)
+    answers = send_queued(queue, send)
     assert sent == []
     next(answers)
     answers.close()  # type: ignore[attr-defined]
-    assert sent == [held("a")]
+    assert sent == [request("a")]
     assert texts(queue) == ["b"]
 
 
@@ -82,7 +82,7 @@ def test_nothing_is_sent_before_somebody_reads(tmp_path: Path) -> None:
 def test_what_is_not_sent_now(tmp_path: Path, cause: str, left: list[str], sent: str) -> None:
     queue = queue_at(tmp_path)
     for text in "abc":
-        queue.put(held(text))
+        queue.put(request(text))
     tried = []
 
     def send(one: QueuedRequest, deadline: CancellationToken, key: str) -> HybridReply:
@@ -91,7 +91,7 @@ def test_what_is_not_sent_now(tmp_path: Path, cause: str, left: list[str], sent:
             raise NoCloudAnswer("because", cause)  # type: ignore[arg-type]
         return reply_of(one)
 
-    got = [late.reply.text for late in flush(queue, send)]
+    got = [late.reply.text for late in send_queued(queue, send)]
     if cause in ("policy", "unfit"):
         assert got == ["A", "C"]
     assert "".join(tried) == sent
@@ -100,15 +100,15 @@ def test_what_is_not_sent_now(tmp_path: Path, cause: str, left: list[str], sent:
 
 def test_an_answer_that_broke_off_is_none(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
-    queue.put(held("a"))
+    queue.put(request("a"))
     for finish in ("incomplete", "deadline"):
-        assert list(flush(queue, lambda one, *_, end=finish: reply_of(one, end))) == []  # type: ignore[misc]
+        assert list(send_queued(queue, lambda one, *_, end=finish: reply_of(one, end))) == []  # type: ignore[misc]
     assert texts(queue) == ["a"]
 
 
 def test_an_error_leaves_the_request_to_others(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
-    queue.put(held("a"))
+    queue.put(request("a"))
     keys: list[str] = []
 
     def send(one: QueuedRequest, deadline: CancellationToken, key: str) -> HybridReply:
@@ -117,7 +117,7 @@ def test_an_error_leaves_the_request_to_others(tmp_path: Path) -> None:
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            next(flush(queue, send))
+            next(send_queued(queue, send))
     assert texts(queue) == ["a"]
     # To the cloud it is the same request each time.
     assert keys[0] == keys[1]
@@ -125,34 +125,34 @@ def test_an_error_leaves_the_request_to_others(tmp_path: Path) -> None:
 
 def test_one_that_cannot_be_sent_keeps_no_other_waiting(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
-    queue.put(held("a"))
-    queue.put(held("b"))
+    queue.put(request("a"))
+    queue.put(request("b"))
 
     def send(one: QueuedRequest, deadline: CancellationToken, key: str) -> HybridReply:
-        if one == held("a"):
+        if one == request("a"):
             raise TemplateError("The model of now has no template.")
         return reply_of(one)
 
-    assert [late.id for late in flush(queue, send)] == [2]
+    assert [late.id for late in send_queued(queue, send)] == [2]
     assert texts(queue) == ["a"]
 
 
 def test_an_answer_that_came_too_late_is_not_given_out(tmp_path: Path) -> None:
     clock = Clock()
     queue, other = queue_at(tmp_path, clock), queue_at(tmp_path, clock)
-    queue.put(held("a"))
+    queue.put(request("a"))
     others = []
 
     def slow(one: QueuedRequest, deadline: CancellationToken, key: str) -> HybridReply:
         clock.now += 301
-        others.extend(flush(other, lambda one, *_: reply_of(one)))
+        others.extend(send_queued(other, lambda one, *_: reply_of(one)))
         return reply_of(one)
 
-    assert list(flush(queue, slow)) == []
+    assert list(send_queued(queue, slow)) == []
     assert [late.id for late in others] == [1]
 
 
-def later_of(queue: OfflineQueue | None) -> DeferredRequests:
+def deferred_requests(queue: OfflineQueue | None) -> DeferredRequests:
     policy = Policy()
     remote = RemoteModel((), policy, None, "restart")
     return DeferredRequests(queue, policy, remote, len, lambda *all: None)
@@ -165,13 +165,13 @@ def test_only_what_another_time_may_answer_is_kept(tmp_path: Path) -> None:
     away = NoCloudAnswer("because", "away")
     for cause in ("policy", "budget", "unfit", "failed"):
         error = NoCloudAnswer("because", cause)  # type: ignore[arg-type]
-        assert later_of(queue).keep(error, plain, verdict) is None
+        assert deferred_requests(queue).defer(error, plain, verdict) is None
     # What checks an answer of a form is code, which cannot wait.
     formed = replace(plain, form=OutputFormat(None, str))
-    assert later_of(queue).keep(away, formed, verdict) is None
-    assert later_of(None).keep(away, plain, verdict) is None
-    assert later_of(queue).keep(away, plain, verdict) == 1
+    assert deferred_requests(queue).defer(away, formed, verdict) is None
+    assert deferred_requests(None).defer(away, plain, verdict) is None
+    assert deferred_requests(queue).defer(away, plain, verdict) == 1
     assert texts(queue) == ["a"]
     # An answer does not depend on the queue.
     queue.close()
-    assert later_of(queue).keep(away, plain, verdict) is None
+    assert deferred_requests(queue).defer(away, plain, verdict) is None

@@ -1,10 +1,13 @@
-"""Server-sent events, cut anywhere."""
+"""Server-sent events and chunks, cut anywhere and damaged anyhow."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import AsyncIterator, Sequence
+from itertools import pairwise
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,16 +15,28 @@ from hypothesis import strategies as st
 from edgesdk.hybrid.cloud.wire import (
     MAX_EVENT_BYTES,
     ChunkDelta,
-    EventReader,
-    EventTooLong,
     InvalidChunk,
-    ToolCallAssembly,
-    ToolCallDelta,
-    WireToolCall,
     parse_chunk,
+    read_events,
 )
 
 LINES = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=20)
+
+
+def events_of(*pieces: bytes) -> list[str]:
+    async def body() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    async def read() -> list[str]:
+        return [event async for event in read_events(body())]
+
+    return anyio.run(read)
+
+
+def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
+    ends = [0, *sorted(place for place in places if place < len(data)), len(data)]
+    return [data[a:b] for a, b in pairwise(ends) if a < b]
 
 
 @given(
@@ -36,26 +51,35 @@ def test_events_come_out_whole(events: list[list[str]], end: str, cuts: list[int
     ).encode()
     # What is not finished is no event.
     written += b"data: unfinished"
-    reader, found, at = EventReader(), [], 0
-    for cut in [*sorted(cuts), len(written)]:
-        found += reader.feed(written[at:cut])
-        at = max(at, cut)
-    assert found == ["\n".join(lines) for lines in events]
+    whole = ["\n".join(lines) for lines in events]
+    assert events_of(*cut(written, cuts)) == [event for event in whole if event]
+
+
+def test_comments_are_no_events() -> None:
+    assert events_of(b"id: 1\n\n", b": wait\n\n", b"data: x\n\n", b": wait\n\n") == ["x"]
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_give_events_or_no_text(data: bytes) -> None:
-    with contextlib.suppress(UnicodeDecodeError):
-        assert all(isinstance(event, str) for event in EventReader().feed(data))
+def test_any_bytes_give_events_or_are_refused(data: bytes) -> None:
+    with contextlib.suppress(InvalidChunk):
+        assert all(isinstance(event, str) for event in events_of(data))
+
+
+def test_bytes_that_are_no_utf8_are_refused() -> None:
+    with pytest.raises(InvalidChunk, match="UTF-8"):
+        events_of(b'data: {"content": "\xff"}\n\n')
+    # A character may be cut.
+    assert events_of(b"data: \xe4\xbe", b"\x8b\n\n") == ["例"]
 
 
 @pytest.mark.parametrize("piece", [b"x" * 2**20, b"data: " + b"x" * 2**20 + b"\n"])
 def test_an_endless_event_is_given_up(piece: bytes) -> None:
-    reader = EventReader()
-    for _ in range(MAX_EVENT_BYTES // 2**20 - 1):
-        assert list(reader.feed(piece)) == []
-    with pytest.raises(EventTooLong):
-        list(reader.feed(2 * piece))
+    count = MAX_EVENT_BYTES // 2**20
+    assert events_of(*(count - 1) * [piece]) == []
+    with pytest.raises(InvalidChunk, match="without an end"):
+        events_of(*(count + 1) * [piece])
+    # The limit is for one event, not for the stream.
+    assert len(events_of(*2 * count * [b"data: " + b"x" * 2**19 + b"\n\n"])) == 2 * count
 
 
 json_values = st.recursive(
@@ -75,27 +99,11 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_any_json_is_a_chunk_or_a_bad_one(value: object) -> None:
+def test_any_json_is_a_chunk_or_an_invalid_one(value: object) -> None:
     with contextlib.suppress(InvalidChunk):
         assert isinstance(parse_chunk(json.dumps(value)), ChunkDelta)
 
 
-def assembled(pieces: list[ToolCallDelta]) -> tuple[WireToolCall, ...]:
-    assembly = ToolCallAssembly()
-    for piece in pieces:
-        assembly.add(piece)
-    return assembly.whole()
-
-
-@pytest.mark.parametrize(
-    "pieces",
-    [
-        [ToolCallDelta(0, "a", "", "{}")],
-        [ToolCallDelta(0, "a", "f", "{"), ToolCallDelta(0, "b", "f", "}")],
-        [ToolCallDelta(0, "a", "f", "{")],
-        [ToolCallDelta(0, "a", "f", "[]")],
-    ],
-)
-def test_calls_are_never_spliced(pieces: list[ToolCallDelta]) -> None:
-    with pytest.raises(InvalidChunk):
-        assembled(pieces)
+def test_deep_json_is_no_chunk() -> None:
+    with pytest.raises(InvalidChunk, match="where a chunk should be"):
+        parse_chunk("[" * 100_000)

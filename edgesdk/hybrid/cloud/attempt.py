@@ -5,9 +5,9 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -23,102 +23,24 @@ from edgesdk.errors import (
 )
 from edgesdk.hybrid.cloud.circuit_breaker import CircuitBreaker
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.cloud.spending import Charge
+from edgesdk.hybrid.cloud.spending import AttemptCharge
 from edgesdk.hybrid.cloud.wire import (
     ChunkDelta,
-    EventReader,
-    EventTooLong,
     InvalidChunk,
     Usage,
     error_text,
     parse_chunk,
+    read_events,
 )
 from edgesdk.system.cancellation import CancellationToken
 
-# A gateway that heard nothing from the machine behind it does not know what that one did.
-_UNKNOWING = (502, 504)
-
-
-class Attempt:
-    """What an endpoint sends, with a look ahead to its first token.
-
-    One of `answered`, `failed` and `left` must follow, after its end.
-
-    Args:
-        index: of the endpoint.
-        steps: of `edgesdk.hybrid.cloud.attempt.attempt`, not yet begun.
-        sending: what `steps` tells of the request.
-    """
-
-    def __init__(
-        self,
-        index: int,
-        cloud: Cloud,
-        health: CircuitBreaker,
-        charge: Charge,
-        steps: AsyncGenerator[ChunkDelta, None],
-        sending: SendProgress,
-    ) -> None:
-        self.index = index
-        self.cloud = cloud
-        self.failure: Exception | None = None
-        self._health = health
-        self._charge = charge
-        self._steps = steps
-        self._sending = sending
-        self._ahead: list[ChunkDelta] = []
-        health.asked()
-
-    async def look_ahead(self) -> None:
-        """Read until there is something to show, or `failure` is set."""
-        try:
-            async for delta in self._steps:
-                self._ahead.append(delta)
-                if not delta.empty or delta.finish_reason:
-                    return
-        except Exception as error:
-            self.failure = error
-
-    async def deltas(self) -> AsyncGenerator[ChunkDelta, None]:
-        """All that it sends, what was looked at included; raises what `attempt` does."""
-        for delta in self._ahead:
-            yield delta
-        if self.failure is not None:
-            raise self.failure
-        async with aclosing(self._steps):
-            async for delta in self._steps:
-                yield delta
-
-    async def close(self) -> None:
-        """End the request, where `deltas` was not read."""
-        await self._steps.aclose()
-
-    def answered(self, usage: Usage | None) -> None:
-        """It gave a whole answer."""
-        self._health.answered()
-        if usage is not None:
-            self._charge.settle(usage)
-
-    def failed(self, error: CloudError) -> None:
-        """It gave none. What it did of it may cost, unless it says that it did nothing."""
-        self._health.failed(error, wait=error.retry_after)
-        declined = error.status is not None and error.status not in (200, *_UNKNOWING)
-        if declined or not self._sending.begun:
-            self._charge.release()
-
-    def left(self) -> None:
-        """It ended without telling anything about the endpoint."""
-        self._health.left()
-        if not self._sending.begun:
-            self._charge.release()
-
-
 _END = "[DONE]"
-_BUSY = (408, 409, 425, 429)
-_ERROR_BYTES = 2**16
+_BUSY_STATUSES = (408, 409, 425, 429)
+# A gateway that heard nothing from the machine behind it does not know what that one did.
+_GATEWAY_STATUSES = (502, 504)
+_MAX_ERROR_BYTES = 2**16
 
 
-@dataclass
 class SendProgress:
     """How far a request came.
 
@@ -126,132 +48,206 @@ class SendProgress:
         begun: its first byte may have gone out, so that the endpoint may be at work.
     """
 
-    begun: bool = False
+    def __init__(self) -> None:
+        self.begun = False
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
-        """Hears what httpcore does ("trace" of its request extensions)."""
+        """Hear what httpcore does ("trace" of its request extensions)."""
         self.begun = self.begun or event.endswith("send_request_headers.started")
 
 
-async def attempt(
+class Attempt:
+    """One request, with a look ahead to its first token.
+
+    It tells the endpoint's circuit breaker and the budget how the request went: one of `succeed`,
+    `fail` and `abandon` must follow after its end.
+
+    Args:
+        index: of the endpoint.
+        chunks: of `stream_chunks`, not yet begun.
+        progress: what `chunks` tells of the request.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        cloud: Cloud,
+        breaker: CircuitBreaker,
+        charge: AttemptCharge,
+        chunks: AsyncGenerator[ChunkDelta, None],
+        progress: SendProgress,
+    ) -> None:
+        self.index = index
+        self.cloud = cloud
+        self.failure: Exception | None = None
+        self._breaker = breaker
+        self._charge = charge
+        self._chunks = chunks
+        self._progress = progress
+        self._ahead: list[ChunkDelta] = []
+        breaker.begin()
+
+    async def look_ahead(self) -> None:
+        """Read until there is something to show, or `failure` is set."""
+        try:
+            async for delta in self._chunks:
+                self._ahead.append(delta)
+                if not delta.empty or delta.finish_reason:
+                    return
+        except Exception as error:
+            self.failure = error
+
+    async def deltas(self) -> AsyncGenerator[ChunkDelta, None]:
+        """Yield all chunks, those of `look_ahead` too; raises what `stream_chunks` does."""
+        for delta in self._ahead:
+            yield delta
+        if self.failure is not None:
+            raise self.failure
+        async with aclosing(self._chunks):
+            async for delta in self._chunks:
+                yield delta
+
+    async def close(self) -> None:
+        """End the request, where `deltas` was not read."""
+        await self._chunks.aclose()
+
+    def succeed(self, usage: Usage | None) -> None:
+        """The endpoint gave a complete reply."""
+        self._breaker.succeed()
+        if usage is not None:
+            self._charge.settle(usage)
+
+    def fail(self, error: CloudError) -> None:
+        """The endpoint gave no reply. Its work may cost, unless it says that it did nothing."""
+        self._breaker.fail(error, retry_after=error.retry_after)
+        declined = error.status is not None and error.status not in (200, *_GATEWAY_STATUSES)
+        if declined or not self._progress.begun:
+            self._charge.release()
+
+    def abandon(self) -> None:
+        """The request ended without telling anything about the endpoint."""
+        self._breaker.abandon()
+        if not self._progress.begun:
+            self._charge.release()
+
+
+async def stream_chunks(
     http: httpx.AsyncClient,
     cloud: Cloud,
     body: dict[str, Any],
     *,
     idempotency_key: str,
-    deadline: CancellationToken,
-    sending: SendProgress,
+    cancellation: CancellationToken,
+    progress: SendProgress,
 ) -> AsyncGenerator[ChunkDelta, None]:
-    """What the endpoint sends, chunk by chunk, until it says that it is done.
+    """Send a request, and yield what the endpoint streams until it says that it is done.
 
     Args:
         http: must not follow redirects.
         body: of the request; model and streaming are added.
-        sending: is told how far the request came.
+        cancellation: its deadline holds; whoever cancels it ends the iteration.
+        progress: is told how far the request came.
 
     Raises:
         CloudUnreachable, CloudRefused, CloudBusy, CloudBroken: as they say.
         DeadlineExceeded: the deadline came first.
     """
-    limits = cloud.limits
     request = {**body, "model": cloud.model, "stream": True}
     request["stream_options"] = {"include_usage": True}
     headers = {**cloud.headers, "Accept": "text/event-stream", "Idempotency-Key": idempotency_key}
     if cloud.api_key is not None:
         headers["Authorization"] = f"Bearer {cloud.api_key}"
-    watch = _Watch(cloud, deadline)
-    async with _opened(http, cloud, request, headers, watch, sending) as response:
-        await _check(response, cloud, watch)
-        reader = EventReader()
-        data = response.aiter_bytes()
-        ended = False
-        watch.expect(limits.first_token, "its first token")
+    timer = _StageTimer(cloud, cancellation)
+    async with (
+        _open(http, cloud, request, headers, timer, progress) as response,
+        aclosing(read_events(response.aiter_bytes())) as events,
+    ):
+        await _check(response, cloud, timer)
+        finished = False
+        timer.start(cloud.timeouts.first_token, "its first token")
         while True:
             try:
-                with watch:
-                    read = await anext(data)
+                with timer:
+                    event = await anext(events)
+                if event == _END:
+                    if not finished:
+                        raise InvalidChunk("it said [DONE] without a finish_reason")
+                    return
+                delta = parse_chunk(event)
+                if finished and not delta.empty:
+                    raise InvalidChunk("it went on after its finish_reason")
             except StopAsyncIteration:
                 raise CloudBroken(
-                    f"{cloud.name} ended its answer without {'[DONE]' if ended else 'a finish'}.",
+                    f"{cloud.name} ended its answer without {_END if finished else 'a finish'}.",
                     endpoint=cloud.name,
                 ) from None
             except httpx.HTTPError as error:
-                raise CloudBroken(
-                    f"{cloud.name} broke off: {_reason(error)}.", endpoint=cloud.name
-                ) from error
-            try:
-                for event in reader.feed(read):
-                    if event == _END:
-                        if not ended:
-                            raise InvalidChunk("it said [DONE] without a finish_reason")
-                        return
-                    delta = parse_chunk(event)
-                    if ended and not delta.empty:
-                        raise InvalidChunk("it went on after its finish_reason")
-                    ended = ended or delta.finish_reason is not None
-                    if not delta.empty or delta.finish_reason:
-                        watch.expect(limits.between_pieces, "the next piece")
-                    yield delta
-            except (InvalidChunk, EventTooLong, UnicodeDecodeError) as error:
-                what = (
-                    str(error) if isinstance(error, InvalidChunk) else "its stream is no event text"
-                )
-                raise CloudBroken(
-                    f"{cloud.name} broke off: {what}.", endpoint=cloud.name
-                ) from error
+                raise broken_off(cloud, _reason(error)) from error
+            except InvalidChunk as error:
+                raise broken_off(cloud, str(error)) from error
+            finished = finished or delta.finish_reason is not None
+            if not delta.empty or delta.finish_reason:
+                timer.start(cloud.timeouts.between_tokens, "the next token")
+            yield delta
 
 
-class _Watch:
+def broken_off(cloud: Cloud, reason: str) -> CloudBroken:
+    """Make the error for a stream that did not come to its end."""
+    return CloudBroken(f"{cloud.name} broke off: {reason}.", endpoint=cloud.name)
+
+
+class _StageTimer:
     """Limits each wait: to what is left of the current stage, and to the deadline."""
 
-    def __init__(self, cloud: Cloud, deadline: CancellationToken) -> None:
+    def __init__(self, cloud: Cloud, cancellation: CancellationToken) -> None:
         self._cloud = cloud
-        self._deadline = deadline
-        self._stage = CancellationToken()
-        self._what = ""
+        self._cancellation = cancellation
+        self._seconds = self._ends = 0.0
+        self._awaited = ""
         self._scope = anyio.CancelScope()
 
-    def expect(self, seconds: float, what: str) -> None:
-        """A stage begins, in which `what` must come within `seconds`."""
-        self._stage = CancellationToken(seconds)
+    def start(self, seconds: float, awaited: str) -> None:
+        """Begin a stage, in which `awaited` must come within `seconds`."""
         self._seconds = seconds
-        self._what = what
+        self._ends = monotonic() + seconds
+        self._awaited = awaited
 
     def __enter__(self) -> None:
-        self._scope = anyio.move_on_after(min(self._stage.remaining, self._deadline.remaining))
+        left = min(self._ends - monotonic(), self._cancellation.remaining)
+        self._scope = anyio.move_on_after(max(left, 0.0))
         self._scope.__enter__()
 
     def __exit__(self, *raised: Any) -> None:
         swallowed = self._scope.__exit__(*raised)
         if self._scope.cancelled_caught or swallowed:
-            if self._deadline.expired:
+            if self._cancellation.expired:
                 raise DeadlineExceeded(
-                    f"The deadline passed while {self._cloud.name} was to send {self._what}.",
+                    f"The deadline passed while {self._cloud.name} was to send {self._awaited}.",
                     hint="Allow more time.",
                 )
             raise CloudUnreachable(
-                f"{self._cloud.name} did not send {self._what} within {self._seconds:g} s.",
+                f"{self._cloud.name} did not send {self._awaited} within {self._seconds:g} s.",
                 endpoint=self._cloud.name,
-                hint="Its limits are those of Cloud(limits=...).",
+                hint="Its limits are those of Cloud(timeouts=...).",
             )
 
 
 @asynccontextmanager
-async def _opened(
+async def _open(
     http: httpx.AsyncClient,
     cloud: Cloud,
     body: dict[str, Any],
     headers: dict[str, str],
-    watch: _Watch,
-    sending: SendProgress,
+    timer: _StageTimer,
+    progress: SendProgress,
 ) -> AsyncIterator[httpx.Response]:
-    # Waiting is `watch`'s affair: it also sees bytes that trickle.
-    timeout = httpx.Timeout(None, connect=cloud.limits.connect)
+    # Reading is limited by `timer`, which also sees bytes that trickle.
+    timeout = httpx.Timeout(None, connect=cloud.timeouts.connect)
     request = http.build_request("POST", cloud.chat_url, json=body, headers=headers)
-    request.extensions |= {"timeout": timeout.as_dict(), "trace": sending.trace}
-    watch.expect(cloud.limits.connect + cloud.limits.first_token, "an answer")
+    request.extensions |= {"timeout": timeout.as_dict(), "trace": progress.trace}
+    timer.start(cloud.timeouts.connect + cloud.timeouts.first_token, "an answer")
     try:
-        with watch:
+        with timer:
             response = await http.send(request, stream=True)
     except httpx.TransportError as error:
         raise CloudUnreachable(
@@ -264,16 +260,16 @@ async def _opened(
             await response.aclose()
 
 
-async def _check(response: httpx.Response, cloud: Cloud, watch: _Watch) -> None:
+async def _check(response: httpx.Response, cloud: Cloud, timer: _StageTimer) -> None:
     """Raise unless the response is a stream of events."""
     status = response.status_code
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if status == 200 and kind == "text/event-stream":
         return
-    said = await _said(response, watch)
+    message = await _error_message(response, timer)
     if status == 200:
         raise CloudBroken(
-            f"{cloud.name} sent {kind or 'no content type'} instead of an event stream{said}.",
+            f"{cloud.name} sent {kind or 'no content type'} instead of an event stream{message}.",
             endpoint=cloud.name,
             status=status,
         )
@@ -284,9 +280,10 @@ async def _check(response: httpx.Response, cloud: Cloud, watch: _Watch) -> None:
             status=status,
             hint="Give the final address as base_url.",
         )
-    kinds: type[CloudError] = CloudBusy if status in _BUSY or status >= 500 else CloudRefused
+    is_busy = status in _BUSY_STATUSES or status >= 500
+    kinds: type[CloudError] = CloudBusy if is_busy else CloudRefused
     raise kinds(
-        f"{cloud.name} answered {status}{said}.",
+        f"{cloud.name} answered {status}{message}.",
         endpoint=cloud.name,
         status=status,
         retry_after=_retry_after(response.headers.get("retry-after")),
@@ -294,14 +291,14 @@ async def _check(response: httpx.Response, cloud: Cloud, watch: _Watch) -> None:
     )
 
 
-async def _said(response: httpx.Response, watch: _Watch) -> str:
-    """What an error's body says, as the end of a sentence."""
+async def _error_message(response: httpx.Response, timer: _StageTimer) -> str:
+    """Read what an error's body says, as the end of a sentence."""
     body = b""
     try:
-        with watch:
+        with timer:
             async for data in response.aiter_bytes():
                 body += data
-                if len(body) > _ERROR_BYTES:
+                if len(body) > _MAX_ERROR_BYTES:
                     break
     except (httpx.HTTPError, CloudError):
         return ""
@@ -313,7 +310,7 @@ async def _said(response: httpx.Response, watch: _Watch) -> str:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """RFC 9110, section 10.2.3: seconds, or a date."""
+    """Parse the header (RFC 9110, section 10.2.3): seconds, or a date."""
     if value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The cloud side for code that does not run in an event loop."""
+"""Asks clouds for code that does not run in an event loop."""
 
 from __future__ import annotations
 
@@ -16,29 +16,21 @@ from edgesdk.errors import RequestError
 from edgesdk.hybrid.cloud.cloud_reply import CloudEvent, CloudReply
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.failover import Failover, OnBreak
-from edgesdk.hybrid.cloud.spending import Charges
+from edgesdk.hybrid.cloud.spending import CallSpending
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
 
 
 class CloudStream(Closeable, Iterator[CloudEvent]):
-    """Events of an answer. Leaving it early, or the last reference to it, ends the request."""
+    """Iterates the events of a reply.
 
-    def __init__(
-        self,
-        portal: BlockingPortal,
-        attempts: Failover,
-        body: dict[str, Any],
-        deadline: CancellationToken,
-        charges: Charges | None,
-        on_break: OnBreak | None,
-        key: str | None,
-    ) -> None:
+    Leaving it early, or the last reference to it, ends the request.
+    """
+
+    def __init__(self, portal: BlockingPortal, events: AsyncGenerator[CloudEvent, None]) -> None:
         self._arrived: queue.SimpleQueue[CloudEvent | None] = queue.SimpleQueue()
-        self._answer: CloudReply | None = None
-        self._work: Future[None] = portal.start_task_soon(
-            _relay, attempts.answer(body, deadline, charges, on_break, key), self._arrived
-        )
+        self._reply: CloudReply | None = None
+        self._work: Future[None] = portal.start_task_soon(_relay, events, self._arrived)
         # Also where the work was cancelled before it began.
         arrived = self._arrived
         self._work.add_done_callback(lambda _: arrived.put(None))
@@ -51,19 +43,19 @@ class CloudStream(Closeable, Iterator[CloudEvent]):
                 self._work.result()
             raise StopIteration
         if isinstance(event, CloudReply):
-            self._answer = event
+            self._reply = event
         return event
 
     @property
-    def answer(self) -> CloudReply:
-        """How it ended.
+    def reply(self) -> CloudReply:
+        """The reply at its end.
 
         Raises:
             RequestError: it has not ended.
         """
-        if self._answer is None:
-            raise RequestError("The answer was not read to its end.", hint="Iterate it first.")
-        return self._answer
+        if self._reply is None:
+            raise RequestError("The reply was not read to its end.", hint="Iterate it first.")
+        return self._reply
 
     def close(self) -> None:
         """End the request, from any thread; harmless where it has ended."""
@@ -80,11 +72,11 @@ class CloudClient(Closeable):
 
     Args:
         clouds: in order of preference; the next is asked where one fails.
-        on_break: what becomes of an answer that breaks off after its first piece: "restart" begins
+        on_break: what becomes of a reply that breaks off after its first token: "restart" begins
             it again elsewhere, "incomplete" ends it with what there is.
         hedge_after: seconds without a first token after which the same request also goes to the
             next endpoint, and the first token decides; None for never. It costs what it brings:
-            an endpoint may charge for the answer that nobody reads.
+            an endpoint may charge for the reply that nobody reads.
         verify: certificates to trust, as httpx takes them; True for those of the system.
     """
 
@@ -101,37 +93,38 @@ class CloudClient(Closeable):
         self._guard = threading.Lock()
         # Proxies and .netrc of the environment must not redirect what the app addressed.
         self._http = httpx.AsyncClient(follow_redirects=False, verify=verify, trust_env=False)
-        self._attempts = Failover(tuple(clouds), self._http, on_break, hedge_after)
+        self._failover = Failover(tuple(clouds), self._http, on_break, hedge_after)
 
     def stream(
         self,
         body: dict[str, Any],
         *,
-        deadline: float | None = None,
-        charges: Charges | None = None,
+        cancellation: CancellationToken | None = None,
+        spending: CallSpending | None = None,
         on_break: OnBreak | None = None,
         key: str | None = None,
     ) -> CloudStream:
-        """Start an answer.
+        """Start a reply.
 
         Args:
             body: a chat completion request, without model and streaming.
-            deadline: seconds for all attempts together.
-            charges: where each attempt is reserved; None for nowhere.
-            on_break: for this answer, in place of the client's.
+            cancellation: its deadline holds for all attempts together.
+            spending: where each attempt is reserved; None for nowhere.
+            on_break: for this reply, in place of the client's.
             key: the idempotency key of all attempts; None for a new one. An endpoint that heeds it
                 answers a request that is sent again by another process as it did the first.
 
         Raises:
-            CloudError, BudgetExceeded, DeadlineExceeded: from the iteration; see `Failover.answer`.
+            CloudError, BudgetExceeded, DeadlineExceeded: from the iteration; see `Failover.reply`.
         """
         with self._guard:
             if self._portal is None:
                 self._portal = self._stack.enter_context(start_blocking_portal())
             portal = self._portal
-        return CloudStream(
-            portal, self._attempts, body, CancellationToken(deadline), charges, on_break, key
+        events = self._failover.reply(
+            body, cancellation or CancellationToken(), spending, on_break, key
         )
+        return CloudStream(portal, events)
 
     def close(self) -> None:
         """End all requests and free the connections."""

@@ -1,14 +1,15 @@
-"""The events of a cloud's reply, and the reply itself."""
+"""The events of a cloud's reply, and the reply that they add up to."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Literal
 
 from edgesdk.hybrid.cloud.wire import (
     ChunkDelta,
     InvalidChunk,
-    ToolCallAssembly,
+    ToolCallDelta,
     Usage,
     WireToolCall,
 )
@@ -16,7 +17,7 @@ from edgesdk.hybrid.cloud.wire import (
 
 @dataclass(frozen=True)
 class TextDelta:
-    """The answer goes on with `text`; `route` is who says it."""
+    """The reply goes on with `text`; `route` says who wrote it."""
 
     text: str
     route: Literal["local", "cloud"] = "cloud"
@@ -24,29 +25,29 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class ReasoningDelta:
-    """The model's reasoning, which is not part of the answer, goes on with `text`."""
+    """The model's reasoning goes on with `text`. It is no part of the reply."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Restart:
-    """All pieces so far are void: the answer begins again, from another attempt."""
+    """All text so far is void: the reply begins again, from another attempt."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class CloudReply:
-    """How an answer ended.
+    """A cloud's reply at its end.
 
     Attributes:
         finish_reason: the endpoint's own; "incomplete" where the connection failed under way,
             "deadline" where the time was over.
-        calls: of tools; only ever of a whole answer.
+        calls: of tools; only a complete reply has any.
         usage: as the endpoint counted; None where it did not.
         endpoint: who gave it.
-        attempts: how many requests it took.
+        attempts: how many requests were made for it.
     """
 
     text: str
@@ -58,7 +59,7 @@ class CloudReply:
     attempts: int
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether the endpoint said that this is all."""
         return self.finish_reason not in ("incomplete", "deadline")
 
@@ -67,14 +68,14 @@ CloudEvent = TextDelta | ReasoningDelta | Restart | CloudReply
 
 
 class ReplyAssembly:
-    """What one attempt has brought so far."""
+    """Assembles the reply of one attempt from its chunks."""
 
     def __init__(self) -> None:
         self.text = self.reasoning = ""
-        self._calls = ToolCallAssembly()
+        self._calls: dict[int, WireToolCall] = {}
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
-        self._pieces = 0
+        self._chunks = 0
         self._last: ChunkDelta | None = None
         self._repeated = False
 
@@ -84,7 +85,7 @@ class ReplyAssembly:
         return bool(self.text or self.reasoning)
 
     def add(self, delta: ChunkDelta) -> list[CloudEvent]:
-        """The events of one more chunk.
+        """Add one more chunk, and return its events.
 
         Raises:
             InvalidChunk: its tool calls do not fit those before.
@@ -92,11 +93,11 @@ class ReplyAssembly:
         self._usage = delta.usage or self._usage
         self._finish_reason = delta.finish_reason or self._finish_reason
         if not delta.empty:
-            self._pieces += 1
+            self._chunks += 1
             self._repeated = self._repeated or delta == self._last
             self._last = delta
-        for piece in delta.calls:
-            self._calls.add(piece)
+        for call in delta.calls:
+            self._add_call(call)
         self.text += delta.text
         self.reasoning += delta.reasoning
         events: list[CloudEvent] = []
@@ -106,21 +107,44 @@ class ReplyAssembly:
             events.append(TextDelta(delta.text))
         return events
 
-    def whole(self, endpoint: str, attempts: int) -> CloudReply:
-        """The answer at its end.
+    def complete(self, endpoint: str, attempts: int) -> CloudReply:
+        """Return the reply at the end of the stream.
 
         Raises:
-            InvalidChunk: its tool calls are not whole, or a chunk came twice.
+            InvalidChunk: a chunk came twice, or the arguments of a call are no JSON object.
         """
         # The same token twice looks like the same chunk twice; the endpoint's own count tells.
-        if self._repeated and self._usage and self._pieces > self._usage.completion_tokens:
+        if self._repeated and self._usage and self._chunks > self._usage.completion_tokens:
             raise InvalidChunk("it sent a chunk twice")
-        assert self._finish_reason is not None, "an attempt ends with a finish"
+        assert self._finish_reason is not None, "a stream ends with a finish"
+        calls = tuple(call for _, call in sorted(self._calls.items()))
+        for call in calls:
+            if not _is_object(call.arguments or "{}"):
+                raise InvalidChunk(f"the arguments of its call of {call.name} are no JSON object")
         return CloudReply(
-            self.text, self.reasoning, self._calls.whole(), self._finish_reason, self._usage,
-            endpoint, attempts,
-        )  # fmt: skip
+            self.text, self.reasoning, calls, self._finish_reason, self._usage, endpoint, attempts
+        )
 
     def partial(self, reason: str, endpoint: str, attempts: int) -> CloudReply:
-        """What there is; half a tool call is none."""
+        """Return what there is, without tool calls: half a call is none."""
         return CloudReply(self.text, self.reasoning, (), reason, self._usage, endpoint, attempts)
+
+    def _add_call(self, delta: ToolCallDelta) -> None:
+        known = self._calls.get(delta.index)
+        if known is None:
+            if not delta.name:
+                raise InvalidChunk(f"tool call {delta.index} has no name")
+            self._calls[delta.index] = WireToolCall(delta.id, delta.name, delta.arguments)
+            return
+        if delta.id and delta.id != known.id:
+            raise InvalidChunk(f"tool call {delta.index} changed its id on the way")
+        self._calls[delta.index] = WireToolCall(
+            known.id, known.name, known.arguments + delta.arguments
+        )
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False

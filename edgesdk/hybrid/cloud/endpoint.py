@@ -1,4 +1,4 @@
-"""Where a cloud model is, and how long it may take."""
+"""Describes an OpenAI-compatible endpoint, and how long it may take."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from edgesdk.errors import InvalidOption
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds that parts of one attempt may take.
+    """Seconds that the stages of one attempt may take.
 
     Attributes:
         connect: until the connection stands, name lookup and TLS included.
-        first_token: from then to the first piece of the answer.
-        between_pieces: from one piece to the next; bytes that make no piece do not count.
+        first_token: from then to the first token of the reply.
+        between_tokens: from one token to the next; bytes that make no token do not count.
     """
 
     connect: float = 5.0
     first_token: float = 30.0
-    between_pieces: float = 15.0
+    between_tokens: float = 15.0
 
     def __post_init__(self) -> None:
-        for name in ("connect", "first_token", "between_pieces"):
+        for name in ("connect", "first_token", "between_tokens"):
             if not getattr(self, name) > 0:
                 raise InvalidOption(f"{name} must be more than 0 seconds.")
 
@@ -37,8 +37,9 @@ class Cloud:
         model: its name there.
         api_key: sent as a bearer token, to this host only; never shown.
         headers: sent along.
+        timeouts: of one attempt.
         input_price, output_price: per million tokens, in the currency of the app's budget.
-        max_output_tokens: most that an answer may have, where the caller sets no limit.
+        max_output_tokens: that a reply may have where the caller sets no limit.
 
     Raises:
         InvalidOption: the URL is none, or would send the key in the clear to another machine.
@@ -48,7 +49,7 @@ class Cloud:
     model: str
     api_key: str | None = field(default=None, repr=False)
     headers: dict[str, str] = field(default_factory=dict, repr=False)
-    limits: Timeouts = field(default_factory=Timeouts)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     input_price: float = 0.0
     output_price: float = 0.0
     max_output_tokens: int = 4096
@@ -63,7 +64,7 @@ class Cloud:
             raise InvalidOption(
                 "A base URL has no password, query or fragment.", hint="Give the key as api_key."
             )
-        if parts.scheme == "http" and self.api_key and not _loopback(parts.hostname):
+        if parts.scheme == "http" and self.api_key and not _is_loopback(parts.hostname):
             raise InvalidOption(
                 f"The key would go to {parts.hostname} unencrypted.", hint="Use https."
             )
@@ -77,9 +78,9 @@ class Cloud:
 
     @property
     def chat_url(self) -> str:
-        """Where chat completions are."""
+        """The address of chat completions."""
         return f"{self.base_url.rstrip('/')}/chat/completions"
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")

@@ -1,10 +1,10 @@
-"""Retries a request, over several endpoints and within one deadline."""
+"""Makes as many attempts as a reply takes: failover, retries after a pause, and hedges."""
 
 from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,62 +14,60 @@ import httpx
 
 from edgesdk.errors import (
     BudgetExceeded,
-    CloudBroken,
     CloudError,
     CloudRefused,
     CloudUnreachable,
     DeadlineExceeded,
     InvalidOption,
 )
-from edgesdk.hybrid.cloud.attempt import Attempt, SendProgress, attempt
+from edgesdk.hybrid.cloud.attempt import Attempt, SendProgress, broken_off, stream_chunks
 from edgesdk.hybrid.cloud.circuit_breaker import CircuitBreaker, RetryBudget
 from edgesdk.hybrid.cloud.cloud_reply import CloudEvent, ReplyAssembly, Restart
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.cloud.hedging import first_to_answer
-from edgesdk.hybrid.cloud.spending import Charges, NoCharge
+from edgesdk.hybrid.cloud.spending import CallSpending
 from edgesdk.hybrid.cloud.wire import InvalidChunk
 from edgesdk.system.cancellation import CancellationToken
 
 OnBreak = Literal["restart", "incomplete"]
 
-_ROUNDS = 3
+_MAX_ROUNDS = 3
 # Full jitter (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
+_FIRST_PAUSE, _MAX_PAUSE = 0.5, 8.0
 # An endpoint that wants more time than this has not failed for the moment, it is away.
-_LONGEST_WAIT = 30.0
+_MAX_WAIT = 30.0
 
 
 @dataclass
 class _Call:
-    """What all attempts at one answer share.
+    """What all attempts at one reply share.
 
     Attributes:
         key: for the endpoint, to tell a repeated request from a new one.
-        out: endpoints that are not asked again for it.
-        hedged: endpoints that had their turn of this round before it came.
+        excluded: endpoints that are not asked again for it.
+        hedged: endpoints that had their turn of this round as a hedge.
         count: how many requests were made.
     """
 
     body: dict[str, Any]
-    deadline: CancellationToken
-    charges: Charges
+    cancellation: CancellationToken
+    spending: CallSpending
     key: str
-    out: set[int] = field(default_factory=set)
+    excluded: set[int] = field(default_factory=set)
     hedged: set[int] = field(default_factory=set)
     count: int = 0
 
 
 class Failover:
-    """Asks each endpoint that is well in order, until one answers; after a pause, all of them
-    again.
+    """Asks the endpoints in order until one replies; after a pause, all of them again.
 
-    What fails before the first piece is never seen. After it, the answer starts over from another
-    attempt, or ends as incomplete. Belongs to one event loop.
+    An endpoint whose circuit is open is left out. What fails before the first token is never seen.
+    After it, the reply starts over from another attempt, or ends as incomplete. Belongs to one
+    event loop.
 
     Args:
         clouds: in order of preference.
         http: must not follow redirects.
-        on_break: what an answer that broke off becomes.
+        on_break: what a reply that broke off becomes.
         hedge_after: seconds without a first token after which the next endpoint is asked too;
             None for never.
 
@@ -92,165 +90,220 @@ class Failover:
         self._http = http
         self._on_break = on_break
         self._hedge_after = hedge_after
-        self._health = [CircuitBreaker() for _ in clouds]
-        self._budget = RetryBudget()
+        self._breakers = [CircuitBreaker() for _ in clouds]
+        self._retries = RetryBudget()
 
-    async def answer(
+    async def reply(
         self,
         body: dict[str, Any],
-        deadline: CancellationToken,
-        charges: Charges | None = None,
+        cancellation: CancellationToken,
+        spending: CallSpending | None = None,
         on_break: OnBreak | None = None,
         key: str | None = None,
     ) -> AsyncGenerator[CloudEvent, None]:
-        """Events of one answer; the last is a `CloudAnswer`.
+        """Yield the events of one reply; the last is a `CloudReply`.
 
         Args:
-            charges: each attempt is reserved there before it is made; one that cannot be paid is
+            cancellation: its deadline holds for all attempts together.
+            spending: each attempt is reserved there before it is made; one that cannot be paid is
                 not made.
             on_break: for this one, in place of the constructor's.
             key: the idempotency key of all attempts; None for a new one.
 
         Raises:
-            CloudError: no attempt brought a whole answer, and nothing was given out.
-            BudgetExceeded: see `Charges.reserve`; no attempt was made.
-            DeadlineExceeded: the time was over before the first piece.
+            CloudError: no attempt brought a complete reply, and nothing was given out.
+            BudgetExceeded: see `CallSpending.reserve`; no attempt was made.
+            DeadlineExceeded: the time was over before the first token.
         """
-        call = _Call(body, deadline, charges or NoCharge(), key or uuid.uuid4().hex)
+        call = _Call(body, cancellation, spending or CallSpending(), key or uuid.uuid4().hex)
         on_break = on_break or self._on_break
-        draft, failure = ReplyAssembly(), self._resting()
+        assembly, failure = ReplyAssembly(), self._all_open()
         unpaid: BudgetExceeded | None = None
         turns = self._turns(call)
         async with aclosing(turns):
             async for index in turns:
                 try:
-                    trial = await self._begin(index, call)
+                    attempt = await self._begin(index, call)
                 except BudgetExceeded as error:
-                    call.out.add(index)
+                    call.excluded.add(index)
                     unpaid = error
                     continue
                 if self._hedge_after is not None:
-                    trial = await self._hedge(trial, self._hedge_after, call)
-                name = trial.cloud.name
+                    attempt = await self._hedge(attempt, self._hedge_after, call)
+                name = attempt.cloud.name
                 try:
-                    if draft.begun:
+                    if assembly.begun:
                         yield Restart(str(failure))
-                    draft = ReplyAssembly()
-                    async with aclosing(trial.deltas()) as deltas:
+                    assembly = ReplyAssembly()
+                    async with aclosing(attempt.deltas()) as deltas:
                         async for delta in deltas:
-                            for event in draft.add(delta):
+                            for event in assembly.add(delta):
                                 yield event
-                    whole = draft.whole(name, call.count)
+                    complete = assembly.complete(name, call.count)
                 except DeadlineExceeded:
-                    trial.left()
-                    if not draft.begun:
+                    attempt.abandon()
+                    if not assembly.begun:
                         raise
-                    yield draft.partial("deadline", name, call.count)
+                    yield assembly.partial("deadline", name, call.count)
                     return
                 except (CloudError, InvalidChunk) as error:
-                    failure = _failure(error, trial.cloud)
-                    self._failed(trial, failure, call)
-                    if draft.begun and on_break == "incomplete":
+                    if isinstance(error, InvalidChunk):
+                        error = broken_off(attempt.cloud, str(error))
+                    failure = error
+                    self._fail(attempt, failure, call)
+                    if assembly.begun and on_break == "incomplete":
                         break
                 except BaseException:
-                    trial.left()
+                    attempt.abandon()
                     raise
                 else:
-                    trial.answered(whole.usage)
-                    self._budget.answered()
-                    yield whole
+                    attempt.succeed(complete.usage)
+                    self._retries.succeed()
+                    yield complete
                     return
-        if not draft.begun:
+        if not assembly.begun:
             raise unpaid if unpaid is not None and not call.count else failure
-        yield draft.partial("incomplete", failure.endpoint, call.count)
+        yield assembly.partial("incomplete", failure.endpoint, call.count)
 
     async def _begin(self, index: int, call: _Call) -> Attempt:
-        """An attempt that is paid for, not yet sent.
-
-        Raises:
-            BudgetExceeded: see `Charges.reserve`.
-        """
-        cloud, sending = self._clouds[index], SendProgress()
+        """Make an attempt that is paid for, but not sent yet; raises BudgetExceeded."""
+        cloud, progress = self._clouds[index], SendProgress()
         # It may wait for a file that other processes write.
-        charge = await anyio.to_thread.run_sync(call.charges.reserve, cloud)
+        charge = await anyio.to_thread.run_sync(call.spending.reserve, cloud)
         call.count += 1
-        steps = attempt(
+        chunks = stream_chunks(
             self._http,
             cloud,
             call.body,
             idempotency_key=call.key,
-            deadline=call.deadline,
-            sending=sending,
+            cancellation=call.cancellation,
+            progress=progress,
         )
-        return Attempt(index, cloud, self._health[index], charge, steps, sending)
+        return Attempt(index, cloud, self._breakers[index], charge, chunks, progress)
 
     async def _hedge(self, first: Attempt, delay: float, call: _Call) -> Attempt:
-        """`first`, or an attempt at the next endpoint that is faster to begin."""
+        """Return `first`, or an attempt at the next endpoint that begins sooner."""
 
-        async def another() -> Attempt | None:
+        async def make_second() -> Attempt | None:
             count = len(self._clouds)
             others = [(first.index + step) % count for step in range(1, count)]
             index = next(
-                (i for i in others if i not in call.out and not self._health[i].rests_for), None
+                (i for i in others if i not in call.excluded and not self._breakers[i].open_for),
+                None,
             )
             # Hedges come when endpoints are slow, which more requests do not make better.
-            if index is None or self._budget.spent:
+            if index is None or self._retries.exhausted:
                 return None
             try:
-                trial = await self._begin(index, call)
+                second = await self._begin(index, call)
             except BudgetExceeded:
                 return None
             call.hedged.add(index)
-            return trial
+            return second
 
-        def lost(trial: Attempt) -> None:
-            if isinstance(trial.failure, CloudError):
-                self._failed(trial, trial.failure, call)
+        def discard(attempt: Attempt) -> None:
+            if isinstance(attempt.failure, CloudError):
+                self._fail(attempt, attempt.failure, call)
             else:
-                trial.left()
+                attempt.abandon()
 
-        return await first_to_answer(first, another, delay, lost=lost)
+        return await first_to_answer(first, make_second, delay, discard=discard)
 
-    def _failed(self, trial: Attempt, failure: CloudError, call: _Call) -> None:
-        self._budget.failed()
-        trial.failed(failure)
+    def _fail(self, attempt: Attempt, failure: CloudError, call: _Call) -> None:
+        self._retries.fail()
+        attempt.fail(failure)
         if isinstance(failure, CloudRefused):
-            call.out.add(trial.index)
+            call.excluded.add(attempt.index)
 
     async def _turns(self, call: _Call) -> AsyncGenerator[int, None]:
-        """Which endpoint to ask next, after the pauses that are due."""
-        for number in range(_ROUNDS):
+        """Yield which endpoint to ask next, after the pauses that are due."""
+        for number in range(_MAX_ROUNDS):
             call.hedged.clear()
-            left = [index for index in range(len(self._clouds)) if index not in call.out]
+            left = [index for index in range(len(self._clouds)) if index not in call.excluded]
             if not left:
                 return
             if number:
-                longest = min(_FIRST_PAUSE * 2**number, _LONGEST_PAUSE)
-                soonest = min(self._health[index].rests_for for index in left)
+                longest = min(_FIRST_PAUSE * 2**number, _MAX_PAUSE)
+                soonest = min(self._breakers[index].open_for for index in left)
                 pause = max(random.uniform(0, longest), soonest)
-                if self._budget.spent or pause > min(_LONGEST_WAIT, call.deadline.remaining):
+                if self._retries.exhausted or pause > min(_MAX_WAIT, call.cancellation.remaining):
                     return
                 await anyio.sleep(pause)
-            well = [index for index in left if not self._health[index].rests_for]
-            if not well:
+            closed = [index for index in left if not self._breakers[index].open_for]
+            if not closed:
                 return
-            for place, index in enumerate(well):
+            for place, index in enumerate(closed):
                 # Another endpoint is no retry, unless all have failed before.
-                if index not in call.hedged and not (number and place and self._budget.spent):
+                is_retry = number and place
+                if index not in call.hedged and not (is_retry and self._retries.exhausted):
                     yield index
 
-    def _resting(self) -> CloudError:
-        """The error where no endpoint may be asked."""
-        soonest = min(range(len(self._clouds)), key=lambda i: self._health[i].rests_for)
-        health, cloud = self._health[soonest], self._clouds[soonest]
+    def _all_open(self) -> CloudError:
+        """Make the error for when no endpoint may be asked."""
+        soonest = min(range(len(self._clouds)), key=lambda i: self._breakers[i].open_for)
+        breaker, cloud = self._breakers[soonest], self._clouds[soonest]
         return CloudUnreachable(
-            f"{cloud.name} is left alone for {health.rests_for:.0f} s more, because it failed:"
-            f" {health.last_error}",
+            f"{cloud.name} is left alone for {breaker.open_for:.0f} s more, because it failed:"
+            f" {breaker.last_error}",
             endpoint=cloud.name,
         )
 
 
-def _failure(error: CloudError | InvalidChunk, cloud: Cloud) -> CloudError:
-    if isinstance(error, CloudError):
-        return error
-    return CloudBroken(f"{cloud.name} broke off: {error}.", endpoint=cloud.name)
+async def first_to_answer(
+    first: Attempt,
+    make_second: Callable[[], Awaitable[Attempt | None]],
+    delay: float,
+    *,
+    discard: Callable[[Attempt], None],
+) -> Attempt:
+    """Return the attempt whose first token came first, or `first` with its failure where none came.
+
+    The other is closed before anything of it was seen. Dean, Barroso, "The Tail at Scale",
+    Communications of the ACM 56(2), 2013: hedged requests.
+
+    Args:
+        make_second: makes the second attempt; called only after `delay`, and returns None where
+            there is to be none.
+        delay: seconds without a first token, or a failure.
+        discard: called with each attempt that is not returned.
+    """
+    attempts = [first]
+    running = 0
+    winner: Attempt | None = None
+    changed = anyio.Event()
+
+    async def run(attempt: Attempt) -> None:
+        nonlocal running, winner, changed
+        await attempt.look_ahead()
+        running -= 1
+        if attempt.failure is None:
+            winner = winner or attempt
+        changed.set()
+
+    try:
+        async with anyio.create_task_group() as group:
+            running += 1
+            group.start_soon(run, first)
+            with anyio.move_on_after(delay):
+                await changed.wait()
+            if running and (second := await make_second()) is not None:
+                attempts.append(second)
+                running += 1
+                group.start_soon(run, second)
+            while running and winner is None:
+                await changed.wait()
+                changed = anyio.Event()
+            group.cancel_scope.cancel()
+    except BaseException:
+        await _discard_all(attempts, discard)
+        raise
+    found = winner or first
+    await _discard_all([attempt for attempt in attempts if attempt is not found], discard)
+    return found
+
+
+async def _discard_all(attempts: list[Attempt], discard: Callable[[Attempt], None]) -> None:
+    with anyio.CancelScope(shield=True):
+        for attempt in attempts:
+            await attempt.close()
+            discard(attempt)

@@ -8,8 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Protocol
+from os import PathLike
 
 from edgesdk.errors import BudgetExceeded, InvalidOption, RequestError
 from edgesdk.hybrid.cloud.endpoint import Cloud
@@ -17,24 +16,38 @@ from edgesdk.hybrid.cloud.wire import Usage
 from edgesdk.hybrid.storage.database import Database
 
 HOUR, DAY = 3600.0, 86400.0
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS spending (id INTEGER PRIMARY KEY, at REAL NOT NULL,"
+    " money REAL NOT NULL, tokens INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS spending_at ON spending (at)",
+)
+_LOG = logging.getLogger("edgesdk.hybrid")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a call, or of several.
+    """The cost of one call, or of several.
 
     Attributes:
         money: in the currency of the endpoints' prices.
-        tokens: of prompts and answers together.
+        tokens: of prompts and replies together.
     """
 
     money: float = 0.0
     tokens: int = 0
 
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.money + other.money, self.tokens + other.tokens)
+
+    def __str__(self) -> str:
+        return f"{self.money:.6g} and {self.tokens:,} tokens"
+
 
 @dataclass(frozen=True)
 class SpendingLimits:
-    """None stands for no limit. Hours and days are the last 60 minutes and the last 24 hours.
+    """What may be spent. None stands for no limit.
+
+    Hours and days are the last 60 minutes and the last 24 hours.
 
     Raises:
         InvalidOption: a limit is negative.
@@ -53,41 +66,35 @@ class SpendingLimits:
             if value is not None and not value >= 0:
                 raise InvalidOption(f"{each.name} must not be negative, but is {value}.")
 
-    def per_call(self, cost: Cost) -> str | None:
-        """The name of a limit that `cost` alone is above."""
+    def exceeded_by_call(self, cost: Cost) -> str | None:
+        """Return the name of a limit per call that `cost` is above."""
         if self.money_per_call is not None and cost.money > self.money_per_call:
             return "money_per_call"
         if self.tokens_per_call is not None and cost.tokens > self.tokens_per_call:
             return "tokens_per_call"
         return None
 
-    def windows(self) -> list[tuple[str, float, bool, float]]:
-        """Name, seconds, whether it counts money (else tokens), and amount of each limit."""
+    def windows(self) -> list[tuple[str, float, str, float]]:
+        """Return name, seconds, what is counted ("money" or "tokens") and amount of each limit."""
         every = [
-            ("money_per_hour", HOUR, True, self.money_per_hour),
-            ("money_per_day", DAY, True, self.money_per_day),
-            ("tokens_per_hour", HOUR, False, self.tokens_per_hour),
-            ("tokens_per_day", DAY, False, self.tokens_per_day),
+            ("money_per_hour", HOUR, "money", self.money_per_hour),
+            ("money_per_day", DAY, "money", self.money_per_day),
+            ("tokens_per_hour", HOUR, "tokens", self.tokens_per_hour),
+            ("tokens_per_day", DAY, "tokens", self.tokens_per_day),
         ]
         return [
-            (name, seconds, money, amount)
-            for name, seconds, money, amount in every
+            (name, seconds, counted, amount)
+            for name, seconds, counted, amount in every
             if amount is not None
         ]
 
 
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS spending (id INTEGER PRIMARY KEY, at REAL NOT NULL,"
-    " money REAL NOT NULL, tokens INTEGER NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS spending_at ON spending (at)",
-)
-
-
 class Budget:
-    """Counts in a file, which several processes may share, or in memory.
+    """Reserves spending before it happens, so that callers together never overspend.
 
-    A reservation that is never settled, because its process died, stays counted in full until its
-    hour or day is over: the money may have been spent.
+    It counts in a file, which several processes may share, or in memory. A reservation that is
+    never settled, because its process died, stays counted in full until its hour or day is over:
+    the money may have been spent.
 
     Args:
         path: of the SQLite file; None for memory.
@@ -100,7 +107,7 @@ class Budget:
     def __init__(
         self,
         limits: SpendingLimits,
-        path: Path | None = None,
+        path: str | PathLike[str] | None = None,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -108,49 +115,48 @@ class Budget:
         self._clock = clock
         self._database = Database(
             path,
-            what="The budget's file" if path else "The budget",
+            name="The budget's file" if path else "The budget",
             hint="Delete it to start from nothing, or name another.",
         )
-        with self._database.writing() as database:
-            self._database.require(database, "spending")
+        with self._database.transaction() as database:
+            self._database.require_table(database, "spending")
             for statement in _SCHEMA:
                 database.execute(statement)
 
-    def reserve(self, worst: Cost, *, before: Cost | None = None) -> Reservation:
+    def reserve(self, max_cost: Cost, *, spent_before: Cost | None = None) -> Reservation:
         """Set aside what a call, or one attempt of it, may cost at most.
 
         Args:
-            before: what earlier attempts of the same call cost; for the limits per call.
+            spent_before: what earlier attempts of the same call cost; for the limits per call.
 
         Raises:
             BudgetExceeded: with what others have spent or reserved it would go above a limit.
             RequestError: the file cannot be used any more.
         """
-        so_far = before or Cost()
-        whole = Cost(so_far.money + worst.money, so_far.tokens + worst.tokens)
-        alone = self._limits.per_call(whole)
-        if alone is not None:
+        whole_call = max_cost + (spent_before or Cost())
+        limit = self._limits.exceeded_by_call(whole_call)
+        if limit is not None:
             raise BudgetExceeded(
-                f"The call may cost {_phrase(whole)}, which is above {alone}.",
-                limit=alone,
+                f"The call may cost {whole_call}, which is above {limit}.",
+                limit=limit,
                 free_in=None,
                 hint="Shorten the prompt, or allow fewer tokens of answer.",
             )
         now = self._clock()
-        with self._database.writing() as database:
+        with self._database.transaction() as database:
             database.execute("DELETE FROM spending WHERE at <= ?", (now - DAY,))
-            for name, seconds, money, amount in self._limits.windows():
-                self._check(database, name, now, seconds, money, amount, worst)
+            for name, seconds, counted, amount in self._limits.windows():
+                self._check(database, name, now, seconds, counted, amount, max_cost)
             row = database.execute(
                 "INSERT INTO spending (at, money, tokens) VALUES (?, ?, ?)",
-                (now, worst.money, worst.tokens),
+                (now, max_cost.money, max_cost.tokens),
             ).lastrowid
         assert row is not None, "an insert has a row"
         return Reservation(self, row)
 
     def spent(self, seconds: float = DAY) -> Cost:
-        """What was spent or is reserved in the last `seconds`, of at most a day."""
-        with self._database.reading() as database:
+        """Return what was spent or is reserved in the last `seconds`, of at most a day."""
+        with self._database.connection() as database:
             money, tokens = database.execute(
                 "SELECT total(money), total(tokens) FROM spending WHERE at > ?",
                 (self._clock() - seconds,),
@@ -167,15 +173,14 @@ class Budget:
         name: str,
         now: float,
         seconds: float,
-        money: bool,
+        counted: str,
         amount: float,
-        worst: Cost,
+        max_cost: Cost,
     ) -> None:
-        column = "money" if money else "tokens"
         rows = database.execute(
-            f"SELECT at, {column} FROM spending WHERE at > ? ORDER BY at", (now - seconds,)
+            f"SELECT at, {counted} FROM spending WHERE at > ? ORDER BY at", (now - seconds,)
         ).fetchall()
-        over = sum(cost for _, cost in rows) + getattr(worst, column) - amount
+        over = sum(cost for _, cost in rows) + getattr(max_cost, counted) - amount
         # Sums of floats may come out a hair above.
         if over <= 1e-9:
             return
@@ -187,14 +192,14 @@ class Budget:
                 break
         wait = "" if free_in is None else f" It is free again in {free_in:,.0f} s."
         raise BudgetExceeded(
-            f"The call may cost {_phrase(worst)}; {name} is {amount:g} and does not have that"
+            f"The call may cost {max_cost}; {name} is {amount:g} and does not have that"
             f" left.{wait}",
             limit=name,
             free_in=free_in,
         )
 
     def _settle(self, row: int, actual: Cost | None) -> None:
-        with self._database.writing() as database:
+        with self._database.transaction() as database:
             if actual is None:
                 database.execute("DELETE FROM spending WHERE id = ?", (row,))
             else:
@@ -212,48 +217,49 @@ class Reservation:
         self._row = row
 
     def settle(self, actual: Cost) -> None:
-        """The call cost `actual`, also where that is more than was reserved."""
+        """Count `actual` instead, also where that is more than was reserved."""
         self._budget._settle(self._row, actual)
 
     def release(self) -> None:
-        """Nothing was sent, so nothing is owed."""
+        """Count nothing, because nothing was sent."""
         self._budget._settle(self._row, None)
 
 
-def _phrase(cost: Cost) -> str:
-    return f"{cost.money:.6g} and {cost.tokens:,} tokens"
-
-
-_LOG = logging.getLogger("edgesdk.hybrid")
-
-
 class CallSpending:
-    """Implements `edgesdk.hybrid.cloud.spending.Charges`.
+    """Counts what one call costs, over all its attempts.
 
-    Every attempt is reserved at its worst before it is sent, and stays so unless the endpoint
+    Every attempt is reserved at its maximum before it is sent, and stays so unless the endpoint
     counts, or has not worked: an endpoint may charge for an answer that broke off, and for the
-    second one, and for that of a hedge.
+    second one, and for that of a hedge. Several threads may use it.
 
     Args:
         budget: None for no limit.
         prompt_tokens, output_tokens: of one attempt, at most.
     """
 
-    def __init__(self, budget: Budget | None, prompt_tokens: int, output_tokens: int) -> None:
+    def __init__(
+        self, budget: Budget | None = None, prompt_tokens: int = 0, output_tokens: int = 0
+    ) -> None:
         self._budget = budget
         self._prompt_tokens = prompt_tokens
         self._output_tokens = output_tokens
         self._guard = threading.Lock()
-        self._charges: list[_AttemptCharge] = []
+        self._charges: list[AttemptCharge] = []
 
-    def reserve(self, cloud: Cloud) -> _AttemptCharge:
-        """See `Charges.reserve`."""
-        worst = cost_of(cloud, self._prompt_tokens, self._output_tokens)
+    def reserve(self, cloud: Cloud) -> AttemptCharge:
+        """Set aside what one more attempt at `cloud` may cost. It may wait for the budget's file.
+
+        Raises:
+            BudgetExceeded: there is not enough left, or nobody knows.
+        """
+        max_cost = cost_of(cloud, self._prompt_tokens, self._output_tokens)
         with self._guard:
             try:
-                self._write_down()
+                self._record()
                 reservation = (
-                    None if self._budget is None else self._budget.reserve(worst, before=self.cost)
+                    None
+                    if self._budget is None
+                    else self._budget.reserve(max_cost, spent_before=self.cost)
                 )
             except RequestError as error:
                 raise BudgetExceeded(
@@ -261,100 +267,64 @@ class CallSpending:
                     limit="its file cannot be used",
                     free_in=None,
                 ) from error
-            charge = _AttemptCharge(cloud, worst, reservation)
+            charge = AttemptCharge(cloud, max_cost, reservation)
             self._charges.append(charge)
         return charge
 
     @property
     def cost(self) -> Cost:
-        """Of all attempts so far; the worst case of those that did not end with a count."""
-        return Cost(
-            sum(charge.cost.money for charge in self._charges),
-            sum(charge.cost.tokens for charge in self._charges),
-        )
+        """What all attempts cost so far; those that did not end with a count, at their maximum."""
+        return sum((charge.cost for charge in self._charges), Cost())
 
     def settle(self) -> None:
-        """The call is over. Where the budget's file cannot be written, what it has stays: the
-        worst case."""
+        """Tell the budget what the call cost. Where its file cannot be written, the maximum
+        stays."""
         with self._guard:
             try:
-                self._write_down()
+                self._record()
             except RequestError as error:
                 _LOG.warning("what a call cost was not written down: %s", error)
 
-    def _write_down(self) -> None:
+    def _record(self) -> None:
         for charge in self._charges:
-            charge.write_down()
+            charge.record()
 
 
-class _AttemptCharge:
-    """Implements `edgesdk.hybrid.cloud.spending.Charge`; the file hears of it later, because that
-    may take a while."""
+class AttemptCharge:
+    """What one attempt costs: its maximum, until `settle` or `release` says otherwise.
 
-    def __init__(self, cloud: Cloud, worst: Cost, reservation: Reservation | None) -> None:
-        self.cost = worst
+    Attributes:
+        cost: as far as it is known now. The budget hears of it in `record`, because its file may
+            be busy for a while.
+    """
+
+    def __init__(self, cloud: Cloud, max_cost: Cost, reservation: Reservation | None) -> None:
+        self.cost = max_cost
         self._cloud = cloud
         self._reservation = reservation
-        self._written: Cost = worst
+        self._recorded = max_cost
 
     def settle(self, usage: Usage) -> None:
-        """See `Charge.settle`."""
+        """The endpoint counted this."""
         self.cost = cost_of(self._cloud, usage.prompt_tokens, usage.completion_tokens)
 
     def release(self) -> None:
-        """See `Charge.release`."""
+        """Nothing was sent, or the endpoint said that it does not answer."""
         self.cost = Cost()
 
-    def write_down(self) -> None:
-        """Tell the budget, where it does not know yet; raises RequestError."""
+    def record(self) -> None:
+        """Tell the budget the cost, where it does not know it yet; raises RequestError."""
         cost = self.cost
-        if self._reservation is None or cost == self._written:
+        if self._reservation is None or cost == self._recorded:
             return
         if cost == Cost():
             self._reservation.release()
         else:
             self._reservation.settle(cost)
-        self._written = cost
+        self._recorded = cost
 
 
 def cost_of(cloud: Cloud, prompt_tokens: int, output_tokens: int) -> Cost:
-    """What an endpoint asks for so many tokens."""
+    """Return what an endpoint asks for so many tokens."""
     money = prompt_tokens * cloud.input_price + output_tokens * cloud.output_price
     return Cost(money / 1e6, prompt_tokens + output_tokens)
-
-
-class Charge(Protocol):
-    """The most that one attempt may cost, set aside. All of it is owed unless one of these says
-    otherwise, once."""
-
-    def settle(self, usage: Usage) -> None:
-        """The endpoint counted this."""
-
-    def release(self) -> None:
-        """Nothing was sent, or the endpoint said that it does not answer."""
-
-
-class Charges(Protocol):
-    """Of one call, attempt by attempt."""
-
-    def reserve(self, cloud: Cloud) -> Charge:
-        """Set aside what one more attempt there may cost; several threads may ask, and it may
-        take a while.
-
-        Raises:
-            BudgetExceeded: there is not enough left, or nobody knows.
-        """
-
-
-class NoCharge:
-    """Implements `Charge` and `Charges` for those who do not count."""
-
-    def reserve(self, cloud: Cloud) -> NoCharge:
-        """See `Charges.reserve`."""
-        return self
-
-    def settle(self, usage: Usage) -> None:
-        """See `Charge.settle`."""
-
-    def release(self) -> None:
-        """See `Charge.release`."""

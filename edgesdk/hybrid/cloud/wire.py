@@ -1,65 +1,26 @@
-"""Reads what an OpenAI-compatible endpoint streams: server-sent events and their chunks."""
+"""Reads what an OpenAI-compatible endpoint streams: server-sent events and their chunks.
+
+OpenAI's API reference, "Chat completion chunk".
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
+import httpx
+from httpx_sse import EventSource
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 # A line of a chat completion is a few kilobytes; an endless one is an attack or an accident.
 MAX_EVENT_BYTES = 4 * 2**20
 
 
-class EventTooLong(ValueError):
-    """A line or an event went past `MAX_EVENT_BYTES`. Never leaves the SDK."""
-
-
-class EventReader:
-    """Gives the data of each whole event; what is not finished by an empty line is none."""
-
-    def __init__(self) -> None:
-        self._bytes = b""
-        self._lines: list[str] = []
-        self._size = 0
-
-    def feed(self, data: bytes) -> Iterator[str]:
-        """The data of events that `data` completes.
-
-        Raises:
-            EventTooLong: an event is too long.
-            UnicodeDecodeError: a line is no UTF-8.
-        """
-        whole = self._bytes + data
-        # A carriage return at the end may be half of a line break.
-        held = b"\r" if whole.endswith(b"\r") else b""
-        *lines, rest = (
-            whole[: len(whole) - len(held)]
-            .replace(b"\r\n", b"\n")
-            .replace(b"\r", b"\n")
-            .split(b"\n")
-        )
-        self._bytes = rest + held
-        for line in lines:
-            yield from self._line(line.decode("utf-8"))
-        if self._size + len(self._bytes) > MAX_EVENT_BYTES:
-            raise EventTooLong
-
-    def _line(self, line: str) -> Iterator[str]:
-        if line == "":
-            if self._lines:
-                yield "\n".join(self._lines)
-            self._lines, self._size = [], 0
-            return
-        name, _, value = line.partition(":")
-        if name == "data":
-            self._lines.append(value.removeprefix(" "))
-            self._size += len(value)
-
-
 class InvalidChunk(ValueError):
-    """A chunk that is none, or that carries an error. Never leaves the SDK."""
+    """The stream is damaged, or carries an error. Never leaves the SDK."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +33,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class WireToolCall:
-    """A call of a tool. `arguments` is the JSON text, as the model wrote it."""
+    """A tool call as it was sent. `arguments` is the JSON text that the model wrote."""
 
     id: str
     name: str
@@ -91,7 +52,7 @@ class ToolCallDelta:
 
 @dataclass(frozen=True)
 class ChunkDelta:
-    """What one chunk adds."""
+    """What one chunk adds to the reply."""
 
     text: str = ""
     reasoning: str = ""
@@ -101,59 +62,59 @@ class ChunkDelta:
 
     @property
     def empty(self) -> bool:
-        """Whether it adds nothing to the answer."""
+        """Whether it adds nothing to the reply."""
         return not (self.text or self.reasoning or self.calls)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
+async def read_events(body: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
+    """Yield the data of each whole event in `body`; an unfinished last event is dropped.
+
+    Raises:
+        InvalidChunk: an event is too long, or no UTF-8.
+    """
+    stream = _EventBytes(body)
+    response = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=stream)
+    async with aclosing(EventSource(response).aiter_sse()) as events:
+        async for event in events:
+            stream.pending = 0
+            # Comments that keep the connection open are events without data.
+            if event.data:
+                yield event.data
 
 
-class _Function(_Part):
-    name: str | None = None
-    arguments: str | None = None
+class _EventBytes(httpx.AsyncByteStream):
+    """Checks the bytes of an event stream, which httpx-sse does not.
 
+    Attributes:
+        pending: how many came since the last event; whoever reads events sets it to 0.
+    """
 
-class _Call(_Part):
-    index: int = 0
-    id: str | None = None
-    function: _Function = Field(default_factory=_Function)
+    def __init__(self, body: AsyncIterator[bytes]) -> None:
+        self.pending = 0
+        self._body = body
 
-
-class _Delta(_Part):
-    content: str | None = None
-    # DeepSeek and vLLM use the first name, OpenRouter and others the second.
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
-    tool_calls: list[_Call] | None = None
-
-
-class _Choice(_Part):
-    index: int = 0
-    delta: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _Usage(_Part):
-    prompt_tokens: int
-    completion_tokens: int = 0
-
-
-class _Chunk(_Part):
-    choices: list[_Choice]
-    usage: _Usage | None = None
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        async for data in self._body:
+            self.pending += len(data)
+            if self.pending > MAX_EVENT_BYTES:
+                raise InvalidChunk("it sent an event without an end")
+            try:
+                decoder.decode(data)
+            except UnicodeDecodeError:
+                raise InvalidChunk("it sent bytes that are no UTF-8") from None
+            yield data
 
 
 def parse_chunk(data: str) -> ChunkDelta:
-    """The chunk in the data of one event.
+    """Parse the data of one event.
 
     Raises:
         InvalidChunk: it is not JSON, not a chunk, or an error that was sent as one.
     """
     try:
         found = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidChunk(f"it sent {data[:80]!r} where a chunk should be") from None
     if isinstance(found, dict) and found.get("error"):
         raise InvalidChunk(f"it sent an error instead of the rest: {error_text(found)}")
@@ -183,7 +144,7 @@ def parse_chunk(data: str) -> ChunkDelta:
 
 
 def error_text(body: object) -> str:
-    """The message of an error body in one of the shapes that are about."""
+    """Return the message of an error body, in any of its common shapes."""
     error = body.get("error") if isinstance(body, dict) else None
     text = error.get("message") if isinstance(error, dict) else error
     if not isinstance(text, str):
@@ -191,38 +152,41 @@ def error_text(body: object) -> str:
     return " ".join(text.split())[:300]
 
 
-class ToolCallAssembly:
-    """Whole calls out of pieces, in the order of their numbers."""
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
 
-    def __init__(self) -> None:
-        self._calls: dict[int, WireToolCall] = {}
 
-    def add(self, piece: ToolCallDelta) -> None:
-        """Raises InvalidChunk where a piece belongs to another call than the number says."""
-        known = self._calls.get(piece.index)
-        if known is None:
-            if not piece.name:
-                raise InvalidChunk(f"tool call {piece.index} has no name")
-            self._calls[piece.index] = WireToolCall(piece.id, piece.name, piece.arguments)
-            return
-        if piece.id and piece.id != known.id:
-            raise InvalidChunk(f"tool call {piece.index} changed its id on the way")
-        self._calls[piece.index] = WireToolCall(
-            known.id, known.name, known.arguments + piece.arguments
-        )
+class _Function(_Part):
+    name: str | None = None
+    arguments: str | None = None
 
-    def whole(self) -> tuple[WireToolCall, ...]:
-        """All calls.
 
-        Raises:
-            InvalidChunk: the arguments of one are no JSON object.
-        """
-        calls = tuple(call for _, call in sorted(self._calls.items()))
-        for call in calls:
-            try:
-                arguments = json.loads(call.arguments or "{}")
-            except ValueError:
-                arguments = None
-            if not isinstance(arguments, dict):
-                raise InvalidChunk(f"the arguments of its call of {call.name} are no JSON object")
-        return calls
+class _ToolCall(_Part):
+    index: int = 0
+    id: str | None = None
+    function: _Function = Field(default_factory=_Function)
+
+
+class _Delta(_Part):
+    content: str | None = None
+    # DeepSeek and vLLM use the first name, OpenRouter and others the second.
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Choice(_Part):
+    index: int = 0
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(_Part):
+    prompt_tokens: int
+    completion_tokens: int = 0
+
+
+class _Chunk(_Part):
+    choices: list[_Choice]
+    usage: _Usage | None = None

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -21,251 +22,32 @@ from edgesdk.hybrid.storage.database import Database
 from edgesdk.options import Options, options_from
 from edgesdk.system.closing import Closeable
 
-_VERSION = 1
+KEY_BYTES = 32
+_VERSION = 2
 _TABLES = (
-    # `proof` is sealed with the key, so that a wrong one is noticed before anything is.
+    # `proof` is encrypted with the key, so that a wrong one is noticed before anything is.
     "CREATE TABLE IF NOT EXISTS about (version INTEGER NOT NULL, name TEXT NOT NULL, proof BLOB)",
-    "CREATE TABLE IF NOT EXISTS waiting (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL,"
-    " place TEXT NOT NULL, sealed BLOB NOT NULL, lease TEXT, leased_until REAL NOT NULL DEFAULT 0)",
+    "CREATE TABLE IF NOT EXISTS requests (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL,"
+    " key TEXT NOT NULL, encrypted BLOB NOT NULL, lease TEXT,"
+    " leased_until REAL NOT NULL DEFAULT 0)",
 )
 _DAY = 86_400.0
-# Of a lease, what sending may take; the rest is for writing down that it was done.
-_SHARE = 0.8
+# Of a lease, what sending may take; the rest is for recording that it was done.
+_SENDING_SHARE = 0.8
+# The options that a cloud is told; the rest is the device's.
+_CLOUD_OPTIONS = ("max_tokens", "stop", "temperature", "top_p", "seed")
+_KEYRING_SERVICE = "edgesdk queue"
+_KEY_HINT = "Give the queue a key of the app's: OfflineQueue(path, key=...)."
 _LOG = logging.getLogger("edgesdk.hybrid")
 
 
 @dataclass(frozen=True)
-class QueueEntry:
-    """A request in the queue.
-
-    Attributes:
-        id: ascending, and never given twice.
-        at: when it was put there, in seconds since the epoch.
-    """
-
-    id: int
-    at: float
-
-
-class OfflineQueue(Closeable):
-    """Requests that could not go to the cloud when they were asked.
-
-    The file has their texts encrypted (AES-256-GCM); when they were asked, how many there are and
-    about how long they are can be seen in it. Never one that is to stay on the device is in it.
-
-    Args:
-        path: of the SQLite file.
-        key: 32 bytes that the app keeps; None for one that the system's keyring keeps, made with
-            the file.
-        max_age: seconds after which a request is dropped.
-        max_count: how many may wait; the oldest is dropped for a new one.
-        lease: seconds for which one who sends a request has it alone. One that was not done with it
-            by then is taken to have died.
-        clock: seconds since the epoch.
-
-    Raises:
-        InvalidOption: a limit is not positive, or the key has not 32 bytes.
-        MissingExtra: cryptography, or without a key keyring, is not installed.
-        RequestError: the file or the keyring cannot be used, or the file has another key.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        key: bytes | None = None,
-        max_age: float = 7 * _DAY,
-        max_count: int = 1_000,
-        lease: float = 300.0,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        for name, value in (("max_age", max_age), ("max_count", max_count), ("lease", lease)):
-            if not value > 0:
-                raise InvalidOption(f"{name} must be more than 0, not {value}.")
-        self._path = path
-        self._max_age = max_age
-        self._max_count = max_count
-        self._lease = lease
-        self._clock = clock
-        if key is not None:
-            self._seal = QueueCipher(key)
-        with suppress(OSError):
-            # What cannot be made here is explained by the next line.
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600, exist_ok=True)
-        self._database = Database(
-            path, what="The queue", hint="Move it away, or name another file."
-        )
-        try:
-            self._prepare(key)
-        except BaseException:
-            self._database.close()
-            raise
-
-    def put(self, held: QueuedRequest) -> int:
-        """Keep a request; its id.
-
-        Raises:
-            InvalidOption: it is to stay on the device.
-            RequestError: it cannot be written.
-        """
-        if held.upload == "local_only":
-            raise InvalidOption("A request that is to stay on the device does not wait to leave.")
-        place, now = secrets.token_hex(16), self._clock()
-        sealed = self._seal.close(held.to_bytes(), place.encode("ascii"))
-        with self._database.writing() as database:
-            number = database.execute(
-                "INSERT INTO waiting (at, place, sealed) VALUES (?, ?, ?)", (now, place, sealed)
-            ).lastrowid
-            self._drop_expired(database, now)
-            dropped = database.execute(
-                "DELETE FROM waiting WHERE leased_until <= ? AND id NOT IN"
-                " (SELECT id FROM waiting ORDER BY id DESC LIMIT ?)",
-                (now, self._max_count),
-            ).rowcount
-        if dropped:
-            _LOG.warning("the queue was full, so its oldest %d went", dropped)
-        assert number is not None, "an insert has a row"
-        return number
-
-    def waiting(self) -> list[QueueEntry]:
-        """What is in the queue, the oldest first; also what somebody is sending now."""
-        with self._database.reading() as database:
-            rows = database.execute(
-                "SELECT id, at FROM waiting WHERE at > ? ORDER BY id",
-                (self._clock() - self._max_age,),
-            ).fetchall()
-        return [QueueEntry(*row) for row in rows]
-
-    def claim(self, *, after: int = 0) -> Claim | None:
-        """The oldest request that nobody is sending, to be sent by the caller and by nobody else;
-        None if there is none.
-
-        Args:
-            after: only those with a higher id.
-
-        Raises:
-            RequestError: the file cannot be used.
-        """
-        while True:
-            lease, now = secrets.token_hex(16), self._clock()
-            with self._database.writing() as database:
-                self._drop_expired(database, now)
-                row = database.execute(
-                    "SELECT id, at, place, sealed FROM waiting WHERE leased_until <= ? AND id > ?"
-                    " ORDER BY id LIMIT 1",
-                    (now, after),
-                ).fetchone()
-                if row is None:
-                    return None
-                number, at, place, sealed = row
-                database.execute(
-                    "UPDATE waiting SET lease = ?, leased_until = ? WHERE id = ?",
-                    (lease, now + self._lease, number),
-                )
-            try:
-                held = from_bytes(self._seal.open(sealed, place.encode("ascii")))
-            except DecryptionFailed:
-                # Somebody else wrote into the file.
-                _LOG.warning("request %d of the queue was damaged, and went", number)
-                self._end(number, lease, drop=True)
-                continue
-            return Claim(self, QueueEntry(number, at), held, place, lease, _SHARE * self._lease)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._database.close()
-
-    def _drop_expired(self, database: sqlite3.Connection, now: float) -> None:
-        dropped = database.execute(
-            "DELETE FROM waiting WHERE at <= ? AND leased_until <= ?", (now - self._max_age, now)
-        ).rowcount
-        if dropped:
-            _LOG.warning("%d requests waited for too long, and went", dropped)
-
-    def _end(self, number: int, lease: str, *, drop: bool) -> bool:
-        change = "DELETE FROM waiting" if drop else "UPDATE waiting SET leased_until = 0"
-        with self._database.writing() as database:
-            done = database.execute(f"{change} WHERE id = ? AND lease = ?", (number, lease))
-            return done.rowcount == 1
-
-    def _prepare(self, key: bytes | None) -> None:
-        with self._database.writing() as database:
-            # What was there is overwritten, not only forgotten.
-            database.execute("PRAGMA secure_delete = ON")
-            self._database.require(database, "waiting")
-            for statement in _TABLES:
-                database.execute(statement)
-            found = database.execute("SELECT version, name, proof FROM about").fetchone()
-            if found is None:
-                # The file is kept from others meanwhile, or each would make a key.
-                name = secrets.token_hex(8)
-                if key is None:
-                    self._seal = QueueCipher(key_of_keyring(name, make=True))
-                proof = self._seal.close(b"", name.encode("ascii"))
-                database.execute("INSERT INTO about VALUES (?, ?, ?)", (_VERSION, name, proof))
-                return
-        version, name, proof = found
-        if version != _VERSION:
-            raise RequestError(
-                f"The queue {self._path} has version {version}; this edgesdk writes {_VERSION}.",
-                hint="Update edgesdk, or name another file.",
-            )
-        if key is None:
-            self._seal = QueueCipher(key_of_keyring(name, make=False))
-        try:
-            self._seal.open(proof, name.encode("ascii"))
-        except DecryptionFailed:
-            raise RequestError(
-                f"The queue {self._path} was written with another key.",
-                hint="Give that key, or name another file.",
-            ) from None
-
-
-class Claim:
-    """A request that one caller has for itself. `done` or `release` must follow.
-
-    Attributes:
-        key: the request's own, whoever sends it.
-        seconds: to send it in.
-    """
-
-    def __init__(
-        self,
-        queue: OfflineQueue,
-        waiting: QueueEntry,
-        held: QueuedRequest,
-        key: str,
-        lease: str,
-        seconds: float,
-    ) -> None:
-        self.waiting = waiting
-        self.held = held
-        self.key = key
-        self.seconds = seconds
-        self._queue = queue
-        self._lease = lease
-
-    def done(self) -> bool:
-        """Take it out of the queue; False if it was not the caller's any more."""
-        return self._queue._end(self.waiting.id, self._lease, drop=True)
-
-    def release(self) -> None:
-        """Leave it in the queue, for a later time."""
-        self._queue._end(self.waiting.id, self._lease, drop=False)
-
-
-# What a cloud is told of the options; the rest is the device's.
-_TOLD = ("max_tokens", "stop", "temperature", "top_p", "seed")
-
-
-@dataclass(frozen=True)
 class QueuedRequest:
-    """One request.
+    """What has to be known of a request to send it later.
 
     Attributes:
         messages: as they are, with all that is private.
-        upload: the rule that held when it was asked; a later one may be stricter, never looser.
+        upload: the rule that held when it was made; a later one may be stricter, never looser.
         call: the rule that its call gave, if it gave one,
         tags: and the tags; both are judged again when it is sent.
     """
@@ -277,11 +59,10 @@ class QueuedRequest:
     tags: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
-        """`from_bytes` reads it; raises RequestError where a message is no JSON."""
-        options = {name: getattr(self.options, name) for name in _TOLD}
+        """Return what `from_bytes` reads; raises RequestError where a message is no JSON."""
         fields = {
             "messages": self.messages,
-            "options": options,
+            "options": {name: getattr(self.options, name) for name in _CLOUD_OPTIONS},
             "upload": self.upload,
             "call": self.call,
             "tags": self.tags,
@@ -295,12 +76,12 @@ class QueuedRequest:
 def queued_request(
     messages: list[dict[str, Any]], options: Options, verdict: UploadVerdict
 ) -> QueuedRequest:
-    """A request with the verdict on it."""
+    """Make a request with the verdict on it."""
     return QueuedRequest(messages, options, verdict.upload, verdict.call, verdict.tags)
 
 
 def from_bytes(data: bytes) -> QueuedRequest:
-    """What `QueuedRequest.to_bytes` gave."""
+    """Read what `QueuedRequest.to_bytes` gave."""
     fields = json.loads(data)
     return QueuedRequest(
         fields["messages"],
@@ -311,18 +92,235 @@ def from_bytes(data: bytes) -> QueuedRequest:
     )
 
 
-KEY_BYTES = 32
-_NONCE_BYTES = 12
-_SERVICE = "edgesdk queue"
-_HINT = "Give the queue a key of the app's: OfflineQueue(path, key=...)."
+@dataclass(frozen=True)
+class QueueEntry:
+    """A request in the queue, as far as it can be seen without the key.
+
+    Attributes:
+        id: ascending, and never given twice.
+        at: when it was put there, in seconds since the epoch.
+    """
+
+    id: int
+    at: float
+
+
+class OfflineQueue(Closeable):
+    """Keeps requests that could not go to the cloud when they were made.
+
+    The file has their texts encrypted (Fernet: AES-128-CBC with HMAC-SHA256). When they were made,
+    how many there are and about how long they are can be seen in it. A request that is to stay on
+    the device is never in it.
+
+    Args:
+        path: of the SQLite file.
+        key: 32 bytes that the app keeps; None for one that the system's keyring keeps, made with
+            the file.
+        max_age: seconds after which a request is dropped.
+        max_count: how many may wait; the oldest is dropped for a new one.
+        lease: seconds for which whoever sends a request has it alone. One that was not done with
+            it by then is taken to have died.
+        clock: seconds since the epoch.
+
+    Raises:
+        InvalidOption: a limit is not positive, or the key has not 32 bytes.
+        MissingExtra: cryptography, or without a key keyring, is not installed.
+        RequestError: the file or the keyring cannot be used, or the file has another key.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        key: bytes | None = None,
+        max_age: float = 7 * _DAY,
+        max_count: int = 1_000,
+        lease: float = 300.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        for name, value in (("max_age", max_age), ("max_count", max_count), ("lease", lease)):
+            if not value > 0:
+                raise InvalidOption(f"{name} must be more than 0, not {value}.")
+        self._path = Path(path)
+        self._max_age = max_age
+        self._max_count = max_count
+        self._lease = lease
+        self._clock = clock
+        if key is not None:
+            self._cipher = QueueCipher(key)
+        with suppress(OSError):
+            # What cannot be made here is explained by the next line.
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.touch(mode=0o600, exist_ok=True)
+        self._database = Database(
+            self._path, name="The queue", hint="Move it away, or name another file."
+        )
+        try:
+            self._prepare(key)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def put(self, request: QueuedRequest) -> int:
+        """Keep a request, and return its id.
+
+        Raises:
+            InvalidOption: it is to stay on the device.
+            RequestError: it cannot be written.
+        """
+        if request.upload == "local_only":
+            raise InvalidOption("A request that is to stay on the device does not wait to leave.")
+        key, now = secrets.token_hex(16), self._clock()
+        encrypted = self._cipher.encrypt(request.to_bytes(), key)
+        with self._database.transaction() as database:
+            number = database.execute(
+                "INSERT INTO requests (at, key, encrypted) VALUES (?, ?, ?)", (now, key, encrypted)
+            ).lastrowid
+            self._drop_expired(database, now)
+            dropped = database.execute(
+                "DELETE FROM requests WHERE leased_until <= ? AND id NOT IN"
+                " (SELECT id FROM requests ORDER BY id DESC LIMIT ?)",
+                (now, self._max_count),
+            ).rowcount
+        if dropped:
+            _LOG.warning("the queue was full, so its oldest %d went", dropped)
+        assert number is not None, "an insert has a row"
+        return number
+
+    def entries(self) -> list[QueueEntry]:
+        """Return what is in the queue, the oldest first; also what somebody is sending now."""
+        with self._database.connection() as database:
+            rows = database.execute(
+                "SELECT id, at FROM requests WHERE at > ? ORDER BY id",
+                (self._clock() - self._max_age,),
+            ).fetchall()
+        return [QueueEntry(*row) for row in rows]
+
+    def claim(self, *, after: int = 0) -> Claim | None:
+        """Claim the oldest request that nobody is sending, so that nobody else sends it; None if
+        there is none.
+
+        Args:
+            after: only those with a higher id.
+
+        Raises:
+            RequestError: the file cannot be used.
+        """
+        while True:
+            lease, now = secrets.token_hex(16), self._clock()
+            with self._database.transaction() as database:
+                self._drop_expired(database, now)
+                row = database.execute(
+                    "SELECT id, at, key, encrypted FROM requests WHERE leased_until <= ? AND id > ?"
+                    " ORDER BY id LIMIT 1",
+                    (now, after),
+                ).fetchone()
+                if row is None:
+                    return None
+                number, at, key, encrypted = row
+                database.execute(
+                    "UPDATE requests SET lease = ?, leased_until = ? WHERE id = ?",
+                    (lease, now + self._lease, number),
+                )
+            try:
+                request = from_bytes(self._cipher.decrypt(encrypted, key))
+            except DecryptionFailed:
+                # Somebody else wrote into the file.
+                _LOG.warning("request %d of the queue was damaged, and went", number)
+                self._end(number, lease, drop=True)
+                continue
+            entry = QueueEntry(number, at)
+            return Claim(self, entry, request, key, lease, _SENDING_SHARE * self._lease)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _drop_expired(self, database: sqlite3.Connection, now: float) -> None:
+        dropped = database.execute(
+            "DELETE FROM requests WHERE at <= ? AND leased_until <= ?", (now - self._max_age, now)
+        ).rowcount
+        if dropped:
+            _LOG.warning("%d requests waited for too long, and went", dropped)
+
+    def _end(self, number: int, lease: str, *, drop: bool) -> bool:
+        change = "DELETE FROM requests" if drop else "UPDATE requests SET leased_until = 0"
+        with self._database.transaction() as database:
+            done = database.execute(f"{change} WHERE id = ? AND lease = ?", (number, lease))
+            return done.rowcount == 1
+
+    def _prepare(self, key: bytes | None) -> None:
+        with self._database.transaction() as database:
+            # What was there is overwritten, not only forgotten.
+            database.execute("PRAGMA secure_delete = ON")
+            self._database.require_table(database, "requests")
+            for statement in _TABLES:
+                database.execute(statement)
+            found = database.execute("SELECT version, name, proof FROM about").fetchone()
+            if found is None:
+                # The file is kept from others meanwhile, or each would make a key.
+                name = secrets.token_hex(8)
+                if key is None:
+                    self._cipher = QueueCipher(key_of_keyring(name, make=True))
+                proof = self._cipher.encrypt(b"", name)
+                database.execute("INSERT INTO about VALUES (?, ?, ?)", (_VERSION, name, proof))
+                return
+        version, name, proof = found
+        if version != _VERSION:
+            raise RequestError(
+                f"The queue {self._path} has version {version}; this edgesdk writes {_VERSION}.",
+                hint="Use the edgesdk that wrote it, or name another file.",
+            )
+        if key is None:
+            self._cipher = QueueCipher(key_of_keyring(name, make=False))
+        try:
+            self._cipher.decrypt(proof, name)
+        except DecryptionFailed:
+            raise RequestError(
+                f"The queue {self._path} was written with another key.",
+                hint="Give that key, or name another file.",
+            ) from None
+
+
+class Claim:
+    """A request that one caller has for itself. `done` or `release` must follow.
+
+    Attributes:
+        key: the request's idempotency key, whoever sends it.
+        seconds: to send it in.
+    """
+
+    def __init__(
+        self,
+        queue: OfflineQueue,
+        entry: QueueEntry,
+        request: QueuedRequest,
+        key: str,
+        lease: str,
+        seconds: float,
+    ) -> None:
+        self.entry = entry
+        self.request = request
+        self.key = key
+        self.seconds = seconds
+        self._queue = queue
+        self._lease = lease
+
+    def done(self) -> bool:
+        """Take it out of the queue; False if it was not the caller's any more."""
+        return self._queue._end(self.entry.id, self._lease, drop=True)
+
+    def release(self) -> None:
+        """Leave it in the queue, for a later time."""
+        self._queue._end(self.entry.id, self._lease, drop=False)
 
 
 class DecryptionFailed(Exception):
-    """It was sealed with another key, or for another place, or changed. Never leaves the SDK."""
+    """The key or the context is another, or the bytes were changed. Never leaves the SDK."""
 
 
 class QueueCipher:
-    """AES-256-GCM (NIST SP 800-38D) with a random nonce of 96 bits in front.
+    """Encrypts bytes with Fernet, each for a context without which they cannot be decrypted.
 
     Raises:
         InvalidOption: the key has not 32 bytes.
@@ -336,34 +334,36 @@ class QueueCipher:
                 hint="Make one with secrets.token_bytes(32), and keep it where secrets are kept.",
             )
         try:
-            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+            from cryptography.fernet import Fernet
         except ModuleNotFoundError:
             raise MissingExtra(
                 "cryptography", extra="queue", needed_for="An encrypted queue"
             ) from None
-        self._cipher = AESGCM(key)
+        self._fernet = Fernet(base64.urlsafe_b64encode(key))
 
-    def close(self, data: bytes, place: bytes) -> bytes:
-        """`data` sealed; it opens for the same `place` only."""
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, data, place)
+    def encrypt(self, data: bytes, context: str) -> bytes:
+        """Encrypt `data`; it can be decrypted with the same `context` only."""
+        return self._fernet.encrypt(_prefix(context) + data)
 
-    def open(self, sealed: bytes, place: bytes) -> bytes:
-        """What `close` sealed.
+    def decrypt(self, token: bytes, context: str) -> bytes:
+        """Decrypt what `encrypt` gave.
 
         Raises:
             DecryptionFailed: it is not that.
         """
-        from cryptography.exceptions import InvalidTag
+        from cryptography.fernet import InvalidToken
 
         try:
-            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], place)
-        except (InvalidTag, ValueError):
+            found = self._fernet.decrypt(token)
+        except InvalidToken:
             raise DecryptionFailed from None
+        if not found.startswith(_prefix(context)):
+            raise DecryptionFailed
+        return found.removeprefix(_prefix(context))
 
 
 def key_of_keyring(name: str, *, make: bool) -> bytes:
-    """The key that the system's keyring has under `name`.
+    """Return the key that the system's keyring has under `name`.
 
     Args:
         make: put a new one there if there is none.
@@ -379,22 +379,22 @@ def key_of_keyring(name: str, *, make: bool) -> bytes:
             "keyring", extra="queue", needed_for="A queue without a key of the app's"
         ) from None
     try:
-        found = keyring.get_password(_SERVICE, name)
+        found = keyring.get_password(_KEYRING_SERVICE, name)
         if found is None and make:
             key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode("ascii")
-            keyring.set_password(_SERVICE, name, key)
+            keyring.set_password(_KEYRING_SERVICE, name, key)
             # Some backends take everything and keep nothing.
-            found = keyring.get_password(_SERVICE, name)
+            found = keyring.get_password(_KEYRING_SERVICE, name)
     except Exception as error:
         # Its backends raise errors of their own besides keyring's.
         words = " ".join(str(error).split()) or type(error).__name__
         raise RequestError(
-            f"The system's keyring cannot be used: {words.removesuffix('.')}.", hint=_HINT
+            f"The system's keyring cannot be used: {words.removesuffix('.')}.", hint=_KEY_HINT
         ) from error
     if found is None:
         raise RequestError(
             f"The system's keyring {'keeps' if make else 'has'} no key of this queue ({name}).",
-            hint=_HINT if make else "Without it the queue cannot be read; delete its file.",
+            hint=_KEY_HINT if make else "Without it the queue cannot be read; delete its file.",
         )
     try:
         return base64.b64decode(found, validate=True)
@@ -402,3 +402,7 @@ def key_of_keyring(name: str, *, make: bool) -> bytes:
         raise RequestError(
             f"What the system's keyring has as key of this queue ({name}) is none."
         ) from None
+
+
+def _prefix(context: str) -> bytes:
+    return f"{context}\0".encode()

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 
 from edgesdk.errors import RequestError
@@ -18,20 +19,20 @@ class Database:
 
     Args:
         path: of the file; None for memory.
-        what: it is, as the beginning of an error's sentence.
+        name: of what it is, as the beginning of an error's sentence.
         hint: what to do where it cannot be used.
 
     Raises:
         RequestError: it cannot be opened.
     """
 
-    def __init__(self, path: Path | None, *, what: str, hint: str) -> None:
-        self._name = what if path is None else f"{what} {path}"
+    def __init__(self, path: str | PathLike[str] | None, *, name: str, hint: str) -> None:
+        self._name = name if path is None else f"{name} {path}"
         self._hint = hint
         self._guard = threading.Lock()
         with self._explained():
             if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
                 ":memory:" if path is None else path,
                 timeout=_BUSY_SECONDS,
@@ -40,8 +41,8 @@ class Database:
             )
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for single statements.
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """Lend the connection for single statements.
 
         Raises:
             RequestError: one failed.
@@ -50,13 +51,13 @@ class Database:
             yield self._connection
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """The connection inside of a transaction, which an error takes back.
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Lend the connection for a transaction, which an error takes back.
 
         Raises:
             RequestError: a statement failed, or another process was too long at it.
         """
-        with self.reading() as connection:
+        with self.connection() as connection:
             # Takes the write lock before reading, so that no other process writes in between.
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -68,7 +69,7 @@ class Database:
                 raise
             connection.execute("COMMIT")
 
-    def require(self, connection: sqlite3.Connection, table: str) -> None:
+    def require_table(self, connection: sqlite3.Connection, table: str) -> None:
         """Check that the file is new or has `table`: tables in somebody else's database would harm
         both.
 

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -43,8 +44,8 @@ class DecisionRecord:
         prompt_tokens, output_tokens: of the answer that was given.
         money: that it cost, in the currency of the endpoint's prices.
         seconds: from the request to the end of the answer.
-        finish: how the answer that was given ended, in the words of who gave it ("stop" where it
-            is whole).
+        finish_reason: why the reply that was given ended, in the words of who gave it ("stop"
+            where it is complete).
     """
 
     at: float
@@ -64,7 +65,7 @@ class DecisionRecord:
     output_tokens: int = 0
     money: float = 0.0
     seconds: float = 0.0
-    finish: str = ""
+    finish_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,8 @@ class RecordedTexts:
 
 
 _ABOUT = "CREATE TABLE IF NOT EXISTS about (version INTEGER NOT NULL, salt BLOB NOT NULL)"
-# Version 1 had no labels; a file of it becomes one of version 2 when it is opened. Triggers keep
-# rows from being changed, by a mistake rather than by an attacker.
-_VERSION = 2
+# Triggers keep rows from being changed, by a mistake rather than by an attacker.
+_VERSION = 3
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS decisions (id INTEGER PRIMARY KEY AUTOINCREMENT,"
     " at REAL NOT NULL, prompt TEXT NOT NULL, decision TEXT NOT NULL, texts TEXT)",
@@ -128,7 +128,7 @@ class JournalEntry:
     right: bool | None = None
 
     def to_json(self) -> dict[str, object]:
-        """One object; a line of an export."""
+        """Return the entry as a JSON object, a line of an export."""
         found: dict[str, object] = {"id": self.id, "prompt_hash": self.prompt}
         found |= asdict(self.decision)
         found["right"] = self.right
@@ -138,36 +138,36 @@ class JournalEntry:
 
 
 class Journal:
-    """A SQLite file that several threads and processes may write.
+    """Records decisions in a SQLite file that several threads and processes may write.
 
     Args:
-        keep_texts: also keep prompts and answers. Without it no raw text is written, whatever is
+        keep_texts: also keep prompts and replies. Without it no raw text is written, whatever is
             handed over.
 
     Raises:
-        RequestError: the file cannot be used, or a newer edgesdk wrote it.
+        RequestError: the file cannot be used, or another edgesdk wrote it.
     """
 
-    def __init__(self, path: Path, *, keep_texts: bool = False) -> None:
-        self._path = path
+    def __init__(self, path: str | PathLike[str], *, keep_texts: bool = False) -> None:
+        self._path = Path(path)
         self._keep_texts = keep_texts
         self._database = Database(
-            path, what="The journal", hint="Move it away, or name another file."
+            path, name="The journal", hint="Move it away, or name another file."
         )
-        with self._database.writing() as database:
+        with self._database.transaction() as database:
             self._salt = self._prepare(database)
 
     def append(
         self, decision: DecisionRecord, *, prompt: str, texts: RecordedTexts | None = None
     ) -> int:
-        """Write a decision down; its id. `prompt` itself is not kept, only its hash.
+        """Record a decision, and return its id. Of `prompt` only the hash is kept.
 
         Raises:
             RequestError: it could not be written.
         """
         kept = json.dumps(asdict(texts)) if texts is not None and self._keep_texts else None
         row = (decision.at, self._hash(prompt), json.dumps(asdict(decision)), kept)
-        with self._database.reading() as database:
+        with self._database.connection() as database:
             done = database.execute(
                 "INSERT INTO decisions (at, prompt, decision, texts) VALUES (?, ?, ?, ?)", row
             ).lastrowid
@@ -175,13 +175,13 @@ class Journal:
         return done
 
     def label(self, id: int, right: bool) -> None:
-        """Write down whether the device's answer of entry `id` was right. It may be said again:
-        the newest label counts, and the earlier ones stay.
+        """Record whether the device's reply of entry `id` was right. Of several labels the newest
+        counts; the earlier ones stay.
 
         Raises:
             RequestError: there is no such entry, or it could not be written.
         """
-        with self._database.writing() as database:
+        with self._database.transaction() as database:
             if database.execute("SELECT 1 FROM decisions WHERE id = ?", (id,)).fetchone() is None:
                 raise RequestError(f"The journal {self._path} has no entry {id}.")
             database.execute(
@@ -191,7 +191,7 @@ class Journal:
     def entries(
         self, *, since: float = 0.0, route: Route | None = None, last: int | None = None
     ) -> Iterator[JournalEntry]:
-        """Entries in order, read as they are asked for.
+        """Yield entries in order; they are read from the file as they are iterated.
 
         Args:
             since: seconds since the epoch.
@@ -210,11 +210,11 @@ class Journal:
         self._database.close()
 
     def _read(self, since: float, *, newest_first: bool) -> Iterator[JournalEntry]:
-        """Page by page, so that a long journal neither fills the memory nor keeps writers out."""
+        """Read page by page, so that a long journal fills no memory and keeps no writer out."""
         beyond, order = ("<", "DESC") if newest_first else (">", "ASC")
         reached = 2**63 - 1 if newest_first else 0
         while True:
-            with self._database.reading() as database:
+            with self._database.connection() as database:
                 rows = database.execute(
                     f"{_ENTRY} WHERE id {beyond} ? AND at >= ? ORDER BY id {order} LIMIT ?",
                     (reached, since, _PAGE),
@@ -229,23 +229,21 @@ class Journal:
         return hmac.new(self._salt, prompt.encode("utf-8"), hashlib.sha256).hexdigest()
 
     def _prepare(self, database: sqlite3.Connection) -> bytes:
-        """Make the file one of this version; its salt."""
-        self._database.require(database, "decisions")
+        """Create the tables if the file is new, and return its salt."""
+        self._database.require_table(database, "decisions")
         database.execute(_ABOUT)
         found = database.execute("SELECT version, salt FROM about").fetchone()
         if found is None:
             found = (_VERSION, secrets.token_bytes(32))
             database.execute("INSERT INTO about VALUES (?, ?)", found)
         version, salt = found
-        if version not in range(1, _VERSION + 1):
+        if version != _VERSION:
             raise RequestError(
                 f"The journal {self._path} has version {version}; this edgesdk writes {_VERSION}.",
-                hint="Update edgesdk, or name another file.",
+                hint="Use the edgesdk that wrote it, or name another file.",
             )
         for statement in _TABLES:
             database.execute(statement)
-        if version < _VERSION:
-            database.execute("UPDATE about SET version = ?", (_VERSION,))
         return bytes(salt)
 
 

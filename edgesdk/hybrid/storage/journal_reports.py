@@ -20,21 +20,21 @@ class JournalTotals:
     """Sums over entries.
 
     Attributes:
-        entries: how many there are, of which
-        kept: so many were answered on the device.
-        begins, ends: when the first and the last was asked, in seconds since the epoch; None
+        entries: how many there are.
+        local: how many were answered on the device.
+        first_at, last_at: when the first and the last was asked, in seconds since the epoch; None
             without any.
         money: that they cost, in the currency of the endpoints' prices.
-        cloud_tokens: of prompts and answers in the cloud, as far as counted.
-        labelled: how many have a label, of which
-        right: so many say that the device's answer was right.
+        cloud_tokens: of prompts and replies in the cloud, as far as counted.
+        labelled: how many have a label.
+        right: how many labels say that the device's reply was right.
         reasons: how often each was given, the most frequent first; without their figures.
     """
 
     entries: int = 0
-    kept: int = 0
-    begins: float | None = None
-    ends: float | None = None
+    local: int = 0
+    first_at: float | None = None
+    last_at: float | None = None
     money: float = 0.0
     cloud_tokens: int = 0
     labelled: int = 0
@@ -42,33 +42,33 @@ class JournalTotals:
     reasons: dict[str, int] = field(default_factory=dict)
 
     @property
-    def kept_share(self) -> float | None:
-        """Share that was answered on the device; None without entries."""
-        return self.kept / self.entries if self.entries else None
+    def local_share(self) -> float | None:
+        """The share that was answered on the device; None without entries."""
+        return self.local / self.entries if self.entries else None
 
 
 def totals_of(entries: Iterable[JournalEntry]) -> JournalTotals:
-    """The sums over `entries`, each of which is looked at once."""
-    count = kept = tokens = labelled = right = 0
+    """Sum over `entries`, reading each of them once."""
+    count = local = tokens = labelled = right = 0
     money = 0.0
-    begins: float | None = None
-    ends: float | None = None
+    first_at: float | None = None
+    last_at: float | None = None
     reasons: Counter[str] = Counter()
     for entry in entries:
         decision = entry.decision
         count += 1
-        begins = decision.at if begins is None else min(begins, decision.at)
-        ends = decision.at if ends is None else max(ends, decision.at)
+        first_at = decision.at if first_at is None else min(first_at, decision.at)
+        last_at = decision.at if last_at is None else max(last_at, decision.at)
         money += decision.money
         if decision.route == "local":
-            kept += 1
+            local += 1
         else:
             tokens += decision.prompt_tokens + decision.output_tokens
         labelled += entry.right is not None
         right += entry.right is True
         reasons[_FIGURE.sub("", decision.reason)] += 1
     return JournalTotals(
-        count, kept, begins, ends, money, tokens, labelled, right, dict(reasons.most_common())
+        count, local, first_at, last_at, money, tokens, labelled, right, dict(reasons.most_common())
     )
 
 
@@ -78,9 +78,9 @@ class TrainingSet:
 
     Attributes:
         examples: {"messages": [...]} each, as fine-tuning tools and the APIs of clouds take them.
-        without_text: how many of the cloud's answers are no example because no text was kept,
-        unfinished: because the answer is not whole,
-        repeated: or because the same prompt was answered again later.
+        without_text: how many of the cloud's replies are left out because no text was kept.
+        unfinished: how many because they are incomplete.
+        repeated: how many because the same prompt was answered again later.
     """
 
     examples: list[dict[str, Any]]
@@ -90,7 +90,7 @@ class TrainingSet:
 
 
 def training_set(entries: Iterable[JournalEntry]) -> TrainingSet:
-    """The examples in `entries`, in the order in which their prompts came first.
+    """Collect the examples in `entries`, in the order in which their prompts came first.
 
     Only answers that the cloud finished are targets. Of several answers to the same prompt the
     newest is taken.
@@ -104,7 +104,7 @@ def training_set(entries: Iterable[JournalEntry]) -> TrainingSet:
         messages = None if texts is None else _messages(texts.prompt)
         if texts is None or messages is None or not texts.cloud:
             without_text += 1
-        elif entry.decision.finish != "stop":
+        elif entry.decision.finish_reason != "stop":
             unfinished += 1
         else:
             repeated += entry.prompt in newest

@@ -12,8 +12,8 @@ from edgesdk.errors import CloudError, CloudUnreachable, DeadlineExceeded
 from edgesdk.hybrid.cloud.attempt import Attempt, SendProgress
 from edgesdk.hybrid.cloud.circuit_breaker import CircuitBreaker
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.cloud.hedging import first_to_answer
-from edgesdk.hybrid.cloud.spending import NoCharge
+from edgesdk.hybrid.cloud.failover import first_to_answer
+from edgesdk.hybrid.cloud.spending import AttemptCharge, Cost
 from edgesdk.hybrid.cloud.wire import ChunkDelta
 
 LONG = 60.0
@@ -21,7 +21,7 @@ LONG = 60.0
 
 @dataclass
 class Endpoint:
-    """What an attempt goes through; `steps` ends in an error where there is one."""
+    """What an attempt goes through; `chunks` ends in an error where there is one."""
 
     name: str
     texts: tuple[str, ...] = ("a", "b")
@@ -30,7 +30,7 @@ class Endpoint:
     begun: anyio.Event = field(default_factory=anyio.Event)
     closed: int = 0
 
-    async def steps(self) -> AsyncGenerator[ChunkDelta, None]:
+    async def chunks(self) -> AsyncGenerator[ChunkDelta, None]:
         self.begun.set()
         try:
             yield ChunkDelta()
@@ -44,13 +44,14 @@ class Endpoint:
         finally:
             self.closed += 1
 
-    def trial(self, index: int = 0) -> Attempt:
+    def attempt(self, index: int = 0) -> Attempt:
         cloud = Cloud("http://localhost/v1", self.name)
-        return Attempt(index, cloud, CircuitBreaker(), NoCharge(), self.steps(), SendProgress())
+        charge = AttemptCharge(cloud, Cost(), None)
+        return Attempt(index, cloud, CircuitBreaker(), charge, self.chunks(), SendProgress())
 
 
-async def said(trial: Attempt) -> str:
-    return "".join([delta.text async for delta in trial.deltas()])
+async def said(attempt: Attempt) -> str:
+    return "".join([delta.text async for delta in attempt.deltas()])
 
 
 def broken(name: str) -> Endpoint:
@@ -59,16 +60,16 @@ def broken(name: str) -> Endpoint:
 
 async def test_of_two_that_begin_at_once_one_is_closed() -> None:
     one, two = Endpoint("1"), Endpoint("2")
-    lost: list[Attempt] = []
+    discarded: list[Attempt] = []
 
-    async def another() -> Attempt:
+    async def make_second() -> Attempt:
         # Both have their first token before anybody looks.
         one.go.set()
         two.go.set()
-        return two.trial(1)
+        return two.attempt(1)
 
-    found = await first_to_answer(one.trial(), another, 0.0, lost=lost.append)
-    (other,) = lost
+    found = await first_to_answer(one.attempt(), make_second, 0.0, discard=discarded.append)
+    (other,) = discarded
     winner, loser = (one, two) if found.cloud.model == "1" else (two, one)
     assert (winner.closed, loser.closed) == (0, 1)
     assert other is not found
@@ -78,47 +79,47 @@ async def test_of_two_that_begin_at_once_one_is_closed() -> None:
 
 async def test_the_first_may_begin_while_the_second_is_prepared() -> None:
     one, two = Endpoint("1"), Endpoint("2")
-    lost: list[Attempt] = []
+    discarded: list[Attempt] = []
 
-    async def another() -> Attempt:
+    async def make_second() -> Attempt:
         one.go.set()
         # As a reservation does, this cannot be interrupted.
         with anyio.CancelScope(shield=True):
             for _ in range(20):
                 await anyio.sleep(0)
-        return two.trial(1)
+        return two.attempt(1)
 
-    found = await first_to_answer(one.trial(), another, 0.0, lost=lost.append)
+    found = await first_to_answer(one.attempt(), make_second, 0.0, discard=discarded.append)
     assert await said(found) == "1a1b"
     # The second is neither kept nor forgotten.
-    assert [trial.cloud.model for trial in lost] == ["2"]
+    assert [attempt.cloud.model for attempt in discarded] == ["2"]
 
 
 async def test_without_need_there_is_no_other() -> None:
     for error in (None, CloudUnreachable("no", endpoint="1")):
         one = Endpoint("1", ("a",) if error is None else (), error)
         one.go.set()
-        lost: list[Attempt] = []
+        discarded: list[Attempt] = []
 
-        async def another() -> Attempt:
+        async def make_second() -> Attempt:
             raise AssertionError("nobody needs it")
 
-        found = await first_to_answer(one.trial(), another, LONG, lost=lost.append)
-        assert (found.failure, lost) == (error, [])
+        found = await first_to_answer(one.attempt(), make_second, LONG, discard=discarded.append)
+        assert (found.failure, discarded) == (error, [])
 
 
 @pytest.mark.parametrize("failing", ["first", "second"])
 async def test_one_that_fails_leaves_the_answer_to_the_other(failing: str) -> None:
     bad, good = broken("bad"), Endpoint("good")
-    lost: list[Attempt] = []
+    discarded: list[Attempt] = []
     first, second = (bad, good) if failing == "first" else (good, bad)
 
-    async def another() -> Attempt:
+    async def make_second() -> Attempt:
         bad.go.set()
-        return second.trial(1)
+        return second.attempt(1)
 
-    def heard(trial: Attempt) -> None:
-        lost.append(trial)
+    def heard(attempt: Attempt) -> None:
+        discarded.append(attempt)
 
     async def later() -> None:
         while not bad.closed:
@@ -127,23 +128,23 @@ async def test_one_that_fails_leaves_the_answer_to_the_other(failing: str) -> No
 
     async with anyio.create_task_group() as group:
         group.start_soon(later)
-        found = await first_to_answer(first.trial(), another, 0.0, lost=heard)
+        found = await first_to_answer(first.attempt(), make_second, 0.0, discard=heard)
     assert await said(found) == "gooda" + "goodb"
-    assert [trial.failure for trial in lost] == [bad.error]
+    assert [attempt.failure for attempt in discarded] == [bad.error]
 
 
 async def test_where_both_fail_each_is_heard_of() -> None:
     one, two = broken("1"), broken("2")
-    lost: list[Attempt] = []
+    discarded: list[Attempt] = []
 
-    async def another() -> Attempt:
+    async def make_second() -> Attempt:
         one.go.set()
         two.go.set()
-        return two.trial(1)
+        return two.attempt(1)
 
-    found = await first_to_answer(one.trial(), another, 0.0, lost=lost.append)
+    found = await first_to_answer(one.attempt(), make_second, 0.0, discard=discarded.append)
     assert found.failure is one.error
-    assert [trial.failure for trial in lost] == [two.error]
+    assert [attempt.failure for attempt in discarded] == [two.error]
     with pytest.raises(CloudError):
         await said(found)
 
@@ -151,39 +152,39 @@ async def test_where_both_fail_each_is_heard_of() -> None:
 async def test_where_there_is_no_other_the_first_goes_on() -> None:
     one = Endpoint("1")
 
-    async def another() -> None:
+    async def make_second() -> None:
         one.go.set()
 
-    found = await first_to_answer(one.trial(), another, 0.0, lost=pytest.fail)
+    found = await first_to_answer(one.attempt(), make_second, 0.0, discard=pytest.fail)
     assert await said(found) == "1a1b"
 
 
 async def test_who_is_cancelled_leaves_none_behind() -> None:
     one, two = Endpoint("1"), Endpoint("2")
-    lost: list[Attempt] = []
+    discarded: list[Attempt] = []
 
-    async def another() -> Attempt:
-        return two.trial(1)
+    async def make_second() -> Attempt:
+        return two.attempt(1)
 
     async with anyio.create_task_group() as group:
         group.start_soon(
-            lambda: first_to_answer(one.trial(), another, 0.0, lost=lost.append)  # type: ignore[arg-type]
+            lambda: first_to_answer(one.attempt(), make_second, 0.0, discard=discarded.append)  # type: ignore[arg-type]
         )
         await one.begun.wait()
         await two.begun.wait()
         group.cancel_scope.cancel()
-    assert (one.closed, two.closed, len(lost)) == (1, 1, 2)
+    assert (one.closed, two.closed, len(discarded)) == (1, 1, 2)
 
 
 async def test_the_deadline_ends_both() -> None:
     over = DeadlineExceeded("late")
     one, two = Endpoint("1", (), over), Endpoint("2", (), over)
-    lost: list[Attempt] = []
+    discarded: list[Attempt] = []
 
-    async def another() -> Attempt:
+    async def make_second() -> Attempt:
         one.go.set()
         two.go.set()
-        return two.trial(1)
+        return two.attempt(1)
 
-    found = await first_to_answer(one.trial(), another, 0.0, lost=lost.append)
-    assert (found.failure, lost[0].failure) == (over, over)
+    found = await first_to_answer(one.attempt(), make_second, 0.0, discard=discarded.append)
+    assert (found.failure, discarded[0].failure) == (over, over)
