@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -56,9 +57,11 @@ class ArtifactStore:
         shipped: folders that are only read, such as a bundle's (see `artifact_store_for`).
     """
 
-    def __init__(self, folder: Path, *, shipped: tuple[Path, ...] = ()) -> None:
-        self.folder = folder
-        self._shipped = shipped
+    def __init__(
+        self, folder: str | PathLike[str], *, shipped: Iterable[str | PathLike[str]] = ()
+    ) -> None:
+        self.folder = Path(folder)
+        self._shipped = tuple(map(Path, shipped))
 
     def read(self, bundle: str, name: str) -> JsonValue | None:
         """What is kept of `bundle` under `name`; None where nothing is.
