@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -68,7 +69,9 @@ def parameters() -> Iterator[tuple[str, str]]:
 def test_every_public_parameter_takes_text_where_it_takes_a_path() -> None:
     annotations = dict(parameters())
     assert len(annotations) > 300
-    paths = {where: kind for where, kind in annotations.items() if "Path" in kind}
+    paths = {
+        where: kind for where, kind in annotations.items() if re.search(r"\bPath(Like)?\b", kind)
+    }
     assert {"Journal.__init__(path)", "HybridClient.restore(path)"} <= paths.keys()
     without = [where for where, kind in paths.items() if "str | " not in kind]
     assert without == []

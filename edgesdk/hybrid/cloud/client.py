@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import AsyncGenerator, Iterable, Iterator
-from concurrent.futures import CancelledError, Future
-from contextlib import ExitStack, aclosing, suppress
+from concurrent.futures import Future
+from contextlib import ExitStack, aclosing
 from typing import Any
 
 import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from edgesdk.errors import RequestError
+from edgesdk.generation.streaming import Channel
 from edgesdk.hybrid.cloud.cloud_reply import CloudEvent, CloudReply
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.failover import Failover, OnBreak
@@ -28,20 +28,19 @@ class CloudStream(Closeable, Iterator[CloudEvent]):
     """
 
     def __init__(self, portal: BlockingPortal, events: AsyncGenerator[CloudEvent, None]) -> None:
-        self._arrived: queue.SimpleQueue[CloudEvent | None] = queue.SimpleQueue()
+        self._channel: Channel[CloudEvent] = Channel()
         self._reply: CloudReply | None = None
-        self._work: Future[None] = portal.start_task_soon(_relay, events, self._arrived)
+        self._work: Future[None] = portal.start_task_soon(_copy, events, self._channel)
         # Also where the work was cancelled before it began.
-        arrived = self._arrived
-        self._work.add_done_callback(lambda _: arrived.put(None))
+        channel = self._channel
+        self._work.add_done_callback(
+            lambda work: channel.end(None if work.cancelled() else work.exception())
+        )
 
     def __next__(self) -> CloudEvent:
-        event = None if self._work.cancelled() else self._arrived.get()
-        if event is None:
-            self._arrived.put(None)
-            with suppress(CancelledError):
-                self._work.result()
+        if self._work.cancelled():
             raise StopIteration
+        event = next(self._channel)
         if isinstance(event, CloudReply):
             self._reply = event
         return event
@@ -134,9 +133,7 @@ class CloudClient(Closeable):
         self._portal = None
 
 
-async def _relay(
-    events: AsyncGenerator[CloudEvent, None], arrived: queue.SimpleQueue[CloudEvent | None]
-) -> None:
+async def _copy(events: AsyncGenerator[CloudEvent, None], channel: Channel[CloudEvent]) -> None:
     async with aclosing(events):
         async for event in events:
-            arrived.put(event)
+            channel.put(event)
