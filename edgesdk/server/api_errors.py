@@ -20,11 +20,11 @@ _MAX_CHARACTERS = 800
 
 
 class ApiError(Exception):
-    """What a client is told instead of an answer.
+    """An error that a client gets instead of an answer.
 
     Args:
         status: of HTTP, 400 to 599.
-        code: what programs look at; None where OpenAI has none.
+        code: tells programs what happened; None where OpenAI has no code.
         param: the field of the request that is at fault.
         retry_after: whole seconds after which trying again makes sense.
     """
@@ -50,7 +50,7 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers that go with it."""
+        """The response headers that belong to the error."""
         if self.status == 401:
             return {"www-authenticate": "Bearer"}
         return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
@@ -77,14 +77,14 @@ _TYPES = {
 
 
 def unknown_model(name: str) -> ApiError:
-    """There is no model of that name here."""
+    """The error where no model has that name."""
     return ApiError(
         404, f"The model {name!r} does not exist.", code="model_not_found", param="model"
     )
 
 
 def missing_parameter(param: str) -> ApiError:
-    """The request lacks a field."""
+    """The error where a request lacks a field."""
     return ApiError(
         400,
         f"The parameter {param!r} is missing.",
@@ -94,7 +94,7 @@ def missing_parameter(param: str) -> ApiError:
 
 
 def queue_full(seconds: float) -> ApiError:
-    """The queue is full."""
+    """The error where the queue is full; `seconds` later there may be room."""
     return ApiError(
         429,
         "Too many requests are waiting.",
@@ -104,12 +104,12 @@ def queue_full(seconds: float) -> ApiError:
 
 
 def shutting_down() -> ApiError:
-    """The server is shutting down."""
+    """The error while the server shuts down."""
     return ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
 
 
 def deadline_passed() -> ApiError:
-    """The deadline passed before there was anything to answer with."""
+    """The error where the deadline passed before the first token."""
     return ApiError(
         503,
         "The server's deadline for a request passed before the first token.",
@@ -119,7 +119,7 @@ def deadline_passed() -> ApiError:
 
 
 def model_not_loaded(name: str, error: EdgeError) -> ApiError:
-    """The model is there but cannot be loaded."""
+    """The error where a model exists but cannot be loaded."""
     return ApiError(
         503,
         f"The model {name!r} cannot be loaded: {error}",
@@ -130,7 +130,7 @@ def model_not_loaded(name: str, error: EdgeError) -> ApiError:
 
 
 def to_api_error(error: EdgeError, *, param: str) -> ApiError:
-    """What a client is told of an error of edgesdk's.
+    """Turn an error of edgesdk's into one of the API.
 
     Args:
         param: the field of the request that holds the prompt.

@@ -21,7 +21,7 @@ _DEFAULT_COMPLETION_TOKENS = 16
 
 
 class StreamOptions(BaseModel):
-    """What a stream carries besides the text."""
+    """Says what a stream carries besides the text."""
 
     model_config = STRICT
 
@@ -30,7 +30,7 @@ class StreamOptions(BaseModel):
 
 
 class JsonSchemaFormat(BaseModel):
-    """The form that an answer's JSON is to have; answers keep to it with and without `strict`."""
+    """The JSON Schema of an answer. The answer is held to it, with or without `strict`."""
 
     model_config = STRICT
 
@@ -42,7 +42,7 @@ class JsonSchemaFormat(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """Whether an answer is any text, any JSON object, or JSON of a schema."""
+    """Says whether an answer is any text, any JSON object, or JSON of a schema."""
 
     model_config = STRICT
 
@@ -51,7 +51,7 @@ class ResponseFormat(BaseModel):
 
 
 class BaseRequest(BaseModel):
-    """What both endpoints have in common."""
+    """The fields that both endpoints have."""
 
     model_config = STRICT
 

@@ -1,4 +1,4 @@
-"""The tools of a chat request: which may be called, and which text of an answer is a call."""
+"""The tools of a chat request: which of them an answer may call, and which calls are valid."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FunctionDefinition(BaseModel):
 
 
 class ToolDefinition(BaseModel):
-    """A tool."""
+    """A tool of a request."""
 
     model_config = STRICT
 
@@ -57,7 +57,7 @@ class ToolDefinition(BaseModel):
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """What `tool_choice` says.
+    """The tools that `tool_choice` allows.
 
     Attributes:
         required: whether the answer is nothing but calls.

@@ -15,7 +15,7 @@ STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=Fals
 
 
 class TextPart(BaseModel):
-    """Words."""
+    """Text."""
 
     model_config = STRICT
 
@@ -24,7 +24,7 @@ class TextPart(BaseModel):
 
 
 class ImageUrl(BaseModel):
-    """Where a picture is: an address, or its bytes as a data URL."""
+    """The address of a picture, or its bytes as a data URL."""
 
     model_config = STRICT
 
@@ -60,7 +60,7 @@ class AudioPart(BaseModel):
 
 
 class InputFile(BaseModel):
-    """A file: its bytes as a data URL, or what the cloud calls it."""
+    """A file: its bytes as a data URL, or the id that the cloud gave it."""
 
     model_config = STRICT
 
@@ -88,13 +88,13 @@ Content = Annotated[
 
 
 class MessageFunctionCall(BaseModel):
-    """What an assistant called; `arguments` is JSON."""
+    """The function that an assistant called; `arguments` is JSON."""
 
     model_config = STRICT
 
     name: Annotated[str, Field(min_length=1)]
     arguments: str
-    # What OpenAI's client makes of the arguments, and sends back with them.
+    # OpenAI's client parses the arguments, and sends the result back with them.
     parsed_arguments: Any = None
 
 
@@ -112,8 +112,8 @@ class MessageToolCall(BaseModel):
 class ChatMessage(BaseModel):
     """A message of a conversation.
 
-    Fields that answers have and that say nothing to a model are taken, so that an answer can be
-    sent back as it came.
+    Clients may send an answer back as it came, so the fields that answers have are accepted, also
+    those that say nothing to a model.
     """
 
     model_config = STRICT
@@ -122,7 +122,7 @@ class ChatMessage(BaseModel):
     content: Content | None = None
     name: str | None = None
     refusal: str | None = None
-    # What a cloud's model thought, as DeepSeek's API has it, and OpenRouter's.
+    # The reasoning of a cloud's model, in DeepSeek's API and in OpenRouter's.
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[MessageToolCall] | None = None
@@ -134,7 +134,7 @@ class ChatMessage(BaseModel):
 
     @property
     def text(self) -> str | None:
-        """The words of the content in one piece."""
+        """The text of the content in one piece."""
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content if isinstance(part, TextPart))
         return self.content
@@ -159,14 +159,14 @@ class ChatMessage(BaseModel):
 
 
 def uses_tools(messages: Iterable[ChatMessage]) -> bool:
-    """Whether there are calls, or results of calls."""
+    """Whether messages have calls, or results of calls."""
     return any(message.role == "tool" or message.tool_calls for message in messages)
 
 
 def template_messages(
     messages: Sequence[ChatMessage], *, media: bool = False
 ) -> list[dict[str, Any]]:
-    """The messages for a chat template.
+    """Turn messages into those that a chat template takes.
 
     Calls get ids by their place in the conversation: Mistral's templates insist on nine letters
     and digits, and ids that are the same each time keep the KV cache.

@@ -1,8 +1,8 @@
-"""Who may use the server, asked before anything of a request's body is read.
+"""Decides who may use the server, before anything of a request's body is read.
 
-A page that a browser shows can send requests to this machine too. It is kept out by the name
-that it must put into Host (DNS rebinding), by Origin, and because only `application/json` is
-taken, which a browser does not send to a stranger without asking first.
+A web page in a browser can send requests to this machine, too. Three things keep it out: its Host
+header names another host (DNS rebinding), its Origin is not allowed, and the server takes only
+`application/json`, for which a browser asks the server first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgesdk.server.api_errors import ApiError
 from edgesdk.server.settings import ServerSettings
 
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-# A health check has no key to send, and learns no more than that the server runs.
+# A health check has no key, and it shows no more than that the server runs.
 _OPEN_PATHS = frozenset({"/health"})
 
 

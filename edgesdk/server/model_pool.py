@@ -73,8 +73,9 @@ class PoolEntry:
 class ModelPool:
     """Loads models and keeps them while they are in use.
 
-    A request that must wait for room holds up those that come later, so that busy models cannot
-    keep another one out for ever.
+    All of it runs on the event loop, so it needs no lock; only loading and freeing run in worker
+    threads. A request that must wait for room holds up those that come later, so that busy models
+    cannot keep another one out for ever.
 
     Args:
         executor: where models are loaded and freed.
@@ -98,11 +99,11 @@ class ModelPool:
         self._changed = asyncio.Event()
 
     async def enter(self, name: str) -> PoolEntry:
-        """Take a model into use, loaded or loading; `leave` ends the use.
+        """Start to use a model, which may still be loading; `leave` ends the use.
 
         Raises:
-            ApiError: there is no such model (404), or it is too large for this server, or cannot
-                be opened (503).
+            ApiError: there is no such model (404), or it is too large for this server or cannot be
+                opened (503).
         """
         model_info = await self._thread(lambda: self._source.find(name))
         if model_info is None:
@@ -129,7 +130,7 @@ class ModelPool:
         return [entry.loading.result() for entry in self._entries.values() if entry.is_loaded]
 
     async def evict_idle(self) -> None:
-        """Unload what nobody used for `idle_seconds`."""
+        """Unload models that nobody used for `idle_seconds`."""
         oldest = self._clock() - self._settings.idle_seconds
         async with self._gate:
             for entry in self._evictable():
@@ -161,7 +162,7 @@ class ModelPool:
         return LoadedModel(model_info, memory, model, pool, asyncio.Semaphore(settings.parallel))
 
     def _loaded(self, name: str, entry: PoolEntry) -> None:
-        # Also marks the exception as seen: those who asked may all have gone.
+        # This also marks the exception as seen: all who asked may have gone.
         if not entry.is_loaded and self._entries.get(name) is entry:
             del self._entries[name]
         self._changed.set()
@@ -197,7 +198,7 @@ class ModelPool:
     async def _evict(self, entry: PoolEntry) -> None:
         del self._entries[entry.model_info.name]
         loaded = entry.loading.result()
-        # Who makes room may give up, and the model is to be freed all the same.
+        # The request that needs room may give up; the model is freed all the same.
         await asyncio.shield(self._thread(loaded.close))
         self._changed.set()
 

@@ -1,4 +1,4 @@
-"""Which models a server may load."""
+"""Finds and loads the models that a server may use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ModelInfo:
 
 
 class ModelSource(Protocol):
-    """Models by name. Called from several threads."""
+    """Finds models by name. Several threads call it."""
 
     def list_models(self) -> list[ModelInfo]:
         """All models, by name."""
@@ -40,24 +40,24 @@ class ModelSource(Protocol):
         """The model of that name, if there is one."""
 
     def memory(self, name: str) -> int:
-        """Bytes that it takes when it is loaded and one conversation fills its context.
+        """The bytes that a loaded model needs when one conversation fills its context.
 
-        Weights in the engine's own layout, the engine itself, KV cache and scratch; see
-        `edgesdk.system.plan`.
+        They count the weights in the engine's own layout, the engine itself, the KV cache and
+        scratch memory; see `edgesdk.system.plan`.
 
         Raises:
-            EdgeError: it cannot be opened.
+            EdgeError: the model cannot be opened.
         """
 
     def load(self, name: str) -> Model:
-        """Load it; raises as `edgesdk.load` does."""
+        """Load a model; raises as `edgesdk.load` does."""
 
 
 class StoreModels:
-    """The runnable models of the store, and those that were named at the start.
+    """Implements `ModelSource` with the store's runnable models and those named at the start.
 
     Args:
-        named: bundle folders, `.gguf` files or names, as `edgesdk.load` takes them. They go
+        named: bundle folders, `.gguf` files or names, as `edgesdk.load` takes them. They come
             before models of the store that have the same name.
         device, context, threads: as for `edgesdk.load`.
 
@@ -81,19 +81,18 @@ class StoreModels:
         self._threads = threads
         self._named: dict[str, tuple[str | Path, ModelInfo]] = {}
         for what in named:
-            model_info = _source_info(find(what))
-            if model_info.name in self._named:
+            info = _source_info(find(what))
+            if info.name in self._named:
                 raise InvalidOption(
-                    f"Two models are called {model_info.name!r}.",
-                    hint="Serve one of them elsewhere.",
+                    f"Two models are called {info.name!r}.", hint="Serve one of them elsewhere."
                 )
-            self._named[model_info.name] = (what, model_info)
+            self._named[info.name] = (what, info)
 
     def list_models(self) -> list[ModelInfo]:
         stored = (_stored_info(entry) for entry in self._store.list())
-        found = {model_info.name: model_info for model_info in stored if model_info is not None}
-        found |= {name: model_info for name, (_, model_info) in self._named.items()}
-        return sorted(found.values(), key=lambda model_info: model_info.name)
+        found = {info.name: info for info in stored if info is not None}
+        found |= {name: info for name, (_, info) in self._named.items()}
+        return sorted(found.values(), key=lambda info: info.name)
 
     def find(self, name: str) -> ModelInfo | None:
         if name in self._named:
@@ -117,7 +116,7 @@ class StoreModels:
 
 
 def _stored_info(entry: StoreEntry) -> ModelInfo | None:
-    """None where the model is damaged, or must be exported first."""
+    """None where the model is damaged, or is a checkpoint that must be exported first."""
     runnable = entry.kind == "bundle" or entry.path.suffix.lower() == ".gguf"
     if entry.problem is not None or not runnable:
         return None

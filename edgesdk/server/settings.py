@@ -1,4 +1,4 @@
-"""What a server is told at its start: one frozen value, checked when it is made."""
+"""The settings of a server: one frozen value, checked when it is made."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from edgesdk.errors import InvalidOption
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Where a server listens, who may use it, and how much it takes on.
+    """Says where a server listens, who may use it, and how much work it accepts.
 
     Attributes:
         host: an address or name of this machine.
         port: 0 for any that is free.
-        api_key: what clients must present; only a loopback address does without.
+        api_key: clients must send it; only a loopback address needs none.
         origins: web origins, such as "http://localhost:3000", whose pages may use the server.
         max_models: most models that are loaded at the same time.
-        memory_limit: most bytes that all loaded models together are reckoned to take, each with one
+        memory_limit: most bytes that all loaded models may need together, each with one
             conversation that fills its context; None for no limit.
-        idle_seconds: a model that nobody used for so long is unloaded.
+        idle_seconds: a model is unloaded when nobody used it for so long.
         parallel: most answers that one model gives at the same time.
         max_idle_states: idle KV caches that a model keeps for the next turns of its conversations.
         queue: most requests that wait for their turn.
         deadline: seconds that a request may take, its wait included.
-        grace: seconds that running answers get when the server is told to stop.
+        grace: seconds in which running answers may end when the server stops.
         body_limit: most bytes of a request.
 
     Raises:
