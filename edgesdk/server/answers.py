@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Protocol, TypeAlias
 
 from edgesdk.generation.constraint import Constraint
 from edgesdk.generation.loop import Step
+from edgesdk.generation.streaming import AsyncChannel
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.privacy.policy import UploadVerdict
 from edgesdk.hybrid.reply import HybridReceipt, HybridReply, LocalDraft, Timing
@@ -66,45 +66,32 @@ class RunningAnswer:
         self.loaded = loaded
         self.source = source
         self.reply: AnswerReply | None = None
+        self.events: AsyncChannel[AnswerEvent] = AsyncChannel()
         self._error: Exception | None = None
-        self._loop = asyncio.get_running_loop()
-        self._arrived: asyncio.Queue[AnswerEvent | None] = asyncio.Queue()
 
     def cancel(self) -> None:
         """End it soon."""
         self.source.cancel()
 
-    async def events(self) -> AsyncGenerator[AnswerEvent, None]:
-        """The events as they come; may be iterated once. Raises what the worker did."""
-        while (event := await self._arrived.get()) is not None:
-            yield event
-        if self._error is not None:
-            raise self._error
-
     def compute(self) -> None:
         """Make it; for a worker thread. Raises nothing."""
+        steps = self.source.answer()
         try:
-            self.reply = self._relay(self.source.answer())
+            while True:
+                self.events.put(next(steps))
+        except StopIteration as end:
+            self.reply = end.value
         except BaseException as error:
             self._error = contained_error(error)
 
     def end(self, metrics: Metrics) -> None:
-        """Count it, and tell whoever waits that it is over; for the event loop."""
+        """Count it, and tell whoever reads its events that it is over; for the event loop."""
         name = self.loaded.model_info.name
         if self.reply is None:
             metrics.count_failure(name)
         else:
             self.source.count(metrics, name, self.reply)
-        self._arrived.put_nowait(None)
-
-    def _relay(self, steps: Generator[AnswerEvent, None, AnswerReply | None]) -> AnswerReply | None:
-        while True:
-            try:
-                event = next(steps)
-            except StopIteration as end:
-                reply: AnswerReply | None = end.value
-                return reply
-            self._loop.call_soon_threadsafe(self._arrived.put_nowait, event)
+        self.events.end(self._error)
 
 
 @dataclass(frozen=True)
@@ -112,7 +99,7 @@ class DeviceSource:
     """Implements `AnswerSource` with the device's model alone.
 
     Attributes:
-        constraint: holds the answer to its format; None for any text.
+        constraint: holds the answer to a format; None for any text.
         reason: why no cloud is asked; None on a server that has none.
     """
 

@@ -100,8 +100,7 @@ class AnswerEndpoint:
                 if parsed.stream:
                     await self._send_stream(parsed, answer, builder, send)
                     return
-                async with aclosing(answer.events()) as events:
-                    steps = [event async for event in events if isinstance(event, Step)]
+                steps = [event async for event in answer.events if isinstance(event, Step)]
             finally:
                 answer.cancel()
             reply = _finished_reply(answer)
@@ -285,10 +284,9 @@ def _finished_reply(answer: RunningAnswer) -> AnswerReply:
 async def _buffered(
     answer: RunningAnswer, buffer: StreamBuffer
 ) -> AsyncGenerator[AnswerEvent, None]:
-    async with aclosing(answer.events()) as events:
-        async for event in events:
-            for shown in buffer.feed(event):
-                yield shown
+    async for event in answer.events:
+        for shown in buffer.feed(event):
+            yield shown
     for shown in buffer.flush():
         yield shown
 
