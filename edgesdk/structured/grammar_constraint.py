@@ -14,7 +14,7 @@ from edgesdk.text.tokenizer import Tokenizer
 
 
 def load_llguidance() -> ModuleType:
-    """The package `llguidance`.
+    """Import the package `llguidance`.
 
     Raises:
         MissingExtra: it is not installed.
@@ -29,7 +29,7 @@ def load_llguidance() -> ModuleType:
 
 
 class GrammarVocabulary:
-    """A tokenizer's tokens in the form that llguidance works on; takes a second to make.
+    """A tokenizer's tokens in the form that llguidance needs. Making it takes a second.
 
     May be used by several threads.
 
@@ -41,7 +41,7 @@ class GrammarVocabulary:
     def __init__(self, tokenizer: Tokenizer) -> None:
         ends = sorted(tokenizer.eos_token_ids)
         if not ends:
-            raise InvalidOption("This model names no token that ends an answer of a given form.")
+            raise InvalidOption("This model names no token that ends an answer in a given format.")
         self._size = tokenizer.vocab_size
         self._tokens = load_llguidance().LLTokenizer(
             _TokenizerAdapter(tokenizer), n_vocab=self._size, eos_token=ends
@@ -59,7 +59,7 @@ class GrammarVocabulary:
             has_answer = constraint.has_answer()
         if not has_answer:
             raise InvalidOption(
-                f"No answer has the form that was asked for.{_error_detail(matcher)}",
+                f"No answer is possible in the format that was asked for.{_error_detail(matcher)}",
                 hint="Check its parts against each other, and its characters against the model's"
                 " vocabulary.",
             )
@@ -87,7 +87,7 @@ class GrammarConstraint:
         allowed = np.unpackbits(bits, count=self._size, bitorder="little").view(bool)
         if self._matcher.is_error() or not allowed.any():
             raise self._failure(
-                f"The answer cannot go on within its form.{_error_detail(self._matcher)}"
+                f"The answer cannot go on in its format.{_error_detail(self._matcher)}"
             )
         masked = np.full_like(logits, -np.inf)
         shared = min(self._size, logits.size)
@@ -111,7 +111,7 @@ class GrammarConstraint:
         return StructureError(
             message,
             text=self._tokens.decode_str(self._answer),
-            hint="Make the form simpler, without characters that the model has no tokens for.",
+            hint="Make the format simpler, without characters that the model has no tokens for.",
         )
 
     def has_answer(self) -> bool:
@@ -120,7 +120,7 @@ class GrammarConstraint:
 
 
 class _TokenizerAdapter:
-    """What `LLTokenizer` asks of a tokenizer."""
+    """Our tokenizer behind the interface that `LLTokenizer` expects."""
 
     bos_token_id = None
     # `LLTokenizer` takes only objects that say so.
@@ -136,7 +136,7 @@ class _TokenizerAdapter:
         self._longest = max(map(len, self.tokens))
 
     def __call__(self, text: str) -> list[int]:
-        """Ids that spell `text`, which llguidance prefers where it is the only way to go on."""
+        """Spell `text` in ids; llguidance asks where the grammar allows nothing else."""
         ids = self._tokenizer.encode(text)
         data = text.encode()
         # A control token's name in the text became that token, which stands for no text.
@@ -144,7 +144,7 @@ class _TokenizerAdapter:
         return ids if spelled == data else self._greedy(data)
 
     def _greedy(self, data: bytes) -> list[int]:
-        """Longest tokens first, as far as there are any."""
+        """Spell bytes with the longest tokens first, as far as tokens are there."""
         ids: list[int] = []
         at = 0
         while at < len(data):

@@ -16,7 +16,7 @@ _NAMED = ("properties", "patternProperties", "$defs", "definitions")
 
 
 def subschemas(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """`schema` and each schema inside it, outer before inner, as its path ("a.b[0]") and itself.
+    """Give `schema` and each schema inside it, outer before inner, each with its path ("a.b[0]").
 
     Schemas that are only True or False are left out.
     """
@@ -92,7 +92,10 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def endless_reference(root: dict[str, Any]) -> str | None:
-    """A `$ref` without any finite value, in a schema that is sound otherwise; None if all end."""
+    """Find a `$ref` that needs itself, so that no value of it ever ends; None where all end.
+
+    This is the emptiness test of context-free grammars: the references known to have a value grow
+    until nothing is added. The schema must be sound otherwise."""
     targets = _targets(root)
     # References other than into this schema are refused elsewhere.
     known = {reference for reference, target in targets.items() if target is None}
@@ -134,7 +137,7 @@ def _kind_ends(kind: str, schema: dict[str, Any], known: set[str]) -> bool:
 
 
 def _targets(root: dict[str, Any]) -> dict[str, Any]:
-    """What each `$ref` that `root` can reach points to; see `_resolve`."""
+    """Map each `$ref` that `root` can reach to what it points to; see `_resolve`."""
     targets: dict[str, Any] = {}
     waiting: list[Any] = [{k: v for k, v in root.items() if k not in ("$defs", "definitions")}]
     while waiting:
@@ -147,7 +150,7 @@ def _targets(root: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resolve(root: dict[str, Any], reference: str) -> Any:
-    """What a JSON pointer (RFC 6901) in a `$ref` points to; None if it is something else."""
+    """Follow the JSON pointer (RFC 6901) of a `$ref`; None where it is something else."""
     if reference != "#" and not reference.startswith("#/"):
         return None
     target: Any = root

@@ -21,7 +21,7 @@ _CLASSES = {
 
 
 def with_portable_patterns(schema: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a JSON Schema whose patterns are `portable_pattern`s."""
+    """Copy a JSON Schema, with `portable_pattern` applied to each of its patterns."""
     found = copy.deepcopy(schema)
     for _, part in list(subschemas(found)):
         if isinstance(part.get("pattern"), str):
@@ -33,7 +33,7 @@ def with_portable_patterns(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def portable_pattern(pattern: str) -> str:
-    """`pattern` with its classes of spaces, digits and letters spelled out for Rust's dialect."""
+    """Spell out the classes of spaces, digits and letters of `pattern`, in Rust's dialect."""
     out: list[str] = []
     at, inside, negated = 0, False, False
     while at < len(pattern):

@@ -1,4 +1,4 @@
-"""What is closed at the end of a `with` block."""
+"""Close an object at the end of a `with` block."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing_extensions import Self
 
 
 class Closeable:
-    """`with` closes it, whatever happened inside."""
+    """Has a `close` method, which `with` calls at its end, whatever happened inside."""
 
     def close(self) -> None:
-        """Free what it holds; harmless where that was done."""
+        """Free what the object holds; a second call does nothing."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

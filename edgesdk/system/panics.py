@@ -1,4 +1,4 @@
-"""Panics of libraries that are written in Rust."""
+"""Turn panics of libraries that are written in Rust into our own errors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from edgesdk.errors import EdgeError
 def panics_as(library: str, error: Callable[[str], EdgeError]) -> Iterator[None]:
     """Raise `error(reason)` where `library` panics.
 
-    PyO3 makes of a Rust panic an exception that is no `Exception`, so that it would end threads
-    and event loops instead of the one request.
+    PyO3 raises a panic as a `BaseException`, which would end a thread or an event loop instead of
+    the one request.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Whether a model fits this device, and how fast it can be there at most."""
+"""Plan whether a model fits this device, and how fast it can be there at most."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MemoryNeed:
 
 
 class Footprint(Protocol):
-    """What is known of a model's memory."""
+    """What a model takes in memory, by its engine's own formula, before anything is loaded."""
 
     @property
     def context_length(self) -> int:
@@ -54,12 +54,12 @@ class Footprint(Protocol):
         """Bytes of weights that each decoded token reads."""
 
     def need(self, context: int) -> MemoryNeed:
-        """What one context of that many tokens takes at its worst moment."""
+        """Most memory that a context of that many tokens takes at any moment."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a model needs at a context, against what the device has. Sizes are in bytes.
+    """What a model needs with a context, and what the device has. Sizes are in bytes.
 
     Attributes:
         context: tokens of the one conversation that is planned for.
@@ -115,7 +115,7 @@ def plan(
 
 
 def plan_for(found: Footprint, context: int, *, available: int, bandwidth: float) -> Plan:
-    """The plan, from figures that were measured elsewhere."""
+    """Plan with figures that the caller has measured."""
     need = found.need(context)
     read = found.read_bytes_per_token
     return Plan(
@@ -170,5 +170,5 @@ def check_fits(found: Footprint, context: int, *, available: int) -> None:
 
 
 def _beyond_start(need: MemoryNeed) -> int:
-    """What is needed beyond a process that runs already."""
+    """Bytes that this process, which runs already, still needs."""
     return need.total - need.process

@@ -59,12 +59,12 @@ PowerPolicy: TypeAlias = Literal["performance", "balanced", "saver"] | Callable[
 
 
 def performance(state: PowerState) -> Pace:
-    """Everything, always."""
+    """Work at full speed, always."""
     return Pace()
 
 
 def balanced(state: PowerState) -> Pace:
-    """Everything, unless the battery is nearly empty or the device is hot."""
+    """Work at full speed, unless the battery is nearly empty or the device is hot."""
     if _is_above(state.celsius, 95):
         return Pace(0.5, pause=1.0)
     if _is_above(state.celsius, 85) or _is_low(state, 20):
@@ -73,7 +73,7 @@ def balanced(state: PowerState) -> Pace:
 
 
 def saver(state: PowerState) -> Pace:
-    """Half of it; with pauses on battery, and long ones when it is low or the device is warm."""
+    """Work on half of the cores. Pause on battery, and longer when it is low or the device warm."""
     if _is_above(state.celsius, 75) or _is_low(state, 30):
         return Pace(0.5, pause=1.0)
     return Pace(0.5, pause=0.0 if state.plugged in (True, None) else 0.33)
@@ -102,7 +102,7 @@ def read_sensors() -> PowerState:
 
 
 class Governor:
-    """Keeps a policy's pace.
+    """Asks a power policy for the pace, and keeps it.
 
     Args:
         sensor: read every 5 seconds at most; likewise the policy is asked.
@@ -134,16 +134,16 @@ class Governor:
 
     @property
     def pace(self) -> Pace:
-        """The pace for now."""
+        """The pace that the policy wants now."""
         now = self.clock()
         if self._looked is None or now - self._looked >= _SENSOR_SECONDS:
             self._pace = self._policy(self._sensor())
             self._looked = now
         return self._pace
 
-    def threads(self, most: int) -> int:
-        """How many of `most` threads to take."""
-        return max(1, int(most * self.pace.cores))
+    def threads(self, max_threads: int) -> int:
+        """How many of `max_threads` threads to take."""
+        return max(1, int(max_threads * self.pace.cores))
 
     def rest(self, worked: float, owed: float) -> tuple[float, float]:
         """Pause for `worked` seconds of computing and `owed` seconds of pause from before.

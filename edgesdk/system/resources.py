@@ -20,7 +20,7 @@ _ROUNDS = 5
 
 
 def available_bytes(cgroup: Path = _CGROUP) -> int:
-    """Bytes that a process may still take: what the system has, or the container's limit leaves."""
+    """Bytes that a process may still take, by the system and by its container's limit."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -37,7 +37,7 @@ def available_bytes(cgroup: Path = _CGROUP) -> int:
 
 
 def private_bytes() -> int:
-    """Resident bytes of this process that no file stands behind."""
+    """Resident bytes of this process that are not a mapped file's."""
     import psutil
 
     found = psutil.Process().memory_info()
@@ -62,7 +62,7 @@ def _shared_memory(process: Path = Path("/proc/self")) -> tuple[int, int]:
 
 
 def _field(path: Path, name: str) -> int:
-    """A line of a file in /proc, in bytes; 0 where there is none."""
+    """Read one size of a file in /proc, in bytes; 0 where it has none."""
     try:
         text = path.read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -114,7 +114,7 @@ def _inactive_file_bytes(stat: Path) -> int:
 
 
 def thread_count(asked: int | None) -> int:
-    """`asked`, or one thread per physical core that this process may use.
+    """The number that was asked for, or one thread per physical core that may be used.
 
     Hyperthreads share the vector units that decoding keeps busy, so they are not counted.
 

@@ -30,7 +30,7 @@ class PromptEncoder:
     def chat(
         self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
     ) -> list[int]:
-        """Ids of a conversation that the assistant is to continue; `tools` as in `render`.
+        """Encode a conversation that the assistant is to continue; `tools` as in `render`.
 
         Where the model wants a BOS token and the template writes none, one is put in front, as
         llama.cpp does.
@@ -51,7 +51,7 @@ class PromptEncoder:
         return self.tokenizer.encode(text, add_bos=not has_bos)
 
     def plain(self, text: str) -> list[int]:
-        """Ids of a text that the model is to go on with.
+        """Encode a text that the model is to go on with.
 
         Raises:
             EmptyPrompt: there is no text.
@@ -63,7 +63,7 @@ class PromptEncoder:
 
 
 def as_messages(prompt: Prompt) -> list[dict[str, Any]]:
-    """A prompt as a list of messages: a text is one message of the user.
+    """Make a list of messages of a prompt; a text is one message of the user.
 
     Raises:
         EmptyPrompt: there is no message, or the last one is blank.
@@ -94,7 +94,7 @@ _CONTINUATIONS = ("A", "b", "\n\n1", " the")
 
 
 def shared_prefix(encoder: PromptEncoder, messages: Sequence[dict[str, Any]]) -> list[int]:
-    """Ids that start every conversation which starts with `messages`.
+    """Encode what all prompts have in common that start with `messages`.
 
     A last message of the user may go on in its own text; after any other, a message of the user
     follows.

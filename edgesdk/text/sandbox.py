@@ -1,4 +1,4 @@
-"""The Jinja environment that chat templates run in.
+"""Run chat templates in a Jinja sandbox with a budget.
 
 A template comes with a model, so it is code from a stranger. Jinja's immutable sandbox keeps it
 away from Python's internals; the budget below keeps it from running for ever or from eating the

@@ -1,4 +1,4 @@
-"""Chat templates: messages in, the text that the model was trained on out."""
+"""Render messages with a chat template, as the text that the model was trained on."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ChatTemplate:
         eos_token: str | None = None,
         **extra: Any,
     ) -> str:
-        """The conversation as text.
+        """Write the conversation as text.
 
         Args:
             messages: mappings with "role" and "content", of JSON values only.
@@ -85,7 +85,7 @@ class ChatTemplate:
 
 
 def to_json_values(value: Any, where: str) -> Any:
-    """A copy of `value` in plain JSON types, so that a template reaches no method of the caller's.
+    """Copy `value` in plain JSON types, so that a template reaches no method of the caller's.
 
     Raises:
         RequestError: some part of it is not a JSON value.

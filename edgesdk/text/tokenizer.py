@@ -129,7 +129,7 @@ PieceBytes = Callable[[str], bytes]
 
 
 def piece_bytes_for(tokenizer: dict[str, Any]) -> PieceBytes:
-    """The function from a vocabulary entry to bytes, for a parsed `tokenizer.json`.
+    """Choose the function from a vocabulary entry to bytes, for a parsed `tokenizer.json`.
 
     Raises:
         UnsupportedBundle: it is of neither kind (WordPiece, for one).
@@ -165,7 +165,7 @@ def sentencepiece_bytes(piece: str) -> bytes:
 
 
 def _types(part: dict[str, Any] | None) -> Iterator[str]:
-    """Types of a component and of those it is a sequence of."""
+    """Types of a component, and of its parts where it is a sequence."""
     if part is None:
         return
     yield str(part.get("type"))

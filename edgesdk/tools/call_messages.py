@@ -13,7 +13,7 @@ Message = dict[str, Any]
 
 
 def call_message(content: str, calls: Sequence[ToolCall]) -> Message:
-    """The assistant's message that makes `calls`, after the words `content`."""
+    """Write the assistant's message that makes `calls`, after the words `content`."""
     if not calls:
         return {"role": "assistant", "content": content}
     written = [
@@ -28,12 +28,12 @@ def call_message(content: str, calls: Sequence[ToolCall]) -> Message:
 
 
 def result_message(call: ToolCall, result: str) -> Message:
-    """The message that tells the model what a call gave."""
+    """Write the message that tells the model the result of a call."""
     return {"role": "tool", "name": call.name, "tool_call_id": call.id, "content": result}
 
 
 def calls_of(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
-    """The calls that a message makes; arguments may be a JSON text, as OpenAI's clients send them.
+    """Read the calls of a message; arguments may be a JSON text, as OpenAI's clients send them.
 
     Raises:
         RequestError: they are not calls.
@@ -66,7 +66,7 @@ def add_result(messages: Sequence[Message], call: ToolCall, result: str) -> list
 
 
 def open_turn_start(messages: Sequence[Message]) -> int:
-    """Where the turn begins that waits for results: at the last message of the user."""
+    """Find where the open turn begins: at the last message of the user."""
     starts = [place for place, message in enumerate(messages) if message["role"] == "user"]
     return starts[-1] if starts else 0
 

@@ -1,4 +1,4 @@
-"""Tool calls in a model's answer.
+"""Find tool calls in a model's answer.
 
 Families write them in a few ways, all of them JSON with a name and arguments:
 
@@ -42,11 +42,11 @@ class ToolCall:
 
 
 class ToolCalls(tuple[ToolCall, ...]):
-    """The calls of an answer, in order; the value of answers that may call tools."""
+    """The calls of one answer, in order: what an answer with tools is parsed to."""
 
 
 def parse_calls(text: str) -> tuple[ToolCall, ...]:
-    """The calls in an answer, in order; empty where it is an answer to the user."""
+    """Find the calls in an answer, in order; none where it is an answer to the user."""
     if _TAG in text:
         return tuple(_parse_tagged(text))
     body = text.strip()
@@ -65,7 +65,7 @@ def parse_calls(text: str) -> tuple[ToolCall, ...]:
 
 
 def text_before_calls(text: str) -> str:
-    """What an answer that calls tools says before its calls, as far as a mark tells them apart."""
+    """The words before the calls of an answer; "" where no mark separates the two."""
     places = [place for mark in (_TAG, *_MARKS) if (place := text.find(mark)) >= 0]
     return text[: min(places)].strip() if places else ""
 
@@ -99,7 +99,7 @@ def _parse_block(block: str, *, only_clear: bool = False) -> Iterator[ToolCall]:
 
 
 def _parse_values(text: str, at: int) -> tuple[list[Any], int]:
-    """JSON values after each other, those of a list one by one, and where they end.
+    """Read JSON values that follow each other, those of a list one by one, and where they end.
 
     Raises:
         ValueError: one that begins is not valid.

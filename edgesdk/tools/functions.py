@@ -58,7 +58,7 @@ class Tool:
 
 
 def tool_from_function(function: Any) -> Tool:
-    """The tool that a function is, from its type hints and docstring.
+    """Make a tool of a function, from its type hints and docstring.
 
     Raises:
         InvalidOption: it cannot be called with a JSON object: it has no name of its own, takes
@@ -133,7 +133,7 @@ _SPHINX = re.compile(r"^:param\s+(?:[^:]*\s)?\*{0,2}(\w+):\s*(.*)$")
 
 
 def read_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """The description, and what is said of each argument, each on one line.
+    """Read the description, and what is said of each argument, each as one line.
 
     Args:
         text: as `inspect.getdoc` gives it.

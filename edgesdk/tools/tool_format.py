@@ -23,7 +23,7 @@ _SEPARATORS = ((", ", ": "), (",", ":"))
 
 @dataclass(frozen=True)
 class CallSyntax:
-    """What stands around calls, each of them a JSON object.
+    """How a family writes calls: the text around the JSON object of each.
 
     Attributes:
         opening: before the first call; may start with a mark, as "<tool_call>".
@@ -74,14 +74,14 @@ SMOLLM = CallSyntax("<tool_call>[", ("name", "arguments"), _OBJECT, ", ", "]</to
 
 
 def escape_json(name: str) -> str:
-    """A name as it stands between the quotes of a JSON text."""
+    """Escape a name for the inside of a JSON text."""
     return json.dumps(name, ensure_ascii=False)[1:-1]
 
 
 def infer_syntax(
     write: Callable[[Sequence[ToolCall]], str | None], probes: Sequence[ToolCall]
 ) -> CallSyntax | None:
-    """The syntax of a writer of calls, found out by letting it write `probes`.
+    """Find out the syntax of a writer of calls, by letting it write `probes`.
 
     Args:
         write: the answer that makes calls; None where it cannot be written.
@@ -169,7 +169,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """What one chat template writes.
+    """What a chat template can write of tools, calls and results.
 
     Attributes:
         tools: the tools that it is given.
@@ -187,8 +187,10 @@ class ToolFormat:
     def conversation(
         self, messages: Iterable[Mapping[str, Any]], specs: Sequence[Mapping[str, Any]] = ()
     ) -> list[Message]:
-        """The messages as the template is to be given them: in its own writing where it has one,
-        because that is what its model learned.
+        """Prepare messages for the template.
+
+        Calls, results and tools are left to the template where it can write them, because that is
+        what its model has learned; else they become text.
 
         Args:
             messages: in the form of OpenAI's API.
@@ -197,14 +199,14 @@ class ToolFormat:
         Raises:
             RequestError: a message has calls that are none.
         """
-        told: list[Message] = []
+        prepared: list[Message] = []
         for is_result, group in groupby(messages, lambda message: message["role"] == "tool"):
             if is_result and not self.results:
                 blocks = [f"<tool_response>\n{m.get('content')}\n</tool_response>" for m in group]
-                told.append({"role": "user", "content": "\n".join(blocks)})
+                prepared.append({"role": "user", "content": "\n".join(blocks)})
             else:
-                told += [self._called(message) for message in group]
-        return self._with_tools(told, specs) if specs and not self.tools else told
+                prepared += [self._called(message) for message in group]
+        return self._with_tools(prepared, specs) if specs and not self.tools else prepared
 
     def _called(self, message: Mapping[str, Any]) -> Message:
         calls = calls_of(message)
@@ -243,7 +245,7 @@ _TOOLS = [{"type": "function", "function": _SPEC}]
 
 
 def detect_tool_format(template: ChatTemplate | None) -> ToolFormat:
-    """What a template writes, found out by trying; without a template, nothing."""
+    """Find out what a template can write, by trying it; without a template, nothing."""
     if template is None:
         return ToolFormat(tools=False, calls=0, results=False, syntax=HERMES)
     if "probe_one" not in (_rendered(template, [_ASKED]) or ""):
@@ -265,7 +267,7 @@ def detect_tool_format(template: ChatTemplate | None) -> ToolFormat:
 
 
 def _written_answer(template: ChatTemplate, calls: Sequence[ToolCall]) -> str | None:
-    """What a template writes for an answer that makes `calls`, without what ends any answer."""
+    """Let a template write an answer that makes `calls`, and cut off what ends any answer."""
     words = "probe_words"
     prompt = _rendered(template, [_ASKED])
     plain = _rendered(template, [_ASKED, {"role": "assistant", "content": words}], ask=False)

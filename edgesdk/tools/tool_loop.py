@@ -20,7 +20,7 @@ from edgesdk.tools.functions import Tool
 
 
 class HasToolCalls(Protocol):
-    """What a loop needs of an answer."""
+    """An answer that may call tools."""
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
@@ -36,7 +36,7 @@ _Reply = TypeVar("_Reply", bound=HasToolCalls, default=Reply)
 
 @dataclass(frozen=True)
 class ActResult(Generic[_Reply]):
-    """The end of a loop.
+    """What a tool loop came to.
 
     Attributes:
         replies: all answers, each with its receipt; the last one calls no tool.
@@ -55,11 +55,11 @@ class ActResult(Generic[_Reply]):
 
 
 class ToolLoop(Generic[_Reply]):
-    """The state of one loop; `act` and `act_async` turn it.
+    """The state of one loop; `act` and `act_async` run it.
 
     Args:
         news: the question; calls and results are added to it.
-        max_rounds: most answers that may call tools.
+        max_rounds: how many answers may call tools.
         deadline: seconds from now that all of it may take; None for no limit.
     """
 
@@ -86,8 +86,8 @@ class ToolLoop(Generic[_Reply]):
             )
         return left
 
-    def take(self, reply: _Reply) -> tuple[ToolCall, ...]:
-        """Note an answer; its calls are to be run, and there are none where the loop has ended.
+    def add_reply(self, reply: _Reply) -> tuple[ToolCall, ...]:
+        """Add an answer, and give the calls to run next; none where the loop has ended.
 
         Raises:
             ToolRoundsExceeded: it is one answer too many that calls tools.
@@ -101,20 +101,20 @@ class ToolLoop(Generic[_Reply]):
             )
         return reply.tool_calls
 
-    def tell(self, runs: list[ToolRun]) -> None:
-        """Add what calls gave."""
+    def add_results(self, runs: list[ToolRun]) -> None:
+        """Add the results of calls."""
         self._runs += runs
         self.news += [result_message(run.call, run.result) for run in runs]
 
-    def acted(self) -> ActResult[_Reply]:
-        """The end."""
+    def result(self) -> ActResult[_Reply]:
+        """The result of the loop."""
         return ActResult(tuple(self._replies), tuple(self._runs), tuple(self.news))
 
 
 def act(
     loop: ToolLoop[_Reply], ask: Callable[[float | None], _Reply], tools: Mapping[str, Tool]
 ) -> ActResult[_Reply]:
-    """Ask until an answer calls no tool.
+    """Run a loop: ask until an answer calls no tool.
 
     Args:
         ask: gives the answer to `loop.news` within so many seconds.
@@ -127,9 +127,9 @@ def act(
         raise InvalidOption(
             "A tool is asynchronous.", hint="Use 'await chat.aact(...)', or a plain 'def'."
         )
-    while calls := loop.take(ask(loop.remaining())):
-        loop.tell(run_calls(calls, tools, seconds=loop.remaining()))
-    return loop.acted()
+    while calls := loop.add_reply(ask(loop.remaining())):
+        loop.add_results(run_calls(calls, tools, seconds=loop.remaining()))
+    return loop.result()
 
 
 async def act_async(
@@ -138,9 +138,9 @@ async def act_async(
     tools: Mapping[str, Tool],
 ) -> ActResult[_Reply]:
     """`act` for asyncio."""
-    while calls := loop.take(await ask(loop.remaining())):
-        loop.tell(await run_calls_async(calls, tools, seconds=loop.remaining()))
-    return loop.acted()
+    while calls := loop.add_reply(await ask(loop.remaining())):
+        loop.add_results(await run_calls_async(calls, tools, seconds=loop.remaining()))
+    return loop.result()
 
 
 # Calls of one answer that run at once, each in a thread of its own.
@@ -149,7 +149,7 @@ MAX_THREADS = 8
 
 @dataclass(frozen=True)
 class ToolRun:
-    """A call and what became of it.
+    """A call and its result.
 
     Attributes:
         result: the text that the model was told; for a failed call, why it failed.
@@ -238,7 +238,7 @@ def _failed(call: ToolCall, why: str) -> ToolRun:
 
 
 def result_text(result: Any) -> str:
-    """What the model is told of a result: a text as it is, anything else as JSON."""
+    """Write a result for the model: a text as it is, anything else as JSON."""
     if isinstance(result, str):
         return result
     from pydantic_core import to_json
