@@ -1,0 +1,110 @@
+"""Tool calls in answers, as families write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgesdk.tools.calls import ToolCall, parse_calls
+from edgesdk.tools.tool_format import HERMES
+
+LIMA = ToolCall("weather", {"city": "Lima"})
+OSLO = ToolCall("weather", {"city": "Oslo"})
+_LIMA = '{"name": "weather", "arguments": {"city": "Lima"}}'
+_OSLO = '{"name": "weather", "arguments": {"city": "Oslo"}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        (f"<tool_call>\n{_LIMA}\n</tool_call>", [LIMA]),
+        (f"I look.\n<tool_call>{_LIMA}</tool_call>\n<tool_call>{_OSLO}</tool_call>", [LIMA, OSLO]),
+        (f"<tool_call>[{_LIMA}, {_OSLO}]</tool_call>", [LIMA, OSLO]),
+        (f"<tool_call>\n{_LIMA}\n{_OSLO}\n</tool_call>", [LIMA, OSLO]),
+        (f"<tool_call>{_LIMA}", [LIMA]),
+        ('{"name": "weather", "parameters": {"city": "Lima"}}', [LIMA]),
+        (f"<|python_tag|>{_LIMA}; {_OSLO}", [LIMA, OSLO]),
+        (f"```json\n{_LIMA}\n```", [LIMA]),
+        (f"{{{_LIMA}}}", [LIMA]),
+        (f'{{"type": "function", "function": {_LIMA}}}', [LIMA]),
+        ('<tool_call>{"name": "now"}</tool_call>', [ToolCall("now", {})]),
+        (
+            '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>',
+            [ToolCall("f", {"a": 1})],
+        ),
+    ],
+)
+def test_calls_are_found_in_the_ways_that_families_write_them(
+    text: str, calls: list[ToolCall]
+) -> None:
+    assert list(parse_calls(text)) == calls
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "It is 12 degrees.", '{"name": "Bob", "age": 3}', "[1, 2]", "{oops", "Use {x}.", "[]"],
+)
+def test_an_answer_in_words_or_other_json_is_no_call(text: str) -> None:
+    assert parse_calls(text) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('<tool_call>{"name": "weather", "argum', "not valid JSON"),
+        ("<tool_call></tool_call>", "empty"),
+        ("<tool_call>5</tool_call>", "not an object"),
+        ('<tool_call>{"name": "f", "arguments": [1]}</tool_call>', "of f are not an object"),
+        ('<tool_call>{"name": "f", "arguments": "{"}</tool_call>', "of f are not valid JSON"),
+    ],
+)
+def test_a_tagged_call_that_is_broken_says_why(text: str, problem: str) -> None:
+    [call] = parse_calls(text)
+    assert problem in str(call.problem)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    arguments=st.dictionaries(st.text(), _JSON, max_size=3),
+    write=st.sampled_from(
+        [
+            lambda call: f"<tool_call>\n{call}\n</tool_call>",
+            lambda call: f"Well. <tool_call>[{call}]</tool_call> So.",
+            lambda call: call.replace('"arguments"', '"parameters"', 1),
+        ]
+    ),
+)
+def test_arguments_come_through_as_they_were_written(
+    arguments: dict[str, Any], write: Callable[[str], str]
+) -> None:
+    call = json.dumps({"name": "f", "arguments": arguments})
+    assert parse_calls(write(call)) == (ToolCall("f", arguments),)
+
+
+@given(st.text(alphabet='<tool_call>/{}[]":, \nname1') | st.text())
+def test_any_text_is_read_without_an_error(text: str) -> None:
+    parse_calls(text)
+    parse_calls(f"<tool_call>{text}</tool_call>")
+
+
+def test_a_tag_within_a_text_does_not_end_a_call() -> None:
+    arguments = {"a": "</tool_call>", "b": "<tool_call>{", "</tool_call>": 1}
+    text = HERMES.write([ToolCall("f", arguments), LIMA])
+    assert parse_calls(text) == (ToolCall("f", arguments), LIMA)
+
+
+def test_mistral_calls_have_ids() -> None:
+    call = '{"name": "weather", "arguments": {"city": "Lima"}, "id": "abcdefgh1"}'
+    for text in (f"[TOOL_CALLS][{call}]", f"[{call}]", f"[TOOL_CALLS] [{call}]"):
+        assert parse_calls(text) == (ToolCall("weather", {"city": "Lima"}, id="abcdefgh1"),)
