@@ -27,7 +27,7 @@ it sensibly, and each message ends with what to do about it.
     │   ├── InvalidText
     │   ├── InvalidOption
     │   └── ContextOverflow
-    ├── StructureError                  ValueError   (an answer of a given form did not succeed)
+    ├── StructureError                  ValueError   (an answer in a given format did not succeed)
     │   ├── IncompleteStructure
     │   └── RejectedStructure
     ├── CloudError                      ConnectionError (no whole answer came from the cloud)

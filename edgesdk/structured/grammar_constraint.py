@@ -23,7 +23,7 @@ def load_llguidance() -> ModuleType:
         import llguidance
     except ImportError:
         raise MissingExtra(
-            "llguidance", extra="structure", needed_for="An answer of a given form"
+            "llguidance", extra="structure", needed_for="An answer in a given format"
         ) from None
     return llguidance
 

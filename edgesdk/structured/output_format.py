@@ -22,7 +22,7 @@ OUTPUT_FORMATS = ("schema", "regex", "choices", "grammar")
 
 
 class FormatKwargs(OptionsKwargs, total=False):
-    """The fields of `Options` as keyword arguments, and at most one form of the answer.
+    """The fields of `Options` as keyword arguments, and at most one output format.
 
     schema: a pydantic model, dataclass, TypedDict or other type that pydantic knows, or a JSON
         Schema (draft 2020-12) as a dict. The reply's `parsed` is an instance, or the JSON value.
@@ -58,7 +58,7 @@ class OutputFormat:
 
 
 def format_from_kwargs(kwargs: Mapping[str, object], options: Options) -> OutputFormat | None:
-    """The output format that keyword arguments ask for; None for any text.
+    """Make the output format that keyword arguments ask for; None for any text.
 
     Raises:
         InvalidOption: more than one is asked for, there are stop texts, or it cannot be enforced.
@@ -70,40 +70,40 @@ def format_from_kwargs(kwargs: Mapping[str, object], options: Options) -> Output
     if len(formats) > 1:
         raise InvalidOption(
             f"{' and '.join(repr(name) for name in formats)} exclude each other.",
-            hint="An answer has one form: give one of them.",
+            hint="An answer has one output format: give one of them.",
         )
     if options.stops:
         raise InvalidOption(
             f"'stop' and {formats[0]!r} exclude each other: a stop text would cut the answer"
             " short.",
-            hint="Leave 'stop' out; the answer ends where its form does.",
+            hint="Leave 'stop' out; the answer ends where its format does.",
         )
     return output_format_of(formats[0], kwargs[formats[0]])
 
 
-def output_format_of(form: str, value: Any) -> OutputFormat:
-    """The structure that `form` ("schema", "regex", "choices" or "grammar") asks for.
+def output_format_of(kind: str, value: Any) -> OutputFormat:
+    """Make the output format `kind` ("schema", "regex", "choices" or "grammar").
 
     Raises:
         InvalidOption: it cannot be enforced.
         MissingExtra: llguidance is not installed.
     """
-    if form == "schema":
+    if kind == "schema":
         return format_of_schema(value)
     matcher = load_llguidance().LLMatcher
-    if form == "choices":
+    if kind == "choices":
         return OutputFormat(matcher.grammar_from_regex(_alternatives(value)), read=str)
     if not isinstance(value, str):
-        raise InvalidOption(f"{form!r} is {value!r}, not a text.")
-    make = matcher.grammar_from_regex if form == "regex" else matcher.grammar_from_lark
+        raise InvalidOption(f"{kind!r} is {value!r}, not a text.")
+    make = matcher.grammar_from_regex if kind == "regex" else matcher.grammar_from_lark
     with panics_as("llguidance", InvalidOption):
         grammar: str = make(value)
         problem = matcher.validate_grammar(grammar)
     if problem:
         raise InvalidOption(
-            f"{form!r} cannot be enforced: {_one_line(problem)}",
+            f"{kind!r} cannot be enforced: {_one_line(problem)}",
             hint="The syntax is Rust's, without look-around and back-references."
-            if form == "regex"
+            if kind == "regex"
             else "The syntax is llguidance's dialect of Lark, with a rule 'start'.",
         )
     return OutputFormat(grammar, read=str)
@@ -121,13 +121,13 @@ def _alternatives(choices: Any) -> str:
 
 
 def _literal(character: str) -> str:
-    """A character in a regular expression, where it must stand for nothing but itself."""
+    """Write a character for a regular expression so that it matches only itself."""
     plain = character.isascii() and character.isalnum()
     return character if plain else f"\\x{{{ord(character):x}}}"
 
 
 def _one_line(problem: str) -> str:
-    """llguidance's message without its picture of the place."""
+    """Cut the picture of the place from llguidance's message."""
     lines = [line.strip() for line in problem.splitlines()]
     return " ".join(line for line in lines if line.strip("^ ") and " | " not in line)
 
@@ -137,7 +137,7 @@ _COMPACT = {"whitespace_flexible": False}
 
 
 def format_of_schema(schema: Any) -> OutputFormat:
-    """The structure of a pydantic type or a JSON Schema.
+    """Make the output format of a pydantic type or a JSON Schema.
 
     Raises:
         InvalidOption: it is neither, or cannot be enforced; the message names the keyword.
@@ -152,7 +152,7 @@ def format_of_schema(schema: Any) -> OutputFormat:
 
 
 def json_grammar(schema: dict[str, Any]) -> str:
-    """llguidance's grammar of the compact JSON values of a schema.
+    """Write llguidance's grammar of the compact JSON values of a schema.
 
     Raises:
         InvalidOption: see `format_of_schema`.
@@ -237,13 +237,15 @@ def _check_properties(path: str, part: dict[str, Any]) -> None:
 
 
 def _validated(schema: dict[str, Any], read: Callable[[str], Any], text: str) -> Any:
-    """The value of a text that nothing held to `schema`."""
+    """Read the value of a text that nothing held to `schema`."""
     try:
         errors = schema_errors(schema, json.loads(text))
     except (ValueError, RecursionError) as error:
-        errors = [f"it is no JSON ({error})"]
+        errors = [f"it is not JSON ({error})"]
     if errors:
-        raise RejectedStructure(f"The answer has not its form: {'; '.join(errors)}", text=text)
+        raise RejectedStructure(
+            f"The answer does not fit its format: {'; '.join(errors)}", text=text
+        )
     return read(text)
 
 
@@ -256,7 +258,7 @@ def _read_json(text: str) -> Any:
 
 
 def _python_type(annotation: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
-    """JSON Schema and reader of a type that pydantic knows."""
+    """Make the JSON Schema and the reader of a type that pydantic knows."""
     from pydantic import TypeAdapter, ValidationError
     from pydantic.errors import PydanticUserError
 
@@ -280,14 +282,14 @@ def _python_type(annotation: Any) -> tuple[dict[str, Any], Callable[[str], Any]]
         except ValidationError as error:
             # The schema is kept; what it cannot say is left: validators, the calendar and so on.
             raise RejectedStructure(
-                f"The answer has the form of the schema, but not a valid value: {error}", text=text
+                f"The answer fits the schema, but its value is not valid: {error}", text=text
             ) from error
 
     return schema, read
 
 
 _CUT = {
-    "length": ("the tokens ran out", "Raise max_tokens, or bound the form's texts and lists."),
+    "length": ("the tokens ran out", "Raise max_tokens, or bound the format's texts and lists."),
     "deadline": ("the deadline passed", "Allow more time, or ask for less."),
     "stop": ("the model ended it", "Try again."),
 }
@@ -296,7 +298,7 @@ _CUT = {
 def read_answer(
     read: Callable[[str], Any], constraint: Constraint | None, text: str, reason: FinishReason
 ) -> Any | None:
-    """The value of an answer that ended for `reason`; None where the caller ended it.
+    """Read the value of an answer that ended for `reason`; None where it was cancelled.
 
     Args:
         read: from the whole text to the value.
@@ -304,7 +306,7 @@ def read_answer(
 
     Raises:
         IncompleteStructure: it was cut short.
-        RejectedStructure: it has its form, and still is no value.
+        RejectedStructure: it fits its format, and still has no value.
     """
     if reason == "cancelled":
         return None

@@ -27,7 +27,7 @@ def tool_call_format(
     choice: str = "auto",
     parallel: bool = True,
 ) -> OutputFormat:
-    """The structure of answers that call tools; its value is a tuple of `ToolCall`.
+    """Make the output format of answers that call tools; its value is a tuple of `ToolCall`.
 
     Args:
         specs: tools in the form of OpenAI's API. An object of arguments that leaves open which
@@ -75,7 +75,7 @@ def tool_call_format(
 
 
 def with_enforceable_schemas(specs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The tools, with any object as arguments for those whose schema cannot be enforced.
+    """Allow tools whose schema cannot be enforced any object as arguments.
 
     For callers that check the arguments themselves before a function runs.
 
@@ -94,7 +94,7 @@ def with_enforceable_schemas(specs: Sequence[Mapping[str, Any]]) -> list[dict[st
 
 
 def arguments_schema(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A schema of arguments that names all of them.
+    """Close a schema of arguments, so that it names all of them.
 
     Models that may write other properties spend their answer on them. Without a schema a tool
     takes no arguments, as in OpenAI's API.

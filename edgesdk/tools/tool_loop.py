@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any, Generic, Protocol
 
 from typing_extensions import TypeVar
 
 from edgesdk.errors import DeadlineExceeded, InvalidOption, ToolRoundsExceeded
 from edgesdk.reply import Reply
+from edgesdk.system.cancellation import CancellationToken
 from edgesdk.tools.call_messages import Message, result_message
 from edgesdk.tools.calls import ToolCall
 from edgesdk.tools.functions import Tool
@@ -58,15 +58,15 @@ class ToolLoop(Generic[_Reply]):
     """The state of one loop; `act` and `act_async` run it.
 
     Args:
-        news: the question; calls and results are added to it.
+        messages: the question; calls and results are added to it.
         max_rounds: how many answers may call tools.
         deadline: seconds from now that all of it may take; None for no limit.
     """
 
-    def __init__(self, news: list[Message], *, max_rounds: int, deadline: float | None) -> None:
-        self.news = news
+    def __init__(self, messages: list[Message], *, max_rounds: int, deadline: float | None) -> None:
+        self.messages = messages
         self._max_rounds = max_rounds
-        self._ends = None if deadline is None else perf_counter() + deadline
+        self._clock = CancellationToken(deadline)
         self._replies: list[_Reply] = []
         self._runs: list[ToolRun] = []
 
@@ -76,15 +76,12 @@ class ToolLoop(Generic[_Reply]):
         Raises:
             DeadlineExceeded: none are.
         """
-        if self._ends is None:
-            return None
-        left = self._ends - perf_counter()
-        if left <= 0:
+        if self._clock.expired:
             raise DeadlineExceeded(
                 "The deadline passed before the work was done.",
                 hint="Allow more time, or ask for less.",
             )
-        return left
+        return self._clock.timeout
 
     def add_reply(self, reply: _Reply) -> tuple[ToolCall, ...]:
         """Add an answer, and give the calls to run next; none where the loop has ended.
@@ -93,7 +90,7 @@ class ToolLoop(Generic[_Reply]):
             ToolRoundsExceeded: it is one answer too many that calls tools.
         """
         self._replies.append(reply)
-        self.news.append(reply.message)
+        self.messages.append(reply.message)
         if reply.tool_calls and len(self._replies) > self._max_rounds:
             raise ToolRoundsExceeded(
                 f"The model still calls tools after {self._max_rounds} rounds.",
@@ -104,11 +101,11 @@ class ToolLoop(Generic[_Reply]):
     def add_results(self, runs: list[ToolRun]) -> None:
         """Add the results of calls."""
         self._runs += runs
-        self.news += [result_message(run.call, run.result) for run in runs]
+        self.messages += [result_message(run.call, run.result) for run in runs]
 
     def result(self) -> ActResult[_Reply]:
         """The result of the loop."""
-        return ActResult(tuple(self._replies), tuple(self._runs), tuple(self.news))
+        return ActResult(tuple(self._replies), tuple(self._runs), tuple(self.messages))
 
 
 def act(
@@ -117,7 +114,7 @@ def act(
     """Run a loop: ask until an answer calls no tool.
 
     Args:
-        ask: gives the answer to `loop.news` within so many seconds.
+        ask: gives the answer to `loop.messages` within so many seconds.
 
     Raises:
         ToolRoundsExceeded, DeadlineExceeded: see `ToolLoop`.

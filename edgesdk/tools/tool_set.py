@@ -68,7 +68,7 @@ class ToolSet:
 def make_tool_set(
     tools: Any, tool_format: ToolFormat, tokenizer: Tokenizer, *, choice: str = "auto"
 ) -> ToolSet:
-    """The set of `tools`; see `RequestKwargs`.
+    """Make the set of `tools`; see `RequestKwargs`.
 
     Where llguidance is not installed, answers are not held to calls; what they call is checked
     nevertheless.
@@ -108,7 +108,7 @@ def check_tool_calls(
     functions: Mapping[str, Tool],
     used_ids: Collection[str],
 ) -> ToolCalls:
-    """Calls as a reply has them: with new ids, and with a `problem` where they do not fit.
+    """Give calls new ids, and a `problem` where they do not fit.
 
     Args:
         specs, functions: what `tools_by_name` gave.
@@ -119,7 +119,7 @@ def check_tool_calls(
 
 
 def tools_by_name(tools: Any) -> tuple[dict[str, ToolSpec], dict[str, Tool]]:
-    """The specs of tools, and those that are functions, by name.
+    """Sort tools by name: the specs of all, and those that are functions.
 
     Raises:
         InvalidOption: see `make_tool_set`.
@@ -163,7 +163,7 @@ def _check_call(
 
 
 def _assign_ids(calls: Iterable[ToolCall], used_ids: Collection[str]) -> Iterable[ToolCall]:
-    """The calls with ids that are new: the model's own where it wrote one that is."""
+    """Give calls ids that are new; the model's own stays where it is."""
     used = set(used_ids)
     number = len(used)
     for call in calls:
