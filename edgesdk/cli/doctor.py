@@ -22,6 +22,7 @@ from edgesdk import __version__
 from edgesdk.cli.output import format_bytes, print_json, result_console
 from edgesdk.store import Store
 from edgesdk.store.disk import folder_size
+from edgesdk.system.resources import cpu_info
 
 _EPILOG = """\b
 Examples:
@@ -174,7 +175,7 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> DoctorCheck:
-    fields = _cpuinfo()
+    fields = cpu_info()
     model = fields.get("model name") or platform.processor() or platform.machine()
     cores = psutil.cpu_count(logical=False) or os.cpu_count()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -184,16 +185,6 @@ def _processor() -> DoctorCheck:
     if "flags" in fields and "avx2" not in flags:
         return DoctorCheck("processor", "warn", found, "Without AVX2 every model runs slowly here.")
     return DoctorCheck("processor", "ok", found)
-
-
-def _cpuinfo() -> dict[str, str]:
-    """The first processor's fields of /proc/cpuinfo; empty where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _memory() -> DoctorCheck:

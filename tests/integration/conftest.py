@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ from edgesdk.bundle.opening import Bundle, open_bundle
 
 # Enough for a mean KL within a few percent; `edgesdk export` itself takes 8,192.
 QUALITY_TOKENS = 2_048
+
+
+@pytest.fixture(scope="session", autouse=True)
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What these tests measure on batched verification stays out of the user's cache."""
+    folder = tmp_path_factory.mktemp("verdicts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgesdk.engines.onnx.verification_batch.default_folder", lambda: folder)
+        yield
 
 
 def _bundle(gguf: Path, scheme: str, factory: pytest.TempPathFactory) -> Bundle:

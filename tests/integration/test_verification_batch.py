@@ -17,10 +17,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk.bundle import graph_io
-from edgesdk.engines.onnx.decode_state import LoadedDecoder, OnnxDecodeState
+from edgesdk.engines.onnx.decode_state import (
+    LoadedDecoder,
+    OnnxDecodeState,
+    batches_equal_single_steps,
+)
 from edgesdk.engines.onnx.kv_cache import CacheShape
-from edgesdk.engines.onnx.verification_batch import verifies_in_batches
+from edgesdk.engines.onnx.verification_batch import VerificationVerdict
 from edgesdk.engines.saved_state import KvIdentity
+from edgesdk.system.cancellation import CancellationToken, Cancelled
 
 pytestmark = pytest.mark.integration
 
@@ -34,7 +39,17 @@ FAMILIES: dict[str, dict[str, float]] = {
 }
 
 
-def attention_decoder(threads: int, **attributes: float) -> LoadedDecoder:
+class Settled(VerificationVerdict):
+    """A verdict that nobody measured."""
+
+    def __init__(self, equal: bool) -> None:
+        super().__init__("00" * 32, 1)
+        self._verdict = equal
+
+
+def attention_decoder(
+    threads: int, verdict: VerificationVerdict | None = None, **attributes: float
+) -> LoadedDecoder:
     """Each layer attends by an embedding of its own; the last layer's output are the logits."""
     rng = np.random.default_rng(0)
     angles = np.arange(CONTEXT)[:, None] / 10.0 ** np.arange(0, 2, 2 / (HEAD / 2))
@@ -93,7 +108,7 @@ def attention_decoder(threads: int, **attributes: float) -> LoadedDecoder:
         hidden_size=VOCAB,
         context_length=CONTEXT,
         kv_identity=KvIdentity("onnx", "00" * 32, "float32"),
-        apart=True,
+        verdict=verdict or Settled(True),
     )
 
 
@@ -110,20 +125,20 @@ def test_rows_are_those_of_single_calls_bit_for_bit(family: str, held: int) -> N
     single = np.concatenate([sequence.extend([token]).copy() for token in ids[held:]])
     differ = False
     for count in (2, 3, 5, 8):
-        apart = start.fork()
+        batched = start.fork()
         together = start.fork()
         for at in range(0, 40, count):
             tokens = ids[held + at : held + at + count]
             wanted = single[at : at + count]
-            np.testing.assert_array_equal(apart.extend(tokens, logits="each"), wanted)
-            np.testing.assert_array_equal(apart.hidden_states, wanted)
+            np.testing.assert_array_equal(batched.extend(tokens, logits="each"), wanted)
+            np.testing.assert_array_equal(batched.hidden_states, wanted)
             rows = together.extend(tokens, logits="all")
             np.testing.assert_array_equal(together.hidden_states, rows)
             np.testing.assert_allclose(rows, wanted, atol=1e-4)
             differ |= not np.array_equal(rows, wanted)
         # A plain step on top of them is the plain step.
-        at = len(apart.tokens) - held
-        np.testing.assert_array_equal(apart.extend(ids[held + at :][:1])[0], single[at])
+        at = len(batched.tokens) - held
+        np.testing.assert_array_equal(batched.extend(ids[held + at :][:1])[0], single[at])
     if platform.machine() in ("x86_64", "AMD64"):
         # Were they equal anyway, this would test nothing.
         assert differ or held == 1
@@ -167,7 +182,7 @@ def test_without_a_batch_each_row_is_a_call(memory: str, monkeypatch: pytest.Mon
     np.testing.assert_array_equal(one.extend([1]), other.extend([1]))
 
 
-def test_what_was_written_apart_is_saved_and_restored(tmp_path: Path) -> None:
+def test_what_was_written_batched_is_saved_and_restored(tmp_path: Path) -> None:
     decoder = attention_decoder(1)
     ids = np.random.default_rng(5).integers(0, VOCAB, 30).tolist()
     sequence, back = OnnxDecodeState(decoder), OnnxDecodeState(decoder)
@@ -179,31 +194,116 @@ def test_what_was_written_apart_is_saved_and_restored(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.extend(ids[18:22], logits="each"), wanted)
 
 
-@pytest.mark.parametrize(
-    ("spec", "release", "known"),
-    [
-        ({"attention_softcap": None}, "1.31.1", True),
-        ({"attention_softcap": None}, "1.30.0", False),
-        ({"attention_softcap": None}, "1.32.0", False),
-        ({"attention_softcap": 50.0}, "1.31.1", False),
-        ({}, "1.31.1", False),
-    ],
-)
-def test_the_order_of_writing_is_relied_on_only_where_it_is_known(
-    spec: dict[str, float | None], release: str, known: bool
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_installed_onnxruntime_is_measured(family: str, threads: int, tmp_path: Path) -> None:
+    verdict = VerificationVerdict("00" * 32, threads, tmp_path)
+    decoder = attention_decoder(threads, verdict, **FAMILIES[family])
+    runs = BatchRuns(decoder)
+
+    # The kernel of soft caps reads rows that others have yet to write. With several threads it
+    # mostly gets away with that, but not when the rows stand backwards.
+    assert verdict.settle(lambda: batches_equal_single_steps(decoder)) is (family != "softcap")
+    assert len(list(tmp_path.iterdir())) == 1
+
+    state = OnnxDecodeState(decoder)
+    state.extend([1, 2, 3])
+    runs.count = 0
+    rows = state.extend([5, 6, 7], logits="each").copy()
+    assert runs.count == (1 if family != "softcap" else 3)
+    alone = OnnxDecodeState(decoder)
+    alone.extend([1, 2, 3])
+    np.testing.assert_array_equal(
+        rows, np.concatenate([alone.extend([i]).copy() for i in (5, 6, 7)])
+    )
+
+
+class BatchRuns:
+    """Counts the calls of a decoder's session."""
+
+    def __init__(self, decoder: LoadedDecoder) -> None:
+        self.count = 0
+        self._session = decoder.session
+        self._run = decoder.session.run_with_iobinding
+        decoder.session.run_with_iobinding = self
+
+    def __call__(self, *arguments: object) -> None:
+        self.count += 1
+        self._run(*arguments)
+
+
+def test_a_verdict_is_kept_for_the_next_process(tmp_path: Path) -> None:
+    measured: list[bool] = []
+
+    def settled(answer: bool, model: str = "11" * 32, threads: int = 1) -> bool:
+        def measure() -> bool:
+            measured.append(answer)
+            return answer
+
+        return VerificationVerdict(model, threads, tmp_path).settle(measure)
+
+    assert settled(True)
+    assert settled(False), "it was measured already"
+    assert not settled(False, threads=2)
+    assert not settled(True, threads=2)
+    assert settled(True, model="22" * 32)
+    assert measured == [True, False, True]
+    for path in tmp_path.iterdir():
+        path.write_text("{")
+    assert not settled(False), "a damaged file is no verdict"
+
+
+def test_a_verdict_of_another_onnxruntime_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert verifies_in_batches(spec, release) is known
+    assert VerificationVerdict("11" * 32, 1, tmp_path).settle(lambda: True)
+    monkeypatch.setattr("edgesdk.engines.onnx.verification_batch.ort.__version__", "9.9.9")
+    assert not VerificationVerdict("11" * 32, 1, tmp_path).settle(lambda: False)
 
 
-def test_nor_where_the_kernels_are_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
-    assert not verifies_in_batches({"attention_softcap": None}, "1.31.1")
+def test_what_cannot_be_measured_or_kept_is_single_steps(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    verdict = VerificationVerdict("11" * 32, 1, tmp_path / "file")
+    assert verdict.settle(lambda: True)
+    nothing = VerificationVerdict("11" * 32, 1, tmp_path)
+    assert not nothing.settle(lambda: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_an_unknown_order_means_single_calls() -> None:
+def test_a_cancelled_measurement_gives_no_verdict(tmp_path: Path) -> None:
+    verdict = VerificationVerdict("11" * 32, 1, tmp_path)
+    decoder = attention_decoder(1, verdict)
+    state = OnnxDecodeState(decoder)
+    state.extend([1, 2, 3])
+    cancellation = CancellationToken()
+    cancellation.cancel()
+    with pytest.raises(Cancelled):
+        state.extend([4, 5], logits="each", cancellation=cancellation)
+    assert state.tokens == (1, 2, 3)
+    assert not list(tmp_path.iterdir())
+    state.extend([4, 5], logits="each")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_others_take_single_steps_while_one_measures(tmp_path: Path) -> None:
+    verdict = VerificationVerdict("11" * 32, 1, tmp_path)
+    seen: list[bool] = []
+
+    def measure() -> bool:
+        seen.append(verdict.settle(lambda: True))
+        return True
+
+    assert verdict.settle(measure)
+    assert seen == [False]
+
+
+def test_a_verdict_against_batches_means_single_calls() -> None:
     known = attention_decoder(1)
-    unknown = replace(known, apart=False)
-    found = [
-        OnnxDecodeState(decoder).extend([5, 6, 7], logits="each") for decoder in (known, unknown)
-    ]
+    unknown = replace(known, verdict=Settled(False))
+    runs = BatchRuns(known)
+    found = []
+    for decoder, calls in ((known, 1), (unknown, 3)):
+        runs.count = 0
+        found.append(OnnxDecodeState(decoder).extend([5, 6, 7], logits="each"))
+        assert runs.count == calls
     assert np.array_equal(*found)

@@ -24,7 +24,11 @@ from edgesdk.engines.base import (
     checked_rows,
 )
 from edgesdk.engines.onnx.kv_cache import Buffer, CacheShape, KvCache
-from edgesdk.engines.onnx.verification_batch import MAX_VERIFIED_TOKENS, VerificationBatch
+from edgesdk.engines.onnx.verification_batch import (
+    MAX_VERIFIED_TOKENS,
+    VerificationBatch,
+    VerificationVerdict,
+)
 from edgesdk.engines.saved_state import (
     KvIdentity,
     StateMetadata,
@@ -34,6 +38,9 @@ from edgesdk.engines.saved_state import (
 from edgesdk.errors import EngineError, RequestError
 from edgesdk.system.cancellation import CancellationToken, Cancelled
 
+# Enough for kernels to share the work among threads, where they ever do.
+_MEASURED_TOKENS = 512
+
 
 @dataclass(frozen=True)
 class LoadedDecoder:
@@ -41,8 +48,7 @@ class LoadedDecoder:
 
     Attributes:
         hidden_size: None where the graph gives no hidden states.
-        apart: whether several tokens can be computed by the kernels of one; see
-            `edgesdk.engines.onnx.verification_batch`.
+        verdict: whether several tokens can be computed by the kernels of one.
     """
 
     session: ort.InferenceSession
@@ -51,7 +57,7 @@ class LoadedDecoder:
     hidden_size: int | None
     context_length: int
     kv_identity: KvIdentity
-    apart: bool
+    verdict: VerificationVerdict
 
 
 class OnnxDecodeState:
@@ -65,7 +71,7 @@ class OnnxDecodeState:
         self._run_options = ort.RunOptions()
         self._cache = KvCache(decoder.cache_shape)
         self._bound: tuple[tuple[Buffer, Buffer], ...] = ()
-        self._apart: dict[int, VerificationBatch] = {}
+        self._batches: dict[int, VerificationBatch] = {}
         self._logits_from = np.zeros(1, np.int64)
         self._last_position = np.zeros(1, np.int32)
         self._total = np.zeros((), np.int32)
@@ -107,11 +113,11 @@ class OnnxDecodeState:
         try:
             self._reserve(total)
             if logits == "each" and count > 1:
-                if not self._spread(count):
-                    return self._one_by_one(ids, cancellation)
-                found = self._rows_apart(ids, cancellation)
+                if not self._can_batch(count, cancellation):
+                    return self._extend_singly(ids, cancellation)
+                found = self._run_batch(ids, cancellation)
             else:
-                found = self._rows_together(ids, rows, cancellation)
+                found = self._run_rows(ids, rows, cancellation)
         except (Cancelled, EngineError):
             raise
         # onnxruntime's exceptions have no common base. Keys and values past `held` may have been
@@ -166,7 +172,7 @@ class OnnxDecodeState:
         self._tokens = []
         self._cache = KvCache(self._decoder.cache_shape)
         self._bound = ()
-        self._apart.clear()
+        self._batches.clear()
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
 
@@ -195,9 +201,12 @@ class OnnxDecodeState:
             limit = self._decoder.context_length
             self._cache.reserve(total, used=len(self._tokens), limit=limit)
 
-    def _spread(self, rows: int) -> bool:
-        """Make the cache ready for a batch of `rows` tokens; False where that is impossible."""
-        if rows > MAX_VERIFIED_TOKENS or not self._decoder.apart:
+    def _can_batch(self, count: int, cancellation: CancellationToken | None) -> bool:
+        """Make the cache ready for a batch of `count` tokens; False where none may be run."""
+        decoder = self._decoder
+        if count > MAX_VERIFIED_TOKENS:
+            return False
+        if not decoder.verdict.settle(lambda: batches_equal_single_steps(decoder, cancellation)):
             return False
         try:
             self._cache.alias(MAX_VERIFIED_TOKENS, used=len(self._tokens))
@@ -205,10 +214,10 @@ class OnnxDecodeState:
             return False
         return True
 
-    def _one_by_one(self, ids: list[int], cancellation: CancellationToken | None) -> Logits:
+    def _extend_singly(self, ids: list[int], cancellation: CancellationToken | None) -> Logits:
         held = len(self._tokens)
         try:
-            found = [self._one(token, cancellation) for token in ids]
+            found = [self._step(token, cancellation) for token in ids]
         except BaseException:
             del self._tokens[held:]
             raise
@@ -216,30 +225,32 @@ class OnnxDecodeState:
         self._latest = np.concatenate(states) if states else None
         return np.concatenate([row for row, _ in found])
 
-    def _one(
+    def _step(
         self, token: int, cancellation: CancellationToken | None
     ) -> tuple[Logits, HiddenStates | None]:
         row = self.extend([token], cancellation=cancellation).copy()
         return row, None if self._latest is None else self._latest.copy()
 
-    def _rows_apart(self, ids: list[int], cancellation: CancellationToken | None) -> Logits:
-        apart = self._apart.get(len(ids))
-        if apart is None or not apart.fits(self._cache):
+    def _run_batch(
+        self, ids: list[int], cancellation: CancellationToken | None, *, backwards: bool = False
+    ) -> Logits:
+        batch = self._batches.get(len(ids))
+        if batch is None or not batch.fits(self._cache):
             decoder = self._decoder
-            apart = VerificationBatch(
+            batch = VerificationBatch(
                 decoder.session,
                 self._cache,
                 len(ids),
                 decoder.vocab_size,
                 decoder.hidden_size,
             )
-            self._apart[len(ids)] = apart
-        apart.set(ids, len(self._tokens))
-        self._run(apart.binding, cancellation)
-        self._latest = apart.hidden_states
-        return apart.logits
+            self._batches[len(ids)] = batch
+        batch.set(ids, len(self._tokens), backwards=backwards)
+        self._run(batch.binding, cancellation)
+        self._latest = batch.hidden_states
+        return batch.logits
 
-    def _rows_together(
+    def _run_rows(
         self, ids: list[int], rows: int, cancellation: CancellationToken | None
     ) -> Logits:
         count, total = len(ids), len(self._tokens) + len(ids)
@@ -290,3 +301,52 @@ class OnnxDecodeState:
     def _check_open(self) -> None:
         if self._closed:
             raise EngineError("This sequence is closed.", hint="Ask the engine for a new one.")
+
+    def _fill(self, length: int) -> None:
+        """Hold `length` tokens of random keys and values, the same at each call, and room for more.
+
+        Nothing is computed for them."""
+        decoder = self._decoder
+        shape = decoder.cache_shape
+        self._cache.reserve(length + MAX_VERIFIED_TOKENS, used=0, limit=decoder.context_length)
+        numbers = np.random.default_rng(0).standard_normal(shape.elements(length), np.float32)
+        self._cache.load(numbers, length)
+        self._tokens = [0] * length
+
+
+def batches_equal_single_steps(
+    decoder: LoadedDecoder, cancellation: CancellationToken | None = None
+) -> bool | None:
+    """Measure whether batches of any size give the logits of single steps, bit for bit.
+
+    In a batch the tokens stand backwards. A kernel that reads what another row has yet to write
+    then reads it too early each time, and not only when its threads happen to race.
+
+    Returns:
+        None where that cannot be measured, for lack of memory or of context.
+
+    Raises:
+        Cancelled: before there was an answer.
+    """
+    length = min(_MEASURED_TOKENS, decoder.context_length - MAX_VERIFIED_TOKENS)
+    if length < 1:
+        return None
+    ids = np.random.default_rng(1).integers(0, decoder.vocab_size, MAX_VERIFIED_TOKENS).tolist()
+    try:
+        state = OnnxDecodeState(decoder)
+        state._fill(length)
+        # Its cache is empty behind `length`, so that a row read too early is a wrong one.
+        start = state.fork()
+        single = state._extend_singly(ids, cancellation)
+        for count in range(2, MAX_VERIFIED_TOKENS + 1):
+            trial = start.fork()
+            trial._cache.alias(MAX_VERIFIED_TOKENS, used=length)
+            rows = trial._run_batch(ids[:count], cancellation, backwards=True)[::-1]
+            if not np.array_equal(rows, single[:count]):
+                return False
+    except Cancelled:
+        raise
+    # Memory, or onnxruntime, whose exceptions have no common base. Single steps still work.
+    except Exception:
+        return None
+    return True

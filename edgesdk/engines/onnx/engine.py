@@ -14,7 +14,7 @@ from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo
 from edgesdk.engines.onnx.decode_state import LoadedDecoder, OnnxDecodeState
 from edgesdk.engines.onnx.kv_cache import CacheShape
-from edgesdk.engines.onnx.verification_batch import verifies_in_batches
+from edgesdk.engines.onnx.verification_batch import VerificationVerdict
 from edgesdk.engines.saved_state import KvIdentity
 from edgesdk.errors import DamagedBundle, EngineError
 
@@ -76,7 +76,7 @@ def open_engine(
             layout=f"float32, {shape.layers} layers, {shape.kv_heads} KV heads of "
             f"{shape.head_size}",
         ),
-        apart=verifies_in_batches(source.manifest.spec or {}),
+        verdict=VerificationVerdict(source.sha256, threads),
     )
     info = EngineInfo(
         name=f"onnxruntime {ort.__version__}",

@@ -1,19 +1,26 @@
-"""Tokens that follow one another, computed in one call by the kernels of one token.
+"""Computes tokens that follow one another in one call, by the kernels of one token.
 
 onnxruntime's attention takes other kernels for several rows than for one; their sums differ in
 the last bits, which the 8-bit activations of quantized matrices blow up to other logits. But the
 rows of a batch are each computed as one row alone. So a batch is made of the tokens: row i is a
-sequence that ends at token i, and all of them see the same KV cache. Each writes its own key and
-value there, and the operator must do all the writing before it reads. That is an order that no
-document promises, so it is relied on only for releases that were read and tested; besides,
-`edgesdk.generation.batched_verification` measures before anything depends on it.
+sequence that ends at token i, and all rows see the same KV cache. Each row writes its own key and
+value there, and the operator must do all the writing before it reads.
+
+No document promises that order: onnxruntime's kernels differ in it, and so may its releases. So
+it is measured on the model itself, and `VerificationVerdict` keeps what came out.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
-from collections.abc import Mapping
-from typing import Any
+import platform
+import threading
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -21,32 +28,19 @@ import onnxruntime as ort
 from edgesdk.bundle import graph_io
 from edgesdk.engines.base import HiddenStates, Logits
 from edgesdk.engines.onnx.kv_cache import KvCache
+from edgesdk.system.resources import cpu_info
 
 # As many as a batch can have.
 MAX_VERIFIED_TOKENS = 8
 
-# contrib_ops/cpu/bert/gqa_attention_base.h of these: the flash path puts all new keys and values
-# into the cache, then reads. The path for soft caps does both head by head, on several threads.
-_READ_RELEASES = ("1.31.",)
-_NO_FLASH = "ORT_GQA_DISABLE_FLASH_ATTENTION"
-
-
-def verifies_in_batches(spec: Mapping[str, Any], release: str = ort.__version__) -> bool:
-    """Whether the attention of a bundle is known to do all its writing before it reads.
-
-    Args:
-        spec: of the bundle's manifest; one that says nothing of soft caps is not known.
-        release: of onnxruntime.
-    """
-    uncapped = spec.get("attention_softcap", "unknown") is None
-    return uncapped and release.startswith(_READ_RELEASES) and not os.environ.get(_NO_FLASH)
+_LOG = logging.getLogger("edgesdk.onnx")
 
 
 class VerificationBatch:
     """Buffers and bindings for batches of `rows` tokens on one state of a cache.
 
     Args:
-        cache: spread over `MAX_VERIFIED_TOKENS` copies.
+        cache: aliased `MAX_VERIFIED_TOKENS` times.
         hidden_size: None where the graph gives no hidden states.
     """
 
@@ -59,7 +53,7 @@ class VerificationBatch:
         hidden_size: int | None,
     ) -> None:
         self.binding = ort.IOBinding(session)
-        self._stacks = cache.views
+        self._views = cache.views
         self._offsets = np.arange(rows, dtype=np.int32)
         self._ids = np.zeros((rows, 1), np.int64)
         self._last_positions = np.zeros(rows, np.int32)
@@ -74,10 +68,10 @@ class VerificationBatch:
             (graph_io.TOTAL_SEQUENCE_LENGTH, self._total),
         ):
             self.binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-        for layer, pair in enumerate(self._stacks):
+        for layer, pair in enumerate(self._views):
             names = zip(graph_io.past_names(layer), graph_io.present_names(layer), strict=True)
-            for (past, present), stack in zip(names, pair, strict=True):
-                value = ort.OrtValue.ortvalue_from_numpy(stack[:rows])
+            for (past, present), view in zip(names, pair, strict=True):
+                value = ort.OrtValue.ortvalue_from_numpy(view[:rows])
                 self.binding.bind_ortvalue_input(past, value)
                 self.binding.bind_ortvalue_output(present, value)
         for name, room in ((graph_io.LOGITS, self._logits), (graph_io.HIDDEN_STATES, self._hidden)):
@@ -87,20 +81,113 @@ class VerificationBatch:
 
     def fits(self, cache: KvCache) -> bool:
         """Whether the cache is still the one that is bound here."""
-        return self._stacks is cache.views
+        return self._views is cache.views
 
     @property
     def logits(self) -> Logits:
-        """After each token of the last run, float32 [rows, vocab]."""
+        """The logits of each row of the last run, float32 [rows, vocab]."""
         return self._logits[:, 0]
 
     @property
     def hidden_states(self) -> HiddenStates | None:
-        """What these logits are made of, float32 [rows, hidden]."""
+        """The hidden states that these logits are made of, float32 [rows, hidden]."""
         return None if self._hidden is None else self._hidden[:, 0]
 
-    def set(self, ids: list[int], held: int) -> None:
-        """What the next run computes: `ids`, behind `held` tokens."""
-        self._ids[:, 0] = ids
-        np.add(self._offsets, held, out=self._last_positions)
+    def set(self, ids: list[int], held: int, *, backwards: bool = False) -> None:
+        """Set what the next run computes.
+
+        Args:
+            ids: tokens that stand behind `held` others.
+            backwards: put the last of them into the first row.
+        """
+        step = -1 if backwards else 1
+        self._ids[:, 0] = ids[::step]
+        np.add(self._offsets[::step], held, out=self._last_positions)
         self._total[...] = held + len(ids)
+
+
+class VerificationVerdict:
+    """Knows whether a decoder's batches give the numbers of single steps.
+
+    A verdict holds for one model, onnxruntime, processor and number of threads, and is kept in
+    the user's cache folder, so that it is measured once.
+
+    Args:
+        model: identity of the model.
+        folder: where verdicts are kept.
+    """
+
+    def __init__(self, model: str, threads: int, folder: Path | None = None) -> None:
+        self._model = model
+        self._threads = threads
+        self._folder = folder
+        self._verdict: bool | None = None
+        self._measuring = threading.Lock()
+
+    def settle(self, measure: Callable[[], bool | None]) -> bool:
+        """Return the verdict, after a measurement where there is none yet.
+
+        While one thread measures, it is False for the others.
+
+        Args:
+            measure: gives None where nothing can be measured. That counts as False, and is not
+                kept.
+        """
+        if self._verdict is not None:
+            return self._verdict
+        if not self._measuring.acquire(blocking=False):
+            return False
+        try:
+            verdict = self._read()
+            if verdict is None:
+                verdict = measure()
+                if verdict is not None:
+                    self._write(verdict)
+            self._verdict = bool(verdict)
+        finally:
+            self._measuring.release()
+        return self._verdict
+
+    @cached_property
+    def _conditions(self) -> dict[str, str]:
+        cpu = cpu_info()
+        # Some of onnxruntime's variables choose its kernels.
+        settings = {key: value for key, value in os.environ.items() if key.startswith("ORT_")}
+        return {
+            "model": self._model,
+            "threads": str(self._threads),
+            "onnxruntime": ort.__version__,
+            "settings": json.dumps(settings, sort_keys=True),
+            "processor": cpu.get("model name") or platform.processor() or platform.machine(),
+            "features": cpu.get("flags") or cpu.get("Features") or "",
+        }
+
+    @property
+    def _path(self) -> Path:
+        folder = default_folder() if self._folder is None else self._folder
+        conditions = json.dumps(self._conditions, sort_keys=True)
+        return folder / f"{hashlib.sha256(conditions.encode()).hexdigest()[:32]}.json"
+
+    def _read(self) -> bool | None:
+        try:
+            kept = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            return None
+        equal = kept.get("equal") if isinstance(kept, dict) else None
+        return equal if isinstance(equal, bool) else None
+
+    def _write(self, verdict: bool) -> None:
+        text = json.dumps({"equal": verdict, **self._conditions}, indent=2) + "\n"
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # A file that was cut off counts as none.
+            self._path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            _LOG.info("A verdict on batched verification was not kept: %s", error)
+
+
+def default_folder() -> Path:
+    """The folder for verdicts in the user's cache."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("edgesdk", appauthor=False) / "batched-verification"
