@@ -16,10 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from edgesdk.errors import DamagedBundle, UnsupportedBundle
 
 MANIFEST_NAME = "edgesdk.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(gt=0, lt=2**40)]
+# What a file is for: "decoder" reads prompts and writes answers; where one graph of fixed shapes
+# cannot do both, "prefill" and "decode" share the work. The others are beside it.
+Role = Literal["decoder", "prefill", "decode", "adapter", "draft", "embedding", "confidence"]
 # Engines go through all layers when they open a bundle. No decoder has more than some hundreds.
 Layers = Annotated[int, Field(gt=0, le=4096)]
 
@@ -161,13 +164,18 @@ def _with_error(value: float, error: float | None) -> str:
 
 
 class Manifest(_Record):
-    """The whole of `edgesdk.json`."""
+    """The whole of `edgesdk.json`.
 
-    format_version: Literal[1] = 1
+    Attributes:
+        target: the device that it was exported for, as `edgesdk.engines.devices` names it.
+        roles: the file that an engine opens for each role.
+    """
+
+    format_version: Literal[2] = 2
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
     format: Literal["onnx", "gguf"]
     target: str
-    model_file: str
+    roles: Annotated[dict[Role, str], Field(min_length=1)]
     shape: ModelShape
     spec: dict[str, Any] | None
     tokenizer: TokenizerEntry
@@ -184,7 +192,11 @@ class Manifest(_Record):
         names = [entry.name for entry in self.files]
         if len(set(names)) != len(names):
             raise ValueError("a file is listed twice")
-        for needed in (self.model_file, self.tokenizer.file, self.tokenizer.chat_template):
+        for needed in (
+            *self.roles.values(),
+            self.tokenizer.file,
+            self.tokenizer.chat_template,
+        ):
             if needed is not None and needed not in names:
                 raise ValueError(f"{needed!r} is not among its files")
         return self

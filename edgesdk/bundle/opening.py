@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgesdk.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
-from edgesdk.errors import BundleError, DamagedBundle
+from edgesdk.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, Role, parse_manifest
+from edgesdk.errors import BundleError, DamagedBundle, UnsupportedBundle
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 _CHUNK = 4 * 2**20
@@ -27,6 +27,21 @@ class Bundle:
     def file(self, name: str) -> Path:
         """The path of one of the bundle's files."""
         return self.path / name
+
+    def role_file(self, role: Role) -> Path:
+        """The path of the file in that role.
+
+        Raises:
+            UnsupportedBundle: it has none.
+        """
+        name = self.manifest.roles.get(role)
+        if name is None:
+            raise UnsupportedBundle(
+                f"The bundle {self.path} has no file in the role {role!r}, only"
+                f" {', '.join(self.manifest.roles)}.",
+                hint="Export the model for a device that this edgesdk runs.",
+            )
+        return self.file(name)
 
     def text(self, name: str) -> str:
         """What one of its files says.

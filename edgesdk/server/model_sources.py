@@ -125,6 +125,6 @@ def _stored_info(entry: StoreEntry) -> ModelInfo | None:
 
 def _source_info(source: Bundle | Path) -> ModelInfo:
     if isinstance(source, Bundle):
-        written = source.file(source.manifest.model_file).stat()
+        written = source.role_file("decoder").stat()
         return ModelInfo(source.manifest.name, source.size, int(written.st_mtime))
     return ModelInfo(source.stem, source.stat().st_size, int(source.stat().st_mtime))

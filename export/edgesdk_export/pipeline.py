@@ -243,7 +243,7 @@ def _manifest(
         name=job.name,
         format=job.format,
         target=job.target,
-        model_file=built.model_file,
+        roles={"decoder": built.model_file},
         shape=built.shape,
         spec=built.spec,
         tokenizer=entry,

@@ -170,7 +170,7 @@ def _manifest(vocab_said: int) -> Manifest:
         name="tiny",
         format="onnx",
         target="cpu",
-        model_file="model.onnx",
+        roles={"decoder": "model.onnx"},
         shape=ModelShape(
             architecture="tiny",
             layers=LAYERS,

@@ -39,11 +39,11 @@ SHAPE = ModelShape(
 
 def _draft() -> Manifest:
     return Manifest.model_construct(
-        format_version=1,
+        format_version=2,
         name="tiny",
         format="onnx",
         target="cpu",
-        model_file="model.onnx",
+        roles={"decoder": "model.onnx"},
         shape=SHAPE,
         spec=None,
         tokenizer=TokenizerEntry(eos_token_ids=(2,)),
@@ -143,8 +143,31 @@ def test_only_a_bundle_is_replaced(good: Path, tmp_path: Path) -> None:
 
 def test_another_format_version_says_so(good: Path) -> None:
     raw = json.loads((good / MANIFEST_NAME).read_text())
-    raw["format_version"] = 2
-    with pytest.raises(UnsupportedBundle, match="version 2"):
+    raw["format_version"] = 1
+    with pytest.raises(UnsupportedBundle, match="version 1; this edgesdk reads version 2"):
+        parse_manifest(json.dumps(raw), where="here")
+
+
+def test_a_file_is_found_by_its_role(good: Path) -> None:
+    bundle = open_bundle(good)
+    assert bundle.role_file("decoder") == good / "model.onnx"
+    with pytest.raises(UnsupportedBundle, match="no file in the role 'prefill', only decoder"):
+        bundle.role_file("prefill")
+
+
+@pytest.mark.parametrize(
+    ("roles", "words"),
+    [
+        ({"decoder": "other.onnx"}, "'other.onnx' is not among its files"),
+        ({"decoder": "model.onnx", "draft": "draft.onnx"}, "'draft.onnx' is not among its files"),
+        ({"encoder": "model.onnx"}, "roles.encoder"),
+        ({}, "roles"),
+    ],
+)
+def test_roles_that_no_engine_can_use(good: Path, roles: dict[str, str], words: str) -> None:
+    raw = json.loads((good / MANIFEST_NAME).read_text())
+    raw["roles"] = roles
+    with pytest.raises(DamagedBundle, match=words):
         parse_manifest(json.dumps(raw), where="here")
 
 
@@ -170,7 +193,7 @@ def test_any_damage_to_a_manifest_is_a_clear_error_or_harmless(good: Path, data)
     key = data.draw(st.sampled_from(sorted(raw)))
     raw[key] = data.draw(_JSON)
     with contextlib.suppress(BundleError):
-        assert parse_manifest(json.dumps(raw), where="here").format_version == 1
+        assert parse_manifest(json.dumps(raw), where="here").format_version == 2
 
 
 @settings(deadline=None, max_examples=200)

@@ -43,7 +43,7 @@ def _manifest() -> Manifest:
         "name": "tiny",
         "format": "onnx",
         "target": "cpu",
-        "model_file": "model.onnx",
+        "roles": {"decoder": "model.onnx"},
         "shape": ModelShape(
             architecture="llama",
             layers=2,
@@ -75,7 +75,7 @@ def _manifest() -> Manifest:
         "versions": {"edgesdk": "1"},
         "files": (),
     }
-    return Manifest.model_construct(format_version=1, **fields)
+    return Manifest.model_construct(format_version=2, **fields)
 
 
 def _use(folder: Path) -> None:

@@ -48,11 +48,11 @@ def gguf(tmp_path: Path) -> Path:
 
 def _write_bundle(folder: Path, name: str = "tiny") -> None:
     manifest = Manifest.model_construct(
-        format_version=1,
+        format_version=2,
         name=name,
         format="onnx",
         target="cpu",
-        model_file="model.onnx",
+        roles={"decoder": "model.onnx"},
         shape=ModelShape(
             architecture="llama",
             layers=1,

@@ -78,7 +78,7 @@ def open_engine(
     library = load_library()
     api = library.api
     if isinstance(source, Bundle):
-        path, identity = source.file(source.manifest.model_file), source.sha256
+        path, identity = source.role_file("decoder"), source.sha256
     else:
         path, identity = source, ""
     model = _load(library, path)

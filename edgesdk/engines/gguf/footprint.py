@@ -76,7 +76,7 @@ def footprint(source: Bundle | Path) -> GgufFootprint:
     Raises:
         EngineError: the file cannot be read, or is damaged.
     """
-    path = source.file(source.manifest.model_file) if isinstance(source, Bundle) else source
+    path = source.role_file("decoder") if isinstance(source, Bundle) else source
     header = read_header(path)
     hidden = _count(header, "embedding_length", 0)
     names = {tensor.name for tensor in header.tensors}

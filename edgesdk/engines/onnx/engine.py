@@ -60,7 +60,7 @@ def open_engine(
         raise EngineError(f"{source} is not a bundle.", hint="Export the model to a bundle first.")
     started = time.perf_counter()
     shape = source.manifest.shape
-    path = source.file(source.manifest.model_file)
+    path = source.role_file("decoder")
     session = _session(path, threads)
     check_graph(session.get_inputs(), session.get_outputs(), shape, where=str(path))
     context_length = min(shape.context_length, context or shape.context_length)

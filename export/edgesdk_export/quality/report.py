@@ -98,7 +98,7 @@ def measure_bundles(
 
 
 def _stack(bundle: Bundle) -> LayerwiseModel:
-    path = bundle.file(bundle.manifest.model_file)
+    path = bundle.role_file("decoder")
     if bundle.manifest.format == "gguf":
         return LayerwiseCheckpoint(read_decoder(open_checkpoint(path)))
     if bundle.manifest.spec is None:
