@@ -37,7 +37,7 @@ def load(
     Args:
         what: a bundle folder, a `.gguf` file, or a name in the store (there a bundle is
             preferred to the checkpoint of the same name).
-        device: "auto", or a device that an engine names, such as "cpu".
+        device: "auto", or a device that `edgesdk.engines.devices` names.
         context: most tokens of one conversation; None for the model's own limit.
         threads: CPU threads; None for one per physical core.
         prefix_cache: where the KV caches of system messages, and of what `Model.cache_prefix` is

@@ -18,6 +18,7 @@ from edgesdk.errors import DamagedBundle, UnsupportedBundle
 MANIFEST_NAME = "edgesdk.json"
 FORMAT_VERSION = 2
 
+BundleFormat = Literal["onnx", "gguf"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(gt=0, lt=2**40)]
 # What a file is for: "decoder" reads prompts and writes answers; where one graph of fixed shapes
@@ -173,7 +174,7 @@ class Manifest(_Record):
 
     format_version: Literal[2] = 2
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
-    format: Literal["onnx", "gguf"]
+    format: BundleFormat
     target: str
     roles: Annotated[dict[Role, str], Field(min_length=1)]
     shape: ModelShape

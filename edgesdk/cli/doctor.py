@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +19,9 @@ import psutil
 
 from edgesdk import __version__
 from edgesdk.cli.output import format_bytes, print_json, result_console
+from edgesdk.engines import devices
+from edgesdk.engines.devices import DeviceRecord
+from edgesdk.engines.registry import probe
 from edgesdk.store import Store
 from edgesdk.store.disk import folder_size
 from edgesdk.system.resources import cpu_info
@@ -82,8 +84,8 @@ def run_checks(store: Store) -> Iterator[DoctorCheck]:
     yield _python()
     if sys.platform == "linux":
         yield _libc()
-    yield _onnxruntime()
-    yield _llama_cpp()
+    for record in devices.DEVICES:
+        yield _provider(record)
     yield _export_extra()
     yield _processor()
     yield _memory()
@@ -115,46 +117,11 @@ def _libc() -> DoctorCheck:
     return DoctorCheck("C library", "ok", f"glibc {version}")
 
 
-def _onnxruntime() -> DoctorCheck:
-    try:
-        import onnxruntime
-    except Exception as error:
-        advice = "Run: pip install --force-reinstall onnxruntime"
-        return DoctorCheck("onnxruntime", "missing", str(error), advice, needed=True)
-    providers = ", ".join(
-        name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()
-    )
-    devices = ""
-    # Older ones than 1.22 cannot list devices.
-    if hasattr(onnxruntime, "get_ep_devices"):
-        found = onnxruntime.get_ep_devices()
-        named = (f"{d.ep_name.removesuffix('ExecutionProvider')} on {_device(d)}" for d in found)
-        devices = f"; devices: {', '.join(named) or 'none'}"
-    version = onnxruntime.__version__
+def _provider(record: DeviceRecord) -> DoctorCheck:
+    result = probe(record)
     return DoctorCheck(
-        "onnxruntime", "ok", f"{version}; providers: {providers}{devices}", needed=True
+        record.name, result.status, result.found, result.advice, needed=record.extra is None
     )
-
-
-def _device(found: object) -> str:
-    device = found.device  # type: ignore[attr-defined]
-    return f"{device.type.name} ({device.vendor or 'unknown vendor'})"
-
-
-def _llama_cpp() -> DoctorCheck:
-    name = "llama-cpp-python"
-    version = _version("llama_cpp_python")
-    if version is None:
-        advice = "For GGUF models, run: pip install 'edgesdk[gguf]' (this may compile)"
-        return DoctorCheck(name, "warn", "not installed", advice)
-    # A library built for another processor dies on import; a process of its own may.
-    command = [sys.executable, "-c", "import llama_cpp"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        last = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
-        advice = "Build it here: pip install --force-reinstall --no-binary :all: llama-cpp-python"
-        return DoctorCheck(name, "warn", f"{version}, but it does not load: {last}", advice)
-    return DoctorCheck(name, "ok", version)
 
 
 def _export_extra() -> DoctorCheck:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import click
 
+from edgesdk.bundle.manifest import BundleFormat
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.cli.output import (
     format_bytes,
@@ -16,6 +17,8 @@ from edgesdk.cli.output import (
     result_console,
     stage_progress_bar,
 )
+from edgesdk.engines.devices import DEFAULT_TARGET
+from edgesdk.engines.registry import device_names
 from edgesdk.errors import MissingExtra
 from edgesdk.store import Store
 from edgesdk.store.reference import derive_name, is_model_name
@@ -60,8 +63,8 @@ _SCHEMES = {
 )
 @click.option(
     "--target",
-    type=click.Choice(["cpu"]),
-    default="cpu",
+    type=click.Choice(device_names()),
+    default=DEFAULT_TARGET,
     show_default=True,
     help="Where the bundle will run.",
 )
@@ -116,8 +119,8 @@ _SCHEMES = {
 @click.option("--json", "as_json", is_flag=True, help="Print the bundle's manifest as JSON.")
 def command(
     checkpoint: str,
-    bundle_format: Literal["onnx", "gguf"],
-    target: Literal["cpu"],
+    bundle_format: BundleFormat,
+    target: str,
     recipe: str,
     bits: str | None,
     gguf_type: str | None,
@@ -176,7 +179,7 @@ def command(
 
 
 def _scheme(
-    bundle_format: Literal["onnx", "gguf"], recipe: str, bits: str | None, gguf_type: str | None
+    bundle_format: BundleFormat, recipe: str, bits: str | None, gguf_type: str | None
 ) -> str | None:
     """The weights that take the place of the recipe's, if any."""
     if gguf_type is None:
@@ -188,7 +191,7 @@ def _scheme(
     return gguf_type.lower()
 
 
-def _weights_of(bundle_format: Literal["onnx", "gguf"], recipe: str, bits: str) -> str:
+def _weights_of(bundle_format: BundleFormat, recipe: str, bits: str) -> str:
     known = _SCHEMES[bundle_format]
     if bits in known:
         return known[bits]

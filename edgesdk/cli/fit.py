@@ -6,7 +6,9 @@ from dataclasses import asdict
 
 import click
 
+from edgesdk.cli.model_options import DeviceName
 from edgesdk.cli.output import format_bytes, print_json, result_console
+from edgesdk.engines.registry import AUTO
 from edgesdk.loading import plan
 from edgesdk.system.plan import Plan
 
@@ -25,7 +27,13 @@ The exit code is 1 when the model does not fit with that context.
 @click.option(
     "--context", type=int, help="Tokens of the conversation (default: the model's limit)."
 )
-@click.option("--device", default="auto", show_default=True, help="The device to run it on.")
+@click.option(
+    "--device",
+    type=DeviceName(),
+    default=AUTO,
+    show_default=True,
+    help="The device to run it on.",
+)
 @click.option("--threads", type=int, help="CPU threads (default: one per physical core).")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def command(

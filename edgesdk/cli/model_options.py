@@ -9,14 +9,31 @@ from typing import Any, TypeVar, get_args
 import click
 
 from edgesdk.cli.output import message_console
+from edgesdk.engines.registry import AUTO, device_names
 from edgesdk.loading import load
 from edgesdk.model import Model
 from edgesdk.options import OptionsKwargs, Speculation
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+
+class DeviceName(click.types.StringParamType):
+    """A device by the name in its record; the records are read when the command runs."""
+
+    name = "device"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join([AUTO, *device_names()])}]"
+
+
 _LOADING = (
-    click.option("--device", default="auto", show_default=True, help="The device to run it on."),
+    click.option(
+        "--device",
+        type=DeviceName(),
+        default=AUTO,
+        show_default=True,
+        help="The device to run it on.",
+    ),
     click.option("--context", type=int, help="Maximum number of tokens in the conversation."),
     click.option("--threads", type=int, help="CPU threads (default: one per physical core)."),
 )

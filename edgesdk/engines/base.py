@@ -31,7 +31,7 @@ class EngineInfo:
     Attributes:
         name: the engine and its version, e.g. "onnxruntime 1.31.1".
         requested_device: the device the caller asked for ("auto" where it did not).
-        device: the device that really runs the model, e.g. "cpu".
+        device: the device that really runs the model, as its record names it.
         vocab_size: columns of the logits.
         context_length: most tokens that one sequence may hold.
         load_seconds: time that loading took.

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgesdk.bundle.manifest import Manifest, Quality, SourceCheckpoint
+from edgesdk.bundle.manifest import BundleFormat, Manifest, Quality, SourceCheckpoint
 from edgesdk.bundle.opening import Bundle, open_bundle
 from edgesdk.bundle.writing import resume_folder, staged_folder, write_manifest
+from edgesdk.engines.devices import DEFAULT_TARGET, DEVICES
 from edgesdk.errors import ExportError, RequestError
 from edgesdk_export.built_model import BuiltModel
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
@@ -29,7 +30,7 @@ from edgesdk_export.quality.evaluation_text import (
     default_text,
 )
 from edgesdk_export.quality.report import summary
-from edgesdk_export.recipes import BundleFormat, Recipe, load_recipe
+from edgesdk_export.recipes import Recipe, load_recipe
 from edgesdk_export.resume import ResumeState
 from edgesdk_export.resume.inputs import inputs_hash
 from edgesdk_export.selftest.check import TOKENS as SELF_TEST_TOKENS
@@ -42,6 +43,11 @@ RECIPE_FILE = "recipe.toml"
 # A larger model takes longer per token, and its mean is as sure with fewer of them.
 _LARGE = 300_000_000
 _TOKENS_SMALL, _TOKENS_LARGE = 8_192, 2_048
+# The variants of graph that can be written, as the records of devices name them.
+_GRAPHS: dict[BundleFormat, tuple[str, ...]] = {
+    "onnx": ("fused-operators",),
+    "gguf": ("llama.cpp",),
+}
 _RECORDED_VERSIONS = ("numpy", "onnx_ir", "onnxruntime")
 
 
@@ -54,7 +60,7 @@ class ExportJob:
         destination: the bundle's folder; its parent is made where it is missing.
         name: the bundle's name, also the source's in its manifest.
         format: of the bundle: what runs it.
-        target: where it will run.
+        target: the device where it will run, as its record names it.
         recipe: how weights are stored; None = "fast".
         scheme: weights that the recipe is overruled with: "fp32", "fp16", "int8", "int4" or a
             budget such as "4.5" in ONNX, a type such as "q4_k_m" in GGUF.
@@ -71,7 +77,7 @@ class ExportJob:
     destination: Path
     name: str
     format: BundleFormat = "onnx"
-    target: Literal["cpu"] = "cpu"
+    target: str = DEFAULT_TARGET
     recipe: Recipe | None = None
     scheme: str | None = None
     via: Literal["edgesdk", "optimum"] = "edgesdk"
@@ -90,11 +96,12 @@ def export(job: ExportJob, progress: ExportProgress) -> Bundle:
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or is of no known family.
-        RequestError: the recipe or the weights asked for do not fit the format.
+        RequestError: the recipe, the weights asked for or the target do not fit the format.
         ExportError: the export failed, or the disk is full.
         BundleError: something stands at the destination.
     """
     recipe = _recipe(job)
+    _require_target(job)
     # Before the folder: a checkpoint that is not there is no reason to lose what was kept.
     checkpoint = open_checkpoint(job.checkpoint)
     inputs = _inputs(job, recipe.to_toml())
@@ -113,6 +120,19 @@ def export(job: ExportJob, progress: ExportProgress) -> Bundle:
         write_manifest(folder, _manifest(checkpoint, text, built, quality, job))
         progress.advance(1)
     return open_bundle(job.destination)
+
+
+def _require_target(job: ExportJob) -> None:
+    graphs = {
+        record.graph
+        for record in DEVICES
+        if record.device == job.target and job.format in record.formats
+    }
+    if not graphs & set(_GRAPHS[job.format]):
+        raise RequestError(
+            f"No graph for the device {job.target!r} can be written as {job.format.upper()}.",
+            hint="Choose another target, or another format.",
+        )
 
 
 def _inputs(job: ExportJob, recipe: str) -> str | None:

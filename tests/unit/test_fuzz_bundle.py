@@ -88,7 +88,7 @@ def _use(folder: Path) -> None:
     if manifest.format == "onnx":
         found = footprint(bundle)
         plan_for(found, min(10, found.context_length), available=10**9, bandwidth=1e9)
-    choose_device(manifest.format, "cpu")
+    choose_device(bundle)
     verify_bundle(bundle)
 
 

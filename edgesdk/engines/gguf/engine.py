@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo
+from edgesdk.engines.devices import DeviceRecord
 from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.engines.gguf.decode_state import GgufDecodeState
 from edgesdk.engines.gguf.header_checks import check_header, read_header
@@ -17,8 +19,6 @@ from edgesdk.engines.gguf.tokenizer import LlamaCppTokenizer
 from edgesdk.engines.saved_state import KvIdentity
 from edgesdk.errors import EngineError
 
-# Calls that may share a batch; more would make each step of all of them longer.
-_CONCURRENCY = 8
 _SAMPLES, _SAMPLE_BYTES = 256, 2**16
 
 
@@ -66,7 +66,13 @@ class GgufEngine:
 
 
 def open_engine(
-    source: Bundle | Path, *, requested_device: str, threads: int, context: int | None
+    source: Bundle | Path,
+    *,
+    record: DeviceRecord,
+    requested_device: str,
+    threads: int,
+    context: int | None,
+    options: Mapping[str, object],
 ) -> GgufEngine:
     """Load a GGUF bundle, or a bare `.gguf` file.
 
@@ -88,17 +94,17 @@ def open_engine(
     info = EngineInfo(
         name=f"llama.cpp (llama-cpp-python {library.version})",
         requested_device=requested_device,
-        device="cpu",
+        device=record.device,
         vocab_size=cache.vocab_size,
         context_length=context_length,
         load_seconds=time.perf_counter() - started,
-        concurrency=_CONCURRENCY,
+        concurrency=record.concurrency,
         threads=threads,
     )
     kv_identity = KvIdentity(
         engine="gguf",
         model=identity or fingerprint(path),
-        layout=f"llama.cpp sequence state, float16, llama-cpp-python {library.version}",
+        layout=f"llama.cpp sequence state, {record.kv_type}, llama-cpp-python {library.version}",
     )
     return GgufEngine(library, cache, info, kv_identity)
 

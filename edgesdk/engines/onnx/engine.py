@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,12 @@ from edgesdk.bundle import graph_io
 from edgesdk.bundle.manifest import ModelShape
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo
+from edgesdk.engines.devices import DeviceRecord
 from edgesdk.engines.onnx.decode_state import LoadedDecoder, OnnxDecodeState
 from edgesdk.engines.onnx.kv_cache import CacheShape
 from edgesdk.engines.onnx.verification_batch import VerificationVerdict
 from edgesdk.engines.saved_state import KvIdentity
 from edgesdk.errors import DamagedBundle, EngineError
-
-# Calls at once: onnxruntime's threads leave gaps between operators, which other calls fill.
-_CONCURRENCY = 4
 
 
 class OnnxEngine:
@@ -48,7 +47,13 @@ class OnnxEngine:
 
 
 def open_engine(
-    source: Bundle | Path, *, requested_device: str, threads: int, context: int | None
+    source: Bundle | Path,
+    *,
+    record: DeviceRecord,
+    requested_device: str,
+    threads: int,
+    context: int | None,
+    options: Mapping[str, object],
 ) -> OnnxEngine:
     """Load the decoder of an ONNX bundle.
 
@@ -61,7 +66,7 @@ def open_engine(
     started = time.perf_counter()
     shape = source.manifest.shape
     path = source.role_file("decoder")
-    session = _session(path, threads)
+    session = _session(path, threads, record, options)
     check_graph(session.get_inputs(), session.get_outputs(), shape, where=str(path))
     context_length = min(shape.context_length, context or shape.context_length)
     decoder = LoadedDecoder(
@@ -73,7 +78,7 @@ def open_engine(
         kv_identity=KvIdentity(
             engine="onnx",
             model=source.sha256,
-            layout=f"float32, {shape.layers} layers, {shape.kv_heads} KV heads of "
+            layout=f"{record.kv_type}, {shape.layers} layers, {shape.kv_heads} KV heads of "
             f"{shape.head_size}",
         ),
         verdict=VerificationVerdict(source.sha256, threads),
@@ -81,25 +86,30 @@ def open_engine(
     info = EngineInfo(
         name=f"onnxruntime {ort.__version__}",
         requested_device=requested_device,
-        device="cpu",
+        device=record.device,
         vocab_size=shape.vocab_size,
         context_length=context_length,
         load_seconds=time.perf_counter() - started,
-        concurrency=_CONCURRENCY,
+        concurrency=record.concurrency,
         threads=threads,
     )
     return OnnxEngine(decoder, info)
 
 
-def _session(path: Path, threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+def _session(
+    path: Path, threads: int, record: DeviceRecord, options: Mapping[str, object]
+) -> ort.InferenceSession:
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Failures come back as exceptions; onnxruntime would also print them.
-    options.log_severity_level = 4
+    settings.log_severity_level = 4
     try:
         return ort.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+            str(path),
+            settings,
+            providers=[(record.provider, {name: str(value) for name, value in options.items()})],
+            enable_fallback=0,
         )
     # onnxruntime's exceptions have no common base.
     except Exception as error:

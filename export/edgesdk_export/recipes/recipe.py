@@ -6,18 +6,17 @@ import difflib
 import json
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from edgesdk.bundle.manifest import BundleFormat
 from edgesdk.errors import ExportError, RequestError
 from edgesdk_export.calibration.plan import CalibrationSettings
 from edgesdk_export.gguf.file_types import FileType, file_type_named
 from edgesdk_export.onnx.scheme import WeightScheme
 from edgesdk_export.quality.evaluation_text import EvaluationText
 from edgesdk_export.recipes.sections import CalibrationRecipe, GgufRecipe, OnnxRecipe, RecipeSection
-
-BundleFormat = Literal["onnx", "gguf"]
 
 # By bundle format: how weights can be rounded.
 METHODS: dict[BundleFormat, tuple[str, ...]] = {
