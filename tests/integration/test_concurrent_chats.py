@@ -262,7 +262,7 @@ def test_a_stop_in_a_shared_batch_costs_the_others_nothing(
 
     def release() -> None:
         tick = threading.Event()
-        while engine._context.turns.waiting < 2:  # type: ignore[attr-defined]
+        while engine._context.lock.waiting < 2:  # type: ignore[attr-defined]
             tick.wait(0.001)
         proceed.set()
 

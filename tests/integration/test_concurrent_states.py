@@ -204,7 +204,7 @@ def test_an_error_in_a_shared_batch_hits_only_its_own(
     def release() -> None:
         assert entered.wait(30)
         tick = threading.Event()
-        while context.turns.waiting < 4:
+        while context.lock.waiting < 4:
             tick.wait(0.001)
         proceed.set()
 

@@ -21,31 +21,31 @@ class Work:
 
 
 class Waiters:
-    """Threads that wait for a turn, in the order in which they were sent; `led` is who got one."""
+    """Threads that wait for the lock, in the order in which they were sent; `led` is who got it."""
 
-    def __init__(self, turns: CombiningLock[int]) -> None:
-        self.turns = turns
-        self.turn: dict[int, Ticket[int]] = {}
+    def __init__(self, lock: CombiningLock[int]) -> None:
+        self.lock = lock
+        self.ticket: dict[int, Ticket[int]] = {}
         self.led: list[int] = []
         self.through: list[int] = []
         self._threads: list[threading.Thread] = []
 
     def send(self, name: int) -> None:
         """It waits when this returns."""
-        turn = self.turn[name] = Ticket(name)
-        waiting = self.turns.waiting
+        ticket = self.ticket[name] = Ticket(name)
+        waiting = self.lock.waiting
 
         def run() -> None:
             try:
-                if self.turns.wait(turn):
+                if self.lock.acquire(ticket):
                     self.led.append(name)
             finally:
-                self.turns.leave(turn)
+                self.lock.release(ticket)
                 self.through.append(name)
 
         self._threads.append(threading.Thread(target=run, daemon=True))
         self._threads[-1].start()
-        until(lambda: self.turns.waiting == waiting + 1)
+        until(lambda: self.lock.waiting == waiting + 1)
 
     def join(self) -> None:
         """All are through."""
@@ -57,18 +57,18 @@ class Waiters:
 @pytest.fixture
 def held() -> tuple[CombiningLock[int], Ticket[int]]:
     """Turns, and the test's own, which it has."""
-    turns: CombiningLock[int] = CombiningLock()
+    lock: CombiningLock[int] = CombiningLock()
     mine: Ticket[int] = Ticket()
-    assert turns.wait(mine)
-    return turns, mine
+    assert lock.acquire(mine)
+    return lock, mine
 
 
 def test_first_come_first_served(held: tuple[CombiningLock[int], Ticket[int]]) -> None:
-    turns, mine = held
-    waiters = Waiters(turns)
+    lock, mine = held
+    waiters = Waiters(lock)
     for name in range(5):
         waiters.send(name)
-    turns.leave(mine)
+    lock.release(mine)
     waiters.join()
     assert waiters.led == [0, 1, 2, 3, 4]
 
@@ -76,8 +76,8 @@ def test_first_come_first_served(held: tuple[CombiningLock[int], Ticket[int]]) -
 def test_who_is_taken_does_not_lead_and_who_is_put_back_comes_last(
     held: tuple[CombiningLock[int], Ticket[int]],
 ) -> None:
-    turns, mine = held
-    waiters = Waiters(turns)
+    lock, mine = held
+    waiters = Waiters(lock)
     for name in range(4):
         waiters.send(name)
     asked: list[int] = []
@@ -86,90 +86,90 @@ def test_who_is_taken_does_not_lead_and_who_is_put_back_comes_last(
         asked.append(name)
         return name in (0, 2)
 
-    taken = turns.take(wanted)
+    taken = lock.take(wanted)
     assert asked == [0, 1, 2, 3]
-    assert [turn.asked for turn in taken] == [0, 2]
-    assert turns.waiting == 2
-    turns.put_back(taken[0])
-    turns.finish(taken[1])
+    assert [ticket.work for ticket in taken] == [0, 2]
+    assert lock.waiting == 2
+    lock.put_back(taken[0])
+    lock.finish(taken[1])
     until(lambda: waiters.through == [2])
-    turns.leave(mine)
+    lock.release(mine)
     waiters.join()
     assert waiters.led == [1, 3, 0]
 
 
-def test_a_turn_that_does_nobodys_work_is_not_taken(
+def test_an_exclusive_holder_is_not_taken(
     held: tuple[CombiningLock[int], Ticket[int]],
 ) -> None:
-    turns, mine = held
-    thread = threading.Thread(target=lambda: turns.alone().__enter__(), daemon=True)
+    lock, mine = held
+    thread = threading.Thread(target=lambda: lock.exclusive().__enter__(), daemon=True)
     thread.start()
-    until(lambda: turns.waiting == 1)
-    assert turns.take(lambda name: True) == []
-    turns.leave(mine)
+    until(lambda: lock.waiting == 1)
+    assert lock.take(lambda name: True) == []
+    lock.release(mine)
     thread.join(30)
     assert not thread.is_alive()
 
 
-def test_quitting_ends_a_wait_and_only_that(held: tuple[CombiningLock[int], Ticket[int]]) -> None:
-    turns, mine = held
-    waiters = Waiters(turns)
+def test_cancelling_ends_a_wait_and_only_that(held: tuple[CombiningLock[int], Ticket[int]]) -> None:
+    lock, mine = held
+    waiters = Waiters(lock)
     for name in range(3):
         waiters.send(name)
-    turns.quit(waiters.turn[1])
+    lock.cancel(waiters.ticket[1])
     until(lambda: waiters.through == [1])
-    assert turns.waiting == 2
-    turns.quit(mine)  # has its turn already
-    turns.leave(mine)
+    assert lock.waiting == 2
+    lock.cancel(mine)  # holds the lock already
+    lock.release(mine)
     waiters.join()
     assert waiters.led == [0, 2]
-    turns.quit(waiters.turn[0])  # has left
-    with turns.alone():
+    lock.cancel(waiters.ticket[0])  # has left
+    with lock.exclusive():
         pass
 
 
-def test_quitting_before_the_wait(held: tuple[CombiningLock[int], Ticket[int]]) -> None:
-    turns, _ = held
-    turn = Ticket(1)
-    turns.quit(turn)
-    assert not turns.wait(turn)
-    assert turns.waiting == 0
+def test_cancelling_before_the_wait(held: tuple[CombiningLock[int], Ticket[int]]) -> None:
+    lock, _ = held
+    ticket = Ticket(1)
+    lock.cancel(ticket)
+    assert not lock.acquire(ticket)
+    assert lock.waiting == 0
 
 
 @pytest.mark.parametrize("end", ["finish", "put_back"])
-def test_who_quits_while_taken_is_waited_for(
+def test_who_is_cancelled_while_taken_is_waited_for(
     held: tuple[CombiningLock[int], Ticket[int]], end: str
 ) -> None:
-    turns, mine = held
-    waiters = Waiters(turns)
+    lock, mine = held
+    waiters = Waiters(lock)
     waiters.send(0)
-    [taken] = turns.take(lambda name: True)
-    turns.quit(taken)
+    [taken] = lock.take(lambda name: True)
+    lock.cancel(taken)
     assert waiters.through == []
-    getattr(turns, end)(taken)
+    getattr(lock, end)(taken)
     waiters.join()
     assert waiters.led == []
-    assert turns.waiting == 0
-    turns.leave(mine)
+    assert lock.waiting == 0
+    lock.release(mine)
 
 
 def test_gathering_ends_when_enough_wait(held: tuple[CombiningLock[int], Ticket[int]]) -> None:
-    turns, mine = held
-    waiters = Waiters(turns)
-    assert not turns.gather(1, 0.0)
+    lock, mine = held
+    waiters = Waiters(lock)
+    assert not lock.gather(1, 0.0)
     waiters.send(0)
-    assert turns.gather(1, 0.0)
+    assert lock.gather(1, 0.0)
     late = Ticket(1)
     led: list[bool] = []
 
     def come() -> None:
-        led.append(turns.wait(late))
-        turns.leave(late)
+        led.append(lock.acquire(late))
+        lock.release(late)
 
     thread = threading.Thread(target=come, daemon=True)
     thread.start()
-    assert turns.gather(2, 30.0)
-    turns.leave(mine)
+    assert lock.gather(2, 30.0)
+    lock.release(mine)
     waiters.join()
     thread.join(30)
     assert led == [True]
@@ -178,52 +178,52 @@ def test_gathering_ends_when_enough_wait(held: tuple[CombiningLock[int], Ticket[
 @pytest.mark.parametrize("seed", range(3))
 def test_everyone_is_served_by_somebody(seed: int) -> None:
     """Threads ask for work in parts; holders do it for each other, and some give up under way."""
-    turns: CombiningLock[Work] = CombiningLock()
+    lock: CombiningLock[Work] = CombiningLock()
     inside = threading.Lock()
     outcomes: dict[int, Work] = {}
-    quitters: set[int] = set()
+    cancelled: set[int] = set()
     errors: list[BaseException] = []
     served_by_others: list[int] = []
 
     def lead(mine: Work, chooser: random.Random) -> None:
-        assert inside.acquire(blocking=False), "two have the turn"
-        taken = turns.take(lambda other: chooser.random() < 0.7)
-        works = [mine, *(turn.asked for turn in taken if turn.asked is not None)]
+        assert inside.acquire(blocking=False), "two hold the lock"
+        taken = lock.take(lambda other: chooser.random() < 0.7)
+        works = [mine, *(ticket.work for ticket in taken if ticket.work is not None)]
         for work in works:
             assert work.done < work.parts, "done more often than asked for"
             work.done += 1
         inside.release()
-        for turn in taken:
-            assert turn.asked is not None
-            if turn.asked.done == turn.asked.parts:
-                turns.finish(turn)
-                served_by_others.append(turn.asked.name)
+        for ticket in taken:
+            assert ticket.work is not None
+            if ticket.work.done == ticket.work.parts:
+                lock.finish(ticket)
+                served_by_others.append(ticket.work.name)
             else:
-                turns.put_back(turn)
+                lock.put_back(ticket)
 
     def ask(name: int, chooser: random.Random) -> None:
         work = outcomes[name] = Work(name, chooser.randint(1, 4))
         while work.done < work.parts:
-            turn = Ticket(work)
+            ticket = Ticket(work)
             if chooser.random() < 0.2:
-                quitters.add(name)
-                threading.Thread(target=turns.quit, args=(turn,), daemon=True).start()
+                cancelled.add(name)
+                threading.Thread(target=lock.cancel, args=(ticket,), daemon=True).start()
             try:
-                if turns.wait(turn):
+                if lock.acquire(ticket):
                     lead(work, chooser)
-                elif turn.quits:
+                elif ticket.cancelled:
                     return
                 else:
                     assert work.done == work.parts, "woken before its work was done"
             finally:
-                turns.leave(turn)
+                lock.release(ticket)
 
     def live(number: int) -> None:
         chooser = random.Random(1000 * seed + number)
         try:
             for round_ in range(60):
                 if chooser.random() < 0.1:
-                    with turns.alone():
+                    with lock.exclusive():
                         assert inside.acquire(blocking=False), "not alone"
                         inside.release()
                 ask(100 * number + round_, chooser)
@@ -237,9 +237,9 @@ def test_everyone_is_served_by_somebody(seed: int) -> None:
         thread.join(60)
         assert not thread.is_alive(), "somebody was forgotten"
     assert not errors, errors[0]
-    assert turns.waiting == 0
+    assert lock.waiting == 0
     unfinished = {name for name, work in outcomes.items() if work.done < work.parts}
-    assert unfinished <= quitters
+    assert unfinished <= cancelled
     assert len(outcomes) == 6 * 60
-    with turns.alone():
-        pass  # the turn is free
+    with lock.exclusive():
+        pass  # the lock is free

@@ -14,9 +14,9 @@ from edgesdk.errors import EngineError
 
 BATCH_TOKENS = 512
 # llama.cpp keeps a logits row for each position that asks for one, so long "all" requests go
-# through in parts.
+# through in slices.
 BATCH_ROWS = 64
-# While others want tokens too, a long prompt goes through in parts of this size: a step of theirs
+# While others want tokens too, a long prompt goes through in slices of this size: a step of theirs
 # then waits for so many positions at most.
 SHARED_SLICE = 64
 
@@ -38,9 +38,9 @@ class BatchRequest:
         start: position of the first of `ids`.
         out: takes the logits of the last `out.rows` of them.
         offset: how many of them are computed.
-        seconds: what the batches with parts of it took.
-        turn: its caller's place in the queue; None before the first.
-        stopped: nobody wants the rest of it.
+        seconds: what the batches with slices of it took.
+        ticket: its caller's place in the queue; None before the first.
+        cancelled: nobody wants the rest of it.
         error: what went wrong; the request has then ended.
     """
 
@@ -50,13 +50,13 @@ class BatchRequest:
     out: LogitsBuffer
     offset: int = 0
     seconds: float = 0.0
-    turn: Ticket[BatchRequest] | None = None
-    stopped: bool = False
+    ticket: Ticket[BatchRequest] | None = None
+    cancelled: bool = False
     error: EngineError | None = None
 
     @property
     def done(self) -> bool:
-        return self.stopped or self.error is not None or self.complete
+        return self.cancelled or self.error is not None or self.complete
 
     @property
     def complete(self) -> bool:
@@ -83,43 +83,43 @@ class BatchSlice:
 
 
 class BatchPlan:
-    """Collects parts while tokens and rows of one batch last.
+    """Collects slices while tokens and rows of one batch last.
 
     Args:
-        part: most tokens of one request.
+        max_tokens: of one request.
     """
 
-    def __init__(self, part: int) -> None:
-        self.parts: list[BatchSlice] = []
-        self._part = part
+    def __init__(self, max_tokens: int) -> None:
+        self.slices: list[BatchSlice] = []
+        self._max_tokens = max_tokens
         self._tokens = BATCH_TOKENS
         self._rows = BATCH_ROWS
 
     def add(self, request: BatchRequest) -> bool:
-        """Plan the next part of `request`; False where nothing of it has room."""
+        """Plan the next slice of `request`; False where nothing of it has room."""
         left = len(request.ids) - request.offset
         silent = max(left - request.out.rows, 0)
-        count = min(left, self._part, self._tokens, silent + self._rows)
+        count = min(left, self._max_tokens, self._tokens, silent + self._rows)
         if count == 0:
             return False
         rows = max(count - silent, 0)
         self._tokens -= count
         self._rows -= rows
-        self.parts.append(BatchSlice(request, count, rows))
+        self.slices.append(BatchSlice(request, count, rows))
         return True
 
 
 class TokenBatch:
     """A llama_batch over numpy arrays, filled without a loop over tokens."""
 
-    def __init__(self, api: Any, sequences: int) -> None:
+    def __init__(self, api: Any, num_states: int) -> None:
         self._tokens = np.zeros(BATCH_TOKENS, np.int32)
         self._positions = np.zeros(BATCH_TOKENS, np.int32)
         self._counts = np.ones(BATCH_TOKENS, np.int32)
         self._wanted = np.zeros(BATCH_TOKENS, np.int8)
         self._range = np.arange(BATCH_TOKENS, dtype=np.int32)
         # Every position belongs to one sequence: its entry points at that id in this table.
-        self._table = np.arange(sequences, dtype=np.int32)
+        self._table = np.arange(num_states, dtype=np.int32)
         self._table_at: int = self._table.ctypes.data
         self._ids = np.full(BATCH_TOKENS, self._table_at, np.uintp)
         fields = dict(api.llama_batch._fields_)
@@ -132,25 +132,25 @@ class TokenBatch:
             logits=ctypes.cast(self._wanted.ctypes.data, fields["logits"]),
         )
 
-    def fill(self, parts: list[BatchSlice]) -> Any:
-        """The batch of `parts`, one after the other."""
+    def fill(self, slices: list[BatchSlice]) -> Any:
+        """The batch of `slices`, one after the other."""
         at = 0
-        for part in parts:
-            request, count = part.request, part.count
+        for piece in slices:
+            request, count = piece.request, piece.count
             start = request.start + request.offset
             address = self._table_at + self._table.itemsize * request.seq_id
             # Single stores, because array operations are cold code after a pass over the weights.
             if count == 1:
                 self._tokens[at] = request.ids[request.offset]
                 self._positions[at] = start
-                self._wanted[at] = part.rows
+                self._wanted[at] = piece.rows
                 self._ids[at] = address
             else:
                 end = at + count
                 self._tokens[at:end] = request.ids[request.offset : request.offset + count]
                 np.add(self._range[:count], start, out=self._positions[at:end])
-                self._wanted[at : end - part.rows] = 0
-                self._wanted[end - part.rows : end] = 1
+                self._wanted[at : end - piece.rows] = 0
+                self._wanted[end - piece.rows : end] = 1
                 self._ids[at:end] = address
             at += count
         self._batch.n_tokens = at
@@ -165,42 +165,42 @@ _BATCHES_WITHOUT_WAITING = 16
 
 
 class BatchPolicy:
-    """What the last batches tell of the next. Only whoever has the turn may use it."""
+    """Decides by the last batches what goes into the next. Only who holds the lock may use it."""
 
-    def __init__(self, turns: CombiningLock[BatchRequest]) -> None:
-        self._turns = turns
+    def __init__(self, lock: CombiningLock[BatchRequest]) -> None:
+        self._lock = lock
         self._batches = 0
         self._latest: dict[int, int] = {}
         self._seconds = 0.0
         self._gather_from = 0
 
-    def served(self, parts: list[BatchSlice], seconds: float) -> None:
-        """A batch of `parts` took so long."""
+    def record_batch(self, slices: list[BatchSlice], seconds: float) -> None:
+        """A batch of `slices` took so long."""
         self._batches += 1
-        for part in parts:
-            self._latest[part.request.seq_id] = self._batches
+        for piece in slices:
+            self._latest[piece.request.seq_id] = self._batches
         self._seconds = seconds
 
     def forget(self, seq_id: int) -> None:
         """That sequence is gone."""
         self._latest.pop(seq_id, None)
 
-    def gather(self, mine: BatchRequest) -> None:
+    def wait_for_others(self, mine: BatchRequest) -> None:
         """Wait for the others of the last batches, if `mine` is a step.
 
-        Without this, callers split into groups that take turns, each with half-empty batches.
+        Without this, callers split into groups that alternate, each with half-empty batches.
         """
         if len(mine.ids) > _MAX_STEP_TOKENS or self._batches < self._gather_from:
             return
         others = self._others(mine)
-        if others and not self._turns.gather(others, _MAX_WAIT_SHARE * self._seconds):
+        if others and not self._lock.gather(others, _MAX_WAIT_SHARE * self._seconds):
             self._gather_from = self._batches + _BATCHES_WITHOUT_WAITING
 
     def shares(self, mine: BatchRequest) -> bool:
         """Whether others want tokens too: they wait, or were served a moment ago."""
         if len(mine.ids) <= SHARED_SLICE:
-            return True  # it is no longer than a part anyway
-        return self._turns.waiting > 0 or self._others(mine) > 0
+            return True  # it is no longer than a slice anyway
+        return self._lock.waiting > 0 or self._others(mine) > 0
 
     def _others(self, mine: BatchRequest) -> int:
         """How many other sequences the last two batches served."""

@@ -1,8 +1,9 @@
 """A lock whose holder may also do the work of those who wait for it.
 
 Flat combining (Hendler, Incze, Shavit, Tzafrir: "Flat Combining and the Synchronization-Parallelism
-Tradeoff", SPAA 2010) without a thread of its own: whoever has the turn takes requests out of the
-queue and runs them together with its own; a caller that is alone pays for two short locks.
+Tradeoff", SPAA 2010) without a thread of its own: whoever holds the lock takes tickets out of the
+queue and does their work together with its own; a caller that nobody competes with pays for two
+short locks.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ class Ticket(Generic[Work]):
     """One caller's place in the queue.
 
     Args:
-        asked: what another caller may do for this one; None where only this one can.
+        work: what another caller may do for this one; None where only this one can.
     """
 
-    def __init__(self, asked: Work | None = None) -> None:
-        self.asked = asked
-        self.woken: threading.Lock | None = None
-        self.left = False
-        self.quits = False
+    def __init__(self, work: Work | None = None) -> None:
+        self.work = work
+        self.wakeup: threading.Lock | None = None
+        self.released = False
+        self.cancelled = False
 
 
 class CombiningLock(Generic[Work]):
@@ -45,53 +46,53 @@ class CombiningLock(Generic[Work]):
         """How many wait now."""
         return len(self._queue)
 
-    def wait(self, turn: Ticket[Work]) -> bool:
+    def acquire(self, ticket: Ticket[Work]) -> bool:
         """Wait in the queue.
 
         Returns:
-            True: it is this caller's turn. False: another caller did what `turn` asks for, or it
-            has `quit`. In each case, and after an exception too, `leave` must follow.
+            True: this caller holds the lock. False: another caller did the work of `ticket`, or
+            it was cancelled. In each case, and after an exception too, `release` must follow.
         """
         with self._guard:
-            if turn.quits:
+            if ticket.cancelled:
                 return False
             if self._holder is None:
-                self._holder = turn
+                self._holder = ticket
                 return True
-            turn.woken = threading.Lock()
-            turn.woken.acquire()
-            self._queue.append(turn)
+            ticket.wakeup = threading.Lock()
+            ticket.wakeup.acquire()
+            self._queue.append(ticket)
             if len(self._queue) == self._enough:
                 self._gathered.set()
-        turn.woken.acquire()
-        return self._holder is turn
+        ticket.wakeup.acquire()
+        return self._holder is ticket
 
-    def leave(self, turn: Ticket[Work]) -> None:
-        """End the turn, or give up waiting for it."""
+    def release(self, ticket: Ticket[Work]) -> None:
+        """Let the next one hold the lock, or give up waiting for it."""
         with self._guard:
-            turn.left = True
-            if self._holder is turn:
+            ticket.released = True
+            if self._holder is ticket:
                 self._holder = self._queue.popleft() if self._queue else None
                 if self._holder is not None:
                     _wake(self._holder)
-            elif turn in self._queue:
-                self._queue.remove(turn)
+            elif ticket in self._queue:
+                self._queue.remove(ticket)
 
-    def quit(self, turn: Ticket[Work]) -> None:
-        """End the wait of `turn`, from any thread; one that was taken is waited for.
+    def cancel(self, ticket: Ticket[Work]) -> None:
+        """End the wait of `ticket`, from any thread; the work of one that was taken is waited for.
 
         Harmless where it does not wait.
         """
         with self._guard:
-            turn.quits = True
-            if turn in self._queue:
-                self._queue.remove(turn)
-                _wake(turn)
+            ticket.cancelled = True
+            if ticket in self._queue:
+                self._queue.remove(ticket)
+                _wake(ticket)
 
     def gather(self, count: int, seconds: float) -> bool:
         """Let others come before going on; False where fewer than `count` wait after `seconds`.
 
-        Only whoever has the turn may call this.
+        Only the holder may call this.
         """
         with self._guard:
             if len(self._queue) >= count:
@@ -104,41 +105,41 @@ class CombiningLock(Generic[Work]):
             self._enough = 0
 
     def take(self, wanted: Callable[[Work], bool]) -> list[Ticket[Work]]:
-        """Take those out of the queue whose request is `wanted`; asked of each, the first first.
+        """Take those out of the queue whose work is `wanted`; the first in the queue comes first.
 
-        Only whoever has the turn may call this; it owes each of them `finish` or `put_back`.
+        Only the holder may call this; it owes each of them `finish` or `put_back`.
         """
         if not self._queue:
             return []
         with self._guard:
-            taken = [turn for turn in self._queue if turn.asked is not None and wanted(turn.asked)]
-            for turn in taken:
-                self._queue.remove(turn)
+            taken = [each for each in self._queue if each.work is not None and wanted(each.work)]
+            for ticket in taken:
+                self._queue.remove(ticket)
         return taken
 
-    def finish(self, turn: Ticket[Work]) -> None:
-        """What `turn` asked for is done."""
-        _wake(turn)
+    def finish(self, ticket: Ticket[Work]) -> None:
+        """Wake the caller of `ticket`: its work is done."""
+        _wake(ticket)
 
-    def put_back(self, turn: Ticket[Work]) -> None:
-        """Let `turn` wait again, as the last, if its caller still does."""
+    def put_back(self, ticket: Ticket[Work]) -> None:
+        """Let `ticket` wait again, as the last, if its caller still does."""
         with self._guard:
-            if turn.quits:
-                _wake(turn)
-            elif not turn.left:
-                self._queue.append(turn)
+            if ticket.cancelled:
+                _wake(ticket)
+            elif not ticket.released:
+                self._queue.append(ticket)
 
     @contextmanager
-    def alone(self) -> Generator[None, None, None]:
-        """A turn that does nobody else's work."""
-        turn: Ticket[Work] = Ticket()
+    def exclusive(self) -> Generator[None, None, None]:
+        """Hold the lock without doing anybody else's work."""
+        ticket: Ticket[Work] = Ticket()
         try:
-            self.wait(turn)
+            self.acquire(ticket)
             yield
         finally:
-            self.leave(turn)
+            self.release(ticket)
 
 
-def _wake(turn: Ticket[Work]) -> None:
-    assert turn.woken is not None, "who waits can be woken"
-    turn.woken.release()
+def _wake(ticket: Ticket[Work]) -> None:
+    assert ticket.wakeup is not None, "who waits can be woken"
+    ticket.wakeup.release()

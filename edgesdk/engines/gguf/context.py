@@ -6,8 +6,8 @@ twice the cells takes over its state.
 
 Callers that want tokens at the same time share a batch: one pass over the weights serves them all.
 llama.cpp rounds activations to 8 bits and takes other kernels for other batch sizes, so logits of
-a step in company differ slightly from those of the same step alone, and a greedy answer may go
-another way where two tokens are nearly as likely.
+a step in a shared batch differ slightly from those of the same step alone, and a greedy answer may
+go another way where two tokens are nearly as likely.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class LlamaContext:
         self._api = library.api
         self._library = library
         self._threads = threads
-        self.turns: CombiningLock[BatchRequest] = CombiningLock()
+        self.lock: CombiningLock[BatchRequest] = CombiningLock()
         self._native = _Native(model)
         self._free = weakref.finalize(self, _free, library.api, self._native)
         vocab = self._api.llama_model_get_vocab(model)
@@ -84,7 +84,7 @@ class LlamaContext:
         self._idle_ids = collections.deque(range(MAX_SEQUENCES))
         self._released_ids: collections.deque[int] = collections.deque()
         self._batch = TokenBatch(self._api, MAX_SEQUENCES)
-        self._company = BatchPolicy(self.turns)
+        self._policy = BatchPolicy(self.lock)
         self._running: list[BatchSlice] = []
         self._abort = AbortFlag(library)
         self._native.context = self._open(self._cells)
@@ -106,10 +106,10 @@ class LlamaContext:
         Raises:
             EngineError: all ids are in use.
         """
-        # Without a turn while there are some: an answer must not wait for others to begin.
+        # Without the lock while there are some: an answer must not wait for others to begin.
         with contextlib.suppress(IndexError):
             return self._idle_ids.pop()
-        with self.turns.alone():
+        with self.lock.exclusive():
             self._collect()
             if not self._idle_ids:
                 raise EngineError(
@@ -141,7 +141,7 @@ class LlamaContext:
         else:
             begun = time.perf_counter()
             try:
-                with cancellation.on_cancel(partial(self._stop, request)):
+                with cancellation.on_cancel(partial(self._cancel, request)):
                     self._serve(request)
             finally:
                 cancellation.queue_seconds += time.perf_counter() - begun - request.seconds
@@ -152,17 +152,17 @@ class LlamaContext:
 
     def remove(self, seq_id: int, start: int) -> bool:
         """Forget positions from `start` on; False where the cache can only forget them all."""
-        with self.turns.alone():
+        with self.lock.exclusive():
             return self._remove(seq_id, start)
 
     def copy(self, source: int, target: int) -> None:
         """Let `target` share the cells of `source`."""
-        with self.turns.alone():
+        with self.lock.exclusive():
             self._api.llama_memory_seq_cp(self._memory(), source, target, -1, -1)
 
     def state(self, seq_id: int) -> npt.NDArray[np.uint8]:
         """The KV cache of one sequence in llama.cpp's own layout."""
-        with self.turns.alone():
+        with self.lock.exclusive():
             context = self._context()
             size = self._api.llama_state_seq_get_size(context, seq_id)
             state = np.empty(size, np.uint8)
@@ -177,7 +177,7 @@ class LlamaContext:
         Args:
             length: how many tokens `state` is of; only a state of that many is taken.
         """
-        with self.turns.alone():
+        with self.lock.exclusive():
             if not self._set_state(seq_id, state):
                 # Twice the cells and more always leave a free stretch for all of it.
                 enough = self._cells + length
@@ -190,89 +190,89 @@ class LlamaContext:
 
     def close(self) -> None:
         """Free the context and the model; every later call raises EngineError."""
-        with self.turns.alone():
+        with self.lock.exclusive():
             self._free()
 
     def _serve(self, request: BatchRequest) -> None:
         while not request.done:
-            turn = request.turn = Ticket(request)
-            if request.stopped:
-                return  # the turn came too late to be told
+            ticket = request.ticket = Ticket(request)
+            if request.cancelled:
+                return  # the ticket came too late to be cancelled
             try:
-                if self.turns.wait(turn):
+                if self.lock.acquire(ticket):
                     self._lead(request)
             finally:
-                self.turns.leave(turn)
+                self.lock.release(ticket)
 
-    def _stop(self, request: BatchRequest) -> None:
+    def _cancel(self, request: BatchRequest) -> None:
         """End `request`, from another thread: its wait, or the batch that it is in."""
-        request.stopped = True
-        if request.turn is not None:
-            self.turns.quit(request.turn)
-        if any(part.request is request for part in self._running):
-            self._abort.raise_()
+        request.cancelled = True
+        if request.ticket is not None:
+            self.lock.cancel(request.ticket)
+        if any(piece.request is request for piece in self._running):
+            self._abort.set()
 
     def _lead(self, mine: BatchRequest) -> None:
-        """Run the next part of `mine`, together with what others wait for."""
-        self._company.gather(mine)
-        if mine.stopped:
+        """Run the next slice of `mine`, together with what others wait for."""
+        self._policy.wait_for_others(mine)
+        if mine.cancelled:
             return
-        plan = BatchPlan(SHARED_SLICE if self._company.shares(mine) else BATCH_TOKENS)
+        plan = BatchPlan(SHARED_SLICE if self._policy.shares(mine) else BATCH_TOKENS)
         plan.add(mine)
-        taken = self.turns.take(plan.add)
+        taken = self.lock.take(plan.add)
         try:
             if taken:
-                self._run_together(plan.parts)
+                self._run_together(plan.slices)
             else:
-                self._run(plan.parts)
+                self._run(plan.slices)
         except _Aborted:
             pass  # those who still want their tokens wait for the next batch
         finally:
-            for turn in taken:
-                if turn.asked is not None and turn.asked.done:
-                    self.turns.finish(turn)
+            for ticket in taken:
+                if ticket.work is not None and ticket.work.done:
+                    self.lock.finish(ticket)
                 else:
-                    self.turns.put_back(turn)
+                    self.lock.put_back(ticket)
 
-    def _run_together(self, parts: list[BatchSlice]) -> None:
-        """Run `parts` as one batch; if that fails each alone, so that each has its own error."""
+    def _run_together(self, slices: list[BatchSlice]) -> None:
+        """Run `slices` as one batch; if that fails each alone, so that each has its own error."""
         try:
-            self._run(parts)
+            self._run(slices)
         except BaseException as error:
             # Some positions may be in the cache without being counted.
-            for part in parts:
+            for piece in slices:
                 try:
-                    self._remove(part.request.seq_id, part.request.start + part.request.offset)
+                    self._remove(piece.request.seq_id, piece.request.start + piece.request.offset)
                 except EngineError as closed:
-                    part.request.error = closed
+                    piece.request.error = closed
             if not isinstance(error, EngineError):
                 raise
-            for part in parts:
-                if part.request.error is None:
+            for piece in slices:
+                if piece.request.error is None:
                     try:
-                        self._run([part])
+                        self._run([piece])
                     except EngineError as own:
-                        part.request.error = own
+                        piece.request.error = own
 
-    def _run(self, parts: list[BatchSlice]) -> None:
+    def _run(self, slices: list[BatchSlice]) -> None:
         """One batch.
 
         Raises:
             EngineError: llama.cpp failed.
-            _Aborted: one of its calls was cancelled; no part has moved on.
+            _Aborted: one of its calls was cancelled; no piece has moved on.
         """
         self._collect()
-        batch = self._batch.fill(parts)
+        batch = self._batch.fill(slices)
         started = time.perf_counter()
-        self._running = parts
+        self._running = slices
         try:
             while (status := self._decode(batch)) != 0:
                 if status == _ABORTED:
                     self._library.take_errors()
-                    for part in parts:
-                        request = part.request
+                    for piece in slices:
+                        request = piece.request
                         self._remove(request.seq_id, request.start + request.offset)
-                    if any(part.request.stopped for part in parts):
+                    if any(piece.request.cancelled for piece in slices):
                         raise _Aborted
                     # It was meant for the batch before.
                 elif status != _NO_ROOM:
@@ -282,24 +282,24 @@ class LlamaContext:
         finally:
             self._running = []
         address = 0
-        for part in parts:
-            if part.rows and not address:
+        for piece in slices:
+            if piece.rows and not address:
                 # The rows lie in the order of the batch.
                 rows = self._api.llama_get_logits(self._context())
                 address = ctypes.addressof(rows.contents)
-            part.commit(address, self._row_bytes)
-            address += part.rows * self._row_bytes
+            piece.commit(address, self._row_bytes)
+            address += piece.rows * self._row_bytes
         seconds = time.perf_counter() - started
-        for part in parts:
-            part.request.seconds += seconds
-        self._company.served(parts, seconds)
+        for piece in slices:
+            piece.request.seconds += seconds
+        self._policy.record_batch(slices, seconds)
 
     def _decode(self, batch: Any) -> int:
-        # A stop sets `stopped` first and then looks at `_running`, which is set by now: one of the
-        # two sees the other.
+        # `_cancel` sets `cancelled` first and then looks at `_running`, which is set by now: one of
+        # the two sees the other.
         self._abort.clear()
-        if any(part.request.stopped for part in self._running):
-            self._abort.raise_()
+        if any(piece.request.cancelled for piece in self._running):
+            self._abort.set()
         return int(self._api.llama_decode(self._context(), batch))
 
     def _grow(self) -> None:
@@ -340,7 +340,7 @@ class LlamaContext:
         while self._released_ids:
             seq_id = self._released_ids.popleft()
             self._remove(seq_id, 0)
-            self._company.forget(seq_id)
+            self._policy.forget(seq_id)
             self._idle_ids.append(seq_id)
         return found
 

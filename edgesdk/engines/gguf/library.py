@@ -100,7 +100,7 @@ class AbortFlag:
         context_params.abort_callback = ctypes.cast(self._function, api.ggml_abort_callback)
         context_params.abort_callback_data = ctypes.c_void_p(self._block.ctypes.data)
 
-    def raise_(self) -> None:
+    def set(self) -> None:
         """End the batch that runs, or the next one."""
         self._block[:] = 0
 
