@@ -29,7 +29,7 @@ class EngineInfo:
     """What runs, and where.
 
     Attributes:
-        name: the engine and its version, e.g. "onnxruntime 1.31.1".
+        name: the engine and its version, such as "onnxruntime 1.32.0".
         requested_device: the device the caller asked for ("auto" where it did not).
         device: the device that really runs the model, as its record names it.
         vocab_size: columns of the logits.
@@ -50,7 +50,13 @@ class EngineInfo:
 
 
 class DecodeState(Protocol):
-    """One token sequence and its KV cache. Not for two threads at once."""
+    """One token sequence and its KV cache: the seam between engines and all that is above them.
+
+    The state is the sequence `tokens`, nothing else. What a call returns depends on the tokens
+    that it holds, never on how they got there: by one `extend` or by many, after a `rewind`, in a
+    `fork`, from a file. (The last bits of the logits may; see `extend`.) A call that fails leaves
+    the state as it was. A state is not for two threads at once; several states of one engine are.
+    """
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -58,8 +64,10 @@ class DecodeState(Protocol):
 
     @property
     def hidden_states(self) -> HiddenStates | None:
-        """What the head made the latest logits of, float32 [rows, hidden], row for row; None where
-        the engine does not give them. Valid as long as those logits."""
+        """The hidden states behind the latest logits, float32 [rows, hidden], row for row.
+
+        None where the engine does not give them. Valid as long as those logits.
+        """
 
     def extend(
         self,
@@ -71,19 +79,22 @@ class DecodeState(Protocol):
         """Append `tokens` (int, [n], n >= 1) and return next-token logits.
 
         Args:
+            logits: which rows are wanted, and by which kernels. "last": after the last token.
+                "all": after each token; a row may differ in its last bits from that of a call for
+                one token. "each": after each token, the very numbers that one call for each token
+                would give; the engine verifies in a batch where its kernels allow that, and else
+                takes the tokens one by one.
             cancellation: ends the call early, without waiting for the engine to finish it. What
                 the call waited for others is added to its `queue_seconds`.
 
         Returns:
             float32 [1, vocab] for "last", [n, vocab] for "all" and "each"; row i follows token i.
-            "each" asks for the very numbers that one call for each token would give: the engine
-            takes the kernels of one token where it can, and is then slower than for "all". The
-            array is valid until the next call on this sequence; copy it to keep it.
+            The array is valid until the next call on this state; copy it to keep it.
 
         Raises:
-            ContextOverflow: the sequence would exceed `context_length`; nothing was appended.
+            ContextOverflow: the tokens would exceed `context_length`; nothing was appended.
             RequestError: no tokens, or an id outside the vocabulary; nothing was appended.
-            EngineError: the engine failed; the sequence is as it was before the call.
+            EngineError: the engine failed; the state is as it was before the call.
             Cancelled: `cancellation` was cancelled or expired; the state is as it was before.
         """
 
@@ -91,17 +102,17 @@ class DecodeState(Protocol):
         """Forget all tokens from position `length` on (0 <= length <= len(tokens))."""
 
     def fork(self) -> DecodeState:
-        """An independent sequence with the same tokens, made without prefill."""
+        """Return an independent state with the same tokens, made without prefill."""
 
     def save(self, path: Path, metadata: StateMetadata | None = None) -> None:
         """Write tokens, KV cache and the caller's `metadata` to `path` (beside, then renamed)."""
 
     def restore(self, path: Path) -> dict[str, JsonValue]:
-        """Replace this sequence's content with what `save` wrote; the note comes back.
+        """Replace the content with what `save` wrote, and return the metadata.
 
         Raises:
-            RequestError: the file is damaged, or is of another model or engine; the sequence is
-                as it was before the call.
+            RequestError: the file is damaged, or is of another model or engine; the state is as
+                it was before the call.
         """
 
     def close(self) -> None:
@@ -112,7 +123,7 @@ class DecodeState(Protocol):
 
 
 class Engine(Protocol):
-    """A loaded model. Sequences are cheap; the engine is heavy."""
+    """A loaded model. Its states are cheap; the engine is heavy."""
 
     @property
     def info(self) -> EngineInfo:
@@ -120,13 +131,13 @@ class Engine(Protocol):
 
     @property
     def kv_identity(self) -> KvIdentity:
-        """What the KV caches of its sequences are bound to."""
+        """What the KV caches of its states belong to."""
 
     def new_state(self) -> DecodeState:
-        """A new, empty sequence."""
+        """Return a new state without tokens."""
 
     def close(self) -> None:
-        """Free the model. Its sequences must not be used afterwards."""
+        """Free the model. Its states must not be used afterwards."""
 
 
 def checked_ids(

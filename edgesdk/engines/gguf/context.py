@@ -259,7 +259,7 @@ class LlamaContext:
 
         Raises:
             EngineError: llama.cpp failed.
-            _Aborted: one of its calls was cancelled; no piece has moved on.
+            _Aborted: one of its calls was cancelled; no slice has moved on.
         """
         self._collect()
         batch = self._batch.fill(slices)
