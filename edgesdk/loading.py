@@ -40,8 +40,8 @@ def load(
         device: "auto", or a device that `edgesdk.engines.devices` names.
         context: most tokens of one conversation; None for the model's own limit.
         threads: CPU threads; None for one per physical core.
-        prefix_cache: where the KV caches of system messages, and of what `Model.cache_prefix` is
-            given, are kept for later prompts; a folder, or True for the store's own.
+        prefix_cache: stores the KV caches of system messages, and those of `Model.cache_prefix`,
+            for later prompts; a folder, or True for the store's own.
         check_memory: refuse a model that cannot fit, instead of being killed for it: with
             `context` tokens if they are given, else with any.
         power: how hard to work the device, by its battery and temperature: "performance",

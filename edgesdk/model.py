@@ -149,7 +149,7 @@ class Model(Closeable):
                 start with.
 
         Returns:
-            How many tokens are kept.
+            How many tokens are stored.
 
         Raises:
             RequestError: the model was loaded without a prefix cache, there are too few tokens

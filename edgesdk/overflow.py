@@ -18,6 +18,14 @@ OverflowPolicy = Literal["error", "drop_oldest_turns", "summarize"]
 TurnMessages: TypeAlias = list[Message]
 
 _ROOM_FOR_ANSWER = 512
+_MAX_SUMMARY_TOKENS = 256
+_ASK = (
+    "Summarize our conversation so far in a few sentences, for yourself. Keep names, numbers,"
+    " decisions and open questions. Write only the summary."
+)
+_SUMMARY = "Summary of our conversation so far: {}"
+# Some templates demand that user and assistant take turns.
+_NOTED = "I have it in mind."
 
 
 @dataclass(frozen=True)
@@ -116,16 +124,6 @@ def low_watermark(limit: int) -> int:
     return limit * 3 // 4
 
 
-_MAX_SUMMARY_TOKENS = 256
-_ASK = (
-    "Summarize our conversation so far in a few sentences, for yourself. Keep names, numbers,"
-    " decisions and open questions. Write only the summary."
-)
-_SUMMARY = "Summary of our conversation so far: {}"
-# Some templates demand that user and assistant take turns.
-_NOTED = "I have it in mind."
-
-
 @dataclass(frozen=True)
 class OverflowingConversation:
     """What is to be shortened and then answered.
@@ -211,7 +209,7 @@ class SummarizedAnswer(Iterator[Step]):
         return self._begin(request)
 
     def _summarize(self) -> tuple[str, int]:
-        """The summary and its tokens; "" where the model or the caller gave it up."""
+        """The summary and its tokens; "" where there is none, or it was cancelled."""
         ask = {"role": "user", "content": _ASK}
         limit = min(_MAX_SUMMARY_TOKENS, self._context_length // 8)
         dropped = [message for turn in self._conversation.shortened.dropped for message in turn]

@@ -25,8 +25,8 @@ class Reply:
         finish_reason: why it ended; also on the receipt. "tool_calls" where it ended by itself
             and waits for the results of `tool_calls`.
         tokens: its ids, the end token left out.
-        parsed: the value, where a form was asked for: an instance of the schema's type, a JSON
-            value, or the text. None where none was, and where the caller cancelled the answer.
+        parsed: the value, where the request set an output format: an instance of the schema's
+            type, a JSON value, or the text. None without a format, and of a cancelled answer.
         tool_calls: the calls of tools that were offered. Arguments fit the tool, unless `problem`
             says otherwise.
     """

@@ -60,7 +60,7 @@ class Request:
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
-        """The tools as the model is told of them."""
+        """The tools as the model sees them."""
         return () if self.tools is None else self.tools.specs
 
     @property
@@ -70,7 +70,7 @@ class Request:
 
     @property
     def answer_format(self) -> OutputFormat | None:
-        """What the device's answer is held to: the output format, or well-formed calls."""
+        """The format of the device's answer: the output format, or that of calls."""
         return self.output_format if self.tools is None else self.tools.call_format
 
     def read(self, text: str) -> Any:

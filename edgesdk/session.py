@@ -75,7 +75,7 @@ class Session(Closeable, Generic[_Turn, _Stream, _Reply]):
     """The base of chats: it keeps the conversation, and lets one answer at a time be made.
 
     Args:
-        system: what the assistant is told before the conversation; None for nothing.
+        system: the system message; None for none.
         turns: the conversation so far, the system message left out.
     """
 
@@ -159,7 +159,7 @@ class Session(Closeable, Generic[_Turn, _Stream, _Reply]):
         """Free the KV cache."""
 
     def _forget(self) -> None:
-        """Forget what is kept of the conversation beside its turns."""
+        """Forget what the chat keeps of the conversation besides its turns."""
 
     def _ends_turn(self, reply: _Reply) -> bool:
         """Whether a turn joins the history with this reply."""

@@ -49,7 +49,7 @@ class Finish:
         prompt_tokens: how many ids the prompt has, of which
         cached_tokens: so many were in the KV cache.
         prefill_seconds: time spent on the rest of the prompt.
-        decode_seconds: time spent after the first token; the caller's own time is not in it.
+        decode_seconds: time spent after the first token; the time between steps is not in it.
         decode_steps: tokens that were chosen in that time, the end token counted.
         time_to_first_token: seconds from the start to the first token, waiting included; None if
             none came.
@@ -317,7 +317,7 @@ def generate(
             of it from elsewhere.
         speculator: drafts tokens of this one answer, and is closed at its end; None for the plain
             loop.
-        constraint: at its start; holds the answer to a form.
+        constraint: holds the answer to its format; at its start.
         on_step: called with the logits, float32 [vocab], the token chosen by them, and the hidden
             state behind them, float32 [hidden] or None, for each token of the answer and the one
             that ends it; the arrays are valid during the call.

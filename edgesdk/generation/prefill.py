@@ -12,7 +12,7 @@ from edgesdk.system.cancellation import Cancelled
 
 # Of one size and not of one duration: the rounding of quantized kernels depends on the size, and
 # an answer must not depend on how busy the device is. An engine ends a chunk at once when its
-# caller stops; between chunks other callers come in, and a power policy's pauses.
+# answer is cancelled; between chunks other answers come in, and a power policy's pauses.
 PREFILL_CHUNK = 512
 
 
@@ -22,13 +22,13 @@ def prefill(
     """Append `ids` (n >= 1).
 
     Args:
-        stopped: asked before each chunk, for callers that the engine does not know of.
+        stopped: asked before each chunk, for reasons that the engine does not know of.
 
     Returns:
         Logits after the last of them, float32 [1, vocab]; see `DecodeState.extend`.
 
     Raises:
-        Cancelled: `stopped` said so; whole chunks may have been appended.
+        Cancelled: `stopped` returned something true; whole chunks may have been appended.
         What `DecodeState.extend` raises.
     """
     tokens = np.array(ids, np.int64)

@@ -27,6 +27,21 @@ from edgesdk.text.tokenizer import Tokenizer
 
 MAX_DRAFTED = MAX_VERIFIED - 1
 
+# The first guesses, before anything is measured: just enough hope for a short, cheap try.
+_SLOPE = 0.4
+_ACCEPTED, _REJECTED = 2.0, 1.0
+# Where guesses can be watched, some must have been right before the first draft.
+_OBSERVED_ACCEPTED, _OBSERVED_REJECTED = 1.0, 3.0
+# Weight of the past against one more round.
+_DECAY = 0.8
+# Measurements that count: enough for a median that a busy machine does not sway.
+_NUM_MEASUREMENTS = 9
+# Measurements err, and a draft that fails costs more than one that is left out loses.
+_MIN_GAIN = 1.15
+_FIRST_PAUSE, _MAX_PAUSE = 16, 512
+# Shorter keys match by chance too often in free text.
+_KEY_LENGTH = 3
+
 
 class Drafter(Protocol):
     """Guesses how a text goes on.
@@ -132,20 +147,6 @@ class Speculator:
         return self._check.allows(held)
 
 
-# The first guesses, before anything is measured: just enough hope for a short, cheap try.
-_SLOPE = 0.4
-_ACCEPTED, _REJECTED = 2.0, 1.0
-# Where guesses can be watched, some must have been right before the first draft.
-_OBSERVED_ACCEPTED, _OBSERVED_REJECTED = 1.0, 3.0
-# Weight of the past against one more round.
-_DECAY = 0.8
-# Measurements that count: enough for a median that a busy machine does not sway.
-_NUM_MEASUREMENTS = 9
-# Measurements err, and a draft that fails costs more than one that is left out loses.
-_MIN_GAIN = 1.15
-_FIRST_PAUSE, _MAX_PAUSE = 16, 512
-
-
 class VerificationCosts:
     """What verification costs on one engine, learned by all of its answers."""
 
@@ -244,10 +245,6 @@ class AdaptiveDraftLength:
         self._costs.forget_oldest()
 
 
-# Shorter keys match by chance too often in free text.
-_KEY_LENGTH = 3
-
-
 class PromptLookupDrafter:
     """Implements `Drafter` with the text's own past. One token costs about a microsecond."""
 
@@ -311,7 +308,7 @@ class ModelDrafter:
     """Implements `Drafter` with the likeliest tokens of a draft model.
 
     Args:
-        scheduled: makes of the engine's sequence one whose calls take their turn, and stop.
+        scheduled: wraps a decode state so that its calls take turns, and can be cancelled.
     """
 
     free = False
