@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -44,11 +46,6 @@ layer. Any other export to the same place removes what was done.
 A recipe is a TOML file that says how weights are stored. The bundle holds the recipe that was used,
 as recipe.toml. --bits and --type overrule it.
 """
-# By format, what the bits mean.
-_SCHEMES = {
-    "onnx": {"4": "int4", "8": "int8", "16": "fp16", "32": "fp32"},
-    "gguf": {"4": "q4_k_m", "8": "q8_0", "16": "f16", "32": "f32"},
-}
 
 
 @click.command("export", epilog=_EPILOG)
@@ -56,7 +53,7 @@ _SCHEMES = {
 @click.option(
     "--format",
     "bundle_format",
-    type=click.Choice(list(_SCHEMES)),
+    type=click.Choice(["onnx", "gguf"]),
     default="onnx",
     show_default=True,
     help="What runs the bundle: onnxruntime or llama.cpp.",
@@ -144,13 +141,10 @@ def command(
         bundle = open_bundle(destination)
         message_console().print(f"{bundle.manifest.name} is here already: {destination}")
     else:
-        try:
+        with _exporting():
             from edgesdk_export.pipeline import ExportJob, export
             from edgesdk_export.quality.evaluation_text import text_from_file
             from edgesdk_export.recipes import load_recipe
-        except ModuleNotFoundError as error:
-            absent = error.name or "onnx_ir"
-            raise MissingExtra(absent, extra="export", needed_for="Exporting") from None
         job = ExportJob(
             checkpoint=source,
             destination=destination,
@@ -178,6 +172,20 @@ def command(
     _report(bundle, as_json=as_json)
 
 
+@contextmanager
+def _exporting() -> Iterator[None]:
+    """Imports of the exporter, which is an extra.
+
+    Raises:
+        MissingExtra: a package of the extra is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        absent = error.name or "onnx_ir"
+        raise MissingExtra(absent, extra="export", needed_for="Exporting") from None
+
+
 def _scheme(
     bundle_format: BundleFormat, recipe: str, bits: str | None, gguf_type: str | None
 ) -> str | None:
@@ -192,7 +200,9 @@ def _scheme(
 
 
 def _weights_of(bundle_format: BundleFormat, recipe: str, bits: str) -> str:
-    known = _SCHEMES[bundle_format]
+    with _exporting():
+        from edgesdk_export.recipes import weights_by_bits
+    known = weights_by_bits(bundle_format)
     if bits in known:
         return known[bits]
     if bundle_format == "onnx" and recipe != "fast" and re.fullmatch(r"\d+(\.\d+)?", bits):

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from edgesdk_quantize.formats.registry import formats_by_bits
 from pydantic import BaseModel, ValidationError
 
 from edgesdk.bundle.manifest import BundleFormat
 from edgesdk.errors import ExportError, RequestError
 from edgesdk_export.calibration.plan import CalibrationSettings
-from edgesdk_export.gguf.file_types import FileType, file_type_named
-from edgesdk_export.onnx.scheme import WeightScheme
+from edgesdk_export.gguf.file_types import DEFAULT_TYPES, FileType, file_type_named
+from edgesdk_export.onnx.scheme import WeightScheme, scheme_name
 from edgesdk_export.quality.evaluation_text import EvaluationText
 from edgesdk_export.recipes.sections import CalibrationRecipe, GgufRecipe, OnnxRecipe, RecipeSection
 
@@ -196,6 +197,13 @@ _SECTIONS: dict[tuple[str, ...], type[BaseModel]] = {
     ("gguf",): GgufRecipe,
     ("calibration",): CalibrationRecipe,
 }
+
+
+def weights_by_bits(fmt: BundleFormat) -> dict[str, str]:
+    """The weights that a number of bits stands for: "4" is "int4" in ONNX, "q4_k_m" in GGUF."""
+    if fmt == "gguf":
+        return {str(bits): name for bits, name in DEFAULT_TYPES.items()}
+    return {str(bits): scheme_name(found) for bits, found in formats_by_bits().items()}
 
 
 def recipe_names() -> tuple[str, ...]:
