@@ -13,6 +13,7 @@ from edgesdk_export.pipeline import ExportJob, export
 from edgesdk_export.progress import SilentProgress
 from edgesdk_export.quality.evaluation_text import EvaluationText
 from edgesdk_export.recipes import load_recipe
+from edgesdk_export.recipes.sections import CalibrationRecipe
 from edgesdk_export.weights import read_whole
 from support.tiny_models import make_tiny
 
@@ -34,8 +35,7 @@ def bundle_of(source: Path, target: Path, **settings) -> Bundle:
         checkpoint=source,
         destination=target,
         name="tiny",
-        text=TEXT,
-        **{"format": "gguf", "quality_tokens": 512, **settings},
+        **{"format": "gguf", "quality_tokens": 512, "text": TEXT, **settings},
     )
     return export(job, SilentProgress())
 
@@ -151,6 +151,12 @@ def test_what_cannot_be_made_leaves_nothing(checkpoint, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_text_too_short_leaves_nothing(checkpoint, tmp_path):
+    with pytest.raises(ExportError, match=r"short\.txt"):
+        bundle_of(checkpoint[1], tmp_path / "b", text=EvaluationText("short.txt", "hello"))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
     """A model whose small weights do not blow every error up."""
@@ -185,12 +191,13 @@ def test_recipes_that_calibrate_come_closer_to_the_checkpoint(case, calm, plain_
     fmt, scheme, name, method = CALIBRATED[case]
     settings = {"format": fmt, "scheme": scheme, "quality_tokens": 1024}
     plain = plain_bundle(fmt, scheme)
+    recipe = load_recipe(name).model_copy(update={"calibration": CalibrationRecipe(tokens=4096)})
     made = [
         bundle_of(
             calm,
             tmp_path / copy,
-            recipe=load_recipe(name),
-            calibration_text=EvaluationText("long", TEXT.text * 6),
+            recipe=recipe,
+            calibration_text=EvaluationText("long", TEXT.text * 2),
             **settings,
         )
         for copy in ("one", "two")
