@@ -113,7 +113,7 @@ def export(job: ExportJob, progress: ExportProgress) -> Bundle:
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
             built = _build(checkpoint, text, folder, Path(work), recipe, job, resume, progress)
             _write_text(folder, text)
-            _write_recipe(folder, recipe.only(job.format, built.shape.parameters))
+            _write_recipe(folder, recipe.resolved_for(job.format, built.shape.parameters))
             _test(built, text, progress)
             quality = _measure(built, text, job, progress)
         progress.stage("Hashing", 1)

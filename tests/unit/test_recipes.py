@@ -134,10 +134,13 @@ def test_offsets_are_of_layers_in_4_bits(tmp_path):
     text = "[onnx]\nmethod = 'gptq'\noffsets = true\nscales = 'uint8'\n"
     four = recipe_of(text + "bits = 4\n", tmp_path).onnx_scheme(LARGE)
     assert four.linear == Int4Offset()
-    assert (four.table(True), four.table(False)) == (four.embedding, CodedScales(Int4()))
+    assert (four.embedding_for(True), four.embedding_for(False)) == (
+        four.embedding,
+        CodedScales(Int4()),
+    )
     eight = recipe_of(text + "bits = 8\n", tmp_path).onnx_scheme(LARGE)
     assert eight.linear == CodedScales(Int8())
-    assert eight.table(False) == eight.embedding
+    assert eight.embedding_for(False) == eight.embedding
 
 
 def test_scales_in_8_bits_are_those_of_embedding_and_layers(tmp_path):

@@ -17,7 +17,7 @@ from edgesdk_quantize.formats import BlockFormat
 from edgesdk_quantize.methods.awq import search_channel_scales
 from edgesdk_quantize.methods.moments import SecondMoments, SecondMomentsMeter
 
-from edgesdk_export.calibration.layer_runner import TAP_OF, TAPS, embedded, run_layer
+from edgesdk_export.calibration.layer_runner import TAP_OF, TAPS, embed_windows, run_layer
 from edgesdk_export.onnx import FloatTensors
 from edgesdk_export.onnx.partial_models import tapped_layer_model
 from edgesdk_export.onnx.source_blocks import preserved_matrices
@@ -64,7 +64,7 @@ def apply_awq(
         return {**carried, **{at + name: scale for name, scale in scales.items()}, "states": states}
 
     def first() -> Arrays:
-        return {"states": embedded(decoder, windows)}
+        return {"states": embed_windows(decoder, windows)}
 
     found = carry_through_layers(resume, "channel-scales", spec.layers, first, step, progress)
     names = [field.name for field in dataclasses.fields(LayerScales)]

@@ -20,7 +20,7 @@ from gguf import GGUFWriter
 
 from edgesdk.errors import CheckpointError
 from edgesdk.system.atomic_files import atomic_path
-from edgesdk_export.calibration.layer_runner import TAPS, SquaresMeter, embedded, run_layer
+from edgesdk_export.calibration.layer_runner import TAPS, SquaresMeter, embed_windows, run_layer
 from edgesdk_export.checkpoint.gguf_reader import read_gguf
 from edgesdk_export.gguf.tensors import target_tensors
 from edgesdk_export.onnx import FloatTensors
@@ -169,7 +169,7 @@ def collect_importance(
         return {**carried, **sums, "states": states}
 
     def first() -> Arrays:
-        return {"states": embedded(decoder, windows)}
+        return {"states": embed_windows(decoder, windows)}
 
     found = carry_through_layers(resume, "importance", spec.layers, first, step, progress)
     entries = {

@@ -24,7 +24,7 @@ TAP_OF = {"qkv": "qkv", "o": "o", "gate": "gate", "up": "gate", "down": "down"}
 Observer = Callable[[Float32], None]
 
 
-def embedded(decoder: Decoder, windows: Windows) -> Float32:
+def embed_windows(decoder: Decoder, windows: Windows) -> Float32:
     """The hidden states before the first layer, float32 [windows, length, hidden]."""
     embed = LayerwiseCheckpoint(decoder).embed()
     return np.concatenate([embed(row[None]) for row in windows.ids])

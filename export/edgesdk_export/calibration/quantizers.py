@@ -24,7 +24,7 @@ from edgesdk_export.calibration.layer_runner import (
     TAP_OF,
     TAPS,
     QuantizedWeights,
-    embedded,
+    embed_windows,
     run_layer,
 )
 from edgesdk_export.onnx import FloatTensors, PartialModel, layer_model
@@ -89,7 +89,7 @@ class SequentialQuantizer:
             if found is not None:
                 self._next, self._states = start, found["states"]
                 return
-        self._states = embedded(self._decoder, self._windows)
+        self._states = embed_windows(self._decoder, self._windows)
 
     def _quantize(self, index: int) -> Mapping[str, PackedMatrix]:
         """Layer `index`, which is the next one, packed; the states pass it."""

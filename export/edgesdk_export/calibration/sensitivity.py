@@ -22,7 +22,13 @@ from edgesdk_quantize.divergence import DivergenceMeter
 from edgesdk_quantize.formats import BlockFormat, Int4
 from edgesdk_quantize.methods.grid import round_all, search_grid
 
-from edgesdk_export.calibration.layer_runner import TAP_OF, TAPS, SquaresMeter, embedded, run_layer
+from edgesdk_export.calibration.layer_runner import (
+    TAP_OF,
+    TAPS,
+    SquaresMeter,
+    embed_windows,
+    run_layer,
+)
 from edgesdk_export.onnx import FloatTensors, layer_model
 from edgesdk_export.onnx.graph_builder import Weights
 from edgesdk_export.onnx.partial_models import tapped_layer_model
@@ -67,14 +73,14 @@ def measure_costs(
     spec, tensors = decoder.spec, FloatTensors(decoder)
 
     def step(index: int, carried: Arrays) -> Arrays:
-        probe, clean, own = _probe_layer(decoder, tensors, index, carried["clean"], formats)
+        probe, clean, all_rounded = _probe_layer(decoder, tensors, index, carried["clean"], formats)
         part = layer_model(spec, tensors, index)
         if index:
             before = carried["disturbed"]
             together = run_layer(part, before.reshape(-1, *before.shape[2:]), prepack=False)
-            disturbed = np.concatenate([together.reshape(before.shape), own[None]])
+            disturbed = np.concatenate([together.reshape(before.shape), all_rounded[None]])
         else:
-            disturbed = own[None]
+            disturbed = all_rounded[None]
         return {**carried, **probe, "clean": clean, "disturbed": disturbed}
 
     def divergences() -> Arrays:
@@ -83,7 +89,7 @@ def measure_costs(
         return {"divergences": np.array(found)}
 
     def first() -> Arrays:
-        return {"clean": embedded(decoder, windows)}
+        return {"clean": embed_windows(decoder, windows)}
 
     probed = carry_through_layers(resume, "sensitivity", spec.layers, first, step, progress)
     by_layer = compute_once(resume, "divergences", divergences)["divergences"]
@@ -127,13 +133,13 @@ def _probe_layer(
         one = layer_model(spec, _ReplacedWeights(tensors, {name: rounded[name]}), index)
         shares[matrix] = _disturbance(after, run_layer(one, states, prepack=False))
     whole = layer_model(spec, _ReplacedWeights(tensors, rounded), index)
-    own = run_layer(whole, states, prepack=False)
-    total = max(_disturbance(after, own), 1e-30)
+    all_rounded = run_layer(whole, states, prepack=False)
+    total = max(_disturbance(after, all_rounded), 1e-30)
     probe = {
         at + matrix: np.array([sizes[matrix], shares[matrix] / total, *ratios[matrix]])
         for matrix in TAP_OF
     }
-    return probe, after, own
+    return probe, after, all_rounded
 
 
 def _ratios(

@@ -37,7 +37,7 @@ class WeightScheme:
     embedding: OnnxFormat
     lookup: OnnxFormat | None = None
 
-    def table(self, tied: bool) -> OnnxFormat:
+    def embedding_for(self, tied: bool) -> OnnxFormat:
         """The format of the embedding, by whether it is the head too."""
         return self.embedding if tied or self.lookup is None else self.lookup
 

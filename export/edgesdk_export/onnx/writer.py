@@ -106,7 +106,7 @@ def check_runnable(spec: DecoderSpec, scheme: WeightScheme) -> None:
             f"Attention heads of {spec.head_size} values cannot run in onnxruntime.",
             hint="Head sizes must be multiples of 8; export to GGUF instead.",
         )
-    fmt = scheme.table(spec.tied)
+    fmt = scheme.embedding_for(spec.tied)
     if isinstance(fmt, BlockFormat) and spec.hidden_size % fmt.block:
         raise ExportError(
             f"A hidden size of {spec.hidden_size} cannot be quantized in blocks of {fmt.block}.",
@@ -122,7 +122,7 @@ def _store_all(
     quantizer: LayerQuantizer | None,
 ) -> None:
     store.once("embed", functools.partial(_store_embedding, store, spec, scheme))
-    if isinstance(scheme.table(spec.tied), BlockFormat):
+    if isinstance(scheme.embedding_for(spec.tied), BlockFormat):
         store.embedding_view()
     sections = [f"layers.{index}" for index in range(spec.layers)]
     if progress is not None:
@@ -135,7 +135,7 @@ def _store_all(
 
 
 def _store_embedding(store: _WeightStore, spec: DecoderSpec, scheme: WeightScheme) -> None:
-    store.matrix("embed", matrix_parts(spec)["embed"], scheme.table(spec.tied))
+    store.matrix("embed", matrix_parts(spec)["embed"], scheme.embedding_for(spec.tied))
 
 
 def _store_layer(

@@ -122,7 +122,7 @@ class Recipe(RecipeSection):
             sweeps=section.sweeps,
         )
 
-    def only(self, fmt: BundleFormat, parameters: int) -> Recipe:
+    def resolved_for(self, fmt: BundleFormat, parameters: int) -> Recipe:
         """What is done to a bundle of that format, with nothing left to be decided."""
         section = self._section(fmt).resolved(parameters)
         calibration = (self.calibration or CalibrationRecipe()) if self.calibrates(fmt) else None

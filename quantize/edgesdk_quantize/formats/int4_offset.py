@@ -71,8 +71,8 @@ class Int4Offset(BlockFormat):
                 f"rows of {rows.shape[1]:,} values cannot be stored as {self.name}, whose blocks "
                 f"are of {self.block}"
             )
-        alike = np.ones((self.block, 1), np.float32)
-        fitted = [fit_lines(np.ascontiguousarray(tile.T), alike) for tile in blocks.swapaxes(0, 1)]
+        equal = np.ones((self.block, 1), np.float32)
+        fitted = [fit_lines(np.ascontiguousarray(tile.T), equal) for tile in blocks.swapaxes(0, 1)]
         steps, lows = (np.stack(part, axis=1) for part in zip(*fitted, strict=True))
         scales = code_scales(steps)
         offsets = self.pack_offsets(lows + _MIDDLE * steps)

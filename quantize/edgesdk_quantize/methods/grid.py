@@ -125,13 +125,13 @@ def search_grid(rows: Float32, fmt: BlockFormat, importance: Float32 | None = No
     scales = np.empty((blocks, count), np.float32)
     zeros = np.empty((blocks, count), np.float32)
 
-    def search(some: slice) -> None:
-        tile, tiled = _tile(rows, weights, fmt.block, some)
+    def search(span: slice) -> None:
+        tile, tiled = _tile(rows, weights, fmt.block, span)
         found = fit_lines(tile, tiled) if isinstance(fmt, Int4Offset) else _search(tile, tiled, fmt)
-        scales[some], zeros[some] = (part.reshape(-1, count) for part in found)
+        scales[span], zeros[span] = (part.reshape(-1, count) for part in found)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for _ in threads.map(search, _together(columns, fmt.block, count)):
+        for _ in threads.map(search, _block_spans(columns, fmt.block, count)):
             pass
     if isinstance(fmt, Int4Offset):
         return _offset_grid(fmt, scales, lowest=zeros)
@@ -140,9 +140,9 @@ def search_grid(rows: Float32, fmt: BlockFormat, importance: Float32 | None = No
     return Grid(fmt, scales, zeros)
 
 
-def _together(columns: int, block: int, rows: int) -> Iterator[slice]:
-    """Blocks that are searched at once: so many that numpy has enough to do, so few that they stay
-    within a cache. A last block that is not full goes alone."""
+def _block_spans(columns: int, block: int, rows: int) -> Iterator[slice]:
+    """Spans of blocks that are searched at once: enough to keep numpy busy, few enough for a cache.
+    A last block that is not full goes alone."""
     whole = columns // block
     step = max(1, _TILE // rows)
     for start in range(0, whole, step):
@@ -151,12 +151,12 @@ def _together(columns: int, block: int, rows: int) -> Iterator[slice]:
         yield slice(whole, whole + 1)
 
 
-def _tile(rows: Float32, weights: Float32, block: int, some: slice) -> tuple[Float32, Float32]:
+def _tile(rows: Float32, weights: Float32, block: int, span: slice) -> tuple[Float32, Float32]:
     """The weights of some blocks, [block, blocks * N], one block after the other, and what their
     channels count, of a shape that goes with it."""
-    part = slice(some.start * block, some.stop * block)
+    part = slice(span.start * block, span.stop * block)
     cut, counts = rows[:, part], weights[part]
-    blocks = some.stop - some.start
+    blocks = span.stop - span.start
     tile = cut.reshape(len(rows), blocks, -1).transpose(2, 1, 0).reshape(-1, blocks * len(rows))
     # One block's counts are alike for all rows, and numpy spreads them by itself.
     spread = 1 if blocks == 1 else len(rows)
@@ -177,14 +177,14 @@ def _search(tile: Float32, weights: Float32, fmt: BlockFormat) -> tuple[Float32,
     best = _GridSearch(tile, weights, fmt)
     ranges = list(_ranges(tile, fmt))
     for step, zero in ranges:
-        best.consider(step, zero)
+        best.try_candidate(step, zero)
     for _ in range(_REFINEMENTS):
-        best.consider(best.step, best.zero)
+        best.try_candidate(best.step, best.zero)
         if fmt.has_zero_points:
             for shift in (-1, 1):
                 top = np.float32(fmt.max_code)
-                best.consider(best.step, np.clip(best.zero + np.float32(shift), 0, top))
-    best.yield_to(*ranges[0])
+                best.try_candidate(best.step, np.clip(best.zero + np.float32(shift), 0, top))
+    best.replace_if_better(*ranges[0])
     return best.step, best.zero
 
 
@@ -234,7 +234,7 @@ class _GridSearch:
     def step(self) -> Float32:
         return self._step * self._unit
 
-    def consider(self, step: Float32, zero: Float32) -> None:
+    def try_candidate(self, step: Float32, zero: Float32) -> None:
         """Round with a step, give that rounding its best step, and round once more with it."""
         relative = step / self._unit
         for _ in range(2):
@@ -247,15 +247,15 @@ class _GridSearch:
             fitted = along / np.where(energy > 0, energy, np.float32(1))
             relative = np.where(np.abs(fitted) > _TINY, fitted, relative)
 
-    def yield_to(self, step: Float32, zero: Float32) -> None:
+    def replace_if_better(self, step: Float32, zero: Float32) -> None:
         """Take this one where it is better after all: sums that nearly cancel each other order
         candidates whose errors are tiny by chance."""
         relative = step / self._unit
-        worse = self._left(self._step, self.zero) > self._left(relative, zero)
+        worse = self._residual(self._step, self.zero) > self._residual(relative, zero)
         self._step = np.where(worse, relative, self._step)
         self.zero = np.where(worse, zero, self.zero)
 
-    def _left(self, step: Float32, zero: Float32) -> Float32:
+    def _residual(self, step: Float32, zero: Float32) -> Float32:
         """What rounding leaves, float32 [N], without differences of large sums."""
         left = self._codes(step, zero) * step - self._tile
         np.square(left, out=left)
