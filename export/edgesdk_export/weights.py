@@ -9,7 +9,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 from edgesdk_quantize.formats import BlockFormat, PackedMatrix
+from edgesdk_quantize.formats.blocks import check_finite
 
+from edgesdk.errors import ExportError
 from edgesdk_export.spec import DecoderSpec
 
 Float32 = npt.NDArray[np.float32]
@@ -71,6 +73,21 @@ class PackedTensor(LazyTensor, Protocol):
 def read_whole(tensor: LazyTensor) -> Float32:
     """All of a tensor as float32; for small ones (norms, biases)."""
     return tensor.rows(0, tensor.shape[0])
+
+
+def require_finite(name: str, values: Float32, *, first_row: int = 0) -> Float32:
+    """`values`, which are rows of weight `name` from `first_row` on, if all are numbers.
+
+    Raises:
+        ExportError: with the place of the first that is not.
+    """
+    try:
+        check_finite(values, first_row=first_row)
+    except ValueError as error:
+        raise ExportError(
+            f"Weight {name}: {error}.", hint="The checkpoint is broken; get it again."
+        ) from None
+    return values
 
 
 def row_ranges(tensor: LazyTensor, *, multiple: int = 1) -> Iterator[tuple[int, int]]:

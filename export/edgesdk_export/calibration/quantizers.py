@@ -13,7 +13,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from edgesdk_quantize.formats import BlockFormat, PackedMatrix
-from edgesdk_quantize.formats.blocks import check_finite
 from edgesdk_quantize.methods.gptq import RoundingOptions, quantize_calibrated
 from edgesdk_quantize.methods.grid import quantize_searched
 from edgesdk_quantize.methods.moments import SecondMomentsMeter
@@ -32,7 +31,7 @@ from edgesdk_export.onnx.partial_models import tapped_layer_model
 from edgesdk_export.onnx.source_blocks import preserved_blocks
 from edgesdk_export.quality.evaluation_text import Windows
 from edgesdk_export.resume import ResumeState
-from edgesdk_export.weights import Decoder, Float32
+from edgesdk_export.weights import Decoder, Float32, require_finite
 
 
 class SequentialQuantizer:
@@ -101,7 +100,7 @@ class SequentialQuantizer:
             for matrix in TAP_OF
         }
         for matrix, rows in weights.items():
-            check_weights(f"{at}{matrix}", rows)
+            require_finite(f"{at}{matrix}", rows)
         meters = {tap: SecondMomentsMeter(weights[tap].shape[1]) for tap in TAPS}
         run_layer(part, self._states, {tap: meters[tap].add for tap in TAPS}, prepack=False)
         del part
@@ -133,20 +132,6 @@ def _boundary(index: int) -> str:
 def format_names(matrix_formats: Mapping[str, BlockFormat]) -> str:
     """The formats' names, each once, joined by "+"."""
     return "+".join(sorted({fmt.name for fmt in matrix_formats.values()}))
-
-
-def check_weights(matrix: str, rows: Float32) -> None:
-    """Refuse NaN and infinities.
-
-    Raises:
-        ExportError: with the matrix's stored name.
-    """
-    try:
-        check_finite(rows)
-    except ValueError as error:
-        raise ExportError(
-            f"Weight {matrix}: {error}.", hint="The checkpoint is broken; get it again."
-        ) from None
 
 
 class WeightedQuantizer:
@@ -187,7 +172,7 @@ class WeightedQuantizer:
         for matrix, tap in TAP_OF.items():
             name = f"layers.{index}.{matrix}"
             rows = np.asarray(self._tensors[f"{name}.weight"].numpy(), np.float32)
-            check_weights(name, rows)
+            require_finite(name, rows)
             importance = self._importance[f"layers.{index}.{tap}"]
             preserved = preserved_blocks(self._decoder, name, self._matrix_formats[name])
             packed[name] = preserved or quantize_searched(

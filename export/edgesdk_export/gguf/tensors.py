@@ -10,16 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from edgesdk_quantize.formats.blocks import check_finite
 
-from edgesdk.errors import ExportError
 from edgesdk_export.families.config_json import split_name
 from edgesdk_export.families.gguf_metadata import TENSOR_NAMES
 from edgesdk_export.families.registry import gguf_family
 from edgesdk_export.gguf.file_types import MatrixPlace, Role
 from edgesdk_export.spec import DecoderSpec, canonical_shapes
-from edgesdk_export.weights import Decoder, Float32, row_chunks
+from edgesdk_export.weights import Decoder, Float32, require_finite, row_chunks
 
 _ROLES: dict[str, Role] = {
     "embed": "embedding",
@@ -66,7 +63,7 @@ class TargetTensor:
         for part in self.parts:
             start = 0
             for chunk in row_chunks(decoder.weights[part], multiple=self.interleaved_head or 1):
-                _refuse_broken(part, start, chunk)
+                require_finite(part, chunk, first_row=start)
                 start += len(chunk)
                 yield (
                     chunk
@@ -120,12 +117,3 @@ def _interleave(rows: Float32, size: int) -> Float32:
     tail = rows.shape[1:]
     heads = rows.reshape(-1, 2, size // 2, *tail).swapaxes(1, 2)
     return np.ascontiguousarray(heads.reshape(-1, *tail))
-
-
-def _refuse_broken(name: str, start: int, values: npt.NDArray[np.float32]) -> None:
-    try:
-        check_finite(values, first_row=start)
-    except ValueError as error:
-        raise ExportError(
-            f"Weight {name}: {error}.", hint="The checkpoint is broken; get it again."
-        ) from None

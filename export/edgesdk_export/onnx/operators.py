@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from edgesdk_quantize.formats.blocks import BLOCK_OPERATOR
+from edgesdk_quantize.formats.floats import FLOAT_OPERATOR
 
 from edgesdk_export.onnx.graph_builder import CONTRIB, GraphBuilder, sizes
 
 # MatMulNBits rounds activations to 8 bits a block. On SmolLM2-135M that costs .003 of KL
 # divergence; without it onnxruntime 1.31 decodes at a tenth of the speed.
-_INT8_ACTIVATIONS = 4
+INT8_ACTIVATIONS = 4
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def linear(graph: GraphBuilder, at: str, x: ir.Value, columns: int) -> ir.Value:
     if graph.has(at + ".codes"):
         return _block_linear(graph, at, x, columns, bias)
     weight = float_weight(graph, at)
-    product = graph.op("FusedMatMul", f"{at}/matmul", [x, weight], domain=CONTRIB, transB=1)
+    product = graph.op(FLOAT_OPERATOR, f"{at}/matmul", [x, weight], domain=CONTRIB, transB=1)
     return product if bias is None else graph.op("Add", f"{at}/add", [product, bias])
 
 
@@ -58,7 +60,7 @@ def _block_linear(
     block = block_size(columns, blocks)
     zeros = at + ".zero_points"
     return graph.op(
-        "MatMulNBits",
+        BLOCK_OPERATOR,
         f"{at}/matmul",
         [
             x,
@@ -73,7 +75,7 @@ def _block_linear(
         N=rows,
         bits=blob * 8 // block,
         block_size=block,
-        accuracy_level=_INT8_ACTIVATIONS,
+        accuracy_level=INT8_ACTIVATIONS,
     )
 
 

@@ -11,13 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 from edgesdk_quantize.formats import BlockFormat, PackedMatrix
-from edgesdk_quantize.formats.blocks import check_finite, stack_rows, with_zero_points
+from edgesdk_quantize.formats.blocks import stack_rows, with_zero_points
 
 from edgesdk.bundle.manifest import SourceBlocks
-from edgesdk.errors import ExportError
 from edgesdk_export.onnx.stored_weights import matrix_parts
 from edgesdk_export.spec import DecoderSpec
-from edgesdk_export.weights import BlockTensor, Decoder, Float32, LazyTensor, row_ranges
+from edgesdk_export.weights import (
+    BlockTensor,
+    Decoder,
+    Float32,
+    LazyTensor,
+    require_finite,
+    row_ranges,
+)
 
 
 class RequantizationLoss:
@@ -94,14 +100,16 @@ class MatrixBlocks:
 
     def _rounded(self, name: str, tensor: LazyTensor) -> Iterator[PackedMatrix]:
         for start, stop in row_ranges(tensor):
-            yield self._fmt.quantize(require_finite(name, start, tensor.rows(start, stop)))
+            yield self._fmt.quantize(
+                require_finite(name, tensor.rows(start, stop), first_row=start)
+            )
 
     def _rounded_again(
         self, name: str, tensor: BlockTensor, loss: RequantizationLoss
     ) -> Iterator[PackedMatrix]:
         squared_error = squares = 0.0
         for start, stop in row_ranges(tensor):
-            values = require_finite(name, start, tensor.rows(start, stop))
+            values = require_finite(name, tensor.rows(start, stop), first_row=start)
             reads_steps = self._fmt.reads_steps
             steps = tensor.steps(self._fmt.block, start, stop) if reads_steps else None
             packed = self._fmt.requantize(values, steps)
@@ -110,33 +118,6 @@ class MatrixBlocks:
             squares += _squares(values)
             yield packed
         loss.add(tensor.dtype, self._fmt.name, squared_error=squared_error, squares=squares)
-
-
-def require_finite(name: str, first_row: int, values: Float32) -> Float32:
-    """`values`, which are rows of weight `name` from `first_row` on, if all are numbers.
-
-    Raises:
-        ExportError: with the place of the first that is not.
-    """
-    try:
-        check_finite(values)
-    except ValueError as error:
-        raise ExportError(
-            f"Weight {name}, rows from {first_row}: {error}.",
-            hint="The checkpoint is broken; get it again.",
-        ) from None
-    return values
-
-
-def _preserved(name: str, tensor: BlockTensor, fmt: BlockFormat) -> Iterator[PackedMatrix]:
-    for start, stop in row_ranges(tensor):
-        packed = tensor.blocks(fmt, start, stop)
-        require_finite(name, start, packed.scales)
-        yield packed
-
-
-def _squares(values: Float32) -> float:
-    return float(np.square(values).sum(dtype=np.float64))
 
 
 def preserved_matrices(
@@ -159,16 +140,22 @@ def preserved_blocks(decoder: Decoder, matrix: str, fmt: BlockFormat) -> PackedM
         tensor = decoder.weights[name]
         assert isinstance(tensor, BlockTensor)
         piece = tensor.blocks(preserved, 0, tensor.shape[0])
-        try:
-            check_finite(piece.scales)
-        except ValueError as error:
-            raise ExportError(
-                f"Weight {name}: scales: {error}.", hint="The checkpoint is broken; get it again."
-            ) from None
+        require_finite(f"{name}, scales", piece.scales)
         pieces.append(piece)
     if not pieces:
         return None
     return stack_rows(pieces, fmt.bits)
+
+
+def _preserved(name: str, tensor: BlockTensor, fmt: BlockFormat) -> Iterator[PackedMatrix]:
+    for start, stop in row_ranges(tensor):
+        packed = tensor.blocks(fmt, start, stop)
+        require_finite(f"{name}, scales", packed.scales, first_row=start)
+        yield packed
+
+
+def _squares(values: Float32) -> float:
+    return float(np.square(values).sum(dtype=np.float64))
 
 
 def _preserved_formats(decoder: Decoder, matrix: str, fmt: BlockFormat) -> dict[str, BlockFormat]:

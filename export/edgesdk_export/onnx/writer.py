@@ -20,11 +20,11 @@ from edgesdk_export.onnx.decoder_graph import decoder_model
 from edgesdk_export.onnx.external_data import ExternalDataWriter
 from edgesdk_export.onnx.rope_tables import rope_chunks, rope_table
 from edgesdk_export.onnx.scheme import LayerQuantizer, OnnxFormat, WeightScheme
-from edgesdk_export.onnx.source_blocks import MatrixBlocks, RequantizationLoss, require_finite
+from edgesdk_export.onnx.source_blocks import MatrixBlocks, RequantizationLoss
 from edgesdk_export.onnx.stored_weights import StoredTensors, matrix_parts, norm_names, rope_layers
 from edgesdk_export.resume import SectionJournal
 from edgesdk_export.spec import DecoderSpec, canonical_shapes
-from edgesdk_export.weights import Decoder, LazyTensor, read_whole, row_chunks
+from edgesdk_export.weights import Decoder, LazyTensor, read_whole, require_finite, row_chunks
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
@@ -299,7 +299,7 @@ class _WeightStore:
             chunks = row_chunks(tensor) if len(tensor.shape) > 1 else iter([read_whole(tensor)])
             start = 0
             for chunk in chunks:
-                yield name, require_finite(name, start, chunk)
+                yield name, require_finite(name, chunk, first_row=start)
                 start += len(chunk)
 
     def _add(

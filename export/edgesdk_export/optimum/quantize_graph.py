@@ -18,6 +18,7 @@ from edgesdk.bundle.graph_io import INPUT_IDS, LOGITS
 from edgesdk.errors import ExportError
 from edgesdk_export.onnx.external_data import ExternalDataWriter
 from edgesdk_export.onnx.graph_builder import CONTRIB
+from edgesdk_export.onnx.operators import INT8_ACTIVATIONS
 from edgesdk_export.onnx.scheme import OnnxFormat, WeightScheme
 from edgesdk_export.onnx.writer import DATA_FILE, MODEL_FILE
 from edgesdk_export.selftest.weight_noise import WeightErrors, add_noise
@@ -27,7 +28,6 @@ Float32 = npt.NDArray[np.float32]
 _ROWS = 2048
 # Smaller tensors stay in the graph: shape inference wants to see their values.
 _INLINE_BYTES = 1024
-_INT8_ACTIVATIONS = 4
 
 
 def store_quantized(model: ir.Model, scheme: WeightScheme, folder: Path, parameters: int) -> float:
@@ -168,7 +168,7 @@ class _GraphQuantizer:
             N=rows,
             bits=fmt.bits,
             block_size=fmt.block,
-            accuracy_level=_INT8_ACTIVATIONS,
+            accuracy_level=INT8_ACTIVATIONS,
         )
 
     def _matrix(self, weight: ir.Value, columns_first: bool, fmt: BlockFormat) -> list[ir.Value]:

@@ -21,6 +21,9 @@ import numpy.typing as npt
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
 
+# What multiplies with blocks, in the domain com.microsoft.
+BLOCK_OPERATOR = "MatMulNBits"
+
 
 @dataclass(frozen=True)
 class ScaleCodes:
@@ -121,7 +124,7 @@ class BlockFormat(ABC):
     @property
     def operator(self) -> str:
         """The graph operator that multiplies with it."""
-        return "MatMulNBits"
+        return BLOCK_OPERATOR
 
     @property
     def rounding(self) -> str:

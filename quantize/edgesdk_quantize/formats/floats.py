@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from edgesdk_quantize.formats.blocks import Float32
 
+# What multiplies with floats, in the domain com.microsoft.
+FLOAT_OPERATOR = "FusedMatMul"
+
 
 @dataclass(frozen=True)
 class FloatFormat:
@@ -26,7 +29,7 @@ class FloatFormat:
     name: str
     bits: int
     expected_error: float
-    operator: str = "FusedMatMul"
+    operator: str = FLOAT_OPERATOR
 
     @property
     def dtype(self) -> np.dtype[np.floating[Any]]:
