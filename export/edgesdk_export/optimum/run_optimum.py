@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesdk.errors import ConfigMismatch, DamagedCheckpoint, ExportError
+from edgesdk_export.checkpoint.checkpoint import read_json
 from edgesdk_export.optimum import driver
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
@@ -107,20 +108,12 @@ def _read_back(raw: Path, checkpoint: Path) -> RawExport:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.is_file():
         raise DamagedCheckpoint(
             f"{path.parent} has no config.json.",
             hint="--via optimum needs a checkpoint folder as transformers saves it.",
-        ) from None
-    except ValueError as error:
-        raise DamagedCheckpoint(
-            f"{path} is not valid JSON: {error}.", hint="Fetch the checkpoint again."
-        ) from None
-    if not isinstance(config, dict):
-        raise DamagedCheckpoint(f"{path} is not a JSON object.", hint="Fetch the checkpoint again.")
-    return config
+        )
+    return read_json(path)
 
 
 def _isolated_environment() -> dict[str, str]:
