@@ -53,7 +53,7 @@ _RECORDED_VERSIONS = ("numpy", "onnx_ir", "onnxruntime")
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What to export, and how.
+    """A checkpoint to export, and how to do it.
 
     Attributes:
         checkpoint: a folder with safetensors, or a `.gguf` file.
@@ -89,7 +89,7 @@ class ExportJob:
 
 
 def export(job: ExportJob, progress: ExportProgress) -> Bundle:
-    """Make the bundle; on any error nothing is left, and what stood there is untouched.
+    """Make the bundle; on any error nothing is left, and an older bundle there is untouched.
 
     What a killed or interrupted export had finished waits beside the destination: one with the same
     job and checkpoint goes on from there, any other one removes it.
@@ -136,7 +136,7 @@ def _require_target(job: ExportJob) -> None:
 
 
 def _inputs(job: ExportJob, recipe: str) -> str | None:
-    """What decides the bundle, see `inputs_hash`; None = optimum's exports begin anew."""
+    """Hash what decides the bundle, see `inputs_hash`; None = optimum's exports begin anew."""
     if job.via == "optimum":
         return None
     texts = {"calibration": job.calibration_text, "text": job.text}

@@ -64,7 +64,7 @@ class Decoder:
 
 @runtime_checkable
 class PackedTensor(LazyTensor, Protocol):
-    """A matrix on disk whose rows can be had as the bytes that they are stored in."""
+    """A matrix on disk that can also give its rows as the bytes that they are stored in."""
 
     def packed(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Rows [start, stop) as they are stored, uint8 [stop - start, bytes of a row]."""

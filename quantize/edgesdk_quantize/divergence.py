@@ -93,7 +93,7 @@ class DivergenceMeter:
         self._seen += reference.shape[1]
 
     def result(self) -> Divergence:
-        """What the slices so far add up to; call it after the last one."""
+        """Sum up all slices; call it after the last one."""
         reference, candidate = self._reference, self._candidate
         log_p, log_q = reference.log_normalizer(), candidate.log_normalizer()
         kl = self._cross / reference.total - log_p + log_q

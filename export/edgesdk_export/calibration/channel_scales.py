@@ -108,7 +108,7 @@ def _layer_scales(
 
 @dataclass(frozen=True)
 class LayerScales:
-    """What the columns of one layer's matrices are multiplied with; all positive, float32.
+    """The factors of the columns of one layer's matrices; all positive, float32.
 
     Attributes:
         attention: of q, k, v [hidden]; the input norm's gain is divided by it.
@@ -125,8 +125,8 @@ class LayerScales:
 
 
 def rescale_decoder(decoder: Decoder, scales: Sequence[LayerScales]) -> Decoder:
-    """The same decoder, one `LayerScales` per layer moved between its weights; read lazily. What
-    is multiplied with ones stays the tensor that it is."""
+    """Move one `LayerScales` per layer between the weights of a decoder, which computes the same.
+    Weights are scaled when they are read; those whose factors are all one stay as they are."""
     factors: dict[str, tuple[Float32 | None, Float32 | None]] = {}
     for index, layer in enumerate(scales):
         for name, pair in _factors(decoder.spec, layer).items():

@@ -27,7 +27,7 @@ def one_format(spec: DecoderSpec, fmt: BlockFormat) -> dict[str, BlockFormat]:
 
 
 def formats_to_mix(scheme: WeightScheme) -> tuple[BlockFormat, ...]:
-    """What a matrix may be stored in where formats are mixed: 4.1 to 9.3 bits a weight."""
+    """List the formats that a matrix may have where they are mixed: 4.1 to 9.3 bits a weight."""
     plain = mixable_formats(offsets=False)
     if isinstance(scheme.linear, FloatFormat) or not scheme.linear.has_coded_scales:
         return plain
@@ -73,7 +73,7 @@ def mixed_formats(
 
 
 def _fits(fmt: BlockFormat, columns: int) -> bool:
-    """Whether a graph reads the block size back from the number of blocks."""
+    """Tell whether a graph can read the block size back from the number of blocks."""
     if fmt.has_offsets and columns % fmt.block:
         return False
     return block_size(columns, -(-columns // fmt.block)) == fmt.block

@@ -54,7 +54,7 @@ class ChannelSquares:
 
 @dataclass(frozen=True)
 class ImportanceMatrix:
-    """What an imatrix file holds.
+    """The contents of an imatrix file.
 
     Attributes:
         entries: by the matrix's name in GGUF files ("blk.0.attn_q.weight").

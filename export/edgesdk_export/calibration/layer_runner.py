@@ -60,7 +60,7 @@ def run_layer(
     *,
     prepack: bool,
 ) -> Float32:
-    """Every window of hidden states float32 [windows, length, hidden] through one layer.
+    """Run every window of hidden states float32 [windows, length, hidden] through one layer.
 
     Args:
         part: a layer whose graph has the observers' taps, in their order.

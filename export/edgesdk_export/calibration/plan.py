@@ -36,7 +36,7 @@ _MAX_GENERATING_PARAMETERS = 2_000_000_000
 
 @dataclass(frozen=True)
 class CalibrationSettings:
-    """How the codes of a decoder's linear layers are found with the help of a text.
+    """Settings for finding the codes of a decoder's linear layers with the help of a text.
 
     Attributes:
         method: "weighted" = scales searched under importance weights; "gptq" = the same, then
@@ -60,7 +60,7 @@ class CalibrationSettings:
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """What is written, and how.
+    """The decoder and the quantizer that calibration leads to.
 
     Attributes:
         decoder: computes what the checkpoint does, its channels perhaps rescaled.
@@ -83,7 +83,7 @@ def calibrate_decoder(
     progress: ExportProgress,
     resume: ResumeState | None = None,
 ) -> CalibrationResult:
-    """Run what has to run before the first layer is written.
+    """Do all of calibration that comes before the first layer is written.
 
     Args:
         bos: what every text begins with; None = nothing.

@@ -125,7 +125,7 @@ class SequentialQuantizer:
 
 
 def _boundary(index: int) -> str:
-    """What the states before a layer are kept as."""
+    """The name under which the states before a layer are saved."""
     return f"states.{index}"
 
 

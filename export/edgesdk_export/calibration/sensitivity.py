@@ -45,7 +45,7 @@ _SAMPLED_ROWS = 64
 
 @dataclass(frozen=True)
 class MatrixCost:
-    """What a matrix costs in each format that it may have.
+    """The cost of a matrix in each format that it may have.
 
     Attributes:
         weights: how many it has.

@@ -16,7 +16,7 @@ from edgesdk_export.weights import Decoder, LazyTensor, row_chunks
 
 
 def read_decoder(checkpoint: Checkpoint) -> Decoder:
-    """Understand a checkpoint, and check every tensor's shape against what it says of itself.
+    """Read a checkpoint as a decoder, and check every tensor's shape against its configuration.
 
     Weights are read later; only a head beside the embedding is compared with it at once, because
     a head that repeats the embedding is tied, whatever the configuration says.

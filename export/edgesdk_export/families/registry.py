@@ -19,7 +19,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def reader_of(checkpoint: Checkpoint) -> Read:
-    """What understands a checkpoint: its family's reader for the container it came in.
+    """Find the reader of a checkpoint's family for the container that it came in.
 
     Raises:
         UnknownArchitecture: no family describes it.

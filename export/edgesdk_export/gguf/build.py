@@ -107,7 +107,7 @@ def build_gguf(
 
 
 def _source_blocks(written: WrittenGguf) -> tuple[SourceBlocks, ...]:
-    """What went over as it was; nothing is said of what was rounded again."""
+    """Count the tensors that were copied; those that were rounded again are not listed."""
     counts = Counter(written.types[name].name for name in written.copied)
     return tuple(
         SourceBlocks(source=kind, stored=kind, tensors=count, relative_error=0.0)

@@ -59,10 +59,10 @@ def write_container(
     written: Callable[[str], None],
     journal: SectionJournal | None = None,
 ) -> None:
-    """Write a file; metadata and tensors keep their order. `written` hears of each tensor.
+    """Write a file; metadata and tensors keep their order. `written` is called after each tensor.
 
     `journal` is of the file, where an earlier call with the same arguments may have been killed:
-    tensors that it names are not asked for again, nor heard of.
+    tensors that it names are neither made nor reported again.
 
     Raises:
         ExportError: a tensor's chunks are not as many bytes as its shape and format say.

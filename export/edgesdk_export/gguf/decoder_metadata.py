@@ -124,8 +124,8 @@ def _scaling(spec: DecoderSpec) -> dict[str, Value]:
 
 
 def _llama3_factors(rope: RopeSpec) -> Float32:
-    """What each frequency is divided by (`_compute_llama3_parameters` of transformers): nothing
-    for short waves, `factor` for long ones, and between them a blend."""
+    """Compute the divisor of each frequency (`_compute_llama3_parameters` of transformers): one for
+    short waves, `factor` for long ones, and between them a blend."""
     frequencies = rope.theta ** -(
         np.arange(0, rope.rotary_size, 2, dtype=np.float64) / rope.rotary_size
     )

@@ -145,7 +145,8 @@ def _wanted(
 
 
 def _value_type(file_type: FileType, spec: DecoderSpec, place: MatrixPlace) -> GgmlFormat:
-    """Values lose most by rounding, and where several heads share one they are small."""
+    """Choose the type of a value matrix: values lose most by rounding, and are small where several
+    heads share one."""
     name, chosen = file_type.name, file_type.base
     grouped = spec.heads // spec.kv_heads >= 4
     if name == "q2_k":
@@ -164,7 +165,7 @@ def _value_type(file_type: FileType, spec: DecoderSpec, place: MatrixPlace) -> G
 
 
 def _is_70b(spec: DecoderSpec) -> bool:
-    """What llama.cpp takes for a model of 70 billion parameters."""
+    """Tell whether llama.cpp takes a decoder for a model of 70 billion parameters."""
     return spec.layers == 80 and require_gguf_family(spec).is_70b(spec)
 
 

@@ -20,8 +20,8 @@ _HINT = "Export to ONNX instead, or from a GGUF of this model."
 
 
 def vocabulary_metadata(checkpoint: Checkpoint, text: TextFiles, size: int) -> dict[str, Value]:
-    """What llama.cpp must know to give the ids that the checkpoint's own tokenizer gives. A GGUF's
-    is taken over as it is.
+    """Make the metadata with which llama.cpp gives the ids of the checkpoint's own tokenizer. Those
+    of a GGUF are copied.
 
     Args:
         size: rows of the embedding; ids that have no token get a placeholder.

@@ -135,7 +135,7 @@ def piece_scores(
 
 
 def adds_space_prefix(parts: Mapping[str, Any], *, where: str) -> bool:
-    """Whether a text gets a space in front of it.
+    """Tell whether a text gets a space in front of it.
 
     Raises:
         CheckpointError: the text is changed or cut in a way that llama.cpp does not know.
@@ -156,7 +156,7 @@ def adds_space_prefix(parts: Mapping[str, Any], *, where: str) -> bool:
 
 
 def _cuts(parts: Mapping[str, Any], *, where: str) -> tuple[str, ...]:
-    """What cuts, in order: regular expressions, and the fixed ways by name."""
+    """List what cuts a text, in order: regular expressions, and fixed ways by name."""
     normalizer = parts.get("normalizer")
     # llama.cpp normalizes nothing; NFC leaves nearly every text that people type as it is.
     if normalizer is not None and not _is_nfc(normalizer):

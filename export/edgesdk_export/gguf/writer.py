@@ -27,7 +27,7 @@ Importance = Mapping[str, Float32]
 
 @dataclass(frozen=True)
 class WrittenGguf:
-    """What was written.
+    """The result of `write_gguf`.
 
     Attributes:
         types: of every matrix, by tensor name.

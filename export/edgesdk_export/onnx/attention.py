@@ -19,7 +19,7 @@ _ROPE_MULTIPLE = 16
 
 @dataclass(frozen=True)
 class SequenceLengths:
-    """How long the sequences are; the same for all layers.
+    """Lengths and positions of the sequences; the same for all layers.
 
     Attributes:
         seqlens_k: int32 [batch], tokens after this call, minus 1.
@@ -121,7 +121,7 @@ def attention(
 
 
 def _counted(graph: GraphBuilder, tokens: ir.Value, seqlens_k: ir.Value) -> ir.Value:
-    """Positions of the new tokens: sequence ends at seqlens_k, one by one."""
+    """Count the positions of the new tokens, the last of which is seqlens_k."""
     zero = graph.constant("positions/zero", 0, np.int64)
     one = graph.constant("positions/one", 1, np.int64)
     axis = graph.constant("positions/axis", [1], np.int64)

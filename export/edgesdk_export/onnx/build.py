@@ -98,7 +98,7 @@ def build_onnx(
 
 
 def shape_of(spec: DecoderSpec) -> ModelShape:
-    """What an engine must know of a decoder."""
+    """The part of a spec that engines read."""
     return ModelShape(
         architecture=spec.architecture,
         layers=spec.layers,

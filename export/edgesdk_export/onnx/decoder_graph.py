@@ -113,8 +113,8 @@ def layer(
 def head(
     graph: GraphBuilder, spec: DecoderSpec, stream: ResidualStream, logits_from: ir.Value | None
 ) -> tuple[ir.Value, ir.Value]:
-    """Logits [batch, positions, vocab] of the stream, from position `logits_from` int64 [1] on, and
-    what they are made of, [batch, positions, hidden]."""
+    """Draw the logits [batch, positions, vocab] of the stream, from position `logits_from` int64
+    [1] on; and return the hidden states [batch, positions, hidden] behind them, too."""
     normed, _ = norm(graph, "final_norm", stream, spec.norm_eps)
     if logits_from is not None:
         end = graph.constant("head/end", [np.iinfo(np.int64).max], np.int64)

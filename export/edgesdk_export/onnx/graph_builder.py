@@ -113,7 +113,7 @@ class GraphBuilder:
         return None
 
     def input_of_matrix(self, matrix: str) -> ir.Value:
-        """What a stored matrix is multiplied with: the first input of the node that holds it."""
+        """The first input of the node that multiplies with a stored matrix."""
         kinds = (f"{matrix}.weight", f"{matrix}.codes")
         for node in self._nodes:
             if any(value is not None and value.name in kinds for value in node.inputs[1:]):

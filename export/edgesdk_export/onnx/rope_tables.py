@@ -18,7 +18,7 @@ _ROWS_AT_A_TIME = 8192
 
 @dataclass(frozen=True)
 class RopeTable:
-    """What the rows of a table mean.
+    """The layout of a table.
 
     Attributes:
         rows: positions in the table.

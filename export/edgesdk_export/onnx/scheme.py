@@ -68,7 +68,7 @@ class WeightScheme:
 
 
 def scheme_name(linear: OnnxFormat) -> str:
-    """What a scheme is called whose linear layers have this format: "int4", also with offsets."""
+    """Name a scheme by the format of its linear layers: "int4", also with offsets."""
     return linear.name if isinstance(linear, FloatFormat) else f"int{linear.recipe_bits}"
 
 

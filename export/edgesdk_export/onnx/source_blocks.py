@@ -27,7 +27,7 @@ from edgesdk_export.weights import (
 
 
 class RequantizationLoss:
-    """What became of the weights that came in blocks, summed up by type and stored format."""
+    """Sums up the loss of weights that came in blocks, by type and stored format."""
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], npt.NDArray[np.float64]] = {}
@@ -43,7 +43,7 @@ class RequantizationLoss:
         return [(*key, sums.tolist()) for key, sums in self._sums.items()]
 
     def restore(self, sums: Iterable[tuple[str, str, list[float]]]) -> None:
-        """Count what `sums` once was, and nothing else."""
+        """Set the counts to what `sums` was at some time."""
         self._sums = {(source, stored): np.array(values) for source, stored, values in sums}
 
     def entries(self) -> tuple[SourceBlocks, ...]:
@@ -159,7 +159,7 @@ def _squares(values: Float32) -> float:
 
 
 def _preserved_formats(decoder: Decoder, matrix: str, fmt: BlockFormat) -> dict[str, BlockFormat]:
-    """The kept format of each weight of a stored matrix; empty where one cannot be kept."""
+    """The preserved format of each weight of a stored matrix; empty where one has none."""
     found = {}
     for name in _weights(decoder.spec, matrix):
         tensor = decoder.weights[name]

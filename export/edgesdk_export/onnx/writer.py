@@ -39,7 +39,7 @@ class LayerProgress(Protocol):
 
 @dataclass(frozen=True)
 class WrittenModel:
-    """What `write_decoder` wrote.
+    """The result of `write_decoder`.
 
     Attributes:
         model_file: the graph's file name; its weights lie beside it in one data file.

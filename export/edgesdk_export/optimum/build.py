@@ -82,7 +82,7 @@ def build_with_optimum(
 
 @dataclass(frozen=True)
 class OptimumModel:
-    """What `export_with_optimum` wrote.
+    """The result of `export_with_optimum`.
 
     Attributes:
         model_file: the graph's file name; its weights lie beside it in one data file.

@@ -131,7 +131,7 @@ def _install(python: Path, progress: ExportProgress) -> None:
 
 
 def pip_failure(output: str) -> ExportError:
-    """The error for a failed `pip install`, told from what pip printed last."""
+    """Make the error for a failed `pip install` from what pip printed last."""
     lowered = output.lower()
     unreachable = (
         "connection",

@@ -71,7 +71,7 @@ def float32_logits(model_path: Path, work: Path, ids: Ids, errors: WeightErrors 
 def measure_divergence(
     reference: Path, candidate: Path, windows: Windows, steps: Callable[[int, int], None]
 ) -> Divergence:
-    """Two decoders over the same windows; `steps` is told (windows done, windows)."""
+    """Compare two decoders over the same windows; `steps` is called with (done, windows)."""
     count, length = windows.ids.shape
     models = [SharedCacheDecoder(path, length) for path in (reference, candidate)]
     found = []

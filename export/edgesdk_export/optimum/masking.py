@@ -38,7 +38,7 @@ class HeadShape:
 
 @dataclass(frozen=True)
 class Masking:
-    """What GroupQueryAttention has to do with the product of query and key.
+    """Scale and window that GroupQueryAttention applies to the product of query and key.
 
     Attributes:
         scale: multiplies it.
@@ -112,7 +112,7 @@ class _MaskProbe:
             path.unlink(missing_ok=True)
 
     def masking(self, longest: int) -> Masking:
-        """What happens between scores and softmax."""
+        """Measure what happens between scores and softmax."""
         last_row = self._run(longest - 1, 1, 0.0)[0][0, 0, 0]
         seen = int((last_row > _MASKED_BELOW).sum())
         window = None if seen == longest else seen
@@ -152,7 +152,7 @@ class _MaskProbe:
         return result
 
     def _run(self, past: int, new: int, score: float) -> tuple[Array, list[Array]]:
-        """What goes into the softmax [1, heads, new, past + new], and the computed factors."""
+        """Run to the input of the softmax [1, heads, new, past + new], and the computed factors."""
         total, shape = past + new, self._shape
         feeds: dict[str, npt.NDArray[np.generic]] = {}
         for needed in self._session.get_inputs():

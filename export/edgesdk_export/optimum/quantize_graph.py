@@ -132,7 +132,7 @@ class _GraphQuantizer:
             self._replace(head, self._block_product(head, table, False, fmt, None))
 
     def rest(self) -> None:
-        """Move what is still float to the data file, and forget what is not used any more."""
+        """Move the remaining floats to the data file, and remove what is not used any more."""
         for name in list(self._graph.initializers):
             value = self._graph.initializers[name]
             tensor = value.const_value

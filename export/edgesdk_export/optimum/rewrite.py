@@ -252,7 +252,7 @@ def _all_ones(build: _NodeBuilder, sizes: _CallSizes) -> ir.Value:
 
 
 def _slice_before_head(build: _NodeBuilder, graph: ir.Graph, logits_from: ir.Value) -> None:
-    """Compute logits from position `logits_from` on, and give what they are made of."""
+    """Compute logits from position `logits_from` on, and output the hidden states behind them."""
     logits = next(value for value in graph.outputs if value.name == LOGITS)
     node = logits.producer()
     while node is not None and node.op_type in _AFTER_HEAD:
@@ -327,7 +327,7 @@ def _only_user(value: ir.Value) -> ir.Node | None:
 
 
 def _length(vector: ir.Value | None) -> int | None:
-    """How many numbers a shape vector has."""
+    """Count the numbers of a shape vector."""
     if vector is None:
         return None
     constant = ir.convenience.get_const_tensor(vector)

@@ -27,7 +27,7 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 @dataclass(frozen=True)
 class RawExport:
-    """What optimum made of a checkpoint, and what torch says about it.
+    """The export that optimum made of a checkpoint, and logits of torch to compare it with.
 
     Attributes:
         model_path: the unfused float32 ONNX decoder, past and present grown by concatenation.

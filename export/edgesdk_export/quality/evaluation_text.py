@@ -36,7 +36,7 @@ class Windows:
 
     @property
     def predictions(self) -> int:
-        """How many positions are compared: every one that another one follows."""
+        """The number of positions that are compared: every one that another one follows."""
         return int(self.ids.shape[0] * (self.ids.shape[1] - 1))
 
 

@@ -106,7 +106,7 @@ class Recipe(RecipeSection):
     def calibration_for(
         self, fmt: BundleFormat, text: EvaluationText | None
     ) -> CalibrationSettings | None:
-        """What is asked of calibration, with a text that the user gave; None = nothing."""
+        """The settings of calibration, with a text that the user gave; None = no calibration."""
         if not self.calibrates(fmt):
             return None
         tokens = (self.calibration or CalibrationRecipe()).tokens
@@ -123,7 +123,7 @@ class Recipe(RecipeSection):
         )
 
     def resolved_for(self, fmt: BundleFormat, parameters: int) -> Recipe:
-        """What is done to a bundle of that format, with nothing left to be decided."""
+        """The recipe of one bundle of that format, with nothing left to be decided."""
         section = self._section(fmt).resolved(parameters)
         calibration = (self.calibration or CalibrationRecipe()) if self.calibrates(fmt) else None
         return Recipe(

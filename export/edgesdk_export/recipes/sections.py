@@ -140,7 +140,7 @@ class GgufRecipe(RecipeSection):
 
 
 class CalibrationRecipe(RecipeSection):
-    """What methods that look at a text are given.
+    """Settings of methods that run a text.
 
     Attributes:
         tokens: how much of the text.

@@ -16,7 +16,7 @@ _LIBRARIES = ("numpy", "onnx_ir", "onnxruntime", "gguf", "llama_cpp_python", "to
 
 
 def inputs_hash(checkpoint: Path, asked: Mapping[str, str | int | None]) -> str:
-    """A hash of all that decides what an export writes, SHA-256 in hex.
+    """Hash all that decides what an export writes, as SHA-256 in hex.
 
     A checkpoint's files are taken to be the same while their places, sizes and times are: reading
     them through would take as long as some exports do.

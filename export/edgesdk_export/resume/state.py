@@ -44,7 +44,7 @@ class ResumeState:
         return SectionJournal(self._folder / f"{data_file}.journal")
 
     def clear_unfinished(self, bundle: Path) -> None:
-        """Remove what no journal vouches for from the folder of a bundle to be."""
+        """Remove files without a journal from the folder of an unfinished bundle."""
         for path in bundle.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -75,7 +75,7 @@ class ResumeState:
 
 
 def compute_once(resume: ResumeState | None, name: str, compute: Callable[[], Arrays]) -> Arrays:
-    """The result of a computation, which is done again only if it was not finished."""
+    """Compute something, unless an earlier process finished it; then return its result."""
     found = None if resume is None else resume.load(name)
     if found is None:
         found = compute()

@@ -26,8 +26,8 @@ _FLASH_ATTENTION_OFF = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED in llama.h
 
 
 def onnx_logits(model_path: Path, ids: Ids, *, large: float = _LARGE_BYTES) -> Float32:
-    """Logits float32 [n, vocab] of tokens int64 [n], n >= 3: a first part, all of the rest but one
-    token behind it, and that token, over shared KV buffers.
+    """Compute logits float32 [n, vocab] of tokens int64 [n], n >= 3, in three calls over shared KV
+    buffers: a first part, all of the rest but one token, and that token.
 
     Args:
         large: a model of more bytes is opened as a whole, with its weights only mapped, and then

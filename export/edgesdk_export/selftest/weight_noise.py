@@ -39,7 +39,7 @@ class WeightErrors:
 
 
 def weight_errors_of(stored: Quantization) -> WeightErrors:
-    """What the formats of a bundle do to its weights; of several, the coarsest counts."""
+    """The errors that the formats of a bundle make; of several formats, the coarsest counts."""
     return WeightErrors(_coarsest(stored.weights), _coarsest(stored.head))
 
 

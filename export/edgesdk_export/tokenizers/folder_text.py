@@ -15,7 +15,7 @@ from edgesdk_export.tokenizers.text_files import TEMPLATE_NAME, TextFiles, make_
 
 
 def read_folder_text(checkpoint: Checkpoint) -> TextFiles:
-    """Take over `tokenizer.json`, less what it adds to or cuts off a text.
+    """Copy `tokenizer.json`, without what it adds to a text or cuts off.
 
     Raises:
         CheckpointError: there is no tokenizer.json.

@@ -43,7 +43,7 @@ _QWEN2 = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}|{TAIL}"
 
 @dataclass(frozen=True)
 class _CutRule:
-    """How a text is cut: by each pattern in turn.
+    """A way to cut a text: by each pattern in turn.
 
     Attributes:
         whole_words: a piece that is a token is taken as it is, without merging.

@@ -39,7 +39,7 @@ def search_channel_scales(
     *,
     shared: tuple[int, int] | None = None,
 ) -> Float32:
-    """What to multiply the columns of matrices [N, K] with that read the same input.
+    """Search the factors of the columns of matrices [N, K] that read the same input.
 
     Args:
         shared: (groups, size) where K is several groups, each of several times the same `size`

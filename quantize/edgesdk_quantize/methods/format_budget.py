@@ -69,5 +69,5 @@ def _hull(options: Sequence[FormatOption]) -> list[int]:
 
 
 def _slope(smaller: FormatOption, larger: FormatOption) -> float:
-    """What each more bit gains."""
+    """The gain of each more bit."""
     return (smaller.cost - larger.cost) / (larger.bits - smaller.bits)

@@ -32,7 +32,7 @@ _CHANCE_DAMPING = 1.5
 
 @dataclass(frozen=True)
 class RoundingOptions:
-    """How to round with second moments at hand.
+    """Settings for rounding with second moments.
 
     Attributes:
         damping: part of the mean diagonal that is added to all second moments, against what the

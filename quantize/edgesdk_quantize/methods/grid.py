@@ -152,8 +152,8 @@ def _block_spans(columns: int, block: int, rows: int) -> Iterator[slice]:
 
 
 def _tile(rows: Float32, weights: Float32, block: int, span: slice) -> tuple[Float32, Float32]:
-    """The weights of some blocks, [block, blocks * N], one block after the other, and what their
-    channels count, of a shape that goes with it."""
+    """The weights of a span of blocks, [block, blocks * N], one block after the other, and the
+    importance of their channels in a shape that broadcasts."""
     part = slice(span.start * block, span.stop * block)
     cut, counts = rows[:, part], weights[part]
     blocks = span.stop - span.start
@@ -248,15 +248,15 @@ class _GridSearch:
             relative = np.where(np.abs(fitted) > _TINY, fitted, relative)
 
     def replace_if_better(self, step: Float32, zero: Float32) -> None:
-        """Take this one where it is better after all: sums that nearly cancel each other order
-        candidates whose errors are tiny by chance."""
+        """Take this candidate where its residual is smaller. Sums that nearly cancel each other
+        order candidates with tiny errors by chance, so residuals are compared directly."""
         relative = step / self._unit
         worse = self._residual(self._step, self.zero) > self._residual(relative, zero)
         self._step = np.where(worse, relative, self._step)
         self.zero = np.where(worse, zero, self.zero)
 
     def _residual(self, step: Float32, zero: Float32) -> Float32:
-        """What rounding leaves, float32 [N], without differences of large sums."""
+        """The squared error of rounding, float32 [N], without differences of large sums."""
         left = self._codes(step, zero) * step - self._tile
         np.square(left, out=left)
         total: Float32 = (left * self._weights).sum(axis=0)
