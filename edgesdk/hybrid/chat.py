@@ -65,7 +65,7 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
         detectors: what finds what is to be hidden.
         overflow: see `HybridClient.chat`.
         past: the conversation so far.
-        sequences: have some or all of it in their KV cache; the chat's own from now on.
+        states: hold some or all of it in a KV cache; the chat's own from now on.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
         system: str | None = None,
         overflow: HybridOverflow = "error",
         past: HybridHistory | None = None,
-        sequences: ConversationState | None = None,
+        states: ConversationState | None = None,
     ) -> None:
         past = past or HybridHistory()
         super().__init__(system=system, turns=past.turns)
@@ -85,10 +85,10 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
         self._runtime = runtime
         self._detectors = tuple(detectors)
         self._redactor = Redactor(self._detectors, values=past.values)
-        self._sequences = sequences or ConversationState(runtime.engine)
+        self._states = states or ConversationState(runtime.engine)
         self._strictest: UploadVerdict | None = past.strictest
         self._overflow = checked_overflow(overflow)
-        self._unseen = 0
+        self._num_dropped = 0
 
     def respond(self, prompt: str | None = None, **options: Unpack[HybridKwargs]) -> HybridReply:
         """Answer the user's next message.
@@ -160,7 +160,7 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
                 system=self.system,
                 overflow=self._overflow,
                 past=self._past(),
-                sequences=self._sequences.fork(),
+                states=self._states.fork(),
             )
 
     def save(self, path: str | Path) -> None:
@@ -173,7 +173,7 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
             RequestError: an answer is under way, or `path` cannot be written.
         """
         with self._answering.held():
-            state = self._sequences.take([])
+            state = self._states.take([])
             try:
                 past = self._past()
                 save_chat(
@@ -184,7 +184,7 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
                     extra=past.extra(),
                 )
             finally:
-                self._sequences.release(state)
+                self._states.release(state)
 
     def _make_turn(
         self,
@@ -204,36 +204,31 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
         request: Request,
         on_end: Callable[[HybridReply | None], None],
     ) -> HybridStream:
-        ask = HybridRequest(
-            [*self._system_messages, *turn.history, *turn.new_messages],
-            request.options,
-            self._redactor,
-            self._sequences,
-            request.output_format,
-            request.tools,
-            cancellation=request.cancellation,
-        )
+        messages = [*self._system_messages, *turn.history, *turn.new_messages]
+        hybrid = HybridRequest(request.replaced(messages=messages), self._redactor, self._states)
         if self._overflow == "drop_oldest_turns":
             start = len(self._system_messages)
             history = range(start, start + len(turn.history))
-            ask, self._unseen = fit_to_device(self._runtime, ask, history, self._unseen)
-        verdict = self._path.evaluate(ask, upload=turn.rules.upload, tags=turn.rules.tags)
+            hybrid, self._num_dropped = fit_to_device(
+                self._runtime, hybrid, history, self._num_dropped
+            )
+        verdict = self._path.evaluate(hybrid, upload=turn.rules.upload, tags=turn.rules.tags)
         if self._strictest is not None:
             verdict = verdict.tightened(self._strictest.upload, "an earlier turn")
         strictest = turn.verdict
         turn.verdict = verdict if strictest is None else verdict.tightened(strictest.upload, "")
-        return self._path.answer(ask, verdict, turn.rules.prefer, on_end)
+        return self._path.answer(hybrid, verdict, turn.rules.prefer, on_end)
 
     def _join(self, turn: HybridTurn) -> None:
         super()._join(turn)
         self._strictest = turn.verdict
 
     def _forget(self) -> None:
-        self._strictest, self._unseen = None, 0
+        self._strictest, self._num_dropped = None, 0
         self._redactor = Redactor(self._detectors)
 
     def _free(self) -> None:
-        self._sequences.close()
+        self._states.close()
 
     def _past(self) -> HybridHistory:
         return HybridHistory(self._turns, self._strictest, self._redactor.values)
@@ -262,5 +257,5 @@ def restore_hybrid_chat(
         system=saved.system,
         overflow=overflow,
         past=past,
-        sequences=kept,
+        states=kept,
     )

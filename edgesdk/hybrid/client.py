@@ -27,7 +27,7 @@ from edgesdk.hybrid.remote import RemoteModel
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.request import (
     HybridKwargs,
-    hybrid_request_of,
+    HybridRequest,
     split_rules,
 )
 from edgesdk.hybrid.request_path import RequestPath
@@ -134,12 +134,10 @@ class HybridClient(Closeable):
             EngineError: the engine failed.
         """
         rules, changes = split_rules(options)
-        redactor = Redactor(self._policy.detectors)
-        request = hybrid_request_of(
-            self._model.runtime, as_messages(prompt), changes, redactor=redactor
-        )
-        verdict = self.path.evaluate(request, upload=rules.upload, tags=rules.tags)
-        return self.path.answer(request, verdict, rules.prefer)
+        request = self._model.runtime.request(as_messages(prompt), changes)
+        hybrid = HybridRequest(request, Redactor(self._policy.detectors))
+        verdict = self.path.evaluate(hybrid, upload=rules.upload, tags=rules.tags)
+        return self.path.answer(hybrid, verdict, rules.prefer)
 
     async def arespond(self, prompt: Prompt, **options: Unpack[HybridKwargs]) -> HybridReply:
         """`respond` for asyncio; cancelling the task ends the answer."""

@@ -26,16 +26,17 @@ class CloudRequest:
     names: Mapping[str, str] = field(default_factory=dict)
 
 
-def cloud_request(ask: HybridRequest, *, hide: bool, max_output_tokens: int) -> CloudRequest:
+def cloud_request(hybrid: HybridRequest, *, hide: bool, max_output_tokens: int) -> CloudRequest:
     """The request that a cloud is sent.
 
     Args:
-        hide: what the conversation's vault finds private; without it texts go as they are.
+        hide: what the conversation's redactor finds private; without it texts go as they are.
         max_output_tokens: where the options set no limit.
     """
-    options, hiding = ask.options, _Redactor(ask.redactor if hide else None)
+    request, options = hybrid.request, hybrid.request.options
+    hiding = _Redactor(hybrid.redactor if hide else None)
     body: dict[str, Any] = {
-        "messages": [hiding.message(message) for message in ask.messages],
+        "messages": [hiding.message(message) for message in request.messages],
         "max_tokens": options.max_tokens or max_output_tokens,
         "temperature": options.temperature,
     }
@@ -45,10 +46,10 @@ def cloud_request(ask: HybridRequest, *, hide: bool, max_output_tokens: int) -> 
         body["seed"] = options.seed
     if options.stops:
         body["stop"] = [hiding.value(stop) for stop in options.stops]
-    if ask.tools is not None:
-        body |= hiding.tools(ask.tools)
-    if ask.form is not None and ask.form.response_format is not None:
-        body["response_format"] = hiding.value(ask.form.response_format)
+    if request.tools is not None:
+        body |= hiding.tools(request.tools)
+    if request.output_format is not None and request.output_format.response_format is not None:
+        body["response_format"] = hiding.value(request.output_format.response_format)
     return CloudRequest(body, hiding.names)
 
 

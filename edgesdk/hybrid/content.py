@@ -31,3 +31,16 @@ def is_media(part: Mapping[str, Any]) -> bool:
 def is_data(key: str, value: Any) -> bool:
     """Whether a field of a picture, sound or file holds its bytes, in base64."""
     return isinstance(value, str) and (key == "data" or value.startswith("data:"))
+
+
+def text_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with their parts of text put together, as chat templates take them; other
+    parts are left out."""
+    found = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, Sequence) and not isinstance(content, str):
+            texts = [str(part.get("text") or "") for part in parts_in([message])]
+            message = {**message, "content": "\n".join(text for text in texts if text)}
+        found.append(dict(message))
+    return found

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator
-from dataclasses import replace
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
 
 from edgesdk.errors import ContextOverflow, DeadlineExceeded, StructureError
 from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.signals import SignalMeter, Signals
-from edgesdk.hybrid.decode_states import SharedState
+from edgesdk.hybrid.decode_states import DecodeStates, NewStates, SharedState
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.request import HybridRequest, Messages
 from edgesdk.hybrid.router import Preflight
 from edgesdk.hybrid.self_consistency import SelfConsistency, sample_until_agreed
 from edgesdk.options import Options
+from edgesdk.overflow import Overflow
 from edgesdk.receipt import receipt_of
+from edgesdk.request import Encode, Request
 from edgesdk.runtime import Runtime
 from edgesdk.structured.output_format import read_answer
 from edgesdk.system.cancellation import CancellationToken
+from edgesdk.tools.call_messages import used_ids
 from edgesdk.tools.calls import ToolCalls, parse_calls
 
 
@@ -43,6 +48,11 @@ class LocalModel:
     def bundle(self) -> str:
         """Hash of the model's bundle."""
         return self._runtime.engine.kv_identity.model
+
+    @property
+    def encode(self) -> Encode:
+        """Makes token ids of messages and tool specs."""
+        return self._runtime.encode
 
     def fingerprint(self, confidence: Confidence) -> str:
         """What of its settings decides which answers it makes, to be compared; empty where all is
@@ -73,7 +83,7 @@ class LocalModel:
 
     def answer(
         self,
-        ask: HybridRequest,
+        hybrid: HybridRequest,
         confidence: Confidence,
         *,
         cloud_allowed: bool,
@@ -89,10 +99,10 @@ class LocalModel:
         Raises:
             RequestError: the messages need more than a model of text has.
             ContextOverflow, EmptyPrompt, TemplateError, EngineError, DeadlineExceeded: see
-                `edgesdk.hybrid.local.make_draft`.
+                `edgesdk.hybrid.local.Drafting.draft`.
         """
         self_consistency = self._self_consistency if threshold <= 1 else None
-        steps = self._steps(ask, confidence, self_consistency, cloud_allowed=cloud_allowed)
+        steps = self._steps(hybrid, confidence, self_consistency, cloud_allowed=cloud_allowed)
         try:
             while True:
                 step = next(steps)
@@ -116,33 +126,36 @@ class LocalModel:
         Raises:
             EmptyPrompt, EngineError, DeadlineExceeded: see `answer`.
         """
-        if cloud_allowed and self._preflight.check(messages, options, prompt_only=True) is not None:
+        hybrid = HybridRequest(Request(messages, options, self.encode), Redactor(()))
+        if cloud_allowed and self._preflight.check(hybrid, prompt_only=True) is not None:
             return None
-        ask = HybridRequest(messages, options, Redactor(()))
         return (
             yield from self._steps(
-                ask, confidence, self._self_consistency, cloud_allowed=cloud_allowed
+                hybrid, confidence, self._self_consistency, cloud_allowed=cloud_allowed
             )
         )
 
     def _steps(
         self,
-        ask: HybridRequest,
+        hybrid: HybridRequest,
         confidence: Confidence,
         self_consistency: SelfConsistency | None,
         *,
         cloud_allowed: bool,
     ) -> Generator[TextDelta | Restart | None, None, LocalDraft]:
         """As `answer`; None is yielded while there is nothing to show."""
-        deadline = CancellationToken(ask.options.deadline)
-        lent = SharedState(ask.lender(self._runtime))
-        odds = self._preflight.prompt_log_odds(ask.messages)
-        device_messages = self._preflight.device_messages(
-            ask.messages if ask.seen is None else ask.seen
+        self._preflight.require_text(hybrid)
+        request = hybrid.for_device
+        states = SharedState(hybrid.states or NewStates(self._runtime.engine))
+        drafting = Drafting(
+            self._runtime,
+            states,
+            confidence,
+            self._preflight.prompt_log_odds(hybrid.request.messages),
+            hybrid.overflow,
         )
-        ask = replace(ask, messages=device_messages, sequences=lent)
         try:
-            first = yield from self._shown(ask, confidence, odds, cloud_allowed=cloud_allowed)
+            first = yield from self._shown(drafting, request, may_abort=cloud_allowed)
             self._preflight.observe(first.receipt)
             if self_consistency is None or not self_consistency.applies_to(
                 first, confidence, cloud_allowed=cloud_allowed
@@ -152,26 +165,26 @@ class LocalModel:
             def again(
                 options: Options, instruction: str | None
             ) -> Generator[None, None, LocalDraft | None]:
-                messages = _with_instruction(ask.messages, instruction)
-                mine = replace(ask, messages=messages, options=options)
-                return self._unseen(mine, confidence, odds)
+                changes: dict[str, Any] = {"options": options, "started": perf_counter()}
+                if instruction is not None:
+                    changes["messages"] = _with_instruction(request.messages, instruction)
+                return self._silent(drafting, request.replaced(**changes))
 
+            deadline = CancellationToken(request.options.deadline, started=request.started)
             best = yield from sample_until_agreed(
-                first, again, ask.options, confidence, self_consistency, deadline
+                first, again, request.options, confidence, self_consistency, deadline
             )
         finally:
-            lent.end()
+            states.end()
         if best.text != first.text:
             yield Restart("the device's answers agree on another")
             yield TextDelta(best.text, "local")
         return best
 
     def _shown(
-        self, ask: HybridRequest, confidence: Confidence, odds: float, *, cloud_allowed: bool
+        self, drafting: Drafting, request: Request, *, may_abort: bool
     ) -> Generator[TextDelta, None, LocalDraft]:
-        steps = make_draft(
-            self._runtime, ask, confidence, may_abort=cloud_allowed, prompt_log_odds=odds
-        )
+        steps = drafting.draft(request, may_abort=may_abort)
         try:
             while True:
                 yield TextDelta(next(steps), "local")
@@ -181,11 +194,11 @@ class LocalModel:
         finally:
             steps.close()
 
-    def _unseen(
-        self, ask: HybridRequest, confidence: Confidence, odds: float
+    def _silent(
+        self, drafting: Drafting, request: Request
     ) -> Generator[None, None, LocalDraft | None]:
         """One more answer; None where it did not come to its end. The prompt is in the KV cache."""
-        steps = self._shown(ask, confidence, odds, cloud_allowed=False)
+        steps = drafting.draft(request, may_abort=False)
         try:
             while True:
                 next(steps)
@@ -203,12 +216,10 @@ def _function_name(function: Callable[..., object]) -> str:
     return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
-def _with_instruction(device_messages: Messages, instruction: str | None) -> Messages:
-    if instruction is None:
-        return device_messages
-    *before, last = device_messages
+def _with_instruction(messages: Messages, instruction: str) -> Messages:
+    *before, last = messages
     if last["role"] != "user":
-        return [*device_messages, {"role": "user", "content": instruction}]
+        return [*messages, {"role": "user", "content": instruction}]
     return [*before, {**last, "content": f"{last['content']}\n\n{instruction}"}]
 
 
@@ -217,91 +228,99 @@ def _with_instruction(device_messages: Messages, instruction: str | None) -> Mes
 CHECK_EVERY = 8
 
 
-def make_draft(
-    runtime: Runtime,
-    ask: HybridRequest,
-    confidence: Confidence,
-    *,
-    may_abort: bool,
-    prompt_log_odds: float = 0.0,
-) -> Generator[str, None, LocalDraft]:
-    """Yield the pieces of the answer; return what it was.
+@dataclass(frozen=True)
+class Drafting:
+    """What the drafts of one answer share.
 
-    Args:
-        may_abort: whether anyone else could answer instead.
+    Attributes:
+        states: lends the decode states.
+        confidence: judges the drafts.
         prompt_log_odds: see `edgesdk.hybrid.confidence.signals.Signals`.
-
-    Raises:
-        ContextOverflow, EmptyPrompt, TemplateError, EngineError: see `edgesdk.model.Model`.
-        DeadlineExceeded: the deadline passed before the first token.
+        overflow: for the receipts.
     """
-    request = ask.for_device(runtime)
-    meter = SignalMeter(prompt_log_odds, confidence.probe)
-    constraint = runtime.constraint_for(request.answer_format)
-    sequences = ask.lender(runtime)
-    state = sequences.take(request.tokens)
-    pieces: list[str] = []
-    partial_signals: list[Signals] = []
-    next_check = confidence.decide_after
-    predicted_wrong = False
-    try:
-        generation = runtime.generate(
-            state,
-            request,
-            constraint=None if constraint is None else meter.observe(constraint),
-            on_step=meter.update,
+
+    runtime: Runtime
+    states: DecodeStates
+    confidence: Confidence
+    prompt_log_odds: float = 0.0
+    overflow: Overflow | None = None
+
+    def draft(self, request: Request, *, may_abort: bool) -> Generator[str, None, LocalDraft]:
+        """Yield the pieces of an answer; return the draft.
+
+        Args:
+            may_abort: whether to end it as soon as it is predicted to be wrong.
+
+        Raises:
+            ContextOverflow, EmptyPrompt, TemplateError, EngineError: see `edgesdk.model.Model`.
+            DeadlineExceeded: the deadline passed before the first token.
+        """
+        runtime, confidence = self.runtime, self.confidence
+        meter = SignalMeter(self.prompt_log_odds, confidence.probe)
+        constraint = runtime.constraint_for(request.answer_format)
+        state = self.states.take(request.tokens)
+        pieces: list[str] = []
+        partial_signals: list[Signals] = []
+        next_check = confidence.decide_after
+        predicted_wrong = False
+        try:
+            generation = runtime.generate(
+                state,
+                request,
+                constraint=None if constraint is None else meter.observe(constraint),
+                on_step=meter.update,
+            )
+            try:
+                for step in generation:
+                    if step.text:
+                        pieces.append(step.text)
+                        yield step.text
+                    # Of just so many tokens, however many there are: the engine decodes ahead.
+                    while meter.tokens > next_check:
+                        partial_signals.append(meter.first(next_check))
+                        next_check += CHECK_EVERY
+                        predicted_wrong = predicted_wrong or confidence.predicts_wrong(
+                            partial_signals[-1]
+                        )
+                    if predicted_wrong and may_abort:
+                        break
+            finally:
+                generation.close()
+        except BaseException:
+            # After an error nothing is known of the cache for sure.
+            state.close()
+            raise
+        self.states.release(state)
+        aborted = predicted_wrong and may_abort
+        finish = generation.finish
+        assert finish is not None, "a generation that was closed has a finish"
+        if finish.reason == "deadline" and not finish.tokens:
+            raise DeadlineExceeded("The deadline passed before the first token.")
+        text, signals = "".join(pieces), meter.signals()
+        parsed, format_error = None, None
+        if not request.is_plain and not aborted:
+            try:
+                parsed = read_answer(request.read, constraint, text, finish.reason)
+            except StructureError as error:
+                format_error = error
+        calls = ToolCalls()
+        if request.tools is not None and not aborted:
+            calls = request.tools.check(parse_calls(text), used_ids(request.messages))
+        return LocalDraft(
+            text,
+            receipt_of(
+                finish,
+                runtime.engine.info,
+                load_seconds=runtime.load_seconds,
+                overflow=self.overflow,
+            ),
+            signals,
+            None if signals is None else confidence.of(signals),
+            aborted=aborted,
+            predicted_wrong=predicted_wrong,
+            parsed=None if request.output_format is None else parsed,
+            calls=calls,
+            format_error=format_error,
+            hidden_state=meter.hidden_state,
+            partial_signals=tuple(partial_signals),
         )
-        try:
-            for step in generation:
-                if step.text:
-                    pieces.append(step.text)
-                    yield step.text
-                # Of just so many tokens, however many there are by now: the engine decodes ahead.
-                while meter.tokens > next_check:
-                    partial_signals.append(meter.first(next_check))
-                    next_check += CHECK_EVERY
-                    predicted_wrong = predicted_wrong or confidence.predicts_wrong(
-                        partial_signals[-1]
-                    )
-                if predicted_wrong and may_abort:
-                    break
-        finally:
-            generation.close()
-    except BaseException:
-        # After an error nothing is known of the cache for sure.
-        state.close()
-        raise
-    sequences.release(state)
-    aborted = predicted_wrong and may_abort
-    finish = generation.finish
-    assert finish is not None, "a generation that was closed has a finish"
-    if finish.reason == "deadline" and not finish.tokens:
-        raise DeadlineExceeded("The deadline passed before the first token.")
-    text, signals = "".join(pieces), meter.signals()
-    parsed, format_error = None, None
-    if not request.is_plain and not aborted:
-        try:
-            parsed = read_answer(request.read, constraint, text, finish.reason)
-        except StructureError as error:
-            format_error = error
-    calls = ToolCalls()
-    if ask.tools is not None and not aborted:
-        calls = ask.tools.check(parse_calls(text), ask.used_ids)
-    return LocalDraft(
-        text,
-        receipt_of(
-            finish,
-            runtime.engine.info,
-            load_seconds=runtime.load_seconds,
-            overflow=ask.overflow,
-        ),
-        signals,
-        None if signals is None else confidence.of(signals),
-        aborted=aborted,
-        predicted_wrong=predicted_wrong,
-        parsed=None if ask.form is None else parsed,
-        calls=calls,
-        format_error=format_error,
-        hidden_state=meter.hidden_state,
-        partial_signals=tuple(partial_signals),
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -29,7 +29,9 @@ from edgesdk.hybrid.privacy.redaction import StreamRestorer, json_escaped, resto
 from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.stream import HybridEvent
+from edgesdk.request import Request
 from edgesdk.system.cancellation import CancellationToken, Cancelled
+from edgesdk.tools.call_messages import used_ids
 from edgesdk.tools.calls import ToolCall, ToolCalls
 
 # Prompts are counted by the device's tokenizer; another one makes more of the same text, but not
@@ -70,7 +72,7 @@ class RemoteModel:
 
     def ask(
         self,
-        ask: HybridRequest,
+        hybrid: HybridRequest,
         verdict: UploadVerdict,
         *,
         prompt_tokens: int,
@@ -83,10 +85,12 @@ class RemoteModel:
                 came is of no use; a `Restart` comes before it where pieces were given out, unless
                 they were the whole answer. Or the caller cancelled it, from any thread.
         """
-        self._check(ask, verdict)
-        most = ask.options.max_tokens or max(cloud.max_output_tokens for cloud in self._clouds)
+        self._check(hybrid.request, verdict)
+        most = hybrid.request.options.max_tokens or max(
+            cloud.max_output_tokens for cloud in self._clouds
+        )
         try:
-            sent = cloud_request(ask, hide=verdict.upload == "redact", max_output_tokens=most)
+            sent = cloud_request(hybrid, hide=verdict.upload == "redact", max_output_tokens=most)
         except Exception as error:
             # A detector's, which may quote the prompt. What cannot be hidden is not sent.
             reason = f"policy: hiding failed with {type(error).__name__}"
@@ -94,7 +98,7 @@ class RemoteModel:
         worst_prompt = int((prompt_tokens + extra_tokens(sent)) * _TOKENIZER_MARGIN)
         spending = CallSpending(self._budget, worst_prompt, most)
         try:
-            answer = yield from self._read(sent, ask, deadline, spending)
+            answer = yield from self._read(sent, hybrid, deadline, spending)
         except Cancelled as error:
             raise NoCloudAnswer("cancelled", cost=spending.cost) from error
         except BudgetExceeded as error:
@@ -104,34 +108,34 @@ class RemoteModel:
             raise NoCloudAnswer(_reason(error), cause, cost=spending.cost) from error
         finally:
             spending.settle()
-        return cloud_result_of(answer, sent, ask, spending.cost)
+        return cloud_result_of(answer, sent, hybrid, spending.cost)
 
     def _read(
         self,
         sent: CloudRequest,
-        ask: HybridRequest,
+        hybrid: HybridRequest,
         deadline: CancellationToken,
         spending: CallSpending,
     ) -> Generator[HybridEvent, None, CloudReply]:
         """The events, restored, and the answer as the endpoint gave it."""
-        restoring = AttemptRestorer(ask)
+        restoring = AttemptRestorer(hybrid)
         with (
             self._opened().stream(
                 sent.body,
                 cancellation=deadline,
                 spending=spending,
-                on_break=ask.on_break,
-                key=ask.key,
+                on_break=hybrid.on_break,
+                key=hybrid.key,
             ) as stream,
-            ask.cancellation.on_cancel(stream.close),
+            hybrid.request.cancellation.on_cancel(stream.close),
         ):
             for event in stream:
                 if isinstance(event, Restart):
-                    restoring = AttemptRestorer(ask)
+                    restoring = AttemptRestorer(hybrid)
                     yield event
                 elif not isinstance(event, CloudReply):
                     yield from restoring.feed(event)
-            if ask.cancellation.cancelled:
+            if hybrid.request.cancellation.cancelled:
                 raise Cancelled
             yield from restoring.flush()
             return stream.reply
@@ -151,16 +155,18 @@ class RemoteModel:
                 )
             return self._client
 
-    def _check(self, ask: HybridRequest, verdict: UploadVerdict) -> None:
+    def _check(self, request: Request, verdict: UploadVerdict) -> None:
         if not self._clouds:
             raise NoCloudAnswer("there is no cloud")
         if verdict.upload == "local_only":
             raise NoCloudAnswer(f"policy: {verdict.reason}", "policy")
-        if ask.form is not None and ask.form.response_format is None:
+        if request.output_format is not None and request.output_format.response_format is None:
             raise NoCloudAnswer("the cloud cannot be held to this form")
         if verdict.upload == "ask":
             question = UploadQuestion(
-                tuple(ask.messages), verdict.kinds, tuple(cloud.name for cloud in self._clouds)
+                tuple(request.messages),
+                verdict.kinds,
+                tuple(cloud.name for cloud in self._clouds),
             )
             if self._policy.ask is None:
                 raise NoCloudAnswer("policy: nobody to ask for permission", "policy")
@@ -242,9 +248,9 @@ class CloudResult:
 class AttemptRestorer:
     """Restores the pieces of one attempt; what is thought and what is said are apart."""
 
-    def __init__(self, ask: HybridRequest) -> None:
-        self._said = StreamRestorer(ask.redactor, str if ask.form is None else json_escaped)
-        self._thought = StreamRestorer(ask.redactor)
+    def __init__(self, hybrid: HybridRequest) -> None:
+        self._said = StreamRestorer(hybrid.redactor, _escape(hybrid.request))
+        self._thought = StreamRestorer(hybrid.redactor)
 
     def feed(self, event: TextDelta | ReasoningDelta) -> Iterator[TextDelta | ReasoningDelta]:
         """What is certain after `event`."""
@@ -263,45 +269,51 @@ class AttemptRestorer:
 
 
 def cloud_result_of(
-    answer: CloudReply, sent: CloudRequest, ask: HybridRequest, cost: Cost
+    answer: CloudReply, sent: CloudRequest, hybrid: HybridRequest, cost: Cost
 ) -> CloudResult:
     """The answer as the app gets it.
 
     Raises:
         NoCloudAnswer: it is whole, and its calls do not fit the tools, or its text not the form.
     """
-    redactor = ask.redactor
-    text = restore(redactor, answer.text, str if ask.form is None else json_escaped)
+    request, redactor = hybrid.request, hybrid.redactor
+    text = restore(redactor, answer.text, _escape(request))
     restored = replace(answer, text=text, reasoning=restore(redactor, answer.reasoning))
     calls, parsed = ToolCalls(), None
     if answer.calls:
-        calls = _checked_calls(answer, sent, ask)
+        calls = _checked_calls(answer, sent, hybrid)
         if not calls or any(call.problem for call in calls):
             raise NoCloudAnswer("the cloud's call does not fit the tools", cost=cost)
-    elif ask.tools is not None and ask.tools.must_call and answer.complete:
+    elif request.tools is not None and request.tools.must_call and answer.complete:
         raise NoCloudAnswer("the cloud called no tool", cost=cost)
-    elif ask.form is not None:
+    elif request.output_format is not None:
         try:
-            parsed = (ask.form.validate or ask.form.read)(text)
+            parsed = (request.output_format.validate or request.output_format.read)(text)
         except StructureError as error:
             raise NoCloudAnswer("the cloud's answer has not the form", cost=cost) from error
     return CloudResult(restored, cost, calls, parsed)
 
 
-def _checked_calls(answer: CloudReply, sent: CloudRequest, ask: HybridRequest) -> ToolCalls:
+def _checked_calls(answer: CloudReply, sent: CloudRequest, hybrid: HybridRequest) -> ToolCalls:
     """The calls with their arguments restored; empty where none were allowed."""
-    if ask.tools is None:
+    request = hybrid.request
+    if request.tools is None:
         return ToolCalls()
-    return ask.tools.check(
+    return request.tools.check(
         (
             ToolCall(
                 sent.names.get(call.name, call.name),
                 # An assembled call has an object of arguments; restored as values, because a value
                 # may have what JSON escapes.
-                restore_json(ask.redactor, json.loads(call.arguments or "{}")),
+                restore_json(hybrid.redactor, json.loads(call.arguments or "{}")),
                 id=call.id,
             )
             for call in answer.calls
         ),
-        ask.used_ids,
+        used_ids(request.messages),
     )
+
+
+def _escape(request: Request) -> Callable[[str], str]:
+    """How a restored value is written into the answer."""
+    return str if request.output_format is None else json_escaped

@@ -1,107 +1,68 @@
-"""One question to the hybrid client: its keyword arguments, and the request made of them."""
+"""A request to the hybrid client: what is asked, and what only matters for who answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from edgesdk.hybrid.cloud.failover import OnBreak
-from edgesdk.hybrid.decode_states import DecodeStates, NewStates
+from edgesdk.hybrid.content import text_messages
+from edgesdk.hybrid.decode_states import DecodeStates
 from edgesdk.hybrid.privacy.policy import Upload
 from edgesdk.hybrid.privacy.redaction import Redactor
-from edgesdk.options import Options, OptionsKwargs
+from edgesdk.options import OptionsKwargs
 from edgesdk.overflow import Overflow
 from edgesdk.request import Request
-from edgesdk.runtime import Runtime
-from edgesdk.structured.output_format import OutputFormat
-from edgesdk.system.cancellation import CancellationToken
-from edgesdk.tools.call_messages import used_ids
-from edgesdk.tools.tool_set import RequestKwargs, ToolSet
+from edgesdk.tools.tool_set import RequestKwargs
 
 Messages: TypeAlias = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class HybridRequest:
-    """What is asked, whoever answers.
+    """A request, and what beside it matters where a cloud may answer.
 
     Attributes:
-        messages: in the form of OpenAI's API, with nothing hidden.
+        request: what is asked, with nothing hidden.
         redactor: of the conversation; hides what is private in what is sent.
-        sequences: where the device's KV cache comes from; None for a new one.
-        form: None for any text. Without it `tools` may be there, and the other way around.
+        states: lends the device's decode states; None for new ones.
         on_break: what becomes of a cloud answer that breaks off; None for the client's own choice.
-        cancellation: ends the answer, whoever is at it.
         key: idempotency key of the question to the cloud; None for a new one.
-        seen: what the device sees in place of `messages`, where they are too many for it; None for
-            all of them,
-        overflow: and what was done, for the receipt.
+        local_messages: what the device sees in place of the request's messages, where those are
+            too many for it; None for all of them.
+        overflow: what was done then, for the receipt.
     """
 
-    messages: Messages
-    options: Options
+    request: Request
     redactor: Redactor
-    sequences: DecodeStates | None = None
-    form: OutputFormat | None = None
-    tools: ToolSet | None = None
+    states: DecodeStates | None = None
     on_break: OnBreak | None = None
-    cancellation: CancellationToken = field(default_factory=CancellationToken)
     key: str | None = None
-    seen: Messages | None = None
+    local_messages: Messages | None = None
     overflow: Overflow | None = None
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the answer may be any text, and nothing but a text."""
-        return self.form is None and self.tools is None
+    @cached_property
+    def full(self) -> Request:
+        """The whole request as text. Its tokens are what it weighs on the device, with its tools;
+        they are counted once, before anybody decides who answers."""
+        return _as_text(self.request, self.request.messages)
+
+    @cached_property
+    def for_device(self) -> Request:
+        """The request that the device answers."""
+        messages = self.local_messages
+        return self.full if messages is None else _as_text(self.request, messages)
 
     @property
-    def used_ids(self) -> set[str]:
-        """The ids of all calls of the conversation."""
-        return used_ids(self.messages)
-
-    @property
-    def besides(self) -> list[Mapping[str, Any]]:
+    def extras(self) -> list[Mapping[str, Any]]:
         """What a cloud would be sent along with the messages."""
-        told: list[Mapping[str, Any]] = [{"stop": self.options.stops}]
-        if self.form is not None and self.form.response_format is not None:
-            told.append(self.form.response_format)
-        return told if self.tools is None else [*told, *self.tools.specs]
-
-    def lender(self, runtime: Runtime) -> DecodeStates:
-        """Who lends the sequences of the drafts."""
-        return NewStates(runtime.engine) if self.sequences is None else self.sequences
-
-    def for_device(self, runtime: Runtime) -> Request:
-        """What the device is asked."""
-        return Request(
-            self.messages,
-            self.options,
-            runtime.encode,
-            self.form,
-            self.tools,
-            cancellation=self.cancellation,
-        )
-
-
-def hybrid_request_of(
-    runtime: Runtime,
-    messages: Messages,
-    changes: Mapping[str, object],
-    *,
-    redactor: Redactor,
-    sequences: DecodeStates | None = None,
-) -> HybridRequest:
-    """The request of keyword arguments, as `edgesdk.tools.tool_set.RequestKwargs` has them.
-
-    Raises:
-        InvalidOption, MissingExtra: see `edgesdk.request.request_from`.
-    """
-    request = runtime.request(messages, changes)
-    return HybridRequest(
-        messages, request.options, redactor, sequences, request.output_format, request.tools
-    )
+        request = self.request
+        found: list[Mapping[str, Any]] = [{"stop": request.options.stops}, *request.specs]
+        if request.output_format is not None and request.output_format.response_format is not None:
+            found.append(request.output_format.response_format)
+        return found
 
 
 Prefer = Literal["local", "cloud"]
@@ -144,3 +105,8 @@ def split_rules(changes: Mapping[str, Any]) -> tuple[RoutingRules, dict[str, Any
         others.pop("upload", None), tuple(others.pop("tags", ())), others.pop("prefer", None)
     )
     return rules, others
+
+
+def _as_text(request: Request, messages: Messages) -> Request:
+    texts = text_messages(messages)
+    return request if texts == request.messages else request.replaced(messages=texts)

@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgesdk.errors import RequestError
@@ -61,13 +60,17 @@ class RequestPath:
         self._remote = remote
         self._confidence = confidence
         self._journal = journal
-        self._deferred = DeferredRequests(queue, policy, remote, preflight.count, self._record)
+        self._deferred = DeferredRequests(
+            queue, policy, remote, local.encode, preflight.count, self._record
+        )
 
     def evaluate(
-        self, ask: HybridRequest, *, upload: Upload | None = None, tags: Iterable[str] = ()
+        self, hybrid: HybridRequest, *, upload: Upload | None = None, tags: Iterable[str] = ()
     ) -> UploadVerdict:
         """Whether a request may leave the device; see `Policy.evaluate`."""
-        return self._policy.evaluate(ask.messages, call=upload, tags=tags, besides=ask.besides)
+        return self._policy.evaluate(
+            hybrid.request.messages, call=upload, tags=tags, besides=hybrid.extras
+        )
 
     def may_leave(self, verdict: UploadVerdict, prefer: Prefer | None = None) -> bool:
         """Whether a cloud might answer a request."""
@@ -75,7 +78,7 @@ class RequestPath:
 
     def answer(
         self,
-        ask: HybridRequest,
+        hybrid: HybridRequest,
         verdict: UploadVerdict,
         prefer: Prefer | None = None,
         on_end: Callable[[HybridReply | None], None] = lambda reply: None,
@@ -85,49 +88,50 @@ class RequestPath:
         Args:
             on_end: called once, with the reply, or with None where there is none.
         """
-        return HybridStream(self._answer(ask, verdict, prefer), ask.cancellation, on_end)
+        return HybridStream(
+            self._answer(hybrid, verdict, prefer), hybrid.request.cancellation, on_end
+        )
 
     def flush_queue(self) -> Iterator[DeferredReply]:
         """See `edgesdk.hybrid.offline.sending.send_queued`."""
         return self._deferred.send_all()
 
     def _answer(
-        self, ask: HybridRequest, verdict: UploadVerdict, prefer: Prefer | None
+        self, hybrid: HybridRequest, verdict: UploadVerdict, prefer: Prefer | None
     ) -> AnswerSteps:
-        started, deadline = time.time(), CancellationToken(ask.options.deadline)
+        started, request = time.time(), hybrid.request
+        deadline = CancellationToken(request.options.deadline, started=request.started)
         may_leave = self.may_leave(verdict, prefer)
         local: LocalDraft | None = None
         rejection: Rejection | None = _PREFERRED
         if not (may_leave and prefer == "cloud"):
-            local, rejection = yield from self._local(ask, may_leave, prefer)
-        cancelled = ask.cancellation.cancelled
+            local, rejection = yield from self._local(hybrid, may_leave, prefer)
+        cancelled = request.cancellation.cancelled
         if local is not None and (rejection is None or cancelled):
             reason = "cancelled" if cancelled else f"sure enough{_samples_phrase(local)}"
             reply = local_reply(local, reason, low_confidence=cancelled)
         else:
             assert rejection is not None, "without a draft there is a reason why"
-            reply = yield from self._escalate(ask, verdict, local, rejection, deadline)
-        self._record(reply, ask.messages, verdict, started)
+            reply = yield from self._escalate(hybrid, verdict, local, rejection, deadline)
+        self._record(reply, request.messages, verdict, started)
         # Nothing is promised of forms and calls, and nobody compares them.
-        chosen = prefer is None and not ask.cancellation.cancelled and ask.is_plain
+        chosen = prefer is None and not request.cancellation.cancelled and request.is_plain
         if self.monitor is not None:
-            self.monitor.observe_answer(ask.messages, ask.options, verdict, reply, chosen=chosen)
+            self.monitor.observe_answer(request, verdict, reply, chosen=chosen)
         return reply
 
     def _local(
-        self, ask: HybridRequest, may_leave: bool, prefer: Prefer | None
+        self, hybrid: HybridRequest, may_leave: bool, prefer: Prefer | None
     ) -> Generator[HybridEvent, None, tuple[LocalDraft | None, Rejection | None]]:
         """A draft, and what speaks against keeping it."""
         if may_leave:
-            rejection = self._preflight.check(
-                ask.messages, ask.options, tools=ask.tools is not None
-            )
+            rejection = self._preflight.check(hybrid)
             if rejection is not None:
                 return None, rejection
         monitor = self.monitor
         threshold = (self._confidence if monitor is None else monitor.confidence).threshold
         local = yield from self._device.answer(
-            ask, self._confidence, cloud_allowed=may_leave, threshold=threshold
+            hybrid, self._confidence, cloud_allowed=may_leave, threshold=threshold
         )
         if prefer == "local":
             return local, None
@@ -142,17 +146,17 @@ class RequestPath:
 
     def _escalate(
         self,
-        ask: HybridRequest,
+        hybrid: HybridRequest,
         verdict: UploadVerdict,
         local: LocalDraft | None,
         rejection: Rejection,
         deadline: CancellationToken,
     ) -> AnswerSteps:
         """The cloud's answer; where there is none, the device's after all."""
-        rejected_by, reason = rejection
+        request, (rejected_by, reason) = hybrid.request, rejection
         shown = local is not None and bool(local.text)
-        tokens = local.receipt.prompt_tokens if local else self._preflight.count(ask.messages)
-        asking = self._remote.ask(ask, verdict, prompt_tokens=tokens, deadline=deadline)
+        tokens = local.receipt.prompt_tokens if local else self._preflight.count(hybrid)
+        asking = self._remote.ask(hybrid, verdict, prompt_tokens=tokens, deadline=deadline)
         said: list[str] = []
         began = False
         try:
@@ -171,20 +175,16 @@ class RequestPath:
             return result.reply(reason, local, rejected_by)
         except NoCloudAnswer as error:
             refusal, cost = str(error), error.cost
-            queued = self._deferred.defer(error, ask, verdict)
+            queued = self._deferred.defer(error, request, verdict)
         finally:
             asking.close()
-        if ask.cancellation.cancelled and began:
+        if request.cancellation.cancelled and began:
             reason = f"{reason}; cancelled"
             return HybridReply("".join(said), "cloud", reason, True, local, cost=cost)
         if local is None or local.aborted:
             if shown or began:
                 yield Restart(refusal)
-            left = ask.options
-            if left.deadline is not None:
-                left = replace(left, deadline=max(deadline.remaining, 1e-3))
-            again = replace(ask, options=left)
-            local = yield from self._device.answer(again, self._confidence, cloud_allowed=False)
+            local = yield from self._device.answer(hybrid, self._confidence, cloud_allowed=False)
         elif began:
             yield Restart(refusal)
             yield TextDelta(local.text, "local")

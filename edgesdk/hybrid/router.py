@@ -7,9 +7,9 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from edgesdk.errors import InvalidOption, RequestError, TemplateError
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
@@ -19,8 +19,9 @@ from edgesdk.hybrid.confidence.prompt_classifier import (
     PromptClassifier,
     prompt_classifier_from,
 )
-from edgesdk.hybrid.content import media_in, parts_in
+from edgesdk.hybrid.content import media_in
 from edgesdk.hybrid.privacy.policy import texts_in
+from edgesdk.hybrid.request import HybridRequest
 from edgesdk.options import Options
 from edgesdk.receipt import Receipt
 from edgesdk.runtime import Runtime
@@ -184,25 +185,19 @@ class Preflight:
         self._clock = clock
         self._looked: tuple[float, PowerState] | None = None
 
-    def check(
-        self,
-        messages: Messages,
-        options: Options,
-        *,
-        tools: bool = False,
-        prompt_only: bool = False,
-    ) -> Rejection | None:
-        """What speaks against a draft; None where nothing does.
+    def check(self, hybrid: HybridRequest, *, prompt_only: bool = False) -> Rejection | None:
+        """Why the device should not try; None where nothing speaks against a draft.
 
         Args:
-            tools: whether tools are offered.
-            prompt_only: ask only what depends on the prompt, not on how the device is just now.
+            prompt_only: check only what depends on the prompt, not on how the device is just now.
         """
-        lacking = missing_senses(messages) or missing_tools(messages, self._runtime, tools)
+        messages, options = hybrid.request.messages, hybrid.request.options
+        with_tools = hybrid.request.tools is not None
+        lacking = missing_senses(messages) or missing_tools(messages, self._runtime, with_tools)
         if lacking is not None:
             return lacking
         try:
-            tokens = len(self._runtime.encode(text_messages(messages)))
+            tokens = len(hybrid.full.tokens)
         except TemplateError:
             return Rejection("template", "the device's model cannot read such a conversation")
         full = self._fills_context(tokens, options)
@@ -235,30 +230,30 @@ class Preflight:
         """The device gave an answer."""
         self._router.speed.observe(receipt)
 
-    def device_messages(self, messages: Messages) -> list[dict[str, Any]]:
-        """The messages as the device's model is told them.
+    def require_text(self, hybrid: HybridRequest) -> None:
+        """Refuse what the device would have to see or hear.
 
         Raises:
-            RequestError: they need more than a model of text has.
+            RequestError: the messages need more than a model of text has.
         """
-        lacking = missing_senses(messages)
+        lacking = missing_senses(hybrid.local_messages or hybrid.request.messages)
         if lacking is not None:
             raise RequestError(
                 f"Nobody can answer: {lacking.reason}, and the cloud may not be asked, or gave no"
                 " answer.",
                 hint='Take them out, or allow the upload; under "redact" `Policy(media=...)` does.',
             )
-        return text_messages(messages)
 
-    def count(self, messages: Messages) -> int:
+    def count(self, hybrid: HybridRequest) -> int:
         """Tokens of a prompt for the cloud, as many as they may be."""
-        words = text_messages(messages)
+        full = hybrid.full
         try:
-            tokens = len(self._runtime.encode(words))
+            tokens = len(full.tokens)
         except TemplateError:
-            size = sum(len(text.encode("utf-8", "replace")) for text in texts_in(words))
+            texts = texts_in([full.messages, list(full.specs)])
+            size = sum(len(text.encode("utf-8", "replace")) for text in texts)
             tokens = size // _BYTES_PER_TOKEN + 1
-        return tokens + _TOKENS_PER_PICTURE * len(media_in(messages))
+        return tokens + _TOKENS_PER_PICTURE * len(media_in(hybrid.request.messages))
 
     def _fills_context(self, tokens: int, options: Options) -> Rejection | None:
         room = self._runtime.engine.info.context_length - tokens
@@ -367,16 +362,3 @@ def missing_tools(messages: Messages, runtime: Runtime, offered: bool) -> Reject
     if used and not runtime.tool_format.tools:
         return Rejection("tools", "the device's model was not trained to use tools")
     return None
-
-
-def text_messages(messages: Messages) -> list[dict[str, Any]]:
-    """The messages with their parts of text put together, as chat templates take them; other
-    parts are left out."""
-    device_messages = []
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, Sequence) and not isinstance(content, str):
-            texts = [str(part.get("text") or "") for part in parts_in([message])]
-            message = {**message, "content": "\n".join(text for text in texts if text)}
-        device_messages.append(dict(message))
-    return device_messages

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol, TypeAlias
 
 from edgesdk.generation.constraint import Constraint
 from edgesdk.generation.loop import Step
 from edgesdk.generation.streaming import AsyncChannel
-from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.privacy.policy import UploadVerdict
 from edgesdk.hybrid.reply import HybridReceipt, HybridReply, LocalDraft, Timing
 from edgesdk.hybrid.request import HybridRequest, Prefer
+from edgesdk.hybrid.request_path import RequestPath
 from edgesdk.hybrid.stream import HybridEvent
 from edgesdk.receipt import receipt_of
 from edgesdk.reply import Reply
@@ -146,39 +146,32 @@ class HybridSource:
     """Implements `AnswerSource` with a hybrid client: the device's model, or a cloud.
 
     Args:
-        request: its deadline is of the whole request.
-        started: `time.perf_counter()` when the request came.
+        path: of the model's hybrid client.
+        verdict: whether the request may leave the device.
     """
 
     reason = None
 
     def __init__(
         self,
-        client: HybridClient,
-        request: HybridRequest,
+        path: RequestPath,
+        hybrid: HybridRequest,
         verdict: UploadVerdict,
         prefer: Prefer | None,
-        started: float,
     ) -> None:
-        self.may_withdraw = client.path.may_leave(verdict, prefer)
-        self._client = client
-        self._request = request
+        self.may_withdraw = path.may_leave(verdict, prefer)
+        self._path = path
+        self._hybrid = hybrid
         self._verdict = verdict
         self._prefer = prefer
-        self._started = started
 
     def answer(self) -> Generator[AnswerEvent, None, AnswerReply | None]:
-        request = self._request
-        if request.options.deadline is not None:
-            left = request.options.deadline - (perf_counter() - self._started)
-            options = replace(request.options, deadline=max(left, _MIN_DEADLINE))
-            request = replace(request, options=options)
-        with self._client.path.answer(request, self._verdict, self._prefer) as stream:
+        with self._path.answer(self._hybrid, self._verdict, self._prefer) as stream:
             yield from stream
-        return None if request.cancellation.cancelled else stream.reply
+        return None if self._hybrid.request.cancellation.cancelled else stream.reply
 
     def cancel(self) -> None:
-        self._request.cancellation.cancel()
+        self._hybrid.request.cancellation.cancel()
 
     def count(self, metrics: Metrics, model: str, reply: AnswerReply) -> None:
         assert isinstance(reply, HybridReply), "a hybrid client answered"

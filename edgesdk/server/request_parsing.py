@@ -128,19 +128,23 @@ def parse_chat(
         runtime = loaded.model.runtime
         if clients is not None:
             asked = HybridRequest(
-                messages,
-                options,
+                Request(
+                    messages,
+                    options,
+                    runtime.encode,
+                    # Calls that are demanded have a format of their own.
+                    None if tools else _cloud_format(output_format, request.response_format),
+                    None if tools is None else _tool_set(tools, request.tool_choice, runtime),
+                    started=started,
+                ),
                 Redactor(clients.policy.detectors),
-                sequences=loaded.states,
-                # Calls that are demanded have a format of their own.
-                form=None if tools else _cloud_format(output_format, request.response_format),
-                tools=None if tools is None else _tool_set(tools, request.tool_choice, runtime),
+                states=loaded.states,
                 # Where pieces of a cloud are shown at once, what broke off is not begun again.
                 on_break="incomplete" if hold == "decision" else "restart",
             )
-            verdict = clients.policy.evaluate(messages, call=routing.upload, besides=asked.besides)
-            client = clients.client(request.model, loaded.model)
-            return HybridSource(client, asked, verdict, routing.prefer, started)
+            path = clients.client(request.model, loaded.model).path
+            verdict = path.evaluate(asked, upload=routing.upload)
+            return HybridSource(path, asked, verdict, routing.prefer)
         if (tools or uses_tools(request.messages)) and not runtime.tool_format.tools:
             raise ApiError(
                 400,

@@ -30,6 +30,7 @@ from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, JournalEntry
 from edgesdk.options import Options
+from edgesdk.request import Request
 
 NOW = CalibrationKey("m", "ab" * 32, "", ("big at host",), "c")
 BASE = Confidence(threshold=0.7)
@@ -51,7 +52,8 @@ DRAFT = draft()
 
 def kept(upload: Upload = "redact", calibration: str = "x", **changes: Any) -> AuditCandidate:
     messages = [{"role": "user", "content": "Mail ann@x.io: how many?"}]
-    made = AuditCandidate(messages, Options(), UploadVerdict(upload, "a test"), DRAFT, calibration)
+    request = Request(messages, Options(), lambda messages, specs: [])
+    made = AuditCandidate(request, UploadVerdict(upload, "a test"), DRAFT, calibration)
     return replace(made, **changes)
 
 
@@ -67,12 +69,12 @@ class Asker:
         self.available = True
 
     def ask(
-        self, ask: HybridRequest, verdict: UploadVerdict, **named: Any
+        self, hybrid: HybridRequest, verdict: UploadVerdict, **named: Any
     ) -> Generator[None, None, CloudResult]:
         self.asked += 1
         yield None
         if self.says is None:
-            self.cancelled = ask.cancellation.wait(30)
+            self.cancelled = hybrid.request.cancellation.wait(30)
             raise NoCloudAnswer("cancelled")
         if isinstance(self.says, Exception):
             raise self.says
@@ -136,7 +138,7 @@ def test_an_outcome_is_told_and_written_down(make: Make) -> None:
     assert "mean_log_probability" in found.signals
     assert entry.texts is not None
     assert (entry.texts.local, entry.texts.cloud, entry.right) == ("It is 7.", "7", True)
-    assert json.loads(entry.texts.prompt) == kept().messages
+    assert json.loads(entry.texts.prompt) == kept().request.messages
 
 
 def test_without_consent_to_texts_only_the_outcome_is_kept(make: Make, tmp_path: Path) -> None:

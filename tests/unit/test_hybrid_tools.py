@@ -12,7 +12,7 @@ from support.fake_engine import FakeDecodeState, FakeEngine, fake_model
 from support.served import TOOL_TEMPLATE
 from support.talking_cloud import Answers, TalkingCloud, called, last, said
 
-from edgesdk.errors import IncompleteStructure
+from edgesdk.errors import ContextOverflow, IncompleteStructure
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart, TextDelta
 from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
@@ -59,6 +59,27 @@ def test_a_call_of_the_device_stays_here() -> None:
     assert (reply.route, reply.finish_reason) == ("local", "tool_calls")
     assert reply.message["tool_calls"][0]["function"]["arguments"] == {"to": "bob"}
     assert cloud.requests == []
+
+
+def test_tools_that_do_not_fit_the_device_are_the_clouds() -> None:
+    """The prompt fits by itself; with the specs of its tools it does not."""
+    tool = {
+        "type": "function",
+        "function": {"name": "send", "description": "x" * 3_000, "parameters": {"type": "object"}},
+    }
+    engine = FakeEngine(b"ok", context_length=2_000)
+    with (
+        TalkingCloud(lambda body: called(("send", {}))) as cloud,
+        HybridClient(
+            fake_model(engine, template=TOOL_TEMPLATE), cloud=cloud.cloud(), confidence=SURE
+        ) as client,
+    ):
+        reply = client.respond("Mail Ann", tools=[tool])
+        assert client.respond("Mail Ann").route == "local"
+        with pytest.raises(ContextOverflow):
+            client.respond("Mail Ann", tools=[tool], upload="local_only")
+    assert (reply.route, reply.rejected_by) == ("cloud", "context")
+    assert [call.name for call in reply.tool_calls] == ["send"]
 
 
 def test_calls_come_from_one_side_only() -> None:

@@ -13,11 +13,10 @@ from edgesdk.hybrid.cloud.cloud_reply import CloudReply
 from edgesdk.hybrid.offline.queue import OfflineQueue, QueuedRequest
 from edgesdk.hybrid.offline.sending import DeferredRequests, send_queued
 from edgesdk.hybrid.privacy.policy import Policy
-from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.remote import NoCloudAnswer, RemoteModel
 from edgesdk.hybrid.reply import HybridReply
-from edgesdk.hybrid.request import HybridRequest
 from edgesdk.options import Options
+from edgesdk.request import Request
 from edgesdk.structured.output_format import OutputFormat
 from edgesdk.system.cancellation import CancellationToken
 
@@ -155,19 +154,21 @@ def test_an_answer_that_came_too_late_is_not_given_out(tmp_path: Path) -> None:
 def deferred_requests(queue: OfflineQueue | None) -> DeferredRequests:
     policy = Policy()
     remote = RemoteModel((), policy, None, "restart")
-    return DeferredRequests(queue, policy, remote, len, lambda *all: None)
+    return DeferredRequests(
+        queue, policy, remote, lambda *all: [], lambda hybrid: 1, lambda *all: None
+    )
 
 
 def test_only_what_another_time_may_answer_is_kept(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
-    plain = HybridRequest([{"role": "user", "content": "a"}], Options(), Redactor(()))
+    plain = Request([{"role": "user", "content": "a"}], Options(), lambda messages, specs: [])
     verdict = Policy().evaluate(plain.messages)
     away = NoCloudAnswer("because", "away")
     for cause in ("policy", "budget", "unfit", "failed"):
         error = NoCloudAnswer("because", cause)  # type: ignore[arg-type]
         assert deferred_requests(queue).defer(error, plain, verdict) is None
     # What checks an answer of a form is code, which cannot wait.
-    formed = replace(plain, form=OutputFormat(None, str))
+    formed = replace(plain, output_format=OutputFormat(None, str))
     assert deferred_requests(queue).defer(away, formed, verdict) is None
     assert deferred_requests(None).defer(away, plain, verdict) is None
     assert deferred_requests(queue).defer(away, plain, verdict) == 1

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fake_engine import FakeEngine, fake_model
+from support.fake_engine import TEMPLATE, FakeEngine, fake_model
 from support.script_engine import HERMES_TEMPLATE
 
 from edgesdk.errors import InvalidOption, RequestError
@@ -26,9 +26,14 @@ from edgesdk.hybrid.confidence.prompt_classifier import (
     train_prompt_classifier,
 )
 from edgesdk.hybrid.confidence.regression import auroc
-from edgesdk.hybrid.router import DeviceSpeed, Preflight, Router, text_messages
+from edgesdk.hybrid.content import text_messages
+from edgesdk.hybrid.privacy.redaction import Redactor
+from edgesdk.hybrid.request import HybridRequest
+from edgesdk.hybrid.router import DeviceSpeed, Preflight, Rejection, Router
 from edgesdk.options import Options
 from edgesdk.receipt import Receipt
+from edgesdk.request import Request
+from edgesdk.runtime import Runtime
 from edgesdk.system.power import PowerState
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -44,15 +49,36 @@ def feature(name: str, text: str) -> float:
     return float(prompt_features(said(text))[PROMPT_FEATURES.index(name)])
 
 
+class Checked:
+    """A preflight, and the model that it checks requests for."""
+
+    def __init__(self, preflight: Preflight, runtime: Runtime) -> None:
+        self.preflight = preflight
+        self.runtime = runtime
+
+    def request(self, messages: Any, options: Options | None = None) -> HybridRequest:
+        request = Request(messages, options or Options(), self.runtime.encode)
+        return HybridRequest(request, Redactor(()))
+
+    def check(self, messages: Any, options: Options) -> Rejection | None:
+        return self.preflight.check(self.request(messages, options))
+
+    def count(self, messages: Any) -> int:
+        return self.preflight.count(self.request(messages))
+
+
 def preflight(
     gate: Router | None = None,
     tmp_path: Path = Path("nowhere"),
     *,
     context_length: int = 4096,
+    template: str | None = TEMPLATE,
     **changes: Any,
-) -> Preflight:
-    runtime = fake_model(FakeEngine(context_length=context_length)).runtime
-    return Preflight(runtime, gate or Router(), ArtifactStore(tmp_path), **changes)
+) -> Checked:
+    runtime = fake_model(FakeEngine(context_length=context_length), template=template).runtime
+    return Checked(
+        Preflight(runtime, gate or Router(), ArtifactStore(tmp_path), **changes), runtime
+    )
 
 
 def gate_of(found: Any) -> str | None:
@@ -68,7 +94,7 @@ def receipt(prompt: int, prefill: float, output: int, decode: float, **changes: 
         prompt_tokens=prompt,
         cached_tokens=0,
         prefill_seconds=prefill,
-        output_tokens=output,
+        tokens=list(range(output)),
         decode_seconds=decode,
         **changes,
     )
@@ -146,18 +172,19 @@ def test_the_question_is_the_users_last_words() -> None:
     ],
 )
 def test_pictures_and_the_like_are_for_others(content: Any, gate: str | None) -> None:
-    found = preflight().check(said(content), Options())
-    assert gate_of(found) == gate
+    found = preflight()
+    assert gate_of(found.check(said(content), Options())) == gate
     if gate is not None:
         with pytest.raises(RequestError, match="Nobody can answer"):
-            preflight().device_messages(said(content))
+            found.preflight.require_text(found.request(said(content)))
 
 
 def test_parts_of_text_become_one() -> None:
-    device_messages = preflight().device_messages(
-        said([WORDS, {"type": "text", "text": "Say it."}])
-    )
-    assert device_messages == said("What is this?\nSay it.")
+    request = preflight().request(said([WORDS, {"type": "text", "text": "Say it."}]))
+    assert request.for_device.messages == said("What is this?\nSay it.")
+    # What is text already is encoded once, for all who ask.
+    plain = preflight().request(said("Hi"))
+    assert plain.for_device is plain.full is plain.request
     assert text_messages(said([WORDS, PICTURE])) == said("What is this?")
 
 
@@ -171,16 +198,14 @@ def test_a_picture_counts_for_the_budget() -> None:
 
 @pytest.mark.parametrize("template", [None, "{{ raise_exception('no system') }}"])
 def test_a_template_that_refuses_is_an_objection(template: str | None) -> None:
-    runtime = fake_model(template=template).runtime
-    found = Preflight(runtime, Router(), ArtifactStore(Path("nowhere")))
+    found = preflight(template=template)
     assert gate_of(found.check(HI, Options())) == "template"
     assert found.count(said("x" * 300)) > 100
 
 
 @pytest.mark.parametrize(("template", "gate"), [(None, "tools"), (HERMES_TEMPLATE, None)])
 def test_tools_need_a_model_that_learned_them(template: str | None, gate: str | None) -> None:
-    model = fake_model() if template is None else fake_model(template=template)
-    found = Preflight(model.runtime, Router(), ArtifactStore(Path("nowhere")))
+    found = preflight() if template is None else preflight(template=template)
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}
     messages = [
         *HI,
@@ -246,13 +271,13 @@ def test_rates_are_medians_of_what_was_measured() -> None:
     speed = DeviceSpeed()
     assert speed.seconds(100, 10) is None
     for prefill in (1, 2, 100):
-        speed.observe(receipt(100, prefill, 11, 1, finish_reason="stop"))
+        speed.observe(receipt(100, prefill, 11, 1, reason="stop"))
     # 50 tokens of prompt and 10 of answer each second.
     assert speed.seconds(100, 20) == pytest.approx(4)
     assert speed.length == 11
-    speed.observe(receipt(3, 9, 2, 9, finish_reason="stop"))
+    speed.observe(receipt(3, 9, 2, 9, reason="stop"))
     assert speed.seconds(100, 20) == pytest.approx(4)
-    speed.observe(receipt(100, 2, 99, 9.8, finish_reason="cancelled"))
+    speed.observe(receipt(100, 2, 99, 9.8, reason="cancelled"))
     assert speed.length == 11
 
 
@@ -275,7 +300,7 @@ def test_a_slow_device_is_passed_by_where_there_is_a_deadline() -> None:
     speed = DeviceSpeed()
     found = preflight(Router(speed=speed))
     assert found.check(HI, Options(deadline=0.1)) is None
-    found.observe(receipt(10, 0.1, 101, 20))
+    found.preflight.observe(receipt(10, 0.1, 101, 20))
     # 101 tokens at 5 a second; three quarters of the deadline are the draft's.
     assert found.check(HI, Options()) is None
     assert found.check(HI, Options(deadline=28)) is None
@@ -289,7 +314,7 @@ def test_a_device_that_was_turned_down_for_slowness_gets_another_chance() -> Non
     speed = DeviceSpeed()
     found = preflight(Router(speed=speed))
     for _ in range(3):
-        found.observe(receipt(10, 0.1, 101, 20))
+        found.preflight.observe(receipt(10, 0.1, 101, 20))
     verdicts = [gate_of(found.check(HI, Options(deadline=1))) for _ in range(4)]
     assert verdicts == ["speed", "speed", "speed", None]
 

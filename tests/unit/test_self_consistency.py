@@ -33,6 +33,7 @@ from edgesdk.hybrid.self_consistency import (
     sample_until_agreed,
 )
 from edgesdk.options import Options
+from edgesdk.request import Request
 from edgesdk.system.cancellation import CancellationToken
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -60,14 +61,14 @@ class Shown:
     ) -> None:
         runtime = fake_model(engine).runtime
         preflight = Preflight(runtime, Router(), ArtifactStore(Path("nowhere")))
-        ask = HybridRequest(
+        request = Request(
             messages,
             Options(**options),
-            Redactor(()),
+            runtime.encode,
             cancellation=cancellation or CancellationToken(),
         )
         steps = LocalModel(runtime, preflight, self_consistency).answer(
-            ask, confidence, cloud_allowed=cloud_allowed
+            HybridRequest(request, Redactor(())), confidence, cloud_allowed=cloud_allowed
         )
         self.events: list[TextDelta | Restart] = []
         try:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.confidence.threshold import same_answer
@@ -22,7 +22,7 @@ from edgesdk.hybrid.remote import CloudResult, NoCloudAnswer, RemoteModel
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
-from edgesdk.options import Options
+from edgesdk.request import Request
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
 
@@ -75,8 +75,7 @@ class AuditCandidate:
         calibration: id of the one by which it was kept; empty where there was none.
     """
 
-    messages: list[dict[str, Any]]
-    options: Options
+    request: Request
     verdict: UploadVerdict
     draft: LocalDraft
     calibration: str
@@ -177,10 +176,7 @@ class Auditor(Closeable):
     def _ask(self, kept: AuditCandidate) -> CloudResult:
         asking = self._remote.ask(
             HybridRequest(
-                kept.messages,
-                kept.options,
-                Redactor(self._policy.detectors),
-                cancellation=self._closing,
+                kept.request.replaced(cancellation=self._closing), Redactor(self._policy.detectors)
             ),
             kept.verdict,
             prompt_tokens=kept.draft.receipt.prompt_tokens,
@@ -197,7 +193,9 @@ class Auditor(Closeable):
         if asked.answer.finish_reason != "stop":
             return None, "not audited: the cloud's answer is not whole"
         try:
-            agreed = bool(self._audits.judge(kept.messages, kept.draft.text, asked.answer.text))
+            agreed = bool(
+                self._audits.judge(kept.request.messages, kept.draft.text, asked.answer.text)
+            )
         except Exception as error:
             # The error itself may quote the answers.
             return None, f"not audited: the judge failed with {type(error).__name__}"
@@ -230,7 +228,7 @@ class Auditor(Closeable):
             money=asked.cost.money if asked else 0.0,
             seconds=time.time() - started,
         )
-        prompt = json.dumps(kept.messages, ensure_ascii=False)
+        prompt = json.dumps(kept.request.messages, ensure_ascii=False)
         texts = RecordedTexts(prompt, draft.text, asked.answer.text if asked else None, agreed)
         try:
             self._journal.append(decision, prompt=prompt, texts=texts)

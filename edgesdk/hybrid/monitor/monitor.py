@@ -32,6 +32,7 @@ from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.storage.journal import Journal
 from edgesdk.model import Model
 from edgesdk.options import Options
+from edgesdk.request import Request
 from edgesdk.system.closing import Closeable
 from edgesdk.text.prompts import Prompt
 
@@ -152,8 +153,7 @@ class Monitor(Closeable):
 
     def observe_answer(
         self,
-        messages: list[dict[str, Any]],
-        options: Options,
+        request: Request,
         verdict: UploadVerdict,
         reply: HybridReply,
         *,
@@ -173,7 +173,7 @@ class Monitor(Closeable):
             self._guarantee.observe_draft(local)
         if self._auditor is not None and reply.route == "local" and not reply.low_confidence:
             self._auditor.offer(
-                AuditCandidate(messages, options, verdict, local, self._guarantee.calibration)
+                AuditCandidate(request, verdict, local, self._guarantee.calibration)
             )
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.remote import CloudResult, NoCloudAnswer, RemoteModel
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.request import HybridRequest, Messages
+from edgesdk.request import Encode, Request
 from edgesdk.system.cancellation import CancellationToken
 
 RecordsReply: TypeAlias = Callable[[HybridReply, Messages, UploadVerdict, float], None]
@@ -44,7 +45,8 @@ class DeferredRequests:
 
     Args:
         queue: None to keep nothing.
-        count: returns the tokens of a prompt.
+        encode: makes token ids of messages and tool specs.
+        count: returns the tokens of a request's prompt.
         record: called with each reply, and with when it was asked for: seconds since the epoch.
     """
 
@@ -53,18 +55,18 @@ class DeferredRequests:
         queue: OfflineQueue | None,
         policy: Policy,
         remote: RemoteModel,
-        count: Callable[[Messages], int],
+        encode: Encode,
+        count: Callable[[HybridRequest], int],
         record: RecordsReply,
     ) -> None:
         self._queue = queue
         self._policy = policy
         self._remote = remote
+        self._encode = encode
         self._count = count
         self._record = record
 
-    def defer(
-        self, error: NoCloudAnswer, request: HybridRequest, verdict: UploadVerdict
-    ) -> int | None:
+    def defer(self, error: NoCloudAnswer, request: Request, verdict: UploadVerdict) -> int | None:
         """Put a request that got no answer into the queue, and return its id there.
 
         It is None where another time is no better. The checks of tools and output formats are the
@@ -90,14 +92,15 @@ class DeferredRequests:
         """
         started = time.time()
         redactor = Redactor(self._policy.detectors, seed=key)
-        request = HybridRequest(queued.messages, queued.options, redactor, key=key)
+        request = Request(queued.messages, queued.options, self._encode)
+        hybrid = HybridRequest(request, redactor, key=key)
         now = self._policy.evaluate(
-            request.messages, call=queued.call, tags=queued.tags, besides=request.besides
+            request.messages, call=queued.call, tags=queued.tags, besides=hybrid.extras
         )
         then = UploadVerdict(queued.upload, "the rule when it was asked", now.kinds)
         verdict = strictest(now, then)
-        tokens = self._count(request.messages)
-        steps = self._remote.ask(request, verdict, prompt_tokens=tokens, deadline=deadline)
+        tokens = self._count(hybrid)
+        steps = self._remote.ask(hybrid, verdict, prompt_tokens=tokens, deadline=deadline)
         with closing(steps):
             while True:
                 try:
