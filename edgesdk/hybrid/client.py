@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 class HybridClient(Closeable):
-    """Answers on the device, and asks a cloud model where that answer is not to be trusted.
+    """Answers on the device, and asks a cloud model where the device is not sure enough.
 
     Before anything is sent the policy is asked, then the budget. Where either is against it, or
     the cloud cannot be reached, the device's answer comes back, marked as of low confidence. The
@@ -129,7 +129,7 @@ class HybridClient(Closeable):
             InvalidOption: an option is unknown or out of its range.
             ContextOverflow: the prompt does not fit the device's model, and the cloud may not be
                 asked or gives no answer. From the iteration, as are all that follow.
-            StructureError: neither the device nor the cloud gave an answer of the form.
+            StructureError: neither the device nor the cloud gave an answer in the output format.
             DeadlineExceeded: the deadline passed before the first token of an answer.
             EngineError: the engine failed.
         """
@@ -191,7 +191,7 @@ class HybridClient(Closeable):
 
     @property
     def guarantee(self) -> RiskGuarantee:
-        """How far the device's answers can be trusted now."""
+        """The risk guarantee in force for the device's answers."""
         return self._opened_monitor().guarantee
 
     def flush_queue(self) -> Iterator[DeferredReply]:

@@ -54,9 +54,9 @@ def cloud_request(hybrid: HybridRequest, *, hide: bool, max_output_tokens: int) 
 
 
 def extra_tokens(sent: CloudRequest) -> int:
-    """About the tokens of tools and form, by the characters that English has to a token."""
-    told = [sent.body[name] for name in ("tools", "response_format") if name in sent.body]
-    return sum(len(json.dumps(each)) for each in told) // 4
+    """About the tokens of tools and output format: four characters make one."""
+    extras = [sent.body[name] for name in ("tools", "response_format") if name in sent.body]
+    return sum(len(json.dumps(each)) for each in extras) // 4
 
 
 class _Redactor:

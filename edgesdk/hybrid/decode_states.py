@@ -9,17 +9,17 @@ from edgesdk.engines.base import DecodeState, Engine
 
 
 class DecodeStates(Protocol):
-    """Lends sequences to drafts. Of those it keeps, the beginning need not be computed again."""
+    """Lends decode states to drafts. What a state already holds is not computed again."""
 
     def take(self, prompt: list[int]) -> DecodeState:
-        """The sequence to answer `prompt` on; give it back, or close it."""
+        """The state to answer `prompt` on; release it, or close it."""
 
     def release(self, state: DecodeState) -> None:
-        """A draft is done with it."""
+        """The draft that took it is done."""
 
 
 class NewStates:
-    """Implements `DecodeStates` for questions that nothing follows: each draft gets a new one."""
+    """Implements `DecodeStates` for single requests: each draft gets a new state."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -32,47 +32,47 @@ class NewStates:
 
 
 class ConversationState:
-    """Implements `DecodeStates` for a conversation: its latest sequence waits for the next turn.
+    """Implements `DecodeStates` for a conversation: its latest state waits for the next turn.
 
     Args:
-        kept: has some of it already; belongs to this from now on.
+        state: holds some of it already; belongs to this from now on.
     """
 
-    def __init__(self, engine: Engine, kept: DecodeState | None = None) -> None:
+    def __init__(self, engine: Engine, state: DecodeState | None = None) -> None:
         self._engine = engine
-        self._kept = kept
+        self._state = state
         self._guard = threading.Lock()
 
     def take(self, prompt: list[int]) -> DecodeState:
         with self._guard:
-            found, self._kept = self._kept, None
+            found, self._state = self._state, None
         return self._engine.new_state() if found is None else found
 
     def release(self, state: DecodeState) -> None:
         with self._guard:
-            old, self._kept = self._kept, state
+            old, self._state = self._state, state
         if old is not None:
             old.close()
 
     def fork(self) -> ConversationState:
-        """Another one with the same in its KV cache."""
+        """A copy with the same KV cache."""
         with self._guard:
-            twin = None if self._kept is None else self._kept.fork()
+            twin = None if self._state is None else self._state.fork()
         return ConversationState(self._engine, twin)
 
     def close(self) -> None:
         """Free the KV cache."""
         with self._guard:
-            old, self._kept = self._kept, None
+            old, self._state = self._state, None
         if old is not None:
             old.close()
 
 
 class SharedState:
-    """Implements `DecodeStates` for several drafts of one answer: all of them are made on one.
+    """Implements `DecodeStates` for the drafts of one answer, which all use one state.
 
     Args:
-        lender: gets it back in the end.
+        lender: gets it back at the end.
     """
 
     def __init__(self, lender: DecodeStates) -> None:
@@ -87,7 +87,7 @@ class SharedState:
         self._held = state
 
     def end(self) -> None:
-        """No more drafts."""
+        """Give the state back: no more drafts."""
         if self._held is not None:
             self._lender.release(self._held)
             self._held = None

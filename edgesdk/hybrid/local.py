@@ -33,7 +33,7 @@ class LocalModel:
     """Answers with one model. Several threads may use it.
 
     Args:
-        preflight: is told how fast the answers were.
+        preflight: checks prompts, and learns how fast the answers were.
         self_consistency: None for one answer each.
     """
 
@@ -55,8 +55,10 @@ class LocalModel:
         return self._runtime.encode
 
     def fingerprint(self, confidence: Confidence) -> str:
-        """What of its settings decides which answers it makes, to be compared; empty where all is
-        as without a gate and effort. Settings that depend on the device's state are not in it."""
+        """Identifies the settings that decide which answers are made.
+
+        Empty for default settings. Settings that depend on the device's state are not in it.
+        """
         self_consistency, hint, prompts = (
             self._self_consistency,
             self._preflight.hint,
@@ -92,9 +94,9 @@ class LocalModel:
         """Yield the answer as it comes; return what it was.
 
         Args:
-            confidence: by which the answer is made.
-            cloud_allowed: whether anyone else could answer.
-            threshold: that will decide about the answer; above 1 no effort could save one.
+            confidence: judges the answer while it is made.
+            cloud_allowed: whether a cloud may answer instead.
+            threshold: decides about the answer; above 1 no further sample could save one.
 
         Raises:
             RequestError: the messages need more than a model of text has.
@@ -121,7 +123,7 @@ class LocalModel:
         not let the device try. Something is yielded after each piece, so that it can be left.
 
         Args:
-            cloud_allowed: whether anyone else can answer; without, no gate is asked.
+            cloud_allowed: whether a cloud may answer instead; if not, the router is not asked.
 
         Raises:
             EmptyPrompt, EngineError, DeadlineExceeded: see `answer`.
@@ -223,8 +225,8 @@ def _with_instruction(messages: Messages, instruction: str) -> Messages:
     return [*before, {**last, "content": f"{last['content']}\n\n{instruction}"}]
 
 
-# Tokens after which giving up is considered anew: signals change slowly, and asking at every token
-# would cost more than it tells.
+# Tokens between two checks whether to abort: signals change slowly, and a check at every token
+# would cost more than it saves.
 CHECK_EVERY = 8
 
 

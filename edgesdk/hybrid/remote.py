@@ -161,7 +161,7 @@ class RemoteModel:
         if verdict.upload == "local_only":
             raise NoCloudAnswer(f"policy: {verdict.reason}", "policy")
         if request.output_format is not None and request.output_format.response_format is None:
-            raise NoCloudAnswer("the cloud cannot be held to this form")
+            raise NoCloudAnswer("the cloud cannot be held to this output format")
         if verdict.upload == "ask":
             question = UploadQuestion(
                 tuple(request.messages),
@@ -181,7 +181,7 @@ class RemoteModel:
 
 
 def _cause(error: CloudError | DeadlineExceeded, cost: Cost) -> NoAnswerCause:
-    # A deadline may also pass while no endpoint hears anything.
+    # A deadline may also pass before any endpoint was reached.
     unheard = isinstance(error, DeadlineExceeded) and cost == Cost()
     if unheard or isinstance(error, CloudUnreachable | CloudBusy):
         return "away"
@@ -226,10 +226,10 @@ class NoCloudAnswer(Exception):
 
 @dataclass(frozen=True)
 class CloudResult:
-    """What the cloud said, with private values in their places, and what it cost.
+    """A cloud's answer with private values restored, and what it cost.
 
     Attributes:
-        parsed: its value, where a form was asked for.
+        parsed: its value, where there is an output format.
     """
 
     answer: CloudReply
@@ -246,14 +246,14 @@ class CloudResult:
 
 
 class AttemptRestorer:
-    """Restores the pieces of one attempt; what is thought and what is said are apart."""
+    """Restores private values in the pieces of one attempt: its text, and its reasoning."""
 
     def __init__(self, hybrid: HybridRequest) -> None:
         self._said = StreamRestorer(hybrid.redactor, _escape(hybrid.request))
         self._thought = StreamRestorer(hybrid.redactor)
 
     def feed(self, event: TextDelta | ReasoningDelta) -> Iterator[TextDelta | ReasoningDelta]:
-        """What is certain after `event`."""
+        """What can be given out after `event`."""
         if isinstance(event, ReasoningDelta):
             if text := self._thought.feed(event.text):
                 yield ReasoningDelta(text)
@@ -274,7 +274,7 @@ def cloud_result_of(
     """The answer as the app gets it.
 
     Raises:
-        NoCloudAnswer: it is whole, and its calls do not fit the tools, or its text not the form.
+        NoCloudAnswer: the answer is whole, but does not fit the tools or the output format.
     """
     request, redactor = hybrid.request, hybrid.redactor
     text = restore(redactor, answer.text, _escape(request))
@@ -290,7 +290,9 @@ def cloud_result_of(
         try:
             parsed = (request.output_format.validate or request.output_format.read)(text)
         except StructureError as error:
-            raise NoCloudAnswer("the cloud's answer has not the form", cost=cost) from error
+            raise NoCloudAnswer(
+                "the cloud's answer does not fit the output format", cost=cost
+            ) from error
     return CloudResult(restored, cost, calls, parsed)
 
 

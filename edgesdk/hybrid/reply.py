@@ -41,17 +41,17 @@ class LocalDraft:
     Attributes:
         signals: read off its logits; None where it has no token.
         confidence: in it, 0 to 1; None where it has no token.
-        aborted: it was ended half-way, because it would not have been kept.
-        predicted_wrong: half-way it looked as if it would not be kept, so it is not, ended or not:
-            whether an answer is trusted does not depend on who else could be asked.
+        aborted: it was ended early, because it was predicted to be wrong.
+        predicted_wrong: while it was made, it was predicted to be wrong, so it is not kept, aborted
+            or not: whether an answer is kept does not depend on who else could be asked.
         agreement: how far the device's other answers say the same, 0 to 1, if it was asked
             several times; the confidence knows of it.
         answers: how often it was asked.
-        parsed: its value, where a form was asked for.
+        parsed: its value, where there is an output format.
         calls: of tools.
-        format_error: why it has not the form that was asked for.
+        format_error: why it does not fit the output format.
         hidden_state: that it ended in, float32 [hidden]; None where the engine gives none.
-        partial_signals: its signals as they were each time that giving it up was considered.
+        partial_signals: its signals each time that aborting it was considered.
     """
 
     text: str
@@ -80,7 +80,7 @@ class LocalDraft:
     def problem(self) -> str | None:
         """Why it is of no use, however sure the device was."""
         if self.format_error is not None:
-            return "the device's answer has not the form"
+            return "the device's answer does not fit the output format"
         if any(call.problem for call in self.calls):
             return "the device's call does not fit the tools"
         return None
@@ -103,7 +103,7 @@ class HybridReply:
         local: the device's draft; None where none was made.
         cloud: how the cloud's answer ended; None where it did not answer.
         cost: of the cloud's part, also where nothing came of it.
-        parsed: the value, where a schema or another form was asked for.
+        parsed: the value, where there is an output format.
         tool_calls: the calls of tools that were offered, all of them by the one who answered.
             Arguments fit the tool, unless `problem` says otherwise.
         queued: its number in the queue, where the cloud is asked again later.
@@ -312,7 +312,7 @@ def local_reply(
         cost: of a cloud's answer that was no use.
 
     Raises:
-        StructureError: the draft has not the form that was asked for.
+        StructureError: the draft does not fit the output format.
     """
     if draft.format_error is not None:
         raise draft.format_error

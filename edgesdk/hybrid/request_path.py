@@ -34,7 +34,7 @@ class RequestPath:
     """The path of each request of one client. Several threads may use it.
 
     Args:
-        confidence: by which drafts are made, and kept where no monitor says otherwise.
+        confidence: judges the drafts; its threshold holds where there is no monitor.
         journal: where decisions are recorded; None for nowhere.
         queue: where requests wait that could not go to the cloud; None for nowhere.
 
@@ -114,7 +114,7 @@ class RequestPath:
             assert rejection is not None, "without a draft there is a reason why"
             reply = yield from self._escalate(hybrid, verdict, local, rejection, deadline)
         self._record(reply, request.messages, verdict, started)
-        # Nothing is promised of forms and calls, and nobody compares them.
+        # Output formats and tool calls are not covered by the guarantee, nor audited.
         chosen = prefer is None and not request.cancellation.cancelled and request.is_plain
         if self.monitor is not None:
             self.monitor.observe_answer(request, verdict, reply, chosen=chosen)

@@ -29,11 +29,11 @@ from edgesdk.system.power import PowerState
 
 
 class Rejection(NamedTuple):
-    """Why the device's answer is not wanted.
+    """Why the device should not answer.
 
     Attributes:
-        check: which gate spoke, in a word; empty where it was the draft itself.
-        reason: in words of the SDK's own, which may be written down.
+        check: which check failed, in a word; empty where the draft itself was not good enough.
+        reason: for people, in words of the SDK's own, so that it may be recorded.
     """
 
     check: str
@@ -77,7 +77,7 @@ class DeviceSpeed:
             steps = receipt.output_tokens - 1
             if steps >= _MIN_STEPS and receipt.decode_seconds > 0:
                 self._decode.append(steps / receipt.decode_seconds)
-            # What was given up half-way says nothing of how long it would have been.
+            # An aborted answer says nothing of how long it would have been.
             if receipt.finish_reason != "cancelled" and receipt.output_tokens:
                 self._lengths.append(receipt.output_tokens)
 
@@ -112,14 +112,14 @@ Hint = Literal["local", "cloud"]
 
 @dataclass(frozen=True)
 class Router:
-    """When the device does not even try. It holds only where the cloud may be asked instead.
+    """Settings: when the device does not even try. They only matter where the cloud may be asked.
 
     Attributes:
-        hint: looks at the messages: "cloud" sends them there at once, "local" has the device try
-            whatever its state and the learned gate say; None where it has no opinion. If it
-            fails, it has none.
-        classifier: learned from prompts; None for the one that is kept for this model, if there is
-            one.
+        hint: looks at the messages. "cloud" sends them there at once; "local" has the device try
+            whatever its state and the classifier say; None has no effect. Where it raises, it has
+            no effect either.
+        classifier: predicts from the prompt whether the device will be right; None for the one
+            stored for this model, if there is one.
         sensor: says how the device is, such as `edgesdk.system.power.read_sensors`; None asks none.
         max_celsius: degrees Celsius from which on the device is spared.
         min_battery: percent down to which it is spared, where it is not plugged in.
@@ -161,10 +161,10 @@ _LOG = logging.getLogger("edgesdk.hybrid")
 
 
 class Preflight:
-    """Asks an app's gates in order of what they cost. Several threads may use it.
+    """Checks requests before a draft, the cheapest checks first. Several threads may use it.
 
     Args:
-        artifacts: where a prompt gate may have been kept for this model.
+        artifacts: where a prompt classifier may be stored for this model.
         clock: as `time.monotonic`.
     """
 
@@ -218,11 +218,11 @@ class Preflight:
 
     @property
     def classifier(self) -> PromptClassifier | None:
-        """The learned gate that is used."""
+        """The prompt classifier that is used."""
         return self._router.classifier
 
     def prompt_log_odds(self, messages: Messages) -> float:
-        """What the learned gate says of a prompt that it let through; 0 where there is none."""
+        """What the classifier says of a prompt; 0 where there is no classifier."""
         classifier = self._router.classifier
         return 0.0 if classifier is None else classifier.log_odds(messages)
 
@@ -269,7 +269,7 @@ class Preflight:
         try:
             found = self._router.hint(messages)
         except Exception as error:
-            # It may quote the prompt, so only its type is told; and so may what it answers.
+            # The error and the answer may quote the prompt, so only the type is logged.
             _LOG.warning("the app's hint failed with %s", type(error).__name__)
             return None
         if found not in (None, *get_args(Hint)):

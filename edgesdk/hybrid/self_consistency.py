@@ -66,7 +66,7 @@ def result_of(answer: str) -> float | str | None:
 
 
 def consensus_of(
-    answers: Sequence[str], sureness: Sequence[float], similarity: Similarity
+    answers: Sequence[str], confidences: Sequence[float], similarity: Similarity
 ) -> Consensus:
     """The answer that has most in common with the others; of several such the surest.
 
@@ -77,7 +77,7 @@ def consensus_of(
         sum(similarity(one, other) for j, other in enumerate(answers) if j != i)
         for i, one in enumerate(answers)
     ]
-    best = max(range(len(answers)), key=lambda i: (round(totals[i], 9), sureness[i]))
+    best = max(range(len(answers)), key=lambda i: (round(totals[i], 9), confidences[i]))
     return Consensus(best, totals[best])
 
 
@@ -100,7 +100,7 @@ class SelfConsistency:
 
     The threshold here is the one that the app set, or that is kept for the model. One that a
     calibration chooses must not change how answers are made: the calibration makes its own with
-    the same effort, and then decides about them.
+    the same settings, and then decides about them.
 
     Attributes:
         tries: most further answers.
@@ -207,7 +207,7 @@ def _options(
     length = _LENGTH_FACTOR * first.receipt.output_tokens + _LENGTH_MARGIN
     changes: dict[str, Any] = {
         "temperature": max(options.temperature, self_consistency.temperature),
-        # The same prompt gets the same answer where the call without effort would give it.
+        # A repeatable request stays repeatable.
         "seed": (options.seed or 0) + number if options.repeatable else None,
         "max_tokens": self_consistency.max_tokens or options.max_tokens or length,
         # An instant at least: nothing left is no option's value, and ends the try at once.
@@ -220,18 +220,18 @@ def _weigh(
     answers: list[LocalDraft], confidence: Confidence, self_consistency: SelfConsistency
 ) -> tuple[LocalDraft, bool]:
     """The answer of the most agreement, and whether further tries could not change its fate."""
-    sureness = [answer.confidence or 0.0 for answer in answers]
+    confidences = [answer.confidence or 0.0 for answer in answers]
     choice = consensus_of(
-        [answer.text for answer in answers], sureness, self_consistency.similarity
+        [answer.text for answer in answers], confidences, self_consistency.similarity
     )
-    best, own = answers[choice.at], sureness[choice.at]
+    best, own = answers[choice.at], confidences[choice.at]
     others, left = len(answers) - 1, self_consistency.tries + 1 - len(answers)
 
     agreement = choice.agreement / others
     worst = choice.agreement / (others + left)
     top = (choice.agreement + left) / (others + left)
     kept_anyway = confidence.with_agreement(own, worst) >= confidence.threshold
-    lost_anyway = confidence.with_agreement(max(sureness), top) < confidence.threshold
+    lost_anyway = confidence.with_agreement(max(confidences), top) < confidence.threshold
     weighed = replace(
         best,
         confidence=confidence.with_agreement(own, agreement),

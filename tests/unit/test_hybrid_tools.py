@@ -318,7 +318,7 @@ def test_a_cloud_answer_without_the_form_is_none(text: str) -> None:
     with TalkingCloud(lambda body: said(text)) as cloud, client_with(cloud, local) as client:
         reply = client.respond("Where?", schema=City)
     assert (reply.route, reply.parsed) == ("local", City(name="Oslo", state="open"))
-    assert "has not the form" in reply.reason
+    assert "does not fit the output format" in reply.reason
 
 
 def test_a_draft_that_was_cut_is_not_kept_and_two_of_them_are_an_error() -> None:
@@ -330,7 +330,7 @@ def test_a_draft_that_was_cut_is_not_kept_and_two_of_them_are_an_error() -> None
     ):
         reply = client.respond("Where?", schema=City, max_tokens=30)
         assert (reply.route, reply.parsed) == ("cloud", City(name="Rome", state="open"))
-        assert "has not the form" in reply.reason
+        assert "does not fit the output format" in reply.reason
         with pytest.raises(IncompleteStructure):
             client.respond("Where?", schema=City, max_tokens=30, upload="local_only")
 
@@ -339,7 +339,7 @@ def test_a_form_that_no_cloud_knows_stays_here() -> None:
     with TalkingCloud(never) as cloud, client_with(cloud, b"yes") as client:
         reply = client.respond("Is it?", choices=["yes", "no"])
     assert (reply.route, reply.parsed, cloud.requests) == ("local", "yes", [])
-    assert "cannot be held to this form" in reply.reason
+    assert "cannot be held to this output format" in reply.reason
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])

@@ -415,7 +415,7 @@ def test_what_was_learned_is_found_by_the_models_hash(
     assert "other features" in caplog.text
     kept.write("00" * 32, CLASSIFIER_ARTIFACT, {"threshold": 1})
     assert preflight(tmp_path=tmp_path).check(hard, Options()) is None
-    assert "no stored prompt gate" in caplog.text
+    assert "no stored prompt classifier" in caplog.text
 
 
 @pytest.mark.parametrize(

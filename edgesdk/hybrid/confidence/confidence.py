@@ -15,7 +15,7 @@ from edgesdk.hybrid.confidence.probe import Probe, probe_from
 from edgesdk.hybrid.confidence.regression import LogisticRegression, regression_from
 from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES, Signals
 
-# What it is kept as; see `edgesdk.hybrid.confidence.artifacts`.
+# The name of the artifact; see `edgesdk.hybrid.confidence.artifacts`.
 CONFIDENCE_ARTIFACT = "confidence"
 AGREEMENT_NAMES = ("confidence", "agreement")
 # A confidence of 0 or 1 has no logit.
@@ -29,17 +29,17 @@ class Confidence:
     Attributes:
         regression: trained on answers of this model that were right and wrong. Without one the
             confidence is the geometric mean of the tokens' probabilities, which orders answers but
-            promises nothing.
-        threshold: from here on an answer is kept.
-        decide_after: tokens after which an answer that will not get there is given up.
-        abort_below: what its confidence then is under. Answers so ended are never kept, also
-            where the threshold is lower: a calibration must not change which those are.
-        fusion: of confidence and agreement, where the device answered several times, trained on
-            the pairs of `agreement_features`. Without one it is the mean of both.
-        probe: of hidden states, whose word the regression was trained with; None without one.
-        partial_regression: says of answers that go on whether they will be right; trained on how
-            such answers looked then. Without one the regression judges what there is as if it were
-            all.
+            guarantees nothing.
+        threshold: lowest confidence of an answer that is kept.
+        decide_after: tokens after which an answer may be aborted.
+        abort_below: lowest confidence of an answer under way that goes on. An answer under it is
+            predicted to be wrong and never kept, even if the threshold is lower: a calibration
+            must not change which answers those are.
+        fusion: combines confidence and agreement where the device answered several times; trained
+            on pairs of `agreement_features`. Without it, their mean is taken.
+        probe: of hidden states; its output is a signal of the regression.
+        partial_regression: predicts, from the signals of an answer under way, whether it will be
+            right; trained on such answers. Without it, the regression for whole answers is used.
 
     Raises:
         InvalidOption: a number is out of its range, or the regression is of other signals.
@@ -80,11 +80,11 @@ class Confidence:
         return float(self.fusion.probability(agreement_features(confidence, agreement)[None])[0])
 
     def predicts_wrong(self, signals: Signals) -> bool:
-        """Whether to give up an answer that goes on, of at least `decide_after` tokens."""
+        """Whether an answer under way, of `decide_after` tokens or more, will not be kept."""
         return self.partial_confidence(signals) < self.abort_below
 
     def partial_confidence(self, signals: Signals) -> float:
-        """The confidence that an answer which goes on will be right, 0 to 1."""
+        """The confidence that an answer under way will be right, 0 to 1."""
         return _confidence(self.partial_regression or self.regression, signals)
 
     def to_json(self) -> dict[str, JsonValue]:

@@ -1,4 +1,4 @@
-"""A gate that learned from what went right and wrong: does the device get prompts like this right?
+"""Predicts from a prompt alone whether the device's answer would be right.
 
 Predictive routing by the prompt alone, as in Ong et al. 2024 (RouteLLM, arXiv:2406.18665), with
 features that need no model. It trains in seconds on thousands of examples.
@@ -31,7 +31,7 @@ from edgesdk.hybrid.confidence.regression import (
 from edgesdk.hybrid.privacy.policy import texts_in
 from edgesdk.text.prompts import Prompt, as_messages
 
-# What it is kept as; see `edgesdk.hybrid.confidence.artifacts`.
+# The name of the artifact; see `edgesdk.hybrid.confidence.artifacts`.
 CLASSIFIER_ARTIFACT = "prompts"
 _MIN_OF_EACH = 15
 # More than for signals: there are three times as many features, most of them silent. Chosen, as
@@ -104,10 +104,14 @@ def prompt_classifier_from(value: JsonValue) -> PromptClassifier:
     try:
         stored = _Stored.model_validate(value)
     except ValidationError as error:
-        raise RequestError(f"This is no stored prompt gate: {error.errors()[0]['msg']}.") from None
+        raise RequestError(
+            f"This is no stored prompt classifier: {error.errors()[0]['msg']}."
+        ) from None
     regression = regression_from(stored.regression)
     if regression.names != PROMPT_FEATURES:
-        raise RequestError("The prompt gate was trained on other features.", hint="Train it again.")
+        raise RequestError(
+            "The prompt classifier was trained on other features.", hint="Train it again."
+        )
     return PromptClassifier(regression, stored.threshold, stored.examples, stored.auroc)
 
 
@@ -117,10 +121,9 @@ def train_prompt_classifier(
     """Learn from prompts whose local answer was right or wrong.
 
     Args:
-        max_false_rejections: share of the prompts that the device gets right which may be given
-            away without a try, as long as prompts are like these. Where prompts tell little, few of
-            the wrong
-            ones go too: the draft then decides.
+        max_false_rejections: share of the prompts that the device gets right which may go to the
+            cloud without a try, as long as prompts are like these. Where prompts tell little, few
+            of the wrong ones go too: the draft then decides.
 
     Raises:
         InvalidOption: `max_false_rejections` is no share.
@@ -132,8 +135,9 @@ def train_prompt_classifier(
 def train_out_of_fold(
     examples: Iterable[tuple[Prompt, bool]], *, max_false_rejections: float
 ) -> tuple[PromptClassifier, list[float]]:
-    """As `train_prompt_classifier`, and the `log_odds` of each prompt by a gate that was trained on
-    the others, for what learns how much to make of it.
+    """Train a classifier, and give the `log_odds` of each prompt by one trained on the others.
+
+    What learns from a classifier's output has to see it for prompts that were not trained on.
 
     Raises:
         InvalidOption, RequestError: see `train_prompt_classifier`.
@@ -149,13 +153,13 @@ def train_out_of_fold(
             PROMPT_FEATURES, inputs[others], right[others], penalty=_PENALTY
         ).probability(inputs[held]),
     )
-    gate = PromptClassifier(
+    classifier = PromptClassifier(
         train_regression(PROMPT_FEATURES, inputs, right, penalty=_PENALTY),
         float(np.quantile(scores[right], max_false_rejections, method="lower")),
         len(right),
         auroc(scores, right),
     )
-    return gate, _log_odds(scores)
+    return classifier, _log_odds(scores)
 
 
 def _prepared(
@@ -172,7 +176,7 @@ def _prepared(
         raise RequestError(
             f"There are {int(right.sum())} prompts with a right answer and {int((~right).sum())}"
             " with a wrong one.",
-            hint=f"Training a prompt gate needs at least {_MIN_OF_EACH} of each.",
+            hint=f"Training a prompt classifier needs at least {_MIN_OF_EACH} of each.",
         )
     inputs = np.stack([prompt_features(messages) for messages, _ in pairs])
     return inputs, right, folds_of(messages for messages, _ in pairs)

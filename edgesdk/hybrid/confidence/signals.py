@@ -44,9 +44,9 @@ class Signals:
         log_odds: of the whole answer: ln(p / (1 - p)), where p is the product of the tokens'
             probabilities. Of short answers, which are right or wrong as a whole, no other signal
             tells more (benchmarks/hybrid); of long ones it is near their log-probability.
-        forbidden: share of the probability that went to tokens which the answer's form forbids,
-            mean over the tokens; 0 where it has no form.
-        prompt_log_odds: what the prompt alone says, by the gate that learned from others; see
+        forbidden: share of the probability that went to tokens which the output format forbids,
+            mean over the tokens; 0 without an output format.
+        prompt_log_odds: what the prompt alone says, by the prompt classifier; see
             `edgesdk.hybrid.confidence.prompt_classifier`. 0 without one. The logits say how sure
             the model is; how far that is to be believed depends on what it was asked.
         probe_log_odds: what the hidden state says that the answer ends in, by a probe; see
@@ -84,7 +84,7 @@ class TokenStats(NamedTuple):
         log_probability: of the token.
         entropy: of the distribution, in nats.
         margin: between the likeliest and the second token, in logits.
-        forbidden: share of the probability that the answer's form forbids.
+        forbidden: share of the probability that the output format forbids.
     """
 
     token: int
@@ -114,7 +114,7 @@ class SignalMeter:
 
     def observe(self, constraint: Constraint) -> Constraint:
         """`constraint`, of which the next steps are to tell how much it forbids."""
-        return ObservedConstraint(constraint, self._forbade)
+        return ObservedConstraint(constraint, self._on_forbidden)
 
     def update(self, row: Logits, token: int, state: HiddenStates | None = None) -> None:
         """A step chose `token` by the logits `row`, float32 [vocab], made of `state`, float32
@@ -137,8 +137,8 @@ class SignalMeter:
             )
         )
 
-    def _forbade(self, share: float) -> None:
-        """The step that comes next is held to a form."""
+    def _on_forbidden(self, share: float) -> None:
+        """The step that comes next is constrained."""
         self._forbidden = share
 
     @property
@@ -213,12 +213,12 @@ class ObservedConstraint:
 
     def __init__(self, constraint: Constraint, forbade: Callable[[float], None]) -> None:
         self._constraint = constraint
-        self._forbade = forbade
+        self._on_forbidden = forbade
         self.accept = constraint.accept
 
     def masked(self, logits: Logits) -> Logits:
         allowed = self._constraint.masked(logits)
-        self._forbade(forbidden_share(logits, allowed))
+        self._on_forbidden(forbidden_share(logits, allowed))
         return allowed
 
     @property

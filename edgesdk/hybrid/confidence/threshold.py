@@ -1,5 +1,4 @@
-"""Finds, from labelled answers, a threshold with a risk guarantee: among the answers kept, few are
-wrong.
+"""Finds a threshold from labelled answers with a risk guarantee: few of the kept ones are wrong.
 
 Learn then Test (Angelopoulos, Bates, Candès, Jordan, Lei 2021, arXiv:2110.01052) with fixed
 sequence testing: thresholds are tested from the strictest to the loosest, and the first that fails
@@ -35,17 +34,17 @@ _MAX_LABELS = 100_000
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold, and what it promises.
+    """A threshold, and what it guarantees.
 
     Attributes:
-        threshold: answers of at least this confidence are kept; None where no promise can be made,
-            and nothing is to be kept.
+        threshold: lowest confidence of answers that are kept; None where nothing can be
+            guaranteed, so that nothing is kept.
         alpha: share of wrong answers among the kept that is not exceeded,
         delta: but for this probability, over the draw of the labels.
         labels: how many there were,
         kept: of which the threshold keeps so many,
         wrong: of which so many are wrong.
-        missing: about how many more labels would allow a promise, where there is none now; None
+        missing: about how many more labels would allow a guarantee, where there is none now; None
             where none would help, or none are needed.
     """
 
@@ -74,7 +73,7 @@ class Calibration:
 def calibrate(
     confidences: Sequence[float], right: Sequence[bool], *, alpha: float = 0.2, delta: float = 0.05
 ) -> Calibration:
-    """The loosest threshold for which the promise holds.
+    """The loosest threshold for which the guarantee holds.
 
     Args:
         confidences: of answers drawn as those to come will be, none of which trained the
@@ -161,9 +160,9 @@ class Labels:
     Attributes:
         confidences: of the answers that a threshold decides about, and
         right: whether each of them is.
-        skipped: how many prompts had no such answer: half-way it looked hopeless, it has no
-            token, the prompt does not fit, a gate turns it down, or the deadline was too short.
-            They are never kept, whatever the threshold.
+        skipped: how many prompts had no such answer: it was predicted to be wrong, it has no token,
+            the prompt does not fit, the router rejects it, or the deadline was too short. Such
+            answers are never kept, whatever the threshold.
     """
 
     confidences: tuple[float, ...] = ()
@@ -184,8 +183,8 @@ def label_answers(
         labelled: prompts, drawn as those to come will be, each with the expected answer (see
             `edgesdk.hybrid.confidence.threshold.same_answer`) or what tells whether an answer is
             right.
-        drafting: makes an answer as it will be made later, giving up half-way included; None
-            where none would be made.
+        drafting: makes an answer as it will be made later, and may abort it likewise; None where
+            none would be made.
         progress: called after each prompt with how many are done and how many there are, None
             where that is not known.
         cancel: ends it when set, between two tokens.
@@ -220,7 +219,7 @@ def labels_in_journal(
     entries: Iterable[JournalEntry], confidence: Confidence, *, bundle: str
 ) -> Labels:
     """The labels of a journal. They must not have been chosen by what the answers were: a journal
-    in which only complaints are labelled promises nothing.
+    in which only complaints are labelled guarantees nothing.
 
     Args:
         entries: with `right` where somebody said whether the device's answer is; the others are

@@ -86,7 +86,7 @@ class ConfidenceProfile:
         """Store both for the model with this hash, whose clients then use them by themselves.
 
         Args:
-            threshold: from which on answers are kept where no calibration says otherwise.
+            threshold: lowest confidence of answers that are kept, without a calibration.
 
         Raises:
             RequestError: it cannot be written.
@@ -102,7 +102,7 @@ def fit_profile(
 
     What the prompt alone says, and what the hidden state at the answer's end says if all examples
     have one, goes into the confidence beside the logits: for its training each answer is judged by
-    a gate and a probe that were trained on the others.
+    a classifier and a probe that were trained on the others.
 
     Args:
         examples: none of which may calibrate the threshold later.
@@ -113,7 +113,7 @@ def fit_profile(
         RequestError: there are too few right or wrong ones.
     """
     found = list(examples)
-    gate, of_prompts = train_out_of_fold(
+    classifier, of_prompts = train_out_of_fold(
         [(each.prompt, each.right) for each in found], max_false_rejections=max_false_rejections
     )
     probe, of_states = _fit_probe(found)
@@ -122,7 +122,7 @@ def fit_profile(
         for each, prompt, state in zip(found, of_prompts, of_states, strict=True)
     ]
     regression = train_signal_regression(signals, [each.right for each in found])
-    return ConfidenceProfile(gate, regression, probe, _fit_partial(found, of_prompts))
+    return ConfidenceProfile(classifier, regression, probe, _fit_partial(found, of_prompts))
 
 
 def train_profile(
@@ -141,14 +141,14 @@ def train_profile(
         labelled: prompts, drawn as those to come will be, none of which may calibrate the threshold
             later, each with the expected answer (see `same_answer`) or what tells
             whether an answer is right. One at a time is asked for.
-        artifacts: where it is kept; None for the store.
+        artifacts: where the profile is stored; None for the store's own folder.
         threshold: see `ConfidenceProfile.save`.
         max_false_rejections: see `fit_profile`.
         options: with which answers are made later.
 
     Raises:
         InvalidOption: an option is unknown or out of its range.
-        RequestError: there are too few right or wrong answers, or nothing can be kept.
+        RequestError: there are too few right or wrong answers, or the profile cannot be stored.
         EngineError: the engine failed.
         Exception: whatever a check raises.
     """

@@ -41,18 +41,18 @@ def _same_answer(messages: Messages, local: str, cloud: str) -> bool:
 
 @dataclass(frozen=True)
 class Audits:
-    """The app's consent that kept answers are compared with the cloud's, and how.
+    """Settings: how many kept answers are compared with the cloud's. Giving them is consent.
 
     Only requests that the policy lets leave without asking anybody ("redact" or "allow") are ever
     audited, and they leave as others do: redacted where that is the rule, and within the budget.
 
     Attributes:
-        share: of the answers that are kept, 0 to 1; which, is left to chance.
+        share: of the kept answers that are audited, 0 to 1; drawn at random.
         judge: says, of the messages, the device's answer and the cloud's, whether the device is
             right; the default is `edgesdk.hybrid.confidence.threshold.same_answer`. It is called in
             a thread of the client's. An error of the cloud that it takes for the truth counts
             against the device.
-        chance: gives numbers from 0 to 1.
+        chance: draws a number from 0 to 1.
 
     Raises:
         InvalidOption: the share is none.
@@ -90,7 +90,7 @@ class Auditor(Closeable):
     Args:
         remote: of the auditor's own, so that its failures and waits are not those of users.
         bundle: hash of the model.
-        found: told each outcome, in the thread, before it is written down.
+        found: called with each outcome, in the thread, before it is recorded.
     """
 
     def __init__(
@@ -114,16 +114,16 @@ class Auditor(Closeable):
         self._closing = CancellationToken()
         self._thread: threading.Thread | None = None
 
-    def offer(self, kept: AuditCandidate) -> None:
-        """Audit an answer, or do not; returns at once."""
-        leaves = kept.verdict.upload in ("redact", "allow")
+    def offer(self, candidate: AuditCandidate) -> None:
+        """Audit an answer if it is drawn; returns at once."""
+        leaves = candidate.verdict.upload in ("redact", "allow")
         if not (leaves and self._remote.available and self._audits.chance() < self._audits.share):
             return
         with self._guard:
             if self._closing.cancelled:
                 return
             try:
-                self._waiting.put_nowait(kept)
+                self._waiting.put_nowait(candidate)
             except queue.Full:
                 _LOG.info("an answer was not audited: %d others wait", _MAX_QUEUED)
                 return
@@ -147,18 +147,18 @@ class Auditor(Closeable):
         self._remote.close()
 
     def _work(self) -> None:
-        while (kept := self._waiting.get()) is not None and not self._closing.cancelled:
+        while (candidate := self._waiting.get()) is not None and not self._closing.cancelled:
             try:
-                self._audit(kept)
+                self._audit(candidate)
             except Exception:
                 # The next one is to be made all the same.
                 _LOG.warning("an audit failed", exc_info=True)
 
-    def _audit(self, kept: AuditCandidate) -> None:
+    def _audit(self, candidate: AuditCandidate) -> None:
         started = time.time()
-        asked, agreed, reason = None, None, ""
+        result, agreed, reason = None, None, ""
         try:
-            asked = self._ask(kept)
+            result = self._ask(candidate)
         except NoCloudAnswer as error:
             reason = f"not audited: {error}"
         except Exception as error:
@@ -166,20 +166,21 @@ class Auditor(Closeable):
             reason = f"not audited: asking failed with {type(error).__name__}"
         if self._closing.cancelled:
             return
-        if asked is not None:
-            agreed, reason = self._judged(kept, asked)
-        confidence = kept.draft.confidence
+        if result is not None:
+            agreed, reason = self._judged(candidate, result)
+        confidence = candidate.draft.confidence
         if agreed is not None and confidence is not None:
-            self._found(AuditOutcome(kept.calibration, confidence, agreed))
-        self._write_down(kept, asked, agreed, reason, started)
+            self._found(AuditOutcome(candidate.calibration, confidence, agreed))
+        self._record(candidate, result, agreed, reason, started)
 
-    def _ask(self, kept: AuditCandidate) -> CloudResult:
+    def _ask(self, candidate: AuditCandidate) -> CloudResult:
         asking = self._remote.ask(
             HybridRequest(
-                kept.request.replaced(cancellation=self._closing), Redactor(self._policy.detectors)
+                candidate.request.replaced(cancellation=self._closing),
+                Redactor(self._policy.detectors),
             ),
-            kept.verdict,
-            prompt_tokens=kept.draft.receipt.prompt_tokens,
+            candidate.verdict,
+            prompt_tokens=candidate.draft.receipt.prompt_tokens,
             deadline=CancellationToken(_AUDIT_DEADLINE),
         )
         while True:
@@ -189,47 +190,49 @@ class Auditor(Closeable):
                 found: CloudResult = end.value
                 return found
 
-    def _judged(self, kept: AuditCandidate, asked: CloudResult) -> tuple[bool | None, str]:
-        if asked.answer.finish_reason != "stop":
+    def _judged(self, candidate: AuditCandidate, result: CloudResult) -> tuple[bool | None, str]:
+        if result.answer.finish_reason != "stop":
             return None, "not audited: the cloud's answer is not whole"
         try:
             agreed = bool(
-                self._audits.judge(kept.request.messages, kept.draft.text, asked.answer.text)
+                self._audits.judge(
+                    candidate.request.messages, candidate.draft.text, result.answer.text
+                )
             )
         except Exception as error:
             # The error itself may quote the answers.
             return None, f"not audited: the judge failed with {type(error).__name__}"
         return agreed, "the cloud agreed" if agreed else "the cloud did not agree"
 
-    def _write_down(
+    def _record(
         self,
-        kept: AuditCandidate,
-        asked: CloudResult | None,
+        candidate: AuditCandidate,
+        result: CloudResult | None,
         agreed: bool | None,
         reason: str,
         started: float,
     ) -> None:
-        usage = asked.answer.usage if asked else None
-        draft = kept.draft
+        usage = result.answer.usage if result else None
+        draft = candidate.draft
         decision = DecisionRecord(
             at=started,
             route="audit",
             reason=reason,
-            upload=kept.verdict.upload,
-            kinds=tuple(sorted(kept.verdict.kinds)),
+            upload=candidate.verdict.upload,
+            kinds=tuple(sorted(candidate.verdict.kinds)),
             confidence=draft.confidence,
             signals=draft.measured,
-            calibration=kept.calibration,
+            calibration=candidate.calibration,
             agreed=agreed,
             bundle=self._bundle,
-            endpoint=asked.answer.endpoint if asked else "",
+            endpoint=result.answer.endpoint if result else "",
             prompt_tokens=usage.prompt_tokens if usage else 0,
             output_tokens=usage.completion_tokens if usage else 0,
-            money=asked.cost.money if asked else 0.0,
+            money=result.cost.money if result else 0.0,
             seconds=time.time() - started,
         )
-        prompt = json.dumps(kept.request.messages, ensure_ascii=False)
-        texts = RecordedTexts(prompt, draft.text, asked.answer.text if asked else None, agreed)
+        prompt = json.dumps(candidate.request.messages, ensure_ascii=False)
+        texts = RecordedTexts(prompt, draft.text, result.answer.text if result else None, agreed)
         try:
             self._journal.append(decision, prompt=prompt, texts=texts)
         except RequestError as error:

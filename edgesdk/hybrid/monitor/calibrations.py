@@ -31,7 +31,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class CalibrationKey:
-    """What a promise depends on, beside the prompts that the app has.
+    """What a calibration was made for; a guarantee holds for nothing else.
 
     Attributes:
         model: name, which tells a model that was changed from another one.
@@ -82,11 +82,11 @@ class CalibrationRecord:
     Attributes:
         id: by which audits refer to it.
         at: seconds since the epoch.
-        calibration: the threshold and its promise.
+        calibration: the threshold and its guarantee.
         skipped: how many prompts had no answer that a threshold decides about.
         confidences: of the labels, in the order in which they were drawn; empty where they are
             not of all answers.
-        drifted: it was made of audits, because they showed that an earlier promise does not hold.
+        drifted: it was made of audits, because they showed that an earlier guarantee does not hold.
     """
 
     id: str
@@ -113,9 +113,9 @@ _STORED = TypeAdapter(CalibrationRecord)
 
 
 class CalibrationStore:
-    """Where an app's calibrations are kept, one for each model.
+    """Stores an app's calibrations, one for each model.
 
-    They are the app's own, because a promise is about prompts like those that were labelled, and
+    They are the app's own: a guarantee is about prompts like those that were labelled, and
     those of another app are others.
 
     Args:

@@ -1,6 +1,6 @@
 """Whether what the labels showed is still so.
 
-Two watches: one on audits, which tells whether the promise still holds, and one on confidences
+Two detectors: one on audits, which tells whether the guarantee still holds, and one on confidences
 alone, which needs no labels and can only tell that the prompts are others.
 """
 
@@ -29,7 +29,7 @@ class RiskMonitor:
     """Tells, audit by audit, whether more than `alpha` of the kept answers are wrong.
 
     A test by betting (Waudby-Smith and Ramdas 2024, arXiv:2010.09686; for a deployed model's risk
-    Podkopaev and Ramdas 2022, arXiv:2110.06177). A capital of 1 is put, in shares of
+    Podkopaev and Ramdas 2022, arXiv:2110.06177). A stake of 1 is put, in shares of
     1 / (k (k + 1)), on "from the k-th place on more than alpha are wrong", each share spread over
     several rates, and each grows by the likelihood ratio of what is seen. While at most alpha are
     wrong the capital is a nonnegative supermartingale, so by Ville's inequality it ever reaches
@@ -58,16 +58,16 @@ class RiskMonitor:
 
     @property
     def e_value(self) -> float:
-        """What 1 has become: the evidence against the promise."""
+        """The evidence against the guarantee: what a stake of 1 has become."""
         return self._reserve + float(self._stakes.sum())
 
     @property
     def since(self) -> int:
-        """Where, counted in audits from 0, the time began that speaks most against the promise."""
+        """The audit, counted from 0, from which on the evidence is strongest."""
         return int(self._starts[np.argmax(self._sums - self._lowest)])
 
     def update(self, wrong: bool) -> None:
-        """One more audit. Afterwards `drifted` is whether the capital ever reached 1 / delta."""
+        """One more audit. Afterwards `drifted` is whether the e-value ever reached 1 / delta."""
         if self.count % _STRIDE == 0:
             place = self.count // _STRIDE + 1
             stake = 1 / (place * (place + 1))

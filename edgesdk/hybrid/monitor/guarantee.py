@@ -27,7 +27,7 @@ _LOG = logging.getLogger("edgesdk.hybrid")
 
 GuaranteeStatus = Literal["none", "holds", "impossible", "stale", "drifted"]
 
-# No answer is this sure, so none is kept.
+# No answer has this confidence, so none is kept.
 _KEEPS_NOTHING = math.inf
 
 
@@ -48,13 +48,13 @@ class AuditOutcome:
 
 @dataclass(frozen=True)
 class RiskGuarantee:
-    """How far the device's answers can be trusted now.
+    """What is guaranteed of the device's answers now.
 
     Attributes:
-        status: "none": nobody calibrated, the app's own threshold holds and promises nothing;
-            "holds": the calibration's threshold holds; "impossible": the labels allow no promise;
+        status: "none": nobody calibrated, the app's own threshold holds, without a guarantee;
+            "holds": the calibration's threshold holds; "impossible": the labels allow no guarantee;
             "stale": the calibration is of other circumstances; "drifted": audits showed that the
-            promise was broken. In the last three nothing is kept, but where audits allow a
+            guarantee was broken. In the last three nothing is kept, but where audits allow a
             stricter threshold.
         confidence: what decides.
         record: the calibration; None where there is none that can be used.
@@ -89,12 +89,12 @@ class RiskGuarantee:
 
 
 class GuaranteeMonitor:
-    """Knows the promise, and changes it. Several threads may use it.
+    """Knows the guarantee in force, and changes it. Several threads may use it.
 
     Args:
         base: the app's own setting, which holds where nothing was calibrated.
         now: what a calibration has to be made for.
-        calibrations: where they are kept; None for only as long as this lives.
+        calibrations: where they are stored; None keeps them as long as this lives.
         journal: where audits are written down, to go on with those of earlier starts.
     """
 
@@ -168,7 +168,7 @@ class GuaranteeMonitor:
     def observe_audit(self, outcome: AuditOutcome) -> None:
         """An answer that was kept was audited."""
         with self._working:
-            self._look_for_news()
+            self._reload()
             made = self._guarantee.record
             if made is None or outcome.calibration != made.id:
                 return
@@ -176,7 +176,7 @@ class GuaranteeMonitor:
             if risk is None or self._risk_of != made.id:
                 risk = RiskMonitor(made.calibration.alpha, made.calibration.delta)
                 self._risk, self._risk_of, self._audited = risk, made.id, []
-                new = [*self._written_down(made), outcome]
+                new = [*self._recorded(made), outcome]
             for one in new:
                 self._audited.append(one)
                 risk.update(not one.agreed)
@@ -184,10 +184,10 @@ class GuaranteeMonitor:
                 self._drifted(made, self._audited[risk.since :])
 
     def _drifted(self, made: CalibrationRecord, audited: list[AuditOutcome]) -> None:
-        """Promise what the newest audits allow, which only saw what was kept, and so is stricter.
+        """Guarantee what the newest audits allow.
 
-        They are those since the time that speaks most against the old promise, so there are
-        rather more wrong ones among them than there are elsewhere.
+        Audits only saw answers that were kept, so the new threshold is stricter. They are those
+        since the change, so rather more of them are wrong than of other answers.
         """
         labels = Labels(
             tuple(outcome.confidence for outcome in audited),
@@ -208,7 +208,7 @@ class GuaranteeMonitor:
 
     def _adopt(self, found: CalibrationRecord | StaleCalibration) -> None:
         guarantee = self._promise_of(found)
-        # Where nothing is promised, prompts may be as they like.
+        # Without a guarantee it does not matter whether the prompts change.
         watched = guarantee.record if guarantee.status == "holds" else None
         confidences = () if watched is None else watched.confidences
         with self._guard:
@@ -238,7 +238,7 @@ class GuaranteeMonitor:
         except RequestError as error:
             _LOG.warning("a calibration holds until the end of this program only: %s", error)
 
-    def _look_for_news(self) -> None:
+    def _reload(self) -> None:
         """Another process may have calibrated, or found drift."""
         if self._calibrations is None:
             return
@@ -247,7 +247,7 @@ class GuaranteeMonitor:
         if isinstance(found, CalibrationRecord) and (made is None or found.at > made.at):
             self._adopt(found)
 
-    def _written_down(self, made: CalibrationRecord) -> list[AuditOutcome]:
+    def _recorded(self, made: CalibrationRecord) -> list[AuditOutcome]:
         """What was audited by this calibration before this start."""
         if self._journal is None:
             return []

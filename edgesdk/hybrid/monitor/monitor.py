@@ -38,7 +38,7 @@ from edgesdk.text.prompts import Prompt
 
 
 class Monitor(Closeable):
-    """Decides by which confidence answers are kept. Several threads may use it.
+    """Knows the threshold in force, and what is guaranteed of it. Several threads may use it.
 
     Args:
         device: makes the answers.
@@ -94,12 +94,12 @@ class Monitor(Closeable):
 
     @property
     def confidence(self) -> Confidence:
-        """What decides now."""
+        """The confidence whose threshold decides now."""
         return self._guarantee.guarantee.confidence
 
     @property
     def guarantee(self) -> RiskGuarantee:
-        """How far the device's answers can be trusted now."""
+        """The risk guarantee in force."""
         return self._guarantee.guarantee
 
     def calibrate(
@@ -112,13 +112,16 @@ class Monitor(Closeable):
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> CalibrationRecord:
-        """Find the loosest threshold of which can be promised that, but for the probability
-        `delta`, at most the share `alpha` of the answers that the device keeps is wrong; it holds
-        at once, and at the next starts. Where the labels allow none, nothing is kept any more;
-        the result's `calibration` has a `phrase` for that, and says how many more might do.
+        """Find the loosest threshold with a risk guarantee, and use it from now on.
 
-        It is about answers to requests that may leave the device. Where gates or effort make a
-        difference, those that may not are answered otherwise, and nothing is promised of them.
+        With probability 1 - `delta`, at most the share `alpha` of the answers that the device keeps
+        is wrong. The threshold also holds at the next starts. Where the labels allow no guarantee,
+        nothing is kept any more; the result's `calibration` says so in its `phrase`, and how many
+        more labels might do.
+
+        The guarantee covers requests that may leave the device. Where the router or
+        self-consistency make a difference, other requests are answered in another way, and nothing
+        is guaranteed of them.
 
         Args:
             labelled: prompts, drawn as those to come will be, none of which trained the
@@ -159,15 +162,15 @@ class Monitor(Closeable):
         *,
         chosen: bool,
     ) -> None:
-        """A user has the answer; what is done about it delays nobody.
+        """Watch an answer that a user has got; returns at once.
 
         Args:
-            chosen: by confidence, rather than by the app.
+            chosen: whether the confidence chose it, rather than the app.
         """
         local = reply.local
         if local is None or not chosen:
             return
-        # Where nobody else may answer, less is tried and no gate is asked; the labels were not so.
+        # Requests that may not leave skip the router and self-consistency; the labels did not.
         may_leave = verdict.upload != "local_only"
         if not self._fingerprint or (not reply.rejected_by and may_leave) or not self._has_cloud:
             self._guarantee.observe_draft(local)
