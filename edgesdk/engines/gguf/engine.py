@@ -13,7 +13,7 @@ from edgesdk.engines.base import EngineInfo
 from edgesdk.engines.devices import DeviceRecord
 from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.engines.gguf.decode_state import GgufDecodeState
-from edgesdk.engines.gguf.header_checks import check_header, read_header
+from edgesdk.engines.gguf.header_checks import check_header, read_header, remembered
 from edgesdk.engines.gguf.library import LlamaLibrary, load_library
 from edgesdk.engines.gguf.tokenizer import LlamaCppTokenizer
 from edgesdk.engines.saved_state import KvIdentity
@@ -129,6 +129,8 @@ def fingerprint(path: Path) -> str:
 
 def _load(library: LlamaLibrary, path: Path) -> object:
     check_header(read_header(path), path)
+    # A vocabulary takes megabytes.
+    remembered.cache_clear()
     params = library.api.llama_model_default_params()
     params.n_gpu_layers = 0
     params.use_extra_bufts = library.extra_buffers

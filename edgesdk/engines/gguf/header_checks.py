@@ -7,6 +7,7 @@ tokens have the same text, and it takes some numbers for granted.
 from __future__ import annotations
 
 import collections
+import functools
 import math
 from pathlib import Path
 
@@ -27,19 +28,28 @@ HINT = "Download or export the model again."
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Read the header of a GGUF file.
+    """Read the header of a GGUF file, or give the one that `remembered` holds.
+
+    Loading asks twice: what the model takes in memory, and whether llama.cpp survives it.
 
     Raises:
         EngineError: the file cannot be read, is not a GGUF file, or its header is damaged.
     """
     try:
-        return read_gguf_header(path)
+        found = path.stat()
+        return remembered(path, found.st_size, found.st_mtime_ns)
     except OSError as error:
         raise EngineError(f"{path} cannot be read: {error.strerror}.") from None
     except NotGguf as error:
         raise EngineError(f"{path} is not a GGUF file: {error}.", hint=HINT) from None
     except GgufError as error:
         raise EngineError(f"The GGUF header of {path} is damaged: {error}.", hint=HINT) from None
+
+
+@functools.lru_cache(maxsize=1)
+def remembered(path: Path, size: int, modified_ns: int) -> GgufHeader:
+    """The header of the file that was read last, until `remembered.cache_clear`."""
+    return read_gguf_header(path)
 
 
 def check_header(header: GgufHeader, path: Path) -> None:
