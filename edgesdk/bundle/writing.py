@@ -1,4 +1,4 @@
-"""Write a bundle beside its place and rename it there: it is whole, or it is not there."""
+"""Write a bundle beside its place and rename it there, so that it is whole or not there."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from edgesdk.system.atomic_files import flush_file, flush_folder
 if TYPE_CHECKING:
     from filelock import FileLock
 
-# Beside the bundle that is being made: the lock that says that someone is at it, what it is made
-# from, what stood at its place before, and what its maker keeps to go on after a kill.
-_LOCK, _INPUTS, _NEW, _OLD, _KEPT = "lock", "inputs", "bundle", "replaced", "kept"
+# Beside the bundle that is being made: the lock of the process that makes it, what it is made from,
+# what stood at its place before, and what its maker needs to go on after a kill.
+_LOCK, _INPUTS, _NEW, _OLD, _RESUME = "lock", "inputs", "bundle", "replaced", "resume"
 
 
 @contextmanager
 def staged_folder(
     destination: Path, *, replace: bool = False, inputs: str | None = None
 ) -> Iterator[Path]:
-    """A folder that becomes `destination` when the block ends without an error. It lies in a
-    hidden folder beside it, where the block may leave other things, too (see `resume_folder`).
+    """Give a folder that becomes `destination` when the block ends without an error.
+
+    It lies in a hidden folder beside it, where the block may leave other files (`resume_folder`).
 
     Where `inputs` is given and a process that was killed or stopped was making the bundle from
     the same ones, the folder is that process's, with all that it held; else it is new and empty.
@@ -67,9 +68,11 @@ def staged_folder(
 
 
 def resume_folder(stage: Path) -> Path:
-    """A folder beside the one that `staged_folder` gives, which never becomes part of a bundle;
-    a process that goes on finds it as it was left."""
-    folder = stage.parent / _KEPT
+    """Make a folder beside the one that `staged_folder` gives.
+
+    It never becomes part of the bundle. A process that goes on finds it as it was left.
+    """
+    folder = stage.parent / _RESUME
     folder.mkdir(exist_ok=True)
     return folder
 
@@ -125,7 +128,7 @@ def _reclaim(destination: Path, inputs: str | None) -> tuple[Path | None, FileLo
         _put_back(hidden / _OLD, destination)
         if taken[0] is None and inputs is not None and _recorded_inputs(hidden) == inputs:
             for path in hidden.iterdir():
-                if path.name not in (_LOCK, _INPUTS, _NEW, _KEPT):
+                if path.name not in (_LOCK, _INPUTS, _NEW, _RESUME):
                     _remove(path)
             taken = (hidden, lock)
         else:

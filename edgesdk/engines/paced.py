@@ -38,8 +38,8 @@ class PacedEngine:
 class PacedDecodeState:
     """Implements `edgesdk.engines.base.DecodeState`."""
 
-    def __init__(self, sequence: DecodeState, governor: Governor) -> None:
-        self._state = sequence
+    def __init__(self, state: DecodeState, governor: Governor) -> None:
+        self._state = state
         self._governor = governor
         self._worked = 0.0
         self._owed = 0.0

@@ -1,8 +1,8 @@
-"""The file that keeps a sequence over a restart: who wrote it, its tokens, its KV cache, a note.
+"""Keep a decode state over a restart, in a file with its tokens, its KV cache and metadata.
 
     8 bytes   b"EDGEKV" and the format version, little-endian uint16
     4 bytes   length of the header, little-endian uint32
-    header    JSON: engine, model, layout, tokens, note, payload_bytes
+    header    JSON: engine, model, layout, tokens, metadata, payload_bytes
     4 bytes   CRC-32 of the header
     payload   the KV cache of those tokens, in the engine's own layout
     4 bytes   CRC-32 of the payload
@@ -36,13 +36,13 @@ _HINT = "Start a new chat, and save that."
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
-# What the caller of `Sequence.save` wants to find again, such as a chat's messages.
+# What the caller of `DecodeState.save` wants to find again, such as a chat's messages.
 StateMetadata = Mapping[str, JsonValue]
 
 
 @dataclass(frozen=True)
 class KvIdentity:
-    """What a KV cache belongs to; it is of use only where all three are equal.
+    """What a KV cache belongs to. It can be used only where all three are equal.
 
     Attributes:
         engine: "onnx" or "gguf".
@@ -56,7 +56,7 @@ class KvIdentity:
 
 
 class SavedState(NamedTuple):
-    """What a file holds: the ids, the caller's note, the KV cache of those ids."""
+    """What a file holds: the ids, the caller's metadata, the KV cache of those ids."""
 
     tokens: list[int]
     metadata: dict[str, JsonValue]

@@ -119,10 +119,10 @@ def test_rows_are_those_of_single_calls_bit_for_bit(family: str, held: int) -> N
     # measurement (`edgesdk.generation.batched_verification`) then keeps such a model from drafting.
     decoder = attention_decoder(1 if family == "softcap" else 2, **FAMILIES[family])
     ids = np.random.default_rng(held).integers(0, VOCAB, held + 48).tolist()
-    sequence = OnnxDecodeState(decoder)
-    sequence.extend(ids[:held])
-    start = sequence.fork()
-    single = np.concatenate([sequence.extend([token]).copy() for token in ids[held:]])
+    state = OnnxDecodeState(decoder)
+    state.extend(ids[:held])
+    start = state.fork()
+    single = np.concatenate([state.extend([token]).copy() for token in ids[held:]])
     differ = False
     for count in (2, 3, 5, 8):
         batched = start.fork()
@@ -149,15 +149,15 @@ def test_a_rewind_and_a_fork_leave_the_others_alone() -> None:
     ids = np.random.default_rng(3).integers(0, VOCAB, 80).tolist()
     plain = OnnxDecodeState(decoder)
     single = np.concatenate([plain.extend([token]).copy() for token in ids])
-    sequence = OnnxDecodeState(decoder)
+    state = OnnxDecodeState(decoder)
     for token in ids[:20]:
-        sequence.extend([token])
-    sequence.extend([1, 2, 3, 4, 5], logits="each")
-    twin = sequence.fork()
+        state.extend([token])
+    state.extend([1, 2, 3, 4, 5], logits="each")
+    twin = state.fork()
     twin.extend([6, 7, 8], logits="each")
-    sequence.rewind(20)
+    state.rewind(20)
     for at in range(20, 60, 4):
-        rows = sequence.extend(ids[at : at + 4], logits="each")
+        rows = state.extend(ids[at : at + 4], logits="each")
         np.testing.assert_array_equal(rows, single[at : at + 4])
 
 
@@ -185,12 +185,12 @@ def test_without_a_batch_each_row_is_a_call(memory: str, monkeypatch: pytest.Mon
 def test_what_was_written_batched_is_saved_and_restored(tmp_path: Path) -> None:
     decoder = attention_decoder(1)
     ids = np.random.default_rng(5).integers(0, VOCAB, 30).tolist()
-    sequence, back = OnnxDecodeState(decoder), OnnxDecodeState(decoder)
-    sequence.extend(ids[:10])
-    sequence.extend(ids[10:18], logits="each")
-    sequence.save(tmp_path / "kept")
+    state, back = OnnxDecodeState(decoder), OnnxDecodeState(decoder)
+    state.extend(ids[:10])
+    state.extend(ids[10:18], logits="each")
+    state.save(tmp_path / "kept")
     back.restore(tmp_path / "kept")
-    wanted = sequence.extend(ids[18:22], logits="each").copy()
+    wanted = state.extend(ids[18:22], logits="each").copy()
     np.testing.assert_array_equal(back.extend(ids[18:22], logits="each"), wanted)
 
 

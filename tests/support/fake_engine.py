@@ -136,7 +136,7 @@ class FakeEngine:
         answer: bytes = b"Hello there.",
         *,
         context_length: int = 4096,
-        before_extend: Callable[[FakeDecodeState], None] = lambda sequence: None,
+        before_extend: Callable[[FakeDecodeState], None] = lambda state: None,
     ) -> None:
         self.answer = answer
         self.before_extend = before_extend

@@ -100,19 +100,19 @@ def test_threads(policy: PowerPolicy, state: PowerState, threads: int) -> None:
 def test_pauses_follow_the_sensors_between_tokens() -> None:
     device = Device(MAINS)
     engine = FakeEngine(b"x" * 50, before_extend=device.work)
-    sequence = PacedEngine(engine, device.governor("balanced")).new_state()
-    sequence.extend([1])
-    sequence.extend([1])
+    decode_state = PacedEngine(engine, device.governor("balanced")).new_state()
+    decode_state.extend([1])
+    decode_state.extend([1])
     assert device.pauses == []
     device.state = HOT
     device.now += 5
-    sequence.extend([1])
+    decode_state.extend([1])
     assert device.pauses == [pytest.approx(0.0025)]
     device.state = MAINS
-    sequence.extend([1])
+    decode_state.extend([1])
     assert len(device.pauses) == 2
     device.now += 5
-    sequence.extend([1])
+    decode_state.extend([1])
     assert len(device.pauses) == 2
     assert device.looks == 3
 
@@ -120,9 +120,9 @@ def test_pauses_follow_the_sensors_between_tokens() -> None:
 def test_a_long_call_is_paid_for_in_short_pauses() -> None:
     device = Device(BURNING)
     engine = FakeEngine(before_extend=lambda _: device.work(_, 0.25))
-    sequence = PacedEngine(engine, device.governor("balanced")).new_state()
+    decode_state = PacedEngine(engine, device.governor("balanced")).new_state()
     for _ in range(5):
-        sequence.extend([1])
+        decode_state.extend([1])
     assert device.pauses == [pytest.approx(0.1)] * 4
 
 
@@ -144,15 +144,15 @@ def test_a_function_is_a_policy() -> None:
 
 
 def test_a_paced_sequence_is_a_sequence(tmp_path: Path) -> None:
-    sequence = PacedEngine(FakeEngine(), Device(MAINS).governor("saver")).new_state()
-    sequence.extend([65, 66, 67])
-    sequence.rewind(2)
-    twin = sequence.fork()
+    decode_state = PacedEngine(FakeEngine(), Device(MAINS).governor("saver")).new_state()
+    decode_state.extend([65, 66, 67])
+    decode_state.rewind(2)
+    twin = decode_state.fork()
     twin.extend([68])
-    assert (sequence.tokens, twin.tokens) == ((65, 66), (65, 66, 68))
+    assert (decode_state.tokens, twin.tokens) == ((65, 66), (65, 66, 68))
     twin.save(tmp_path / "a", {"n": 1})
-    assert sequence.restore(tmp_path / "a") == {"n": 1}
-    assert sequence.tokens == (65, 66, 68)
+    assert decode_state.restore(tmp_path / "a") == {"n": 1}
+    assert decode_state.tokens == (65, 66, 68)
 
 
 @pytest.mark.parametrize("pace", [(0, 0), (1.5, 0), (1, -1), (1, float("nan"))])

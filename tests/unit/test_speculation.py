@@ -237,9 +237,9 @@ def test_an_answer_that_is_left_among_accepted_tokens_leaves_a_usable_sequence()
     assert generation.finish is not None
     assert generation.finish.reason == "cancelled"
     assert generation.finish.tokens == tuple(b"ab")
-    sequence = engine.states[0]
-    assert sequence.tokens[: len(PROMPT) + 2] == (*PROMPT, *b"ab")
-    again = generate(sequence, [*PROMPT, *b"abc"], ByteTokenizer(), Options(), info=engine.info)
+    state = engine.states[0]
+    assert state.tokens[: len(PROMPT) + 2] == (*PROMPT, *b"ab")
+    again = generate(state, [*PROMPT, *b"abc"], ByteTokenizer(), Options(), info=engine.info)
     assert "".join(step.text for step in again) == "defgh"
 
 

@@ -19,6 +19,11 @@ BATCH_ROWS = 64
 # While others want tokens too, a long prompt goes through in slices of this size: a step of theirs
 # then waits for so many positions at most.
 SHARED_SLICE = 64
+_MAX_STEP_TOKENS = 8  # tokens of a step; drafts are checked in one
+# A step waits for the others of the batch before it, which their callers are choosing tokens for:
+# for this share of that batch's time at most. When that was in vain, so many batches do not wait.
+_MAX_WAIT_SHARE = 0.5
+_BATCHES_WITHOUT_WAITING = 16
 
 
 class LogitsBuffer:
@@ -157,13 +162,6 @@ class TokenBatch:
         return self._batch
 
 
-_MAX_STEP_TOKENS = 8  # tokens of a step; drafts are checked in one
-# A step waits for the others of the batch before it, which their callers are choosing tokens for:
-# for this share of that batch's time at most. When that was in vain, so many batches do not wait.
-_MAX_WAIT_SHARE = 0.5
-_BATCHES_WITHOUT_WAITING = 16
-
-
 class BatchPolicy:
     """Decides by the last batches what goes into the next. Only who holds the lock may use it."""
 
@@ -175,14 +173,14 @@ class BatchPolicy:
         self._gather_from = 0
 
     def record_batch(self, slices: list[BatchSlice], seconds: float) -> None:
-        """A batch of `slices` took so long."""
+        """Record that a batch of `slices` took so long."""
         self._batches += 1
         for piece in slices:
             self._latest[piece.request.seq_id] = self._batches
         self._seconds = seconds
 
     def forget(self, seq_id: int) -> None:
-        """That sequence is gone."""
+        """Forget a sequence that is gone."""
         self._latest.pop(seq_id, None)
 
     def wait_for_others(self, mine: BatchRequest) -> None:
@@ -197,7 +195,7 @@ class BatchPolicy:
             self._gather_from = self._batches + _BATCHES_WITHOUT_WAITING
 
     def shares(self, mine: BatchRequest) -> bool:
-        """Whether others want tokens too: they wait, or were served a moment ago."""
+        """Whether others want tokens too, because they wait or were served a moment ago."""
         if len(mine.ids) <= SHARED_SLICE:
             return True  # it is no longer than a slice anyway
         return self._lock.waiting > 0 or self._others(mine) > 0

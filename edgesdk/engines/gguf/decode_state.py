@@ -132,5 +132,5 @@ class GgufDecodeState:
 
     def _open_id(self) -> int:
         if self._id is None:
-            raise EngineError("This sequence is closed.", hint="Ask the engine for a new one.")
+            raise EngineError("This decode state is closed.", hint="Ask the engine for a new one.")
         return self._id

@@ -16,6 +16,7 @@ from edgesdk.errors import MissingExtra
 
 _LOG = logging.getLogger("edgesdk.llama_cpp")
 _AMX = b"AMX_INT8 = 1"
+_BLOCK_BYTES = 4096  # a ggml_tensor has a few hundred
 _ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR in ggml.h
 
 
@@ -77,11 +78,16 @@ def load_library() -> LlamaLibrary:
     return LlamaLibrary(api, str(llama_cpp.__version__), not amx, callback, errors)
 
 
-_BLOCK_BYTES = 4096  # a ggml_tensor has a few hundred
-
-
 class AbortFlag:
-    """Down at first. Where this llama.cpp has no such function, raising it does nothing."""
+    """Ends a batch of llama.cpp while it is computed. It is not set at first.
+
+    llama.cpp asks its abort callback after each node of the graph, about a thousand times in a
+    step. A Python function would take the interpreter lock each time, so the callback is one of
+    ggml's own: `bool ggml_is_empty(const struct ggml_tensor *)` has the type that is asked for,
+    and is true where a dimension of the tensor is 0. It is given a block of memory for a tensor,
+    with all bytes set or all bytes zero, so that nothing depends on where in it the dimensions
+    lie. Where this llama.cpp has no such function, setting the flag does nothing.
+    """
 
     def __init__(self, library: LlamaLibrary) -> None:
         self._api = library.api

@@ -300,7 +300,7 @@ class OnnxDecodeState:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise EngineError("This sequence is closed.", hint="Ask the engine for a new one.")
+            raise EngineError("This decode state is closed.", hint="Ask the engine for a new one.")
 
     def _fill(self, length: int) -> None:
         """Hold `length` tokens of random keys and values, the same at each call, and room for more.

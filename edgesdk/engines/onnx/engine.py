@@ -20,6 +20,11 @@ from edgesdk.engines.onnx.verification_batch import VerificationVerdict
 from edgesdk.engines.saved_state import KvIdentity
 from edgesdk.errors import DamagedBundle, EngineError
 
+_FLOAT, _INT64, _INT32 = "tensor(float)", "tensor(int64)", "tensor(int32)"
+
+# None stands for a dimension that the caller chooses.
+_Port = tuple[str, tuple[int | None, ...]]
+
 
 class OnnxEngine:
     """Implements `edgesdk.engines.base.Engine`. Sequences may run on several threads at once."""
@@ -125,14 +130,11 @@ def _hidden_size(session: ort.InferenceSession) -> int | None:
     return size if isinstance(size, int) else None
 
 
-_FLOAT, _INT64, _INT32 = "tensor(float)", "tensor(int64)", "tensor(int32)"
-
-# None stands for a dimension that the caller chooses.
-_Port = tuple[str, tuple[int | None, ...]]
-
-
 def check_graph(inputs: list[Any], outputs: list[Any], shape: ModelShape, *, where: str) -> None:
     """Compare a session's inputs and outputs (onnxruntime `NodeArg`s) with the bundle's shape.
+
+    Checked once, when a model is opened, because a call that binds a wrong buffer fails in the
+    middle of an answer.
 
     Raises:
         DamagedBundle: one is missing, unknown, or of another type or shape.

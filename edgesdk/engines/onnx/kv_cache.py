@@ -18,6 +18,8 @@ Buffer = npt.NDArray[np.float32]
 
 # Tokens; the least that is made room for.
 MIN_CAPACITY = 256
+# Of <sys/mman.h>; Python's mmap has no use for it.
+_MAP_FIXED = 0x10
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class KvCache:
         capacity: tokens that there is room for.
         buffers: float32 [1, kv_heads, capacity, head_size]; another tuple whenever they are
             others.
-        views: float32 [copies, kv_heads, capacity, head_size]; all copies are the memory of
+        views: float32 [aliases, kv_heads, capacity, head_size]; all aliases are the memory of
             `buffers`.
     """
 
@@ -63,7 +65,7 @@ class KvCache:
         self._replace(min(capacity, limit), used)
 
     def alias(self, aliases: int, *, used: int) -> None:
-        """Let `views` have so many copies from now on; the first `used` tokens are kept.
+        """Let `views` have so many aliases from now on; the first `used` tokens are kept.
 
         Raises:
             OSError: the system grants no such memory; the cache is as it was.
@@ -108,7 +110,7 @@ class KvCache:
                 for _ in range(self.shape.layers)
             )
         else:
-            views, capacity = self._spread_out(capacity)
+            views, capacity = self._aliased_views(capacity)
         buffers = tuple((keys[:1], values[:1]) for keys, values in views)
         for old_pair, new_pair in zip(self.buffers, buffers, strict=False):
             for old, new in zip(old_pair, new_pair, strict=True):
@@ -116,26 +118,22 @@ class KvCache:
         self.views, self.buffers = views, buffers
         self.capacity = capacity
 
-    def _spread_out(self, least: int) -> tuple[tuple[tuple[Buffer, Buffer], ...], int]:
-        """Stacks of `aliases` copies, and their capacity, which makes blocks of whole pages."""
+    def _aliased_views(self, min_capacity: int) -> tuple[tuple[tuple[Buffer, Buffer], ...], int]:
+        """Views with `aliases` aliases, and their capacity, which makes blocks of whole pages."""
         shape = self.shape
         token = shape.kv_heads * shape.head_size * np.dtype(np.float32).itemsize
         step = mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, token)
-        capacity = -(-least // step) * step
+        capacity = -(-min_capacity // step) * step
         whole = aliased_memory(2 * shape.layers, token * capacity, self.aliases).view(np.float32)
         blocks = whole.reshape(-1, self.aliases, shape.kv_heads, capacity, shape.head_size)
         return tuple(zip(blocks[::2], blocks[1::2], strict=True)), capacity
 
 
-# Of <sys/mman.h>; Python's mmap has no use for it.
-_MAP_FIXED = 0x10
-
-
 def aliased_memory(blocks: int, size: int, aliases: int) -> npt.NDArray[np.uint8]:
-    """Zeros, uint8 [blocks, copies, size]: all copies of a block are the same memory.
+    """Return zeros, uint8 [blocks, aliases, size]: all aliases of a block are the same memory.
 
-    What is written to one copy can be read from the others at once. The kernel counts pages that
-    were touched through several copies as resident several times.
+    What is written to one alias can be read from the others at once. The kernel counts pages that
+    were touched through several aliases as resident several times.
 
     Args:
         size: of a block, bytes; a multiple of `mmap.PAGESIZE`.
