@@ -16,6 +16,8 @@ from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint
 from edgesdk_quantize.divergence import Divergence, DivergenceMeter, join
 from gguf import GGUFReader
 
+from edgesdk.engines.devices import HOST_PROVIDER
+
 Ids = npt.NDArray[np.int64]
 # Token windows int64 [windows, length] to the logits float32 [length, vocab] of each in turn.
 Logits = Callable[[Ids], Iterator[Float32]]
@@ -38,7 +40,7 @@ def in_one_session(model: Path) -> Logits:
     """Of an ONNX model of onnxruntime-genai's builder."""
 
     def run(ids: Ids) -> Iterator[Float32]:
-        session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(model), providers=[HOST_PROVIDER])
         config = json.loads((model.parent / "genai_config.json").read_text())["model"]["decoder"]
         empty = np.zeros((1, config["num_key_value_heads"], 0, config["head_size"]), np.float32)
         for row in ids:

@@ -18,8 +18,9 @@ from edgesdk.bundle.manifest import BundleFormat
 Kind = Literal["cpu", "gpu", "npu"]
 
 _CPU = "cpu"
-# Every machine has it.
+# Every machine has it, and so the provider with which the exporter computes.
 DEFAULT_TARGET = _CPU
+HOST_PROVIDER = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ DEVICES: tuple[DeviceRecord, ...] = (
         opener="edgesdk.engines.onnx.engine:open_engine",
         footprint="edgesdk.engines.onnx.footprint:footprint",
         probe="edgesdk.engines.probes:onnxruntime_works",
-        provider="CPUExecutionProvider",
+        provider=HOST_PROVIDER,
         graph="fused-operators",
         kv_owner="engine",
         kv_type="float32",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from edgesdk.bundle import graph_io
+from edgesdk.engines.devices import HOST_PROVIDER
 from edgesdk.errors import ExportError
 from edgesdk_export.onnx import WeightScheme, write_decoder
 from edgesdk_export.quality.evaluation_text import WINDOW, EvaluationText, Windows, cut_windows
@@ -176,9 +177,7 @@ class _TextSampler:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         self._spec = spec
-        self._session = onnxruntime.InferenceSession(
-            str(model), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = onnxruntime.InferenceSession(str(model), options, providers=[HOST_PROVIDER])
 
     def write(
         self, first: npt.NDArray[np.int64], length: int, rng: np.random.Generator

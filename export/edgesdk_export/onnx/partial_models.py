@@ -24,6 +24,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
+from edgesdk.engines.devices import HOST_PROVIDER
 from edgesdk_export.onnx.attention import lengths
 from edgesdk_export.onnx.decoder_graph import embed, head, layer
 from edgesdk_export.onnx.graph_builder import GraphBuilder, Weights
@@ -59,7 +60,7 @@ class PartialModel:
             list(self.weights),
             [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self.weights.values()],
         )
-        return onnxruntime.InferenceSession(self.graph, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(self.graph, options, providers=[HOST_PROVIDER])
 
     def runner(self, *, prepack: bool) -> Runner:
         """Called with the part's input; gives its outputs in order.

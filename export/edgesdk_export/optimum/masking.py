@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime
 
+from edgesdk.engines.devices import HOST_PROVIDER
 from edgesdk.errors import ExportError
 from edgesdk_export.optimum.attention_patterns import AttentionPattern
 
@@ -104,7 +105,7 @@ class _MaskProbe:
         options.intra_op_num_threads = 1
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(path), options, providers=[HOST_PROVIDER]
             )
         except Exception as error:
             raise self._refusal(f"its mask cannot be run by itself ({error})") from error

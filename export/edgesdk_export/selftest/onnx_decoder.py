@@ -19,6 +19,7 @@ import onnxruntime
 
 from edgesdk.bundle import graph_io
 from edgesdk.bundle.graph_io import INPUT_IDS, LOGITS, LOGITS_FROM, SEQLENS_K, TOTAL_SEQUENCE_LENGTH
+from edgesdk.engines.devices import HOST_PROVIDER
 
 Float32 = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -41,7 +42,7 @@ class SharedCacheDecoder:
         options = options or onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(
-            str(model_path), options, providers=["CPUExecutionProvider"]
+            str(model_path), options, providers=[HOST_PROVIDER]
         )
         self._buffers = {
             node.name: onnxruntime.OrtValue.ortvalue_from_numpy(
@@ -91,7 +92,7 @@ def piecewise_logits(model_path: Path, ids: Ids, borders: list[int]) -> Float32:
         options.enable_cpu_mem_arena = False
         options.add_session_config_entry(_FOLDER, str(model_path.parent))
         session = onnxruntime.InferenceSession(
-            piece.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            piece.SerializeToString(), options, providers=[HOST_PROVIDER]
         )
         wanted = [port.name for port in session.get_outputs()]
         for index, values in enumerate(calls):
