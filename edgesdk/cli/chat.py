@@ -17,7 +17,7 @@ from rich.console import Console
 
 from edgesdk.chat import Chat
 from edgesdk.cli.model_options import decoding_options, loaded_model, loading_options, option_kwargs
-from edgesdk.cli.new_file import write_new
+from edgesdk.cli.output import write_new_file
 from edgesdk.cli.terminal import show_answer, terminal_without_echo
 from edgesdk.errors import EdgeError
 from edgesdk.generation.streaming import iterate_in_thread
@@ -187,7 +187,7 @@ def save_transcript(path: Path, messages: Sequence[Mapping[str, Any]], *, model:
         RequestError: something stands at `path`, or it cannot be written.
     """
     text = _markdown(messages) if path.suffix.lower() == ".md" else _json(messages, model)
-    write_new(path, [text])
+    write_new_file(path, [text])
 
 
 def _json(messages: Sequence[Mapping[str, Any]], model: str) -> str:

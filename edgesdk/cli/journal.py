@@ -15,8 +15,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from edgesdk.cli.new_file import write_new
-from edgesdk.cli.output import print_json, result_console
+from edgesdk.cli.output import print_json, result_console, write_new_file
 from edgesdk.cli.terminal import printable
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.storage.journal import Journal, JournalEntry, Route
@@ -132,7 +131,7 @@ def _export(path: Path, entries: Iterable[JournalEntry], as_json: bool) -> None:
             count += 1
             yield line
 
-    write_new(path, counted())
+    write_new_file(path, counted())
     _say_written(path, count, as_json)
 
 
@@ -144,7 +143,9 @@ def _train(path: Path, entries: Iterable[JournalEntry], as_json: bool) -> None:
             f" without their text, {found.unfinished} are unfinished.",
             hint="Texts are kept by an app that opens its journal with keep_texts=True.",
         )
-    write_new(path, (json.dumps(example, ensure_ascii=False) + "\n" for example in found.examples))
+    write_new_file(
+        path, (json.dumps(example, ensure_ascii=False) + "\n" for example in found.examples)
+    )
     _say_written(
         path, len(found.examples), as_json,
         without_text=found.without_text, unfinished=found.unfinished, repeated=found.repeated,

@@ -1,12 +1,13 @@
-"""Print results to stdout, and progress and messages to stderr."""
+"""Print results to stdout or write them to a new file, and progress and messages to stderr."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,7 +27,9 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from edgesdk.errors import RequestError
 from edgesdk.store import StoreEntry
+from edgesdk.system.atomic_files import atomic_file
 
 
 def result_console() -> Console:
@@ -46,6 +49,21 @@ def message_console() -> Console:
 def print_json(value: object) -> None:
     """Print one JSON document as the whole result."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def write_new_file(path: Path, parts: Iterable[str]) -> None:
+    """Write `parts` one after the other to a new file, which appears whole or not at all.
+
+    Raises:
+        RequestError: something stands at `path`, or it cannot be written.
+    """
+    if path.exists():
+        raise RequestError(f"{path} exists already.", hint="Name another file.")
+    try:
+        with atomic_file(path, private=True) as stream:
+            stream.writelines(part.encode() for part in parts)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def entry_fields(entry: StoreEntry) -> dict[str, Any]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgesdk.errors import NotEnoughSpace
+from edgesdk.store.progress import StoreProgress
 
 # What is left free at least: a disk filled to the last byte breaks more than a download.
 RESERVE_BYTES = 32 * 2**20
+_CHUNK = 4 * 2**20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -53,6 +56,28 @@ def disk_full_error(name: str) -> NotEnoughSpace:
         f"The disk filled up while {name} was written; what there was of it is removed.",
         hint="Free some space, or set EDGESDK_HOME to a folder on another disk.",
     )
+
+
+def link_or_copy(source: Path, target: Path, progress: StoreProgress) -> None:
+    """Put the file `source` at `target` too, by a hard link where the file system can.
+
+    Raises:
+        NotEnoughSpace: the disk cannot hold a copy.
+    """
+    try:
+        os.link(source, target)
+        return
+    except OSError:
+        # Another disk, or a file system without hard links.
+        size = source.stat().st_size
+    require_space(target.parent, size)
+    progress.start(f"copying {source.name}", size)
+    with removes_on_full_disk(target), source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(_CHUNK):
+            writer.write(chunk)
+            progress.advance(len(chunk))
+        writer.flush()
+        os.fsync(writer.fileno())
 
 
 def size_of(path: Path) -> int:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgesdk.bundle.manifest import FileEntry
 from edgesdk.bundle.opening import hash_file, open_bundle
 from edgesdk.errors import BundleError, DamagedCheckpoint
+from edgesdk.store.disk import folder_size
 from edgesdk.store.progress import StoreProgress
 
 RECORD_NAME = "edgesdk-checkpoint.json"
@@ -162,8 +163,7 @@ def bundle_entry(folder: Path) -> StoreEntry:
 
 
 def _damaged_entry(folder: Path, kind: Kind, problem: str) -> StoreEntry:
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return StoreEntry(folder.name, kind, folder, size, None, None, None, problem)
+    return StoreEntry(folder.name, kind, folder, folder_size(folder), None, None, None, problem)
 
 
 def _by_name(file: FileEntry) -> str:

