@@ -19,7 +19,7 @@ model = fake_model(prefix_cache=PrefixCache(Path(sys.argv[1]), max_bytes=12_000)
 replies = []
 for turn in range(25):
     text = chr(97 + (int(sys.argv[2]) + turn) % 5) * 300
-    model.remember(text)
+    model.cache_prefix(text)
     reply = model.respond(text + "?")
     replies.append((reply.text, reply.receipt.cached_tokens))
 print(json.dumps(replies))
