@@ -12,8 +12,15 @@ from .cloud.cloud_reply import Restart as Restart
 
 # What may leave the device, for which cloud, at which cost.
 from .cloud.endpoint import Cloud as Cloud
+from .cloud.endpoint import Timeouts as Timeouts
 from .privacy.policy import Policy as Policy
+from .privacy.policy import UploadQuestion as UploadQuestion
+from .privacy.builtin_detectors import BUILTIN_DETECTORS as BUILTIN_DETECTORS
 from .privacy.detectors import Detector as Detector
+from .privacy.detectors import Pattern as Pattern
+from .privacy.detectors import Presidio as Presidio
+from .privacy.detectors import PrivateSpan as PrivateSpan
+from .privacy.detectors import Terms as Terms
 from .cloud.spending import Budget as Budget
 from .cloud.spending import SpendingLimits as SpendingLimits
 from .storage.journal import Journal as Journal

@@ -69,7 +69,7 @@ class RequestPath:
     ) -> UploadVerdict:
         """Whether a request may leave the device; see `Policy.evaluate`."""
         return self._policy.evaluate(
-            hybrid.request.messages, call=upload, tags=tags, besides=hybrid.extras
+            hybrid.request.messages, call=upload, tags=tags, extras=hybrid.extras
         )
 
     def may_leave(self, verdict: UploadVerdict, prefer: Prefer | None = None) -> bool:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from edgesdk.hybrid.privacy.builtin_detectors import BUILT_IN
+from edgesdk.hybrid.privacy.builtin_detectors import BUILTIN_DETECTORS
 from edgesdk.hybrid.privacy.detectors import Presidio
 from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.privacy.redaction import Redactor, restore
@@ -39,14 +39,14 @@ def detector() -> Presidio:
 
 
 def test_names_are_found_beside_what_patterns_find(detector: Presidio) -> None:
-    verdict = Policy("redact", detectors=(*BUILT_IN, detector)).evaluate(
+    verdict = Policy("redact", detectors=(*BUILTIN_DETECTORS, detector)).evaluate(
         [{"role": "user", "content": TEXT}]
     )
     assert verdict.kinds == {"PERSON", "LOCATION", "EMAIL"}
 
 
 def test_names_are_hidden_and_restored(detector: Presidio) -> None:
-    redactor = Redactor((*BUILT_IN, detector))
+    redactor = Redactor((*BUILTIN_DETECTORS, detector))
     hidden = redactor.redact(TEXT)
     for secret in ("Zoë", "Quill", "Ann", "Oslo", "example.com"):
         assert secret not in hidden

@@ -17,7 +17,7 @@ from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart, TextDelta
 from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
 from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.privacy.builtin_detectors import BUILT_IN
+from edgesdk.hybrid.privacy.builtin_detectors import BUILTIN_DETECTORS
 from edgesdk.hybrid.privacy.detectors import Terms
 from edgesdk.hybrid.privacy.policy import Policy
 
@@ -149,7 +149,7 @@ def test_a_call_of_the_cloud_that_does_not_fit_is_none(answer: Any) -> None:
 
 def test_arguments_come_back_with_their_values() -> None:
     terms = Terms(['Ann "the cat"\nLee', "Müller\\Sohn"])
-    policy = Policy("redact", detectors=[*BUILT_IN, terms])
+    policy = Policy("redact", detectors=[*BUILTIN_DETECTORS, terms])
 
     def answers(body: dict[str, Any]) -> Any:
         # As models do: one mangled, one inside other words.
@@ -213,7 +213,7 @@ def test_secrets_leave_in_no_part_of_a_request() -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": SECRETS[9], "name": "x", "content": f"is {SECRETS[1]}"},
     ]
-    policy = Policy("redact", detectors=[*BUILT_IN, Terms(["Acme", "look_up_acme"])])
+    policy = Policy("redact", detectors=[*BUILTIN_DETECTORS, Terms(["Acme", "look_up_acme"])])
 
     def answers(body: dict[str, Any]) -> Any:
         alias = body["tools"][0]["function"]["name"]

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgesdk.errors import InvalidOption
-from edgesdk.hybrid.privacy.builtin_detectors import BUILT_IN
+from edgesdk.hybrid.privacy.builtin_detectors import BUILTIN_DETECTORS
 from edgesdk.hybrid.privacy.detectors import PrivateSpan, Terms, merge_overlapping
 from edgesdk.hybrid.privacy.placeholders import Placeholder
 from edgesdk.hybrid.privacy.redaction import Redactor, StreamRestorer, restore, restore_json
@@ -63,7 +63,7 @@ PLAIN = [
     "frame", ["{}", "Call me: {}, thanks.", "这是{}。", '{{"x": "{}"}}', "({})"]
 )
 def test_secrets_leave_as_placeholders_of_their_kind(kind: str, value: str, frame: str) -> None:
-    redactor = Redactor(BUILT_IN)
+    redactor = Redactor(BUILTIN_DETECTORS)
     text = frame.format(value)
     hidden = redactor.redact(text)
     assert value not in hidden
@@ -75,7 +75,7 @@ def test_secrets_leave_as_placeholders_of_their_kind(kind: str, value: str, fram
 
 @pytest.mark.parametrize("text", PLAIN)
 def test_what_only_looks_like_a_secret_stays(text: str) -> None:
-    assert Redactor(BUILT_IN).redact(text) == text
+    assert Redactor(BUILTIN_DETECTORS).redact(text) == text
 
 
 @pytest.mark.parametrize(
@@ -90,28 +90,28 @@ def test_what_only_looks_like_a_secret_stays(text: str) -> None:
     ],
 )
 def test_secrets_are_found_by_what_is_around_them(text: str, secret: str) -> None:
-    redactor = Redactor(BUILT_IN)
+    redactor = Redactor(BUILTIN_DETECTORS)
     assert secret not in redactor.redact(text)
     assert secret in redactor.values.values()
 
 
 def test_one_value_has_one_name_in_a_conversation_and_another_in_the_next() -> None:
     text = "ann@x.io and bob@x.io and ann@x.io"
-    redactor = Redactor(BUILT_IN)
+    redactor = Redactor(BUILTIN_DETECTORS)
     first, _, second, _, third = redactor.redact(text).split()
     assert first == third != second
     assert redactor.redact("ann@x.io") == first
-    names = {Redactor(BUILT_IN).redact("ann@x.io") for _ in range(40)}
+    names = {Redactor(BUILTIN_DETECTORS).redact("ann@x.io") for _ in range(40)}
     assert len(names) > 20
-    other = Redactor(BUILT_IN)
+    other = Redactor(BUILTIN_DETECTORS)
     other.redact("phone 415-555-2671")
     assert restore(other, first) == first
 
 
 def test_a_vault_goes_on_where_it_was() -> None:
-    redactor = Redactor(BUILT_IN)
+    redactor = Redactor(BUILTIN_DETECTORS)
     hidden = redactor.redact("ann@x.io")
-    later = Redactor(BUILT_IN, values=redactor.values)
+    later = Redactor(BUILTIN_DETECTORS, values=redactor.values)
     assert later.redact("ann@x.io") == hidden
     assert restore(later, hidden) == "ann@x.io"
     assert later.redact("bob@x.io") not in (hidden, "bob@x.io")
@@ -134,7 +134,7 @@ def test_a_vault_goes_on_where_it_was() -> None:
     ],
 )
 def test_slightly_mangled_placeholders_come_back(mangle: str) -> None:
-    redactor = Redactor([Terms(["Project Falcon"], kind="PROJECT_NAME"), *BUILT_IN])
+    redactor = Redactor([Terms(["Project Falcon"], kind="PROJECT_NAME"), *BUILTIN_DETECTORS])
     redactor.redact("Project Falcon, ann@x.io")
     for placeholder, value in redactor.values.items():
         kind = placeholder.kind
@@ -143,7 +143,7 @@ def test_slightly_mangled_placeholders_come_back(mangle: str) -> None:
 
 
 def test_brackets_around_more_than_the_placeholder_stay() -> None:
-    redactor = Redactor(BUILT_IN)
+    redactor = Redactor(BUILTIN_DETECTORS)
     name = redactor.redact("ann@x.io").strip("<>")
     assert restore(redactor, f"[see {name}]") == "[see ann@x.io]"
     assert restore(redactor, f"[{name} or me]") == "[ann@x.io or me]"
@@ -152,7 +152,7 @@ def test_brackets_around_more_than_the_placeholder_stay() -> None:
 
 
 def test_text_that_reads_as_a_placeholder_comes_back_as_it_was() -> None:
-    redactor = Redactor(BUILT_IN)
+    redactor = Redactor(BUILTIN_DETECTORS)
     hidden = redactor.redact("ann@x.io")
     text = f"Why does {hidden} or {hidden.lower()} stand there, ann@x.io?"
     assert restore(redactor, redactor.redact(text)) == text
@@ -200,14 +200,14 @@ texts = st.lists(noise | secret, max_size=6).map("".join)
 @given(st.lists(texts, min_size=1, max_size=4))
 @example(["<ann@x.io>", "ann@x.io1", "EMAIL ann@x.io"])
 def test_round_trip_is_exact(conversation: list[str]) -> None:
-    redactor = Redactor(BUILT_IN)
+    redactor = Redactor(BUILTIN_DETECTORS)
     hidden = [redactor.redact(text) for text in conversation]
     assert [restore(redactor, text) for text in hidden] == conversation
 
 
 @given(texts, st.lists(st.integers(0, 200), max_size=8))
 def test_a_stream_gives_what_the_whole_gives(text: str, cuts: list[int]) -> None:
-    redactor = Redactor(BUILT_IN)
+    redactor = Redactor(BUILTIN_DETECTORS)
     answer = redactor.redact(text) + noise_after(redactor)
     stream = StreamRestorer(redactor)
     at, pieces = 0, []
@@ -225,7 +225,7 @@ def noise_after(redactor: Redactor) -> str:
 
 
 def test_a_stream_holds_back_no_more_than_it_must() -> None:
-    redactor = Redactor(BUILT_IN)
+    redactor = Redactor(BUILTIN_DETECTORS)
     hidden = redactor.redact("ann@x.io")
     stream = StreamRestorer(redactor)
     assert stream.feed("Write to ") == "Write to "

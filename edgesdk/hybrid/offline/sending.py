@@ -95,7 +95,7 @@ class DeferredRequests:
         request = Request(queued.messages, queued.options, self._encode)
         hybrid = HybridRequest(request, redactor, key=key)
         now = self._policy.evaluate(
-            request.messages, call=queued.call, tags=queued.tags, besides=hybrid.extras
+            request.messages, call=queued.call, tags=queued.tags, extras=hybrid.extras
         )
         then = UploadVerdict(queued.upload, "the rule when it was asked", now.kinds)
         verdict = strictest(now, then)

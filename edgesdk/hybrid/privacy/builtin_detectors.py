@@ -80,7 +80,7 @@ _KEYS = "|".join(
     ]
 )
 
-BUILT_IN: tuple[Detector, ...] = (
+BUILTIN_DETECTORS: tuple[Detector, ...] = (
     Pattern(
         "PRIVATE_KEY",
         re.compile(

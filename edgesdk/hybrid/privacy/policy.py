@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.content import media_in
-from edgesdk.hybrid.privacy.builtin_detectors import BUILT_IN
+from edgesdk.hybrid.privacy.builtin_detectors import BUILTIN_DETECTORS
 from edgesdk.hybrid.privacy.detectors import Detector
 
 Upload = Literal["local_only", "ask", "redact", "allow"]
@@ -82,7 +82,7 @@ class Policy:
     tags: Mapping[str, Upload] = field(default_factory=dict)
     kinds: Mapping[str, Upload] = field(default_factory=dict)
     decide: Callable[[Messages], Upload | None] | None = None
-    detectors: Sequence[Detector] = BUILT_IN
+    detectors: Sequence[Detector] = BUILTIN_DETECTORS
     media: Upload = "local_only"
     ask: Callable[[UploadQuestion], bool] | None = None
 
@@ -101,7 +101,7 @@ class Policy:
         *,
         call: Upload | None = None,
         tags: Iterable[str] = (),
-        besides: Messages = (),
+        extras: Messages = (),
     ) -> UploadVerdict:
         """Apply the rules to `messages`.
 
@@ -109,7 +109,7 @@ class Policy:
             call: the rule of this call, in place of the default and the tags'.
             tags: of this call; one that has no rule keeps the request on the device, because a
                 misspelt tag must not open what it was to close.
-            besides: what would be sent along, such as tools; for the detectors only.
+            extras: what would be sent along, such as tools; for the detectors only.
         """
         named = tuple(tags)
         rules = [self._rule_of_call(call, named)]
@@ -117,7 +117,7 @@ class Policy:
         try:
             if self.decide is not None and (opinion := self.decide(messages)) is not None:
                 rules.append((check_upload(opinion), "the app's callable"))
-            kinds = kinds_in(self.detectors, [*messages, *besides])
+            kinds = kinds_in(self.detectors, [*messages, *extras])
         except Exception as error:
             # The error itself may quote the request, and reasons are written down.
             reason = f"a check failed with {type(error).__name__}"
