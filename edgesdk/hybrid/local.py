@@ -148,7 +148,9 @@ class LocalModel:
         """As `answer`; None is yielded while there is nothing to show."""
         self._preflight.require_text(hybrid)
         request = hybrid.for_device
-        states = SharedState(hybrid.states or NewStates(self._runtime.engine))
+        # An empty pool of states is false, and is still to be asked.
+        lender = NewStates(self._runtime.engine) if hybrid.states is None else hybrid.states
+        states = SharedState(lender)
         drafting = Drafting(
             self._runtime,
             states,
