@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from typing_extensions import Unpack
 
+from edgesdk.errors import RequestError
 from edgesdk.generation.streaming import read_all, read_all_async
-from edgesdk.hybrid.chat_history import HybridHistory, history_of
 from edgesdk.hybrid.decode_states import ConversationState
 from edgesdk.hybrid.overflow import HybridOverflow, checked_overflow, fit_to_device
 from edgesdk.hybrid.privacy.detectors import Detector
-from edgesdk.hybrid.privacy.policy import UploadVerdict
+from edgesdk.hybrid.privacy.placeholders import Placeholder
+from edgesdk.hybrid.privacy.policy import Upload, UploadVerdict
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.request import (
     HybridActKwargs,
     HybridKwargs,
     HybridRequest,
+    Messages,
     RoutingRules,
     split_rules,
 )
@@ -28,7 +31,7 @@ from edgesdk.hybrid.request_path import RequestPath
 from edgesdk.hybrid.stream import AsyncHybridStream, HybridStream
 from edgesdk.request import Request
 from edgesdk.runtime import Runtime
-from edgesdk.session import Session, Turn, restore_chat, save_chat
+from edgesdk.session import SavedChat, Session, Turn, restore_chat, save_chat
 from edgesdk.tools.call_messages import Message
 
 if TYPE_CHECKING:
@@ -259,3 +262,63 @@ def restore_hybrid_chat(
         past=past,
         states=kept,
     )
+
+
+@dataclass(frozen=True)
+class HybridHistory:
+    """Attributes:
+    turns: the system message left out.
+    strictest: the rule that holds for all later turns; None where there was none yet.
+    values: what the conversation's placeholders stand for.
+    """
+
+    turns: Messages = field(default_factory=list)
+    strictest: UploadVerdict | None = None
+    values: Mapping[Placeholder, str] = field(default_factory=dict)
+
+    def extra(self) -> dict[str, JsonValue]:
+        """What a file keeps besides the turns; it has the private values as the turns do."""
+        strictest = self.strictest
+        values = [
+            _StoredValue(kind=p.kind, number=p.number, value=v) for p, v in self.values.items()
+        ]
+        upload = None if strictest is None else strictest.upload
+        return _StoredHistory(strictest=upload, values=values).model_dump()
+
+
+def history_of(saved: SavedChat) -> HybridHistory:
+    """What `edgesdk.session.restore_chat` gave. A chat that was none of a hybrid client has no
+    rules of its own: those of the client it goes on with hold.
+
+    Raises:
+        RequestError: what it keeps besides the turns is none of a hybrid chat's.
+    """
+    turns: Messages = [dict(message) for message in saved.turns]
+    if not saved.extra:
+        return HybridHistory(turns)
+    try:
+        kept = _StoredHistory.model_validate(saved.extra)
+    except ValidationError as error:
+        raise RequestError(
+            f"The chat's rules cannot be read: {error.errors()[0]['msg']}."
+        ) from None
+    rule = kept.strictest
+    verdict = None if rule is None else UploadVerdict(rule, "an earlier turn")
+    return HybridHistory(
+        turns, verdict, {Placeholder(v.kind, v.number): v.value for v in kept.values}
+    )
+
+
+class _StoredValue(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    kind: str
+    number: int
+    value: str
+
+
+class _StoredHistory(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    strictest: Upload | None
+    values: list[_StoredValue]

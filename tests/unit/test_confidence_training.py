@@ -19,9 +19,14 @@ from edgesdk.errors import RequestError
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
 from edgesdk.hybrid.confidence.confidence import confidence_from
-from edgesdk.hybrid.confidence.probe import Probe
+from edgesdk.hybrid.confidence.probe import HiddenStateProbe
 from edgesdk.hybrid.confidence.regression import auroc
-from edgesdk.hybrid.confidence.signals import TokenStats, signals_of
+from edgesdk.hybrid.confidence.signals import (
+    SIGNAL_NAMES,
+    Signals,
+    TokenStats,
+    signals_of,
+)
 from edgesdk.hybrid.confidence.training import (
     ConfidenceProfile,
     LabelledDraft,
@@ -159,7 +164,7 @@ def test_a_half_is_what_was_seen_by_then(tmp_path: Path) -> None:
         def hidden_state(self, tokens: list[int]) -> HiddenStates:
             return np.ones(3, np.float32)
 
-    artifacts, probe = ArtifactStore(tmp_path), Probe((1.0, 1.0, 1.0), 0.0)
+    artifacts, probe = ArtifactStore(tmp_path), HiddenStateProbe((1.0, 1.0, 1.0), 0.0)
     learned = replace(fit_profile(gone_on(200), max_false_rejections=0.0), probe=probe)
     learned.save(artifacts, BUNDLE, threshold=0.0)
     with HybridClient(fake_model(Constant(b"x" * 50)), artifacts=artifacts) as client:
@@ -238,3 +243,31 @@ def test_a_journal_with_texts_is_a_training_set(tmp_path: Path) -> None:
     assert found[0] == replace(examples[1], prompt=user(examples[1].prompt))
     assert len(examples_in(entries, bundle="model 1")) == 40
     assert isinstance(fit_profile(found), ConfidenceProfile)
+
+
+def test_few_examples_leave_the_odds_of_the_answer_as_they_are() -> None:
+    rng = np.random.default_rng(5)
+
+    def answers(number: int) -> tuple[list[Signals], list[bool]]:
+        logs = -rng.exponential(0.4, size=(number, 3))
+        signals = [
+            signals_of(
+                [
+                    TokenStats(i, float(log), float(rng.exponential()), 1.0)
+                    for i, log in enumerate(row)
+                ]
+            )
+            for row in logs
+        ]
+        return signals, (rng.random(number) < np.exp(logs.sum(axis=1))).tolist()
+
+    signals, right = answers(40)
+    found = train_signal_regression(signals, right)
+    assert found.names == SIGNAL_NAMES
+    seen, truth = answers(4000)
+    chances = found.probability(np.array([each.vector() for each in seen]))
+    odds = np.array([each.log_odds for each in seen])
+    assert np.corrcoef(np.argsort(np.argsort(chances)), np.argsort(np.argsort(odds)))[0, 1] > 0.9
+    assert abs(float(chances.mean()) - float(np.mean(truth))) < 0.2
+    with pytest.raises(RequestError, match="All 0 examples"):
+        train_signal_regression([], [])

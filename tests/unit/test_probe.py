@@ -15,7 +15,7 @@ from edgesdk.engines.base import HiddenStates
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
-from edgesdk.hybrid.confidence.probe import Probe, probe_from, train_probe
+from edgesdk.hybrid.confidence.probe import HiddenStateProbe, probe_from, train_probe
 from edgesdk.hybrid.confidence.regression import auroc, folds_of, out_of_fold
 from edgesdk.hybrid.confidence.signals import TokenStats, signals_of
 from edgesdk.hybrid.confidence.training import LabelledDraft, fit_profile
@@ -178,4 +178,4 @@ def test_a_probe_is_kept_and_forgotten_with_its_regression(tmp_path: Path) -> No
         ):
             assert client.guarantee.confidence.probe == learned.probe
             assert client.guarantee.confidence.regression == learned.regression
-    assert isinstance(with_probe.probe, Probe)
+    assert isinstance(with_probe.probe, HiddenStateProbe)

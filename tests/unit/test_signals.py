@@ -1,4 +1,4 @@
-"""The signal of an answer that is dragged through its form."""
+"""Signals against their definitions, also of an answer that its output format constrains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from support.fake_engine import FakeEngine, fake_model
 
 from edgesdk.engines.base import Logits
 from edgesdk.generation.loop import generate
-from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES, SignalMeter, Signals, forbidden_share
+from edgesdk.hybrid.confidence.probe import HiddenStateProbe
+from edgesdk.hybrid.confidence.signals import (
+    SIGNAL_NAMES,
+    SignalMeter,
+    Signals,
+    forbidden_share,
+    log_odds,
+    repetition,
+)
 from edgesdk.options import Options
 
 
@@ -76,3 +84,49 @@ def test_a_model_that_is_dragged_through_its_form_shows() -> None:
     dragged = signals(b"yes", b"nil")
     assert dragged.forbidden > 0.9
     assert dragged.forbidden == dragged.vector()[SIGNAL_NAMES.index("forbidden")]
+
+
+@given(arrays(np.float32, (4, 9), elements=st.floats(-20, 20, width=32)))
+def test_signals_are_what_they_say(rows: np.ndarray) -> None:
+    meter = SignalMeter(1.25, HiddenStateProbe((2.0, -1.0), 0.5))
+    assert meter.signals() is None
+    tokens = [0, 3, 8, 3]
+    for at, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+        meter.update(row, token, np.array([at, 1], np.float32))
+    logs = torch.log_softmax(torch.tensor(rows, dtype=torch.float64), -1)
+    chosen = logs[torch.arange(4), torch.tensor(tokens)].numpy()
+    entropies = torch.distributions.Categorical(logits=torch.tensor(rows).double()).entropy()
+    ordered = np.sort(rows, axis=1)
+    margins = ordered[:, -1] - ordered[:, -2]
+    found = meter.signals()
+    assert found is not None
+    wanted = [
+        entropies[0], chosen[0], chosen.mean(), chosen.min(), np.quantile(chosen, 0.1),
+        margins.mean(), margins.min(), entropies.mean(), 0.0, 4.0,
+        chosen.sum() - np.log1p(-np.exp(min(chosen.sum(), -1e-6))), 0.0, 1.25,
+        2 * 3 - 1 + 0.5,
+    ]  # fmt: skip
+    np.testing.assert_allclose(found.vector(), np.array(wanted, float), atol=1e-4)
+    assert len(SIGNAL_NAMES) == len(wanted)
+
+
+@pytest.mark.parametrize(
+    ("log_probability", "wanted"),
+    [(np.log(0.5), 0.0), (np.log(0.9), np.log(9)), (-800.0, -800.0), (0.0, 6 * np.log(10))],
+)
+def test_odds_of_an_answer_stay_finite(log_probability: float, wanted: float) -> None:
+    assert log_odds(log_probability) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_banned_tokens_do_not_count() -> None:
+    meter = SignalMeter()
+    meter.update(np.array([1.0, -np.inf, 1.0], np.float32), 0)
+    found = meter.signals()
+    assert found is not None
+    assert found.first_entropy == pytest.approx(np.log(2))
+
+
+def test_repetition_counts_what_came_before() -> None:
+    assert repetition([1, 2, 3]) == 0.0
+    assert repetition([7] * 13) == pytest.approx(0.9)
+    assert repetition(range(50)) == 0.0

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationEr
 
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
-from edgesdk.hybrid.confidence.probe import Probe, probe_from
+from edgesdk.hybrid.confidence.probe import HiddenStateProbe, probe_from
 from edgesdk.hybrid.confidence.regression import LogisticRegression, regression_from
 from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES, Signals
 
@@ -50,7 +50,7 @@ class Confidence:
     decide_after: int = 24
     abort_below: float = 0.35
     fusion: LogisticRegression | None = None
-    probe: Probe | None = None
+    probe: HiddenStateProbe | None = None
     partial_regression: LogisticRegression | None = None
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ def confidence_from(value: JsonValue) -> Confidence:
         RequestError: it is none, or of other signals.
     """
     try:
-        stored = _Stored.model_validate(value)
+        stored = _StoredConfidence.model_validate(value)
         return Confidence(
             regression=None if stored.regression is None else regression_from(stored.regression),
             threshold=stored.threshold,
@@ -133,7 +133,7 @@ def confidence_from(value: JsonValue) -> Confidence:
         raise RequestError(f"This is no stored confidence: {error.errors()[0]['msg']}.") from None
 
 
-class _Stored(BaseModel):
+class _StoredConfidence(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     regression: JsonValue

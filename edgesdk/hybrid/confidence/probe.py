@@ -28,7 +28,7 @@ _SAME = 1e-6
 
 
 @dataclass(frozen=True)
-class Probe:
+class HiddenStateProbe:
     """The odds of "right", from a hidden state.
 
     Attributes:
@@ -68,24 +68,24 @@ class Probe:
         return np.clip(odds, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)
 
 
-_STORED = TypeAdapter(Probe)
+_STORED_PROBE = TypeAdapter(HiddenStateProbe)
 
 
-def probe_from(value: object) -> Probe:
-    """What `Probe.to_json` gave.
+def probe_from(value: object) -> HiddenStateProbe:
+    """What `HiddenStateProbe.to_json` gave.
 
     Raises:
         RequestError: it is none.
     """
     try:
-        return _STORED.validate_python(value)
+        return _STORED_PROBE.validate_python(value)
     except ValidationError as error:
         raise RequestError(f"This is no stored probe: {error.errors()[0]['msg']}.") from None
 
 
 def train_probe(
     states: HiddenStates, right: npt.NDArray[np.bool_], folds: Folds
-) -> tuple[Probe, Matrix]:
+) -> tuple[HiddenStateProbe, Matrix]:
     """Learn from the states that answers of one model ended in.
 
     Args:
@@ -105,7 +105,7 @@ def train_probe(
     return _train(states, right), odds
 
 
-def _train(states: HiddenStates, right: npt.NDArray[np.bool_]) -> Probe:
+def _train(states: HiddenStates, right: npt.NDArray[np.bool_]) -> HiddenStateProbe:
     """A logistic regression on principal components, as the linear map that both are together."""
     inputs = states.astype(np.float64)
     means, scales = inputs.mean(axis=0), inputs.std(axis=0)
@@ -118,4 +118,4 @@ def _train(states: HiddenStates, right: npt.NDArray[np.bool_]) -> Probe:
     per_component = np.array(found.weights) / np.array(found.scales)
     weights = per_component @ directions / scales
     bias = found.bias - float(per_component @ np.array(found.means)) - float(weights @ means)
-    return Probe(tuple(weights.tolist()), bias)
+    return HiddenStateProbe(tuple(weights.tolist()), bias)

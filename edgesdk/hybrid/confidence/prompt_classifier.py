@@ -86,7 +86,7 @@ class PromptClassifier:
         )
 
 
-class _Stored(BaseModel):
+class _StoredClassifier(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     regression: JsonValue
@@ -102,7 +102,7 @@ def prompt_classifier_from(value: JsonValue) -> PromptClassifier:
         RequestError: it is none, or of other features.
     """
     try:
-        stored = _Stored.model_validate(value)
+        stored = _StoredClassifier.model_validate(value)
     except ValidationError as error:
         raise RequestError(
             f"This is no stored prompt classifier: {error.errors()[0]['msg']}."

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgesdk.engines.base import HiddenStates, Logits
 from edgesdk.generation.constraint import Constraint
-from edgesdk.hybrid.confidence.probe import Probe
+from edgesdk.hybrid.confidence.probe import HiddenStateProbe
 
 # Of the 10% quantile.
 _QUANTILE = 0.1
@@ -105,7 +105,7 @@ class SignalMeter:
         hidden_state: behind the last logits, float32 [hidden]; None where the engine gives none.
     """
 
-    def __init__(self, prompt_log_odds: float = 0.0, probe: Probe | None = None) -> None:
+    def __init__(self, prompt_log_odds: float = 0.0, probe: HiddenStateProbe | None = None) -> None:
         self.hidden_state: HiddenStates | None = None
         self._prompt_log_odds = prompt_log_odds
         self._probe = probe

@@ -14,7 +14,7 @@ from edgesdk.errors import ContextOverflow, DeadlineExceeded
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore, artifact_store_for
 from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.confidence.probe import Probe, train_probe
+from edgesdk.hybrid.confidence.probe import HiddenStateProbe, train_probe
 from edgesdk.hybrid.confidence.prompt_classifier import (
     Messages,
     PromptClassifier,
@@ -68,7 +68,7 @@ class ConfidenceProfile:
 
     classifier: PromptClassifier
     regression: LogisticRegression
-    probe: Probe | None = None
+    probe: HiddenStateProbe | None = None
     partial_regression: LogisticRegression | None = None
 
     def confidence(self, threshold: float = Confidence.threshold) -> Confidence:
@@ -180,7 +180,7 @@ def _labelled_drafts(
                 )
 
 
-def _fit_probe(examples: list[LabelledDraft]) -> tuple[Probe | None, Matrix]:
+def _fit_probe(examples: list[LabelledDraft]) -> tuple[HiddenStateProbe | None, Matrix]:
     """A probe, and what one that was trained on the others says of each example, [n]; none, and
     zeros, where an example has no state."""
     states = [each.hidden_state for each in examples if each.hidden_state is not None]
