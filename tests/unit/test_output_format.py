@@ -90,10 +90,10 @@ class Even(BaseModel):
         raise ValueError(f"{number} is odd")
 
 
-@pytest.mark.parametrize("temperature", [0, 1.5])
-def test_answers_of_generated_schemas_are_valid(model: Model, temperature: float) -> None:
-    for seed in range(200):
-        schema = random_schema(seed)
+@pytest.mark.parametrize("first", range(0, 200, 50))
+def test_answers_of_generated_schemas_are_valid(model: Model, first: int) -> None:
+    for seed in range(first, first + 50):
+        schema, temperature = random_schema(seed), (0, 1.5)[seed % 2]
         reply = model.respond(
             "?", schema=schema, temperature=temperature, seed=seed, max_tokens=5000
         )
