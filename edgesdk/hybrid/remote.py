@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -305,9 +304,8 @@ def _checked_calls(answer: CloudReply, sent: CloudRequest, hybrid: HybridRequest
         (
             ToolCall(
                 sent.names.get(call.name, call.name),
-                # An assembled call has an object of arguments; restored as values, because a value
-                # may have what JSON escapes.
-                restore_json(hybrid.redactor, json.loads(call.arguments or "{}")),
+                # As values, because a value may have what JSON escapes.
+                restore_json(hybrid.redactor, call.arguments),
                 id=call.id,
             )
             for call in answer.calls

@@ -354,8 +354,8 @@ def test_reasoning_and_tool_calls_arrive_whole() -> None:
         events, found = ask(cloud(server.url))
     assert events[0] == ReasoningDelta("Hm")
     assert [(call.id, call.name, call.arguments) for call in found.calls] == [
-        ("a", "f", '{"x": 1}'),
-        ("b", "g", "{}"),
+        ("a", "f", {"x": 1}),
+        ("b", "g", {}),
     ]
 
 

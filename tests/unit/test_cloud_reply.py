@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from edgesdk.hybrid.cloud.cloud_reply import ReplyAssembly
-from edgesdk.hybrid.cloud.wire import ChunkDelta, InvalidChunk, ToolCallDelta, WireToolCall
+from edgesdk.hybrid.cloud.wire import ChunkDelta, InvalidChunk, ToolCallDelta
+from edgesdk.tools.calls import ToolCall
 
 
-def assembled(*parts: ToolCallDelta) -> tuple[WireToolCall, ...]:
+def assembled(*parts: ToolCallDelta) -> tuple[ToolCall, ...]:
     assembly = ReplyAssembly()
     for part in parts:
         assembly.add(ChunkDelta(calls=(part,)))
@@ -21,7 +22,7 @@ def test_calls_are_assembled_by_their_numbers() -> None:
         ToolCallDelta(1, "b", "g", ""),
         ToolCallDelta(0, "a", "f", '{"x"'),
         ToolCallDelta(0, "", "", ": 1}"),
-    ) == (WireToolCall("a", "f", '{"x": 1}'), WireToolCall("b", "g", ""))
+    ) == (ToolCall("f", {"x": 1}, id="a"), ToolCall("g", {}, id="b"))
 
 
 @pytest.mark.parametrize(

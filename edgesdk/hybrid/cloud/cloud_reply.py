@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgesdk.hybrid.cloud.wire import (
@@ -11,8 +11,8 @@ from edgesdk.hybrid.cloud.wire import (
     InvalidChunk,
     ToolCallDelta,
     Usage,
-    WireToolCall,
 )
+from edgesdk.tools.calls import ToolCall
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class CloudReply:
 
     text: str
     reasoning: str
-    calls: tuple[WireToolCall, ...]
+    calls: tuple[ToolCall, ...]
     finish_reason: str
     usage: Usage | None
     endpoint: str
@@ -72,7 +72,7 @@ class ReplyAssembly:
 
     def __init__(self) -> None:
         self.text = self.reasoning = ""
-        self._calls: dict[int, WireToolCall] = {}
+        self._calls: dict[int, ToolCallDelta] = {}
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
         self._chunks = 0
@@ -117,10 +117,7 @@ class ReplyAssembly:
         if self._repeated and self._usage and self._chunks > self._usage.completion_tokens:
             raise InvalidChunk("it sent a chunk twice")
         assert self._finish_reason is not None, "a stream ends with a finish"
-        calls = tuple(call for _, call in sorted(self._calls.items()))
-        for call in calls:
-            if not _is_object(call.arguments or "{}"):
-                raise InvalidChunk(f"the arguments of its call of {call.name} are no JSON object")
+        calls = tuple(_whole_call(call) for _, call in sorted(self._calls.items()))
         return CloudReply(
             self.text, self.reasoning, calls, self._finish_reason, self._usage, endpoint, attempts
         )
@@ -134,17 +131,18 @@ class ReplyAssembly:
         if known is None:
             if not delta.name:
                 raise InvalidChunk(f"tool call {delta.index} has no name")
-            self._calls[delta.index] = WireToolCall(delta.id, delta.name, delta.arguments)
+            self._calls[delta.index] = delta
             return
         if delta.id and delta.id != known.id:
             raise InvalidChunk(f"tool call {delta.index} changed its id on the way")
-        self._calls[delta.index] = WireToolCall(
-            known.id, known.name, known.arguments + delta.arguments
-        )
+        self._calls[delta.index] = replace(known, arguments=known.arguments + delta.arguments)
 
 
-def _is_object(text: str) -> bool:
+def _whole_call(call: ToolCallDelta) -> ToolCall:
     try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
+        arguments = json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise InvalidChunk(f"the arguments of its call of {call.name} are no JSON object")
+    return ToolCall(call.name, arguments, id=call.id)

@@ -32,17 +32,8 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class WireToolCall:
-    """A tool call as it was sent. `arguments` is the JSON text that the model wrote."""
-
-    id: str
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True)
 class ToolCallDelta:
-    """A part of the call number `index`."""
+    """A part of the call number `index`; `arguments` is a part of their JSON text."""
 
     index: int
     id: str
