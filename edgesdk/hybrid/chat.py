@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from typing_extensions import Unpack
 
-from edgesdk.errors import RequestError
+from edgesdk.errors import InvalidOption, RequestError, TemplateError
 from edgesdk.generation.streaming import read_all, read_all_async
-from edgesdk.hybrid.decode_states import ConversationState
-from edgesdk.hybrid.overflow import HybridOverflow, checked_overflow, fit_to_device
+from edgesdk.hybrid.content import text_messages
 from edgesdk.hybrid.privacy.detectors import Detector
 from edgesdk.hybrid.privacy.placeholders import Placeholder
 from edgesdk.hybrid.privacy.policy import Upload, UploadVerdict
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.request import (
+    ConversationState,
     HybridActKwargs,
     HybridKwargs,
     HybridRequest,
@@ -29,6 +29,7 @@ from edgesdk.hybrid.request import (
 )
 from edgesdk.hybrid.request_path import RequestPath
 from edgesdk.hybrid.stream import AsyncHybridStream, HybridStream
+from edgesdk.overflow import Overflow, checked_policy, drop_oldest, low_watermark, prompt_limit
 from edgesdk.request import Request
 from edgesdk.runtime import Runtime
 from edgesdk.session import SavedChat, Session, Turn, restore_chat, save_chat
@@ -36,6 +37,9 @@ from edgesdk.tools.call_messages import Message
 
 if TYPE_CHECKING:
     from edgesdk.tools.tool_loop import ActResult
+
+
+HybridOverflow = Literal["error", "drop_oldest_turns"]
 
 
 @dataclass
@@ -307,6 +311,64 @@ def history_of(saved: SavedChat) -> HybridHistory:
     return HybridHistory(
         turns, verdict, {Placeholder(v.kind, v.number): v.value for v in kept.values}
     )
+
+
+def checked_overflow(policy: str) -> HybridOverflow:
+    """`policy` itself.
+
+    Raises:
+        InvalidOption: there is no such policy.
+    """
+    found = checked_policy(policy)
+    if found == "summarize":
+        raise InvalidOption(
+            "A hybrid chat does not summarize: a cloud may yet be sent the turns as they are.",
+            hint="Choose 'error' or 'drop_oldest_turns'.",
+        )
+    return found
+
+
+def fit_to_device(
+    runtime: Runtime, hybrid: HybridRequest, history: range, unseen: int
+) -> tuple[HybridRequest, int]:
+    """The request, of which the device sees as many of the latest turns as fit its context.
+
+    A cloud is sent all of them.
+
+    Args:
+        history: places in the request's messages of the turns that may be left out.
+        unseen: how many of these messages were left out before. They stay out while not all fit,
+            so that the KV cache of what follows them is of use.
+
+    Returns:
+        The request, and how many messages are left out now.
+    """
+    request = hybrid.request
+    before, turns = (
+        request.messages[: history.start],
+        request.messages[history.start : history.stop],
+    )
+    news = request.messages[history.stop :]
+    limit = prompt_limit(runtime.engine.info.context_length, request.options.max_tokens)
+
+    def tokens(kept: Messages) -> int:
+        return len(request.encode(text_messages([*before, *kept, *news]), request.specs))
+
+    try:
+        full = len(hybrid.full.tokens)
+        if full <= limit:
+            return hybrid, 0
+        kept = turns[unseen:]
+        if tokens(kept) > limit:
+            kept = drop_oldest(kept, tokens, low_watermark(limit)).turns
+        left = tokens(kept)
+    except TemplateError:
+        # The device's model cannot read it anyway, which is said elsewhere.
+        return hybrid, 0
+    out = len(turns) - len(kept)
+    dropped = sum(message["role"] == "user" for message in turns[:out])
+    overflow = Overflow("drop_oldest_turns", dropped, full, left)
+    return replace(hybrid, local_messages=[*before, *kept, *news], overflow=overflow), out
 
 
 class _StoredValue(BaseModel):

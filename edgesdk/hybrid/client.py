@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import Unpack
 
 from edgesdk.generation.streaming import read_all, read_all_async
-from edgesdk.hybrid.chat import HybridChat, restore_hybrid_chat
+from edgesdk.hybrid.chat import HybridChat, HybridOverflow, restore_hybrid_chat
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.cloud.spending import Budget
@@ -20,7 +20,6 @@ from edgesdk.hybrid.confidence.threshold import Check, Progress
 from edgesdk.hybrid.local import LocalModel
 from edgesdk.hybrid.offline.queue import OfflineQueue
 from edgesdk.hybrid.offline.sending import DeferredReply
-from edgesdk.hybrid.overflow import HybridOverflow
 from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.remote import RemoteModel

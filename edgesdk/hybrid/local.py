@@ -12,10 +12,9 @@ from edgesdk.errors import ContextOverflow, DeadlineExceeded, StructureError
 from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.signals import SignalMeter, Signals
-from edgesdk.hybrid.decode_states import DecodeStates, NewStates, SharedState
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.reply import LocalDraft
-from edgesdk.hybrid.request import HybridRequest, Messages
+from edgesdk.hybrid.request import DecodeStates, HybridRequest, Messages, NewStates, SharedState
 from edgesdk.hybrid.router import Preflight
 from edgesdk.hybrid.self_consistency import SelfConsistency, sample_until_agreed
 from edgesdk.options import Options
@@ -159,7 +158,7 @@ class LocalModel:
             hybrid.overflow,
         )
         try:
-            first = yield from self._shown(drafting, request, may_abort=cloud_allowed)
+            first = yield from drafting.draft(request, may_abort=cloud_allowed)
             self._preflight.observe(first.receipt)
             if self_consistency is None or not self_consistency.applies_to(
                 first, confidence, cloud_allowed=cloud_allowed
@@ -184,19 +183,6 @@ class LocalModel:
             yield Restart("the device's answers agree on another")
             yield TextDelta(best.text, "local")
         return best
-
-    def _shown(
-        self, drafting: Drafting, request: Request, *, may_abort: bool
-    ) -> Generator[TextDelta, None, LocalDraft]:
-        steps = drafting.draft(request, may_abort=may_abort)
-        try:
-            while True:
-                yield TextDelta(next(steps), "local")
-        except StopIteration as end:
-            found: LocalDraft = end.value
-            return found
-        finally:
-            steps.close()
 
     def _silent(
         self, drafting: Drafting, request: Request
@@ -249,7 +235,7 @@ class Drafting:
     prompt_log_odds: float = 0.0
     overflow: Overflow | None = None
 
-    def draft(self, request: Request, *, may_abort: bool) -> Generator[str, None, LocalDraft]:
+    def draft(self, request: Request, *, may_abort: bool) -> Generator[TextDelta, None, LocalDraft]:
         """Yield the pieces of an answer; return the draft.
 
         Args:
@@ -278,7 +264,7 @@ class Drafting:
                 for step in generation:
                     if step.text:
                         pieces.append(step.text)
-                        yield step.text
+                        yield TextDelta(step.text, "local")
                     # Of just so many tokens, however many there are: the engine decodes ahead.
                     while meter.tokens > next_check:
                         partial_signals.append(meter.first(next_check))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from time import perf_counter
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from edgesdk.errors import RequestError
 from edgesdk.generation.streaming import AsyncStream
@@ -16,7 +17,19 @@ from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
 
 HybridEvent: TypeAlias = TextDelta | ReasoningDelta | Restart
+_Result = TypeVar("_Result")
 AnswerSteps: TypeAlias = Generator[HybridEvent, None, HybridReply]
+
+
+def read_to_end(steps: Generator[object, None, _Result]) -> _Result:
+    """What a generator returns; what it yields is dropped."""
+    with closing(steps):
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: _Result = end.value
+                return result
 
 
 class HybridStream(Closeable, Iterator[HybridEvent]):

@@ -58,7 +58,7 @@ def kept(upload: Upload = "redact", calibration: str = "x", **changes: Any) -> A
 
 
 class Asker:
-    """Stands for `CloudAsker`: answers, fails, or waits until it is cancelled."""
+    """Stands for `RemoteModel`: answers, fails, or waits until it is cancelled."""
 
     def __init__(self, says: str | Exception | None = "7", finish: str = "stop") -> None:
         self.says = says
@@ -355,7 +355,7 @@ def test_prompts_that_became_others_are_told_as_a_warning(
     keeper = GuaranteeMonitor(BASE, NOW)
     keeper.calibrate(LABELS, alpha=0.2, delta=0.05)
     for i in range(300):
-        # Neither answers without a token nor those that were doubted half-way are of the labels.
+        # Neither answers without a token nor those predicted to be wrong are of the labels.
         keeper.observe_draft(replace(DRAFT, confidence=None))
         keeper.observe_draft(replace(DRAFT, confidence=0.1, predicted_wrong=True))
         keeper.observe_draft(replace(DRAFT, confidence=(i % 100) / 100))

@@ -22,6 +22,7 @@ from edgesdk.hybrid.remote import CloudResult, NoCloudAnswer, RemoteModel
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
+from edgesdk.hybrid.stream import read_to_end
 from edgesdk.request import Request
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
@@ -174,21 +175,14 @@ class Auditor(Closeable):
         self._record(candidate, result, agreed, reason, started)
 
     def _ask(self, candidate: AuditCandidate) -> CloudResult:
-        asking = self._remote.ask(
-            HybridRequest(
-                candidate.request.replaced(cancellation=self._closing),
-                Redactor(self._policy.detectors),
-            ),
+        request = candidate.request.replaced(cancellation=self._closing)
+        steps = self._remote.ask(
+            HybridRequest(request, Redactor(self._policy.detectors)),
             candidate.verdict,
             prompt_tokens=candidate.draft.receipt.prompt_tokens,
             deadline=CancellationToken(_AUDIT_DEADLINE),
         )
-        while True:
-            try:
-                next(asking)
-            except StopIteration as end:
-                found: CloudResult = end.value
-                return found
+        return read_to_end(steps)
 
     def _judged(self, candidate: AuditCandidate, result: CloudResult) -> tuple[bool | None, str]:
         if result.answer.finish_reason != "stop":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,9 +12,10 @@ from edgesdk.errors import EdgeError, RequestError
 from edgesdk.hybrid.offline.queue import OfflineQueue, QueuedRequest, queued_request
 from edgesdk.hybrid.privacy.policy import Policy, UploadVerdict, strictest
 from edgesdk.hybrid.privacy.redaction import Redactor
-from edgesdk.hybrid.remote import CloudResult, NoCloudAnswer, RemoteModel
+from edgesdk.hybrid.remote import NoCloudAnswer, RemoteModel
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.request import HybridRequest, Messages
+from edgesdk.hybrid.stream import read_to_end
 from edgesdk.request import Encode, Request
 from edgesdk.system.cancellation import CancellationToken
 
@@ -101,14 +101,7 @@ class DeferredRequests:
         verdict = strictest(now, then)
         tokens = self._count(hybrid)
         steps = self._remote.ask(hybrid, verdict, prompt_tokens=tokens, deadline=deadline)
-        with closing(steps):
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    result: CloudResult = end.value
-                    break
-        reply = result.reply("asked again from the queue", None, "")
+        reply = read_to_end(steps).reply("asked again from the queue", None, "")
         self._record(reply, request.messages, verdict, started)
         return reply
 
