@@ -1,6 +1,6 @@
 """The command line `edgesdk`: a lazy group of subcommands, one file each.
 
-The frame is not in this file: importing `edgesdk.cli.list` would replace the name `list` here.
+The group is not in this file: importing `edgesdk.cli.list` would replace the name `list` here.
 """
 
 from __future__ import annotations

@@ -209,6 +209,9 @@ def find_in_catalog(name: str) -> CatalogModel:
 def plan_from_hub(reference: HubReference) -> DownloadPlan:
     """Ask the hub what the repository holds; nothing is downloaded yet.
 
+    huggingface_hub knows the endpoint and the token. Its own download is not used: it drops what it
+    has of a file when it is killed, where ours goes on.
+
     Raises:
         UnknownModel: there is no such repository or revision, or it is private.
         DownloadFailed: the hub cannot be reached, or wants a login.

@@ -6,13 +6,12 @@ import json
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from range_server import RangeServer, Served
-from support.pulls import BODY, SHA256, start_pull
+from support.pulls import BODY, SHA256, partial_size, start_pull, wait_until
 from support.small_disk import small_disk
 
 from edgesdk.errors import DownloadFailed, HashMismatch, NotEnoughSpace, UnknownModel
@@ -37,17 +36,6 @@ class Notes:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.01)
-
-
-def partial_size(store: Store) -> int:
-    return sum(path.stat().st_size for path in store.root.rglob("*.partial"))
 
 
 def leftovers(store: Store) -> list[Path]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 from range_server import RangeServer, Served
-from support.pulls import BODY, SHA256, start_pull
+from support.pulls import BODY, SHA256, partial_size, start_pull, wait_until
 
 from edgesdk.store import Store
 
@@ -60,6 +61,26 @@ def test_a_repository_of_the_hub(
     assert (Path(entry["path"]) / "model.safetensors").read_bytes() == hub["model.safetensors"]
     (request,) = server.asked(f"/owner/Repo/resolve/{'c' * 40}/model.safetensors")
     assert request.authorization == "Bearer hf_x"
+
+
+def test_a_killed_pull_from_the_hub_goes_on_where_it_stopped(
+    store: Store, server: RangeServer, hub: dict[str, bytes], tmp_path: Path
+) -> None:
+    path = f"/owner/Repo/resolve/{'c' * 40}/model.safetensors"
+    release = threading.Event()
+    server.files[path] = Served(hub["model.safetensors"], stall=(2_000_000, release))
+    environment = _hub_environment(server, tmp_path)
+    first = start_pull(store, "hf:owner/Repo", **environment)
+    wait_until(lambda: partial_size(store) >= 1_500_000)
+    first.kill()
+    first.communicate()
+    release.set()
+    kept = partial_size(store)
+    second = start_pull(store, "hf:owner/Repo", **environment)
+    _, err = second.communicate()
+    assert second.returncode == 0, err
+    assert [request.range for request in server.asked(path)] == [None, f"bytes={kept}-"]
+    assert store.verify("repo").size == store.record("repo").size
 
 
 def test_weights_that_the_hub_does_not_vouch_for(

@@ -8,6 +8,8 @@ import random
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 from edgesdk.store import Store
 
@@ -26,3 +28,14 @@ def start_pull(store: Store, *arguments: str, **environment: str) -> subprocess.
         # A shell has a background job ignore Ctrl-C, and its children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.01)
+
+
+def partial_size(store: Store) -> int:
+    return sum(path.stat().st_size for path in store.root.rglob("*.partial"))
