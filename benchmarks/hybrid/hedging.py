@@ -1,6 +1,6 @@
-"""What hedged requests bring, and what they cost: first tokens with and without `hedge_after`.
+"""Measure what hedged requests bring and cost: first tokens with and without `hedge_after`.
 
-    python benchmarks/hybrid/hedging.py
+    python -m benchmarks.hybrid.hedging
 
 Two endpoints on loopback begin their replies after delays that are drawn at random; each scenario
 says how often each is slow. Requests with and without hedging alternate, so that both see the same
