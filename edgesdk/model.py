@@ -171,7 +171,7 @@ class Model(Closeable):
         return plan(
             footprint(self._source, self.info.requested_device),
             context=context,
-            held=private_bytes(),
+            reusable=private_bytes(),
         )
 
     def close(self) -> None:

@@ -130,9 +130,9 @@ def _kind_ends(kind: str, schema: dict[str, Any], known: set[str]) -> bool:
             _ends(properties.get(name, others), known) for name in schema.get("required", ())
         )
     if kind == "array":
-        first, least = schema.get("prefixItems", []), int(schema.get("minItems", 0))
-        rest = schema.get("items") if least > len(first) else None
-        return all(_ends(item, known) for item in (*first[:least], rest))
+        first, min_items = schema.get("prefixItems", []), int(schema.get("minItems", 0))
+        rest = schema.get("items") if min_items > len(first) else None
+        return all(_ends(item, known) for item in (*first[:min_items], rest))
     return True
 
 

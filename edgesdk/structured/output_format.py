@@ -225,13 +225,13 @@ def _check_properties(path: str, part: dict[str, Any]) -> None:
     A grammar cannot keep names apart that the schema does not list, and in parsed JSON two
     properties of one name are one.
     """
-    least = part.get("minProperties", 0)
+    min_count = part.get("minProperties", 0)
     named = len(set(part.get("required", ())))
-    if least > named + 1:
+    if min_count > named + 1:
         at = f"{path}.minProperties" if path else "minProperties"
         raise InvalidOption(
-            f"The schema cannot be enforced: {at!r} is {least}, but only {named} names are given"
-            " in 'required', and others could come twice.",
+            f"The schema cannot be enforced: {at!r} is {min_count}, but only {named} names are"
+            " given in 'required', and others could come twice.",
             hint="Name them in 'required', or use an array.",
         )
 

@@ -88,14 +88,14 @@ class Plan:
 
 
 def plan(
-    found: Footprint, *, context: int | None = None, threads: int | None = None, held: int = 0
+    found: Footprint, *, context: int | None = None, threads: int | None = None, reusable: int = 0
 ) -> Plan:
     """Plan for a model by its footprint.
 
     Args:
         context: tokens of the conversation; None for the model's own limit.
         threads: how many read memory; None for what `edgesdk.load` would take.
-        held: bytes that the model may take beyond what the system has free.
+        reusable: bytes that the model may take beyond what the system has free.
 
     Raises:
         InvalidOption: `context` is not between 1 and the model's limit, or `threads` is less than
@@ -109,7 +109,7 @@ def plan(
     return plan_for(
         found,
         wanted,
-        available=available_bytes() + held,
+        available=available_bytes() + reusable,
         bandwidth=bandwidth(thread_count(threads)),
     )
 

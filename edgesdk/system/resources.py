@@ -113,18 +113,18 @@ def _inactive_file_bytes(stat: Path) -> int:
     return 0
 
 
-def thread_count(asked: int | None) -> int:
+def thread_count(requested: int | None) -> int:
     """The number that was asked for, or one thread per physical core that may be used.
 
     Hyperthreads share the vector units that decoding keeps busy, so they are not counted.
 
     Raises:
-        InvalidOption: `asked` is less than 1.
+        InvalidOption: `requested` is less than 1.
     """
-    if asked is not None:
-        if asked < 1:
-            raise InvalidOption(f"threads must be at least 1, not {asked}.")
-        return asked
+    if requested is not None:
+        if requested < 1:
+            raise InvalidOption(f"threads must be at least 1, not {requested}.")
+        return requested
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(psutil.cpu_count(logical=False) or 1, usable or 1))
 

@@ -60,9 +60,9 @@ def add_result(messages: Sequence[Message], call: ToolCall, result: str) -> list
     """
     called, results = _last_calls(messages)
     places = {each.id: place for place, each in enumerate(called)}
-    told = [*results, result_message(call, result)]
-    told.sort(key=lambda message: places.get(str(message.get("tool_call_id")), len(places)))
-    return [*messages[: len(messages) - len(results)], *told]
+    all_results = [*results, result_message(call, result)]
+    all_results.sort(key=lambda message: places.get(str(message.get("tool_call_id")), len(places)))
+    return [*messages[: len(messages) - len(results)], *all_results]
 
 
 def open_turn_start(messages: Sequence[Message]) -> int:

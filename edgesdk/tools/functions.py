@@ -47,13 +47,13 @@ class Tool:
         """Whether `run` gives something to await."""
         return inspect.iscoroutinefunction(self.function)
 
-    def run(self, given: dict[str, Any]) -> Any:
+    def run(self, arguments: dict[str, Any]) -> Any:
         """Call the function with the arguments of a call.
 
         Raises:
             pydantic.ValidationError: they do not fit its type hints; it was not called.
         """
-        positional, named = self.bind(given)
+        positional, named = self.bind(arguments)
         return self.function(*positional, **named)
 
 
@@ -97,7 +97,7 @@ def tool_from_function(function: Any) -> Tool:
         name,
         description,
         parameters,
-        bind=lambda given: adapter.validate_python(ArgsKwargs((), given)),
+        bind=lambda arguments: adapter.validate_python(ArgsKwargs((), arguments)),
         function=function,
     )
 

@@ -219,14 +219,16 @@ class ToolFormat:
         written = (self.syntax or HERMES).write(calls)
         return {"role": "assistant", "content": f"{content}\n{written}" if content else written}
 
-    def _with_tools(self, told: list[Message], specs: Sequence[Mapping[str, Any]]) -> list[Message]:
+    def _with_tools(
+        self, messages: list[Message], specs: Sequence[Mapping[str, Any]]
+    ) -> list[Message]:
         how, example = _WORDS[self.syntax or HERMES]
         listed = "\n".join(json.dumps(spec["function"], ensure_ascii=False) for spec in specs)
         words = _SYSTEM.format(specs=listed, how=how, example=example)
-        if told and told[0]["role"] == "system":
-            first, *others = told
+        if messages and messages[0]["role"] == "system":
+            first, *others = messages
             return [{**first, "content": f"{first['content']}\n\n{words}"}, *others]
-        return [{"role": "system", "content": words}, *told]
+        return [{"role": "system", "content": words}, *messages]
 
 
 _ASKED = {"role": "user", "content": "?"}
@@ -253,10 +255,12 @@ def detect_tool_format(template: ChatTemplate | None) -> ToolFormat:
         named = _rendered(template, [_ASKED], tools=None) or ""
         own = SMOLLM if "SmolLM" in named else HERMES
         return ToolFormat(tools=False, calls=0, results=False, syntax=own)
-    told = [[result_message(call, f"gave {call.name}") for call in _PROBES[:n]] for n in (1, 2)]
+    results_of = [
+        [result_message(call, f"gave {call.name}") for call in _PROBES[:n]] for n in (1, 2)
+    ]
     one, two = (
         _rendered(template, [_ASKED, call_message("", _PROBES[: len(results)]), *results]) or ""
-        for results in told
+        for results in results_of
     )
     return ToolFormat(
         tools=True,
