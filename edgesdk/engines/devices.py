@@ -36,7 +36,7 @@ class DeviceRecord:
         extra: the extra of edgesdk that installs the package; None where edgesdk needs it anyway.
         opener: "module:function" that loads a model; see `edgesdk.engines.registry.EngineOpener`.
         footprint: "module:function" that says what memory a model takes.
-        probe: "module:function" that finds out whether it works here; see `Probe`.
+        probe: "module:function" that finds out whether it works here; see `DeviceProbe`.
         provider: onnxruntime's name of it; None where another library runs the model.
         registration: "module:function" that makes it known to onnxruntime; None where it is.
         options: the options that it takes, by name, each with its type.
@@ -67,7 +67,7 @@ class DeviceRecord:
 
 
 @dataclass(frozen=True)
-class Probe:
+class DeviceProbe:
     """What was found out about a provider on this device.
 
     Attributes:

@@ -11,7 +11,7 @@ from edgesdk.bundle.manifest import BundleFormat
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines import devices
 from edgesdk.engines.base import Engine
-from edgesdk.engines.devices import DeviceRecord, Probe
+from edgesdk.engines.devices import DeviceProbe, DeviceRecord
 from edgesdk.errors import EngineError, InvalidOption, UnsupportedBundle
 from edgesdk.system.plan import Footprint
 from edgesdk.system.resources import thread_count
@@ -121,9 +121,9 @@ def device_names(model_format: BundleFormat | None = None) -> list[str]:
     )
 
 
-def probe(record: DeviceRecord) -> Probe:
+def probe(record: DeviceRecord) -> DeviceProbe:
     """Find out whether a provider works on this device."""
-    return cast("Callable[[DeviceRecord], Probe]", _import(record.probe))(record)
+    return cast("Callable[[DeviceRecord], DeviceProbe]", _import(record.probe))(record)
 
 
 def _names(records: Iterator[DeviceRecord] | list[DeviceRecord]) -> list[str]:

@@ -7,16 +7,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from typing_extensions import TypeVar
 
 from edgesdk.errors import DeadlineExceeded, InvalidOption, ToolRoundsExceeded
-from edgesdk.reply import Reply
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.tools.call_messages import Message, result_message
 from edgesdk.tools.calls import ToolCall
 from edgesdk.tools.functions import Tool
+
+if TYPE_CHECKING:
+    from edgesdk.reply import Reply
 
 
 class HasToolCalls(Protocol):
@@ -31,7 +33,7 @@ class HasToolCalls(Protocol):
         """See `Reply`."""
 
 
-_Reply = TypeVar("_Reply", bound=HasToolCalls, default=Reply)
+_Reply = TypeVar("_Reply", bound=HasToolCalls, default="Reply")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from edgesdk.cli import run
 from edgesdk.cli.doctor import DoctorCheck, run_checks
 from edgesdk.engines import devices
 from edgesdk.engines.base import Engine
-from edgesdk.engines.devices import DeviceRecord, Probe
+from edgesdk.engines.devices import DeviceProbe, DeviceRecord
 from edgesdk.engines.gguf.library import load_library
 from edgesdk.engines.registry import (
     choose_device,
@@ -77,8 +77,8 @@ def toy_footprint(source: Bundle) -> str:
     return f"of {source.manifest.target}"
 
 
-def probe_toy(record: DeviceRecord) -> Probe:
-    return Probe(TOY["status"], f"{record.package} 1.0")
+def probe_toy(record: DeviceRecord) -> DeviceProbe:
+    return DeviceProbe(TOY["status"], f"{record.package} 1.0")
 
 
 def register_toy() -> None:
@@ -115,7 +115,7 @@ def test_a_record_is_all_that_a_provider_needs(npu: DeviceRecord) -> None:
     assert footprint(bundle("toy"), "toy") == "of toy"
     assert device_names() == ["toy", "cpu"]
     assert device_names("gguf") == ["cpu"]
-    assert probe(npu) == Probe("ok", "onnxruntime-toy 1.0")
+    assert probe(npu) == DeviceProbe("ok", "onnxruntime-toy 1.0")
 
 
 def test_the_command_line_shows_each_record(npu: DeviceRecord, tmp_path: Path) -> None:

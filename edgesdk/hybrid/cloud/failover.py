@@ -38,7 +38,7 @@ _MAX_WAIT = 30.0
 
 
 @dataclass
-class _Call:
+class _Progress:
     """What all attempts at one reply share.
 
     Attributes:
@@ -115,7 +115,7 @@ class Failover:
             BudgetExceeded: see `CallSpending.reserve`; no attempt was made.
             DeadlineExceeded: the time was over before the first token.
         """
-        call = _Call(body, cancellation, spending or CallSpending(), key or uuid.uuid4().hex)
+        call = _Progress(body, cancellation, spending or CallSpending(), key or uuid.uuid4().hex)
         on_break = on_break or self._on_break
         assembly, failure = ReplyAssembly(), self._all_open()
         unpaid: BudgetExceeded | None = None
@@ -165,7 +165,7 @@ class Failover:
             raise unpaid if unpaid is not None and not call.count else failure
         yield assembly.partial("incomplete", failure.endpoint, call.count)
 
-    async def _begin(self, index: int, call: _Call) -> Attempt:
+    async def _begin(self, index: int, call: _Progress) -> Attempt:
         """Make an attempt that is paid for, but not sent yet; raises BudgetExceeded."""
         cloud, progress = self._clouds[index], SendProgress()
         # It may wait for a file that other processes write.
@@ -181,7 +181,7 @@ class Failover:
         )
         return Attempt(index, cloud, self._breakers[index], charge, chunks, progress)
 
-    async def _hedge(self, first: Attempt, delay: float, call: _Call) -> Attempt:
+    async def _hedge(self, first: Attempt, delay: float, call: _Progress) -> Attempt:
         """Return `first`, or an attempt at the next endpoint that begins sooner."""
 
         async def make_second() -> Attempt | None:
@@ -209,13 +209,13 @@ class Failover:
 
         return await first_to_answer(first, make_second, delay, discard=discard)
 
-    def _fail(self, attempt: Attempt, failure: CloudError, call: _Call) -> None:
+    def _fail(self, attempt: Attempt, failure: CloudError, call: _Progress) -> None:
         self._retries.fail()
         attempt.fail(failure)
         if isinstance(failure, CloudRefused):
             call.excluded.add(attempt.index)
 
-    async def _turns(self, call: _Call) -> AsyncGenerator[int, None]:
+    async def _turns(self, call: _Progress) -> AsyncGenerator[int, None]:
         """Yield which endpoint to ask next, after the pauses that are due."""
         for number in range(_MAX_ROUNDS):
             call.hedged.clear()
