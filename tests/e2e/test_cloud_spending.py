@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.other_process import run_python
 from support.scripted_server import (
     HEAD,
     Reset,
@@ -207,3 +208,30 @@ def test_a_busy_endpoint_says_so_after_the_money_is_gone() -> None:
     scripts = [status("504 Gateway Timeout"), GOOD]
     with ScriptedServer(scripts) as server, pytest.raises(CloudBusy, match="504"):
         ask(budget, server.url)
+
+
+_SPENDER = """
+import sys
+from pathlib import Path
+from edgesdk.errors import BudgetExceeded
+from edgesdk.hybrid.cloud.spending import Budget
+from edgesdk.hybrid.cloud.spending import Cost, SpendingLimits
+budget = Budget(SpendingLimits(tokens_per_day=1000), Path(sys.argv[1]))
+won = 0
+for _ in range(60):
+    try:
+        budget.reserve(Cost(tokens=13)).settle(Cost(tokens=12))
+        won += 1
+    except BudgetExceeded:
+        pass
+print(won)
+"""
+
+
+def test_two_processes_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "b.sqlite"
+    with ThreadPoolExecutor(2) as both:
+        won = sum(both.map(lambda _: run_python(_SPENDER, str(path)), range(2)))
+    # 82 calls leave 16 of the 1,000 tokens, which is enough for one more, and no more after it.
+    assert won == 83
+    assert Budget(SpendingLimits(), path).spent().tokens == 12 * won <= 1000

@@ -1,13 +1,11 @@
-"""No caller, thread or process spends more than there is."""
+"""No caller and no thread spends more than there is."""
 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.other_process import run_python
 
 from edgesdk.errors import BudgetExceeded, InvalidOption, RequestError
 from edgesdk.hybrid.cloud.spending import DAY, HOUR, Budget, Cost, SpendingLimits
@@ -99,33 +97,6 @@ def test_eight_callers_at_once(tmp_path: Path) -> None:
         thread.join()
     assert budget.spent().money == pytest.approx(0.02 * len(won))
     assert 0.95 <= budget.spent().money <= 1.0
-
-
-_SPENDER = """
-import sys
-from pathlib import Path
-from edgesdk.errors import BudgetExceeded
-from edgesdk.hybrid.cloud.spending import Budget
-from edgesdk.hybrid.cloud.spending import Cost, SpendingLimits
-budget = Budget(SpendingLimits(tokens_per_day=1000), Path(sys.argv[1]))
-won = 0
-for _ in range(60):
-    try:
-        budget.reserve(Cost(tokens=13)).settle(Cost(tokens=12))
-        won += 1
-    except BudgetExceeded:
-        pass
-print(won)
-"""
-
-
-def test_two_processes_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "b.sqlite"
-    with ThreadPoolExecutor(2) as both:
-        won = sum(both.map(lambda _: run_python(_SPENDER, str(path)), range(2)))
-    # 82 calls leave 16 of the 1,000 tokens, which is enough for one more, and no more after it.
-    assert won == 83
-    assert Budget(SpendingLimits(), path).spent().tokens == 12 * won <= 1000
 
 
 def test_limits_and_files_that_are_none(tmp_path: Path) -> None:
