@@ -29,7 +29,7 @@ from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.stream import HybridEvent
 from edgesdk.request import Request
-from edgesdk.system.cancellation import CancellationToken, Cancelled
+from edgesdk.system.cancellation import Cancelled
 from edgesdk.tools.call_messages import used_ids
 from edgesdk.tools.calls import ToolCall, ToolCalls
 
@@ -75,7 +75,6 @@ class RemoteModel:
         verdict: UploadVerdict,
         *,
         prompt_tokens: int,
-        deadline: CancellationToken,
     ) -> Generator[HybridEvent, None, CloudResult]:
         """Yield the answer as it comes, with values restored; return how it ended.
 
@@ -97,7 +96,7 @@ class RemoteModel:
         worst_prompt = int((prompt_tokens + extra_tokens(sent)) * _TOKENIZER_MARGIN)
         spending = CallSpending(self._budget, worst_prompt, most)
         try:
-            answer = yield from self._read(sent, hybrid, deadline, spending)
+            answer = yield from self._read(sent, hybrid, spending)
         except Cancelled as error:
             raise NoCloudAnswer("cancelled", cost=spending.cost) from error
         except BudgetExceeded as error:
@@ -110,23 +109,21 @@ class RemoteModel:
         return cloud_result_of(answer, sent, hybrid, spending.cost)
 
     def _read(
-        self,
-        sent: CloudRequest,
-        hybrid: HybridRequest,
-        deadline: CancellationToken,
-        spending: CallSpending,
+        self, sent: CloudRequest, hybrid: HybridRequest, spending: CallSpending
     ) -> Generator[HybridEvent, None, CloudReply]:
         """The events, restored, and the answer as the endpoint gave it."""
-        restoring = AttemptRestorer(hybrid)
+        request, restoring = hybrid.request, AttemptRestorer(hybrid)
+        cancellation = request.cancellation.child(request.options.deadline, started=request.started)
         with (
             self._opened().stream(
                 sent.body,
-                cancellation=deadline,
+                cancellation=cancellation,
                 spending=spending,
                 on_break=hybrid.on_break,
                 key=hybrid.key,
             ) as stream,
-            hybrid.request.cancellation.on_cancel(stream.close),
+            # The stream itself ends at the deadline, with what there is.
+            request.cancellation.on_cancel(stream.close),
         ):
             for event in stream:
                 if isinstance(event, Restart):
@@ -134,7 +131,7 @@ class RemoteModel:
                     yield event
                 elif not isinstance(event, CloudReply):
                     yield from restoring.feed(event)
-            if hybrid.request.cancellation.cancelled:
+            if request.cancellation.cancelled:
                 raise Cancelled
             yield from restoring.flush()
             return stream.reply

@@ -21,7 +21,6 @@ from edgesdk.hybrid.request import HybridRequest, Messages, Prefer
 from edgesdk.hybrid.router import Preflight, Rejection
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
 from edgesdk.hybrid.stream import AnswerSteps, HybridEvent, HybridStream
-from edgesdk.system.cancellation import CancellationToken
 
 if TYPE_CHECKING:
     from edgesdk.hybrid.monitor.monitor import Monitor
@@ -100,7 +99,6 @@ class RequestPath:
         self, hybrid: HybridRequest, verdict: UploadVerdict, prefer: Prefer | None
     ) -> AnswerSteps:
         started, request = time.time(), hybrid.request
-        deadline = CancellationToken(request.options.deadline, started=request.started)
         may_leave = self.may_leave(verdict, prefer)
         local: LocalDraft | None = None
         rejection: Rejection | None = _PREFERRED
@@ -112,7 +110,7 @@ class RequestPath:
             reply = local_reply(local, reason, low_confidence=cancelled)
         else:
             assert rejection is not None, "without a draft there is a reason why"
-            reply = yield from self._escalate(hybrid, verdict, local, rejection, deadline)
+            reply = yield from self._escalate(hybrid, verdict, local, rejection)
         self._record(reply, request.messages, verdict, started)
         # Output formats and tool calls are not covered by the guarantee, nor audited.
         chosen = prefer is None and not request.cancellation.cancelled and request.is_plain
@@ -150,13 +148,12 @@ class RequestPath:
         verdict: UploadVerdict,
         local: LocalDraft | None,
         rejection: Rejection,
-        deadline: CancellationToken,
     ) -> AnswerSteps:
         """The cloud's answer; where there is none, the device's after all."""
         request, (rejected_by, reason) = hybrid.request, rejection
         shown = local is not None and bool(local.text)
         tokens = local.receipt.prompt_tokens if local else self._preflight.count(hybrid)
-        asking = self._remote.ask(hybrid, verdict, prompt_tokens=tokens, deadline=deadline)
+        asking = self._remote.ask(hybrid, verdict, prompt_tokens=tokens)
         said: list[str] = []
         began = False
         try:

@@ -18,7 +18,6 @@ from edgesdk.hybrid.reply import HybridReply
 from edgesdk.options import Options
 from edgesdk.request import Request
 from edgesdk.structured.output_format import OutputFormat
-from edgesdk.system.cancellation import CancellationToken
 
 
 def reply_of(held: QueuedRequest, finish: str = "stop") -> HybridReply:
@@ -33,9 +32,9 @@ def test_each_is_sent_each_once_in_order(tmp_path: Path) -> None:
     sent: list[str] = []
     keys: set[str] = set()
 
-    def send(one: QueuedRequest, deadline: CancellationToken, key: str) -> HybridReply:
+    def send(one: QueuedRequest, seconds: float, key: str) -> HybridReply:
         keys.add(key)
-        assert deadline.remaining < 300
+        assert 0 < seconds < 300
         sent.append(one.messages[0]["content"])
         return reply_of(one)
 
@@ -56,7 +55,7 @@ def test_nothing_is_sent_before_somebody_reads(tmp_path: Path) -> None:
         queue.put(request(text))
     sent: list[QueuedRequest] = []
 
-    def send(one: QueuedRequest, deadline: CancellationToken, key: str) -> HybridReply:
+    def send(one: QueuedRequest, seconds: float, key: str) -> HybridReply:
         sent.append(one)
         return reply_of(one)
 
@@ -84,7 +83,7 @@ def test_what_is_not_sent_now(tmp_path: Path, cause: str, left: list[str], sent:
         queue.put(request(text))
     tried = []
 
-    def send(one: QueuedRequest, deadline: CancellationToken, key: str) -> HybridReply:
+    def send(one: QueuedRequest, seconds: float, key: str) -> HybridReply:
         tried.append(one.messages[0]["content"])
         if tried[-1] == "b":
             raise NoCloudAnswer("because", cause)  # type: ignore[arg-type]
@@ -110,7 +109,7 @@ def test_an_error_leaves_the_request_to_others(tmp_path: Path) -> None:
     queue.put(request("a"))
     keys: list[str] = []
 
-    def send(one: QueuedRequest, deadline: CancellationToken, key: str) -> HybridReply:
+    def send(one: QueuedRequest, seconds: float, key: str) -> HybridReply:
         keys.append(key)
         raise KeyboardInterrupt
 
@@ -127,7 +126,7 @@ def test_one_that_cannot_be_sent_keeps_no_other_waiting(tmp_path: Path) -> None:
     queue.put(request("a"))
     queue.put(request("b"))
 
-    def send(one: QueuedRequest, deadline: CancellationToken, key: str) -> HybridReply:
+    def send(one: QueuedRequest, seconds: float, key: str) -> HybridReply:
         if one == request("a"):
             raise TemplateError("The model of now has no template.")
         return reply_of(one)
@@ -142,7 +141,7 @@ def test_an_answer_that_came_too_late_is_not_given_out(tmp_path: Path) -> None:
     queue.put(request("a"))
     others = []
 
-    def slow(one: QueuedRequest, deadline: CancellationToken, key: str) -> HybridReply:
+    def slow(one: QueuedRequest, seconds: float, key: str) -> HybridReply:
         clock.now += 301
         others.extend(send_queued(other, lambda one, *_: reply_of(one)))
         return reply_of(one)

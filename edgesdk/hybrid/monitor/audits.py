@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from edgesdk.errors import InvalidOption, RequestError
@@ -175,12 +175,15 @@ class Auditor(Closeable):
         self._record(candidate, result, agreed, reason, started)
 
     def _ask(self, candidate: AuditCandidate) -> CloudResult:
-        request = candidate.request.replaced(cancellation=self._closing)
+        request = candidate.request.replaced(
+            options=replace(candidate.request.options, deadline=_AUDIT_DEADLINE),
+            cancellation=self._closing,
+            started=time.perf_counter(),
+        )
         steps = self._remote.ask(
             HybridRequest(request, Redactor(self._policy.detectors)),
             candidate.verdict,
             prompt_tokens=candidate.draft.receipt.prompt_tokens,
-            deadline=CancellationToken(_AUDIT_DEADLINE),
         )
         return read_to_end(steps)
 

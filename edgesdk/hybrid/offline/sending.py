@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from edgesdk.errors import EdgeError, RequestError
@@ -17,7 +17,6 @@ from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.request import HybridRequest, Messages
 from edgesdk.hybrid.stream import read_to_end
 from edgesdk.request import Encode, Request
-from edgesdk.system.cancellation import CancellationToken
 
 RecordsReply: TypeAlias = Callable[[HybridReply, Messages, UploadVerdict, float], None]
 
@@ -84,7 +83,7 @@ class DeferredRequests:
         """Send what is in the queue; see `send_queued`."""
         return iter(()) if self._queue is None else send_queued(self._queue, self._send)
 
-    def _send(self, queued: QueuedRequest, deadline: CancellationToken, key: str) -> HybridReply:
+    def _send(self, queued: QueuedRequest, seconds: float, key: str) -> HybridReply:
         """Ask the cloud, under the policy of now or of then, whichever is stricter.
 
         If two processes send the same request, because one died, the cloud gets the same text and
@@ -92,7 +91,8 @@ class DeferredRequests:
         """
         started = time.time()
         redactor = Redactor(self._policy.detectors, seed=key)
-        request = Request(queued.messages, queued.options, self._encode)
+        options = replace(queued.options, deadline=seconds)
+        request = Request(queued.messages, options, self._encode)
         hybrid = HybridRequest(request, redactor, key=key)
         now = self._policy.evaluate(
             request.messages, call=queued.call, tags=queued.tags, extras=hybrid.extras
@@ -100,14 +100,14 @@ class DeferredRequests:
         then = UploadVerdict(queued.upload, "the rule when it was asked", now.kinds)
         verdict = strictest(now, then)
         tokens = self._count(hybrid)
-        steps = self._remote.ask(hybrid, verdict, prompt_tokens=tokens, deadline=deadline)
+        steps = self._remote.ask(hybrid, verdict, prompt_tokens=tokens)
         reply = read_to_end(steps).reply("asked again from the queue", None, "")
         self._record(reply, request.messages, verdict, started)
         return reply
 
 
 def send_queued(
-    queue: OfflineQueue, send: Callable[[QueuedRequest, CancellationToken, str], HybridReply]
+    queue: OfflineQueue, send: Callable[[QueuedRequest, float, str], HybridReply]
 ) -> Iterator[DeferredReply]:
     """Send what is in the queue, one request after the other, until the cloud is away.
 
@@ -117,7 +117,8 @@ def send_queued(
     sends the same request with the same key.
 
     Args:
-        send: is given an idempotency key, too, the same each time; raises NoCloudAnswer.
+        send: takes a request, the seconds that it may take, and an idempotency key, which is the
+            same each time; raises NoCloudAnswer.
 
     Raises:
         RequestError: the queue cannot be used.
@@ -127,7 +128,7 @@ def send_queued(
         entry, request = claim.entry, claim.request
         reached = entry.id
         try:
-            reply = send(request, CancellationToken(claim.seconds), claim.key)
+            reply = send(request, claim.seconds, claim.key)
         except NoCloudAnswer as error:
             _LOG.info("request %d of the queue: %s", entry.id, error)
             if error.cause in ("policy", "unfit"):
