@@ -270,6 +270,19 @@ def test_what_cannot_be_measured_or_kept_is_single_steps(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_nothing_is_computed_where_memory_cannot_be_aliased(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: int) -> None:
+        raise OSError("no such memory")
+
+    monkeypatch.setattr("edgesdk.engines.onnx.kv_cache.aliased_memory", refused)
+    decoder = attention_decoder(1)
+    runs = BatchRuns(decoder)
+    assert batches_equal_single_steps(decoder) is None
+    assert runs.count == 0
+
+
 def test_a_cancelled_measurement_gives_no_verdict(tmp_path: Path) -> None:
     verdict = VerificationVerdict("11" * 32, 1, tmp_path)
     decoder = attention_decoder(1, verdict)

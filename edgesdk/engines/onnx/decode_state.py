@@ -303,9 +303,7 @@ class OnnxDecodeState:
             raise EngineError("This decode state is closed.", hint="Ask the engine for a new one.")
 
     def _fill(self, length: int) -> None:
-        """Hold `length` tokens of random keys and values, the same at each call, and room for more.
-
-        Nothing is computed for them."""
+        """Hold `length` tokens with random keys and values, without computing anything."""
         decoder = self._decoder
         shape = decoder.cache_shape
         self._cache.reserve(length + MAX_VERIFIED_TOKENS, used=0, limit=decoder.context_length)
@@ -337,6 +335,8 @@ def batches_equal_single_steps(
         state._fill(length)
         # Its cache is empty behind `length`, so that a row read too early is a wrong one.
         start = state.fork()
+        # Fails where the system has no such memory, before anything is computed.
+        start._cache.alias(MAX_VERIFIED_TOKENS, used=length)
         single = state._extend_singly(ids, cancellation)
         for count in range(2, MAX_VERIFIED_TOKENS + 1):
             trial = start.fork()
