@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import configparser
 import html
+import importlib.util
 import os
 import re
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -36,7 +38,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_DEFAULT_INDEX = "https://pypi.org/simple"
+# Where pip says which index it asks by default.
+_PIP_MODULE = "pip/_internal/models/index.py"
+_PIP_DEFAULT = re.compile(r"""^PyPI = PackageIndex\(\s*["']([^"']+)["']""", re.MULTILINE)
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 _ANCHOR = re.compile(r"""<a\b[^>]*?\bhref\s*=\s*(["'])(.*?)\1""", re.IGNORECASE | re.DOTALL)
 _HINT = "Check the reference, the network, and the index that pip or uv is configured for."
@@ -159,10 +163,36 @@ def read_index_settings(environment: Mapping[str, str]) -> IndexSettings:
         ) from error
     indexes: tuple[str, ...] = ()
     if pip.get("no-index", "").lower() not in ("1", "true", "yes", "on"):
-        first = pip.get("index-url") or uv_default or _DEFAULT_INDEX
-        indexes = (first, *pip.get("extra-index-url", "").split(), *uv_extra)
+        first = pip.get("index-url") or uv_default or default_index()
+        indexes = (*first.split(), *pip.get("extra-index-url", "").split(), *uv_extra)
     links = tuple(pip.get("find-links", "").split())
     return IndexSettings(tuple(dict.fromkeys(indexes)), links, pip.get("cert"), pip.get("proxy"))
+
+
+def default_index() -> str:
+    """The index that pip asks by default, as pip says, or the pip that Python brings along.
+
+    Empty where there is neither; then a configuration has to name one.
+    """
+    pip = importlib.util.find_spec("pip")
+    if pip is not None and pip.origin is not None:
+        module = Path(pip.origin).parents[1] / _PIP_MODULE
+        source = module.read_text(encoding="utf-8") if module.is_file() else ""
+    else:
+        source = _bundled_pip_source()
+    found = _PIP_DEFAULT.search(source)
+    return "" if found is None else f"{found[1].rstrip('/')}/simple"
+
+
+def _bundled_pip_source() -> str:
+    """The same module of the wheel that `ensurepip` installs; empty where that is absent."""
+    ensurepip = importlib.util.find_spec("ensurepip")
+    if ensurepip is None or ensurepip.origin is None:
+        return ""
+    for wheel in sorted(Path(ensurepip.origin).parent.glob("_bundled/pip-*.whl")):
+        with zipfile.ZipFile(wheel) as archive, archive.open(_PIP_MODULE) as file:
+            return file.read().decode("utf-8")
+    return ""
 
 
 def _pip_options(environment: Mapping[str, str]) -> dict[str, str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
 import pytest
+from pip._internal.models.index import PyPI
 
 from edgesdk.errors import DownloadFailed
 from edgesdk.store import package_index
-from edgesdk.store.package_index import IndexSettings, read_index_settings
+from edgesdk.store.package_index import IndexSettings, default_index, read_index_settings
 
 OWN = "https://index.example/simple"
 
@@ -49,7 +51,21 @@ def test_the_null_device_turns_pips_files_off(
     monkeypatch.setattr(package_index, "_pip_files", lambda: [file])
     assert read_index_settings({}).indexes == (OWN,)
     found = read_index_settings({"PIP_CONFIG_FILE": os.devnull}).indexes
-    assert found == ("https://pypi.org/simple",)
+    assert found == (PyPI.simple_url.rstrip("/"),)
+
+
+def test_the_default_is_pips_own_also_where_pip_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = PyPI.simple_url.rstrip("/")
+    assert default_index() == own
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "pip" else real(name)
+    )
+    assert default_index() == own
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert default_index() == ""
 
 
 def test_without_an_index_only_folders_are_looked_at() -> None:
