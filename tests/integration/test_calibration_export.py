@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgesdk_export.calibration.calibrate import CalibrationSettings
 from edgesdk_export.calibration.calibration_text import (
     builtin_calibration_text,
     calibration_windows,
     generate_calibration_text,
 )
 from edgesdk_export.calibration.format_mix import formats_to_mix, mixed_formats
-from edgesdk_export.calibration.plan import CalibrationSettings
 from edgesdk_export.calibration.sensitivity import MatrixCost
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder

@@ -15,7 +15,7 @@ import edgesdk
 from edgesdk.bundle.manifest import Quantization, SourceBlocks
 from edgesdk.errors import RequestError
 from edgesdk_export.built_model import BuiltModel, StepProgress
-from edgesdk_export.calibration.plan import CalibrationSettings, measured_importance
+from edgesdk_export.calibration.calibrate import CalibrationSettings, measured_importance
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.gguf.decoder_metadata import check_llama_cpp, context_of

@@ -12,7 +12,7 @@ from edgesdk_quantize.divergence import Divergence
 import edgesdk
 from edgesdk.bundle.manifest import ModelShape, Quantization
 from edgesdk_export.built_model import BuiltModel, StepProgress
-from edgesdk_export.calibration.plan import CalibrationSettings, calibrate_decoder
+from edgesdk_export.calibration.calibrate import CalibrationSettings, calibrate_decoder
 from edgesdk_export.onnx import WeightScheme, write_decoder
 from edgesdk_export.onnx.writer import DATA_FILE
 from edgesdk_export.progress import ExportProgress

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from edgesdk.bundle.manifest import BundleFormat
 from edgesdk.errors import ExportError, RequestError
-from edgesdk_export.calibration.plan import CalibrationSettings
+from edgesdk_export.calibration.calibrate import CalibrationSettings
 from edgesdk_export.gguf.file_types import DEFAULT_TYPES, FileType, file_type_named
 from edgesdk_export.onnx.scheme import WeightScheme, scheme_name
 from edgesdk_export.quality.evaluation_text import EvaluationText
