@@ -44,7 +44,7 @@ HybridOverflow = Literal["error", "drop_oldest_turns"]
 
 @dataclass
 class HybridTurn(Turn):
-    """A turn, and who may answer it.
+    """A turn of a hybrid chat, with the rules for who may answer it.
 
     Attributes:
         verdict: the strictest of its answers; None before the first.
@@ -153,8 +153,9 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
         return await self._run_tools_async(prompt, tools, max_rounds, options)
 
     def fork(self) -> HybridChat:
-        """A chat that goes on from here by itself, with the same placeholders and rules; what is in
-        the KV cache is not computed again.
+        """Make a chat that goes on from here by itself, with the same placeholders and rules.
+
+        What is in the KV cache is not computed again.
 
         Raises:
             RequestError: an answer is under way.
@@ -171,8 +172,10 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
             )
 
     def save(self, path: str | Path) -> None:
-        """Write the conversation, its placeholders, its rules and its KV cache to a file for
-        `HybridClient.restore`. All of it is there as it is: the file is as private as the chat.
+        """Write the chat to a file for `HybridClient.restore`.
+
+        The file has the conversation, its placeholders, its rules and its KV cache, all as they
+        are: it is as private as the chat.
 
         The file is written beside its place and then put there, whole.
 
@@ -281,7 +284,7 @@ class HybridHistory:
     values: Mapping[Placeholder, str] = field(default_factory=dict)
 
     def extra(self) -> dict[str, JsonValue]:
-        """What a file keeps besides the turns; it has the private values as the turns do."""
+        """Return what a file keeps besides the turns: rules and private values."""
         strictest = self.strictest
         values = [
             _StoredValue(kind=p.kind, number=p.number, value=v) for p, v in self.values.items()
@@ -291,8 +294,10 @@ class HybridHistory:
 
 
 def history_of(saved: SavedChat) -> HybridHistory:
-    """What `edgesdk.session.restore_chat` gave. A chat that was none of a hybrid client has no
-    rules of its own: those of the client it goes on with hold.
+    """Read the history of a saved chat.
+
+    A chat that no hybrid client saved has no rules of its own: those of the client it goes on with
+    hold.
 
     Raises:
         RequestError: what it keeps besides the turns is none of a hybrid chat's.
@@ -314,7 +319,7 @@ def history_of(saved: SavedChat) -> HybridHistory:
 
 
 def checked_overflow(policy: str) -> HybridOverflow:
-    """`policy` itself.
+    """Return `policy` if hybrid chats have it.
 
     Raises:
         InvalidOption: there is no such policy.
@@ -331,7 +336,7 @@ def checked_overflow(policy: str) -> HybridOverflow:
 def fit_to_device(
     runtime: Runtime, hybrid: HybridRequest, history: range, unseen: int
 ) -> tuple[HybridRequest, int]:
-    """The request, of which the device sees as many of the latest turns as fit its context.
+    """Have the device see as many of the latest turns as fit its context.
 
     A cloud is sent all of them.
 

@@ -147,7 +147,7 @@ class HybridClient(Closeable):
         return AsyncHybridStream(self.stream(prompt, **options))
 
     def chat(self, system: str | None = None, *, overflow: HybridOverflow = "error") -> HybridChat:
-        """A conversation, with a KV cache and placeholders of its own.
+        """Start a conversation, with a KV cache and placeholders of its own.
 
         Args:
             overflow: what the device does with a conversation that is too long for it and that the
@@ -159,8 +159,9 @@ class HybridClient(Closeable):
         )
 
     def restore(self, path: str | Path, *, overflow: HybridOverflow = "error") -> HybridChat:
-        """The conversation that `HybridChat.save` or `edgesdk.chat.Chat.save` wrote; what the file
-        has in its KV cache is not computed again, and its turns keep their rules.
+        """Go on with a conversation that `HybridChat.save` or `edgesdk.chat.Chat.save` wrote.
+
+        What the file has in its KV cache is not computed again, and its turns keep their rules.
 
         Raises:
             RequestError: the file is damaged, holds no chat, or was saved with another model,
@@ -181,8 +182,11 @@ class HybridClient(Closeable):
         cancel: threading.Event | None = None,
         **options: Unpack[OptionsKwargs],
     ) -> CalibrationRecord:
-        """Keep only answers of which at most the share `alpha` is wrong, but for the probability
-        `delta`; see `edgesdk.hybrid.monitor.monitor.Monitor.calibrate`."""
+        """Find the threshold whose kept answers are wrong at most in the share `alpha`.
+
+        That holds with probability 1 - `delta`; see
+        `edgesdk.hybrid.monitor.monitor.Monitor.calibrate`.
+        """
         return self._opened_monitor().calibrate(
             labelled, options_from(options), alpha=alpha, delta=delta, progress=progress,
             cancel=cancel,
@@ -194,9 +198,10 @@ class HybridClient(Closeable):
         return self._opened_monitor().guarantee
 
     def flush_queue(self) -> Iterator[DeferredReply]:
-        """Ask the cloud what waits in the queue, under the policy and within the budget of now, and
-        yield the answers as they come; see `edgesdk.hybrid.offline.sending.send_queued`. Several
-        processes may do so at once.
+        """Send the requests in the offline queue, and yield their replies as they come.
+
+        The policy and the budget of now hold; see `edgesdk.hybrid.offline.sending.send_queued`.
+        Several processes may do so at once.
 
         Raises:
             RequestError: the queue cannot be used.
@@ -210,7 +215,7 @@ class HybridClient(Closeable):
         self._remote.close()
 
     def _opened_monitor(self) -> Monitor:
-        """The monitor; a client that needs none loads none."""
+        """Return the monitor; it is made, and its module loaded, when first needed."""
         with self._guard:
             if self.path.monitor is None:
                 self.path.monitor = self._new_monitor(None, None)

@@ -16,7 +16,7 @@ from edgesdk.tools.tool_set import ToolSet
 
 @dataclass(frozen=True)
 class CloudRequest:
-    """A request without model and streaming.
+    """The body of a request to a cloud, without model and streaming.
 
     Attributes:
         names: what the tools are really called, by the names in `body` that are others.
@@ -27,7 +27,7 @@ class CloudRequest:
 
 
 def cloud_request(hybrid: HybridRequest, *, hide: bool, max_output_tokens: int) -> CloudRequest:
-    """The request that a cloud is sent.
+    """Build the request that a cloud is sent.
 
     Args:
         hide: what the conversation's redactor finds private; without it texts go as they are.
@@ -54,13 +54,13 @@ def cloud_request(hybrid: HybridRequest, *, hide: bool, max_output_tokens: int) 
 
 
 def extra_tokens(sent: CloudRequest) -> int:
-    """About the tokens of tools and output format: four characters make one."""
+    """Estimate the tokens of tools and output format: four characters make one."""
     extras = [sent.body[name] for name in ("tools", "response_format") if name in sent.body]
     return sum(len(json.dumps(each)) for each in extras) // 4
 
 
 class _Redactor:
-    """Takes what is private out of the parts of one request."""
+    """Replaces what is private in the parts of one request by placeholders."""
 
     def __init__(self, redactor: Redactor | None) -> None:
         self._redactor = redactor
@@ -93,7 +93,7 @@ class _Redactor:
         return found if tools.parallel else {**found, "parallel_tool_calls": False}
 
     def value(self, value: Any) -> Any:
-        """A JSON value with all that is private in it hidden: texts, keys and numbers."""
+        """Redact all texts, keys and numbers of a JSON value."""
         redactor = self._redactor
         if redactor is None or value is None or isinstance(value, bool):
             return value
@@ -116,7 +116,7 @@ class _Redactor:
         ]
 
     def _medium(self, value: Any) -> Any:
-        """As `value`, but bytes in base64 stay what they are."""
+        """Redact a part that has a picture or a sound; its base64 data stays as it is."""
         if not isinstance(value, Mapping):
             return self.value(value)
         return {
@@ -137,7 +137,7 @@ class _Redactor:
         return alias
 
     def _word(self, word: str) -> str:
-        """A text in which the API allows no brackets: a name, or an id."""
+        """Redact a name or an id, in which the API allows no brackets."""
         hidden = str(self.value(word))
         return word if hidden == word else hidden.translate({ord("<"): None, ord(">"): None})
 

@@ -10,7 +10,7 @@ _TEXT = frozenset({"text", "input_text"})
 
 
 def parts_in(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The parts of all messages that have some."""
+    """Iterate the content parts of all messages."""
     for message in messages:
         content = message.get("content")
         if isinstance(content, Sequence) and not isinstance(content, str):
@@ -19,7 +19,7 @@ def parts_in(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any
 
 
 def media_in(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The types of the parts that are not text: pictures, sounds, files."""
+    """List the types of the parts that are not text: pictures, sounds, files."""
     return [str(part.get("type")) for part in parts_in(messages) if is_media(part)]
 
 
@@ -34,8 +34,7 @@ def is_data(key: str, value: Any) -> bool:
 
 
 def text_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with their parts of text put together, as chat templates take them; other
-    parts are left out."""
+    """Join the text parts of each message, as templates take them; leave out other parts."""
     found = []
     for message in messages:
         content = message.get("content")

@@ -29,7 +29,7 @@ from edgesdk.tools.calls import ToolCalls, parse_calls
 
 
 class LocalModel:
-    """Answers with one model. Several threads may use it.
+    """Answers with the device's model. Several threads may use it.
 
     Args:
         preflight: checks prompts, and learns how fast the answers were.
@@ -90,7 +90,7 @@ class LocalModel:
         cloud_allowed: bool,
         threshold: float = 0.0,
     ) -> Generator[TextDelta | Restart, None, LocalDraft]:
-        """Yield the answer as it comes; return what it was.
+        """Yield the device's answer as it comes; return the draft.
 
         Args:
             confidence: judges the answer while it is made.
@@ -118,8 +118,10 @@ class LocalModel:
     def draft_for_calibration(
         self, messages: Messages, options: Options, confidence: Confidence, *, cloud_allowed: bool
     ) -> Generator[object, None, LocalDraft | None]:
-        """What `answer` would make of a prompt, to judge it by; None where the prompt itself would
-        not let the device try. Something is yielded after each piece, so that it can be left.
+        """Make the draft that `answer` would make of a prompt, to label it.
+
+        It is None where the prompt itself is rejected. Something is yielded after each piece, so
+        that the caller can stop.
 
         Args:
             cloud_allowed: whether a cloud may answer instead; if not, the router is not asked.
@@ -144,7 +146,7 @@ class LocalModel:
         *,
         cloud_allowed: bool,
     ) -> Generator[TextDelta | Restart | None, None, LocalDraft]:
-        """As `answer`; None is yielded while there is nothing to show."""
+        """Do the work of `answer`; yield None while there is nothing to show."""
         self._preflight.require_text(hybrid)
         request = hybrid.for_device
         # An empty pool of states is false, and is still to be asked.
@@ -187,7 +189,7 @@ class LocalModel:
     def _silent(
         self, drafting: Drafting, request: Request
     ) -> Generator[None, None, LocalDraft | None]:
-        """One more answer; None where it did not come to its end. The prompt is in the KV cache."""
+        """Make one more answer, and show nothing of it; None where it did not come to its end."""
         steps = drafting.draft(request, may_abort=False)
         try:
             while True:
@@ -220,7 +222,7 @@ CHECK_EVERY = 8
 
 @dataclass(frozen=True)
 class Drafting:
-    """What the drafts of one answer share.
+    """Makes the drafts of one answer.
 
     Attributes:
         states: lends the decode states.

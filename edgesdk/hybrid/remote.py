@@ -41,7 +41,7 @@ _BAD_REQUEST = (400, 413, 422)
 
 
 class RemoteModel:
-    """Asks the endpoints within policy and budget.
+    """Asks the clouds, within policy and budget.
 
     Args:
         clouds: in order of preference; without any, every question is refused.
@@ -66,7 +66,7 @@ class RemoteModel:
 
     @property
     def available(self) -> bool:
-        """Whether there is anybody to ask."""
+        """Whether there is a cloud to ask."""
         return bool(self._clouds)
 
     def ask(
@@ -76,7 +76,7 @@ class RemoteModel:
         *,
         prompt_tokens: int,
     ) -> Generator[HybridEvent, None, CloudResult]:
-        """Yield the answer as it comes, with values restored; return how it ended.
+        """Yield the cloud's answer as it comes, with values restored; return the result.
 
         Raises:
             NoCloudAnswer: the policy, the app, the budget or the network are against it, or what
@@ -111,7 +111,7 @@ class RemoteModel:
     def _read(
         self, sent: CloudRequest, hybrid: HybridRequest, spending: CallSpending
     ) -> Generator[HybridEvent, None, CloudReply]:
-        """The events, restored, and the answer as the endpoint gave it."""
+        """Yield the events, restored; return the answer as the endpoint gave it."""
         request, restoring = hybrid.request, AttemptRestorer(hybrid)
         cancellation = request.cancellation.child(request.options.deadline, started=request.started)
         with (
@@ -234,7 +234,7 @@ class CloudResult:
     parsed: Any = None
 
     def reply(self, reason: str, local: LocalDraft | None, rejected_by: str) -> HybridReply:
-        """The reply, where this is the answer."""
+        """Make the client's reply of this result."""
         return HybridReply(
             self.answer.text, "cloud", reason, False, local, self.answer, self.cost, rejected_by,
             self.parsed, self.calls,
@@ -257,7 +257,7 @@ class AttemptRestorer:
             yield TextDelta(text)
 
     def flush(self) -> Iterator[TextDelta | ReasoningDelta]:
-        """What is left at the end."""
+        """Return what is left at the end."""
         if text := self._thought.flush():
             yield ReasoningDelta(text)
         if text := self._said.flush():
@@ -267,7 +267,7 @@ class AttemptRestorer:
 def cloud_result_of(
     answer: CloudReply, sent: CloudRequest, hybrid: HybridRequest, cost: Cost
 ) -> CloudResult:
-    """The answer as the app gets it.
+    """Restore and check an answer, so that the app can have it.
 
     Raises:
         NoCloudAnswer: the answer is whole, but does not fit the tools or the output format.
@@ -293,7 +293,7 @@ def cloud_result_of(
 
 
 def _checked_calls(answer: CloudReply, sent: CloudRequest, hybrid: HybridRequest) -> ToolCalls:
-    """The calls with their arguments restored; empty where none were allowed."""
+    """Restore the arguments of the calls and check them; empty where no tools are allowed."""
     request = hybrid.request
     if request.tools is None:
         return ToolCalls()
@@ -312,5 +312,5 @@ def _checked_calls(answer: CloudReply, sent: CloudRequest, hybrid: HybridRequest
 
 
 def _escape(request: Request) -> Callable[[str], str]:
-    """How a restored value is written into the answer."""
+    """Return what writes a restored value into the answer."""
     return str if request.output_format is None else json_escaped

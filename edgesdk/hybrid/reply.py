@@ -20,7 +20,7 @@ from edgesdk.tools.calls import ToolCall, ToolCalls, text_before_calls
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one answer, in seconds from the request.
+    """How long one answer took, in seconds from the request.
 
     Attributes:
         seconds: to its end.
@@ -36,7 +36,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class LocalDraft:
-    """What the device made of a prompt.
+    """The device's answer, before it is decided whether to keep it.
 
     Attributes:
         signals: read off its logits; None where it has no token.
@@ -70,7 +70,7 @@ class LocalDraft:
 
     @property
     def measured(self) -> dict[str, float]:
-        """All that was measured of it, by name; it has no text."""
+        """All that was measured of the draft, by name; it has no text."""
         found = {} if self.signals is None else asdict(self.signals)
         if self.agreement is not None:
             found |= {"agreement": self.agreement, "answers": self.answers}
@@ -78,7 +78,7 @@ class LocalDraft:
 
     @property
     def problem(self) -> str | None:
-        """Why it is of no use, however sure the device was."""
+        """Why the draft is of no use, whatever its confidence; None where it is."""
         if self.format_error is not None:
             return "the device's answer does not fit the output format"
         if any(call.problem for call in self.calls):
@@ -125,7 +125,7 @@ class HybridReply:
 
     @property
     def reasoning(self) -> str:
-        """What the cloud's model thought before it answered, where the endpoint tells."""
+        """The reasoning of the cloud's model, where the endpoint gives it."""
         return "" if self.cloud is None else self.cloud.reasoning
 
     @property
@@ -306,7 +306,7 @@ def local_reply(
     rejected_by: str = "",
     queued: int | None = None,
 ) -> HybridReply:
-    """The device's answer; see `HybridReply`.
+    """Make a reply of the device's draft; see `HybridReply`.
 
     Args:
         cost: of a cloud's answer that was no use.

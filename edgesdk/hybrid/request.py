@@ -23,7 +23,7 @@ Messages: TypeAlias = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class HybridRequest:
-    """A request, and what beside it matters where a cloud may answer.
+    """A request, with what matters only where a cloud may answer.
 
     Attributes:
         request: what is asked, with nothing hidden.
@@ -58,7 +58,7 @@ class HybridRequest:
 
     @property
     def extras(self) -> list[Mapping[str, Any]]:
-        """What a cloud would be sent along with the messages."""
+        """What a cloud would be sent besides the messages."""
         request = self.request
         found: list[Mapping[str, Any]] = [{"stop": request.options.stops}, *request.specs]
         if request.output_format is not None and request.output_format.response_format is not None:
@@ -92,7 +92,7 @@ class HybridActKwargs(OptionsKwargs, total=False):
 
 @dataclass(frozen=True)
 class RoutingRules:
-    """Who may answer a question; see `HybridKwargs`."""
+    """Who may answer a request; see `HybridKwargs`."""
 
     upload: Upload | None
     tags: tuple[str, ...]
@@ -100,7 +100,7 @@ class RoutingRules:
 
 
 def split_rules(changes: Mapping[str, Any]) -> tuple[RoutingRules, dict[str, Any]]:
-    """What is said of who may answer, and of the answer."""
+    """Split keyword arguments into the routing rules and those of the request."""
     others = dict(changes)
     rules = RoutingRules(
         others.pop("upload", None), tuple(others.pop("tags", ())), others.pop("prefer", None)
@@ -112,10 +112,10 @@ class DecodeStates(Protocol):
     """Lends decode states to drafts. What a state already holds is not computed again."""
 
     def take(self, prompt: list[int]) -> DecodeState:
-        """The state to answer `prompt` on; release it, or close it."""
+        """Lend the state to answer `prompt` on; the draft releases it, or closes it."""
 
     def release(self, state: DecodeState) -> None:
-        """The draft that took it is done."""
+        """Take a state back."""
 
 
 class NewStates:

@@ -30,7 +30,7 @@ _PREFERRED = Rejection("hint", "the app prefers the cloud")
 
 
 class RequestPath:
-    """The path of each request of one client. Several threads may use it.
+    """Takes each request of one client to the device or to a cloud. Several threads may use it.
 
     Args:
         confidence: judges the drafts; its threshold holds where there is no monitor.
@@ -72,7 +72,7 @@ class RequestPath:
         )
 
     def may_leave(self, verdict: UploadVerdict, prefer: Prefer | None = None) -> bool:
-        """Whether a cloud might answer a request."""
+        """Whether a cloud may answer a request."""
         return self._remote.available and verdict.upload != "local_only" and prefer != "local"
 
     def answer(
@@ -92,7 +92,7 @@ class RequestPath:
         )
 
     def flush_queue(self) -> Iterator[DeferredReply]:
-        """See `edgesdk.hybrid.offline.sending.send_queued`."""
+        """Send the offline queue; see `edgesdk.hybrid.offline.sending.send_queued`."""
         return self._deferred.send_all()
 
     def _answer(
@@ -121,7 +121,7 @@ class RequestPath:
     def _local(
         self, hybrid: HybridRequest, may_leave: bool, prefer: Prefer | None
     ) -> Generator[HybridEvent, None, tuple[LocalDraft | None, Rejection | None]]:
-        """A draft, and what speaks against keeping it."""
+        """Make a draft; return it with the reason not to keep it."""
         if may_leave:
             rejection = self._preflight.check(hybrid)
             if rejection is not None:
@@ -149,7 +149,7 @@ class RequestPath:
         local: LocalDraft | None,
         rejection: Rejection,
     ) -> AnswerSteps:
-        """The cloud's answer; where there is none, the device's after all."""
+        """Ask the cloud; where it gives no answer, fall back to the device."""
         request, (rejected_by, reason) = hybrid.request, rejection
         shown = local is not None and bool(local.text)
         tokens = local.receipt.prompt_tokens if local else self._preflight.count(hybrid)
@@ -193,8 +193,7 @@ class RequestPath:
     def _record(
         self, reply: HybridReply, messages: Messages, verdict: UploadVerdict, started: float
     ) -> None:
-        """Write down what became of a request, if that is possible; the answer does not depend on
-        it.
+        """Record in the journal what became of a request; the answer does not depend on it.
 
         Args:
             started: seconds since the epoch.

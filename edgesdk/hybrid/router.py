@@ -29,7 +29,7 @@ from edgesdk.system.power import PowerState
 
 
 class Rejection(NamedTuple):
-    """Why the device should not answer.
+    """The reason why the device should not answer.
 
     Attributes:
         check: which check failed, in a word; empty where the draft itself was not good enough.
@@ -47,7 +47,9 @@ _MIN_PROMPT, _MIN_STEPS = 32, 4
 
 
 class DeviceSpeed:
-    """Medians of the last answers. Several threads and clients of one model may share one.
+    """Measures how fast the device answers: medians of the last answers.
+
+    Several threads and clients of one model may share one.
 
     Args:
         decode: tokens per second before anything is measured, such as
@@ -82,8 +84,10 @@ class DeviceSpeed:
                 self._lengths.append(receipt.output_tokens)
 
     def forget_oldest(self) -> None:
-        """Forget the oldest measurements: the device was turned down for its slowness, and must
-        get another chance, because only answers measure it."""
+        """Forget the oldest measurements, because the device was just rejected as too slow.
+
+        Only answers measure its speed, so it must get another chance.
+        """
         with self._guard:
             for measured in (self._prefill, self._decode):
                 if measured:
@@ -91,13 +95,15 @@ class DeviceSpeed:
 
     @property
     def length(self) -> int | None:
-        """Tokens that an answer has; None before the first."""
+        """Median tokens of an answer; None before the first."""
         with self._guard:
             return round(statistics.median(self._lengths)) if self._lengths else None
 
     def seconds(self, prompt_tokens: int, output_tokens: int) -> float | None:
-        """What an answer would take; None where no rate is known. A prefill whose rate is not
-        known counts as nothing."""
+        """Estimate the seconds of an answer; None where no rate is known.
+
+        A prefill whose rate is unknown counts as nothing.
+        """
         with self._guard:
             decode = statistics.median(self._decode) if self._decode else self._known
             prefill = statistics.median(self._prefill) if self._prefill else None
@@ -186,7 +192,7 @@ class Preflight:
         self._looked: tuple[float, PowerState] | None = None
 
     def check(self, hybrid: HybridRequest, *, prompt_only: bool = False) -> Rejection | None:
-        """Why the device should not try; None where nothing speaks against a draft.
+        """Return why the device should not try; None where it should.
 
         Args:
             prompt_only: check only what depends on the prompt, not on how the device is just now.
@@ -213,7 +219,7 @@ class Preflight:
 
     @property
     def hint(self) -> Callable[[Messages], Hint | None] | None:
-        """The app's."""
+        """The hint of the app."""
         return self._router.hint
 
     @property
@@ -245,7 +251,7 @@ class Preflight:
             )
 
     def count(self, hybrid: HybridRequest) -> int:
-        """Tokens of a prompt for the cloud, as many as they may be."""
+        """Estimate a prompt's tokens for the cloud, rather too many than too few."""
         full = hybrid.full
         try:
             tokens = len(full.tokens)
@@ -300,7 +306,7 @@ class Preflight:
         return self._looked[1]
 
     def _expected(self, options: Options, *, unknown: int) -> int:
-        """Tokens that the answer will have, as far as answers before it tell."""
+        """Estimate the tokens of the answer from the answers before it."""
         length = self._router.speed.length or unknown
         return length if options.max_tokens is None else min(length, options.max_tokens)
 
@@ -346,7 +352,7 @@ _LACKS = {
 
 
 def missing_senses(messages: Messages) -> Rejection | None:
-    """What makes an answer of the device impossible: engines know tokens of text, nothing else."""
+    """Reject messages with pictures, sounds or files: engines know tokens of text only."""
     for media in media_in(messages):
         check = _SENSES.get(media, "parts")
         return Rejection(check, _LACKS[check])
@@ -354,8 +360,10 @@ def missing_senses(messages: Messages) -> Rejection | None:
 
 
 def missing_tools(messages: Messages, runtime: Runtime, offered: bool) -> Rejection | None:
-    """Whether the conversation is about tools that the model was not trained to use. It can go on
-    with it all the same, told in words, but seldom well."""
+    """Reject tools where the model was not trained to use them.
+
+    It could still be told of them in words, but that seldom goes well.
+    """
     used = offered or any(
         message.get("tool_calls") or message.get("role") == "tool" for message in messages
     )

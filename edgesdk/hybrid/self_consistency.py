@@ -29,7 +29,7 @@ Similarity = Callable[[str, str], float]
 
 
 class Consensus(NamedTuple):
-    """The answer that the others agree with most.
+    """The answer that agrees most with the others.
 
     Attributes:
         at: which one it is.
@@ -41,7 +41,7 @@ class Consensus(NamedTuple):
 
 
 def answer_similarity(one: str, other: str) -> float:
-    """How far two answers say the same, 0 to 1."""
+    """Compute how far two answers say the same, 0 to 1."""
     results = result_of(one), result_of(other)
     if None not in results:
         return float(results[0] == results[1])
@@ -51,7 +51,8 @@ def answer_similarity(one: str, other: str) -> float:
 
 
 def result_of(answer: str) -> float | str | None:
-    """The number, or the letter of a choice, that an answer ends in; None where it ends in words.
+    """Return the number, or the letter of a choice, that an answer ends in; None if it ends in
+    words.
 
     A number counts as its value: "1,000" is "1000.0".
     """
@@ -68,7 +69,7 @@ def result_of(answer: str) -> float | str | None:
 def consensus_of(
     answers: Sequence[str], confidences: Sequence[float], similarity: Similarity
 ) -> Consensus:
-    """The answer that has most in common with the others; of several such the surest.
+    """Choose the answer that agrees most with the others; of several such the surest.
 
     That is the majority's where answers agree or do not, and the one of the least expected loss
     where they do so in part (minimum Bayes risk, Kumar and Byrne 2004).
@@ -91,7 +92,7 @@ Sampler = Callable[[Options, str | None], Generator[None, None, LocalDraft | Non
 
 @dataclass(frozen=True)
 class SelfConsistency:
-    """Answer again, by chance each time, and keep what most answers say.
+    """Settings: sample more answers on the device, and keep what most of them say.
 
     It is spent on drafts whose confidence is below the threshold, but not hopeless, and ends as
     soon as further answers would hardly change what becomes of the draft. A client makes none
@@ -144,7 +145,7 @@ class SelfConsistency:
             )
 
     def applies_to(self, draft: LocalDraft, confidence: Confidence, *, cloud_allowed: bool) -> bool:
-        """Whether to spend it on `draft`.
+        """Whether to sample more answers than `draft`.
 
         Args:
             cloud_allowed: whether anyone else could answer.
@@ -169,7 +170,7 @@ def sample_until_agreed(
     self_consistency: SelfConsistency,
     deadline: CancellationToken,
 ) -> Generator[None, None, LocalDraft]:
-    """Return the answer that most tries agree on, with a confidence that knows of it.
+    """Sample answers until they settle which one is kept; return it, with its confidence updated.
 
     Args:
         first: the draft, which counts as one of the answers.
@@ -219,7 +220,7 @@ def _options(
 def _weigh(
     answers: list[LocalDraft], confidence: Confidence, self_consistency: SelfConsistency
 ) -> tuple[LocalDraft, bool]:
-    """The answer of the most agreement, and whether further tries could not change its fate."""
+    """Choose the consensus; also return whether further samples could not change its fate."""
     confidences = [answer.confidence or 0.0 for answer in answers]
     choice = consensus_of(
         [answer.text for answer in answers], confidences, self_consistency.similarity

@@ -22,7 +22,7 @@ AnswerSteps: TypeAlias = Generator[HybridEvent, None, HybridReply]
 
 
 def read_to_end(steps: Generator[object, None, _Result]) -> _Result:
-    """What a generator returns; what it yields is dropped."""
+    """Run a generator to its end, drop what it yields, and return its value."""
     with closing(steps):
         while True:
             try:
@@ -33,7 +33,7 @@ def read_to_end(steps: Generator[object, None, _Result]) -> _Result:
 
 
 class HybridStream(Closeable, Iterator[HybridEvent]):
-    """Pieces of an answer. After a `Restart` all pieces before it are void: another answers.
+    """The pieces of an answer. After a `Restart`, all pieces before it are void.
 
     A `ReasoningDelta` is what the cloud's model reasons, and no part of the answer. Iterate it in
     one thread; `cancel` may be called from any.
@@ -87,7 +87,7 @@ class HybridStream(Closeable, Iterator[HybridEvent]):
         return self._reply
 
     def cancel(self) -> None:
-        """End the answer at once, whatever it is at; the stream then ends with what is there."""
+        """End the answer at once; the stream then ends with what is there."""
         self._cancellation.cancel()
 
     def close(self) -> None:

@@ -49,8 +49,10 @@ class _ArtifactFile(BaseModel):
 
 
 class ArtifactStore:
-    """Reads and writes what was learned. Any number of processes may share a folder: each value
-    is written beside its place, and then put there, whole.
+    """Reads and writes what was learned about models.
+
+    Any number of processes may share a folder: each file is written beside its place and then moved
+    there, whole.
 
     Args:
         folder: where it is written, and looked for first; made when something is first kept.
@@ -64,7 +66,7 @@ class ArtifactStore:
         self._shipped = tuple(map(Path, shipped))
 
     def read(self, bundle: str, name: str) -> JsonValue | None:
-        """What is kept of `bundle` under `name`; None where nothing is.
+        """Read the artifact `name` of `bundle`; None where there is none.
 
         Raises:
             RequestError: the file is damaged, of a later version, or cannot be read.
@@ -76,8 +78,10 @@ class ArtifactStore:
         return None
 
     def load(self, bundle: str, name: str, parse: Callable[[JsonValue], _Value]) -> _Value | None:
-        """What `parse` makes of what is kept; None, and a warning, where that is damaged or of
-        another version of edgesdk. An app must start all the same, as if nothing were kept.
+        """Read and parse an artifact; None where there is none.
+
+        A damaged artifact, or one of another version of edgesdk, is ignored with a warning: an app
+        must start all the same.
 
         Args:
             parse: raises RequestError where the value is none of its kind.
@@ -90,7 +94,7 @@ class ArtifactStore:
             return None
 
     def names(self, bundle: str) -> tuple[str, ...]:
-        """What is kept of `bundle`, in order."""
+        """List the artifacts of `bundle`, in order."""
         found = {
             path.stem
             for folder in (self.folder, *self._shipped)
@@ -100,7 +104,7 @@ class ArtifactStore:
         return tuple(sorted(found))
 
     def write(self, bundle: str, name: str, value: JsonValue) -> Path:
-        """Keep `value`, in place of what was kept before; the file.
+        """Store `value` in place of what was there before, and return the file.
 
         Raises:
             RequestError: the value is no JSON, or the file cannot be written; what was kept
@@ -124,12 +128,12 @@ class ArtifactStore:
         return path
 
     def forget(self, bundle: str, name: str) -> None:
-        """Remove what was kept in `folder`; harmless where nothing was."""
+        """Remove an artifact from `folder`; harmless where there is none."""
         _path(self.folder, bundle, name).unlink(missing_ok=True)
 
 
 def artifact_store_for(source: Bundle | Path | None, folder: Path | None = None) -> ArtifactStore:
-    """What is known of a model: on this device, and else what its bundle was shipped with.
+    """Open the store for a model: the device's own folder, then what its bundle was shipped with.
 
     Args:
         source: where the model comes from.

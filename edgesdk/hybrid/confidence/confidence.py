@@ -70,25 +70,25 @@ class Confidence:
                 )
 
     def of(self, signals: Signals) -> float:
-        """The confidence in an answer with these signals, 0 to 1."""
+        """Compute the confidence in an answer with these signals, 0 to 1."""
         return _confidence(self.regression, signals)
 
     def with_agreement(self, confidence: float, agreement: float) -> float:
-        """The confidence in an answer that others of the device agree with so far, 0 to 1."""
+        """Combine a confidence with the agreement of the device's other answers, 0 to 1."""
         if self.fusion is None:
             return (confidence + agreement) / 2
         return float(self.fusion.probability(agreement_features(confidence, agreement)[None])[0])
 
     def predicts_wrong(self, signals: Signals) -> bool:
-        """Whether an answer under way, of `decide_after` tokens or more, will not be kept."""
+        """Whether an answer of `decide_after` tokens or more is predicted to be wrong."""
         return self.partial_confidence(signals) < self.abort_below
 
     def partial_confidence(self, signals: Signals) -> float:
-        """The confidence that an answer under way will be right, 0 to 1."""
+        """Compute the confidence that an answer under way will be right, 0 to 1."""
         return _confidence(self.partial_regression or self.regression, signals)
 
     def to_json(self) -> dict[str, JsonValue]:
-        """For a JSON file; `confidence_from` reads it."""
+        """Return a value for a JSON file; `confidence_from` reads it."""
         return {
             "regression": None if self.regression is None else self.regression.to_json(),
             "threshold": self.threshold,
@@ -102,7 +102,7 @@ class Confidence:
         }
 
     def save(self, artifacts: ArtifactStore, bundle: str) -> None:
-        """Store it for the model with this hash, whose clients then use it by themselves.
+        """Store it for the model with this hash, so that new clients of the model use it.
 
         Raises:
             RequestError: it cannot be written.
@@ -111,7 +111,7 @@ class Confidence:
 
 
 def confidence_from(value: JsonValue) -> Confidence:
-    """What `Confidence.to_json` gave.
+    """Read what `Confidence.to_json` gave.
 
     Raises:
         RequestError: it is none, or of other signals.
@@ -146,7 +146,7 @@ class _StoredConfidence(BaseModel):
 
 
 def agreement_features(confidence: float, agreement: float) -> npt.NDArray[np.float64]:
-    """What a fusion is trained on: the logit of the confidence, and the agreement; float64 [2]."""
+    """Make the features of a fusion, float64 [2]: the confidence's logit, and the agreement."""
     inside = min(max(confidence, _CLIP), 1 - _CLIP)
     return np.array([math.log(inside / (1 - inside)), agreement], np.float64)
 

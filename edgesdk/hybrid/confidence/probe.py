@@ -29,7 +29,7 @@ _SAME = 1e-6
 
 @dataclass(frozen=True)
 class HiddenStateProbe:
-    """The odds of "right", from a hidden state.
+    """Predicts from a hidden state whether the answer that ended in it is right.
 
     Attributes:
         weights: of its numbers; as many as the model's hidden size.
@@ -60,7 +60,7 @@ class HiddenStateProbe:
         return float(self._log_odds(state[None])[0])
 
     def to_json(self) -> dict[str, JsonValue]:
-        """For a JSON file; `probe_from` reads it."""
+        """Return a value for a JSON file; `probe_from` reads it."""
         return {"weights": list(self.weights), "bias": self.bias}
 
     def _log_odds(self, states: npt.NDArray[np.floating]) -> Matrix:
@@ -72,7 +72,7 @@ _STORED_PROBE = TypeAdapter(HiddenStateProbe)
 
 
 def probe_from(value: object) -> HiddenStateProbe:
-    """What `HiddenStateProbe.to_json` gave.
+    """Read what `HiddenStateProbe.to_json` gave.
 
     Raises:
         RequestError: it is none.
@@ -86,7 +86,7 @@ def probe_from(value: object) -> HiddenStateProbe:
 def train_probe(
     states: HiddenStates, right: npt.NDArray[np.bool_], folds: Folds
 ) -> tuple[HiddenStateProbe, Matrix]:
-    """Learn from the states that answers of one model ended in.
+    """Train a probe on the states that answers of one model ended in.
 
     Args:
         states: float32 [n, hidden], finite.
@@ -106,7 +106,7 @@ def train_probe(
 
 
 def _train(states: HiddenStates, right: npt.NDArray[np.bool_]) -> HiddenStateProbe:
-    """A logistic regression on principal components, as the linear map that both are together."""
+    """Fit a logistic regression on principal components, and join both to one linear map."""
     inputs = states.astype(np.float64)
     means, scales = inputs.mean(axis=0), inputs.std(axis=0)
     scales[scales < _SAME] = 1.0

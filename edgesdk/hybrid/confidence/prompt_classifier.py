@@ -45,7 +45,7 @@ _CLIP = 1e-4
 
 @dataclass(frozen=True)
 class PromptClassifier:
-    """The chance that the device's answer to a prompt would be right.
+    """Predicts from a prompt whether the device's answer would be right.
 
     Attributes:
         regression: over `edgesdk.hybrid.confidence.prompt_classifier`.
@@ -61,15 +61,15 @@ class PromptClassifier:
     auroc: float
 
     def probability(self, messages: Messages) -> float:
-        """Between 0 and 1."""
+        """The probability that the answer would be right, 0 to 1."""
         return float(self.regression.probability(prompt_features(messages)[None])[0])
 
     def log_odds(self, messages: Messages) -> float:
-        """ln(p / (1 - p)) of the chance; a signal of the answer, beside those of its logits."""
+        """The log-odds of `probability`; a signal of the answer, beside those of its logits."""
         return _log_odds(np.array([self.probability(messages)]))[0]
 
     def save(self, artifacts: ArtifactStore, bundle: str) -> None:
-        """Store it for the model with this hash, whose clients then use it by themselves.
+        """Store it for the model with this hash, so that new clients of the model use it.
 
         Raises:
             RequestError: it cannot be written.
@@ -96,7 +96,7 @@ class _StoredClassifier(BaseModel):
 
 
 def prompt_classifier_from(value: JsonValue) -> PromptClassifier:
-    """What `PromptClassifier.save` stored.
+    """Read what `PromptClassifier.save` stored.
 
     Raises:
         RequestError: it is none, or of other features.
@@ -118,7 +118,7 @@ def prompt_classifier_from(value: JsonValue) -> PromptClassifier:
 def train_prompt_classifier(
     examples: Iterable[tuple[Prompt, bool]], *, max_false_rejections: float = 0.05
 ) -> PromptClassifier:
-    """Learn from prompts whose local answer was right or wrong.
+    """Train on prompts whose local answer was right or wrong.
 
     Args:
         max_false_rejections: share of the prompts that the device gets right which may go to the
@@ -165,7 +165,7 @@ def train_out_of_fold(
 def _prepared(
     examples: Iterable[tuple[Prompt, bool]],
 ) -> tuple[Matrix, npt.NDArray[np.bool_], Folds]:
-    """Features [n, len(PROMPT_FEATURES)], whether each was right [n], and its fold [n].
+    """Return features [n, len(PROMPT_FEATURES)], whether each was right [n], and its fold [n].
 
     Raises:
         RequestError: there are too few right or wrong ones.
@@ -235,19 +235,19 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 def prompt_features(messages: Messages) -> npt.NDArray[np.float64]:
-    """Of the conversation that an answer is asked to, float64 [len(PROMPT_FEATURES)], finite."""
+    """Compute the features of a conversation, float64 [len(PROMPT_FEATURES)], all finite."""
     return np.array(list(_measured(messages).values()), np.float64)
 
 
 def question_in(messages: Messages) -> str:
-    """The words of the user's last message; those of the last one where no user spoke."""
+    """Return the text of the user's last message, or of the last message where no user spoke."""
     asked = [message for message in messages if message.get("role") == "user"]
     last = (asked or list(messages))[-1:]
     return "\n".join(text for message in last for text in texts_in(_words(message)))
 
 
 def _words(message: Mapping[str, Any]) -> list[Any]:
-    """The texts of a message; pictures and the like are data, not words."""
+    """Return the texts of a message; pictures and the like have none."""
     content = message.get("content")
     if isinstance(content, str):
         return [content]
@@ -295,13 +295,13 @@ def _measured(messages: Messages) -> dict[str, float]:
 
 
 def _magnitude(number: str) -> float:
-    """Decimal digits of a number, as log10(1 + n); a number may have thousands of them."""
+    """Return the decimal digits of a number, as log10(1 + n); it may have thousands of them."""
     whole = re.sub(r"[,_]", "", number).partition(".")[0]
     return min(math.log10(1 + int(whole[:20])) + max(len(whole) - 20, 0), _MAX_MAGNITUDE)
 
 
 def _depth(text: str) -> int:
-    """How deep brackets are nested, up to 10."""
+    """Return how deep brackets are nested, up to 10."""
     depth = deepest = 0
     for bracket in _BRACKET.findall(text):
         depth = depth + 1 if bracket in "([{" else max(depth - 1, 0)

@@ -28,7 +28,7 @@ _SAME = 1e-9
 
 @dataclass(frozen=True)
 class LogisticRegression:
-    """The probability of "right", from numbers.
+    """Predicts the probability of "right" from features.
 
     Attributes:
         names: of the features, in their order.
@@ -44,12 +44,12 @@ class LogisticRegression:
     bias: float
 
     def probability(self, features: Matrix) -> Matrix:
-        """float64 [n] from `features`, float64 [n, len(names)]."""
+        """Predict float64 [n] from `features`, float64 [n, len(names)]."""
         scaled = (features - np.array(self.means)) / np.array(self.scales)
         return sigmoid(scaled @ np.array(self.weights) + self.bias)
 
     def to_json(self) -> dict[str, Any]:
-        """For a JSON file; `regression_from` reads it."""
+        """Return a value for a JSON file; `regression_from` reads it."""
         return {
             "names": list(self.names),
             "means": list(self.means),
@@ -63,7 +63,7 @@ _STORED = TypeAdapter(LogisticRegression)
 
 
 def regression_from(value: object) -> LogisticRegression:
-    """What `LogisticRegression.to_json` gave.
+    """Read what `LogisticRegression.to_json` gave.
 
     Raises:
         RequestError: it is not that.
@@ -138,13 +138,12 @@ Folds = npt.NDArray[np.int_]
 
 
 def folds_of(prompts: Iterable[Sequence[Mapping[str, Any]]]) -> Folds:
-    """The fold of each prompt, [n]: the same for the same prompt, so that none is judged by
-    itself."""
+    """Assign a fold to each prompt, [n]; equal prompts share one, so that none predicts itself."""
     return np.array([zlib.crc32(json.dumps(each).encode()) % _FOLDS for each in prompts])
 
 
 def out_of_fold(folds: Folds, judged: Callable[[Mask, Mask], Matrix]) -> Matrix:
-    """What is said of each example, float64 [n].
+    """Predict each example by a model that was trained on the other folds, float64 [n].
 
     Args:
         judged: called with which examples to train on and which to judge, bool [n] each; gives
@@ -163,7 +162,9 @@ Flags = Sequence[bool] | npt.NDArray[np.bool_]
 
 
 def auroc(confidences: Numbers, right: Flags) -> float:
-    """Chance that a right answer has a higher confidence than a wrong one, ties counting half.
+    """Compute the probability that a right answer has a higher confidence than a wrong one.
+
+    Ties count half.
 
     The area under the ROC curve, by ranks (Hanley and McNeil 1982, doi:10.1148/radiology.143.1).
 
@@ -186,7 +187,7 @@ def auroc(confidences: Numbers, right: Flags) -> float:
 
 
 def expected_calibration_error(confidences: Numbers, right: Flags, *, bins: int = 10) -> float:
-    """How far confidence and share of right answers lie apart, on average over the answers.
+    """Compute how far confidence and share of right answers lie apart, on average.
 
     With bins of equal width (Guo, Pleiss, Sun, Weinberger 2017, arXiv:1706.04599). It is never 0
     on few answers, not even for a perfect confidence: each bin's share is a draw.

@@ -28,7 +28,7 @@ _MAX_LOG_PROBABILITY = -1e-6
 
 @dataclass(frozen=True)
 class Signals:
-    """What an answer of at least one token looked like from inside. Logarithms are natural.
+    """Signals of an answer of at least one token. Logarithms are natural.
 
     Attributes:
         first_entropy: of the distribution that the first token was drawn from, in nats.
@@ -69,7 +69,7 @@ class Signals:
     probe_log_odds: float = 0.0
 
     def vector(self) -> npt.NDArray[np.float64]:
-        """All of them in order, float64 [signals]."""
+        """All signals in order, float64 [signals]."""
         return np.array([getattr(self, each.name) for each in fields(self)], np.float64)
 
 
@@ -77,7 +77,7 @@ SIGNAL_NAMES: tuple[str, ...] = tuple(each.name for each in fields(Signals))
 
 
 class TokenStats(NamedTuple):
-    """What one step left of its logits; signals are made of these alone.
+    """What is recorded of the logits of one step; signals are computed from these alone.
 
     Attributes:
         token: the chosen one; the last of an answer may be the end of the turn.
@@ -95,7 +95,7 @@ class TokenStats(NamedTuple):
 
 
 class SignalMeter:
-    """Looks at each step of one answer.
+    """Records the steps of one answer, and computes its signals.
 
     Args:
         prompt_log_odds: of the prompt, if something learned to tell them.
@@ -113,12 +113,12 @@ class SignalMeter:
         self._forbidden = 0.0
 
     def observe(self, constraint: Constraint) -> Constraint:
-        """`constraint`, of which the next steps are to tell how much it forbids."""
+        """Wrap `constraint`, so that each next step also records how much it forbids."""
         return ObservedConstraint(constraint, self._on_forbidden)
 
     def update(self, row: Logits, token: int, state: HiddenStates | None = None) -> None:
-        """A step chose `token` by the logits `row`, float32 [vocab], made of `state`, float32
-        [hidden]."""
+        """Record a step: `token` was chosen by the logits `row`, float32 [vocab], made of `state`,
+        float32 [hidden]."""
         self.hidden_state = None if state is None else state.copy()
         top = np.partition(row, -2)[-2:]
         shifted = row - top[1]
@@ -143,21 +143,23 @@ class SignalMeter:
 
     @property
     def tokens(self) -> int:
-        """How many steps it saw."""
+        """How many steps were recorded."""
         return len(self._steps)
 
     @property
     def steps(self) -> tuple[TokenStats, ...]:
-        """What it saw, in order."""
+        """The recorded steps, in order."""
         return tuple(self._steps)
 
     def first(self, tokens: int) -> Signals:
-        """Those of the first `tokens` tokens of an answer that goes on. A probe knows the states
-        that answers end in, so of these it says nothing."""
+        """Compute the signals of the first `tokens` tokens of an answer under way.
+
+        A probe is trained on states that answers end in, so it has no part in these.
+        """
         return signals_of(self._steps[:tokens], self._prompt_log_odds)
 
     def signals(self) -> Signals | None:
-        """Those of the answer so far; None before its first token."""
+        """Compute the signals of the answer so far; None before its first token."""
         if not self._steps:
             return None
         probed = 0.0
@@ -169,7 +171,7 @@ class SignalMeter:
 def signals_of(
     steps: Sequence[TokenStats], prompt_log_odds: float = 0.0, probe_log_odds: float = 0.0
 ) -> Signals:
-    """The signals of an answer of these steps, of which there is at least one."""
+    """Compute the signals of an answer with at least one step."""
     found = np.array([step.log_probability for step in steps])
     margins = [step.margin for step in steps]
     return Signals(
@@ -191,20 +193,20 @@ def signals_of(
 
 
 def log_odds(log_probability: float) -> float:
-    """ln(p / (1 - p)) from ln(p), without the loss of p near 0 and near 1; at most some 14."""
+    """Compute ln(p / (1 - p)) from ln(p), exact also for p near 0 and near 1; at most some 14."""
     inside = min(log_probability, _MAX_LOG_PROBABILITY)
     return inside - math.log(-math.expm1(inside))
 
 
 def repetition(tokens: Iterable[int]) -> float:
-    """Share of the 4-grams of `tokens` that had come before, 0 to 1."""
+    """Compute the share of the 4-grams of `tokens` that came before, 0 to 1."""
     ids = list(tokens)
     grams = [tuple(ids[i : i + _NGRAM]) for i in range(len(ids) - _NGRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 class ObservedConstraint:
-    """Implements `Constraint`: another one, with an eye on what it forbids.
+    """Implements `Constraint`: passes another one on, and reports how much it forbids.
 
     Args:
         forbade: called at each step with the share of the probability that went to tokens which
@@ -231,7 +233,7 @@ class ObservedConstraint:
 
 
 def forbidden_share(logits: Logits, allowed: Logits) -> float:
-    """What part of the probability under `logits` the mask in `allowed` takes away.
+    """Compute which part of the probability under `logits` the mask in `allowed` takes away.
 
     Args:
         logits: float32 [vocab].

@@ -34,7 +34,7 @@ _MAX_LABELS = 100_000
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold, and what it guarantees.
+    """A threshold, and what is guaranteed of it.
 
     Attributes:
         threshold: lowest confidence of answers that are kept; None where nothing can be
@@ -57,7 +57,7 @@ class Calibration:
     missing: int | None
 
     def phrase(self) -> str:
-        """What it says, for people."""
+        """Say it to people."""
         if self.threshold is not None:
             return (
                 f"Answers of confidence {self.threshold:.3f} and more are kept:"
@@ -73,7 +73,7 @@ class Calibration:
 def calibrate(
     confidences: Sequence[float], right: Sequence[bool], *, alpha: float = 0.2, delta: float = 0.05
 ) -> Calibration:
-    """The loosest threshold for which the guarantee holds.
+    """Find the loosest threshold for which the guarantee holds.
 
     Args:
         confidences: of answers drawn as those to come will be, none of which trained the
@@ -113,7 +113,7 @@ def calibrate(
 
 
 def binomial_tail(most: int, trials: int, probability: float) -> float:
-    """The chance of at most `most` successes in `trials`, exactly."""
+    """Compute the probability of at most `most` successes in `trials`, exactly."""
     logs = [
         math.lgamma(trials + 1)
         - math.lgamma(k + 1)
@@ -127,14 +127,15 @@ def binomial_tail(most: int, trials: int, probability: float) -> float:
 
 
 def _first_size(labels: int, alpha: float, delta: float) -> float:
-    """How many answers the first threshold of the sequence keeps, at least: never fewer than pass
-    the test where all of them are right."""
+    """Return how many answers the first threshold of the sequence keeps.
+
+    They are never fewer than pass the test where all of them are right.
+    """
     return max(_FIRST_SHARE * labels, math.ceil(math.log(delta) / math.log1p(-alpha)))
 
 
 def _missing_labels(ends: list[int], wrong: list[int], alpha: float, delta: float) -> int | None:
-    """How many more labels might do, if those to come are as those that are here: the first
-    threshold has to pass."""
+    """Estimate how many more labels the first threshold needs to pass, if they are like these."""
     labels = ends[-1] if ends else 0
     if labels == 0:
         return math.ceil(_first_size(0, alpha, delta) / _FIRST_SHARE)
@@ -155,7 +156,7 @@ DraftMaker: TypeAlias = Callable[[list[dict[str, Any]]], Generator[object, None,
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known of answers, in the order in which they were drawn.
+    """Confidences of answers and whether they are right, in the order in which they were drawn.
 
     Attributes:
         confidences: of the answers that a threshold decides about, and
@@ -177,7 +178,7 @@ def label_answers(
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> Labels:
-    """Let the device answer the prompts, and look whether it is right.
+    """Have the device answer the prompts, and check the answers.
 
     Args:
         labelled: prompts, drawn as those to come will be, each with the expected answer (see
@@ -218,8 +219,10 @@ def label_answers(
 def labels_in_journal(
     entries: Iterable[JournalEntry], confidence: Confidence, *, bundle: str
 ) -> Labels:
-    """The labels of a journal. They must not have been chosen by what the answers were: a journal
-    in which only complaints are labelled guarantees nothing.
+    """Read the labels of a journal.
+
+    They must not have been chosen by what the answers were: a journal in which only complaints are
+    labelled guarantees nothing.
 
     Args:
         entries: with `right` where somebody said whether the device's answer is; the others are
@@ -250,7 +253,7 @@ def labels_in_journal(
 
 
 def calibrate_labels(labels: Labels, *, alpha: float, delta: float) -> Calibration:
-    """`edgesdk.hybrid.confidence.threshold.calibrate` on labels; `missing` counts prompts.
+    """Calibrate a threshold with labels; `missing` counts prompts.
 
     Answers that are never kept say nothing about those that are, so they are left out.
 
@@ -267,7 +270,7 @@ def calibrate_labels(labels: Labels, *, alpha: float, delta: float) -> Calibrati
 def _finished_draft(
     steps: Generator[object, None, LocalDraft | None], cancel: threading.Event | None
 ) -> LocalDraft | None:
-    """The draft at its end; None where it was cancelled, or there is none."""
+    """Run a draft to its end; None where it was cancelled, or there is none."""
     try:
         while cancel is None or not cancel.is_set():
             next(steps)
@@ -288,7 +291,9 @@ _MINUS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-"})
 
 
 def same_answer(expected: str, found: str) -> bool:
-    """Whether both texts are the same but for case, width, spaces and punctuation around them, or
+    """Whether two texts say the same.
+
+    They do if they are equal but for case, width, spaces and punctuation around them, or if they
     end with the same number.
 
     The second is made for exercises: "So she has 12 apples." is the answer "12". Where numbers
@@ -304,16 +309,16 @@ def same_answer(expected: str, found: str) -> bool:
 
 
 def last_number(text: str) -> Decimal | None:
-    """The value of the last number in `text`, with commas between thousands."""
+    """Read the last number in `text`; it may have commas between thousands."""
     numbers = _NUMBER.findall(unicodedata.normalize("NFKC", text).translate(_MINUS))
     return Decimal(numbers[-1].replace(",", "")) if numbers else None
 
 
 def _plain(text: str) -> str:
-    """The words alone."""
+    """Normalize case, width, spaces and the punctuation at both ends."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(_EDGES)
 
 
 def passes(check: Check, answer: str) -> bool:
-    """Whether an answer is right, by the expected one or by what tells."""
+    """Whether an answer is right: the same as the expected one, or accepted by the check."""
     return same_answer(check, answer) if isinstance(check, str) else bool(check(answer))

@@ -39,7 +39,7 @@ _MIN_PARTIAL = 20
 
 @dataclass(frozen=True)
 class LabelledDraft:
-    """An answer of one model that was judged.
+    """An answer of one model that is known to be right or wrong.
 
     Attributes:
         prompt: that was answered,
@@ -58,8 +58,10 @@ class LabelledDraft:
 
 @dataclass(frozen=True)
 class ConfidenceProfile:
-    """What belongs together: the regression was trained on what the gate and the probe say of
-    answers that they had not seen.
+    """Everything that was learned about a model's answers.
+
+    The parts belong together: the regression was trained on predictions of the classifier and the
+    probe for answers that those had not seen.
 
     Attributes:
         classifier: for `edgesdk.hybrid.router.Router`.
@@ -72,7 +74,7 @@ class ConfidenceProfile:
     partial_regression: LogisticRegression | None = None
 
     def confidence(self, threshold: float = Confidence.threshold) -> Confidence:
-        """What answers are judged by, as far as it was learned."""
+        """The confidence that was learned."""
         return Confidence(
             self.regression,
             threshold=threshold,
@@ -83,7 +85,7 @@ class ConfidenceProfile:
     def save(
         self, artifacts: ArtifactStore, bundle: str, *, threshold: float = Confidence.threshold
     ) -> None:
-        """Store both for the model with this hash, whose clients then use them by themselves.
+        """Store the parts for the model with this hash, so that new clients of the model use them.
 
         Args:
             threshold: lowest confidence of answers that are kept, without a calibration.
@@ -98,7 +100,7 @@ class ConfidenceProfile:
 def fit_profile(
     examples: Iterable[LabelledDraft], *, max_false_rejections: float = 0.05
 ) -> ConfidenceProfile:
-    """Learn from some hundreds of answers of one model.
+    """Train a profile on some hundreds of answers of one model.
 
     What the prompt alone says, and what the hidden state at the answer's end says if all examples
     have one, goes into the confidence beside the logits: for its training each answer is judged by
@@ -134,8 +136,9 @@ def train_profile(
     max_false_rejections: float = 0.05,
     **options: Unpack[OptionsKwargs],
 ) -> ConfidenceProfile:
-    """Let a model answer some hundred prompts, learn from what is right, and keep that: hybrid
-    clients that are made for the model from then on use it.
+    """Have a model answer some hundred prompts, train a profile on the answers, and store it.
+
+    Hybrid clients that are made for the model from then on use it.
 
     Args:
         labelled: prompts, drawn as those to come will be, none of which may calibrate the threshold
@@ -166,7 +169,7 @@ def train_profile(
 def _labelled_drafts(
     model: Model, labelled: Iterable[tuple[Prompt, Check]], options: OptionsKwargs
 ) -> Iterator[LabelledDraft]:
-    """Without a cloud nothing is turned down and nothing given up."""
+    """Draft without a cloud, so that nothing is rejected or aborted."""
     with HybridClient(model, confidence=Confidence()) as client:
         for prompt, check in labelled:
             try:
@@ -181,8 +184,10 @@ def _labelled_drafts(
 
 
 def _fit_probe(examples: list[LabelledDraft]) -> tuple[HiddenStateProbe | None, Matrix]:
-    """A probe, and what one that was trained on the others says of each example, [n]; none, and
-    zeros, where an example has no state."""
+    """Train a probe, and predict each example by one that was trained on the others, [n].
+
+    Without states of all examples there is no probe, and zeros.
+    """
     states = [each.hidden_state for each in examples if each.hidden_state is not None]
     if len(states) < len(examples):
         return None, np.zeros(len(examples))
@@ -194,7 +199,7 @@ def _fit_probe(examples: list[LabelledDraft]) -> tuple[HiddenStateProbe | None, 
 def _fit_partial(
     examples: list[LabelledDraft], of_prompts: list[float]
 ) -> LogisticRegression | None:
-    """What answers that go on are judged by; None where too few of both kinds went on."""
+    """Train the regression for answers under way; None where too few of both kinds went on."""
     seen = [
         (replace(signals, prompt_log_odds=prompt), each.right)
         for each, prompt in zip(examples, of_prompts, strict=True)
@@ -210,8 +215,9 @@ def _fit_partial(
 def examples_in(
     entries: Iterable[JournalEntry], *, bundle: str | None = None
 ) -> list[LabelledDraft]:
-    """The examples in a journal that keeps texts: local answers that somebody judged, each made in
-    one try. They have no hidden states, which no journal keeps.
+    """Read labelled local answers from a journal that keeps texts.
+
+    Each was made in one try. They have no hidden states, which no journal keeps.
 
     Args:
         bundle: only those of this model.
@@ -228,7 +234,7 @@ def examples_in(
 
 
 def _messages(prompt: str) -> Messages | None:
-    """A conversation as the client writes it down; None where an app wrote something else."""
+    """Read a conversation as the client records it; None where an app recorded something else."""
     try:
         found = json.loads(prompt)
     except ValueError:
@@ -248,7 +254,7 @@ _PENALTY = 10.0
 def train_signal_regression(
     signals: Sequence[Signals], right: Sequence[bool]
 ) -> LogisticRegression:
-    """The regression for `edgesdk.hybrid.confidence.confidence.Confidence`.
+    """Train the regression of a `Confidence`.
 
     Args:
         signals: of answers of one model, some hundreds,

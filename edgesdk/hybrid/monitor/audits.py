@@ -70,7 +70,7 @@ class Audits:
 
 @dataclass(frozen=True)
 class AuditCandidate:
-    """An answer that the user has.
+    """A kept answer that may be audited.
 
     Attributes:
         calibration: id of the one by which it was kept; empty where there was none.

@@ -48,7 +48,7 @@ class CalibrationKey:
     confidence: str
 
     def changes(self, then: CalibrationKey) -> tuple[str, ...]:
-        """What is not as it was then, in words."""
+        """List what differs from an earlier key, in words."""
         return tuple(
             words for name, words in _WORDS.items() if getattr(self, name) != getattr(then, name)
         )
@@ -57,7 +57,7 @@ class CalibrationKey:
 def calibration_key(
     model: Model, clouds: Sequence[Cloud], confidence: Confidence, fingerprint: str = ""
 ) -> CalibrationKey:
-    """Those of a client with these parts.
+    """Make the key for a client with these parts.
 
     Args:
         fingerprint: what else decides how answers are made; see
@@ -77,7 +77,7 @@ def calibration_key(
 
 @dataclass(frozen=True)
 class CalibrationRecord:
-    """A calibration, when and for what it was made.
+    """A calibration, with when and for what it was made.
 
     Attributes:
         id: by which audits refer to it.
@@ -100,7 +100,7 @@ class CalibrationRecord:
 
 @dataclass(frozen=True)
 class StaleCalibration:
-    """There is a calibration, but not one that can be used.
+    """A calibration that cannot be used any more.
 
     Attributes:
         reason: in words, for the end of a sentence.
@@ -128,7 +128,7 @@ class CalibrationStore:
         self._name = name
 
     def load(self, now: CalibrationKey) -> CalibrationRecord | StaleCalibration | None:
-        """The calibration for `now`; None where this model never had one."""
+        """Load the calibration for `now`; None where this model never had one."""
         try:
             found = self._read(now.bundle)
         except RequestError as error:
@@ -143,7 +143,7 @@ class CalibrationStore:
         return StaleCalibration(f"{' and '.join(now.changes(newest.key))} changed since")
 
     def save(self, record: CalibrationRecord) -> Path:
-        """Keep it, in place of the one that there was for the same model; the file.
+        """Store a record in place of the model's earlier one, and return the file.
 
         Raises:
             RequestError: it cannot be written.
@@ -152,7 +152,7 @@ class CalibrationStore:
         return self._artifacts.write(record.key.bundle, self._name, value)
 
     def _others(self) -> Iterator[CalibrationRecord]:
-        """Those of all models that can be read."""
+        """Iterate the readable records of all models."""
         for path in self._artifacts.folder.glob(f"*/{self._name}.json"):
             with suppress(RequestError):
                 found = self._read(path.parent.name)
@@ -175,7 +175,7 @@ class CalibrationStore:
 
 
 def calibration_store(where: str | Path) -> CalibrationStore:
-    """Those of the app of that name in the device's own folder, or those in a folder of the app.
+    """Open the store of an app: by its name, in the device's own folder, or in a folder of the app.
 
     Raises:
         InvalidOption: the name is none.

@@ -26,7 +26,7 @@ _MAX_REFERENCE = 500
 
 
 class RiskMonitor:
-    """Tells, audit by audit, whether more than `alpha` of the kept answers are wrong.
+    """Tests, audit by audit, whether more than `alpha` of the kept answers are wrong.
 
     A test by betting (Waudby-Smith and Ramdas 2024, arXiv:2010.09686; for a deployed model's risk
     Podkopaev and Ramdas 2022, arXiv:2110.06177). A stake of 1 is put, in shares of
@@ -84,7 +84,7 @@ class RiskMonitor:
 
 
 class ShiftDetector:
-    """Tells whether confidences still are distributed as those of the labels.
+    """Tests whether confidences are still distributed as those of the labels were.
 
     Each `window` of them is compared with the labels' by the two-sample Kolmogorov-Smirnov test,
     the k-th at the level 0.01 / (k (k + 1)): all together a false alarm of one watch has at most
@@ -116,7 +116,7 @@ class ShiftDetector:
 
 
 def ks_p_value(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
-    """The exact p-value of the two-sided Kolmogorov-Smirnov test of two samples.
+    """Compute the exact p-value of the two-sided Kolmogorov-Smirnov test of two samples.
 
     Under the null hypothesis the order of the pooled samples is a random walk from (0, 0) to
     (n, m), and the p-value is the chance that it strays as far from the diagonal as the samples do

@@ -70,7 +70,7 @@ class RiskGuarantee:
     shifted: bool = False
 
     def phrase(self) -> str:
-        """What it says, for people."""
+        """Say it to people."""
         if self.record is None:
             if self.status == "none":
                 return "Nothing was calibrated, so nothing is promised."
@@ -89,7 +89,7 @@ class RiskGuarantee:
 
 
 class GuaranteeMonitor:
-    """Knows the guarantee in force, and changes it. Several threads may use it.
+    """Keeps the guarantee in force, and changes it. Several threads may use it.
 
     Args:
         base: the app's own setting, which holds where nothing was calibrated.
@@ -123,17 +123,17 @@ class GuaranteeMonitor:
 
     @property
     def guarantee(self) -> RiskGuarantee:
-        """What holds now."""
+        """The guarantee in force."""
         return self._guarantee
 
     @property
     def calibration(self) -> str:
-        """Id of the calibration by which answers are kept; empty where there is none."""
+        """The id of the calibration in force; empty where there is none."""
         made = self._guarantee.record
         return "" if made is None else made.id
 
     def calibrate(self, labels: Labels, *, alpha: float, delta: float) -> CalibrationRecord:
-        """Let labels decide about the threshold, at once and at later starts.
+        """Calibrate the threshold with labels, for now and for later starts.
 
         Where they allow no promise nothing is kept from now on, as nothing else would be safe.
 
@@ -154,7 +154,7 @@ class GuaranteeMonitor:
         return made
 
     def observe_draft(self, draft: LocalDraft) -> None:
-        """The device made an answer to a prompt of a user's."""
+        """Watch the confidence of a draft for a user's prompt."""
         if draft.confidence is None or draft.predicted_wrong:
             return
         with self._guard:
@@ -166,7 +166,7 @@ class GuaranteeMonitor:
                 )
 
     def observe_audit(self, outcome: AuditOutcome) -> None:
-        """An answer that was kept was audited."""
+        """Count the outcome of an audit."""
         with self._working:
             self._reload()
             made = self._guarantee.record
@@ -239,7 +239,7 @@ class GuaranteeMonitor:
             _LOG.warning("a calibration holds until the end of this program only: %s", error)
 
     def _reload(self) -> None:
-        """Another process may have calibrated, or found drift."""
+        """Adopt what another process calibrated, or found of drift."""
         if self._calibrations is None:
             return
         found = self._calibrations.load(self._now)
@@ -248,7 +248,7 @@ class GuaranteeMonitor:
             self._adopt(found)
 
     def _recorded(self, made: CalibrationRecord) -> list[AuditOutcome]:
-        """What was audited by this calibration before this start."""
+        """Read the audits of this calibration from before this start."""
         if self._journal is None:
             return []
         try:

@@ -38,7 +38,7 @@ from edgesdk.text.prompts import Prompt
 
 
 class Monitor(Closeable):
-    """Knows the threshold in force, and what is guaranteed of it. Several threads may use it.
+    """Keeps the threshold in force, and what is guaranteed of it. Several threads may use it.
 
     Args:
         device: makes the answers.
