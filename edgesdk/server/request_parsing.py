@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 
 from edgesdk.errors import InvalidOption, MissingExtra, RejectedStructure, StructureError
 from edgesdk.generation.prefill import check_fits
+from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.request import Request
@@ -108,12 +109,14 @@ def parse_chat(
     else:
         request = parse(HybridChatRequest, body)
         routing = requested_routing(request.edgesdk, headers, hybrid.policy)
+    # The probabilities are of the device's model, so nobody else can answer.
+    clients = None if request.logprobs else hybrid
     output_format = _requested_format(request)
+    if clients is not None:
+        output_format = _with_cloud_format(output_format, request.response_format)
     tools = callable_tools_of(request.tools, request.tool_choice, request.parallel_tool_calls)
     if tools is not None:
         _check_tool_fields(request, tools)
-    # The probabilities are of the device's model, so nobody else can answer.
-    clients = None if request.logprobs else hybrid
     messages = template_messages(request.messages, media=clients is not None)
     options = request.options(deadline=settings.deadline)
     hold: HoldPolicy = "nothing"
@@ -126,25 +129,25 @@ def parse_chat(
 
     def prepare(loaded: LoadedModel) -> AnswerSource:
         runtime = loaded.model.runtime
+        asked = Request(
+            messages,
+            options,
+            runtime.encode,
+            # Calls that are demanded have a format of their own.
+            None if tools else output_format,
+            None if tools is None else _tool_set(tools, request.tool_choice, runtime),
+            started=started,
+            logprobs=bool(request.logprobs),
+            top_logprobs=request.top_logprobs or 0,
+        )
         if clients is not None:
-            asked = HybridRequest(
-                Request(
-                    messages,
-                    options,
-                    runtime.encode,
-                    # Calls that are demanded have a format of their own.
-                    None if tools else _cloud_format(output_format, request.response_format),
-                    None if tools is None else _tool_set(tools, request.tool_choice, runtime),
-                    started=started,
-                ),
-                Redactor(clients.policy.detectors),
-                states=loaded.states,
-                # Where pieces of a cloud are shown at once, what broke off is not begun again.
-                on_break="incomplete" if hold == "decision" else "restart",
-            )
+            # Where pieces of a cloud are shown at once, what broke off is not begun again.
+            on_break: OnBreak = "incomplete" if hold == "decision" else "restart"
+            redactor = Redactor(clients.policy.detectors)
+            hybrid_request = HybridRequest(asked, redactor, loaded.states, on_break)
             path = clients.client(request.model, loaded.model).path
-            verdict = path.evaluate(asked, upload=routing.upload)
-            return HybridSource(path, asked, verdict, routing.prefer)
+            verdict = path.evaluate(hybrid_request, upload=routing.upload)
+            return HybridSource(path, hybrid_request, verdict, routing.prefer)
         if (tools or uses_tools(request.messages)) and not runtime.tool_format.tools:
             raise ApiError(
                 400,
@@ -153,21 +156,8 @@ def parse_chat(
                 param="tools" if tools else "messages",
                 code="unsupported_parameter",
             )
-        device_request = Request(
-            messages,
-            options,
-            runtime.encode,
-            None if tools else output_format,
-            None if tools is None else _tool_set(tools, request.tool_choice, runtime),
-            started=started,
-            logprobs=bool(request.logprobs),
-            top_logprobs=request.top_logprobs or 0,
-        )
-        check_fits(len(device_request.tokens), loaded.model.info.context_length)
-        with _errors_at(_FORMAT if tools is None else "tools"):
-            constraint = runtime.constraint_for(device_request.answer_format)
         reason = None if hybrid is None else _LOGPROBS_REASON
-        return DeviceSource(loaded, device_request, constraint, reason)
+        return _device_source(loaded, asked, reason)
 
     return ParsedRequest(
         request.model,
@@ -201,8 +191,7 @@ def parse_completion(
 
     def prepare(loaded: LoadedModel) -> AnswerSource:
         prompt = _completion_prompt(request, loaded.model.runtime)
-        check_fits(len(prompt), loaded.model.info.context_length)
-        device_request = Request(
+        asked = Request(
             [],
             request.options(deadline=settings.deadline),
             lambda messages, specs: prompt,
@@ -210,8 +199,7 @@ def parse_completion(
             logprobs=logprobs,
             top_logprobs=request.logprobs or 0,
         )
-        reason = None if hybrid is None else _COMPLETION_REASON
-        return DeviceSource(loaded, device_request, reason=reason)
+        return _device_source(loaded, asked, None if hybrid is None else _COMPLETION_REASON)
 
     return ParsedRequest(
         request.model,
@@ -225,6 +213,19 @@ def parse_completion(
         param="prompt",
         hybrid=hybrid is not None,
     )
+
+
+def _device_source(loaded: LoadedModel, request: Request, reason: str | None) -> DeviceSource:
+    """The source of an answer that the device gives alone.
+
+    Raises:
+        ApiError: 400; no answer has the format.
+        ContextOverflow, TemplateError, InvalidText: the prompt does not fit or cannot be encoded.
+    """
+    check_fits(len(request.tokens), loaded.model.info.context_length)
+    with _errors_at(_FORMAT if request.tools is None else "tools"):
+        constraint = loaded.model.runtime.constraint_for(request.answer_format)
+    return DeviceSource(loaded, request, constraint, reason)
 
 
 def _completion_prompt(request: CompletionRequest, runtime: Runtime) -> list[int]:
@@ -317,7 +318,7 @@ def _call_format(
     return tool_call_format(tool_format, specs, tokenizer, choice="auto", parallel=tools.parallel)
 
 
-def _cloud_format(
+def _with_cloud_format(
     output_format: OutputFormat | None, wanted: ResponseFormat | None
 ) -> OutputFormat | None:
     """The output format with what the cloud is told of it, and with how its answer is checked."""
