@@ -10,13 +10,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from edgesdk.errors import InvalidOption
 from edgesdk.server.api_errors import ApiError
-from edgesdk.server.argument_checks import MAX_CHARACTERS, argument_check
 from edgesdk.server.chat_messages import STRICT
+from edgesdk.structured.schema_check import SchemaChecker
 from edgesdk.tools.calls import ToolCall
 
+# Compiling and checking a schema take about a second up to here, and some more in proportion.
+MAX_SCHEMA_CHARACTERS = 100_000
 # No model's context holds as much, and reading it takes seconds already.
-_MAX_TOOLS_CHARACTERS = 2 * MAX_CHARACTERS
+_MAX_TOOLS_CHARACTERS = 2 * MAX_SCHEMA_CHARACTERS
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -143,6 +146,30 @@ def callable_tools_of(
         must_call=choice.required,
         parallel=parallel is not False,
     )
+
+
+def argument_check(schema: dict[str, Any], *, param: str) -> Callable[[dict[str, Any]], bool]:
+    """A function that says whether arguments fit a client's schema.
+
+    Args:
+        param: where the schema stands in the request, for errors.
+
+    Raises:
+        ApiError: 400; it is no schema of an object, or none that can be checked.
+        MissingExtra: jsonschema is not installed.
+    """
+    written = json.dumps(schema)
+    try:
+        if schema.get("type", "object") != "object":
+            raise InvalidOption("The parameters must be a schema of type 'object'.")
+        if len(written) > MAX_SCHEMA_CHARACTERS:
+            raise InvalidOption(f"The schema is longer than {MAX_SCHEMA_CHARACTERS:,} characters.")
+        if '"patternProperties"' in written:
+            raise InvalidOption("'patternProperties' is not supported in a function's parameters.")
+        return SchemaChecker(schema).accepts
+    except InvalidOption as error:
+        code = "invalid_function_parameters"
+        raise ApiError(400, error.message, param=param, code=code) from None
 
 
 def _tool_choice(given: Any) -> ToolChoice | None:

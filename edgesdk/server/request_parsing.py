@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
-from edgesdk.errors import InvalidOption, MissingExtra, RejectedStructure, StructureError
+from edgesdk.errors import InvalidOption, MissingExtra, StructureError
 from edgesdk.generation.prefill import check_fits
 from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.privacy.redaction import Redactor
@@ -20,8 +20,7 @@ from edgesdk.runtime import Runtime
 from edgesdk.server.answers import AnswerSource, DeviceSource, HybridSource
 from edgesdk.server.api_errors import ApiError, missing_parameter
 from edgesdk.server.api_requests import ChatRequest, CompletionRequest, ResponseFormat, parse
-from edgesdk.server.argument_checks import MAX_CHARACTERS, value_check
-from edgesdk.server.callable_tools import CallableTools, callable_tools_of
+from edgesdk.server.callable_tools import MAX_SCHEMA_CHARACTERS, CallableTools, callable_tools_of
 from edgesdk.server.chat_messages import template_messages, uses_tools
 from edgesdk.server.hybrid_routing import (
     HoldPolicy,
@@ -40,6 +39,7 @@ from edgesdk.server.responses import (
 from edgesdk.server.settings import ServerSettings
 from edgesdk.server.tool_call_reader import AnswerReader, PlainTextReader, ToolCallReader
 from edgesdk.structured.output_format import OutputFormat, output_format_of
+from edgesdk.structured.schema_check import SchemaChecker
 from edgesdk.text.tokenizer import Tokenizer
 from edgesdk.tools.call_grammar import tool_call_format, with_enforceable_schemas
 from edgesdk.tools.calls import ToolCall, ToolCalls
@@ -113,7 +113,7 @@ def parse_chat(
     clients = None if request.logprobs else hybrid
     output_format = _requested_format(request)
     if clients is not None:
-        output_format = _with_cloud_format(output_format, request.response_format)
+        output_format = _for_cloud(output_format, request.response_format)
     tools = callable_tools_of(request.tools, request.tool_choice, request.parallel_tool_calls)
     if tools is not None:
         _check_tool_fields(request, tools)
@@ -272,9 +272,9 @@ def _requested_format(request: ChatRequest) -> OutputFormat | None:
     schema, param = wanted.json_schema.definition, f"{param}.schema"
     if schema is None:
         raise missing_parameter(param)
-    if len(json.dumps(schema)) > MAX_CHARACTERS:
+    if len(json.dumps(schema)) > MAX_SCHEMA_CHARACTERS:
         raise ApiError(
-            400, f"The schema is longer than {MAX_CHARACTERS:,} characters.", param=param
+            400, f"The schema is longer than {MAX_SCHEMA_CHARACTERS:,} characters.", param=param
         )
     with _errors_at(param):
         return output_format_of("schema", schema)
@@ -318,31 +318,21 @@ def _call_format(
     return tool_call_format(tool_format, specs, tokenizer, choice="auto", parallel=tools.parallel)
 
 
-def _with_cloud_format(
+def _for_cloud(
     output_format: OutputFormat | None, wanted: ResponseFormat | None
 ) -> OutputFormat | None:
-    """The output format with what the cloud is told of it, and with how its answer is checked."""
+    """The output format with what the client asked for, which a cloud is told word by word."""
     if output_format is None or wanted is None:
         return None
     schema = {"type": "object"} if wanted.json_schema is None else wanted.json_schema.definition
     assert schema is not None, "_requested_format demands one"
-    response_format = wanted.model_dump(exclude_none=True, by_alias=True)
+    response_format: dict[str, Any] | None = wanted.model_dump(exclude_none=True, by_alias=True)
     try:
-        fits = value_check(schema, param=_FORMAT)
-    except ApiError:
-        # What cannot be checked the cloud cannot be held to.
-        return replace(output_format, validate=json.loads)
-
-    def validate(text: str) -> Any:
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            raise RejectedStructure("The answer is no JSON.", text=text) from None
-        if not fits(value):
-            raise RejectedStructure("The answer does not fit its schema.", text=text)
-        return value
-
-    return replace(output_format, response_format=response_format, validate=validate)
+        SchemaChecker(schema)
+    except InvalidOption:
+        # A cloud cannot be held to what cannot be checked.
+        response_format = None
+    return replace(output_format, response_format=response_format)
 
 
 def _tool_set(tools: CallableTools, choice: Any, runtime: Runtime) -> ToolSet:

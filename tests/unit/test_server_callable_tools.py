@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesdk.server.api_errors import ApiError
-from edgesdk.server.argument_checks import argument_check
+from edgesdk.server.callable_tools import argument_check
 
 SCHEMAS = st.recursive(
     st.sampled_from(
