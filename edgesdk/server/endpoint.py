@@ -121,8 +121,6 @@ class AnswerEndpoint:
             # Nothing is sent before the first event: until then an error has a status, and most
             # often it is known by then who answers.
             first = await anext(events, None)
-            if first is None:
-                _finished_reply(answer)
             headers = _stream_headers(parsed, answer, buffer)
             chunks = self._chunks(parsed, answer, builder, _with_first(first, events))
             await _send_events(chunks, headers, send)
@@ -287,6 +285,8 @@ async def _buffered(
     async for event in answer.events:
         for shown in buffer.feed(event):
             yield shown
+    # What was held back of an answer that is none is never shown.
+    _finished_reply(answer)
     for shown in buffer.flush():
         yield shown
 

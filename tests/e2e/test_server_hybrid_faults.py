@@ -163,15 +163,16 @@ def test_the_queue_s_deadline_holds_for_the_cloud_too() -> None:
     assert "too slow" in report(answer)["reason"]
 
 
-def test_stopping_ends_what_waits_for_the_cloud() -> None:
+@pytest.mark.parametrize("streams", [False, True])
+def test_stopping_ends_what_waits_for_the_cloud(streams: bool) -> None:
     ended: list[int] = []
 
     def run(server: Served) -> None:
-        body = {"model": "unsure", "messages": user("Hi"), "temperature": 0}
+        body = {"model": "unsure", "messages": user("Hi"), "temperature": 0, "stream": streams}
         ended.append(server.post("/v1/chat/completions", json=body).status_code)
 
     with Hanging() as cloud:
-        with hybrid_server(cloud.patient()) as (server, _):
+        with hybrid_server(cloud.patient(), hold="answer") as (server, _):
             thread = threading.Thread(target=run, args=[server])
             thread.start()
             assert cloud.asked.wait(PATIENCE)

@@ -60,7 +60,7 @@ def test_calls_of_the_device_stay_its_own(streams: bool) -> None:
     bad = '<tool_call>\n{"name": "weather", "arguments": {"city": 5}}\n</tool_call>'
     with (
         TalkingCloud(lambda body: called(("weather", {"city": "Rome"}))) as cloud,
-        hybrid_server(cloud) as (_, client),
+        hybrid_server(cloud) as (server, client),
     ):
         for text, city in [(local, "Oslo"), (bad, "Rome")]:
             if streams:
@@ -73,6 +73,7 @@ def test_calls_of_the_device_stay_its_own(streams: bool) -> None:
                 ]
             assert found == [("weather", json.dumps({"city": city}))]
         assert len(cloud.requests) == 1
+        assert 'edgesdk_tool_calls_total{model="sure"} 2.0' in server.get("/metrics").text
 
 
 def test_a_conversation_with_calls_goes_to_the_cloud_and_back() -> None:
