@@ -117,8 +117,9 @@ def command(
     with the headers X-Edgesdk-Upload and X-Edgesdk-Prefer, or with its field edgesdk.
     """
     try:
+        from edgesdk.server.heap import keep_memory_flat
         from edgesdk.server.model_sources import StoreModels
-        from edgesdk.server.serving import keep_memory_flat, serve
+        from edgesdk.server.serving import serve
         from edgesdk.server.settings import ServerSettings
     except ModuleNotFoundError as error:
         raise MissingExtra(
