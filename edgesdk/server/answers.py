@@ -24,9 +24,6 @@ from edgesdk.server.responses import AnswerReply
 
 AnswerEvent: TypeAlias = Step | HybridEvent
 
-# A deadline must lie ahead; what is due now ends at once.
-_MIN_DEADLINE = 1e-3
-
 
 class AnswerSource(Protocol):
     """Where an answer comes from.
@@ -55,8 +52,8 @@ class AnswerSource(Protocol):
 class RunningAnswer:
     """An answer that a worker thread makes.
 
-    Whoever asked for it cancels it when it is no longer wanted. What it holds (its model, its slot)
-    is freed by the worker's end and by nothing else.
+    Its client's task cancels it when nobody wants it any more. What it holds (its model, its slot)
+    is freed when the worker ends, and by nothing else.
 
     Attributes:
         reply: how it ended; None until then, and where an error or a cancellation ended it.

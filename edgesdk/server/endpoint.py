@@ -95,8 +95,8 @@ class AnswerEndpoint:
             )
             param = parsed.param
             answer = await self._service.start(parsed.model, started, parsed.prepare)
-            builder = parsed.builder(_metadata(parsed, answer))
             try:
+                builder = parsed.builder(_metadata(parsed, answer))
                 if parsed.stream:
                     await self._send_stream(parsed, answer, builder, send)
                     return
