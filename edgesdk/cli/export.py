@@ -215,12 +215,12 @@ def _weights_of(bundle_format: BundleFormat, recipe: str, bits: str) -> str:
 
 def _named_for(base: str, bundle_format: str, recipe: str, scheme: str | None) -> str:
     """The bundle's name: the checkpoint's name, then the recipe and the weights."""
-    asked = [] if recipe == "fast" else [derive_name(Path(recipe).stem)]
+    endings = [] if recipe == "fast" else [derive_name(Path(recipe).stem)]
     if scheme is not None:
-        asked.append(scheme)
+        endings.append(scheme)
     elif bundle_format != "onnx":
-        asked.append(bundle_format)
-    ending = "".join(f"-{part}" for part in asked)
+        endings.append(bundle_format)
+    ending = "".join(f"-{part}" for part in endings)
     return base[: 96 - len(ending)] + ending
 
 

@@ -85,7 +85,7 @@ def _show_checkpoint(folder: Path, record: CheckpointRecord, as_json: bool) -> N
         return
     rows = [
         ("kind", "checkpoint"),
-        ("asked", record.reference),
+        ("reference", record.reference),
         ("source", record.source),
         ("licence", record.licence or "not stated"),
         ("size", format_bytes(record.size)),

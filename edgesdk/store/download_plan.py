@@ -158,7 +158,7 @@ def plan_download(
 
     Raises:
         UnknownModel: the catalog or the hub does not have it.
-        DownloadFailed: the hub cannot be asked, or has no files that fit.
+        DownloadFailed: the hub does not answer, or has no files that fit.
     """
     if isinstance(reference, CatalogReference):
         return find_in_catalog(reference.name).plan
@@ -229,7 +229,7 @@ def plan_from_hub(reference: HubReference) -> DownloadPlan:
         info = HfApi().model_info(repository, revision=reference.revision, files_metadata=True)
     except GatedRepoError as error:
         raise DownloadFailed(
-            f"{repository} is given only to those who accepted its terms.",
+            f"{repository} is gated: its terms must be accepted first.",
             hint=f"Accept them at https://huggingface.co/{repository}, then run: hf auth login",
         ) from error
     except RevisionNotFoundError as error:
@@ -244,7 +244,7 @@ def plan_from_hub(reference: HubReference) -> DownloadPlan:
     except Exception as error:
         # The rest are errors of the HTTP library below the hub's, which its versions differ in.
         raise DownloadFailed(
-            f"The hub cannot be asked about {repository}: {error}.", hint="Check the network."
+            f"The hub does not answer about {repository}: {error}.", hint="Check the network."
         ) from error
 
     files = {sibling.rfilename: sibling for sibling in info.siblings or ()}

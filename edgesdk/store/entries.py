@@ -47,8 +47,8 @@ class StoreEntry:
 class CheckpointRecord(BaseModel):
     """The record file of a pulled checkpoint.
 
-    `reference` is what was asked for, `source` what that meant. `promised` lists the files whose
-    hash the source named beforehand; the others' were computed when they arrived.
+    `reference` is what was pulled, `source` the exact version that it meant. `promised` lists the
+    files whose hash the source named beforehand; the others' were computed when they arrived.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
