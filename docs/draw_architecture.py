@@ -21,7 +21,8 @@ PACKAGES = {
     "edgesdk_quantize": ROOT / "quantize" / "edgesdk_quantize",
     "edgesdk_export": ROOT / "export" / "edgesdk_export",
 }
-# What an app touches: the modules that lie directly in edgesdk/, without the errors, which all use.
+# What an app touches: the modules that lie directly in edgesdk/, without the errors and the
+# options, which all use.
 APP = "app"
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 170, 54, 36, 66, 24
 
@@ -33,7 +34,7 @@ def house_of(module: str) -> str | None:
     package, *rest = module.split(".")
     if package != "edgesdk":
         return package
-    if not rest or rest[0] in ("errors", "__main__"):
+    if not rest or rest[0] in ("errors", "options", "__main__"):
         return None
     folder = PACKAGES[package] / rest[0]
     return rest[0] if folder.is_dir() else APP

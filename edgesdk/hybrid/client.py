@@ -64,8 +64,11 @@ class HybridClient(Closeable):
         router: when the device does not even try.
         self_consistency: what more it does where it is unsure; None for nothing.
         artifacts: what was learned of the model; None for what the store has or its bundle brought.
-        calibrations, audits: see `edgesdk.hybrid.monitor.monitor.Monitor`.
-        on_break, hedge_after: see `edgesdk.hybrid.cloud.client.CloudClient`.
+        calibrations: where calibrations are kept; see `edgesdk.hybrid.monitor.monitor.Monitor`.
+        audits: checks a few kept answers in the background; see the same.
+        on_break: what happens when a cloud's answer breaks off; see
+            `edgesdk.hybrid.cloud.client.CloudClient`.
+        hedge_after: seconds until a second endpoint is asked, too; see the same.
         queue: where requests wait that could not go to the cloud; None for nowhere.
 
     Attributes:
