@@ -47,8 +47,20 @@ class ToolCalls(tuple[ToolCall, ...]):
 
 def parse_calls(text: str) -> tuple[ToolCall, ...]:
     """Find the calls in an answer, in order; none where it is an answer to the user."""
-    if _TAG in text:
-        return tuple(_parse_tagged(text))
+    # Texts of a call may have a tag in them, so a tag counts only where the whole is no call.
+    return _parse_untagged(text) or tuple(_parse_tagged(text))
+
+
+def text_before_calls(text: str) -> str:
+    """The words before the calls of an answer; "" where no mark separates the two."""
+    if _parse_untagged(text):
+        return ""
+    places = [place for mark in (_TAG, *_MARKS) if (place := text.find(mark)) >= 0]
+    return text[: min(places)].strip() if places else ""
+
+
+def _parse_untagged(text: str) -> tuple[ToolCall, ...]:
+    """The calls of an answer that is nothing but calls; none where it is anything else."""
     body = text.strip()
     for mark in _MARKS:
         body = body.removeprefix(mark).lstrip()
@@ -62,12 +74,6 @@ def parse_calls(text: str) -> tuple[ToolCall, ...]:
     # Without a tag, JSON may as well be what the user asked for: it has to look like a call.
     calls = tuple(_parse_block(body, only_clear=True))
     return () if any(call.problem for call in calls) else calls
-
-
-def text_before_calls(text: str) -> str:
-    """The words before the calls of an answer; "" where no mark separates the two."""
-    places = [place for mark in (_TAG, *_MARKS) if (place := text.find(mark)) >= 0]
-    return text[: min(places)].strip() if places else ""
 
 
 def _parse_tagged(text: str) -> Iterator[ToolCall]:

@@ -99,7 +99,7 @@ def test_what_was_asked_offline_is_answered_later(tmp_path: Path) -> None:
         assert list(client.flush_queue()) == []
     raw = (tmp_path / "queue").read_bytes()
     assert b"ann@" not in raw
-    assert b"Mail" not in raw
+    assert b"Mail ann" not in raw
     with Echo() as server:
         (late,) = flushed(tmp_path, server.url, journal=journal)
         assert flushed(tmp_path, server.url) == []

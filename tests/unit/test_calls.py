@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesdk.tools.calls import ToolCall, parse_calls
+from edgesdk.tools.calls import ToolCall, parse_calls, text_before_calls
 from edgesdk.tools.tool_format import HERMES
 
 LIMA = ToolCall("weather", {"city": "Lima"})
@@ -102,6 +102,14 @@ def test_a_tag_within_a_text_does_not_end_a_call() -> None:
     arguments = {"a": "</tool_call>", "b": "<tool_call>{", "</tool_call>": 1}
     text = HERMES.write([ToolCall("f", arguments), LIMA])
     assert parse_calls(text) == (ToolCall("f", arguments), LIMA)
+
+
+def test_a_tag_within_an_untagged_call_begins_none() -> None:
+    arguments = {"a": "<tool_call>{}</tool_call>", "<tool_call>": 1}
+    call = json.dumps({"name": "f", "arguments": arguments})
+    for text in (call, f"[{call}]", f"```json\n{call}\n```"):
+        assert parse_calls(text) == (ToolCall("f", arguments),)
+        assert text_before_calls(text) == ""
 
 
 def test_mistral_calls_have_ids() -> None:
