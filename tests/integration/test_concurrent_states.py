@@ -245,3 +245,29 @@ def test_lone_calls_are_not_cut_up(tiny_gguf: Path, monkeypatch: pytest.MonkeyPa
     other.extend(np.arange(200) % VOCAB)
     assert sizes == [200, 1, 64, 64, 72]
     engine.close()
+
+
+@pytest.mark.parametrize("other", [1, 5, 60])
+def test_a_prompt_right_after_another_answer_is_computed_as_alone(
+    smollm2_gguf: Path, other: int
+) -> None:
+    """A state that is closed is nobody to share batches with: shorter pieces round otherwise."""
+    engine = open_engine(smollm2_gguf, threads=1, context=256)
+    prompt = [100 + 7 * n for n in range(100)]
+
+    def computed() -> Logits:
+        state = engine.new_state()
+        try:
+            return state.extend(prompt).copy()
+        finally:
+            state.close()
+
+    try:
+        alone = computed()
+        for _ in range(3):
+            before = engine.new_state()
+            before.extend(prompt[:other])
+            before.close()
+            np.testing.assert_array_equal(computed(), alone)
+    finally:
+        engine.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,11 +57,7 @@ def model(request: pytest.FixtureRequest) -> Iterator[Model]:
 
 @pytest.fixture(autouse=True)
 def _cheap_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drafting is tried whatever the clock says.
-
-    llama.cpp rounds by where tokens lie in its cache, so no state may be left of an answer before.
-    """
-    gc.collect()
+    """Drafting is tried whatever the clock says."""
     monkeypatch.setattr(VerificationCosts, "slope", 0.1)
 
 

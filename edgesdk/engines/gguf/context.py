@@ -214,6 +214,9 @@ class LlamaContext:
 
     def _lead(self, mine: BatchRequest) -> None:
         """Run the next slice of `mine`, together with what others wait for."""
+        # Before the policy looks for others: a sequence that is gone must not cut a prompt in two,
+        # which would round otherwise.
+        self._collect()
         self._policy.wait_for_others(mine)
         if mine.cancelled:
             return
@@ -261,7 +264,6 @@ class LlamaContext:
             EngineError: llama.cpp failed.
             _Aborted: one of its calls was cancelled; no slice has moved on.
         """
-        self._collect()
         batch = self._batch.fill(slices)
         started = time.perf_counter()
         self._running = slices
