@@ -92,12 +92,13 @@ class BatchPlan:
 
     Args:
         max_tokens: of one request.
+        cells: of the KV cache; llama.cpp ends the process at a batch of more tokens.
     """
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(self, max_tokens: int, cells: int) -> None:
         self.slices: list[BatchSlice] = []
         self._max_tokens = max_tokens
-        self._tokens = BATCH_TOKENS
+        self._tokens = min(BATCH_TOKENS, cells)
         self._rows = BATCH_ROWS
 
     def add(self, request: BatchRequest) -> bool:

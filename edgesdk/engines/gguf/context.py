@@ -220,7 +220,8 @@ class LlamaContext:
         self._policy.wait_for_others(mine)
         if mine.cancelled:
             return
-        plan = BatchPlan(SHARED_SLICE if self._policy.shares(mine) else BATCH_TOKENS)
+        max_tokens = SHARED_SLICE if self._policy.shares(mine) else BATCH_TOKENS
+        plan = BatchPlan(max_tokens, self._cells)
         plan.add(mine)
         taken = self.lock.take(plan.add)
         try:
