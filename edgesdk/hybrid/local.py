@@ -24,8 +24,7 @@ from edgesdk.request import Encode, Request
 from edgesdk.runtime import Runtime
 from edgesdk.structured.output_format import read_answer
 from edgesdk.system.cancellation import CancellationToken
-from edgesdk.tools.call_messages import used_ids
-from edgesdk.tools.calls import ToolCalls, parse_calls
+from edgesdk.tools.calls import ToolCalls
 
 
 class LocalModel:
@@ -297,7 +296,7 @@ class Drafting:
                 format_error = error
         calls = ToolCalls()
         if request.tools is not None and not aborted:
-            calls = request.tools.check(parse_calls(text), used_ids(request.messages))
+            calls = request.read(text) if parsed is None else parsed
         return LocalDraft(
             text,
             receipt_of(

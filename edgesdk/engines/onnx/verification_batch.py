@@ -28,6 +28,7 @@ import onnxruntime as ort
 from edgesdk.bundle import graph_io
 from edgesdk.engines.base import HiddenStates, Logits
 from edgesdk.engines.onnx.kv_cache import KvCache
+from edgesdk.system.atomic_files import write_atomically
 from edgesdk.system.resources import cpu_info
 
 # As many as a batch can have.
@@ -180,8 +181,7 @@ class VerificationVerdict:
         text = json.dumps({"equal": verdict, **self._conditions}, indent=2) + "\n"
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # A file that was cut off counts as none.
-            self._path.write_text(text, encoding="utf-8")
+            write_atomically(self._path, text)
         except OSError as error:
             _LOG.info("A verdict on batched verification was not kept: %s", error)
 
