@@ -42,6 +42,10 @@ it sensibly, and each message ends with what to do about it.
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class EdgeError(Exception):
     """Base of every error that edgesdk raises on purpose.
@@ -145,6 +149,24 @@ class MissingExtra(EdgeError, ImportError):
             f"{needed_for} needs the package '{package}', which is not installed.",
             hint=f"Run: pip install 'edgesdk[{extra}]'",
         )
+
+
+@contextmanager
+def requires_extra(extra: str, *, needed_for: str) -> Iterator[None]:
+    """Report a package that an import in the block misses as one of the extra's.
+
+    A module that a package lacks although the package is there is a fault, no missing extra.
+
+    Raises:
+        MissingExtra: a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or importlib.util.find_spec(package) is not None:
+            raise
+        raise MissingExtra(package, extra=extra, needed_for=needed_for) from None
 
 
 class RequestError(EdgeError, ValueError):

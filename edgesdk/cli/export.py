@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +19,7 @@ from edgesdk.cli.output import (
 )
 from edgesdk.engines.devices import DEFAULT_TARGET
 from edgesdk.engines.registry import device_names
-from edgesdk.errors import MissingExtra
+from edgesdk.errors import requires_extra
 from edgesdk.store import Store
 from edgesdk.store.reference import derive_name, is_model_name
 
@@ -141,7 +139,7 @@ def command(
         bundle = open_bundle(destination)
         message_console().print(f"{bundle.manifest.name} is here already: {destination}")
     else:
-        with _exporting():
+        with requires_extra("export", needed_for="Exporting"):
             from edgesdk_export.pipeline import ExportJob, export
             from edgesdk_export.quality.evaluation_text import text_from_file
             from edgesdk_export.recipes import load_recipe
@@ -172,20 +170,6 @@ def command(
     _report(bundle, as_json=as_json)
 
 
-@contextmanager
-def _exporting() -> Iterator[None]:
-    """Imports of the exporter, which is an extra.
-
-    Raises:
-        MissingExtra: a package of the extra is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        absent = error.name or "onnx_ir"
-        raise MissingExtra(absent, extra="export", needed_for="Exporting") from None
-
-
 def _scheme(
     bundle_format: BundleFormat, recipe: str, bits: str | None, gguf_type: str | None
 ) -> str | None:
@@ -200,7 +184,7 @@ def _scheme(
 
 
 def _weights_of(bundle_format: BundleFormat, recipe: str, bits: str) -> str:
-    with _exporting():
+    with requires_extra("export", needed_for="Exporting"):
         from edgesdk_export.recipes import weights_by_bits
     known = weights_by_bits(bundle_format)
     if bits in known:

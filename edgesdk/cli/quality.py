@@ -10,7 +10,7 @@ import click
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.cli.export import resolve_checkpoint
 from edgesdk.cli.output import format_bytes, print_json, result_console, stage_progress_bar
-from edgesdk.errors import MissingExtra
+from edgesdk.errors import requires_extra
 from edgesdk.store import Store
 
 if TYPE_CHECKING:
@@ -73,13 +73,10 @@ def command(
     store = Store()
     opened = [_open(store, name) for name in bundles]
     source, _, _ = resolve_checkpoint(store, checkpoint)
-    try:
+    with requires_extra("export", needed_for="Measuring quality"):
         from edgesdk_export.quality.evaluation_text import default_text, text_from_file
         from edgesdk_export.quality.plot import draw_quality, require_plotting
         from edgesdk_export.quality.report import measure_bundles
-    except ModuleNotFoundError as error:
-        absent = error.name or "onnx_ir"
-        raise MissingExtra(absent, extra="export", needed_for="Measuring quality") from None
     if plot_file is not None:
         require_plotting()
     text = default_text() if text_file is None else text_from_file(text_file)

@@ -17,7 +17,7 @@ from edgesdk.cli.hybrid_config import (
 )
 from edgesdk.cli.model_options import loading_options
 from edgesdk.cli.output import message_console
-from edgesdk.errors import MissingExtra
+from edgesdk.errors import requires_extra
 
 _EPILOG = (
     """\b
@@ -116,15 +116,11 @@ def command(
     who answered and why; in a stream the field is in one of the last chunks. A request can choose
     with the headers X-Edgesdk-Upload and X-Edgesdk-Prefer, or with its field edgesdk.
     """
-    try:
+    with requires_extra("server", needed_for="edgesdk serve"):
         from edgesdk.server.heap import keep_memory_flat
         from edgesdk.server.model_sources import StoreModels
         from edgesdk.server.serving import serve
         from edgesdk.server.settings import ServerSettings
-    except ModuleNotFoundError as error:
-        raise MissingExtra(
-            str(error.name).partition(".")[0], extra="server", needed_for="edgesdk serve"
-        ) from None
     config = _hybrid_config(config_file, cloud, cloud_model, cloud_key_env)
     settings = ServerSettings(
         host=host,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
+from importlib import import_module
 
 import pytest
 
 from edgesdk import errors
-from edgesdk.errors import EdgeError, MissingExtra
+from edgesdk.errors import EdgeError, MissingExtra, requires_extra
 
 CLASSES = {
     name: found
@@ -55,3 +56,24 @@ def test_a_missing_extra_is_a_runnable_line() -> None:
     error = MissingExtra("gguf", extra="export", needed_for="Reading a GGUF file")
     assert error.hint == "Run: pip install 'edgesdk[export]'"
     assert isinstance(error, ImportError)
+
+
+def test_an_import_of_a_package_that_is_absent_names_its_extra() -> None:
+    with (
+        pytest.raises(
+            MissingExtra, match=r"Exporting needs the package 'no_such_package'"
+        ) as raised,
+        requires_extra("export", needed_for="Exporting"),
+    ):
+        import_module("no_such_package.part")
+    assert raised.value.hint == "Run: pip install 'edgesdk[export]'"
+
+
+@pytest.mark.parametrize("module", ["edgesdk.no_such_module", "numpy.no_such_module"])
+def test_a_module_that_a_package_lacks_is_no_missing_extra(module: str) -> None:
+    with (
+        pytest.raises(ModuleNotFoundError, match="no_such_module") as raised,
+        requires_extra("export", needed_for="Exporting"),
+    ):
+        import_module(module)
+    assert not isinstance(raised.value, MissingExtra)
