@@ -1,7 +1,7 @@
 """`edgesdk serve`: models behind OpenAI's HTTP API, on this machine, with or without a cloud.
 
-    guard ──> endpoint ──> request_parsing ──> service ──> model_pool ──> answers ──> responses
-    (who may) (HTTP, SSE)  (JSON to Request)   (the queue)  (the model)   (a thread)  (JSON)
+    guard ──> answer_endpoint ──> request_parsing ──> service ──> model_pool ──> answers ──> responses
+    (who may) (HTTP, SSE)         (JSON to Request)   (the queue)  (the model)   (a thread)  (JSON)
 
 The network side runs on one event loop; whatever computes runs in worker threads. An answer comes
 from one of two sources (`answers`): the device's model alone, or a hybrid client around it, which

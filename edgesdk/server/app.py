@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgesdk.server.answer_endpoint import AnswerEndpoint
 from edgesdk.server.api_errors import ApiError, unknown_model
-from edgesdk.server.endpoint import AnswerEndpoint
 from edgesdk.server.guard import Guard
 from edgesdk.server.hybrid_routing import PREFER_HEADER, UPLOAD_HEADER, HybridClients
 from edgesdk.server.metrics import Metrics
