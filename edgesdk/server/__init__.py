@@ -1,7 +1,12 @@
 """`edgesdk serve`: models behind OpenAI's HTTP API, on this machine, with or without a cloud.
 
-    guard ──> answer_endpoint ──> request_parsing ──> service ──> model_pool ──> answers ──> responses
-    (who may) (HTTP, SSE)         (JSON to Request)   (the queue)  (the model)   (a thread)  (JSON)
+    guard            who may
+    answer_endpoint  HTTP and server-sent events
+    request_parsing  JSON to a Request
+    service          the queue
+    model_pool       the model
+    answers          the worker thread
+    responses        JSON again
 
 The network side runs on one event loop; whatever computes runs in worker threads. An answer comes
 from one of two sources (`answers`): the device's model alone, or a hybrid client around it, which
