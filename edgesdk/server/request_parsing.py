@@ -1,4 +1,4 @@
-"""Turns a request's body into what a model is asked and into how its answer is built."""
+"""Turns the body of a request into a `Request` for a model, and into the builder of its response."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def parse_chat(
 
     def prepare(loaded: LoadedModel) -> AnswerSource:
         runtime = loaded.model.runtime
-        asked = Request(
+        generation_request = Request(
             messages,
             options,
             runtime.encode,
@@ -144,7 +144,7 @@ def parse_chat(
             # Where pieces of a cloud are shown at once, what broke off is not begun again.
             on_break: OnBreak = "incomplete" if hold == "decision" else "restart"
             redactor = Redactor(clients.policy.detectors)
-            hybrid_request = HybridRequest(asked, redactor, loaded.states, on_break)
+            hybrid_request = HybridRequest(generation_request, redactor, loaded.states, on_break)
             path = clients.client(request.model, loaded.model).path
             verdict = path.evaluate(hybrid_request, upload=routing.upload)
             return HybridSource(path, hybrid_request, verdict, routing.prefer)
@@ -157,7 +157,7 @@ def parse_chat(
                 code="unsupported_parameter",
             )
         reason = None if hybrid is None else _LOGPROBS_REASON
-        return _device_source(loaded, asked, reason)
+        return _device_source(loaded, generation_request, reason)
 
     return ParsedRequest(
         request.model,
@@ -191,7 +191,7 @@ def parse_completion(
 
     def prepare(loaded: LoadedModel) -> AnswerSource:
         prompt = _completion_prompt(request, loaded.model.runtime)
-        asked = Request(
+        generation_request = Request(
             [],
             request.options(deadline=settings.deadline),
             lambda messages, specs: prompt,
@@ -199,7 +199,9 @@ def parse_completion(
             logprobs=logprobs,
             top_logprobs=request.logprobs or 0,
         )
-        return _device_source(loaded, asked, None if hybrid is None else _COMPLETION_REASON)
+        return _device_source(
+            loaded, generation_request, None if hybrid is None else _COMPLETION_REASON
+        )
 
     return ParsedRequest(
         request.model,
@@ -321,7 +323,7 @@ def _call_format(
 def _for_cloud(
     output_format: OutputFormat | None, wanted: ResponseFormat | None
 ) -> OutputFormat | None:
-    """The output format with what the client asked for, which a cloud is told word by word."""
+    """Add to the output format what the client wrote; a cloud gets that word by word."""
     if output_format is None or wanted is None:
         return None
     schema = {"type": "object"} if wanted.json_schema is None else wanted.json_schema.definition
@@ -341,10 +343,10 @@ def _tool_set(tools: CallableTools, choice: Any, runtime: Runtime) -> ToolSet:
         call_format = _call_format(tools, runtime.tool_format, runtime.encoder.tokenizer)
 
     def check(calls: Iterable[ToolCall], used_ids: Collection[str]) -> ToolCalls:
-        kept = list(calls) if tools.parallel else list(calls)[:1]
+        allowed = list(calls) if tools.parallel else list(calls)[:1]
         return ToolCalls(
             call if tools.can_run(call) else replace(call, problem="it does not fit the tools")
-            for call in kept
+            for call in allowed
         )
 
     return ToolSet(tools.specs, check, call_format, choice or "auto", tools.parallel)
