@@ -1,4 +1,4 @@
-"""Turns the body of a request into a `Request` for a model, and into the builder of its response."""
+"""Turns a request's body into a `Request` for a model, and into the builder of its response."""
 
 from __future__ import annotations
 
