@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from typing_extensions import TypedDict
 
 from edgesdk.errors import InvalidOption
+from edgesdk.system.checks import checked_choice
 
 Speculation = Literal["auto", "lookup", "off"]
 
@@ -101,11 +102,8 @@ class Options:
             _number("deadline", self.deadline, 0, math.inf, above=True)
         _whole("priority", self.priority, -10)
         _number("priority", self.priority, -10, 10)
-        if self.speculate not in (None, *get_args(Speculation)):
-            raise InvalidOption(
-                f"speculate must be one of {', '.join(get_args(Speculation))},"
-                f" not {self.speculate!r}."
-            )
+        if self.speculate is not None:
+            checked_choice("speculate", self.speculate, get_args(Speculation))
         object.__setattr__(self, "stop", _stops(self.stop))
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
 

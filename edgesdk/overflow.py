@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal, TypeAlias, get_args
 
-from edgesdk.errors import InvalidOption
 from edgesdk.generation.loop import Finish, Generation, Step
 from edgesdk.options import Options
 from edgesdk.request import Request
+from edgesdk.system.checks import checked_choice
 from edgesdk.tools.call_messages import Message
 
 OverflowPolicy = Literal["error", "drop_oldest_turns", "summarize"]
@@ -74,13 +74,7 @@ def checked_policy(policy: str) -> OverflowPolicy:
     Raises:
         InvalidOption: there is no such policy.
     """
-    for known in get_args(OverflowPolicy):
-        if policy == known:
-            return known  # type: ignore[no-any-return]
-    raise InvalidOption(
-        f"overflow cannot be {policy!r}.",
-        hint=f"Choose from: {', '.join(get_args(OverflowPolicy))}.",
-    )
+    return checked_choice("overflow", policy, get_args(OverflowPolicy))
 
 
 def prompt_limit(context_length: int, max_tokens: int | None) -> int:

@@ -53,7 +53,7 @@ class LazyGroup(click.Group):
         """As click does; an unknown name gets the nearest ones."""
         name = args[0]
         if name not in self._subcommands and not name.startswith("-"):
-            from edgesdk.store.reference import suggestion
+            from edgesdk.system.checks import suggestion
 
             hint = suggestion(name, self._subcommands)
             raise click.UsageError(f"No such command {name!r}.{f' {hint}' if hint else ''}", ctx)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from edgesdk.errors import InvalidOption
-from edgesdk.store.reference import suggestion
+from edgesdk.system.checks import suggestion
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -272,6 +273,9 @@ def _validated(values: Mapping[str, object], where: str) -> HybridConfig:
     place = ".".join(str(part + 1) if isinstance(part, int) else part for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     hint = _HINT
+    if first["type"] == "literal_error":
+        near = suggestion(str(first["input"]), re.findall(r"'([^']+)'", first["ctx"]["expected"]))
+        hint = f"{near} {_HINT}" if near else _HINT
     if first["type"] == "extra_forbidden":
         tables = (HybridConfig, CloudTable, BudgetTable, ConfidenceTable)
         known = [name for table in tables for name in table.model_fields]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from edgesdk.errors import (
     BudgetExceeded,
@@ -30,6 +30,7 @@ from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.stream import HybridEvent
 from edgesdk.request import Request
 from edgesdk.system.cancellation import Cancelled
+from edgesdk.system.checks import checked_choice
 from edgesdk.tools.call_messages import used_ids
 from edgesdk.tools.calls import ToolCall, ToolCalls
 
@@ -46,6 +47,9 @@ class RemoteModel:
     Args:
         clouds: in order of preference; without any, every question is refused.
         on_break, hedge_after: see `edgesdk.hybrid.cloud.client.CloudClient`.
+
+    Raises:
+        InvalidOption: `on_break` has no such value.
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class RemoteModel:
         self._clouds = tuple(clouds)
         self._policy = policy
         self._budget = budget
-        self._on_break = on_break
+        self._on_break: OnBreak = checked_choice("on_break", on_break, get_args(OnBreak))
         self._hedge_after = hedge_after
         self._client: CloudClient | None = None
         self._guard = threading.Lock()

@@ -6,16 +6,17 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from edgesdk.engines.base import DecodeState, Engine
 from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.content import text_messages
-from edgesdk.hybrid.privacy.policy import Upload
+from edgesdk.hybrid.privacy.policy import Upload, check_upload
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.options import OptionsKwargs
 from edgesdk.overflow import Overflow
 from edgesdk.request import Request
+from edgesdk.system.checks import checked_choice
 from edgesdk.tools.tool_set import RequestKwargs
 
 Messages: TypeAlias = list[dict[str, Any]]
@@ -100,10 +101,18 @@ class RoutingRules:
 
 
 def split_rules(changes: Mapping[str, Any]) -> tuple[RoutingRules, dict[str, Any]]:
-    """Split keyword arguments into the routing rules and those of the request."""
+    """Split keyword arguments into the routing rules and those of the request.
+
+    Raises:
+        InvalidOption: a rule has no such value.
+    """
     others = dict(changes)
+    upload, prefer = others.pop("upload", None), others.pop("prefer", None)
+    tags = others.pop("tags", ())
     rules = RoutingRules(
-        others.pop("upload", None), tuple(others.pop("tags", ())), others.pop("prefer", None)
+        None if upload is None else check_upload(upload),
+        (tags,) if isinstance(tags, str) else tuple(tags),
+        None if prefer is None else checked_choice("prefer", prefer, get_args(Prefer)),
     )
     return rules, others
 

@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgesdk.server.api_errors import ApiError
 from edgesdk.server.settings import ServerSettings
+from edgesdk.system.checks import is_loopback
 
-_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 # A health check has no key, and it shows no more than that the server runs.
 _OPEN_PATHS = frozenset({"/health"})
 
@@ -42,7 +42,7 @@ class Guard:
     def _check(self, headers: Headers, path: str) -> None:
         settings = self._settings
         host = _host_name(headers.get("host", ""))
-        if settings.is_loopback and host not in _LOCAL_NAMES | {settings.host}:
+        if settings.is_loopback and not is_loopback(host):
             raise ApiError(403, "This server answers to its loopback address only.", code="host")
         origin = headers.get("origin")
         if origin is not None and origin not in settings.origins:

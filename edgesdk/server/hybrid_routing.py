@@ -16,6 +16,7 @@ from edgesdk.hybrid.request import Prefer
 from edgesdk.model import Model
 from edgesdk.server.api_errors import ApiError
 from edgesdk.server.chat_messages import STRICT
+from edgesdk.system.checks import checked_choice
 from edgesdk.system.closing import Closeable
 
 UPLOAD_HEADER, PREFER_HEADER = "x-edgesdk-upload", "x-edgesdk-prefer"
@@ -35,6 +36,9 @@ class HybridClients(Closeable):
         make: makes the client of a model.
         policy: of all clients; its default is the loosest rule that a request may ask for.
         hold: what streams hold back.
+
+    Raises:
+        InvalidOption: `hold` has no such value.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class HybridClients(Closeable):
         hold: HoldPolicy = "decision",
     ) -> None:
         self.policy = policy
-        self.hold: HoldPolicy = hold
+        self.hold: HoldPolicy = checked_choice("hold", hold, get_args(HoldPolicy))
         self._make = make
         self._clients: dict[str, tuple[Model, HybridClient]] = {}
         self._guard = threading.Lock()

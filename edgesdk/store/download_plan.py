@@ -27,8 +27,8 @@ from edgesdk.store.reference import (
     WheelReference,
     parse_reference,
     safe_file_name,
-    suggestion,
 )
+from edgesdk.system.checks import suggestion
 
 # Weights that can hold code when they are read (pickle: *.bin, *.pt) are left out on purpose.
 _CHECKPOINT = (

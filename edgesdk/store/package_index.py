@@ -30,8 +30,8 @@ from edgesdk.errors import DownloadFailed, HashMismatch
 from edgesdk.store.disk import link_or_copy
 from edgesdk.store.download_plan import UrlPart, WheelPart
 from edgesdk.store.progress import StoreProgress
-from edgesdk.store.reference import is_loopback
 from edgesdk.store.transfer import download, make_client
+from edgesdk.system.checks import is_loopback
 
 if sys.version_info >= (3, 11):
     import tomllib

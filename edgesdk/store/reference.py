@@ -11,16 +11,14 @@
 
 from __future__ import annotations
 
-import difflib
-import ipaddress
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from edgesdk.errors import InvalidOption
+from edgesdk.system.checks import is_loopback
 
 _PYPI = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9.!+_-]*)(?::(.+))?")
 _HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::(.+))?", re.ASCII)
@@ -143,14 +141,6 @@ def parse_reference(text: str | Path) -> Reference:
     raise InvalidOption(f"{text!r} does not refer to a model.", hint=_FORMS)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine: only then may a model travel without TLS."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _parse_wheel(rest: str) -> WheelReference:
     match = _PYPI.fullmatch(rest)
     if match is None:
@@ -248,17 +238,3 @@ def derive_name(text: str) -> str:
 def safe_file_name(name: str) -> str:
     """A file's relative path with every character replaced that a manifest may not hold."""
     return re.sub(r"[^A-Za-z0-9._/-]", "_", name)
-
-
-def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three of the known names that are most like `name`, the most alike first."""
-    choices = sorted(set(known))
-    alike = difflib.get_close_matches(name, choices, n=3, cutoff=0.65)
-    holding = [choice for choice in choices if len(name) >= 3 and name in choice]
-    return list(dict.fromkeys([*holding, *alike]))[:3]
-
-
-def suggestion(name: str, known: Iterable[str]) -> str | None:
-    """'Did you mean …?' with the nearest of the known names, or None where none is near."""
-    near = nearest(name, known)
-    return f"Did you mean {' or '.join(near)}?" if near else None

@@ -20,7 +20,7 @@ from edgesdk.store.entries import (
 )
 from edgesdk.store.layout import StoreLayout, default_root
 from edgesdk.store.progress import SILENT, StoreProgress
-from edgesdk.store.reference import suggestion
+from edgesdk.system.checks import suggestion
 
 # A bundle comes first where a checkpoint has the same name.
 _ENTRY_OF: dict[Kind, Callable[[Path], StoreEntry]] = {

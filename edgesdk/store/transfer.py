@@ -23,8 +23,8 @@ from edgesdk.errors import DownloadFailed
 from edgesdk.store.disk import removes_on_full_disk, require_space, size_of
 from edgesdk.store.download_plan import UrlPart
 from edgesdk.store.progress import StoreProgress
-from edgesdk.store.reference import is_loopback
 from edgesdk.system.atomic_files import write_atomically
+from edgesdk.system.checks import is_loopback
 
 # Seconds to wait before each further try; tries that brought new bytes are not counted.
 _DELAYS = (0.3, 1.0, 3.0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from edgesdk.errors import InvalidOption
+from edgesdk.system.checks import checked_choice
 
 _SENSOR_SECONDS = 5.0
 # A pause is no longer than this, so that a cancelled answer ends soon; the rest stays owed.
@@ -120,12 +121,9 @@ class Governor:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        chosen = _NAMED.get(policy) if isinstance(policy, str) else policy
-        if chosen is None:
-            raise InvalidOption(
-                f"There is no power policy {policy!r}.", hint=f"Choose from: {', '.join(_NAMED)}."
-            )
-        self._policy = chosen
+        if not callable(policy):
+            policy = _NAMED[checked_choice("The power policy", policy, tuple(_NAMED))]
+        self._policy = policy
         self._sensor = sensor
         self._sleep = sleep
         self.clock = clock

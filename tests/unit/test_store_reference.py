@@ -18,7 +18,6 @@ from edgesdk.store.reference import (
     WheelReference,
     derive_name,
     is_model_name,
-    nearest,
     parse_reference,
     safe_file_name,
 )
@@ -124,18 +123,6 @@ def test_a_derived_name_is_a_name(text: str) -> None:
 @given(st.text(max_size=60))
 def test_a_safe_file_name_keeps_its_folders(text: str) -> None:
     assert safe_file_name(text).count("/") == text.count("/")
-
-
-@pytest.mark.parametrize(
-    ("typed", "first"),
-    [("smollm2", "smollm2-135m"), ("smolm2-135m", "smollm2-135m"), ("qwen-coder", "qwen2.5-coder")],
-)
-def test_the_nearest_name_comes_first(typed: str, first: str) -> None:
-    assert nearest(typed, ["qwen2.5-coder", "smollm2-135m", "gemma"])[0] == first
-
-
-def test_nothing_is_near_an_unlike_name() -> None:
-    assert nearest("zzz", ["qwen2.5-coder", "smollm2-135m"]) == []
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a/../../b", "..\\evil", ""])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from edgesdk.errors import InvalidOption
+from edgesdk.system.checks import is_loopback
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,15 @@ class Cloud:
             raise InvalidOption(
                 "A base URL has no password, query or fragment.", hint="Give the key as api_key."
             )
-        if parts.scheme == "http" and self.api_key and not _is_loopback(parts.hostname):
+        if parts.scheme == "http" and self.api_key and not is_loopback(parts.hostname):
             raise InvalidOption(
                 f"The key would go to {parts.hostname} unencrypted.", hint="Use https."
             )
-        if min(self.input_price, self.output_price) < 0 or self.max_output_tokens < 1:
-            raise InvalidOption("Prices must not be negative, nor max_output_tokens under 1.")
+        for price in (self.input_price, self.output_price):
+            if not 0 <= price < math.inf:
+                raise InvalidOption(f"A price must be a number from 0, not {price}.")
+        if self.max_output_tokens < 1:
+            raise InvalidOption("max_output_tokens must not be under 1.")
 
     @property
     def name(self) -> str:
@@ -80,7 +85,3 @@ class Cloud:
     def chat_url(self) -> str:
         """The address of chat completions."""
         return f"{self.base_url.rstrip('/')}/chat/completions"
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")

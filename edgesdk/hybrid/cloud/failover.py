@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import anyio
 import httpx
@@ -27,6 +27,7 @@ from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.spending import CallSpending
 from edgesdk.hybrid.cloud.wire import InvalidChunk
 from edgesdk.system.cancellation import CancellationToken
+from edgesdk.system.checks import checked_choice
 
 OnBreak = Literal["restart", "incomplete"]
 
@@ -72,7 +73,8 @@ class Failover:
             None for never.
 
     Raises:
-        InvalidOption: there is no endpoint, or `hedge_after` is negative.
+        InvalidOption: there is no endpoint, `on_break` has no such value, or `hedge_after` is
+            negative.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class Failover:
             raise InvalidOption("hedge_after must not be under 0 seconds.")
         self._clouds = clouds
         self._http = http
-        self._on_break = on_break
+        self._on_break: OnBreak = checked_choice("on_break", on_break, get_args(OnBreak))
         self._hedge_after = hedge_after
         self._breakers = [CircuitBreaker() for _ in clouds]
         self._retries = RetryBudget()

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.content import media_in
 from edgesdk.hybrid.privacy.builtin_detectors import BUILTIN_DETECTORS
 from edgesdk.hybrid.privacy.detectors import Detector
+from edgesdk.system.checks import checked_choice
 
 Upload = Literal["local_only", "ask", "redact", "allow"]
 # From the strictest to the loosest.
@@ -148,12 +148,7 @@ def strictest(*verdicts: UploadVerdict) -> UploadVerdict:
 
 def check_upload(rule: str) -> Upload:
     """Return `rule` if it is one; raises InvalidOption otherwise."""
-    for known in _ORDER:
-        if rule == known:
-            return known
-    raise InvalidOption(
-        f"{rule!r} is no rule for uploads.", hint=f"It is one of {', '.join(_ORDER)}."
-    )
+    return checked_choice("A rule for uploads", rule, _ORDER)
 
 
 def kinds_in(detectors: Iterable[Detector], messages: Messages) -> frozenset[str]:
