@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -11,12 +12,24 @@ from typing import Any
 
 def run_python(code: str, *arguments: str, timeout: float = 300) -> Any:
     """Run `code` with `arguments` in sys.argv[1:]; what it prints is read as JSON."""
+    done = _run(code, *arguments, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def run_killed_python(code: str, *arguments: str, timeout: float = 300) -> None:
+    """Run `code`, which must end by killing its own process."""
+    done = _run(code, *arguments, timeout=timeout)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def _run(code: str, *arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
@@ -24,5 +37,3 @@ def run_python(code: str, *arguments: str, timeout: float = 300) -> Any:
         timeout=timeout,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.fake_engine import FakeEngine, fake_model
+from support.other_process import run_killed_python
 
 from edgesdk.chat import Chat
 from edgesdk.engines.saved_state import KvIdentity
@@ -105,6 +107,43 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
         _talked().save(tmp_path / "absent" / "a.chat")
     with pytest.raises(RequestError, match="cannot be read"):
         fake_model().restore(tmp_path / "absent.chat")
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [("", "it is a folder"), ("folder-link", "it is a folder"), ("null-link", "it is a device")],
+)
+def test_a_save_replaces_nothing_but_a_file(tmp_path: Path, place: str, reason: str) -> None:
+    (tmp_path / "folder-link").symlink_to(tmp_path)
+    (tmp_path / "null-link").symlink_to(os.devnull)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(RequestError, match=f"cannot be written: {reason}"):
+        _talked().save(tmp_path / place)
+    assert sorted(tmp_path.iterdir()) == before
+    assert Path(os.devnull).is_char_device()
+
+
+_KILLED = """
+import os, signal, sys
+from support.fake_engine import fake_model
+os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
+chat = fake_model().chat("Be kind.")
+chat.respond("Hello")
+chat.save(sys.argv[1])
+"""
+
+
+def test_a_save_that_is_killed_leaves_nothing_but_the_old_chat(tmp_path: Path) -> None:
+    path = tmp_path / "a.chat"
+    _talked().save(path)
+    before = path.read_bytes()
+    run_killed_python(_KILLED, str(path))
+    if hasattr(os, "O_TMPFILE"):
+        assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
+    _talked().save(path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_save_replaces_the_file_whole(tmp_path: Path) -> None:
