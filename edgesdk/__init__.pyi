@@ -2,6 +2,8 @@ from . import errors as errors
 from . import hybrid as hybrid
 from .bundle.opening import open_bundle as open_bundle
 from .chat import Chat as Chat
+from .engines.discovery import Device as Device
+from .engines.discovery import devices as devices
 from .errors import CloudError as CloudError
 from .errors import DeadlineExceeded as DeadlineExceeded
 from .errors import EdgeError as EdgeError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 
@@ -31,13 +32,15 @@ def load(
     check_memory: bool = True,
     power: PowerPolicy | Governor | None = None,
     draft: str | Path | None = None,
+    device_options: Mapping[str, object] | None = None,
 ) -> Model:
     """Load a model.
 
     Args:
         what: a bundle folder, a `.gguf` file, or a name in the store (there a bundle is
             preferred to the checkpoint of the same name).
-        device: "auto", or a device that `edgesdk.engines.devices` names.
+        device: "auto", a kind ("cpu", "gpu", "npu"), or the `device` of one of
+            `edgesdk.devices()`.
         context: most tokens of one conversation; None for the model's own limit.
         threads: CPU threads; None for one per physical core.
         prefix_cache: stores the KV caches of system messages, and those of `Model.cache_prefix`,
@@ -49,6 +52,7 @@ def load(
             `edgesdk.system.power.Pace`. None asks no sensor.
         draft: a smaller model with the same tokenizer, named as `what` is, which guesses tokens
             for this one; see `Options.speculate`.
+        device_options: of the device's provider, by name.
 
     Raises:
         UnknownModel: there is no such file, nor such a name in the store.
@@ -69,7 +73,9 @@ def load(
     if check_memory:
         _require_memory(source, context=context, device=device)
     try:
-        engine = open_engine(source, device, threads=threads, context=context)
+        engine = open_engine(
+            source, device, threads=threads, context=context, options=device_options
+        )
     except MissingExtra:
         if isinstance(source, Bundle):
             raise

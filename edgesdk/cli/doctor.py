@@ -19,9 +19,7 @@ import psutil
 
 from edgesdk import __version__
 from edgesdk.cli.output import format_bytes, print_json, result_console
-from edgesdk.engines import devices
-from edgesdk.engines.devices import DeviceRecord
-from edgesdk.engines.registry import probe
+from edgesdk.engines.discovery import probe_all
 from edgesdk.store import Store
 from edgesdk.store.disk import folder_size
 from edgesdk.system.resources import cpu_info
@@ -33,6 +31,7 @@ Examples:
 
 The exit code is 1 when something that every model needs is broken.
 """
+Status = Literal["ok", "warn", "missing"]
 _STYLES = {"ok": "green", "warn": "yellow", "missing": "red"}
 # onnxruntime's wheels are manylinux_2_28.
 _OLDEST_GLIBC = (2, 28)
@@ -73,7 +72,7 @@ class DoctorCheck:
     """
 
     name: str
-    status: Literal["ok", "warn", "missing"]
+    status: Status
     found: str
     advice: str | None = None
     needed: bool = False
@@ -84,8 +83,7 @@ def run_checks(store: Store) -> Iterator[DoctorCheck]:
     yield _python()
     if sys.platform == "linux":
         yield _libc()
-    for record in devices.DEVICES:
-        yield _provider(record)
+    yield from _providers()
     yield _export_extra()
     yield _processor()
     yield _memory()
@@ -117,11 +115,22 @@ def _libc() -> DoctorCheck:
     return DoctorCheck("C library", "ok", f"glibc {version}")
 
 
-def _provider(record: DeviceRecord) -> DoctorCheck:
-    result = probe(record)
-    return DoctorCheck(
-        record.name, result.status, result.found, result.advice, needed=record.extra is None
-    )
+def _providers() -> Iterator[DoctorCheck]:
+    """Each provider that runs models, or that is installed; and one line for all others."""
+    absent = []
+    for record, probe in probe_all():
+        if probe.state == "not installed" and not record.formats:
+            absent.append(record.name if record.package is None else f"{record.package}")
+            continue
+        needed = record.extra is None and bool(record.formats)
+        works = probe.state not in ("broken", "not installed")
+        status: Status = "ok" if works else "missing" if needed else "warn"
+        found = probe.found if probe.state == "ready" else f"{probe.state}: {probe.found}"
+        if not record.formats:
+            found += "; edgesdk has no engine for it yet"
+        yield DoctorCheck(record.name, status, found, probe.advice, needed=needed)
+    if absent:
+        yield DoctorCheck("accelerators", "ok", f"not installed: {', '.join(absent)}")
 
 
 def _export_extra() -> DoctorCheck:

@@ -1,57 +1,147 @@
-"""Finds out whether the libraries below the engines work here, without loading a model."""
+"""Finds out how far each provider works here, without loading a model.
+
+A probe takes a provider's record. Most run in a process of their own (`discovery`), so they import
+whatever they need. What the packages' own functions answer is written down in
+`tests/unit/test_probes.py`.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import subprocess
+import platform
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 from edgesdk.engines.devices import DeviceProbe, DeviceRecord
 
+# PCI vendor of SwiftShader, a GPU in software.
+_SOFTWARE_VENDOR = 0x1AE0
 
-def onnxruntime_works(record: DeviceRecord) -> DeviceProbe:
-    """Whether onnxruntime can be imported, and has the provider."""
-    try:
-        import onnxruntime
-    except Exception as error:
-        advice = f"Run: pip install --force-reinstall {record.package}"
-        return DeviceProbe("missing", str(error), advice)
+
+def onnxruntime_cpu(record: DeviceRecord) -> DeviceProbe:
+    """Whether onnxruntime can be imported, and has the CPU provider."""
+    import onnxruntime
+
     names = onnxruntime.get_available_providers()
     providers = ", ".join(name.removesuffix("ExecutionProvider") for name in names)
-    listed = ""
-    # Older ones than 1.22 cannot list devices.
-    if hasattr(onnxruntime, "get_ep_devices"):
-        found = onnxruntime.get_ep_devices()
-        named = (f"{d.ep_name.removesuffix('ExecutionProvider')} on {_device(d)}" for d in found)
-        listed = f"; devices: {', '.join(named) or 'none'}"
-    text = f"{onnxruntime.__version__}; providers: {providers}{listed}"
+    found = f"{onnxruntime.__version__}; providers: {providers}"
     if record.provider not in names:
-        return DeviceProbe("warn", f"{text}; without {record.provider}", _install(record))
-    return DeviceProbe("ok", text)
+        advice = f"Run: pip install --force-reinstall {record.package}"
+        return DeviceProbe("broken", f"{found}; without {record.provider}", advice)
+    return DeviceProbe("ready", found)
 
 
-def llama_cpp_works(record: DeviceRecord) -> DeviceProbe:
-    """Whether llama.cpp is installed, and was built for this processor."""
-    try:
-        version = importlib.metadata.version(record.package)
-    except importlib.metadata.PackageNotFoundError:
-        return DeviceProbe("warn", "not installed", _install(record))
-    # A library built for another processor dies on import; a process of its own may.
-    command = [sys.executable, "-c", "import llama_cpp"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        last = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
-        advice = f"Build it here: pip install --force-reinstall --no-binary :all: {record.package}"
-        return DeviceProbe("warn", f"{version}, but it does not load: {last}", advice)
-    return DeviceProbe("ok", version)
+def llama_cpp(record: DeviceRecord) -> DeviceProbe:
+    """Whether llama.cpp loads: one that was built for another processor does not."""
+    importlib.import_module("llama_cpp")
+    return DeviceProbe("ready", _version(record))
 
 
-def _install(record: DeviceRecord) -> str:
-    formats = " and ".join(name.upper() for name in record.formats)
+def plugin(record: DeviceRecord) -> DeviceProbe:
+    """Register a plugin library with onnxruntime, and look at the devices that it lists.
+
+    onnxruntime never lists plugins among its providers. A plugin has to be registered under the
+    name of its provider, or its devices cannot be told from others. Under that name with ".virtual"
+    behind it, it lists devices that it can compile for though they are not here.
+    """
+    import onnxruntime
+
+    assert record.library is not None, "a plugin has a library"
+    module, _, function = record.library.partition(":")
+    path = str(getattr(importlib.import_module(module), function)())
+    version = _version(record)
+    onnxruntime.register_execution_provider_library(record.provider, path)
+    listed = _devices_of(record)
+    if listed:
+        kinds = {each.device.type.name for each in listed}
+        in_software = all(each.device.vendor_id == _SOFTWARE_VENDOR for each in listed)
+        # QNN's simulator calls its device a CPU, and OpenVINO lists the CPU as well.
+        ready = kinds & {"NPU", "GPU"} and not in_software
+        return DeviceProbe("ready" if ready else "software", f"{version}; {_names(listed)}")
+    if record.kind == "npu":
+        onnxruntime.register_execution_provider_library(f"{record.provider}.virtual", path)
+        virtual = _devices_of(record)
+        if virtual:
+            return DeviceProbe("virtual", f"{version}; compiles for {_names(virtual)}")
+    return DeviceProbe("no device", f"{version}; for {record.where}")
+
+
+def _devices_of(record: DeviceRecord) -> list[Any]:
+    """The devices that onnxruntime lists for a provider."""
+    import onnxruntime
+
+    return [each for each in onnxruntime.get_ep_devices() if each.ep_name == record.provider]
+
+
+def mlx(record: DeviceRecord) -> DeviceProbe:
+    """Whether MLX loads, and has a GPU."""
+    core: Any = importlib.import_module("mlx.core")
+    version = _version(record)
+    if core.metal.is_available():
+        return DeviceProbe("ready", f"{version}; Metal")
+    return DeviceProbe("software", f"{version}; on the CPU, because there is no Metal here")
+
+
+def core_ml(record: DeviceRecord) -> DeviceProbe:
+    """Whether Core ML can run models here, or convert them only."""
+    version = _version(record)
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return DeviceProbe("ready", f"{version}; macOS {platform.mac_ver()[0]}")
+    return DeviceProbe("virtual", f"{version}; converts, and runs nothing outside macOS")
+
+
+def cuda(record: DeviceRecord) -> DeviceProbe:
+    """Whether this onnxruntime was built with CUDA, and finds a GPU."""
+    import onnxruntime
+
+    if record.provider not in onnxruntime.get_available_providers():
+        return not_installed(record)
+    listed = _devices_of(record)
+    if not listed:
+        return DeviceProbe("no device", f"{onnxruntime.__version__}; no NVIDIA GPU here")
+    return DeviceProbe("ready", f"{onnxruntime.__version__}; {_names(listed)}")
+
+
+def windows_ml(record: DeviceRecord) -> DeviceProbe:
+    """Which providers the catalog of Windows has for this machine, and which are ready."""
+    catalog: Any = importlib.import_module("windowsml").EpCatalog()
+    found = [f"{each.name} ({each.ready_state.name})" for each in catalog.find_all_providers()]
+    if not found:
+        return DeviceProbe("no device", f"{_version(record)}; the catalog has nothing for it")
+    return DeviceProbe("ready", f"{_version(record)}; {', '.join(found)}")
+
+
+def litert(record: DeviceRecord) -> DeviceProbe:
+    """Whether LiteRT's interpreter loads. Outside Android it runs on the CPU."""
+    importlib.import_module("ai_edge_litert.interpreter")
+    return DeviceProbe("software", f"{_version(record)}; its interpreter, on the CPU")
+
+
+def no_package(record: DeviceRecord) -> DeviceProbe:
+    """Nothing can be looked for where no package index has a package."""
+    return DeviceProbe("not installed", "no package index has a package of it")
+
+
+def not_installed(record: DeviceRecord) -> DeviceProbe:
+    """The finding where the provider's package is absent."""
     what = record.package if record.extra is None else f"'edgesdk[{record.extra}]'"
-    return f"For {formats} models, run: pip install {what} (this may compile)"
+    return DeviceProbe("not installed", f"for {record.where}", f"Run: pip install {what}")
 
 
-def _device(found: object) -> str:
-    device = found.device  # type: ignore[attr-defined]
-    return f"{device.type.name} ({device.vendor or 'unknown vendor'})"
+def _version(record: DeviceRecord) -> str:
+    assert record.package is not None
+    try:
+        return importlib.metadata.version(record.package)
+    except importlib.metadata.PackageNotFoundError:
+        return "of an unknown version"
+
+
+def _names(listed: Iterable[Any]) -> str:
+    names = []
+    for each in listed:
+        platform_name = each.ep_metadata.get("npu_platform")
+        what = each.device.type.name + (f" {platform_name}" if platform_name else "")
+        names.append(f"{what} ({each.device.vendor or 'unknown vendor'})")
+    return ", ".join(dict.fromkeys(names))

@@ -11,7 +11,8 @@ from edgesdk.bundle.manifest import BundleFormat
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines import devices
 from edgesdk.engines.base import Engine
-from edgesdk.engines.devices import DeviceProbe, DeviceRecord
+from edgesdk.engines.devices import DeviceRecord
+from edgesdk.engines.discovery import probe
 from edgesdk.errors import EngineError, InvalidOption, UnsupportedBundle
 from edgesdk.system.plan import Footprint
 from edgesdk.system.resources import thread_count
@@ -45,7 +46,7 @@ def open_engine(
     """Load an opened bundle, or a bare `.gguf` file.
 
     Args:
-        device: "auto", or one of `device_names`.
+        device: see `choose_device`.
         threads: CPU threads; None for one per physical core.
         context: most tokens that one sequence may hold; None for the model's own limit, which it
             never exceeds.
@@ -61,8 +62,6 @@ def open_engine(
         raise InvalidOption(f"context must be at least 1 token, not {context}.")
     record = choose_device(source, device)
     _check_options(record, options or {})
-    if record.registration is not None:
-        cast("Callable[[], None]", _import(record.registration))()
     opener = cast("EngineOpener", _import(record.opener))
     return opener(
         source,
@@ -89,7 +88,10 @@ def footprint(source: Bundle | Path, device: str = AUTO) -> Footprint:
 
 
 def choose_device(source: Bundle | Path, device: str = AUTO) -> DeviceRecord:
-    """Choose what runs a model: for "auto" the best record whose provider works here.
+    """Choose what runs a model: of the records that fit, the best whose provider works here.
+
+    Args:
+        device: "auto" for any, a kind ("cpu", "gpu", "npu"), or a device as its record names it.
 
     Raises:
         InvalidOption, UnsupportedBundle, EngineError: see `open_engine`.
@@ -99,15 +101,12 @@ def choose_device(source: Bundle | Path, device: str = AUTO) -> DeviceRecord:
     if isinstance(source, Bundle):
         graph = _graph_for(source.manifest.target, fitting, source.path)
         fitting = [record for record in fitting if record.graph == graph]
-    chosen = [record for record in fitting if device in (AUTO, record.device)]
+    chosen = [record for record in fitting if device in (AUTO, record.device, record.kind)]
     if not chosen:
-        raise InvalidOption(
-            f"No engine runs this {model_format} model on the device {device!r}.",
-            hint=f"Choose from: {', '.join([AUTO, *_names(fitting)])}.",
-        )
+        raise _no_engine(model_format, device, fitting)
     # The last is taken as it is: its engine says best what is missing.
     for record in chosen[:-1]:
-        if probe(record).status == "ok":
+        if probe(record).state in ("ready", "software"):
             return record
     return chosen[-1]
 
@@ -117,17 +116,25 @@ def device_names(model_format: BundleFormat | None = None) -> list[str]:
     return _names(
         record
         for record in devices.DEVICES
-        if model_format is None or model_format in record.formats
+        if (record.formats if model_format is None else model_format in record.formats)
     )
-
-
-def probe(record: DeviceRecord) -> DeviceProbe:
-    """Find out whether a provider works on this device."""
-    return cast("Callable[[DeviceRecord], DeviceProbe]", _import(record.probe))(record)
 
 
 def _names(records: Iterator[DeviceRecord] | list[DeviceRecord]) -> list[str]:
     return list(dict.fromkeys(record.device for record in records))
+
+
+def _no_engine(
+    model_format: BundleFormat, device: str, fitting: list[DeviceRecord]
+) -> InvalidOption:
+    """The error where nothing runs a model on a device; it says what is known of the device."""
+    known = [record for record in devices.DEVICES if device in (record.device, record.kind)]
+    states = ", ".join(f"{each.name} ({probe(each).state})" for each in known if not each.formats)
+    why = f" edgesdk has no engine yet for {states}." if states else ""
+    return InvalidOption(
+        f"No engine runs this {model_format} model on the device {device!r}.{why}",
+        hint=f"Choose from: {', '.join([AUTO, *_names(fitting)])}.",
+    )
 
 
 def _graph_for(target: str, records: list[DeviceRecord], where: Path) -> str:
@@ -142,14 +149,21 @@ def _graph_for(target: str, records: list[DeviceRecord], where: Path) -> str:
 
 
 def _check_options(record: DeviceRecord, options: Mapping[str, object]) -> None:
+    by_name = {option.name: option for option in record.options}
     for name, value in options.items():
-        kind = record.options.get(name)
-        if kind is None:
-            known = ", ".join(record.options) or "none"
+        option = by_name.get(name)
+        if option is None:
+            known = ", ".join(by_name) or "none"
             raise InvalidOption(f"{record.name} has no option {name!r}.", hint=f"It has: {known}.")
-        if type(value) is not kind:
+        if type(value) is not option.kind:
             raise InvalidOption(
-                f"The option {name!r} of {record.name} must be {kind.__name__}, not {value!r}."
+                f"The option {name!r} of {record.name} must be {option.kind.__name__}, not"
+                f" {value!r}."
+            )
+        if option.choices and value not in option.choices:
+            choices = ", ".join(map(str, option.choices))
+            raise InvalidOption(
+                f"The option {name!r} of {record.name} must be one of {choices}; not {value!r}."
             )
 
 

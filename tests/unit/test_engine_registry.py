@@ -17,14 +17,14 @@ from edgesdk.cli import run
 from edgesdk.cli.doctor import DoctorCheck, run_checks
 from edgesdk.engines import devices
 from edgesdk.engines.base import Engine
-from edgesdk.engines.devices import DeviceProbe, DeviceRecord
+from edgesdk.engines.devices import DeviceOption, DeviceProbe, DeviceRecord
+from edgesdk.engines.discovery import probe
 from edgesdk.engines.gguf.library import load_library
 from edgesdk.engines.registry import (
     choose_device,
     device_names,
     footprint,
     open_engine,
-    probe,
 )
 from edgesdk.errors import EngineError, InvalidOption, MissingExtra, UnsupportedBundle
 from edgesdk.store import Store
@@ -46,21 +46,23 @@ def npu(monkeypatch: pytest.MonkeyPatch) -> DeviceRecord:
         formats=("onnx",),
         package="onnxruntime-toy",
         extra="toy",
+        where="toy shops",
+        isolated=False,
         opener=f"{__name__}:open_toy",
         footprint=f"{__name__}:toy_footprint",
         probe=f"{__name__}:probe_toy",
-        registration=f"{__name__}:register_toy",
         provider="ToyExecutionProvider",
         graph="static-int8",
-        shapes="static",
-        kv_owner="library",
         kv_type="float16",
         concurrency=1,
-        options={"profile": str, "cores": int},
+        options=(
+            DeviceOption("profile", str, ("burst", "saver")),
+            DeviceOption("cores", int),
+        ),
     )
     monkeypatch.setattr(devices, "DEVICES", (record, *devices.DEVICES))
     TOY.clear()
-    TOY["status"] = "ok"
+    TOY["state"] = "ready"
     return record
 
 
@@ -68,7 +70,6 @@ TOY: dict[str, Any] = {}
 
 
 def open_toy(source: Bundle, **arguments: Any) -> Engine:
-    assert TOY["registered"], "a provider is made known before it is used"
     TOY["opened"] = (source.manifest.target, arguments)
     return FakeEngine()
 
@@ -78,11 +79,7 @@ def toy_footprint(source: Bundle) -> str:
 
 
 def probe_toy(record: DeviceRecord) -> DeviceProbe:
-    return DeviceProbe(TOY["status"], f"{record.package} 1.0")
-
-
-def register_toy() -> None:
-    TOY["registered"] = True
+    return DeviceProbe(TOY["state"], f"{record.package} 1.0")
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
@@ -115,7 +112,7 @@ def test_a_record_is_all_that_a_provider_needs(npu: DeviceRecord) -> None:
     assert footprint(bundle("toy"), "toy") == "of toy"
     assert device_names() == ["toy", "cpu"]
     assert device_names("gguf") == ["cpu"]
-    assert probe(npu) == DeviceProbe("ok", "onnxruntime-toy 1.0")
+    assert probe(npu) == DeviceProbe("ready", "onnxruntime-toy 1.0")
 
 
 def test_the_command_line_shows_each_record(npu: DeviceRecord, tmp_path: Path) -> None:
@@ -132,6 +129,7 @@ def test_the_command_line_shows_each_record(npu: DeviceRecord, tmp_path: Path) -
         ({"speed": 3}, "toy-npu has no option 'speed'.*It has: profile, cores"),
         ({"cores": "2"}, "'cores' of toy-npu must be int, not '2'"),
         ({"cores": True}, "'cores' of toy-npu must be int, not True"),
+        ({"profile": "slow"}, "'profile' of toy-npu must be one of burst, saver; not 'slow'"),
     ],
 )
 def test_options_are_those_of_the_record(
@@ -149,8 +147,9 @@ def test_auto_takes_the_first_that_works(
     twin = replace(npu, name="toy-2", device="toy-2")
     monkeypatch.setattr(devices, "DEVICES", (*devices.DEVICES, twin))
     assert choose_device(bundle("toy")) is npu
+    assert choose_device(bundle("toy"), "npu") is npu
     assert choose_device(bundle("toy"), "toy-2") is twin
-    TOY["status"] = "warn"
+    TOY["state"] = "broken"
     assert choose_device(bundle("toy")) is twin
     # Who asks for a device gets it, and is told by its engine what is missing.
     assert choose_device(bundle("toy"), "toy") is npu
@@ -167,9 +166,22 @@ def test_a_graph_runs_only_where_it_was_made_for(npu: DeviceRecord) -> None:
         choose_device(bundle("tpu"))
 
 
+def test_a_device_without_an_engine_is_refused_with_what_is_known_of_it() -> None:
+    with pytest.raises(
+        InvalidOption, match=r"the device 'hailo'.*Hailo \(not installed\)"
+    ) as raised:
+        choose_device(bundle(), "hailo")
+    assert raised.value.hint == "Choose from: auto, cpu."
+    with pytest.raises(InvalidOption, match=r"no engine yet for .*Hailo \(not installed\)"):
+        choose_device(bundle(), "npu")
+    assert device_names() == ["cpu"]
+
+
 def test_every_record_names_what_exists() -> None:
     for record in devices.DEVICES:
-        for place in (record.opener, record.footprint, record.probe):
+        runs = (record.opener, record.footprint) if record.formats else ()
+        assert bool(record.graph) == bool(record.formats), record.name
+        for place in (record.probe, *runs):
             module, _, function = place.partition(":")
             assert callable(getattr(importlib.import_module(module), function)), place
     assert len({record.name for record in devices.DEVICES}) == len(devices.DEVICES)
