@@ -46,13 +46,13 @@ from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint, Layerwi
 from edgesdk_export.recipes import load_recipe
 from edgesdk_export.recipes.sections import CalibrationRecipe
 from edgesdk_export.selftest.weight_noise import WeightErrors, with_weight_noise
-from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.tokenizers import read_text
 
 from benchmarks.export.genai_build import genai_python
 from benchmarks.quality.measure import Logits, Reference, in_one_session, stored_bits, streamed
 from benchmarks.quality.peers import GENAI_RECIPES, LLAMA_TYPES, genai_built, llama_quantized
 from benchmarks.quality.plot import draw
+from edgesdk.bundle.spec import DecoderSpec
 
 PEER = "llama.cpp Q4_K_M"
 # Off-grid weights compute the same up to float32's rounding: far below what any format costs.

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from edgesdk_quantize.formats import BlockFormat, PackedMatrix
 from edgesdk_quantize.formats.blocks import check_finite
 
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk.errors import ExportError
-from edgesdk_export.spec import DecoderSpec
 
 Float32 = npt.NDArray[np.float32]
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
-from edgesdk_export.spec import canonical_shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.reference_decoder import logits_of
 from support.tiny_models import VARIANTS, make_tiny
 
+from edgesdk.bundle.spec import canonical_shapes
 from edgesdk.errors import CheckpointError, ConfigMismatch, UnknownArchitecture
 
 pytestmark = pytest.mark.integration

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from edgesdk_export.spec import DecoderSpec
 
 from edgesdk.bundle import graph_io
+from edgesdk.bundle.spec import DecoderSpec
 
 
 def cpu_options() -> onnxruntime.SessionOptions:

@@ -10,8 +10,9 @@ import math
 from typing import Any
 
 import numpy as np
-from edgesdk_export.spec import DecoderSpec, RopeSpec
 from edgesdk_export.weights import Decoder, read_whole
+
+from edgesdk.bundle.spec import DecoderSpec, RopeSpec
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

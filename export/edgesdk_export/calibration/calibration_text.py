@@ -17,11 +17,11 @@ import numpy.typing as npt
 import onnxruntime
 
 from edgesdk.bundle import graph_io
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk.engines.devices import HOST_PROVIDER
 from edgesdk.errors import ExportError
 from edgesdk_export.onnx import WeightScheme, write_decoder
 from edgesdk_export.quality.evaluation_text import WINDOW, EvaluationText, Windows, cut_windows
-from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.weights import Decoder
 
 # With fewer, second moments say more about the text than about the model.

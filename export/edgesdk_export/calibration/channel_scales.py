@@ -17,13 +17,13 @@ from edgesdk_quantize.formats import BlockFormat
 from edgesdk_quantize.methods.awq import search_channel_scales
 from edgesdk_quantize.methods.moments import SecondMoments, SecondMomentsMeter
 
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk_export.calibration.layer_runner import TAP_OF, TAPS, embed_windows, run_layer
 from edgesdk_export.onnx import FloatTensors
 from edgesdk_export.onnx.partial_models import tapped_layer_model
 from edgesdk_export.onnx.source_blocks import preserved_matrices
 from edgesdk_export.quality.evaluation_text import Windows
 from edgesdk_export.resume import Arrays, ResumeState, carry_through_layers
-from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.weights import Decoder, Float32, LazyTensor
 
 

@@ -8,12 +8,12 @@ from edgesdk_quantize.formats import BlockFormat, CodedScales, FloatFormat
 from edgesdk_quantize.formats.registry import mixable_formats
 from edgesdk_quantize.methods.format_budget import FormatOption, choose_formats
 
+from edgesdk.bundle.spec import DecoderSpec, canonical_shapes
 from edgesdk.errors import RequestError
 from edgesdk_export.calibration.sensitivity import MatrixCost
 from edgesdk_export.onnx import WeightScheme
 from edgesdk_export.onnx.operators import block_size
 from edgesdk_export.onnx.stored_weights import matrix_parts
-from edgesdk_export.spec import DecoderSpec, canonical_shapes
 
 
 def one_format(spec: DecoderSpec, fmt: BlockFormat) -> dict[str, BlockFormat]:

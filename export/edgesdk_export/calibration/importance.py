@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFWriter
 
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk.errors import CheckpointError
 from edgesdk.system.atomic_files import atomic_path
 from edgesdk_export.calibration.layer_runner import TAPS, SquaresMeter, embed_windows, run_layer
@@ -27,7 +28,6 @@ from edgesdk_export.onnx import FloatTensors
 from edgesdk_export.onnx.partial_models import tapped_layer_model
 from edgesdk_export.quality.evaluation_text import Windows
 from edgesdk_export.resume import Arrays, ResumeState, carry_through_layers
-from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.weights import Decoder, Float32, read_whole
 
 _SQUARES, _COUNTS = ".in_sum2", ".counts"

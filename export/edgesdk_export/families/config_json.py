@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from edgesdk.bundle.spec import DecoderSpec, RopeSpec, canonical_shapes
 from edgesdk.errors import CheckpointError
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families.fields import MAX_LAYERS, ConfigFields
 from edgesdk_export.families.mapping import WeightSource
 from edgesdk_export.families.rope_settings import rope_from_config
-from edgesdk_export.spec import DecoderSpec, RopeSpec, canonical_shapes
 
 HEAD = "lm_head.weight"
 # Buffers that old checkpoints saved; they follow from the rope settings.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families.mapping import CheckpointMapping
-from edgesdk_export.spec import DecoderSpec
 
 Read = Callable[[Checkpoint], CheckpointMapping]
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from edgesdk.bundle.spec import DecoderSpec, RopeSpec
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
 from edgesdk_export.families.family import Family, GgufFamily
 from edgesdk_export.families.fields import ConfigFields
 from edgesdk_export.families.mapping import CheckpointMapping
 from edgesdk_export.families.rope_settings import stretched
-from edgesdk_export.spec import DecoderSpec, RopeSpec
 
 # The text_config of published multimodal checkpoints leaves out all that equals these.
 _DEFAULTS = {

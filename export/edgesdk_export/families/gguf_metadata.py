@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edgesdk.bundle.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families.config_json import split_name
 from edgesdk_export.families.fields import MAX_LAYERS, ConfigFields
@@ -15,7 +16,6 @@ from edgesdk_export.families.rope_settings import (
     GGUF_SHORT,
     rope_from_gguf,
 )
-from edgesdk_export.spec import DecoderSpec, canonical_shapes
 
 HEAD = "output.weight"
 EMBEDDING = "token_embd.weight"

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from edgesdk_quantize.formats import BlockFormat, PackedMatrix
 
-from edgesdk_export.spec import DecoderSpec
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk_export.weights import BlockTensor, Float32, LazyTensor
 
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
 from edgesdk_export.families.family import Family, GgufFamily
 from edgesdk_export.families.mapping import CheckpointMapping, WeightSource
-from edgesdk_export.spec import DecoderSpec
 
 _DEFAULTS = {
     "hidden_act": "silu",

@@ -7,11 +7,11 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from edgesdk.bundle.spec import DecoderSpec, canonical_shapes
 from edgesdk.errors import ConfigMismatch
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families.mapping import CheckpointMapping, weight_view
 from edgesdk_export.families.registry import reader_of
-from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder, LazyTensor, row_chunks
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk.errors import ExportError, UnknownArchitecture
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import gemma2, gemma3, llama, phi3, qwen2, qwen3
 from edgesdk_export.families.family import Family, GgufFamily, Read
-from edgesdk_export.spec import DecoderSpec
 
 FAMILIES: tuple[Family, ...] = (
     llama.FAMILY,

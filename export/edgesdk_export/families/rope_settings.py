@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from edgesdk.bundle.spec import RopeSpec
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families.fields import ConfigFields
-from edgesdk_export.spec import RopeSpec
 from edgesdk_export.weights import read_whole
 
 GGUF_FREQUENCIES = "rope_freqs.weight"

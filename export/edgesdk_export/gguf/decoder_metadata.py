@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from edgesdk.bundle.spec import DecoderSpec, RopeSpec
 from edgesdk.errors import ExportError
 from edgesdk_export.families.family import GgufFamily
 from edgesdk_export.families.registry import require_gguf_family
@@ -23,7 +24,6 @@ from edgesdk_export.families.rope_settings import (
     yarn_attention_factor,
 )
 from edgesdk_export.gguf.container import Value
-from edgesdk_export.spec import DecoderSpec, RopeSpec
 from edgesdk_export.weights import Float32
 
 _CLOSE = 1e-6

@@ -15,9 +15,9 @@ from edgesdk_quantize.formats import ggml
 from edgesdk_quantize.formats.ggml import GgmlFormat
 from gguf.constants import LlamaFileType
 
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk.errors import RequestError
 from edgesdk_export.families.registry import require_gguf_family
-from edgesdk_export.spec import DecoderSpec
 
 # What a tensor is to the rules; "other" gets the base type.
 Role = Literal["embedding", "head", "v", "qkv", "o", "down", "other"]

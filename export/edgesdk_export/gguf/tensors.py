@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgesdk.bundle.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.families.config_json import split_name
 from edgesdk_export.families.gguf_metadata import TENSOR_NAMES
 from edgesdk_export.families.registry import gguf_family
 from edgesdk_export.gguf.file_types import MatrixPlace, Role
-from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder, Float32, require_finite, row_chunks
 
 _ROLES: dict[str, Role] = {

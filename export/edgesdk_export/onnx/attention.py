@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk_export.onnx.graph_builder import CONTRIB, GraphBuilder
 from edgesdk_export.onnx.operators import linear, rms_norm
 from edgesdk_export.onnx.rope_tables import rope_table
-from edgesdk_export.spec import DecoderSpec
 
 # onnxruntime's attention rotates heads whose sizes are multiples of this.
 _ROPE_MULTIPLE = 16

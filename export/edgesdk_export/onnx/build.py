@@ -11,6 +11,7 @@ from edgesdk_quantize.divergence import Divergence
 
 import edgesdk
 from edgesdk.bundle.manifest import ModelShape, Quantization
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk_export.built_model import BuiltModel, StepProgress
 from edgesdk_export.calibration.calibrate import CalibrationSettings, calibrate_decoder
 from edgesdk_export.onnx import WeightScheme, write_decoder
@@ -22,7 +23,6 @@ from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint, Layerwi
 from edgesdk_export.resume import ResumeState
 from edgesdk_export.selftest.logits import onnx_logits
 from edgesdk_export.selftest.weight_noise import checkpoint_logits
-from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.tokenizers import TextFiles
 from edgesdk_export.weights import Decoder
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgesdk.bundle import graph_io
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk_export.onnx.attention import SequenceLengths, attention, lengths
 from edgesdk_export.onnx.graph_builder import CONTRIB, GraphBuilder, Weights, sizes
 from edgesdk_export.onnx.operators import (
@@ -16,7 +17,6 @@ from edgesdk_export.onnx.operators import (
     norm,
     rms_norm,
 )
-from edgesdk_export.spec import DecoderSpec
 
 
 def decoder_model(spec: DecoderSpec, weights: Weights) -> ir.Model:

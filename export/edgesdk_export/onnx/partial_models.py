@@ -24,13 +24,13 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk.engines.devices import HOST_PROVIDER
 from edgesdk_export.onnx.attention import lengths
 from edgesdk_export.onnx.decoder_graph import embed, head, layer
 from edgesdk_export.onnx.graph_builder import GraphBuilder, Weights
 from edgesdk_export.onnx.operators import ResidualStream
 from edgesdk_export.onnx.stored_weights import FloatTensors, StoredTensors
-from edgesdk_export.spec import DecoderSpec
 
 Runner = Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]
 

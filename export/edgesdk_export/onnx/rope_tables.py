@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgesdk_export.spec import RopeSpec
+from edgesdk.bundle.spec import RopeSpec
 
 Float32 = npt.NDArray[np.float32]
 

@@ -14,8 +14,8 @@ from edgesdk_quantize.formats import BlockFormat, PackedMatrix
 from edgesdk_quantize.formats.blocks import stack_rows, with_zero_points
 
 from edgesdk.bundle.manifest import SourceBlocks
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk_export.onnx.stored_weights import matrix_parts
-from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.weights import (
     BlockTensor,
     Decoder,

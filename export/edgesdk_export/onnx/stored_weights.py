@@ -32,8 +32,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from edgesdk.bundle.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.onnx.rope_tables import rope_chunks
-from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder, read_whole
 
 Float32 = npt.NDArray[np.float32]

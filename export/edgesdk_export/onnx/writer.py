@@ -15,6 +15,7 @@ from edgesdk_quantize.formats import BlockFormat, FloatFormat, PackedMatrix
 from edgesdk_quantize.formats.blocks import ScaleCodes, stack_rows
 
 from edgesdk.bundle.manifest import SourceBlocks
+from edgesdk.bundle.spec import DecoderSpec, canonical_shapes
 from edgesdk.errors import ExportError
 from edgesdk_export.onnx.decoder_graph import decoder_model
 from edgesdk_export.onnx.external_data import ExternalDataWriter
@@ -23,7 +24,6 @@ from edgesdk_export.onnx.scheme import LayerQuantizer, OnnxFormat, WeightScheme
 from edgesdk_export.onnx.source_blocks import MatrixBlocks, RequantizationLoss
 from edgesdk_export.onnx.stored_weights import StoredTensors, matrix_parts, norm_names, rope_layers
 from edgesdk_export.resume import SectionJournal
-from edgesdk_export.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.weights import Decoder, LazyTensor, read_whole, require_finite, row_chunks
 
 MODEL_FILE = "model.onnx"

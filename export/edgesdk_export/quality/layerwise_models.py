@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk_export.onnx import (
     FloatTensors,
     PartialModel,
@@ -17,7 +18,6 @@ from edgesdk_export.onnx import (
     read_stored,
 )
 from edgesdk_export.quality.layerwise import Float32, LayerFunction
-from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.weights import Decoder, LazyTensor
 
 

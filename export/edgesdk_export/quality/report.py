@@ -13,13 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from edgesdk.bundle.manifest import Quality
 from edgesdk.bundle.opening import Bundle
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk.errors import DamagedBundle, RequestError
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.quality.evaluation_text import EvaluationText, Windows, cut_windows
 from edgesdk_export.quality.layerwise import LayerDivergence, LayerwiseModel, compare_many
 from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint, LayerwiseOnnxModel
-from edgesdk_export.spec import DecoderSpec
 from edgesdk_export.tokenizers import read_text
 
 # Each costs a pass through the head for every layer.

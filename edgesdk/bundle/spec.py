@@ -1,4 +1,4 @@
-"""Define `DecoderSpec`: what a decoder-only transformer is, wherever it came from.
+"""Define `DecoderSpec`: what a decoder-only transformer is, as a bundle says and engines read.
 
 Family files map a checkpoint's configuration to a spec; graph builders and writers read nothing
 else. Weights carry canonical names (see `edgesdk_export.weights`).
