@@ -13,7 +13,7 @@ from edgesdk.hybrid.cloud.attempt import Attempt, SendProgress
 from edgesdk.hybrid.cloud.circuit_breaker import CircuitBreaker
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.failover import first_to_answer
-from edgesdk.hybrid.cloud.spending import AttemptCharge, Cost
+from edgesdk.hybrid.cloud.spending import AttemptCharge
 from edgesdk.hybrid.cloud.wire import ChunkDelta
 
 LONG = 60.0
@@ -46,7 +46,7 @@ class Endpoint:
 
     def attempt(self, index: int = 0) -> Attempt:
         cloud = Cloud("http://localhost/v1", self.name)
-        charge = AttemptCharge(cloud, Cost(), None)
+        charge = AttemptCharge(cloud, (0, 0), None)
         return Attempt(index, cloud, CircuitBreaker(), charge, self.chunks(), SendProgress())
 
 

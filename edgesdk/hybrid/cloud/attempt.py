@@ -22,12 +22,12 @@ from edgesdk.errors import (
     DeadlineExceeded,
 )
 from edgesdk.hybrid.cloud.circuit_breaker import CircuitBreaker
+from edgesdk.hybrid.cloud.cloud_reply import CloudReply
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.spending import AttemptCharge
 from edgesdk.hybrid.cloud.wire import (
     ChunkDelta,
     InvalidChunk,
-    Usage,
     error_text,
     parse_chunk,
     read_events,
@@ -111,11 +111,10 @@ class Attempt:
         """End the request, where `deltas` was not read."""
         await self._chunks.aclose()
 
-    def succeed(self, usage: Usage | None) -> None:
+    def succeed(self, reply: CloudReply) -> None:
         """The endpoint gave a complete reply."""
         self._breaker.succeed()
-        if usage is not None:
-            self._charge.settle(usage)
+        self._charge.settle(reply.usage, reply.num_bytes)
 
     def fail(self, error: CloudError) -> None:
         """The endpoint gave no reply. Its work may cost, unless it says that it did nothing."""

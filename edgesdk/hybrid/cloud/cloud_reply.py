@@ -59,6 +59,13 @@ class CloudReply:
     attempts: int
 
     @property
+    def num_bytes(self) -> int:
+        """How much the endpoint wrote, as UTF-8: text, reasoning, and the arguments of calls."""
+        written = [self.text, self.reasoning]
+        written += [call.name + json.dumps(call.arguments) for call in self.calls]
+        return sum(len(text.encode("utf-8", "surrogatepass")) for text in written)
+
+    @property
     def complete(self) -> bool:
         """Whether the endpoint said that this is all."""
         return self.finish_reason not in ("incomplete", "deadline")

@@ -159,7 +159,7 @@ class Failover:
                     attempt.abandon()
                     raise
                 else:
-                    attempt.succeed(complete.usage)
+                    attempt.succeed(complete)
                     self._retries.succeed()
                     yield complete
                     return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import threading
 import time
@@ -20,7 +21,18 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS spending (id INTEGER PRIMARY KEY, at REAL NOT NULL,"
     " money REAL NOT NULL, tokens INTEGER NOT NULL)",
     "CREATE INDEX IF NOT EXISTS spending_at ON spending (at)",
+    # One row: the clock when it was last read, the latest that it ever showed, and the budget's
+    # own time then, which `spending.at` is in.
+    "CREATE TABLE IF NOT EXISTS budget_clock (read REAL NOT NULL, latest REAL NOT NULL,"
+    " at REAL NOT NULL)",
 )
+# More tokens than these are no count; SQLite holds them, and floats hold them exactly.
+_MAX_TOKENS = 10**12
+# An endpoint may count more than was reserved, because its tokenizer is another one or it reasons
+# unseen; more than this many times as much is not believed.
+_MAX_OVERRUN = 10
+# Bytes of text to a token, where nobody counted: rather too many tokens than too few.
+_BYTES_PER_TOKEN = 3
 _LOG = logging.getLogger("edgesdk.hybrid")
 
 
@@ -31,10 +43,17 @@ class Cost:
     Attributes:
         money: in the currency of the endpoints' prices.
         tokens: of prompts and replies together.
+
+    Raises:
+        InvalidOption: one is negative, or no finite number.
     """
 
     money: float = 0.0
     tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.money < math.inf and 0 <= self.tokens < math.inf):
+            raise InvalidOption(f"A cost must not be negative or endless, but is {self}.")
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.money + other.money, self.tokens + other.tokens)
@@ -96,6 +115,9 @@ class Budget:
     never settled, because its process died, stays counted in full until its hour or day is over:
     the money may have been spent.
 
+    A clock that is set back neither frees what was spent nor holds it for longer: hours and days
+    are counted on by what the clock advances, and time that it had shown before counts once.
+
     Args:
         path: of the SQLite file; None for memory.
         clock: seconds since the epoch.
@@ -142,24 +164,31 @@ class Budget:
                 free_in=None,
                 hint="Shorten the prompt, or allow fewer tokens of answer.",
             )
-        now = self._clock()
         with self._database.transaction() as database:
+            now = self._now(database)
             database.execute("DELETE FROM spending WHERE at <= ?", (now - DAY,))
-            for name, seconds, counted, amount in self._limits.windows():
-                self._check(database, name, now, seconds, counted, amount, max_cost)
-            row = database.execute(
-                "INSERT INTO spending (at, money, tokens) VALUES (?, ?, ?)",
-                (now, max_cost.money, max_cost.tokens),
-            ).lastrowid
+            excesses = (
+                _excess(database, *limit, now, max_cost) for limit in self._limits.windows()
+            )
+            excess = next((one for one in excesses if one is not None), None)
+            row = None
+            if excess is None:
+                row = database.execute(
+                    "INSERT INTO spending (at, money, tokens) VALUES (?, ?, ?)",
+                    (now, max_cost.money, max_cost.tokens),
+                ).lastrowid
+        # Raised where the transaction is over, so that it is remembered what the clock showed.
+        if excess is not None:
+            raise excess
         assert row is not None, "an insert has a row"
         return Reservation(self, row)
 
     def spent(self, seconds: float = DAY) -> Cost:
         """Return what was spent or is reserved in the last `seconds`, of at most a day."""
-        with self._database.connection() as database:
+        with self._database.transaction() as database:
             money, tokens = database.execute(
                 "SELECT total(money), total(tokens) FROM spending WHERE at > ?",
-                (self._clock() - seconds,),
+                (self._now(database) - seconds,),
             ).fetchone()
         return Cost(money, int(tokens))
 
@@ -167,36 +196,26 @@ class Budget:
         """Close the file."""
         self._database.close()
 
-    def _check(
-        self,
-        database: sqlite3.Connection,
-        name: str,
-        now: float,
-        seconds: float,
-        counted: str,
-        amount: float,
-        max_cost: Cost,
-    ) -> None:
-        rows = database.execute(
-            f"SELECT at, {counted} FROM spending WHERE at > ? ORDER BY at", (now - seconds,)
-        ).fetchall()
-        over = sum(cost for _, cost in rows) + getattr(max_cost, counted) - amount
-        # Sums of floats may come out a hair above.
-        if over <= 1e-9:
-            return
-        free_in = None
-        for at, cost in rows:
-            over -= cost
-            if over <= 1e-9:
-                free_in = at + seconds - now
-                break
-        wait = "" if free_in is None else f" It is free again in {free_in:,.0f} s."
-        raise BudgetExceeded(
-            f"The call may cost {max_cost}; {name} is {amount:g} and does not have that"
-            f" left.{wait}",
-            limit=name,
-            free_in=free_in,
+    def _now(self, database: sqlite3.Connection) -> float:
+        """Return the budget's own time, and remember the clock's. It never goes back.
+
+        The clock is read within the transaction, so that processes read it one after the other.
+        """
+        clock = self._clock()
+        row = database.execute("SELECT read, latest, at FROM budget_clock").fetchone()
+        if row is None:
+            # What was spent before there was such a table may be of a clock that was ahead.
+            (newest,) = database.execute("SELECT max(at) FROM spending").fetchone()
+            at = clock if newest is None else max(clock, newest)
+            database.execute("INSERT INTO budget_clock VALUES (?, ?, ?)", (clock, clock, at))
+            return at
+        read, latest, at = row
+        # A clock that was set back, and then right again, shows no more time than the new one.
+        at += clock - latest if clock > latest else max(clock - read, 0.0)
+        database.execute(
+            "UPDATE budget_clock SET read = ?, latest = ?, at = ?", (clock, max(clock, latest), at)
         )
+        return float(at)
 
     def _settle(self, row: int, actual: Cost | None) -> None:
         with self._database.transaction() as database:
@@ -207,6 +226,37 @@ class Budget:
                     "UPDATE spending SET money = ?, tokens = ? WHERE id = ?",
                     (actual.money, actual.tokens, row),
                 )
+
+
+def _excess(
+    database: sqlite3.Connection,
+    name: str,
+    seconds: float,
+    counted: str,
+    amount: float,
+    now: float,
+    max_cost: Cost,
+) -> BudgetExceeded | None:
+    """Return the error for a limit that `max_cost` would go above; None if it would not."""
+    rows = database.execute(
+        f"SELECT at, {counted} FROM spending WHERE at > ? ORDER BY at", (now - seconds,)
+    ).fetchall()
+    over = sum(cost for _, cost in rows) + getattr(max_cost, counted) - amount
+    # Sums of floats may come out a hair above.
+    if over <= 1e-9:
+        return None
+    free_in = None
+    for at, cost in rows:
+        over -= cost
+        if over <= 1e-9:
+            free_in = at + seconds - now
+            break
+    wait = "" if free_in is None else f" It is free again in {free_in:,.0f} s."
+    return BudgetExceeded(
+        f"The call may cost {max_cost}; {name} is {amount:g} and does not have that left.{wait}",
+        limit=name,
+        free_in=free_in,
+    )
 
 
 class Reservation:
@@ -229,12 +279,12 @@ class CallSpending:
     """Counts what one call costs, over all its attempts.
 
     Every attempt is reserved at its maximum before it is sent, and stays so unless the endpoint
-    counts, or has not worked: an endpoint may charge for an answer that broke off, and for the
-    second one, and for that of a hedge. Several threads may use it.
+    gives a whole answer, or has not worked: an endpoint may charge for an answer that broke off,
+    and for the second one, and for that of a hedge. Several threads may use it.
 
     Args:
         budget: None for no limit.
-        prompt_tokens, output_tokens: of one attempt, at most.
+        prompt_tokens, output_tokens: of one attempt, at most; 0 where nobody knows.
     """
 
     def __init__(
@@ -252,7 +302,8 @@ class CallSpending:
         Raises:
             BudgetExceeded: there is not enough left, or nobody knows.
         """
-        max_cost = cost_of(cloud, self._prompt_tokens, self._output_tokens)
+        max_tokens = self._prompt_tokens, self._output_tokens
+        max_cost = cost_of(cloud, *max_tokens)
         with self._guard:
             try:
                 self._record()
@@ -267,7 +318,7 @@ class CallSpending:
                     limit="its file cannot be used",
                     free_in=None,
                 ) from error
-            charge = AttemptCharge(cloud, max_cost, reservation)
+            charge = AttemptCharge(cloud, max_tokens, reservation)
             self._charges.append(charge)
         return charge
 
@@ -293,20 +344,39 @@ class CallSpending:
 class AttemptCharge:
     """What one attempt costs: its maximum, until `settle` or `release` says otherwise.
 
+    Args:
+        max_tokens: of its prompt and of its answer.
+
     Attributes:
         cost: as far as it is known now. The budget hears of it in `record`, because its file may
             be busy for a while.
     """
 
-    def __init__(self, cloud: Cloud, max_cost: Cost, reservation: Reservation | None) -> None:
-        self.cost = max_cost
+    def __init__(
+        self, cloud: Cloud, max_tokens: tuple[int, int], reservation: Reservation | None
+    ) -> None:
+        self.cost = self._recorded = cost_of(cloud, *max_tokens)
         self._cloud = cloud
+        self._max_tokens = max_tokens
         self._reservation = reservation
-        self._recorded = max_cost
 
-    def settle(self, usage: Usage) -> None:
-        """The endpoint counted this."""
-        self.cost = cost_of(self._cloud, usage.prompt_tokens, usage.completion_tokens)
+    def settle(self, usage: Usage | None, answer_bytes: int) -> None:
+        """The endpoint gave a whole answer.
+
+        Args:
+            usage: as it counted. What is missing or not above 0 is estimated instead, and too much
+                is not believed, so that no endpoint refills the budget, or empties it.
+            answer_bytes: of all that it wrote.
+        """
+        max_prompt, max_output = self._max_tokens
+        prompt, output = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+        written = math.ceil(answer_bytes / _BYTES_PER_TOKEN)
+        estimate = min(written, max_output) if max_output else written
+        self.cost = cost_of(
+            self._cloud,
+            _believed(prompt, max_prompt, max_prompt),
+            _believed(output, estimate, max_output),
+        )
 
     def release(self) -> None:
         """Nothing was sent, or the endpoint said that it does not answer."""
@@ -326,5 +396,19 @@ class AttemptCharge:
 
 def cost_of(cloud: Cloud, prompt_tokens: int, output_tokens: int) -> Cost:
     """Return what an endpoint asks for so many tokens."""
+    prompt_tokens, output_tokens = (
+        min(tokens, _MAX_TOKENS) for tokens in (prompt_tokens, output_tokens)
+    )
     money = prompt_tokens * cloud.input_price + output_tokens * cloud.output_price
     return Cost(money / 1e6, prompt_tokens + output_tokens)
+
+
+def _believed(reported: float | None, estimate: int, reserved: int) -> int:
+    """Return the tokens that count, of those that an endpoint reported."""
+    # Not a number is not above 0 either.
+    if reported is None or not reported > 0:
+        return estimate
+    bound = _MAX_OVERRUN * reserved if reserved else _MAX_TOKENS
+    if reported > bound:
+        _LOG.warning("an endpoint counted %g tokens where %d were to be expected", reported, bound)
+    return math.ceil(min(reported, bound))
