@@ -30,11 +30,16 @@ class OptionsKwargs(TypedDict, total=False):
     presence_penalty: float
     frequency_penalty: float
     penalty_window: int | None
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_sequence_breakers: Sequence[str]
     logit_bias: Mapping[int, float]
     seed: int | None
     deadline: float | None
     priority: int
     speculate: Speculation | None
+    stop_on_repetition: bool
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,13 @@ class Options:
         repetition_penalty: above 1 makes tokens of the prompt and the answer less likely.
         presence_penalty: subtracted from the logit of each token that the answer has.
         frequency_penalty: subtracted once for each time that the answer has the token.
-        penalty_window: how many of the latest tokens the penalties look at; None for all.
+        penalty_window: how many of the latest tokens the penalties, and DRY, look at; None for all.
+        dry_multiplier: above 0, DRY makes tokens less likely that would go on with a repetition of
+            the prompt or the answer; 0.8 is usual. A repetition of `n` tokens costs its next token
+            `dry_multiplier * dry_base ** (n - dry_allowed_length)`.
+        dry_base: how fast that grows with the repetition's length.
+        dry_allowed_length: shorter repetitions cost nothing.
+        dry_sequence_breakers: texts that end a repetition. They count within one token.
         logit_bias: added to the logits of these token ids; -inf forbids a token.
         seed: of the random generator; None for another one each time.
         deadline: seconds that the answer may take, prefill included; what is there then is the
@@ -66,6 +77,9 @@ class Options:
             far without that proof: a near tie of two tokens may then fall the other way. None is
             "auto". What it brings depends on the model, the engine and the task (see
             benchmarks/speed/speculation.py).
+        stop_on_repetition: end an answer that goes in a cycle, with the finish reason "repetition".
+            One turn of the cycle is left. Answers that have an output format never end so; see
+            `edgesdk.generation.repetition`.
 
     Raises:
         InvalidOption: a value is of a wrong type or out of its range.
@@ -81,11 +95,16 @@ class Options:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     penalty_window: int | None = None
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_sequence_breakers: Sequence[str] = ("\n", ":", '"', "*")
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     deadline: float | None = None
     priority: int = 0
     speculate: Speculation | None = None
+    stop_on_repetition: bool = True
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1, optional=True)
@@ -97,6 +116,9 @@ class Options:
         _number("presence_penalty", self.presence_penalty, -2, 2)
         _number("frequency_penalty", self.frequency_penalty, -2, 2)
         _whole("penalty_window", self.penalty_window, 1, optional=True)
+        _number("dry_multiplier", self.dry_multiplier, 0, math.inf)
+        _number("dry_base", self.dry_base, 1, math.inf)
+        _whole("dry_allowed_length", self.dry_allowed_length, 1)
         _whole("seed", self.seed, 0, optional=True)
         if self.deadline is not None:
             _number("deadline", self.deadline, 0, math.inf, above=True)
@@ -104,7 +126,13 @@ class Options:
         _number("priority", self.priority, -10, 10)
         if self.speculate is not None:
             checked_choice("speculate", self.speculate, get_args(Speculation))
-        object.__setattr__(self, "stop", _stops(self.stop))
+        if not isinstance(self.stop_on_repetition, bool):
+            raise InvalidOption(
+                f"stop_on_repetition must be True or False, not {self.stop_on_repetition!r}."
+            )
+        object.__setattr__(self, "stop", _texts("stop", self.stop))
+        breakers = _texts("dry_sequence_breakers", self.dry_sequence_breakers)
+        object.__setattr__(self, "dry_sequence_breakers", breakers)
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
 
     @property
@@ -124,6 +152,7 @@ class Options:
             self.repetition_penalty != 1
             or self.presence_penalty != 0
             or self.frequency_penalty != 0
+            or self.dry_multiplier != 0
         )
 
 
@@ -162,10 +191,10 @@ def _number(name: str, value: object, low: float, high: float, *, above: bool = 
         raise InvalidOption(f"{name} must be a {limits}, not {value!r}.")
 
 
-def _stops(stop: object) -> tuple[str, ...]:
-    texts = (stop,) if isinstance(stop, str) else stop
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, Sequence) or not all(isinstance(t, str) and t for t in texts):
-        raise InvalidOption(f"stop must be texts that are not empty, not {stop!r}.")
+        raise InvalidOption(f"{name} must be texts that are not empty, not {value!r}.")
     return tuple(texts)
 
 

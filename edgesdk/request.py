@@ -59,6 +59,15 @@ class Request:
         return self.encode(self.messages, self.specs)
 
     @property
+    def question(self) -> str:
+        """Text of the user's latest message; "" where there is none."""
+        latest = next((m for m in reversed(self.messages) if m["role"] == "user"), None)
+        content = None if latest is None else latest.get("content")
+        if not isinstance(content, list):
+            return content or ""
+        return "\n".join(part["text"] for part in content if part.get("type") == "text")
+
+    @property
     def specs(self) -> tuple[ToolSpec, ...]:
         """The tools as the model sees them."""
         return () if self.tools is None else self.tools.specs

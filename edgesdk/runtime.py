@@ -15,6 +15,7 @@ from edgesdk.generation.constraint import Constraint
 from edgesdk.generation.loop import Finish, Generation, StepCallback, generate
 from edgesdk.generation.prefill import prefill
 from edgesdk.generation.prefix_cache import PrefixCache
+from edgesdk.generation.repetition import RepetitionFinder
 from edgesdk.generation.scheduling import EngineScheduler, ScheduledDecodeState
 from edgesdk.generation.speculation import (
     AdaptiveDraftLength,
@@ -34,6 +35,7 @@ from edgesdk.structured.output_format import OutputFormat, read_answer
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.text.prompts import PromptEncoder, shared_prefix
 from edgesdk.tools.call_messages import Message
+from edgesdk.tools.calls import has_begun_calls
 from edgesdk.tools.tool_format import ToolFormat, detect_tool_format
 
 _LOG = logging.getLogger("edgesdk.generation.prefix_cache")
@@ -158,6 +160,7 @@ class Runtime:
             restore_prefix=None if self.prefix_cache is None else self._restore_prefix,
             speculator=speculator,
             constraint=constraint,
+            repetition=self._repetition_finder(request, constraint),
             on_step=on_step,
         )
 
@@ -262,6 +265,23 @@ class Runtime:
         self.engine.close()
         if self.draft is not None:
             self.draft.close()
+
+    def _repetition_finder(
+        self, request: Request, constraint: Constraint | None
+    ) -> RepetitionFinder | None:
+        """What ends an answer that goes in a cycle; an answer with a format may repeat itself."""
+        if not request.options.stop_on_repetition or constraint is not None:
+            return None
+        token_bytes = self.encoder.tokenizer.token_bytes
+        question = request.question
+        if not request.messages:
+            # A text is continued; what it repeats may go on.
+            question = b"".join(map(token_bytes, request.tokens)).decode("utf-8", "replace")
+        return RepetitionFinder(
+            token_bytes,
+            question=question,
+            is_call=None if request.tools is None else has_begun_calls,
+        )
 
     def _speculator(
         self, prompt: list[int], options: Options, cancellation: CancellationToken

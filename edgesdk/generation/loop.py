@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from edgesdk.engines.base import DecodeState, EngineInfo, HiddenStates, Logits
 from edgesdk.generation.constraint import Constraint
 from edgesdk.generation.prefill import check_fits, common_prefix, prefill
+from edgesdk.generation.repetition import RepetitionFinder
 from edgesdk.generation.sampling import Sampler, log_probability, top_log_probabilities
 from edgesdk.generation.speculation import Speculator
 from edgesdk.generation.stopping import StopFilter
@@ -19,7 +20,7 @@ from edgesdk.options import Options
 from edgesdk.system.cancellation import CancellationToken, Cancelled
 from edgesdk.text.tokenizer import Tokenizer
 
-FinishReason = Literal["stop", "length", "cancelled", "deadline"]
+FinishReason = Literal["stop", "length", "repetition", "cancelled", "deadline"]
 
 
 class Step(NamedTuple):
@@ -44,8 +45,9 @@ class Finish:
 
     Attributes:
         reason: "stop" (the model, a stop text or a constraint ended it), "length" (max_tokens, or
-            the context was full), "cancelled" or "deadline".
-        tokens: ids of the answer, the end token left out.
+            the context was full), "repetition" (it went in a cycle, of which one turn is left; see
+            `edgesdk.generation.repetition`), "cancelled" or "deadline".
+        tokens: ids of the answer, the end token and what a cycle repeated left out.
         prompt_tokens: how many ids the prompt has, of which
         cached_tokens: so many were in the KV cache.
         prefill_seconds: time spent on the rest of the prompt.
@@ -105,6 +107,7 @@ class Generation(Iterator[Step]):
         restore_prefix: Callable[[DecodeState, list[int]], None] | None,
         speculator: Speculator | None,
         constraint: Constraint | None,
+        repetition: RepetitionFinder | None,
         on_step: StepCallback | None,
     ) -> None:
         self.finish: Finish | None = None
@@ -112,7 +115,7 @@ class Generation(Iterator[Step]):
         self._prompt = prompt
         self._tokenizer = tokenizer
         self._options = options
-        self._sampler = Sampler(options, info.vocab_size)
+        self._sampler = Sampler(options, info.vocab_size, tokenizer.token_bytes)
         self._room = info.context_length - len(prompt)
         self._cancellation = cancellation
         self._logprobs = logprobs
@@ -121,8 +124,13 @@ class Generation(Iterator[Step]):
         self._restore_prefix = restore_prefix
         self._speculator = speculator
         self._constraint = constraint
+        self._repetition = repetition
         self._on_step = on_step
         self._answer: list[int] = []
+        # Of the answer, and not given out yet, because it may be a turn of a cycle.
+        self._held: deque[Step] = deque()
+        # Characters of the steps that were given out.
+        self._num_shown = 0
         # Chosen already, by a verified draft, and not given out yet.
         self._ahead: deque[_Choice] = deque()
         self._cached = 0
@@ -139,6 +147,7 @@ class Generation(Iterator[Step]):
         """End here; harmless where it has ended."""
         self._steps.close()
         if self.finish is None:
+            self._cut(len(self._held))
             self._end("cancelled")
 
     def _run(self) -> Generator[Step, None, None]:
@@ -166,21 +175,57 @@ class Generation(Iterator[Step]):
                 if constraint is not None:
                     constraint.accept(token)
                 text = stops.feed(decoder.decode(token_bytes(token)))
+                self._held.append(Step(token, text, logprob, likeliest))
                 if stops.stopped or (constraint is not None and constraint.finished):
                     reason = "stop"
+                elif self._goes_in_a_cycle(token):
+                    reason = "repetition"
                 elif len(answer) >= most:
                     reason = "length"
                 self._count(begun)
-                yield Step(token, text, logprob, likeliest)
-                reason = reason or self._interruption()
+                if reason is None:
+                    yield from self._certain()
+                    reason = self._interruption()
         except Cancelled:
             # If nobody cancelled it was the deadline, which another clock may see a little sooner.
             reason = "cancelled" if self._cancellation.cancelled else "deadline"
         # An incomplete character at the end stays in the decoder: it would show as U+FFFD.
-        held = stops.flush()
+        rest = stops.flush()
+        if reason == "repetition":
+            rest = self._cut(self._num_held)
+        while self._held:
+            yield self._give()
         self._end(reason)
-        if held:
-            yield Step(None, held, None)
+        if rest:
+            yield Step(None, rest, None)
+
+    @property
+    def _num_held(self) -> int:
+        """How many steps may yet be cut off. What was given out cannot be taken back."""
+        held = 0 if self._repetition is None else self._repetition.held
+        return min(held, len(self._held))
+
+    def _goes_in_a_cycle(self, token: int) -> bool:
+        return self._repetition is not None and self._repetition.update(token)
+
+    def _certain(self) -> Iterator[Step]:
+        """Give out the steps that no cycle will cut off."""
+        while len(self._held) > self._num_held:
+            yield self._give()
+
+    def _give(self) -> Step:
+        step = self._held.popleft()
+        self._num_shown += len(step.text)
+        return step
+
+    def _cut(self, count: int) -> str:
+        """Leave out the latest tokens; return what the others have of text that no step has."""
+        for _ in range(count):
+            self._held.pop()
+            self._answer.pop()
+        text = b"".join(map(self._tokenizer.token_bytes, self._answer))
+        whole = codecs.getincrementaldecoder("utf-8")("replace").decode(text)
+        return whole[self._num_shown + sum(len(step.text) for step in self._held) :]
 
     def _next(self, room: int) -> _Choice:
         """The token after the answer so far, which may still get `room` tokens."""
@@ -264,8 +309,9 @@ class Generation(Iterator[Step]):
             speculator.close()
         # A cancelled answer joins no history, and a garbage collector may be who cancels it, which
         # must not wait for an engine.
-        if self._ahead and reason != "cancelled":
-            self._state.rewind(len(self._prompt) + len(self._answer))
+        if (self._ahead and reason != "cancelled") or reason == "repetition":
+            length = len(self._prompt) + len(self._answer)
+            self._state.rewind(min(length, len(self._state.tokens)))
         self.finish = Finish(
             reason=reason,
             tokens=tuple(self._answer),
@@ -296,6 +342,7 @@ def generate(
     restore_prefix: Callable[[DecodeState, list[int]], None] | None = None,
     speculator: Speculator | None = None,
     constraint: Constraint | None = None,
+    repetition: RepetitionFinder | None = None,
     on_step: StepCallback | None = None,
 ) -> Generation:
     """Start an answer to `prompt`; nothing is computed until it is iterated.
@@ -344,5 +391,6 @@ def generate(
         restore_prefix=restore_prefix,
         speculator=speculator,
         constraint=constraint,
+        repetition=repetition,
         on_step=on_step,
     )

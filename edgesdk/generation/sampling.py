@@ -1,17 +1,19 @@
 """From logits to a token.
 
 The steps come in transformers' order: bias, repetition penalty, presence and frequency penalty,
-temperature, top-k, top-p, min-p. Each is a small function over float32 logits [vocab]; those that
-change logits do so in place, on the copy that the sampler owns.
+DRY, temperature, top-k, top-p, min-p. Each is a small function over float32 logits [vocab]; those
+that change logits do so in place, on the copy that the sampler owns.
 
 Sources: repetition penalty, CTRL, arXiv:1909.05858; presence and frequency penalty, OpenAI's API;
-top-p, Holtzman et al. 2020, arXiv:1904.09751; min-p, Nguyen et al. 2024, arXiv:2407.01082.
+top-p, Holtzman et al. 2020, arXiv:1904.09751; min-p, Nguyen et al. 2024, arXiv:2407.01082; DRY,
+https://github.com/oobabooga/text-generation-webui/pull/5677, as llama.cpp computes it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,8 @@ Probabilities = npt.NDArray[np.float32]
 # A nucleus is nearly always smaller than this, and then the vocabulary need not be sorted.
 _HEAD = 1024
 _BLOCK = 1024
+# Of the greatest factor that float32 holds; llama.cpp has the same limit.
+_MAX_LOG, _TINY = 88.7, 1e-6
 
 
 class Sampler:
@@ -34,18 +38,23 @@ class Sampler:
     Args:
         options: temperature, cuts, penalties, bias and seed.
         vocab_size: length of the logits.
+        token_bytes: the text of a token, in which DRY looks for what ends a repetition.
 
     Raises:
         InvalidOption: `logit_bias` names a token outside the vocabulary.
     """
 
-    def __init__(self, options: Options, vocab_size: int) -> None:
+    def __init__(
+        self, options: Options, vocab_size: int, token_bytes: Callable[[int], bytes]
+    ) -> None:
         for token in options.logit_bias:
             if token >= vocab_size:
                 raise InvalidOption(
                     f"logit_bias names token {token}; the vocabulary has {vocab_size}."
                 )
         self._options = options
+        self._breakers = [text.encode() for text in options.dry_sequence_breakers]
+        self._breaks = cache(lambda token: any(b in token_bytes(token) for b in self._breakers))
         self._changes_logits = options.penalizes or bool(options.logit_bias)
         self._random = np.random.default_rng(options.seed)
 
@@ -87,6 +96,15 @@ class Sampler:
             seen, written = _windowed(prompt, answer, options.penalty_window)
             penalize_repetition(changed, seen, options.repetition_penalty)
             penalize_presence(changed, written, options.presence_penalty, options.frequency_penalty)
+            if options.dry_multiplier != 0:
+                penalize_continued_repetition(
+                    changed,
+                    seen,
+                    multiplier=options.dry_multiplier,
+                    base=options.dry_base,
+                    allowed_length=options.dry_allowed_length,
+                    breaks=self._breaks,
+                )
         return changed
 
 
@@ -112,6 +130,41 @@ def penalize_presence(
         counts = Counter(written)
         ids = np.fromiter(counts.keys(), np.intp, len(counts))
         logits[ids] -= presence + frequency * np.fromiter(counts.values(), np.float32, len(counts))
+
+
+def penalize_continued_repetition(
+    logits: Logits,
+    seen: Sequence[int],
+    *,
+    multiplier: float,
+    base: float,
+    allowed_length: int,
+    breaks: Callable[[int], bool],
+) -> None:
+    """Subtract from each id that would go on with a repetition, more for a longer one (DRY).
+
+    Where the latest `n` of `seen` stood before, and `n >= allowed_length`, the id that followed
+    there loses `multiplier * base ** (n - allowed_length)`.
+
+    Args:
+        breaks: whether an id ends repetitions; none goes across it, and it loses nothing.
+    """
+    ids = np.array(seen, np.intp)
+    limit = next((n for n, token in enumerate(reversed(seen)) if breaks(token)), ids.size)
+    # Where the latest token stood before; then where the latest two did, and so on.
+    places = np.flatnonzero(ids[:-1] == ids[-1]) if ids.size else ids
+    lengths: dict[int, int] = {}
+    length = 1
+    while places.size and length <= limit:
+        if length >= allowed_length:
+            lengths |= dict.fromkeys(ids[places + 1].tolist(), length)
+        places = places[places >= length]
+        length += 1
+        places = places[ids[places - length + 1] == ids[-length]]
+    for token, repeated in lengths.items():
+        if not breaks(token):
+            exponent = min(repeated - allowed_length, _MAX_LOG / max(np.log(base), _TINY))
+            logits[token] -= multiplier * base**exponent
 
 
 def candidates(

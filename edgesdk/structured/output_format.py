@@ -292,6 +292,7 @@ _CUT = {
     "length": ("the tokens ran out", "Raise max_tokens, or bound the format's texts and lists."),
     "deadline": ("the deadline passed", "Allow more time, or ask for less."),
     "stop": ("the model ended it", "Try again."),
+    "repetition": ("it went in a cycle", "Try again."),
 }
 
 

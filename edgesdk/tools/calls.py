@@ -59,6 +59,12 @@ def text_before_calls(text: str) -> str:
     return text[: min(places)].strip() if places else ""
 
 
+def has_begun_calls(text: str) -> bool:
+    """Whether an answer so far may hold calls, whole or not."""
+    begins = text.lstrip().startswith(("{", "[", "```"))
+    return begins or any(mark in text for mark in (_TAG, *_MARKS))
+
+
 def _parse_untagged(text: str) -> tuple[ToolCall, ...]:
     """The calls of an answer that is nothing but calls; none where it is anything else."""
     body = text.strip()

@@ -23,8 +23,12 @@ _LOGITS = hnp.arrays(
 )
 
 
+def _no_text(token: int) -> bytes:
+    return b""
+
+
 def _choices(logits: np.ndarray, count: int, **options: object) -> list[int]:
-    sampler = Sampler(Options(**options), logits.size)  # type: ignore[arg-type]
+    sampler = Sampler(Options(**options), logits.size, _no_text)  # type: ignore[arg-type]
     return [sampler.choose(logits, [], []) for _ in range(count)]
 
 
@@ -125,7 +129,7 @@ def test_presence_counts_once_and_frequency_each_time_and_only_in_the_answer() -
     logits = np.array([5.0, 4.0, 0.0], np.float32)
 
     def choose(prompt: list[int], answer: list[int], **options: float) -> int:
-        return Sampler(Options(**options), 3).choose(logits, prompt, answer)  # type: ignore[arg-type]
+        return Sampler(Options(**options), 3, _no_text).choose(logits, prompt, answer)  # type: ignore[arg-type]
 
     assert choose([0, 0, 0], [], presence_penalty=2.0, frequency_penalty=2.0) == 0
     assert choose([], [0], presence_penalty=0.9) == 0
@@ -139,7 +143,7 @@ def test_the_penalty_window_looks_at_the_latest_tokens_only() -> None:
 
     def choose(prompt: list[int], answer: list[int], window: int) -> int:
         options = Options(repetition_penalty=2.0, penalty_window=window)
-        return Sampler(options, 3).choose(logits, prompt, answer)
+        return Sampler(options, 3, _no_text).choose(logits, prompt, answer)
 
     assert choose([0, 2], [2], 3) == 1
     assert choose([0, 2], [2], 2) == 0
@@ -169,7 +173,7 @@ def test_forbidding_every_token_is_an_error(temperature: float) -> None:
 
 def test_a_bias_outside_the_vocabulary_is_an_error() -> None:
     with pytest.raises(InvalidOption, match=r"token 9.*vocabulary has 9"):
-        Sampler(Options(logit_bias={9: 1.0}), 9)
+        Sampler(Options(logit_bias={9: 1.0}), 9, _no_text)
 
 
 @given(_LOGITS, st.integers(0, 70))
