@@ -201,7 +201,13 @@ def _bundle_encoder(bundle: Bundle) -> PromptEncoder:
     template = None
     if entry.chat_template is not None:
         template = ChatTemplate(bundle.text(entry.chat_template))
-    return PromptEncoder(BundleTokenizer.open(bundle), template, entry.bos_token, entry.eos_token)
+    return PromptEncoder(
+        BundleTokenizer.open(bundle),
+        template,
+        entry.bos_token,
+        entry.eos_token,
+        entry.template_problem,
+    )
 
 
 def _gguf_encoder(engine: object) -> PromptEncoder:

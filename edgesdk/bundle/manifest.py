@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -73,10 +73,14 @@ class ModelShape(_Record):
 
 
 class TokenizerEntry(_Record):
-    """The text side: files, and the special tokens that templates and stopping need."""
+    """The text side: files, and the special tokens that templates and stopping need.
+
+    `template_problem` says why there is no chat template, where the exporter knows.
+    """
 
     file: str = "tokenizer.json"
     chat_template: str | None = None
+    template_problem: str | None = None
     add_bos: bool = False
     bos_token: str | None = None
     bos_token_id: Annotated[int, Field(ge=0)] | None = None
@@ -91,6 +95,16 @@ class SourceCheckpoint(_Record):
     container: Literal["safetensors", "gguf"]
     sha256: Sha256
     dtypes: tuple[str, ...]
+
+
+def checkpoint_name(path: Path) -> str:
+    """What a checkpoint's folder is called. In a hub's cache (`models--ORG--NAME/snapshots/HASH`)
+    it is called by a commit, and the model by the folder above."""
+    folder = path.resolve()
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.rpartition("--")[2] or folder.name
+    return folder.name
 
 
 class SourceBlocks(_Record):
@@ -170,6 +184,7 @@ class Manifest(_Record):
     Attributes:
         target: the device that it was exported for, as `edgesdk.engines.devices` names it.
         roles: the file that an engine opens for each role.
+        notes: what its user should know of the export, a sentence each.
     """
 
     format_version: Literal[2] = 2
@@ -186,6 +201,7 @@ class Manifest(_Record):
     licence: str | None = None
     exporter: str
     versions: dict[str, str]
+    notes: tuple[str, ...] = ()
     files: tuple[FileEntry, ...]
 
     @model_validator(mode="after")

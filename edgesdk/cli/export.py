@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from edgesdk.bundle.manifest import BundleFormat
+from edgesdk.bundle.manifest import BundleFormat, checkpoint_name
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.cli.output import (
     format_bytes,
@@ -212,7 +212,7 @@ def resolve_checkpoint(store: Store, checkpoint: str) -> tuple[Path, str, str | 
     """Find the checkpoint: its path, the name for its bundle, and the licence in the store."""
     path = Path(checkpoint)
     if path.exists() or not is_model_name(checkpoint):
-        stem = path.stem if path.suffix == ".gguf" else path.resolve().name
+        stem = path.stem if path.suffix == ".gguf" else checkpoint_name(path)
         return path, derive_name(stem), None
     entry = store.get(checkpoint, "checkpoint")
     return entry.path, entry.name, entry.licence
@@ -234,3 +234,5 @@ def _report(bundle: Bundle, *, as_json: bool) -> None:
         out.print(f"  blocks   {entry.line()}")
     quality = "not measured" if manifest.quality is None else manifest.quality.line()
     out.print(f"  quality  {quality}")
+    for note in manifest.notes:
+        out.print(f"  note     {note}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgesdk.bundle.manifest import Manifest
+from edgesdk.bundle.manifest import Manifest, TokenizerEntry
 from edgesdk.bundle.opening import is_bundle, open_bundle
 from edgesdk.cli.output import format_bytes, print_json, result_console
 from edgesdk.store import CheckpointRecord, Store
@@ -71,11 +71,18 @@ def _bundle_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ),
         *(("blocks", entry.line()) for entry in stored.source_blocks),
         ("quality", manifest.quality.line() if manifest.quality else "not measured"),
-        ("template", manifest.tokenizer.chat_template or "none"),
+        ("template", _template_line(manifest.tokenizer)),
         ("licence", manifest.licence or "not stated"),
         ("source", f"{source.name} ({source.container}, {', '.join(source.dtypes)})"),
         ("exporter", manifest.exporter),
+        *(("note", note) for note in manifest.notes),
     ]
+
+
+def _template_line(entry: TokenizerEntry) -> str:
+    if entry.chat_template is not None:
+        return entry.chat_template
+    return "none" if entry.template_problem is None else f"none: {entry.template_problem}"
 
 
 def _show_checkpoint(folder: Path, record: CheckpointRecord, as_json: bool) -> None:

@@ -19,6 +19,7 @@ class PromptEncoder:
 
     Attributes:
         template: None for a model that was not trained to chat.
+        template_problem: why there is none, where that is known.
         bos_token: text of the BOS token, for the template; likewise `eos_token`.
     """
 
@@ -26,6 +27,7 @@ class PromptEncoder:
     template: ChatTemplate | None
     bos_token: str | None
     eos_token: str | None
+    template_problem: str | None = None
 
     def chat(
         self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
@@ -40,8 +42,9 @@ class PromptEncoder:
             InvalidText: a message has a lone surrogate.
         """
         if self.template is None:
+            why = self.template_problem or "it has no chat template"
             raise TemplateError(
-                "This model has no chat template, so it cannot chat.",
+                f"This model cannot chat: {why}.",
                 hint="Use model.complete(text), or an instruction-tuned model.",
             )
         text = self.template.render(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -131,20 +132,52 @@ PieceBytes = Callable[[str], bytes]
 def piece_bytes_for(tokenizer: dict[str, Any]) -> PieceBytes:
     """Choose the function from a vocabulary entry to bytes, for a parsed `tokenizer.json`.
 
+    Entries that are words (WordLevel, WordPiece, BPE with a suffix for a word's end) are written
+    with the space that parts them, as the library's own decoding does.
+
     Raises:
-        UnsupportedBundle: it is of neither kind (WordPiece, for one).
+        UnsupportedBundle: entries do not stand for text (CTC, for one).
     """
-    parts = set(_types(tokenizer.get("decoder"))) | set(_types(tokenizer.get("pre_tokenizer")))
-    model = tokenizer.get("model") or {}
+    model, decoder = tokenizer.get("model") or {}, tokenizer.get("decoder")
+    decoders = set(_types(decoder))
+    parts = decoders | set(_types(tokenizer.get("pre_tokenizer")))
     if "ByteLevel" in parts:
         return byte_level_bytes
-    if model.get("type") == "Unigram" or model.get("byte_fallback") or "Metaspace" in parts:
-        return sentencepiece_bytes
-    raise UnsupportedBundle(
-        f"This tokenizer.json is neither byte-level nor SentencePiece-like"
-        f" (model {model.get('type')!r}, parts {sorted(parts)}).",
-        hint="Use a decoder model; encoders' tokenizers cannot spell out an answer.",
-    )
+    if "CTC" in parts:
+        raise UnsupportedBundle(
+            f"The parts {sorted(parts)} of this tokenizer.json belong to a model of speech.",
+            hint="Use a model that writes text.",
+        )
+    if "WordPiece" in decoders or model.get("type") == "WordPiece":
+        start = (decoder or {}).get("prefix") or model.get("continuing_subword_prefix") or "##"
+        return functools.partial(_word_piece_bytes, start)
+    if "BPEDecoder" in decoders or model.get("end_of_word_suffix"):
+        end = (decoder or {}).get("suffix") or model.get("end_of_word_suffix") or "</w>"
+        return functools.partial(_suffixed_piece_bytes, end)
+    words = decoder is None and "Metaspace" not in parts and not model.get("byte_fallback")
+    if words and not any(_SPACE in piece for piece in _pieces(model)):
+        return _word_bytes
+    return sentencepiece_bytes
+
+
+def _pieces(model: dict[str, Any]) -> Iterator[str]:
+    """The vocabulary's entries; Unigram's is a list of pairs."""
+    vocabulary = model.get("vocab") or {}
+    return (entry if isinstance(entry, str) else str(entry[0]) for entry in vocabulary)
+
+
+def _word_bytes(piece: str) -> bytes:
+    return f" {piece}".encode()
+
+
+def _word_piece_bytes(start: str, piece: str) -> bytes:
+    """A piece that begins with `start` continues a word."""
+    return (piece.removeprefix(start) if piece.startswith(start) else f" {piece}").encode()
+
+
+def _suffixed_piece_bytes(end: str, piece: str) -> bytes:
+    """A piece that ends with `end` ends a word."""
+    return (f"{piece.removesuffix(end)} " if piece.endswith(end) else piece).encode()
 
 
 def byte_level_bytes(piece: str) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,8 @@ class BuiltModel:
         run: logits float32 [n, vocab] of tokens int64 [n] by the model's file, as engines open it.
         reference: the same of the checkpoint in float32; with random errors in its weights, where
             their sizes are given.
+        encode: token ids of texts by the vocabulary in the model's file; None where the file has
+            none, or nothing here reads it.
     """
 
     shape: ModelShape
@@ -39,4 +41,5 @@ class BuiltModel:
     measure: Callable[[Windows, StepProgress], Divergence]
     run: Callable[[Ids], Float32]
     reference: Callable[[Ids, WeightErrors | None], Float32]
+    encode: Callable[[Sequence[str]], list[list[int]]] | None = None
     versions: dict[str, str] = field(default_factory=dict)

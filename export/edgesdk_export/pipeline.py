@@ -1,4 +1,4 @@
-"""Export a checkpoint to a bundle: build, test, measure, write the manifest, and then rename."""
+"""Export a checkpoint to a bundle: build, test, measure, write the manifest, open, then rename."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ from edgesdk_export.resume import ResumeState
 from edgesdk_export.resume.inputs import inputs_hash
 from edgesdk_export.selftest.check import TOKENS as SELF_TEST_TOKENS
 from edgesdk_export.selftest.check import check_model
+from edgesdk_export.selftest.opening import check_opens
+from edgesdk_export.selftest.token_ids import check_token_ids
 from edgesdk_export.tokenizers import TextFiles, read_text
+from edgesdk_export.tokenizers.settling import SettledText, settle_text
 
 TEMPLATE_FILE = "chat_template.jinja"
 RECIPE_FILE = "recipe.toml"
@@ -109,16 +112,17 @@ def export(job: ExportJob, progress: ExportProgress) -> Bundle:
     with _explain_full_disk(job), staged as folder:
         resume = ResumeState(resume_folder(folder))
         resume.clear_unfinished(folder)
-        text = read_text(checkpoint)
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-            built = _build(checkpoint, text, folder, Path(work), recipe, job, resume, progress)
+            built, settled = _build(checkpoint, folder, Path(work), recipe, job, resume, progress)
+            text, notes = settled.text, settled.notes
             _write_text(folder, text)
             _write_recipe(folder, recipe.resolved_for(job.format, built.shape.parameters))
-            _test(built, text, progress)
+            notes += _test(built, text, progress)
             quality = _measure(built, text, job, progress)
         progress.stage("Hashing", 1)
-        write_manifest(folder, _manifest(checkpoint, text, built, quality, job))
+        write_manifest(folder, _manifest(checkpoint, text, notes, built, quality, job))
         progress.advance(1)
+        check_opens(folder, progress)
     return open_bundle(job.destination)
 
 
@@ -174,22 +178,26 @@ def _recipe(job: ExportJob) -> Recipe:
 
 def _build(
     checkpoint: Checkpoint,
-    text: TextFiles,
     folder: Path,
     work: Path,
     recipe: Recipe,
     job: ExportJob,
     resume: ResumeState,
     progress: ExportProgress,
-) -> BuiltModel:
+) -> tuple[BuiltModel, SettledText]:
+    """The model, and the text side that fits it."""
+    found, where = read_text(checkpoint), str(checkpoint.path)
     if job.via == "optimum":
-        return build_with_optimum(checkpoint, folder, recipe.onnx_scheme, progress, work=work)
+        built = build_with_optimum(checkpoint, folder, recipe.onnx_scheme, progress, work=work)
+        return built, settle_text(found, built.shape.vocab_size, where=where)
     decoder = read_decoder(checkpoint)
+    settled = settle_text(found, decoder.spec.vocab_size, where=where)
+    text = settled.text
     parameters = decoder.spec.parameters
     calibration = recipe.calibration_for(job.format, job.calibration_text)
     if job.format == "gguf":
         file_type = recipe.gguf_type(parameters)
-        return build_gguf(
+        built = build_gguf(
             checkpoint,
             decoder,
             folder,
@@ -199,10 +207,12 @@ def _build(
             calibration=calibration,
             resume=resume,
         )
-    scheme = recipe.onnx_scheme(parameters)
-    return build_onnx(
-        decoder, folder, scheme, progress, text=text, calibration=calibration, resume=resume
-    )
+    else:
+        scheme = recipe.onnx_scheme(parameters)
+        built = build_onnx(
+            decoder, folder, scheme, progress, text=text, calibration=calibration, resume=resume
+        )
+    return built, settled
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
@@ -215,9 +225,11 @@ def _write_text(folder: Path, text: TextFiles) -> None:
         (folder / TEMPLATE_FILE).write_bytes(text.chat_template.encode())
 
 
-def _test(built: BuiltModel, text: TextFiles, progress: ExportProgress) -> None:
+def _test(built: BuiltModel, text: TextFiles, progress: ExportProgress) -> tuple[str, ...]:
+    """What the user should know of the file; one that is wrong raises."""
     context = min(built.shape.context_length, SELF_TEST_TOKENS)
     check_model(built, _windows(default_text(), text, tokens=1, context=context), progress)
+    return () if built.encode is None else check_token_ids(text.tokenizer_json, built.encode)
 
 
 def _measure(
@@ -251,6 +263,7 @@ def _windows(source: EvaluationText, text: TextFiles, *, tokens: int, context: i
 def _manifest(
     checkpoint: Checkpoint,
     text: TextFiles,
+    notes: tuple[str, ...],
     built: BuiltModel,
     quality: Quality | None,
     job: ExportJob,
@@ -281,6 +294,7 @@ def _manifest(
             **{name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS},
             **built.versions,
         },
+        notes=notes,
         files=(),
     )
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +126,68 @@ def test_a_manifest_that_names_a_missing_token_is_damaged(tmp_path: Path) -> Non
         BundleTokenizer(path, TokenizerEntry(eos_token_ids=(99999,)))
 
 
-def test_an_encoders_tokenizer_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "tokenizer.json"
-    source = tokenizers.Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
-    source.decoder = decoders.WordPiece()
-    source.save(str(path))
-    assert json.loads(path.read_text())["model"]["type"] == "WordPiece"
+_WORDS = ["[UNK]", "the", "cat", "sat", "##s", "on", "mat", "."]
+_TEXT = "the cats sat on the mat ."
 
-    with pytest.raises(UnsupportedBundle, match="WordPiece"):
+
+def _word_level() -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer(models.WordLevel(_ids([*_WORDS, "cats"]), unk_token="[UNK]"))
+
+
+def _word_piece() -> tokenizers.Tokenizer:
+    source = tokenizers.Tokenizer(models.WordPiece(_ids(_WORDS), unk_token="[UNK]"))
+    source.decoder = decoders.WordPiece(cleanup=False)
+    return source
+
+
+def _suffixed() -> tokenizers.Tokenizer:
+    letters = sorted(set(_TEXT) - {" "})
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "th", "the</w>"]
+    merges = [("t", "h"), ("th", "e</w>")]
+    model = models.BPE(_ids(tokens), merges, end_of_word_suffix="</w>")
+    source = tokenizers.Tokenizer(model)
+    source.decoder = decoders.BPEDecoder()
+    return source
+
+
+def _unigram_words() -> tokenizers.Tokenizer:
+    pieces = [(word, -float(place)) for place, word in enumerate([*_WORDS, "cats"])]
+    return tokenizers.Tokenizer(models.Unigram(pieces, unk_id=0))
+
+
+def _unigram_pieces() -> tokenizers.Tokenizer:
+    pieces = [(word, -1.0) for word in ["<unk>", "▁the", "▁cat", "s", "▁s", "at", "▁", *".omn"]]
+    source = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=0))
+    source.pre_tokenizer = pre_tokenizers.Metaspace()
+    source.decoder = decoders.Metaspace()
+    return source
+
+
+def _ids(tokens: list[str]) -> dict[str, int]:
+    return {token: place for place, token in enumerate(tokens)}
+
+
+@pytest.mark.parametrize(
+    "make", [_word_level, _word_piece, _suffixed, _unigram_words, _unigram_pieces]
+)
+def test_words_and_pieces_of_words_spell_the_text(make: Any, tmp_path: Path) -> None:
+    source = make()
+    if source.pre_tokenizer is None:
+        source.pre_tokenizer = pre_tokenizers.Whitespace()
+    path = tmp_path / "tokenizer.json"
+    source.save(str(path))
+    tokenizer = BundleTokenizer(path, TokenizerEntry())
+    ids = tokenizer.encode(_TEXT)
+    spelled = b"".join(map(tokenizer.token_bytes, ids)).decode()
+
+    assert spelled.strip() == source.decode(ids).strip() == _TEXT
+
+
+def test_a_tokenizer_of_speech_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    source = _word_level()
+    source.decoder = decoders.CTC()
+    source.save(str(path))
+
+    with pytest.raises(UnsupportedBundle, match="speech"):
         BundleTokenizer(path, TokenizerEntry())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from edgesdk.bundle.manifest import checkpoint_name
 from edgesdk.errors import CheckpointError, DamagedCheckpoint, MissingExtra
 from edgesdk_export.checkpoint.checkpoint import Checkpoint, read_json
 from edgesdk_export.checkpoint.safetensors_reader import (
@@ -50,7 +51,7 @@ def _open_safetensors(folder: Path) -> Checkpoint:
     return Checkpoint(
         path=folder,
         container="safetensors",
-        name=folder.resolve().name,
+        name=checkpoint_name(folder),
         config=config,
         tensors=tensors,
         files=files,

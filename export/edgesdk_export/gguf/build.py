@@ -20,6 +20,7 @@ from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.gguf.decoder_metadata import check_llama_cpp, context_of
 from edgesdk_export.gguf.file_types import FileType
+from edgesdk_export.gguf.model_name import model_name
 from edgesdk_export.gguf.tokenizer_metadata import vocabulary_metadata
 from edgesdk_export.gguf.writer import Importance, WrittenGguf, write_gguf
 from edgesdk_export.onnx.build import shape_of
@@ -28,7 +29,7 @@ from edgesdk_export.quality.evaluation_text import Windows
 from edgesdk_export.quality.layerwise import compare
 from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint
 from edgesdk_export.resume import ResumeState
-from edgesdk_export.selftest.logits import gguf_logits
+from edgesdk_export.selftest.logits import gguf_encoder, gguf_logits
 from edgesdk_export.selftest.weight_noise import checkpoint_logits
 from edgesdk_export.tokenizers import TextFiles
 from edgesdk_export.weights import Decoder
@@ -72,7 +73,7 @@ def build_gguf(
         decoder,
         path,
         file_type,
-        name=checkpoint.name,
+        name=model_name(checkpoint, text),
         vocabulary=vocabulary,
         licence=checkpoint.licence,
         importance=importance,
@@ -102,6 +103,7 @@ def build_gguf(
         versions={tool: importlib.metadata.version(tool) for tool in tools},
         measure=measure,
         run=functools.partial(gguf_logits, path),
+        encode=gguf_encoder(path),
         reference=functools.partial(checkpoint_logits, decoder),
     )
 

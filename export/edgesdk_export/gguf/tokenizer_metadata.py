@@ -16,6 +16,7 @@ from edgesdk_export.tokenizers import TextFiles
 from edgesdk_export.tokenizers.gguf_vocabulary import TokenKind
 
 _KEYS = "tokenizer.ggml."
+_TEMPLATE = "tokenizer.chat_template"
 _HINT = "Export to ONNX instead, or from a GGUF of this model."
 
 
@@ -30,7 +31,7 @@ def vocabulary_metadata(checkpoint: Checkpoint, text: TextFiles, size: int) -> d
         CheckpointError: llama.cpp has no such tokenizer.
     """
     if checkpoint.container == "gguf":
-        return _copied(checkpoint.config)
+        return _copied(checkpoint.config, text)
     where = str(checkpoint.folder / "tokenizer.json")
     parts = json.loads(text.tokenizer_json)
     model = parts.get("model") or {}
@@ -60,7 +61,7 @@ def vocabulary_metadata(checkpoint: Checkpoint, text: TextFiles, size: int) -> d
     values |= _special_ids(text)
     metadata = {_KEYS + key: value for key, value in values.items()}
     if text.chat_template is not None:
-        metadata["tokenizer.chat_template"] = text.chat_template
+        metadata[_TEMPLATE] = text.chat_template
     return metadata
 
 
@@ -107,11 +108,14 @@ def _special_ids(text: TextFiles) -> dict[str, Value]:
     return values
 
 
-def _copied(metadata: Mapping[str, Any]) -> dict[str, Value]:
-    """A GGUF's own `tokenizer.*`; arrays of numbers in the types that llama.cpp reads."""
+def _copied(metadata: Mapping[str, Any], text: TextFiles) -> dict[str, Value]:
+    """A GGUF's own `tokenizer.*`; arrays of numbers in the types that llama.cpp reads. A template
+    that cannot be used stays behind."""
     copied: dict[str, Value] = {}
     for key, value in metadata.items():
         if not key.startswith("tokenizer."):
+            continue
+        if key == _TEMPLATE and text.chat_template is None:
             continue
         if isinstance(value, list) and value and not isinstance(value[0], str):
             floats = isinstance(value[0], float)

@@ -12,6 +12,7 @@ pieces, best score first.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -31,7 +32,6 @@ _ENDS = frozenset(
     ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
 )
 _SPACE = "▁"
-_PHI3_KEEPS_SPACE = frozenset(("<unk>", "<s>", "<|endoftext|>"))
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CONTRACTIONS = r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
@@ -39,6 +39,19 @@ WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}{{1,3}}|{TAIL}"
 _QWEN2 = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}|{TAIL}"
+_QWEN35 = (
+    rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SLASHED_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Letters outside ASCII count as both small and capital, and combining marks as neither.
+_CAPITAL, _SMALL = r"(?:(?=\p{L})[^a-z])", r"(?:(?=\p{L})[^A-Z])"
+_CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_CAPITAL}*{_SMALL}+"
+_CAPITALS = rf"[^\r\n\p{{L}}\p{{N}}]?{_CAPITAL}+{_SMALL}*"
+_TEKKEN = rf"{_CASED}|{_CAPITALS}|\p{{N}}|{SLASHED_TAIL}"
+_GPT4O = (
+    rf"{_CASED}(?:{CONTRACTIONS})?|{_CAPITALS}(?:{CONTRACTIONS})?|\p{{N}}{{1,3}}|{SLASHED_TAIL}"
+)
 
 
 @dataclass(frozen=True)
@@ -60,24 +73,23 @@ _PLAIN = _CutRule((_GPT2,))
 _LLAMA_3 = _CutRule((_LLAMA3,), whole_words=True, add_bos=True)
 _QWEN_2 = _CutRule((_QWEN2,))
 
-# By the name that GGUF files carry in `tokenizer.ggml.pre`.
-CUT_RULES = {
-    "gpt-2": _PLAIN,
-    "phi-2": _PLAIN,
-    "olmo": _PLAIN,
-    "smollm": _DIGITWISE,
-    "starcoder": _DIGITWISE,
-    "refact": _DIGITWISE,
-    "command-r": _DIGITWISE,
-    "llama-bpe": _LLAMA_3,
-    "llama3": _LLAMA_3,
-    "llama-v3": _LLAMA_3,
-    "smaug-bpe": _CutRule((_LLAMA3,)),
-    "qwen2": _QWEN_2,
-    "deepseek-r1-qwen": _QWEN_2,
-    "stablelm2": _QWEN_2,
-    "default": _CutRule((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
+# The names that GGUF files carry in `tokenizer.ggml.pre`, as `llama_vocab::impl::load` reads them.
+_NAMES: Mapping[_CutRule, tuple[str, ...]] = {
+    _PLAIN: ("gpt-2", "phi-2", "olmo", "mpt", "jais", "trillion", "exaone4", "gigachat", "mellum"),
+    _DIGITWISE: ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
+    _LLAMA_3: (
+        *("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    ),
+    _CutRule((_LLAMA3,)): ("smaug-bpe", "dbrx", "glm4", "chatglm-bpe"),
+    _QWEN_2: (
+        *("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "grok-2", "solar-open"),
+    ),
+    _CutRule((_QWEN35,)): ("qwen35",),
+    _CutRule((_TEKKEN,), whole_words=True, add_bos=True): ("tekken",),
+    _CutRule((_GPT4O,)): ("gpt-4o", "llama4", "kanana2"),
+    _CutRule((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")): ("default",),
 }
+CUT_RULES = {name: rule for rule, names in _NAMES.items() for name in names}
 
 
 def read_gguf_text(checkpoint: Checkpoint) -> TextFiles:
@@ -88,14 +100,13 @@ def read_gguf_text(checkpoint: Checkpoint) -> TextFiles:
         DamagedCheckpoint: its parts contradict each other.
     """
     vocabulary = read_gguf_vocabulary(checkpoint)
-    kind = vocabulary.values.get("model")
+    kind, named = vocabulary.values.get("model"), checkpoint.config.get("general.name")
+    name = named if isinstance(named, str) else None
     if kind == "gpt2":
-        tokenizer = build_byte_bpe(vocabulary)
+        tokenizer = build_byte_bpe(vocabulary, model_name=name)
         add_bos = byte_bpe_adds_bos(vocabulary)
     elif kind == "llama":
-        tokenizer = build_sentencepiece_bpe(
-            vocabulary, model_name=str(checkpoint.config.get("general.name"))
-        )
+        tokenizer = build_sentencepiece_bpe(vocabulary, model_name=name)
         add_bos = sentencepiece_adds_bos(vocabulary)
     else:
         raise CheckpointError(
@@ -133,8 +144,8 @@ def byte_bpe_adds_bos(vocabulary: GgufVocabulary) -> bool:
     return vocabulary.flag("add_bos_token", _cut_of(vocabulary).add_bos)
 
 
-def build_byte_bpe(vocabulary: GgufVocabulary) -> Tokenizer:
-    """A tokenizer that gives llama.cpp's ids.
+def build_byte_bpe(vocabulary: GgufVocabulary, *, model_name: str | None) -> Tokenizer:
+    """A tokenizer that gives llama.cpp's ids. `model_name` is the metadata's `general.name`.
 
     Raises:
         CheckpointError: the way that texts are cut has a name that is not known here.
@@ -154,7 +165,7 @@ def build_byte_bpe(vocabulary: GgufVocabulary) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    add_fixed_tokens(tokenizer, vocabulary)
+    add_fixed_tokens(tokenizer, vocabulary, model_name=model_name)
     return tokenizer
 
 
@@ -183,7 +194,7 @@ def sentencepiece_adds_bos(vocabulary: GgufVocabulary) -> bool:
     return vocabulary.flag("add_bos_token", True)
 
 
-def build_sentencepiece_bpe(vocabulary: GgufVocabulary, *, model_name: str) -> Tokenizer:
+def build_sentencepiece_bpe(vocabulary: GgufVocabulary, *, model_name: str | None) -> Tokenizer:
     """A tokenizer that gives llama.cpp's ids. `model_name` is the metadata's `general.name`.
 
     Raises:
@@ -215,9 +226,7 @@ def build_sentencepiece_bpe(vocabulary: GgufVocabulary, *, model_name: str) -> T
     else:
         tokenizer.normalizer = escape
         tokenizer.decoder = decoders.Sequence(unescape)
-    # llama.cpp, too, knows from the name alone that these models' tokens eat whitespace.
-    phi3 = any(mark in model_name.lower() for mark in ("phi-3", "phi3"))
-    add_fixed_tokens(tokenizer, vocabulary, rstrip_but=_PHI3_KEEPS_SPACE if phi3 else None)
+    add_fixed_tokens(tokenizer, vocabulary, model_name=model_name)
     return tokenizer
 
 

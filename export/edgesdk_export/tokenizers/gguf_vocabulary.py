@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -11,6 +12,9 @@ from tokenizers import AddedToken, Tokenizer
 
 from edgesdk.errors import DamagedCheckpoint
 from edgesdk_export.checkpoint import Checkpoint
+
+PHI3_NAME = re.compile(r"(phi)-?(3)", re.IGNORECASE)
+PHI3_KEEPS_SPACE = frozenset(("<unk>", "<s>", "<|endoftext|>"))
 
 
 class TokenKind(IntEnum):
@@ -89,16 +93,23 @@ def read_gguf_vocabulary(checkpoint: Checkpoint) -> GgufVocabulary:
     return GgufVocabulary(bare.where, values, tokens, tuple(kinds))
 
 
+def is_named_phi3(model_name: str) -> bool:
+    """Whether llama.cpp, by a model's `general.name` alone, lets all added tokens but
+    `PHI3_KEEPS_SPACE` swallow the whitespace that follows them (the end of
+    `llama_vocab::impl::load` in its src/llama-vocab.cpp)."""
+    return PHI3_NAME.search(model_name) is not None
+
+
 def add_fixed_tokens(
-    tokenizer: Tokenizer, vocabulary: GgufVocabulary, *, rstrip_but: frozenset[str] | None = None
+    tokenizer: Tokenizer, vocabulary: GgufVocabulary, *, model_name: str | None
 ) -> None:
     """Tokens that are found in the raw text before anything else happens to it. Control tokens
-    are special: they stand for no bytes. With `rstrip_but` all others than these swallow the
-    whitespace that follows them."""
+    are special: they stand for no bytes. `model_name` is the metadata's `general.name`."""
+    swallow = model_name is not None and is_named_phi3(model_name)
     fixed = []
     for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True):
         if kind in (TokenKind.CONTROL, TokenKind.UNKNOWN, TokenKind.USER_DEFINED) and token:
-            rstrip = rstrip_but is not None and token not in rstrip_but
+            rstrip = swallow and token not in PHI3_KEEPS_SPACE
             special = kind != TokenKind.USER_DEFINED
             fixed.append(AddedToken(token, special=special, normalized=False, rstrip=rstrip))
     tokenizer.add_tokens(fixed)
