@@ -8,12 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from edgesdk.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, Role, parse_manifest
+from edgesdk.bundle.spec import DecoderSpec
 from edgesdk.errors import BundleError, DamagedBundle, UnsupportedBundle
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 _CHUNK = 4 * 2**20
 _HINT = "Pull or export the model again."
+_SPEC = TypeAdapter(DecoderSpec)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,21 @@ class Bundle:
                 hint="Export the model for a device that this edgesdk runs.",
             )
         return self.file(name)
+
+    def decoder_spec(self) -> DecoderSpec | None:
+        """What the decoder is; None where its exporter does not say.
+
+        Raises:
+            DamagedBundle: a field is missing or of another type.
+        """
+        if self.manifest.spec is None:
+            return None
+        try:
+            return _SPEC.validate_python(self.manifest.spec)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise DamagedBundle(f"{self.path}: spec.{place}: {first['msg']}.", hint=_HINT) from None
 
     def text(self, name: str) -> str:
         """What one of its files says.

@@ -80,13 +80,13 @@ def _cap(x: Array, cap: float | None) -> Array:
 
 def _rotate(rope: RopeSpec, x: Array) -> Array:
     length, half = x.shape[1], rope.rotary_size // 2
-    angles = np.arange(length)[:, None] * _frequencies(rope, length)[None, :]
+    angles = np.arange(length)[:, None] * frequencies_of(rope, length)[None, :]
     cos, sin = np.cos(angles) * rope.attention_factor, np.sin(angles) * rope.attention_factor
     a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
-def _frequencies(rope: RopeSpec, length: int) -> Array:
+def frequencies_of(rope: RopeSpec, length: int) -> Array:
     exponents = np.arange(0, rope.rotary_size, 2) / rope.rotary_size
     plain = rope.theta**-exponents
     context = float(rope.original_context or 0)

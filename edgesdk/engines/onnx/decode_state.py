@@ -6,7 +6,8 @@ stores into small arrays and one call. Only a buffer whose shape changes is boun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from edgesdk.engines.base import (
     checked_rows,
 )
 from edgesdk.engines.onnx.kv_cache import Buffer, CacheShape, KvCache
+from edgesdk.engines.onnx.rope_tables import RopeTables
 from edgesdk.engines.onnx.verification_batch import (
     MAX_VERIFIED_TOKENS,
     VerificationBatch,
@@ -49,6 +51,7 @@ class LoadedDecoder:
     Attributes:
         hidden_size: None where the graph gives no hidden states.
         verdict: whether several tokens can be computed by the kernels of one.
+        rope_tables: those that the graph takes as inputs.
     """
 
     session: ort.InferenceSession
@@ -58,6 +61,7 @@ class LoadedDecoder:
     context_length: int
     kv_identity: KvIdentity
     verdict: VerificationVerdict
+    rope_tables: RopeTables = field(default_factory=RopeTables)
 
 
 class OnnxDecodeState:
@@ -71,6 +75,7 @@ class OnnxDecodeState:
         self._run_options = ort.RunOptions()
         self._cache = KvCache(decoder.cache_shape)
         self._bound: tuple[tuple[Buffer, Buffer], ...] = ()
+        self._rope: Mapping[str, ort.OrtValue] = {}
         self._batches: dict[int, VerificationBatch] = {}
         self._logits_from = np.zeros(1, np.int64)
         self._last_position = np.zeros(1, np.int32)
@@ -172,6 +177,7 @@ class OnnxDecodeState:
         self._tokens = []
         self._cache = KvCache(self._decoder.cache_shape)
         self._bound = ()
+        self._rope = {}
         self._batches.clear()
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
@@ -240,6 +246,7 @@ class OnnxDecodeState:
             batch = VerificationBatch(
                 decoder.session,
                 self._cache,
+                decoder.rope_tables.inputs(self._cache.capacity),
                 len(ids),
                 decoder.vocab_size,
                 decoder.hidden_size,
@@ -287,6 +294,9 @@ class OnnxDecodeState:
                 value = ort.OrtValue.ortvalue_from_numpy(buffer)
                 self._binding.bind_ortvalue_input(past, value)
                 self._binding.bind_ortvalue_output(present, value)
+        self._rope = self._decoder.rope_tables.inputs(self._cache.capacity)
+        for name, value in self._rope.items():
+            self._binding.bind_ortvalue_input(name, value)
         self._bound = buffers
 
     def _bind_input(self, name: str, array: npt.NDArray[np.generic]) -> None:

@@ -16,6 +16,7 @@ from edgesdk.engines.base import EngineInfo
 from edgesdk.engines.devices import DeviceRecord
 from edgesdk.engines.onnx.decode_state import LoadedDecoder, OnnxDecodeState
 from edgesdk.engines.onnx.kv_cache import CacheShape
+from edgesdk.engines.onnx.rope_tables import RopeTables, ropes_of_inputs
 from edgesdk.engines.onnx.verification_batch import VerificationVerdict
 from edgesdk.engines.saved_state import KvIdentity
 from edgesdk.errors import DamagedBundle, EngineError
@@ -87,6 +88,7 @@ def open_engine(
             f"{shape.head_size}",
         ),
         verdict=VerificationVerdict(source.sha256, threads),
+        rope_tables=RopeTables(ropes_of_inputs(session, source.decoder_spec())),
     )
     info = EngineInfo(
         name=f"onnxruntime {ort.__version__}",

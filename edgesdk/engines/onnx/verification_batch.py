@@ -18,7 +18,7 @@ import logging
 import os
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class VerificationBatch:
 
     Args:
         cache: aliased `MAX_VERIFIED_TOKENS` times.
+        rope: rope tables of the cache's capacity, by graph input.
         hidden_size: None where the graph gives no hidden states.
     """
 
@@ -49,12 +50,14 @@ class VerificationBatch:
         self,
         session: ort.InferenceSession,
         cache: KvCache,
+        rope: Mapping[str, ort.OrtValue],
         rows: int,
         vocab_size: int,
         hidden_size: int | None,
     ) -> None:
         self.binding = ort.IOBinding(session)
         self._views = cache.views
+        self._rope = rope
         self._offsets = np.arange(rows, dtype=np.int32)
         self._ids = np.zeros((rows, 1), np.int64)
         self._last_positions = np.zeros(rows, np.int32)
@@ -69,6 +72,8 @@ class VerificationBatch:
             (graph_io.TOTAL_SEQUENCE_LENGTH, self._total),
         ):
             self.binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        for name, table in rope.items():
+            self.binding.bind_ortvalue_input(name, table)
         for layer, pair in enumerate(self._views):
             names = zip(graph_io.past_names(layer), graph_io.present_names(layer), strict=True)
             for (past, present), view in zip(names, pair, strict=True):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from edgesdk.bundle.graph_io import rope_name
 from edgesdk.bundle.spec import DecoderSpec
 from edgesdk_export.onnx.graph_builder import CONTRIB, GraphBuilder
 from edgesdk_export.onnx.operators import linear, rms_norm
-from edgesdk_export.onnx.rope_tables import rope_table
+from edgesdk_export.onnx.rope_tables import RopeValues
 
 # onnxruntime's attention rotates heads whose sizes are multiples of this.
 _ROPE_MULTIPLE = 16
@@ -24,18 +25,15 @@ class SequenceLengths:
     Attributes:
         seqlens_k: int32 [batch], tokens after this call, minus 1.
         total: int32 [], the largest number of tokens after this call.
+        tables: rope name -> its cosines and sines.
         positions: rope name -> int64 [batch, sequence], rows of the rope's tables; a rope is
             missing where the attention operator's own counting is right.
     """
 
     seqlens_k: ir.Value
     total: ir.Value
+    tables: Mapping[str, RopeValues]
     positions: Mapping[str, ir.Value]
-
-
-def rope_name(spec: DecoderSpec, layer: int) -> str:
-    """The stored name of the rope tables of a layer."""
-    return "rope" if spec.rope_of(layer) == spec.rope else "local_rope"
 
 
 def attention_rotates(spec: DecoderSpec, layer: int) -> bool:
@@ -46,26 +44,29 @@ def attention_rotates(spec: DecoderSpec, layer: int) -> bool:
 def lengths(
     graph: GraphBuilder,
     spec: DecoderSpec,
-    layers: Iterable[int],
+    tables: Mapping[str, RopeValues],
     tokens: ir.Value,
     seqlens_k: ir.Value,
     total: ir.Value,
 ) -> SequenceLengths:
-    """Lengths for `layers`; `tokens` is any value [batch, sequence, ...]."""
+    """Lengths for the layers whose ropes are in `tables`; `tokens` is any value [batch, sequence,
+    ...]."""
     positions: dict[str, ir.Value] = {}
     counted: ir.Value | None = None
-    for layer in layers:
+    for layer in range(spec.layers):
         name = rope_name(spec, layer)
-        switch = rope_table(spec.rope_of(layer), spec.context_length).switch
-        if name in positions or (switch is None and attention_rotates(spec, layer)):
+        if name not in tables or name in positions:
+            continue
+        offset = tables[name].offset
+        if offset is None and attention_rotates(spec, layer):
             continue
         if counted is None:
             counted = _counted(graph, tokens, seqlens_k)
         rows = counted
-        if switch is not None:
-            rows = _switched(graph, name, rows, total, switch)
+        if offset is not None:
+            rows = graph.op("Add", f"positions/{name}/rows", [counted, offset])
         positions[name] = rows
-    return SequenceLengths(seqlens_k, total, positions)
+    return SequenceLengths(seqlens_k, total, tables, positions)
 
 
 def attention(
@@ -86,6 +87,7 @@ def attention(
     key: ir.Value | None = None
     value: ir.Value | None = None
     fused_rope = attention_rotates(spec, layer)
+    tables = lengths.tables[rope_name(spec, layer)]
     positions = lengths.positions.get(rope_name(spec, layer))
     if spec.qk_norm or not fused_rope:
         query, key, value = _split(graph, spec, at, query)
@@ -93,10 +95,10 @@ def attention(
             query = _head_norm(graph, spec, at + "q_norm", query, spec.heads)
             key = _head_norm(graph, spec, at + "k_norm", key, spec.kv_heads)
         if not fused_rope:
-            query = _rotate(graph, spec, layer, "q", query, spec.heads, positions)
-            key = _rotate(graph, spec, layer, "k", key, spec.kv_heads, positions)
+            at_rows = (positions, tables.cos, tables.sin)
+            query = _rotate(graph, spec, layer, "q", query, spec.heads, at_rows)
+            key = _rotate(graph, spec, layer, "k", key, spec.kv_heads, at_rows)
     window = spec.windows[layer]
-    tables = _tables(graph, spec, layer) if fused_rope else (None, None)
     mixed, keys, values = graph.ops(
         "GroupQueryAttention",
         at + "attention",
@@ -104,8 +106,7 @@ def attention(
             *(query, key, value),
             *(past or (None, None)),
             *(lengths.seqlens_k, lengths.total),
-            *tables,
-            positions if fused_rope else None,
+            *((tables.cos, tables.sin, positions) if fused_rope else ()),
         ],
         (at + "mixed", at + "keys", at + "values"),
         domain=CONTRIB,
@@ -135,24 +136,6 @@ def _counted(graph: GraphBuilder, tokens: ir.Value, seqlens_k: ir.Value) -> ir.V
     return graph.op("Add", "positions/counted", [column, steps])
 
 
-def _switched(
-    graph: GraphBuilder, name: str, rows: ir.Value, total: ir.Value, switch: int
-) -> ir.Value:
-    """Past `switch` tokens the second part of the tables holds (see `RopeTable.switch`)."""
-    limit = graph.constant(f"positions/{name}/limit", switch, np.int32)
-    beyond = graph.op("Greater", f"positions/{name}/beyond", [total, limit])
-    offset = graph.op(
-        "Where",
-        f"positions/{name}/offset",
-        [
-            beyond,
-            graph.constant(f"positions/{name}/long", switch, np.int64),
-            graph.constant("positions/zero", 0, np.int64),
-        ],
-    )
-    return graph.op("Add", f"positions/{name}/rows", [rows, offset])
-
-
 def _split(
     graph: GraphBuilder, spec: DecoderSpec, at: str, qkv: ir.Value
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -174,11 +157,6 @@ def _head_norm(
     return graph.op("Reshape", f"{at}/flat", [x, together])
 
 
-def _tables(graph: GraphBuilder, spec: DecoderSpec, layer: int) -> tuple[ir.Value, ir.Value]:
-    name = rope_name(spec, layer)
-    return graph.weight(name + ".cos"), graph.weight(name + ".sin")
-
-
 def _rotate(
     graph: GraphBuilder,
     spec: DecoderSpec,
@@ -186,13 +164,12 @@ def _rotate(
     part: str,
     x: ir.Value,
     heads: int,
-    positions: ir.Value | None,
+    at_rows: tuple[ir.Value | None, ir.Value, ir.Value],
 ) -> ir.Value:
-    cos, sin = _tables(graph, spec, layer)
     return graph.op(
         "RotaryEmbedding",
         f"layers.{layer}.{part}/rope",
-        [x, positions, cos, sin],
+        [x, *at_rows],
         domain=CONTRIB,
         num_heads=heads,
         rotary_embedding_dim=spec.rope_of(layer).rotary_size,

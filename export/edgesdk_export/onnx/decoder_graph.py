@@ -17,6 +17,7 @@ from edgesdk_export.onnx.operators import (
     norm,
     rms_norm,
 )
+from edgesdk_export.onnx.rope_tables import stored_tables
 
 
 def decoder_model(spec: DecoderSpec, weights: Weights) -> ir.Model:
@@ -36,7 +37,7 @@ def decoder_model(spec: DecoderSpec, weights: Weights) -> ir.Model:
                 graph.input(value, ir.DataType.FLOAT, cache_shape),
             )
         )
-    shared = lengths(graph, spec, range(spec.layers), ids, seqlens_k, total)
+    shared = lengths(graph, spec, stored_tables(graph, spec, total), ids, seqlens_k, total)
     stream = embed(graph, spec, ids)
     presents = []
     for index, past in enumerate(pasts):

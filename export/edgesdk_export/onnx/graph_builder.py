@@ -61,6 +61,15 @@ class GraphBuilder:
             self._initializers[name] = _initializer(name, self._weights[name])
         return self._initializers[name]
 
+    def replaceable(self, name: str, rows: str) -> ir.Value:
+        """A weight that a caller may give as an input, with `rows` (a dimension of any size) in
+        place of its own."""
+        value = self.weight(name)
+        if value not in self._inputs:
+            value.shape = ir.Shape([rows, *sizes(value)[1:]])
+            self._inputs.append(value)
+        return value
+
     def constant(self, name: str, value: npt.ArrayLike, dtype: npt.DTypeLike) -> ir.Value:
         """A small constant, kept inside the graph file."""
         if name not in self._initializers:

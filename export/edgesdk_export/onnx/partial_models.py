@@ -30,6 +30,7 @@ from edgesdk_export.onnx.attention import lengths
 from edgesdk_export.onnx.decoder_graph import embed, head, layer
 from edgesdk_export.onnx.graph_builder import GraphBuilder, Weights
 from edgesdk_export.onnx.operators import ResidualStream
+from edgesdk_export.onnx.rope_tables import computed_tables
 from edgesdk_export.onnx.stored_weights import FloatTensors, StoredTensors
 
 Runner = Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]
@@ -126,7 +127,8 @@ def tapped_layer_model(
     tokens = graph.op("Cast", "tokens", [size], to=ir.DataType.INT32.value)
     last = graph.op("Expand", "last", [graph.op("Sub", "minus", [tokens, one]), batch])
     total = graph.op("Squeeze", "total", [tokens])
-    shared = lengths(graph, spec, [index], hidden, last, total)
+    tables = computed_tables(graph, spec, [index], total)
+    shared = lengths(graph, spec, tables, hidden, last, total)
     stream, _, _ = layer(graph, spec, index, ResidualStream(hidden), shared, None)
     summed = graph.op("Add", "sum", [stream.residual, stream.branch])
     graph.output(summed, HIDDEN_OUT, ir.DataType.FLOAT, shape)

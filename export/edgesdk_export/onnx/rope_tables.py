@@ -1,62 +1,98 @@
-"""Compute cosine and sine tables of rotary position embedding with transformers' arithmetic."""
+"""Draw where attention finds the cosines and sines of rotary position embedding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+import onnx_ir as ir
 
-from edgesdk.bundle.rope import frequencies
-from edgesdk.bundle.spec import RopeSpec
-
-Float32 = npt.NDArray[np.float32]
-
-_ROWS_AT_A_TIME = 8192
+from edgesdk.bundle import graph_io
+from edgesdk.bundle.rope import frequencies, switch_of
+from edgesdk.bundle.spec import DecoderSpec, RopeSpec
+from edgesdk_export.onnx.graph_builder import GraphBuilder
 
 
 @dataclass(frozen=True)
-class RopeTable:
-    """The layout of a table.
+class RopeValues:
+    """The tables of one rope in a graph.
 
     Attributes:
-        rows: positions in the table.
-        columns: frequencies, rotary_size / 2.
-        switch: None, or the context length past which a position p is found at row p + switch
-            ("longrope": rows [0, switch) hold the short factors, the rest the long ones).
+        cos, sin: float32 [rows, rotary_size / 2].
+        offset: int64 [], what to add to a position to get its row; None = nothing.
     """
 
-    rows: int
-    columns: int
-    switch: int | None
+    cos: ir.Value
+    sin: ir.Value
+    offset: ir.Value | None = None
 
 
-def rope_table(rope: RopeSpec, context_length: int) -> RopeTable:
-    """The layout of the table that serves positions [0, context_length)."""
-    columns = rope.rotary_size // 2
-    switch = rope.original_context if rope.kind == "longrope" else None
-    if switch is not None and context_length > switch:
-        return RopeTable(switch + context_length, columns, switch)
-    return RopeTable(context_length, columns, None)
+def stored_length(spec: DecoderSpec) -> int:
+    """For how many positions a file holds rope tables."""
+    return min(spec.context_length, graph_io.ROPE_POSITIONS)
 
 
-def rope_chunks(rope: RopeSpec, context_length: int) -> Iterator[tuple[Float32, Float32]]:
-    """The table's cosines and sines, float32 [n, columns] each, a few thousand rows at a time."""
-    table = rope_table(rope, context_length)
-    factor = rope.attention_factor
-    yield from _rotate(frequencies(rope, long=False), factor, table.switch or table.rows)
-    if table.switch is not None:
-        yield from _rotate(frequencies(rope, long=True), factor, context_length)
+def stored_tables(
+    graph: GraphBuilder, spec: DecoderSpec, total: ir.Value
+) -> Mapping[str, RopeValues]:
+    """Tables that the file holds for the first positions, and that longer ones may replace, by
+    rope name. `total` is the number of tokens, int32 []."""
+    tables: dict[str, RopeValues] = {}
+    for name, rope in graph_io.ropes(spec).items():
+        cos, sin = (graph.replaceable(part, f"{name}_rows") for part in graph_io.rope_names(name))
+        switch = switch_of(rope, spec.context_length)
+        offset = None if switch is None else _offset(graph, name, total, switch)
+        tables[name] = RopeValues(cos, sin, offset)
+    return tables
 
 
-def _rotate(
-    frequencies: npt.NDArray[np.float64], factor: float, rows: int
-) -> Iterator[tuple[Float32, Float32]]:
-    # Angles are float32 products, as in transformers: at long contexts a more exact angle would
-    # be another angle than the model was trained with.
-    single = frequencies.astype(np.float32)
-    for start in range(0, rows, _ROWS_AT_A_TIME):
-        positions = np.arange(start, min(start + _ROWS_AT_A_TIME, rows), dtype=np.float32)
-        angles = positions[:, None] * single
-        yield np.cos(angles) * np.float32(factor), np.sin(angles) * np.float32(factor)
+def computed_tables(
+    graph: GraphBuilder, spec: DecoderSpec, layers: Iterable[int], total: ir.Value
+) -> Mapping[str, RopeValues]:
+    """Tables of just the `total` (int32 []) positions of a whole text, computed in the graph with
+    the arithmetic of `edgesdk.bundle.rope.rope_tables`."""
+    tables: dict[str, RopeValues] = {}
+    for layer in layers:
+        name, rope = graph_io.rope_name(spec, layer), spec.rope_of(layer)
+        if name not in tables:
+            tables[name] = _computed(graph, name, rope, total, spec.context_length)
+    return tables
+
+
+def _computed(
+    graph: GraphBuilder, name: str, rope: RopeSpec, total: ir.Value, context_length: int
+) -> RopeValues:
+    turned = graph.constant(f"{name}/frequencies", frequencies(rope, long=False), np.float32)
+    switch = switch_of(rope, context_length)
+    if switch is not None:
+        stretched = graph.constant(f"{name}/long", frequencies(rope, long=True), np.float32)
+        beyond = _beyond(graph, name, total, switch)
+        turned = graph.op("Where", f"{name}/turned", [beyond, stretched, turned])
+    zero = graph.constant("rope/zero", 0, np.int32)
+    one = graph.constant("rope/one", 1, np.int32)
+    axis = graph.constant("positions/axis", [1], np.int64)
+    counted = graph.op("Range", f"{name}/counted", [zero, total, one])
+    column = graph.op("Unsqueeze", f"{name}/column", [counted, axis])
+    single = graph.op("Cast", f"{name}/single", [column], to=ir.DataType.FLOAT.value)
+    angles = graph.op("Mul", f"{name}/angles", [single, turned])
+    factor = graph.constant(f"{name}/factor", rope.attention_factor, np.float32)
+    cos, sin = (
+        graph.op(
+            "Mul", f"{name}/{kind}", [graph.op(kind, f"{name}/plain_{kind}", [angles]), factor]
+        )
+        for kind in ("Cos", "Sin")
+    )
+    return RopeValues(cos, sin)
+
+
+def _offset(graph: GraphBuilder, name: str, total: ir.Value, switch: int) -> ir.Value:
+    long = graph.constant(f"positions/{name}/long", switch, np.int64)
+    zero = graph.constant("positions/zero", 0, np.int64)
+    beyond = _beyond(graph, name, total, switch)
+    return graph.op("Where", f"positions/{name}/offset", [beyond, long, zero])
+
+
+def _beyond(graph: GraphBuilder, name: str, total: ir.Value, switch: int) -> ir.Value:
+    limit = graph.constant(f"positions/{name}/limit", switch, np.int32)
+    return graph.op("Greater", f"positions/{name}/beyond", [total, limit])

@@ -19,8 +19,8 @@ and a matrix M as these tensors:
     M.bias                   float32 [rows], where the model has one
     embed.rows               embed.codes once more, seen as [rows, bytes] by the gather
 
-Norm gains are `<norm>.weight`, float32; rope tables are `rope.cos`, `rope.sin` and, where windowed
-layers have their own, `local_rope.cos`, `local_rope.sin`.
+Norm gains are `<norm>.weight`, float32; rope tables of the first positions are `rope.cos`,
+`rope.sin` and, where windowed layers have their own, `local_rope.cos`, `local_rope.sin`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from edgesdk.bundle.spec import DecoderSpec, canonical_shapes
-from edgesdk_export.onnx.rope_tables import rope_chunks
 from edgesdk_export.weights import Decoder, read_whole
-
-Float32 = npt.NDArray[np.float32]
 
 
 def matrix_parts(spec: DecoderSpec) -> dict[str, tuple[str, ...]]:
@@ -55,14 +51,6 @@ def matrix_parts(spec: DecoderSpec) -> dict[str, tuple[str, ...]]:
 def norm_names(spec: DecoderSpec) -> list[str]:
     """Stored names of the norm gains, in graph order."""
     return [name for name in canonical_shapes(spec) if name.endswith("norm.weight")]
-
-
-def rope_layers(spec: DecoderSpec) -> dict[str, int]:
-    """Stored rope name -> a layer that uses it."""
-    names: dict[str, int] = {}
-    for index in range(spec.layers):
-        names.setdefault("rope" if spec.rope_of(index) == spec.rope else "local_rope", index)
-    return names
 
 
 class StoredTensors:
@@ -95,7 +83,7 @@ class FloatTensors:
     """A decoder's own weights under their stored names, as float32.
 
     A tensor is read when it is looked up and is not kept: it lives as long as the caller holds
-    it. Rope tables cover all positions that the decoder has.
+    it. There are no rope tables among them.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -110,8 +98,6 @@ class FloatTensors:
         if name not in self._names:
             raise KeyError(name)
         matrix, _, part = name.rpartition(".")
-        if part in ("cos", "sin"):
-            return ir.tensor(self._rope(matrix, part), name=name)
         parts = self._matrices.get(matrix, (matrix,))
         read = [read_whole(self._decoder.weights[f"{piece}.{part}"]) for piece in parts]
         return ir.tensor(read[0] if len(read) == 1 else np.concatenate(read), name=name)
@@ -129,11 +115,4 @@ class FloatTensors:
             if f"{parts[0]}.bias" in self._decoder.weights
         ]
         names += norm_names(spec)
-        names += [f"{rope}.{part}" for rope in rope_layers(spec) for part in ("cos", "sin")]
         return frozenset(names)
-
-    def _rope(self, name: str, part: str) -> Float32:
-        spec = self._decoder.spec
-        rope = spec.rope_of(rope_layers(spec)[name])
-        column = ("cos", "sin").index(part)
-        return np.concatenate([pair[column] for pair in rope_chunks(rope, spec.context_length)])

@@ -14,15 +14,17 @@ import onnx_ir as ir
 from edgesdk_quantize.formats import BlockFormat, FloatFormat, PackedMatrix
 from edgesdk_quantize.formats.blocks import ScaleCodes, stack_rows
 
+from edgesdk.bundle import graph_io
 from edgesdk.bundle.manifest import SourceBlocks
-from edgesdk.bundle.spec import DecoderSpec, canonical_shapes
+from edgesdk.bundle.rope import rope_tables
+from edgesdk.bundle.spec import DecoderSpec, RopeSpec, canonical_shapes
 from edgesdk.errors import ExportError
 from edgesdk_export.onnx.decoder_graph import decoder_model
 from edgesdk_export.onnx.external_data import ExternalDataWriter
-from edgesdk_export.onnx.rope_tables import rope_chunks, rope_table
+from edgesdk_export.onnx.rope_tables import stored_length
 from edgesdk_export.onnx.scheme import LayerQuantizer, OnnxFormat, WeightScheme
 from edgesdk_export.onnx.source_blocks import MatrixBlocks, RequantizationLoss
-from edgesdk_export.onnx.stored_weights import StoredTensors, matrix_parts, norm_names, rope_layers
+from edgesdk_export.onnx.stored_weights import StoredTensors, matrix_parts, norm_names
 from edgesdk_export.resume import SectionJournal
 from edgesdk_export.weights import Decoder, LazyTensor, read_whole, require_finite, row_chunks
 
@@ -162,8 +164,8 @@ def _store_rest(store: _WeightStore, spec: DecoderSpec, scheme: WeightScheme) ->
     store.vector("final_norm.weight", ("final_norm.weight",))
     if not spec.tied:
         store.matrix("head", matrix_parts(spec)["head"], scheme.embedding)
-    for name, index in rope_layers(spec).items():
-        store.rope(name, spec, index)
+    for name, rope in graph_io.ropes(spec).items():
+        store.rope(name, rope, stored_length(spec))
 
 
 class _WeightStore:
@@ -233,13 +235,11 @@ class _WeightStore:
         name = "embed.rows"
         self.tensors[name] = self._data.view(name, codes, ir.DataType.UINT8, shape)
 
-    def rope(self, name: str, spec: DecoderSpec, layer: int) -> None:
-        """Store the tables of a layer's rope."""
-        rope = spec.rope_of(layer)
-        table = rope_table(rope, spec.context_length)
-        for column, part in enumerate(("cos", "sin")):
-            chunks = (pair[column] for pair in rope_chunks(rope, spec.context_length))
-            self._add(f"{name}.{part}", ir.DataType.FLOAT, (table.rows, table.columns), chunks)
+    def rope(self, name: str, rope: RopeSpec, length: int) -> None:
+        """Store the tables of a rope for texts of up to `length` tokens."""
+        tables = rope_tables(rope, length)
+        for part, table in zip(graph_io.rope_names(name), tables, strict=True):
+            self._add(part, ir.DataType.FLOAT, table.shape, [table])
 
     def _biases(self, name: str, parts: tuple[str, ...]) -> None:
         if f"{parts[0]}.bias" in self._weights:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from edgesdk_quantize.divergence import Divergence
-from pydantic import TypeAdapter, ValidationError
 
 from edgesdk.bundle.manifest import Quality
 from edgesdk.bundle.opening import Bundle
 from edgesdk.bundle.spec import DecoderSpec
-from edgesdk.errors import DamagedBundle, RequestError
+from edgesdk.errors import RequestError
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.quality.evaluation_text import EvaluationText, Windows, cut_windows
@@ -101,24 +99,14 @@ def _stack(bundle: Bundle) -> LayerwiseModel:
     path = bundle.role_file("decoder")
     if bundle.manifest.format == "gguf":
         return LayerwiseCheckpoint(read_decoder(open_checkpoint(path)))
-    if bundle.manifest.spec is None:
+    spec = bundle.decoder_spec()
+    if spec is None:
         raise RequestError(
             f"{bundle.path}: its graph was drawn by {bundle.manifest.exporter}, and cannot be run"
             " layer by layer.",
             hint="Its quality was measured when it was exported: edgesdk show NAME",
         )
-    return LayerwiseOnnxModel(_spec(bundle, bundle.manifest.spec), path)
-
-
-def _spec(bundle: Bundle, values: dict[str, Any]) -> DecoderSpec:
-    try:
-        return TypeAdapter(DecoderSpec).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise DamagedBundle(
-            f"{bundle.path}: spec.{place}: {first['msg']}.", hint="Export the model again."
-        ) from None
+    return LayerwiseOnnxModel(spec, path)
 
 
 def _require_same_model(bundle: Bundle, spec: DecoderSpec) -> None:

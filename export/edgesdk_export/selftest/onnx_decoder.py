@@ -144,8 +144,9 @@ def _inputs(graph: onnx.GraphProto, ids: Ids, start: int, stop: int) -> Values:
         graph_io.SEQLENS_K: np.array([stop - 1], np.int32),
         graph_io.TOTAL_SEQUENCE_LENGTH: np.array(stop, np.int32),
     }
+    held = {tensor.name for tensor in graph.initializer}
     for port in graph.input:
-        if port.name not in values:
+        if port.name not in values and port.name not in held:
             _, heads, _, size = (dim.dim_value for dim in port.type.tensor_type.shape.dim)
             values[port.name] = np.zeros((1, heads, len(ids), size), np.float32)
     return values
