@@ -209,7 +209,8 @@ class Session(Closeable, Generic[_Turn, _Stream, _Reply]):
                 lambda seconds: read_all(self._answer_within(seconds, turn)),
                 turn.request.tools.functions,
             )
-            self._join(turn)
+            if self._ends_turn(result.reply):
+                self._join(turn)
         return result
 
     async def _run_tools_async(
@@ -230,7 +231,8 @@ class Session(Closeable, Generic[_Turn, _Stream, _Reply]):
                 return await read_all_async(AsyncStream(self._answer_within(seconds, turn)))
 
             result = await act_async(loop, answer, turn.request.tools.functions)
-            self._join(turn)
+            if self._ends_turn(result.reply):
+                self._join(turn)
         return result
 
     def _next_turn(self, prompt: str | None, kwargs: Mapping[str, Any], started: float) -> _Turn:

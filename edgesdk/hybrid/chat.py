@@ -63,8 +63,9 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
     A turn that was to stay on the device is never sent with a later one: the strictest rule of all
     turns in the history holds for the next.
 
-    A turn joins the history when its answer ends; one that was cancelled, left early or failed
-    leaves it as it was. One turn at a time.
+    A turn joins the history when its answer ends, also where `max_tokens` or the deadline cut it.
+    One that was cancelled, left early or failed, or whose answer broke off or was filtered, leaves
+    the history as it was. One turn at a time.
 
     Args:
         path: of the client that made the chat.
@@ -228,6 +229,12 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
         strictest = turn.verdict
         turn.verdict = verdict if strictest is None else verdict.tightened(strictest.upload, "")
         return self._path.answer(hybrid, verdict, turn.rules.prefer, on_end)
+
+    def _ends_turn(self, reply: HybridReply) -> bool:
+        # What a limit of the app's own cut is still an answer, and may be gone on with.
+        return reply.complete or (
+            bool(reply.text) and reply.finish_reason in ("length", "deadline", "repetition")
+        )
 
     def _join(self, turn: HybridTurn) -> None:
         super()._join(turn)

@@ -200,7 +200,7 @@ class LocalModel:
             return None
         finally:
             steps.close()
-        return found if found.receipt.finish_reason in ("stop", "length") else None
+        return None if found.receipt.finish_reason in ("cancelled", "deadline") else found
 
 
 def _function_name(function: Callable[..., object]) -> str:

@@ -25,7 +25,7 @@ from edgesdk.hybrid.cloud.spending import Budget, CallSpending, Cost
 from edgesdk.hybrid.cloud_request import CloudRequest, cloud_request, extra_tokens
 from edgesdk.hybrid.privacy.policy import Policy, UploadQuestion, UploadVerdict
 from edgesdk.hybrid.privacy.redaction import StreamRestorer, json_escaped, restore, restore_json
-from edgesdk.hybrid.reply import HybridReply, LocalDraft
+from edgesdk.hybrid.reply import HybridReply, LocalDraft, answer_rank, cut_phrase
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.stream import HybridEvent
 from edgesdk.request import Request
@@ -123,7 +123,7 @@ class RemoteModel:
                 sent.body,
                 cancellation=cancellation,
                 spending=spending,
-                on_break=hybrid.on_break,
+                on_break="incomplete" if hybrid.append_only else None,
                 key=hybrid.key,
             ) as stream,
             # The stream itself ends at the deadline, with what there is.
@@ -237,11 +237,28 @@ class CloudResult:
     calls: ToolCalls = field(default_factory=ToolCalls)
     parsed: Any = None
 
+    @property
+    def rank(self) -> int:
+        """See `edgesdk.hybrid.reply.answer_rank`."""
+        return answer_rank(self.answer.text, self.answer.finish_reason)
+
+    @property
+    def cut_at_limit(self) -> bool:
+        """Whether it was cut at its token limit."""
+        return self.answer.finish_reason == "length"
+
+    @property
+    def problem(self) -> str:
+        """Why the answer is not whole; empty where it is."""
+        if self.answer.complete:
+            return ""
+        return f"the cloud's answer {cut_phrase(self.answer.finish_reason)}"
+
     def reply(self, reason: str, local: LocalDraft | None, rejected_by: str) -> HybridReply:
         """Make the client's reply of this result."""
         return HybridReply(
-            self.answer.text, "cloud", reason, False, local, self.answer, self.cost, rejected_by,
-            self.parsed, self.calls,
+            self.answer.text, "cloud", reason, not self.answer.complete, local, self.answer,
+            self.cost, rejected_by, self.parsed, self.calls,
         )  # fmt: skip
 
 
@@ -274,9 +291,17 @@ def cloud_result_of(
     """Restore and check an answer, so that the app can have it.
 
     Raises:
-        NoCloudAnswer: the answer is whole, but does not fit the tools or the output format.
+        NoCloudAnswer: the answer is empty, or does not fit the tools or the output format; half a
+            call or half a value never does.
     """
     request, redactor = hybrid.request, hybrid.redactor
+    must_call = request.tools is not None and request.tools.must_call
+    empty = not (answer.text.strip() or answer.calls)
+    needs_whole = bool(answer.calls) or must_call or request.output_format is not None
+    if not answer.complete and (empty or needs_whole):
+        cause: NoAnswerCause = "away" if answer.broke_off else "failed"
+        reason = f"the cloud's answer {cut_phrase(answer.finish_reason)}"
+        raise NoCloudAnswer(reason, cause, cost=cost)
     text = restore(redactor, answer.text, _escape(request))
     restored = replace(answer, text=text, reasoning=restore(redactor, answer.reasoning))
     calls, parsed = ToolCalls(), None
@@ -284,8 +309,10 @@ def cloud_result_of(
         calls = _checked_calls(answer, sent, hybrid)
         if not calls or any(call.problem for call in calls):
             raise NoCloudAnswer("the cloud's call does not fit the tools", cost=cost)
-    elif request.tools is not None and request.tools.must_call and answer.complete:
+    elif must_call:
         raise NoCloudAnswer("the cloud called no tool", cost=cost)
+    elif empty:
+        raise NoCloudAnswer("the cloud said nothing", cost=cost)
     elif request.output_format is not None:
         try:
             parsed = (request.output_format.validate or request.output_format.read)(text)

@@ -69,6 +69,18 @@ class LocalDraft:
     partial_signals: tuple[Signals, ...] = field(default=(), repr=False)
 
     @property
+    def complete(self) -> bool:
+        """Whether it is a whole answer: nothing ended it but the model, a stop text or its output
+        format."""
+        return self.receipt.finish_reason == "stop" and not self.aborted
+
+    @property
+    def decidable(self) -> bool:
+        """Whether its confidence decides if it is kept. An answer that is cut, empty, or predicted
+        to be wrong never is."""
+        return self.complete and self.confidence is not None and not self.predicted_wrong
+
+    @property
     def measured(self) -> dict[str, float]:
         """All that was measured of the draft, by name; it has no text."""
         found = {} if self.signals is None else asdict(self.signals)
@@ -85,6 +97,25 @@ class LocalDraft:
             return "the device's call does not fit the tools"
         return None
 
+    @property
+    def rank(self) -> int:
+        """How good it is beside other answers, none of which may be whole; see `answer_rank`."""
+        if self.problem is not None or self.aborted:
+            return min(1, len(self.text))
+        return answer_rank(self.text, self.receipt.finish_reason)
+
+    @property
+    def rejection(self) -> str | None:
+        """Why the draft is not kept, whatever the threshold, in words; None where the threshold
+        decides."""
+        if self.confidence is None:
+            return "the device said nothing"
+        if self.problem is not None:
+            return self.problem
+        if self.predicted_wrong or self.complete:
+            return None
+        return f"the device's answer {cut_phrase(self.receipt.finish_reason)}"
+
 
 @dataclass(frozen=True)
 class HybridReply:
@@ -98,8 +129,9 @@ class HybridReply:
         rejected_by: what kept the device from trying, in a word: "context", "vision", "hearing",
             "files", "parts", "tools", "template", "hint", "heat", "battery", "speed" or
             "prompt"; empty where it tried.
-        low_confidence: it is a local answer that was not to be kept, because the cloud could not
-            or must not be asked.
+        low_confidence: do not rely on it. It is a local answer that was not to be kept, because
+            the cloud could not or must not be asked; or nobody gave a whole answer (see
+            `complete`).
         local: the device's draft; None where none was made.
         cloud: how the cloud's answer ended; None where it did not answer.
         cost: of the cloud's part, also where nothing came of it.
@@ -141,6 +173,15 @@ class HybridReply:
         )  # fmt: skip
 
     @property
+    def complete(self) -> bool:
+        """Whether the answer is whole. It is not where it was cut at its token limit or by the
+        deadline, went in a cycle, was filtered, broke off, or was cancelled: see
+        `finish_reason`. A whole answer of the device is preferred to half a cloud's."""
+        if self.route == "cloud":
+            return self.cloud is not None and self.cloud.complete
+        return self.local is not None and self.local.complete
+
+    @property
     def message(self) -> dict[str, Any]:
         """The answer as a message of the conversation, in the form of OpenAI's API."""
         words = self.text
@@ -177,6 +218,11 @@ class HybridReceipt:
     def low_confidence(self) -> bool:
         """See `HybridReply`."""
         return self.reply.low_confidence
+
+    @property
+    def complete(self) -> bool:
+        """See `HybridReply`."""
+        return self.reply.complete
 
     @property
     def confidence(self) -> float | None:
@@ -297,6 +343,29 @@ class HybridReceipt:
         )
 
 
+# Why an answer is not whole, as the end of a sentence, by its finish reason.
+_CUT_PHRASES = {
+    "length": "was cut at its token limit",
+    "repetition": "went in a cycle",
+    "deadline": "was cut by the deadline",
+    "content_filter": "was filtered",
+    "cancelled": "was cancelled",
+}
+
+
+def answer_rank(text: str, finish_reason: str) -> int:
+    """Order answers by what there is of them: 0 for nothing, 1 for one that broke off, 2 for one
+    that is cut at its token limit, 3 for a whole one."""
+    if not text.strip():
+        return 0
+    return {"stop": 3, "tool_calls": 3, "length": 2}.get(finish_reason, 1)
+
+
+def cut_phrase(finish_reason: str) -> str:
+    """Say why an answer is not whole, as the end of a sentence."""
+    return _CUT_PHRASES.get(finish_reason, "broke off")
+
+
 def local_reply(
     draft: LocalDraft,
     reason: str,
@@ -317,6 +386,7 @@ def local_reply(
     if draft.format_error is not None:
         raise draft.format_error
     return HybridReply(
-        draft.text, "local", reason, low_confidence, draft, cost=cost or Cost(),
+        draft.text, "local", reason, low_confidence or not draft.complete, draft,
+        cost=cost or Cost(),
         rejected_by=rejected_by, parsed=draft.parsed, tool_calls=draft.calls, queued=queued,
     )  # fmt: skip

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from edgesdk.engines.base import DecodeState, Engine
-from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.content import text_messages
 from edgesdk.hybrid.privacy.policy import Upload, check_upload
 from edgesdk.hybrid.privacy.redaction import Redactor
@@ -30,7 +29,8 @@ class HybridRequest:
         request: what is asked, with nothing hidden.
         redactor: of the conversation; hides what is private in what is sent.
         states: lends the device's decode states; None for new ones.
-        on_break: what becomes of a cloud answer that breaks off; None for the client's own choice.
+        append_only: what was given out of a cloud's answer cannot be withdrawn. One that breaks
+            off is then neither begun again nor replaced.
         key: idempotency key of the question to the cloud; None for a new one.
         local_messages: what the device sees in place of the request's messages, where those are
             too many for it; None for all of them.
@@ -40,7 +40,7 @@ class HybridRequest:
     request: Request
     redactor: Redactor
     states: DecodeStates | None = None
-    on_break: OnBreak | None = None
+    append_only: bool = False
     key: str | None = None
     local_messages: Messages | None = None
     overflow: Overflow | None = None

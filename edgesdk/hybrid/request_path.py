@@ -6,21 +6,21 @@ import json
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgesdk.errors import RequestError
-from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
+from edgesdk.errors import EdgeError, RequestError
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.local import LocalModel
 from edgesdk.hybrid.offline.queue import OfflineQueue
 from edgesdk.hybrid.offline.sending import DeferredReply, DeferredRequests
 from edgesdk.hybrid.privacy.policy import Policy, Upload, UploadVerdict
-from edgesdk.hybrid.remote import CloudResult, NoCloudAnswer, RemoteModel
+from edgesdk.hybrid.remote import CloudResult, NoAnswerCause, NoCloudAnswer, RemoteModel
 from edgesdk.hybrid.reply import HybridReply, LocalDraft, local_reply
 from edgesdk.hybrid.request import HybridRequest, Messages, Prefer
 from edgesdk.hybrid.router import Preflight, Rejection
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
-from edgesdk.hybrid.stream import AnswerSteps, HybridEvent, HybridStream
+from edgesdk.hybrid.stream import AnswerSteps, HybridEvent, HybridStream, Screen
 
 if TYPE_CHECKING:
     from edgesdk.hybrid.monitor.monitor import Monitor
@@ -106,7 +106,7 @@ class RequestPath:
             local, rejection = yield from self._local(hybrid, may_leave, prefer)
         cancelled = request.cancellation.cancelled
         if local is not None and (rejection is None or cancelled):
-            reason = "cancelled" if cancelled else f"sure enough{_samples_phrase(local)}"
+            reason = "cancelled" if cancelled else _kept_reason(local, prefer)
             reply = local_reply(local, reason, low_confidence=cancelled)
         else:
             assert rejection is not None, "without a draft there is a reason why"
@@ -133,11 +133,9 @@ class RequestPath:
         )
         if prefer == "local":
             return local, None
-        if local.confidence is None:
-            return local, Rejection("", "the device said nothing")
-        if local.problem is not None:
-            return local, Rejection("", local.problem)
-        if local.predicted_wrong or local.confidence < threshold:
+        if local.rejection is not None:
+            return local, Rejection("", local.rejection)
+        if local.predicted_wrong or local.confidence is None or local.confidence < threshold:
             unsure = f"the device was unsure ({local.confidence:.2f}{_samples_phrase(local)})"
             return local, Rejection("", unsure)
         return local, None
@@ -149,43 +147,44 @@ class RequestPath:
         local: LocalDraft | None,
         rejection: Rejection,
     ) -> AnswerSteps:
-        """Ask the cloud; where it gives no answer, fall back to the device."""
+        """Ask the cloud; where it gives no whole answer, fall back to the device.
+
+        The pieces after the last `Restart` are the text of the reply, whoever gave it.
+        """
         request, (rejected_by, reason) = hybrid.request, rejection
-        shown = local is not None and bool(local.text)
+        screen = Screen("" if local is None else local.text, append_only=hybrid.append_only)
         tokens = local.receipt.prompt_tokens if local else self._preflight.count(hybrid)
         asking = self._remote.ask(hybrid, verdict, prompt_tokens=tokens)
-        said: list[str] = []
-        began = False
+        result: CloudResult | None = None
+        cause: NoAnswerCause = "failed"
         try:
-            while True:
-                event = next(asking)
-                if shown and not began:
-                    yield Restart(reason)
-                began = True
-                if isinstance(event, Restart):
-                    said.clear()
-                elif isinstance(event, TextDelta):
-                    said.append(event.text)
-                yield event
-        except StopIteration as end:
-            result: CloudResult = end.value
-            return result.reply(reason, local, rejected_by)
+            result = yield from screen.replace_by(asking, reason)
+            refusal, cost = result.problem, result.cost
+            if result.answer.broke_off:
+                cause = "away"
         except NoCloudAnswer as error:
-            refusal, cost = str(error), error.cost
-            queued = self._deferred.defer(error, request, verdict)
-        finally:
-            asking.close()
-        if request.cancellation.cancelled and began:
+            refusal, cost, cause = str(error), error.cost, error.cause
+        if request.cancellation.cancelled and screen.route == "cloud":
             reason = f"{reason}; cancelled"
-            return HybridReply("".join(said), "cloud", reason, True, local, cost=cost)
-        if local is None or local.aborted:
-            if shown or began:
-                yield Restart(refusal)
-            local = yield from self._device.answer(hybrid, self._confidence, cloud_allowed=False)
-        elif began:
-            yield Restart(refusal)
-            yield TextDelta(local.text, "local")
-        reason = f"{reason}; {refusal}" + ("" if queued is None else "; asked again later")
+            return HybridReply(screen.text, "cloud", reason, True, local, cost=cost)
+        stays = hybrid.append_only and screen.route == "cloud" and bool(screen.text)
+        if result is not None and (result.answer.complete or stays):
+            yield from screen.show(result.answer.text, "cloud", reason)
+            return result.reply(_joined(reason, refusal), local, rejected_by)
+        queued = self._deferred.defer(cause, request, verdict)
+        if (local is None or local.aborted) and (result is None or not result.cut_at_limit):
+            device = self._device.answer(hybrid, self._confidence, cloud_allowed=False)
+            try:
+                local = yield from screen.replace_by(device, refusal)
+            except EdgeError:
+                if result is None:
+                    raise
+        reason = _joined(reason, refusal, "" if queued is None else "asked again later")
+        if result is not None and (local is None or result.rank >= local.rank):
+            yield from screen.show(result.answer.text, "cloud", refusal)
+            return replace(result.reply(reason, local, rejected_by), queued=queued)
+        assert local is not None, "a device that cannot answer raises an error"
+        yield from screen.show(local.text, "local", refusal)
         return local_reply(
             local, reason, low_confidence=True, cost=cost, rejected_by=rejected_by, queued=queued
         )
@@ -201,7 +200,6 @@ class RequestPath:
         if self._journal is None:
             return
         local, cloud, receipt = reply.local, reply.cloud, reply.receipt
-        ended = cloud or (local and local.receipt)
         record = DecisionRecord(
             at=started,
             route=reply.route,
@@ -218,7 +216,8 @@ class RequestPath:
             output_tokens=receipt.output_tokens or 0,
             money=reply.cost.money,
             seconds=time.time() - started,
-            finish_reason=ended.finish_reason if ended else "",
+            finish_reason=reply.finish_reason,
+            local_finish_reason=local.receipt.finish_reason if local else "",
         )
         prompt = json.dumps(messages, ensure_ascii=False)
         texts = RecordedTexts(prompt, local.text if local else None, cloud.text if cloud else None)
@@ -226,6 +225,16 @@ class RequestPath:
             self._journal.append(record, prompt=prompt, texts=texts)
         except RequestError as error:
             _LOG.warning("a decision was not written down: %s", error)
+
+
+def _kept_reason(local: LocalDraft, prefer: Prefer | None) -> str:
+    if prefer == "local":
+        return "the app prefers the device"
+    return f"sure enough{_samples_phrase(local)}"
+
+
+def _joined(*phrases: str) -> str:
+    return "; ".join(phrase for phrase in phrases if phrase)
 
 
 def _samples_phrase(local: LocalDraft) -> str:

@@ -155,8 +155,7 @@ class SelfConsistency:
         )
         return (
             (cloud_allowed or self.without_cloud)
-            and not draft.predicted_wrong
-            and draft.receipt.finish_reason in ("stop", "length")
+            and draft.decidable
             and draft.confidence is not None
             and min_confidence <= draft.confidence < confidence.threshold
         )
@@ -220,12 +219,16 @@ def _options(
 def _weigh(
     answers: list[LocalDraft], confidence: Confidence, self_consistency: SelfConsistency
 ) -> tuple[LocalDraft, bool]:
-    """Choose the consensus; also return whether further samples could not change its fate."""
-    confidences = [answer.confidence or 0.0 for answer in answers]
+    """Choose the consensus; also return whether further samples could not change its fate.
+
+    An answer that is cut agrees with no other, and is not chosen.
+    """
+    whole = [answer for answer in answers if answer.complete]
+    confidences = [answer.confidence or 0.0 for answer in whole]
     choice = consensus_of(
-        [answer.text for answer in answers], confidences, self_consistency.similarity
+        [answer.text for answer in whole], confidences, self_consistency.similarity
     )
-    best, own = answers[choice.at], confidences[choice.at]
+    best, own = whole[choice.at], confidences[choice.at]
     others, left = len(answers) - 1, self_consistency.tries + 1 - len(answers)
 
     agreement = choice.agreement / others

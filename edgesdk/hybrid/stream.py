@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from time import perf_counter
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from edgesdk.errors import RequestError
 from edgesdk.generation.streaming import AsyncStream
@@ -18,6 +18,7 @@ from edgesdk.system.closing import Closeable
 
 HybridEvent: TypeAlias = TextDelta | ReasoningDelta | Restart
 _Result = TypeVar("_Result")
+_Route: TypeAlias = Literal["local", "cloud"]
 AnswerSteps: TypeAlias = Generator[HybridEvent, None, HybridReply]
 
 
@@ -30,6 +31,62 @@ def read_to_end(steps: Generator[object, None, _Result]) -> _Result:
             except StopIteration as end:
                 result: _Result = end.value
                 return result
+
+
+class Screen:
+    """Follows what the reader of a stream has on the screen, to replace it by a better answer.
+
+    Args:
+        draft: what the device said so far.
+        append_only: nothing can be withdrawn, so reasoning and blanks stay before another answer.
+
+    Attributes:
+        text: all of it since the last `Restart`.
+        route: who said that; None before the first piece.
+    """
+
+    def __init__(self, draft: str, *, append_only: bool) -> None:
+        self.text = draft
+        self.route: _Route | None = "local" if draft else None
+        self._reasoned = False
+        self._append_only = append_only
+
+    def replace_by(
+        self, steps: Generator[HybridEvent, None, _Result], reason: str
+    ) -> Generator[HybridEvent, None, _Result]:
+        """Yield the pieces of another answer, and return its value; with the first of them what is
+        there is withdrawn."""
+        replaced = False
+        with closing(steps):
+            while True:
+                try:
+                    event = next(steps)
+                except StopIteration as end:
+                    result: _Result = end.value
+                    return result
+                if not replaced:
+                    yield from self._clear(reason)
+                    replaced = True
+                if isinstance(event, Restart):
+                    self.text, self._reasoned = "", False
+                elif isinstance(event, TextDelta):
+                    self.text, self.route = self.text + event.text, event.route
+                else:
+                    self.route, self._reasoned = "cloud", True
+                yield event
+
+    def show(self, text: str, route: _Route, reason: str) -> Iterator[HybridEvent]:
+        """Yield what it takes until there is `text`, said by `route`, and nothing else."""
+        if (self.text, self.route) != (text, route):
+            yield from self._clear(reason)
+            if text:
+                yield TextDelta(text, route)
+
+    def _clear(self, reason: str) -> Iterator[HybridEvent]:
+        stays = self._append_only and self.route == "cloud" and not self.text.strip()
+        if (self.text or self._reasoned) and not stays:
+            yield Restart(reason)
+        self.text, self._reasoned = "", False
 
 
 class HybridStream(Closeable, Iterator[HybridEvent]):

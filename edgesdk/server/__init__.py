@@ -22,7 +22,9 @@ With a cloud, clients learn more than OpenAI's API has:
   Headers come before the first piece, so the route is "undecided" where it is not known by then
   (only with hold "nothing"), and the reason is missing.
 - `reasoning_content` has what a cloud's model thinks.
-- An answer that broke off has the `finish_reason` "length", and `whole` is false.
+- Half an answer is given only where nobody has a whole one, and where a stream has shown it
+  already. It has the `finish_reason` "length" (or "content_filter"); `whole` is false and
+  `low_confidence` true.
 
 A client chooses with the headers `X-Edgesdk-Upload` ("local_only", "redact", "allow") and
 `X-Edgesdk-Prefer` ("local", "cloud"), or with the same in a field `edgesdk` of the request. The

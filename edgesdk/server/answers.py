@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Protocol, TypeAlias
 
@@ -11,7 +11,7 @@ from edgesdk.generation.constraint import Constraint
 from edgesdk.generation.loop import Step
 from edgesdk.generation.streaming import AsyncChannel
 from edgesdk.hybrid.privacy.policy import UploadVerdict
-from edgesdk.hybrid.reply import HybridReceipt, HybridReply, LocalDraft, Timing
+from edgesdk.hybrid.reply import HybridReceipt, HybridReply, LocalDraft, Timing, local_reply
 from edgesdk.hybrid.request import HybridRequest, Prefer
 from edgesdk.hybrid.request_path import RequestPath
 from edgesdk.hybrid.stream import HybridEvent
@@ -127,7 +127,7 @@ class DeviceSource:
             return Reply(text, finish.reason, receipt, finish.tokens)
         draft = LocalDraft(text, receipt, signals=None, confidence=None, aborted=False)
         timing = Timing(perf_counter() - self.request.started, receipt.time_to_first_token)
-        return HybridReply(text, "local", self.reason, local=draft, timing=timing)
+        return replace(local_reply(draft, self.reason), timing=timing)
 
     def cancel(self) -> None:
         self.request.cancellation.cancel()

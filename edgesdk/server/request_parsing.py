@@ -12,7 +12,6 @@ from starlette.datastructures import Headers
 
 from edgesdk.errors import InvalidOption, MissingExtra, StructureError
 from edgesdk.generation.prefill import check_fits
-from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.request import Request
@@ -141,10 +140,11 @@ def parse_chat(
             top_logprobs=request.top_logprobs or 0,
         )
         if clients is not None:
-            # Where pieces of a cloud are shown at once, what broke off is not begun again.
-            on_break: OnBreak = "incomplete" if hold == "decision" else "restart"
             redactor = Redactor(clients.policy.detectors)
-            hybrid_request = HybridRequest(generation_request, redactor, loaded.states, on_break)
+            # Pieces of a cloud are shown at once, to clients that only append.
+            hybrid_request = HybridRequest(
+                generation_request, redactor, loaded.states, append_only=hold == "decision"
+            )
             path = clients.client(request.model, loaded.model).path
             verdict = path.evaluate(hybrid_request, upload=routing.upload)
             return HybridSource(path, hybrid_request, verdict, routing.prefer)

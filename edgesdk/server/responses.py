@@ -275,7 +275,7 @@ def _routing_report(reply: AnswerReply) -> Json:
         "low_confidence": receipt.low_confidence,
         "cost": {"money": receipt.cost.money, "tokens": receipt.cost.tokens},
         "endpoint": receipt.endpoint,
-        "whole": receipt.finish_reason not in ("incomplete", "deadline"),
+        "whole": receipt.complete,
         "seconds": receipt.seconds,
     }
     return {"edgesdk": report}

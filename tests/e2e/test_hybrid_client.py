@@ -122,18 +122,6 @@ def test_without_the_cloud_the_devices_answer_comes_marked(
     assert "the cloud" in stream.reply.reason
 
 
-def test_a_cloud_that_breaks_off_for_good_leaves_what_there_is() -> None:
-    model = fake_model(FakeEngine(LOCAL))
-    with (
-        ScriptedServer([[HEAD, chunk("The an"), Reset()]]) as server,
-        HybridClient(model, cloud=cloud(server), confidence=UNSURE) as client,
-    ):
-        stream = client.stream("Hi")
-        assert shown(stream) == stream.reply.text == "The an"
-    assert stream.reply.cloud is not None
-    assert not stream.reply.cloud.complete
-
-
 def test_local_only_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", no_socket)
     monkeypatch.setattr(socket, "create_connection", no_socket)

@@ -161,8 +161,8 @@ def test_what_was_learned_of_the_model_is_used_by_itself(tmp_path: Path) -> None
             assert (reply.route, reply.local.aborted) == ("cloud", True)
             assert len(reply.local.text) < 20
             assert hybrid.respond("123 + 456").rejected_by == "prompt"
-        with client(server, engine, tmp_path, confidence=SURE) as hybrid:
-            assert hybrid.respond("Hello, you", max_tokens=9).route == "local"
+        with client(server, FakeEngine(b"x"), tmp_path, confidence=SURE) as hybrid:
+            assert hybrid.respond("Hello, you").route == "local"
     assert len(engine.states) == 2
 
 

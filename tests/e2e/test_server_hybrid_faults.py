@@ -71,18 +71,6 @@ def test_without_the_cloud_the_devices_answer_comes_marked(
     assert not [text for text in everything if "sk-secret-key" in text]
 
 
-def test_an_answer_that_breaks_off_is_no_whole_one() -> None:
-    def answers(body: dict[str, Any]) -> Script:
-        return [HEAD, chunk("The an")]
-
-    with TalkingCloud(answers) as cloud, hybrid_server(cloud) as (_, client):
-        _, chunks = stream(client)
-        assert text_of(chunks) == "The an"
-        assert chunks[-1].choices[0].finish_reason == "length"
-        assert (report(chunks[-1])["route"], report(chunks[-1])["whole"]) == ("cloud", False)
-        assert len(cloud.requests) == 1
-
-
 def test_what_is_shown_at_its_end_may_begin_again() -> None:
     tried: list[int] = []
 

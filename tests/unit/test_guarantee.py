@@ -83,7 +83,7 @@ def test_labels_may_be_any_prompt_and_any_check() -> None:
         return True
 
     labelled = (([{"role": "user", "content": f"<{i}>"}], check) for i in range(30, 50))
-    made = client().calibrate(labelled, max_tokens=1)
+    made = client().calibrate(labelled, max_tokens=9)
     assert asked == ["7"] * 10 + ["8"] * 10
     assert (made.calibration.kept, made.calibration.wrong) == (20, 0)
 

@@ -104,6 +104,15 @@ def test_an_answer_that_broke_off_is_none(tmp_path: Path) -> None:
     assert texts(queue) == ["a"]
 
 
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+def test_one_that_another_time_would_cut_too_is_given_out(tmp_path: Path, finish: str) -> None:
+    queue = queue_at(tmp_path)
+    queue.put(request("a"))
+    (late,) = send_queued(queue, lambda one, *_: reply_of(one, finish))
+    assert (late.reply.text, late.reply.complete) == ("A", False)
+    assert texts(queue) == []
+
+
 def test_an_error_leaves_the_request_to_others(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
     queue.put(request("a"))
@@ -162,16 +171,14 @@ def test_only_what_another_time_may_answer_is_kept(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
     plain = Request([{"role": "user", "content": "a"}], Options(), lambda messages, specs: [])
     verdict = Policy().evaluate(plain.messages)
-    away = NoCloudAnswer("because", "away")
     for cause in ("policy", "budget", "unfit", "failed"):
-        error = NoCloudAnswer("because", cause)  # type: ignore[arg-type]
-        assert deferred_requests(queue).defer(error, plain, verdict) is None
+        assert deferred_requests(queue).defer(cause, plain, verdict) is None  # type: ignore[arg-type]
     # What checks an answer of a form is code, which cannot wait.
     formed = replace(plain, output_format=OutputFormat(None, str))
-    assert deferred_requests(queue).defer(away, formed, verdict) is None
-    assert deferred_requests(None).defer(away, plain, verdict) is None
-    assert deferred_requests(queue).defer(away, plain, verdict) == 1
+    assert deferred_requests(queue).defer("away", formed, verdict) is None
+    assert deferred_requests(None).defer("away", plain, verdict) is None
+    assert deferred_requests(queue).defer("away", plain, verdict) == 1
     assert texts(queue) == ["a"]
     # An answer does not depend on the queue.
     queue.close()
-    assert deferred_requests(queue).defer(away, plain, verdict) is None
+    assert deferred_requests(queue).defer("away", plain, verdict) is None

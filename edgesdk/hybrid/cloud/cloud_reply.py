@@ -67,8 +67,13 @@ class CloudReply:
 
     @property
     def complete(self) -> bool:
-        """Whether the endpoint said that this is all."""
-        return self.finish_reason not in ("incomplete", "deadline")
+        """Whether it is a whole answer: neither cut at a limit, nor filtered, nor broken off."""
+        return self.finish_reason in ("stop", "tool_calls")
+
+    @property
+    def broke_off(self) -> bool:
+        """Whether it ended without a word of the endpoint, so that another time may be better."""
+        return self.finish_reason in ("incomplete", "deadline")
 
 
 CloudEvent = TextDelta | ReasoningDelta | Restart | CloudReply

@@ -161,9 +161,9 @@ class Labels:
     Attributes:
         confidences: of the answers that a threshold decides about, and
         right: whether each of them is.
-        skipped: how many prompts had no such answer: it was predicted to be wrong, it has no token,
-            the prompt does not fit, the router rejects it, or the deadline was too short. Such
-            answers are never kept, whatever the threshold.
+        skipped: how many prompts had no such answer: it was predicted to be wrong, it is cut or
+            has no token, the prompt does not fit, the router rejects it, or the deadline was too
+            short. Such answers are never kept, whatever the threshold.
     """
 
     confidences: tuple[float, ...] = ()
@@ -207,7 +207,7 @@ def label_answers(
             raise RequestError(
                 f"The calibration was cancelled after {done} prompts; nothing was changed."
             )
-        if draft is not None and draft.confidence is not None and not draft.predicted_wrong:
+        if draft is not None and draft.confidence is not None and draft.decidable:
             confidences.append(draft.confidence)
             right.append(passes(check, draft.text))
         done += 1
@@ -241,7 +241,8 @@ def labels_in_journal(
         signals = dict(decision.signals)
         agreement = signals.pop("agreement", None)
         signals.pop("answers", None)
-        if decision.predicted_wrong or decision.rejected_by or set(signals) != set(SIGNAL_NAMES):
+        never_kept = decision.predicted_wrong or not decision.local_complete
+        if never_kept or decision.rejected_by or set(signals) != set(SIGNAL_NAMES):
             skipped += 1
             continue
         alone = confidence.of(Signals(**signals))

@@ -176,7 +176,8 @@ def _labelled_drafts(
                 local = client.respond(prompt, **options).local
             except (ContextOverflow, DeadlineExceeded):
                 continue
-            if local is not None and local.signals is not None:
+            # An answer that is cut is never kept, so there is nothing to learn of it.
+            if local is not None and local.signals is not None and local.complete:
                 right = passes(check, local.text)
                 yield LabelledDraft(
                     prompt, local.signals, right, local.hidden_state, local.partial_signals
@@ -217,7 +218,7 @@ def examples_in(
 ) -> list[LabelledDraft]:
     """Read labelled local answers from a journal that keeps texts.
 
-    Each was made in one try. They have no hidden states, which no journal keeps.
+    Each is whole, and was made in one try. They have no hidden states, which no journal keeps.
 
     Args:
         bundle: only those of this model.
@@ -226,6 +227,8 @@ def examples_in(
     for entry in entries:
         decision = entry.decision
         if entry.texts is None or entry.right is None or set(decision.signals) != set(SIGNAL_NAMES):
+            continue
+        if not decision.local_complete:
             continue
         messages = _messages(entry.texts.prompt)
         if messages and decision.route != "audit" and bundle in (None, decision.bundle):

@@ -188,7 +188,7 @@ class Auditor(Closeable):
         return read_to_end(steps)
 
     def _judged(self, candidate: AuditCandidate, result: CloudResult) -> tuple[bool | None, str]:
-        if result.answer.finish_reason != "stop":
+        if not result.answer.complete:
             return None, "not audited: the cloud's answer is not whole"
         try:
             agreed = bool(
@@ -227,6 +227,8 @@ class Auditor(Closeable):
             output_tokens=usage.completion_tokens if usage else 0,
             money=result.cost.money if result else 0.0,
             seconds=time.time() - started,
+            finish_reason=result.answer.finish_reason if result else "",
+            local_finish_reason=draft.receipt.finish_reason,
         )
         prompt = json.dumps(candidate.request.messages, ensure_ascii=False)
         texts = RecordedTexts(prompt, draft.text, result.answer.text if result else None, agreed)

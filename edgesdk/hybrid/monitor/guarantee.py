@@ -155,7 +155,7 @@ class GuaranteeMonitor:
 
     def observe_draft(self, draft: LocalDraft) -> None:
         """Watch the confidence of a draft for a user's prompt."""
-        if draft.confidence is None or draft.predicted_wrong:
+        if draft.confidence is None or not draft.decidable:
             return
         with self._guard:
             if self._inputs.update(draft.confidence):

@@ -12,7 +12,7 @@ from edgesdk.errors import EdgeError, RequestError
 from edgesdk.hybrid.offline.queue import OfflineQueue, QueuedRequest, queued_request
 from edgesdk.hybrid.privacy.policy import Policy, UploadVerdict, strictest
 from edgesdk.hybrid.privacy.redaction import Redactor
-from edgesdk.hybrid.remote import NoCloudAnswer, RemoteModel
+from edgesdk.hybrid.remote import NoAnswerCause, NoCloudAnswer, RemoteModel
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.request import HybridRequest, Messages
 from edgesdk.hybrid.stream import read_to_end
@@ -65,13 +65,13 @@ class DeferredRequests:
         self._count = count
         self._record = record
 
-    def defer(self, error: NoCloudAnswer, request: Request, verdict: UploadVerdict) -> int | None:
-        """Put a request that got no answer into the queue, and return its id there.
+    def defer(self, cause: NoAnswerCause, request: Request, verdict: UploadVerdict) -> int | None:
+        """Put a request that got no whole answer into the queue, and return its id there.
 
         It is None where another time is no better. The checks of tools and output formats are the
         caller's, and do not outlive it, so requests with them are not queued.
         """
-        if self._queue is None or error.cause != "away" or not request.is_plain:
+        if self._queue is None or cause != "away" or not request.is_plain:
             return None
         try:
             return self._queue.put(queued_request(request.messages, request.options, verdict))
@@ -146,7 +146,7 @@ def send_queued(
         except BaseException:
             claim.release()
             raise
-        if reply.cloud is None or not reply.cloud.complete:
+        if reply.cloud is None or reply.cloud.broke_off:
             claim.release()
         elif claim.done():
             yield DeferredReply(entry.id, entry.at, request.messages, reply)

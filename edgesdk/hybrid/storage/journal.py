@@ -44,8 +44,9 @@ class DecisionRecord:
         prompt_tokens, output_tokens: of the answer that was given.
         money: that it cost, in the currency of the endpoint's prices.
         seconds: from the request to the end of the answer.
-        finish_reason: why the reply that was given ended, in the words of who gave it ("stop"
-            where it is complete).
+        finish_reason: why the reply that was given ended, in the words of who gave it; see
+            `complete`.
+        local_finish_reason: the same of the device's draft; empty where none was made.
     """
 
     at: float
@@ -66,6 +67,18 @@ class DecisionRecord:
     money: float = 0.0
     seconds: float = 0.0
     finish_reason: str = ""
+    local_finish_reason: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the reply that was given is a whole one."""
+        return self.finish_reason in ("stop", "tool_calls")
+
+    @property
+    def local_complete(self) -> bool:
+        """Whether the device's draft is whole, as far as that was recorded."""
+        of_reply = self.finish_reason if self.route == "local" else ""
+        return (self.local_finish_reason or of_reply) in ("", "stop", "tool_calls")
 
 
 @dataclass(frozen=True)
@@ -131,6 +144,7 @@ class JournalEntry:
         """Return the entry as a JSON object, a line of an export."""
         found: dict[str, object] = {"id": self.id, "prompt_hash": self.prompt}
         found |= asdict(self.decision)
+        found["complete"] = self.decision.complete
         found["right"] = self.right
         if self.texts is not None:
             found["texts"] = asdict(self.texts)
