@@ -9,7 +9,6 @@ import pytest
 from edgesdk_export.optimum import environment
 from edgesdk_export.optimum.run_optimum import (
     expected_rope_theta,
-    failure_line,
     run_optimum,
     with_older_fields,
 )
@@ -104,18 +103,6 @@ def test_an_older_config_is_left_alone():
     assert with_older_fields(config) == config
     assert expected_rope_theta({"rope_theta": 1e6}) == 1e6
     assert expected_rope_theta({"rope_theta": 1e6, "rope_scaling": {"type": "linear"}}) is None
-
-
-def test_the_last_meaningful_line_is_found():
-    stderr = (
-        "Traceback (most recent call last):\n"
-        '  File "x.py", line 1, in <module>\n'
-        "ValueError: architecture mamba is not supported.\n"
-        "  ^^^^^^\n"
-        "UserWarning: something else\n\n"
-    )
-    assert failure_line(stderr) == "ValueError: architecture mamba is not supported"
-    assert "no message" in failure_line("\n")
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]"])

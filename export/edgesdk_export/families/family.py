@@ -51,7 +51,7 @@ class GgufFamily:
     softcaps: bool = False
     frequency_factors: bool = False
     long_factors: bool = False
-    partial_rope: bool = True
+    partial_rope: bool = False
     layers_of_27b: int | None = None
     interleaved_rope: bool = False
     fused: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)

@@ -90,6 +90,7 @@ FAMILY = Family(
         window_period=2,
         tied_only=True,
         softcaps=True,
+        partial_rope=True,
         layers_of_27b=_LAYERS_OF_27B,
     ),
 )

@@ -81,7 +81,6 @@ FAMILY = Family(
         from_gguf,
         biases=frozenset(("qkv_bias", "o_bias", "mlp_bias")),
         frequency_factors=True,
-        partial_rope=False,
         interleaved_rope=True,
         is_70b=lambda spec: spec.heads != spec.kv_heads,
     ),

@@ -79,6 +79,7 @@ FAMILY = Family(
         from_gguf,
         frequency_factors=True,
         long_factors=True,
+        partial_rope=True,
         fused={"qkv": ("attn_qkv", ("q", "k", "v")), "gate_up": ("ffn_up", ("gate", "up"))},
     ),
 )

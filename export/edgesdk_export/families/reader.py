@@ -29,6 +29,8 @@ def read_decoder(checkpoint: Checkpoint) -> Decoder:
         DamagedCheckpoint: a file was cut since it was opened.
     """
     reading = reader_of(checkpoint)(checkpoint)
+    _refuse_wrapped_names(checkpoint, reading)
+    _refuse_uneven_heads(checkpoint, reading.spec)
     spec = replace(reading.spec, tied=_is_tied(checkpoint, reading))
     _refuse_leftovers(checkpoint, reading)
     return Decoder(spec, _views(checkpoint, reading, spec))
@@ -66,6 +68,47 @@ def _views(
             probed.add(tensor.dtype)
         weights[name] = weight_view(tensor, source)
     return weights
+
+
+# What stands before every tensor's name where a model was saved inside something that wrapped it.
+_WRAPPERS = {
+    "base_model.model.": "PEFT",
+    "_orig_mod.": "torch.compile",
+    "module.": "DistributedDataParallel",
+    "_fsdp_wrapped_module.": "FSDP",
+}
+
+
+def _refuse_wrapped_names(checkpoint: Checkpoint, reading: CheckpointMapping) -> None:
+    embedding = reading.sources["embed.weight"].tensor
+    for start, wrapper in _WRAPPERS.items():
+        wrapped = [name for name in checkpoint.tensors if name.startswith(start)]
+        if not wrapped or embedding in checkpoint.tensors:
+            continue
+        if any(".lora_" in name for name in wrapped):
+            hint = "Merge the adapter first: model.merge_and_unload().save_pretrained(FOLDER)."
+        elif wrapper == "PEFT":
+            hint = (
+                "Save the merged model itself: model.merge_and_unload().save_pretrained(FOLDER),"
+                " not the model that get_peft_model gave."
+            )
+        else:
+            hint = f"Save the model itself, not {wrapper}'s wrapper around it."
+        raise ConfigMismatch(
+            f"{checkpoint.path}: {len(wrapped):,} tensors have {wrapper}'s names, such as"
+            f" '{wrapped[0]}'; transformers finds none of its weights under them.",
+            hint=hint,
+        )
+
+
+def _refuse_uneven_heads(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
+    if spec.heads % spec.kv_heads:
+        raise ConfigMismatch(
+            f"{checkpoint.path}: {spec.heads} attention heads cannot share {spec.kv_heads} KV heads"
+            " evenly; neither onnxruntime, llama.cpp nor transformers computes that.",
+            hint="Correct the number of KV heads (num_key_value_heads) to that of the training: a"
+            f" divisor of {spec.heads}.",
+        )
 
 
 def _is_tied(checkpoint: Checkpoint, reading: CheckpointMapping) -> bool:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
 
+from edgesdk.bundle.rope import frequencies
 from edgesdk.bundle.spec import DecoderSpec, RopeSpec
 from edgesdk.errors import ExportError
 from edgesdk_export.families.family import GgufFamily
@@ -170,6 +172,12 @@ def _check_rope(spec: DecoderSpec, family: GgufFamily) -> None:
     rope, local = spec.rope, spec.local_rope
     if rope.rotary_size != spec.head_size and not family.partial_rope:
         _refuse(spec, f"rotating {rope.rotary_size} of {spec.head_size} values of a head")
+    if rope.kind == "yarn" and not _has_default_betas(rope):
+        _refuse(
+            spec,
+            f"YaRN with a beta_fast of {rope.beta_fast:g} and a beta_slow of"
+            f" {rope.beta_slow:g} (it always takes 32 and 1)",
+        )
     factors = rope_tensors(spec)
     if factors and not family.frequency_factors:
         _refuse(spec, f"{rope.kind} rope")
@@ -177,6 +185,15 @@ def _check_rope(spec: DecoderSpec, family: GgufFamily) -> None:
         _refuse(spec, f"{rope.kind} rope")
     if local is not None and (local.kind != "default" or local.rotary_size != spec.head_size):
         _refuse(spec, f"{local.kind} rope in windowed layers")
+
+
+def _has_default_betas(rope: RopeSpec) -> bool:
+    """Whether the frequencies are those of llama.cpp's betas. It writes down others and reads them,
+    but computes with 32 and 1."""
+    default = replace(rope, beta_fast=32.0, beta_slow=1.0)
+    return np.allclose(
+        frequencies(rope, long=False), frequencies(default, long=False), rtol=_CLOSE, atol=0
+    )
 
 
 def _attention_scale(spec: DecoderSpec, family: GgufFamily) -> float:

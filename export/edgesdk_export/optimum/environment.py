@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from edgesdk.errors import ExportError
+from edgesdk_export.failure_cause import cause_of
 from edgesdk_export.progress import ExportProgress
 
 VARIABLE = "EDGESDK_OPTIMUM_ENV"
@@ -100,7 +101,7 @@ def _make(folder: Path, progress: ExportProgress) -> None:
         )
         if created.returncode:
             raise ExportError(
-                f"python -m venv failed: {_last_line(created.stderr or created.stdout)}.",
+                f"python -m venv failed: {cause_of(created.stderr or created.stdout)}.",
                 hint="Install the venv module of this Python (on Debian: python3-venv)."
                 f" {_OWN_ENVIRONMENT}",
             )
@@ -147,14 +148,14 @@ def pip_failure(output: str) -> ExportError:
         why = "the package index could not be reached"
         hint = "Check the network and pip's index settings (pip config list)."
     elif "no matching distribution" in lowered or "requires-python" in lowered:
-        why = _last_line(output)
+        why = cause_of(output)
         here = f"{sys.version_info.major}.{sys.version_info.minor}"
         hint = (
             f"This is Python {here}; these packages may not exist for it: run edgesdk with"
             " Python 3.10 to 3.13."
         )
     else:
-        why, hint = _last_line(output), "pip's message says what is wrong."
+        why, hint = cause_of(output), "pip's message says what is wrong."
     return ExportError(
         f"optimum's environment could not be installed: {why}.", hint=f"{hint} {_OWN_ENVIRONMENT}"
     )
@@ -179,7 +180,7 @@ def _named_environment(named: Path) -> Path:
     )
     if found.returncode:
         raise ExportError(
-            f"{VARIABLE}: {python} does not run: {_last_line(found.stderr)}.",
+            f"{VARIABLE}: {python} does not run: {cause_of(found.stderr)}.",
             hint="Unset it to have an environment made.",
         )
     versions: dict[str, str | None] = json.loads(found.stdout)
@@ -203,8 +204,3 @@ def _python_of(folder: Path) -> Path:
 def _pins_hash() -> str:
     text = json.dumps([PINS, sys.version_info[:2]])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else "no message"

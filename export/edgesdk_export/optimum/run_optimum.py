@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from edgesdk.errors import ConfigMismatch, DamagedCheckpoint, ExportError
 from edgesdk_export.checkpoint.checkpoint import read_json
+from edgesdk_export.failure_cause import cause_of
 from edgesdk_export.optimum import driver
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
@@ -58,7 +59,7 @@ def run_optimum(python: Path, checkpoint: Path, work: Path) -> RawExport:
     Raises:
         DamagedCheckpoint: there is no config.json, or it is not JSON.
         ConfigMismatch: the configuration cannot be said in the older transformers' terms.
-        ExportError: optimum failed; the message has its last line.
+        ExportError: optimum failed; the message has the cause that it gave.
     """
     config = _read_config(checkpoint / "config.json")
     staged, raw = work / "checkpoint", work / "raw"
@@ -82,17 +83,10 @@ def run_optimum(python: Path, checkpoint: Path, work: Path) -> RawExport:
     )
     if ran.returncode or not (raw / "model.onnx").exists():
         raise ExportError(
-            f"optimum could not export {checkpoint}: {failure_line(ran.stderr)}.",
+            f"optimum could not export {checkpoint}: {cause_of(ran.stderr)}.",
             hint="optimum does not know every architecture; its message says what it misses.",
         )
     return _read_back(raw, checkpoint)
-
-
-def failure_line(stderr: str) -> str:
-    """The last line of a Python program's stderr that says something."""
-    lines = [line.strip() for line in stderr.splitlines()]
-    said = [line for line in lines if line and "Warning" not in line and set(line) - set("^~ ")]
-    return said[-1].rstrip(".")[:400] if said else "it gave no message (out of memory?)"
 
 
 def _read_back(raw: Path, checkpoint: Path) -> RawExport:

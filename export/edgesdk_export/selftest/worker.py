@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -18,14 +17,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgesdk.errors import ExportError
+from edgesdk_export.failure_cause import cause_of
 
 _Result = TypeVar("_Result")
-
-# Where a C library says why it ends the process; what comes after it is a backtrace.
-_ABORT = re.compile(r"GGML_ASSERT|GGML_ABORT|terminate called|what\(\):|\bfatal\b", re.IGNORECASE)
-_TRACEBACK = "Traceback (most recent call last):"
-_EXCEPTION = re.compile(r"[\w.]+(?:Error|Exception|Exit|Interrupt)\b")
-_ERROR = re.compile(r"\berror\b|\bfailed\b|\bcannot\b", re.IGNORECASE)
 
 
 def call_in_process(
@@ -62,22 +56,6 @@ def call_in_process(
             return result
     cause = cause_of(ran.stderr.decode("utf-8", "replace"))
     raise ExportError(f"{doing} {_end(ran.returncode)}: {cause}.", hint=hint)
-
-
-def cause_of(stderr: str) -> str:
-    """The line in which a program says why it ended: of a Python traceback the exception, of an
-    abort its reason, else the first line that speaks of an error, else the last one."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    exceptions = [line for line in lines if _EXCEPTION.match(line)] if _TRACEBACK in lines else []
-    for found in (
-        exceptions[-1:],
-        [line for line in lines if _ABORT.search(line)],
-        [line for line in lines if _ERROR.search(line)],
-        lines[-1:],
-    ):
-        if found:
-            return found[0].rstrip(".")
-    return "it gives no reason"
 
 
 def _end(code: int) -> str:
