@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgesdk.hybrid.content import is_data, is_media
+from edgesdk.hybrid.content import is_data, is_media, text_groups
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.tools.call_messages import calls_of
@@ -26,17 +27,19 @@ class CloudRequest:
     names: Mapping[str, str] = field(default_factory=dict)
 
 
-def cloud_request(hybrid: HybridRequest, *, hide: bool, max_output_tokens: int) -> CloudRequest:
+def cloud_request(
+    hybrid: HybridRequest, *, hide: AbstractSet[str] | None, max_output_tokens: int
+) -> CloudRequest:
     """Build the request that a cloud is sent.
 
     Args:
-        hide: what the conversation's redactor finds private; without it texts go as they are.
+        hide: kinds of what the conversation's redactor finds that are hidden; None for all.
         max_output_tokens: where the options set no limit.
     """
     request, options = hybrid.request, hybrid.request.options
-    hiding = _Redactor(hybrid.redactor if hide else None)
+    hiding = _Redactor(hybrid.redactor, hide)
     body: dict[str, Any] = {
-        "messages": [hiding.message(message) for message in request.messages],
+        "messages": hiding.messages(request.messages),
         "max_tokens": options.max_tokens or max_output_tokens,
         "temperature": options.temperature,
     }
@@ -62,18 +65,31 @@ def extra_tokens(sent: CloudRequest) -> int:
 class _Redactor:
     """Replaces what is private in the parts of one request by placeholders."""
 
-    def __init__(self, redactor: Redactor | None) -> None:
+    def __init__(self, redactor: Redactor, kinds: AbstractSet[str] | None) -> None:
         self._redactor = redactor
+        self._kinds = kinds
         self.names: dict[str, str] = {}
 
-    def message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        texts = iter(
+            text
+            for group in text_groups(messages)
+            for text in self._redactor.redact_parts(group, self._kinds)
+        )
+        return [self._message(message, texts) for message in messages]
+
+    def _message(self, message: Mapping[str, Any], texts: Iterator[str]) -> dict[str, Any]:
+        """Redact a message, whose texts are the next of `texts`."""
         calls = calls_of(message)
-        plain = {key: self._part(key, item) for key, item in message.items() if key != "tool_calls"}
+        plain = {
+            key: self._content(item, texts) if key == "content" else self._part(key, item)
+            for key, item in message.items()
+            if key != "tool_calls"
+        }
         written = [
             {
                 "id": self._word(call.id),
                 "type": "function",
-                # Hidden before it is written as JSON, whose escapes no detector reads.
                 "function": {
                     "name": self._name(call.name),
                     "arguments": json.dumps(self.value(call.arguments), ensure_ascii=False),
@@ -94,26 +110,26 @@ class _Redactor:
 
     def value(self, value: Any) -> Any:
         """Redact all texts, keys and numbers of a JSON value."""
-        redactor = self._redactor
-        if redactor is None or value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, str):
-            return redactor.redact(value)
-        if isinstance(value, int | float):
-            written = json.dumps(value)
-            hidden = redactor.redact(written)
-            return value if hidden == written else hidden
-        if isinstance(value, Mapping):
-            return {redactor.redact(str(key)): self.value(item) for key, item in value.items()}
-        return [self.value(item) for item in value] if isinstance(value, Sequence) else value
+        return self._redactor.redact_value(value, self._kinds)
 
-    def _content(self, content: Any) -> Any:
-        if isinstance(content, str) or not isinstance(content, Sequence):
+    def _content(self, content: Any, texts: Iterator[str]) -> Any:
+        """Redact a message's content, whose texts are the next of `texts`."""
+        if isinstance(content, str):
+            return next(texts)
+        if not isinstance(content, Sequence):
             return self.value(content)
-        return [
-            self._medium(part) if isinstance(part, Mapping) and is_media(part) else self.value(part)
-            for part in content
-        ]
+        return [self._content_part(part, texts) for part in content]
+
+    def _content_part(self, part: Any, texts: Iterator[str]) -> Any:
+        if not isinstance(part, Mapping):
+            return next(texts)
+        own = {
+            key: next(texts)
+            for key, item in part.items()
+            if key == "text" and isinstance(item, str)
+        }
+        rest = {key: item for key, item in part.items() if key not in own}
+        return {**(self._medium(rest) if is_media(part) else self.value(rest)), **own}
 
     def _medium(self, value: Any) -> Any:
         """Redact a part that has a picture or a sound; its base64 data stays as it is."""
@@ -124,8 +140,6 @@ class _Redactor:
         }
 
     def _part(self, key: str, item: Any) -> Any:
-        if key == "content":
-            return self._content(item)
         if key == "name" and isinstance(item, str):
             return self._name(item)
         return self._word(item) if key == "tool_call_id" else self.value(item)

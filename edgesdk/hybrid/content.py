@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 # By the types that OpenAI's API has for them.
@@ -31,6 +32,39 @@ def is_media(part: Mapping[str, Any]) -> bool:
 def is_data(key: str, value: Any) -> bool:
     """Whether a field of a picture, sound or file holds its bytes, in base64."""
     return isinstance(value, str) and (key == "data" or value.startswith("data:"))
+
+
+def texts_of(message: Mapping[str, Any]) -> list[str]:
+    """List the texts of a message's content: one, or one for each part that has one."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return [content]
+    return [part["text"] for part in parts_in([message]) if isinstance(part.get("text"), str)]
+
+
+def text_groups(messages: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """List the texts of the messages, those together that are read as one.
+
+    These are the parts of a message, and messages of the same role one after the other.
+    """
+    groups = groupby(messages, key=lambda message: message.get("role"))
+    return [[text for message in group for text in texts_of(message)] for _, group in groups]
+
+
+def without_texts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what else a message has, without the bytes of pictures, sounds and files."""
+    rest = {key: item for key, item in message.items() if key != "content"}
+    parts = [
+        {key: item for key, item in part.items() if key != "text" or not isinstance(item, str)}
+        for part in parts_in([message])
+    ]
+    return {**rest, "content": [_without_data(p) if is_media(p) else p for p in parts]}
+
+
+def _without_data(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _without_data(item) for key, item in value.items() if not is_data(key, item)}
 
 
 def text_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

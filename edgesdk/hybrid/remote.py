@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -24,7 +25,7 @@ from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.cloud.spending import Budget, CallSpending, Cost
 from edgesdk.hybrid.cloud_request import CloudRequest, cloud_request, extra_tokens
 from edgesdk.hybrid.privacy.policy import Policy, UploadQuestion, UploadVerdict
-from edgesdk.hybrid.privacy.redaction import StreamRestorer, json_escaped, restore, restore_json
+from edgesdk.hybrid.privacy.redaction import StreamRestorer, restore, restore_json
 from edgesdk.hybrid.reply import HybridReply, LocalDraft, answer_rank, cut_phrase
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.stream import HybridEvent
@@ -37,6 +38,8 @@ from edgesdk.tools.calls import ToolCall, ToolCalls
 # Prompts are counted by the device's tokenizer; another one makes more of the same text, but not
 # so many more.
 _TOKENIZER_MARGIN = 1.5
+# Shorter keys are for tests and machines of one's own, and may be words.
+_MIN_KEY_LENGTH = 12
 # What endpoints say of a request, not of the key or the model.
 _BAD_REQUEST = (400, 413, 422)
 
@@ -65,6 +68,11 @@ class RemoteModel:
         self._budget = budget
         self._on_break: OnBreak = checked_choice("on_break", on_break, get_args(OnBreak))
         self._hedge_after = hedge_after
+        self._keys = [
+            cloud.api_key
+            for cloud in self._clouds
+            if cloud.api_key is not None and len(cloud.api_key) >= _MIN_KEY_LENGTH
+        ]
         self._client: CloudClient | None = None
         self._guard = threading.Lock()
 
@@ -91,12 +99,16 @@ class RemoteModel:
         most = hybrid.request.options.max_tokens or max(
             cloud.max_output_tokens for cloud in self._clouds
         )
+        hide = None if verdict.upload == "redact" else self._policy.always_hidden
         try:
-            sent = cloud_request(hybrid, hide=verdict.upload == "redact", max_output_tokens=most)
+            sent = cloud_request(hybrid, hide=hide, max_output_tokens=most)
         except Exception as error:
             # A detector's, which may quote the prompt. What cannot be hidden is not sent.
             reason = f"policy: hiding failed with {type(error).__name__}"
             raise NoCloudAnswer(reason, "policy") from error
+        written = json.dumps(sent.body, ensure_ascii=False)
+        if any(key in written for key in self._keys):
+            raise NoCloudAnswer("policy: the request quotes the key of a cloud", "policy")
         worst_prompt = int((prompt_tokens + extra_tokens(sent)) * _TOKENIZER_MARGIN)
         spending = CallSpending(self._budget, worst_prompt, most)
         try:
@@ -266,7 +278,7 @@ class AttemptRestorer:
     """Restores private values in the pieces of one attempt: its text, and its reasoning."""
 
     def __init__(self, hybrid: HybridRequest) -> None:
-        self._said = StreamRestorer(hybrid.redactor, _escape(hybrid.request))
+        self._said = StreamRestorer(hybrid.redactor, is_json=_is_json(hybrid.request))
         self._thought = StreamRestorer(hybrid.redactor)
 
     def feed(self, event: TextDelta | ReasoningDelta) -> Iterator[TextDelta | ReasoningDelta]:
@@ -302,7 +314,7 @@ def cloud_result_of(
         cause: NoAnswerCause = "away" if answer.broke_off else "failed"
         reason = f"the cloud's answer {cut_phrase(answer.finish_reason)}"
         raise NoCloudAnswer(reason, cause, cost=cost)
-    text = restore(redactor, answer.text, _escape(request))
+    text = restore(redactor, answer.text, is_json=_is_json(request))
     restored = replace(answer, text=text, reasoning=restore(redactor, answer.reasoning))
     calls, parsed = ToolCalls(), None
     if answer.calls:
@@ -342,6 +354,6 @@ def _checked_calls(answer: CloudReply, sent: CloudRequest, hybrid: HybridRequest
     )
 
 
-def _escape(request: Request) -> Callable[[str], str]:
-    """Return what writes a restored value into the answer."""
-    return str if request.output_format is None else json_escaped
+def _is_json(request: Request) -> bool:
+    """Whether the cloud's answer is JSON: it is sent no other output format."""
+    return request.output_format is not None

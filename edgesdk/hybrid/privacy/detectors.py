@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from edgesdk.errors import InvalidOption
+from edgesdk.hybrid.privacy.normalization import normalized
+from edgesdk.hybrid.privacy.placeholders import RESERVED_KINDS
+from edgesdk.system.checks import checked_choice
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,23 @@ class PrivateSpan:
 
 
 class Detector(Protocol):
-    """Finds private spans. An error of it blocks the upload."""
+    """Finds private spans. An error of it blocks the upload.
+
+    It may say in an attribute `kind` (a word) or `kinds` (several) what it finds, so that a policy
+    can have rules for that.
+    """
 
     def find(self, text: str) -> Iterable[PrivateSpan]:
         """Find the spans in `text`, in any order; they may overlap."""
+
+
+def kinds_found_by(detector: Detector) -> frozenset[str]:
+    """Return the kinds that a detector says that it finds."""
+    kinds = getattr(detector, "kinds", None)
+    if kinds is None:
+        kind = getattr(detector, "kind", None)
+        return frozenset() if kind is None else frozenset({kind})
+    return frozenset(kinds)
 
 
 def merge_overlapping(spans: Iterable[PrivateSpan]) -> list[PrivateSpan]:
@@ -66,7 +82,7 @@ class Pattern:
     """Finds the matches of `expression` that pass `check`.
 
     Attributes:
-        expression: its group `secret`, where it has one, is the private part.
+        expression: its group `secret`, or else `quoted`, is the private part, where it has one.
     """
 
     kind: str
@@ -77,7 +93,8 @@ class Pattern:
         """See `Detector.find`."""
         at = 0
         while found := self.expression.search(text, at):
-            group: str | int = "secret" if "secret" in self.expression.groupindex else 0
+            groups = self.expression.groupindex
+            group = next((g for g in ("secret", "quoted") if g in groups and found[g]), 0)
             if self.check(found[group]):
                 yield PrivateSpan(self.kind, found.start(group), found.end(group))
                 at = max(found.end(), found.start() + 1)
@@ -87,18 +104,22 @@ class Pattern:
 
 
 class Terms:
-    """Finds an app's own words: names of people, customers, projects. Letter case does not matter.
+    """Finds an app's own words: names of people, customers, projects.
+
+    Letter case does not matter, nor whether a space, a hyphen, an underscore or a plus stands
+    between words, nor in which form of Unicode a letter is written.
 
     Raises:
         InvalidOption: a term is empty, or `kind` is not a word in capitals.
     """
 
     def __init__(self, terms: Iterable[str], *, kind: str = "TERM") -> None:
-        words = sorted({term.strip() for term in terms}, key=lambda term: (-len(term), term))
+        stripped = {normalized(term).strip() for term in terms}
+        words = sorted(stripped, key=lambda term: (-len(term), term))
         if "" in words:
             raise InvalidOption("A private term is empty.", hint="Leave it out.")
         check_kind(kind)
-        self._kind = kind
+        self.kind = kind
         # Words are not found inside other words; in scripts without spaces there is no such edge.
         parts = [
             _edge(word[0], r"(?<![^\W_])") + _spaced(word) + _edge(word[-1], r"(?![^\W_])")
@@ -109,12 +130,12 @@ class Terms:
     def find(self, text: str) -> Iterator[PrivateSpan]:
         """See `Detector.find`."""
         for found in self._expression.finditer(text):
-            yield PrivateSpan(self._kind, found.start(), found.end())
+            yield PrivateSpan(self.kind, found.start(), found.end())
 
 
 def check_kind(kind: str) -> None:
     """Raise InvalidOption unless `kind` can name a placeholder."""
-    if not re.fullmatch(r"[A-Z]{2,20}(?:_[A-Z]{1,20})?", kind):
+    if kind in RESERVED_KINDS or not re.fullmatch(r"[A-Z]{2,20}(?:_[A-Z]{1,20})?", kind):
         raise InvalidOption(
             f"The kind of a private term must be a word in capitals, not {kind!r}.",
             hint="For example CUSTOMER or PROJECT_NAME.",
@@ -126,17 +147,15 @@ def _edge(letter: str, expression: str) -> str:
 
 
 def _spaced(word: str) -> str:
-    return r"\s+".join(re.escape(part) for part in word.split())
-
-
-_SEPARATORS = " -\u00a0"
+    return r"[\s_+\-]+".join(re.escape(part) for part in re.split(r"[\s_+\-]+", word) if part)
 
 
 @dataclass(frozen=True)
 class GroupedNumber:
     """Finds long numbers that people write in groups, such as those of cards.
 
-    Neighbouring groups are a number where together, written as one, they pass `check`.
+    Neighbouring groups are a number where together, written as one, they pass `check`. Up to three
+    spaces and hyphens stand between two of them, or one dot between all.
 
     Other numbers may stand beside them ("4111 1111 1111 1111 12/27"), so every run of whole groups
     is tried, the longest first.
@@ -144,6 +163,8 @@ class GroupedNumber:
     Attributes:
         group: matches one group.
         min_length, max_length: characters of all groups together.
+        min_group: characters of each group but the last.
+        first: how the first group begins.
     """
 
     kind: str
@@ -151,13 +172,17 @@ class GroupedNumber:
     min_length: int
     max_length: int
     check: Callable[[str], bool]
+    min_group: int = 1
+    first: re.Pattern[str] = re.compile("")
 
     def find(self, text: str) -> Iterator[PrivateSpan]:
         """See `Detector.find`."""
         groups = [found.span() for found in self.group.finditer(text)]
         at = 0
         while at < len(groups):
-            last = self._last(text, groups, at)
+            last = None
+            if self.first.match(text, *groups[at]):
+                last = self._last(text, groups, at)
             if last is None:
                 at += 1
             else:
@@ -166,22 +191,30 @@ class GroupedNumber:
 
     def _last(self, text: str, groups: list[tuple[int, int]], first: int) -> int | None:
         """Return the last group of a number that begins with group `first`; None if none does."""
-        joined = ""
+        if _IN_NUMBER.search(text, max(0, groups[first][0] - 2), groups[first][0]):
+            return None
+        joined, dotted = "", None
         fitting = None
         for index in range(first, len(groups)):
             start, end = groups[index]
-            if index > first and not _adjacent(text, groups[index - 1][1], start):
-                break
+            if index > first:
+                between = text[groups[index - 1][1] : start]
+                if not _SEPARATOR.fullmatch(between) or dotted not in (None, between == "."):
+                    break
+                dotted = between == "."
             joined += text[start:end]
             if len(joined) > self.max_length:
                 break
             if len(joined) >= self.min_length and self.check(joined):
                 fitting = index
+            if end - start < self.min_group:
+                break
         return fitting
 
 
-def _adjacent(text: str, end: int, start: int) -> bool:
-    return start - end == 1 and text[end] in _SEPARATORS
+_SEPARATOR = re.compile(r"[\s\-]{1,3}|\.")
+# What comes after it is the rest of a decimal or of a hexadecimal number.
+_IN_NUMBER = re.compile(r"(?:[0-9]\.|0[xX])\Z")
 
 
 _URL = re.compile(r"(?<![A-Za-z0-9+.\-])[A-Za-z][A-Za-z0-9+.\-]{1,20}://[^\s<>\"']+")
@@ -195,6 +228,8 @@ _TOKEN = re.compile(
 
 class PrivateUrls:
     """Finds URLs with a password, or with a secret among their parameters."""
+
+    kind = "URL"
 
     def find(self, text: str) -> Iterator[PrivateSpan]:
         """See `Detector.find`."""
@@ -225,12 +260,27 @@ class Presidio:
         entities: presidio's names of what to look for; they become the kinds of spans.
         language: that the analyzer has a model for.
         min_score: presidio's score from which on something counts, 0 to 1.
+
+    Raises:
+        InvalidOption: the analyzer knows no such entity.
     """
 
     analyzer: Analyzer
     entities: tuple[str, ...] = ("PERSON", "LOCATION")
     language: str = "en"
     min_score: float = 0.5
+
+    def __post_init__(self) -> None:
+        supported = getattr(self.analyzer, "get_supported_entities", None)
+        if supported is not None:
+            known = sorted(supported(self.language))
+            for entity in self.entities:
+                checked_choice("An entity for presidio", entity, known)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """See `Detector`."""
+        return frozenset(self.entities)
 
     def find(self, text: str) -> Iterator[PrivateSpan]:
         """See `Detector.find`."""

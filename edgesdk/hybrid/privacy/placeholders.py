@@ -7,6 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+# The kind of text that reads as a placeholder without being one. It is hidden too, so that it comes
+# back as it was.
+LITERAL = "TEXT"
+# The kind of a private number in JSON. Its placeholder stands in quotes, which go with it.
+JSON_NUMBER = "JSON_NUMBER"
+RESERVED_KINDS = frozenset({LITERAL, JSON_NUMBER})
+
 _OPEN, _CLOSE = r"[<\[{＜【]", r"[>\]}＞】]"
 # Between the words of a kind, and before the number.
 _JOINT = r"[\s_\-\\#:]{0,3}"
@@ -43,6 +50,7 @@ class PlaceholderPattern:
     def __init__(self, kinds: Iterable[str]) -> None:
         self._by_letters = {_letters(kind): kind for kind in kinds}
         longest_first = sorted(self._by_letters.values(), key=len, reverse=True)
+        self._has_numbers = JSON_NUMBER in self._by_letters.values()
         either = "|".join(_JOINT.join(kind.split("_")) for kind in longest_first) or r"(?!)"
         self._whole = re.compile(
             rf"(?P<open>{_OPEN}\s?)?(?<![^\W\d_])(?P<kind>{either}){_JOINT}"
@@ -67,6 +75,8 @@ class PlaceholderPattern:
             if closed and not opened and closed not in ">＞":
                 end = match.end("number")
             kind = self._by_letters[_letters(match["kind"])]
+            if kind == JSON_NUMBER and text[start - 1 : start] == text[end : end + 1] == '"':
+                start, end = start - 1, end + 1
             found.append(PlaceholderMatch(Placeholder(kind, int(match["number"])), start, end))
         return found
 
@@ -74,9 +84,15 @@ class PlaceholderPattern:
         """Return how much of `text` reads the same whatever follows it."""
         growing = self._beginning.search(text)
         settled = len(text) if growing is None else growing.start()
+        # The quotes around a number may go with it.
+        if self._has_numbers and text[settled - 1 : settled] == '"':
+            settled -= 1
         for match in self._whole.finditer(text):
-            if match.start() < settled < match.end() or match.end() == len(text):
-                return min(settled, match.start())
+            start, end = match.span()
+            if self._has_numbers and text[start - 1 : start] == '"':
+                start, end = start - 1, end + 1
+            if start < settled < end or end >= len(text):
+                return min(settled, start)
         return settled
 
 

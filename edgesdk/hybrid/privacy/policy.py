@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from edgesdk.hybrid.content import media_in
-from edgesdk.hybrid.privacy.builtin_detectors import BUILTIN_DETECTORS
-from edgesdk.hybrid.privacy.detectors import Detector
+from edgesdk.hybrid.content import media_in, text_groups, without_texts
+from edgesdk.hybrid.privacy.builtin_detectors import BUILTIN_DETECTORS, SECRET_DETECTORS
+from edgesdk.hybrid.privacy.detectors import Detector, kinds_found_by
+from edgesdk.hybrid.privacy.finding import kinds_of
 from edgesdk.system.checks import checked_choice
 
 Upload = Literal["local_only", "ask", "redact", "allow"]
 # From the strictest to the loosest.
 _ORDER: tuple[Upload, ...] = get_args(Upload)
+_SECRET_KINDS = frozenset().union(*map(kinds_found_by, SECRET_DETECTORS))
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -66,16 +68,18 @@ class Policy:
         default: where neither the call nor a tag says anything.
         tags: for requests that the app tagged.
         kinds: for requests in which a detector found something of a kind, as
-            {"PRIVATE_KEY": "local_only"}.
+            {"CARD": "local_only"}. API keys and private keys (API_KEY, PRIVATE_KEY) are replaced by
+            placeholders under every rule, also under "allow", unless "allow" stands for them here.
         decide: looks at the messages; None where it has no opinion.
-        detectors: what is private.
+        detectors: what is private. Those of API keys and private keys are always among them.
         media: for requests whose pictures, sounds or files would leave under "redact": no detector
             reads those, so that nothing in them can be hidden. "redact" sends them as they are,
             beside redacted texts.
         ask: says whether a request may leave, where the rule is "ask"; without it none may.
 
     Raises:
-        InvalidOption: a rule is none of "local_only", "ask", "redact", "allow".
+        InvalidOption: a rule is none of "local_only", "ask", "redact", "allow", or no detector says
+            that it finds a kind.
     """
 
     default: Upload = "redact"
@@ -89,6 +93,20 @@ class Policy:
     def __post_init__(self) -> None:
         for rule in (self.default, self.media, *self.tags.values(), *self.kinds.values()):
             check_upload(rule)
+        missing = [
+            detector
+            for detector in SECRET_DETECTORS
+            if detector not in self.detectors and kinds_found_by(detector) & self.always_hidden
+        ]
+        object.__setattr__(self, "detectors", (*self.detectors, *missing))
+        known = sorted(_SECRET_KINDS.union(*map(kinds_found_by, self.detectors)))
+        for kind in self.kinds:
+            checked_choice("A kind that has a rule", kind, known)
+
+    @property
+    def always_hidden(self) -> frozenset[str]:
+        """Kinds that are replaced by placeholders under every rule for uploads."""
+        return frozenset(kind for kind in _SECRET_KINDS if self.kinds.get(kind) != "allow")
 
     @property
     def never_uploads(self) -> bool:
@@ -152,11 +170,11 @@ def check_upload(rule: str) -> Upload:
 
 
 def kinds_in(detectors: Iterable[Detector], messages: Messages) -> frozenset[str]:
-    """Return the kinds of all that `detectors` find in the texts of `messages`."""
-    texts = [text for message in messages for text in texts_in(message)]
-    return frozenset(
-        span.kind for detector in detectors for text in texts for span in detector.find(text)
-    )
+    """Return the kinds of all that `detectors` find in `messages`, as they are redacted."""
+    detectors = tuple(detectors)
+    others = json.dumps([*map(without_texts, messages)], ensure_ascii=False, default=str)
+    groups = [*text_groups(messages), [others]]
+    return frozenset().union(*(kinds_of(detectors, group) for group in groups))
 
 
 def texts_in(value: Any) -> list[str]:

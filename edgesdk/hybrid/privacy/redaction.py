@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import random
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from edgesdk.hybrid.privacy.detectors import Detector, PrivateSpan, merge_overlapping
-from edgesdk.hybrid.privacy.placeholders import Placeholder, PlaceholderPattern, placeholder_pattern
+from edgesdk.hybrid.privacy.finding import find_in_parts
+from edgesdk.hybrid.privacy.normalization import JsonText, read_json
+from edgesdk.hybrid.privacy.placeholders import (
+    JSON_NUMBER,
+    LITERAL,
+    Placeholder,
+    PlaceholderPattern,
+    placeholder_pattern,
+)
 
-# Text that reads as a placeholder without being one is hidden too, so that it comes back as it was.
-_LITERAL = "TEXT"
 _FIRST_NUMBERS = range(100, 900)
+# A text that ends within a string of JSON, and how much of it is looked at.
+_IN_JSON_STRING = re.compile(r'[{\[,:]\s*"(?:[^"\\\n]|\\.)*\Z')
+_CONTEXT = 2_000
 
 
 class Redactor:
@@ -45,6 +56,8 @@ class Redactor:
         source = random.SystemRandom() if seed is None else random.Random(seed)
         self._next = source.choice(_FIRST_NUMBERS)
         self._numbers = {placeholder.number for placeholder in self._values}
+        # Of values that stood without escapes where JSON would need them.
+        self._unescaped: set[Placeholder] = set()
         self._guard = threading.Lock()
 
     @property
@@ -57,28 +70,84 @@ class Redactor:
         """The pattern that finds the placeholders of this conversation."""
         return placeholder_pattern(frozenset(placeholder.kind for placeholder in self._values))
 
-    def redact(self, text: str) -> str:
-        """Replace each private span by a placeholder; `restore` gives exactly `text` back."""
-        found = [span for detector in self._detectors for span in detector.find(text)]
+    def redact(self, text: str, kinds: AbstractSet[str] | None = None) -> str:
+        """Replace each private span by a placeholder; `restore` gives `text` back.
+
+        JSON in the text stays JSON, and what a placeholder stands for there is the value, without
+        escapes.
+
+        Args:
+            kinds: of what is replaced; None for all.
+
+        Raises:
+            TextTooLarge: see `edgesdk.hybrid.privacy.finding`.
+        """
+        return self.redact_parts([text], kinds)[0]
+
+    def redact_parts(
+        self, texts: Sequence[str], kinds: AbstractSet[str] | None = None
+    ) -> list[str]:
+        """Redact texts that are read one after the other, such as the parts of a message.
+
+        What begins in one and ends in a later one is found too, and replaced in each.
+        """
+        sources = [read_json(text) for text in texts]
+        found = find_in_parts(self._detectors, [source.reading.text for source in sources])
+        redacted = []
         with self._guard:
-            # No later placeholder may have a number that this text has for something else.
-            self._numbers.update(map(int, re.findall(r"[0-9]{1,9}", text)))
-            found += [
-                PrivateSpan(_LITERAL, match.start, match.end)
-                for match in self.pattern.find_all(text)
-                if match.placeholder in self._values
-            ]
-            pieces = []
-            at = 0
-            for span in merge_overlapping(found):
-                value = text[span.start : span.end]
-                pieces += [text[at : span.start], str(self._placeholder(span.kind, value))]
-                at = span.end
-        return "".join([*pieces, text[at:]])
+            for text, source, spans in zip(texts, sources, found, strict=True):
+                chosen = [span for span in spans if kinds is None or span.kind in kinds]
+                redacted.append(self._replaced(text, source, chosen))
+        return redacted
+
+    def redact_value(self, value: Any, kinds: AbstractSet[str] | None = None) -> Any:
+        """Redact a JSON value, whose keys say what their values are, as in {"password": ...}.
+
+        A number that is replaced becomes a text.
+        """
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            return self.redact(value, kinds)
+        if isinstance(value, int | float):
+            written = json.dumps(value)
+            hidden = self.redact(written, kinds)
+            return value if hidden == written else hidden
+        written = json.dumps(value, ensure_ascii=False)
+        hidden = self.redact(written, kinds)
+        return value if hidden == written else json.loads(hidden)
 
     def value(self, placeholder: Placeholder) -> str | None:
         """Return what `placeholder` stands for; None if it is none of this conversation's."""
         return self._values.get(placeholder)
+
+    def escapes(self, placeholder: Placeholder) -> bool:
+        """Whether the value of `placeholder` is escaped where it is restored within JSON."""
+        return placeholder not in self._unescaped
+
+    def _replaced(self, text: str, source: JsonText, spans: list[PrivateSpan]) -> str:
+        read = source.reading.text
+        # No later placeholder may have a number that this text has for something else.
+        self._numbers.update(map(int, re.findall(r"[0-9]{1,9}", read)))
+        literals = [
+            PrivateSpan(LITERAL, match.start, match.end)
+            for match in self.pattern.find_all(read)
+            if match.placeholder in self._values
+        ]
+        pieces = []
+        at = 0
+        for span in merge_overlapping([*spans, *literals]):
+            for kind, start, end in _replaceable(span, source):
+                value = read[start:end]
+                placeholder = self._placeholder(kind, value)
+                first, last = source.reading.place(start, end)
+                bare = text[first:last] == value and value != json_escaped(value)
+                if bare and _is_in_json_string(text, first):
+                    self._unescaped.add(placeholder)
+                written = f'"{placeholder}"' if kind == JSON_NUMBER else str(placeholder)
+                pieces += [text[at:first], written]
+                at = last
+        return "".join([*pieces, text[at:]])
 
     def _placeholder(self, kind: str, value: str) -> Placeholder:
         known = self._placeholders.get((kind, value))
@@ -93,20 +162,60 @@ class Redactor:
         return made
 
 
-def restore(redactor: Redactor, text: str, escape: Callable[[str], str] = str) -> str:
+def _replaceable(span: PrivateSpan, source: JsonText) -> Iterator[tuple[str, int, int]]:
+    """Yield the parts of a span that can be replaced so that JSON stays JSON: kind, start, end.
+
+    In JSON these are the insides of strings, and whole numbers.
+    """
+    at = span.start
+    for start, end in source.documents:
+        if end <= at:
+            continue
+        if start >= span.end:
+            break
+        if at < start:
+            yield span.kind, at, start
+        first = bisect.bisect_right(source.tokens, at, key=lambda token: token.end)
+        for token in source.tokens[first:]:
+            if token.start >= min(span.end, end):
+                break
+            if token.is_number:
+                yield JSON_NUMBER, token.start, token.end
+            elif max(token.start, at) < min(token.end, span.end):
+                yield span.kind, max(token.start, at), min(token.end, span.end)
+        at = end
+    if at < span.end:
+        yield span.kind, at, span.end
+
+
+def restore(redactor: Redactor, text: str, *, is_json: bool = False, before: str = "") -> str:
     """Replace each placeholder of the conversation by its value.
 
+    In a string of JSON it is escaped for that.
+
     Args:
-        escape: makes of a value what stands for it in such a text; `json_escaped` in JSON.
+        is_json: whether all of the text is JSON; else it is guessed from what stands before a
+            placeholder.
+        before: the text that came before.
     """
     pieces = []
     at = 0
+    whole = before + text
     for match in redactor.pattern.find_all(text):
         value = redactor.value(match.placeholder)
-        if value is not None:
-            pieces += [text[at : match.start], escape(value)]
-            at = match.end
+        if value is None:
+            continue
+        escaped = json_escaped(value)
+        if escaped != value and not is_json:
+            within = _is_in_json_string(whole, len(before) + match.start)
+            escaped = escaped if within and redactor.escapes(match.placeholder) else value
+        pieces += [text[at : match.start], escaped]
+        at = match.end
     return "".join([*pieces, text[at:]])
+
+
+def _is_in_json_string(text: str, at: int) -> bool:
+    return _IN_JSON_STRING.search(text, max(0, at - _CONTEXT), at) is not None
 
 
 def json_escaped(value: str) -> str:
@@ -117,6 +226,11 @@ def json_escaped(value: str) -> str:
 def restore_json(redactor: Redactor, value: Any) -> Any:
     """Restore all texts of a JSON value, keys too: the arguments of a tool call."""
     if isinstance(value, str):
+        match = next(iter(redactor.pattern.find_all(value)), None)
+        if match is not None and match.placeholder.kind == JSON_NUMBER:
+            number = redactor.value(match.placeholder)
+            if number is not None and (match.start, match.end) == (0, len(value)):
+                return json.loads(number)
         return restore(redactor, value)
     if isinstance(value, list):
         return [restore_json(redactor, item) for item in value]
@@ -126,21 +240,29 @@ def restore_json(redactor: Redactor, value: Any) -> Any:
 
 
 class StreamRestorer:
-    """Restores a reply that comes in pieces, cut anywhere."""
+    """Restores a reply that comes in pieces, cut anywhere.
 
-    def __init__(self, redactor: Redactor, escape: Callable[[str], str] = str) -> None:
+    Args:
+        is_json: see `restore`.
+    """
+
+    def __init__(self, redactor: Redactor, *, is_json: bool = False) -> None:
         self._redactor = redactor
-        self._escape = escape
-        self._held = ""
+        self._is_json = is_json
+        self._held = self._before = ""
 
     def feed(self, piece: str) -> str:
         """Return what is certain after `piece`; the start of a placeholder is kept back."""
         text = self._held + piece
         settled = self._redactor.pattern.settled_length(text)
         self._held = text[settled:]
-        return restore(self._redactor, text[:settled], self._escape)
+        return self._restored(text[:settled])
 
     def flush(self) -> str:
         """Return what is left at the end of the reply."""
         rest, self._held = self._held, ""
-        return restore(self._redactor, rest, self._escape)
+        return self._restored(rest)
+
+    def _restored(self, text: str) -> str:
+        before, self._before = self._before, (self._before + text)[-_CONTEXT:]
+        return restore(self._redactor, text, is_json=self._is_json, before=before)
