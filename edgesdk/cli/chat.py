@@ -16,7 +16,13 @@ import click
 from rich.console import Console
 
 from edgesdk.chat import Chat
-from edgesdk.cli.model_options import decoding_options, loaded_model, loading_options, option_kwargs
+from edgesdk.cli.model_options import (
+    decoding_options,
+    loaded_model,
+    loading_options,
+    option_kwargs,
+    print_cut_note,
+)
 from edgesdk.cli.output import write_new_file
 from edgesdk.cli.terminal import show_answer, terminal_without_echo
 from edgesdk.errors import EdgeError
@@ -163,6 +169,7 @@ def _answer(console: Console, chat: Chat, line: str, options: OptionsKwargs) -> 
     if reply.finish_reason == "cancelled":
         console.print("Stopped; this turn is forgotten.", style="dim")
     console.print(reply.receipt.line(), style="dim")
+    print_cut_note(console, reply, options)
     console.print()
 
 

@@ -1,4 +1,7 @@
-"""Define the options that load a model and shape its answers, for `run` and `chat`."""
+"""Define the options that load a model and shape its answers, for `run` and `chat`.
+
+An answer on the command line ends after `MAX_TOKENS` tokens, unless --max-tokens says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,17 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, get_args
 
 import click
+from rich.console import Console
 
 from edgesdk.cli.output import message_console
 from edgesdk.engines.registry import AUTO, device_names
 from edgesdk.loading import load
 from edgesdk.model import Model
 from edgesdk.options import OptionsKwargs, Speculation
+from edgesdk.reply import Reply
+
+# Some pages: long answers fit, and one that never ends costs seconds or a minute, no hours.
+MAX_TOKENS = 1024
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -38,7 +46,13 @@ _LOADING = (
     click.option("--threads", type=int, help="CPU threads (default: one per physical core)."),
 )
 _DECODING = (
-    click.option("--max-tokens", type=int, help="Maximum number of tokens in an answer."),
+    click.option(
+        "--max-tokens",
+        type=click.IntRange(min=0),
+        default=MAX_TOKENS,
+        show_default=True,
+        help="Maximum number of tokens in an answer; 0 for as many as the context holds.",
+    ),
     click.option(
         "--temperature", type=float, help="0 (the default) always takes the most likely token."
     ),
@@ -54,6 +68,32 @@ _DECODING = (
         help="Sample among tokens at least this likely, relative to the most likely one.",
     ),
     click.option("--seed", type=int, help="Make sampling repeatable."),
+    click.option(
+        "--repetition-penalty",
+        type=float,
+        help="Above 1, make words less likely that the prompt or the answer has.",
+    ),
+    click.option(
+        "--presence-penalty",
+        type=float,
+        help="Make words less likely that the answer has; from -2 to 2.",
+    ),
+    click.option(
+        "--frequency-penalty",
+        type=float,
+        help="Make words less likely for each time that the answer has them; from -2 to 2.",
+    ),
+    click.option(
+        "--dry-multiplier",
+        type=float,
+        help="Above 0, make words less likely that would go on with a repetition; 0.8 is usual.",
+    ),
+    click.option(
+        "--stop-on-repetition/--no-stop-on-repetition",
+        default=True,
+        show_default=True,
+        help="End an answer that goes in a cycle.",
+    ),
     click.option(
         "--speculate",
         type=click.Choice(get_args(Speculation)),
@@ -84,7 +124,28 @@ def option_kwargs(given: dict[str, Any]) -> OptionsKwargs:
     for name, value in given.items():
         if value not in (None, ()):
             changes[name] = value  # type: ignore[literal-required]  # click has the same names
+    # 0 stands for no limit.
+    changes["max_tokens"] = given["max_tokens"] or None
     return changes
+
+
+def print_cut_note(console: Console, reply: Reply, options: OptionsKwargs) -> None:
+    """Tell the user where an answer was ended before its end, and how to get more."""
+    if reply.finish_reason == "repetition":
+        note = (
+            "The answer went in a cycle and was ended. Ask otherwise, use a larger model, or see"
+            " --dry-multiplier, --repetition-penalty and --no-stop-on-repetition."
+        )
+    elif reply.finish_reason != "length":
+        return
+    elif len(reply.tokens) == options["max_tokens"]:
+        note = (
+            f"The answer was cut after {len(reply.tokens):,} tokens; --max-tokens allows more"
+            " (0: as many as the context holds)."
+        )
+    else:
+        note = "The answer was cut because the context is full; --context may allow more."
+    console.print(note, style="yellow")
 
 
 @contextmanager

@@ -10,7 +10,13 @@ from typing import Any
 
 import click
 
-from edgesdk.cli.model_options import decoding_options, loaded_model, loading_options, option_kwargs
+from edgesdk.cli.model_options import (
+    decoding_options,
+    loaded_model,
+    loading_options,
+    option_kwargs,
+    print_cut_note,
+)
 from edgesdk.cli.output import message_console, print_json
 from edgesdk.cli.terminal import printable
 from edgesdk.errors import InvalidText
@@ -51,9 +57,10 @@ def command(
     """
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": _prompt(prompt)})
+    options = option_kwargs(given)
     with (
         loaded_model(model, device=device, context=context, threads=threads) as opened,
-        opened.stream(messages, **option_kwargs(given)) as stream,
+        opened.stream(messages, **options) as stream,
         contextlib.closing(iterate_in_thread(stream)) as pieces,
     ):
         if as_json:
@@ -66,6 +73,7 @@ def command(
         print_json({"text": reply.text, "receipt": reply.receipt.figures()})
     elif not no_receipt:
         message_console().print(reply.receipt.line(), style="dim")
+        print_cut_note(message_console(), reply, options)
 
 
 def _prompt(given: str | None) -> str:
