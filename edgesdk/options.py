@@ -33,6 +33,7 @@ class OptionsKwargs(TypedDict, total=False):
     dry_multiplier: float
     dry_base: float
     dry_allowed_length: int
+    dry_window: int | None
     dry_sequence_breakers: Sequence[str]
     logit_bias: Mapping[int, float]
     seed: int | None
@@ -57,12 +58,13 @@ class Options:
         repetition_penalty: above 1 makes tokens of the prompt and the answer less likely.
         presence_penalty: subtracted from the logit of each token that the answer has.
         frequency_penalty: subtracted once for each time that the answer has the token.
-        penalty_window: how many of the latest tokens the penalties, and DRY, look at; None for all.
+        penalty_window: how many of the latest tokens the penalties look at; None for all.
         dry_multiplier: above 0, DRY makes tokens less likely that would go on with a repetition of
             the prompt or the answer; 0.8 is usual. A repetition of `n` tokens costs its next token
             `dry_multiplier * dry_base ** (n - dry_allowed_length)`.
         dry_base: how fast that grows with the repetition's length.
         dry_allowed_length: shorter repetitions cost nothing.
+        dry_window: how many of the latest tokens DRY looks at; None for all.
         dry_sequence_breakers: texts that end a repetition. They count within one token.
         logit_bias: added to the logits of these token ids; -inf forbids a token.
         seed: of the random generator; None for another one each time.
@@ -98,6 +100,7 @@ class Options:
     dry_multiplier: float = 0.0
     dry_base: float = 1.75
     dry_allowed_length: int = 2
+    dry_window: int | None = None
     dry_sequence_breakers: Sequence[str] = ("\n", ":", '"', "*")
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
@@ -119,6 +122,7 @@ class Options:
         _number("dry_multiplier", self.dry_multiplier, 0, math.inf)
         _number("dry_base", self.dry_base, 1, math.inf)
         _whole("dry_allowed_length", self.dry_allowed_length, 1)
+        _whole("dry_window", self.dry_window, 1, optional=True)
         _whole("seed", self.seed, 0, optional=True)
         if self.deadline is not None:
             _number("deadline", self.deadline, 0, math.inf, above=True)

@@ -189,6 +189,11 @@ class Generation(Iterator[Step]):
         except Cancelled:
             # If nobody cancelled it was the deadline, which another clock may see a little sooner.
             reason = "cancelled" if self._cancellation.cancelled else "deadline"
+        except Exception:
+            # What waited was computed before the failure.
+            while self._held:
+                yield self._give()
+            raise
         # An incomplete character at the end stays in the decoder: it would show as U+FFFD.
         rest = stops.flush()
         if reason == "repetition":

@@ -99,7 +99,7 @@ class Sampler:
             if options.dry_multiplier != 0:
                 penalize_continued_repetition(
                     changed,
-                    seen,
+                    _windowed(prompt, answer, options.dry_window)[0],
                     multiplier=options.dry_multiplier,
                     base=options.dry_base,
                     allowed_length=options.dry_allowed_length,

@@ -8,6 +8,9 @@
     answers          the worker thread
     responses        JSON again
 
+Where OpenAI's API has no word for what ended an answer, its `finish_reason` is "length", and the
+field `edgesdk` of the answer has the true one: "repetition" (it went in a cycle) or "deadline".
+
 The network side runs on one event loop; whatever computes runs in worker threads. An answer comes
 from one of two sources (`answers`): the device's model alone, or a hybrid client around it, which
 may ask a cloud. The rest of the path is the same.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
+from typing_extensions import TypedDict
 
 from edgesdk.options import Options
 from edgesdk.server.api_errors import ApiError, missing_parameter
@@ -18,6 +19,18 @@ from edgesdk.server.chat_messages import PARTS_TAG, STRICT, TEXT_TAG, ChatMessag
 
 # OpenAI's default for the old endpoint.
 _DEFAULT_COMPLETION_TOKENS = 16
+
+
+class _Penalties(TypedDict, total=False):
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    penalty_window: int | None
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_window: int | None
+    dry_sequence_breakers: list[str]
 
 
 class StreamOptions(BaseModel):
@@ -72,6 +85,16 @@ class BaseRequest(BaseModel):
     top_k: Annotated[int, Field(ge=0)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    # llama-server's names; -1 is all tokens.
+    repeat_penalty: Annotated[float, Field(gt=0)] | None = None
+    repeat_last_n: Annotated[int, Field(ge=-1)] | None = None
+    dry_multiplier: Annotated[float, Field(ge=0)] | None = None
+    dry_base: Annotated[float, Field(ge=1)] | None = None
+    dry_allowed_length: Annotated[int, Field(ge=1)] | None = None
+    dry_penalty_last_n: Annotated[int, Field(ge=-1)] | None = None
+    dry_sequence_breakers: list[Annotated[str, Field(min_length=1)]] | None = None
+    # Ours.
+    stop_on_repetition: bool | None = None
 
     @property
     def wants_usage(self) -> bool:
@@ -85,20 +108,38 @@ class BaseRequest(BaseModel):
             InvalidOption: a value is out of its range.
         """
         return Options(
+            **self._penalties(),
             max_tokens=self._max_tokens(),
             stop=() if self.stop is None else self.stop,
             temperature=1.0 if self.temperature is None else self.temperature,
             top_k=self.top_k or 0,
             top_p=1.0 if self.top_p is None else self.top_p,
             min_p=self.min_p or 0.0,
-            repetition_penalty=self.repetition_penalty or 1.0,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
             logit_bias=self.logit_bias or {},
             # OpenAI's seeds are 64 bits with a sign.
             seed=None if self.seed is None else self.seed % 2**64,
             deadline=deadline,
+            stop_on_repetition=self.stop_on_repetition is not False,
         )
+
+    def _penalties(self) -> _Penalties:
+        """Those that are in force. A window of no tokens turns its penalty off."""
+        given: _Penalties = {}
+        if self.repeat_last_n != 0:
+            given["repetition_penalty"] = self.repetition_penalty or self.repeat_penalty or 1.0
+            given["presence_penalty"] = self.presence_penalty or 0.0
+            given["frequency_penalty"] = self.frequency_penalty or 0.0
+            given["penalty_window"] = _window(self.repeat_last_n)
+        if self.dry_multiplier and self.dry_penalty_last_n != 0:
+            given["dry_multiplier"] = self.dry_multiplier
+            given["dry_window"] = _window(self.dry_penalty_last_n)
+            if self.dry_base is not None:
+                given["dry_base"] = self.dry_base
+            if self.dry_allowed_length is not None:
+                given["dry_allowed_length"] = self.dry_allowed_length
+            if self.dry_sequence_breakers is not None:
+                given["dry_sequence_breakers"] = self.dry_sequence_breakers
+        return given
 
     def check(self) -> None:
         """Raise 400 where fields that are right by themselves do not go together."""
@@ -107,6 +148,13 @@ class BaseRequest(BaseModel):
         if self.stream_options is not None and not self.stream:
             raise ApiError(
                 400, "stream_options goes with stream=true only.", param="stream_options"
+            )
+        both = (self.repetition_penalty, self.repeat_penalty)
+        if None not in both and len(set(both)) == 2:
+            raise ApiError(
+                400,
+                "repetition_penalty and repeat_penalty contradict each other.",
+                param="repeat_penalty",
             )
 
     def _max_tokens(self) -> int | None:
@@ -162,6 +210,10 @@ class CompletionRequest(BaseRequest):
 
     def _max_tokens(self) -> int | None:
         return self.max_tokens or _DEFAULT_COMPLETION_TOKENS
+
+
+def _window(last_n: int | None) -> int | None:
+    return None if last_n in (None, -1) else last_n
 
 
 _Request = TypeVar("_Request", bound=BaseRequest)

@@ -83,7 +83,7 @@ class ResponseBuilder(ABC):
 
     def usage_chunk(self, reply: AnswerReply) -> Json:
         """The chunk that counts tokens, after all others."""
-        return self._body(self._chunk_object, []) | _usage(reply) | _routing_report(reply)
+        return self._body(self._chunk_object, []) | _usage(reply) | _report(reply)
 
     def _body(self, kind: str, choices: list[Json]) -> Json:
         return {
@@ -100,7 +100,7 @@ class ResponseBuilder(ABC):
         return body | ({"usage": None} if self._metadata.usage_follows else {})
 
     def _complete(self, choice: Json, reply: AnswerReply) -> Json:
-        return self._body(self._object, [choice]) | _usage(reply) | _routing_report(reply)
+        return self._body(self._object, [choice]) | _usage(reply) | _report(reply)
 
 
 class ChatResponseBuilder(ResponseBuilder):
@@ -136,7 +136,7 @@ class ChatResponseBuilder(ResponseBuilder):
 
     def last_chunk(self, reply: AnswerReply) -> Json:
         reason = _finish_reason(reply, calls=self._num_calls > 0)
-        return self._delta({}, reason) | _routing_report(reply)
+        return self._delta({}, reason) | _report(reply)
 
     def complete(self, steps: list[Step], parts: list[ResponsePart], reply: AnswerReply) -> Json:
         text = "".join(part for part in parts if isinstance(part, str))
@@ -197,7 +197,7 @@ class CompletionResponseBuilder(ResponseBuilder):
 
     def last_chunk(self, reply: AnswerReply) -> Json:
         reason = _finish_reason(reply, calls=False)
-        return self._chunk(self._choice("", reason, [])) | _routing_report(reply)
+        return self._chunk(self._choice("", reason, [])) | _report(reply)
 
     def complete(self, steps: list[Step], parts: list[ResponsePart], reply: AnswerReply) -> Json:
         reason = _finish_reason(reply, calls=False)
@@ -263,22 +263,25 @@ def _usage(reply: AnswerReply) -> Json:
     return {"usage": usage}
 
 
-def _routing_report(reply: AnswerReply) -> Json:
-    """The field `edgesdk`; only a server with a cloud has it."""
-    if isinstance(reply, Reply):
-        return {}
-    receipt = reply.receipt
-    report = {
-        "route": receipt.route,
-        "reason": receipt.reason,
-        "confidence": receipt.confidence,
-        "low_confidence": receipt.low_confidence,
-        "cost": {"money": receipt.cost.money, "tokens": receipt.cost.tokens},
-        "endpoint": receipt.endpoint,
-        "whole": receipt.complete,
-        "seconds": receipt.seconds,
-    }
-    return {"edgesdk": report}
+def _report(reply: AnswerReply) -> Json:
+    """The field `edgesdk`: who answered where there is a cloud, and what ended the answer where
+    OpenAI has no word for it."""
+    report: Json = {}
+    if isinstance(reply, HybridReply):
+        receipt = reply.receipt
+        report = {
+            "route": receipt.route,
+            "reason": receipt.reason,
+            "confidence": receipt.confidence,
+            "low_confidence": receipt.low_confidence,
+            "cost": {"money": receipt.cost.money, "tokens": receipt.cost.tokens},
+            "endpoint": receipt.endpoint,
+            "whole": receipt.complete,
+            "seconds": receipt.seconds,
+        }
+    if reply.finish_reason not in _FINISH_REASONS:
+        report["finish_reason"] = reply.finish_reason
+    return {"edgesdk": report} if report else {}
 
 
 def _finish_reason(reply: AnswerReply, *, calls: bool) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
 import math
 import threading
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from support.fake_engine import END, FakeEngine
 from support.served import EchoEngine, FakeModels, Gate, Served, client_of, served, user
 
 from edgesdk.errors import EngineError
+from edgesdk.options import Options
+from edgesdk.server.api_requests import ChatRequest, parse
 
 pytestmark = pytest.mark.e2e
 
@@ -239,6 +243,13 @@ def test_models(client: openai.OpenAI) -> None:
         ({"logit_bias": {"999999": 1}}, None, None),
         ({"logit_bias": {"x": 1}}, "logit_bias.x.[key]", "invalid_value"),
         ({"stop": [""]}, None, None),
+        (
+            {"extra_body": {"repetition_penalty": 1.1, "repeat_penalty": 1.2}},
+            "repeat_penalty",
+            None,
+        ),
+        ({"extra_body": {"dry_base": 0.5}}, "dry_base", "invalid_value"),
+        ({"extra_body": {"stop_on_repetition": "no way"}}, "stop_on_repetition", "invalid_value"),
     ],
 )
 def test_what_cannot_be_done_is_a_bad_request(
@@ -264,6 +275,72 @@ def test_harmless_parameters_are_taken(client: openai.OpenAI) -> None:
         tools=[],
         tool_choice="none",
         extra_body={"top_k": 1, "min_p": 0.0, "repetition_penalty": 1.0},
+    )
+    assert reply.choices[0].message.content == "Hello there."
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_goes_in_a_cycle_has_a_word_that_clients_know(stream: bool) -> None:
+    models = FakeModels(endless=lambda: FakeEngine(b"It is a city. " * 200))
+    with served(models) as server, client_of(server) as client:
+        ask = functools.partial(
+            client.chat.completions.create,
+            model="endless",
+            messages=user("What is Paris?"),
+            temperature=0,
+            logprobs=True,
+        )
+        if stream:
+            chunks = list(ask(stream=True, stream_options={"include_usage": True}))
+            text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+            tokens = [t for c in chunks if c.choices and c.choices[0].logprobs
+                      for t in c.choices[0].logprobs.content]  # fmt: skip
+            last = next(c for c in chunks if c.choices and c.choices[0].finish_reason)
+            usage = chunks[-1].usage
+        else:
+            last = ask()
+            text, usage = last.choices[0].message.content, last.usage
+            tokens = last.choices[0].logprobs.content
+        assert text.rstrip() == "It is a city."
+        assert "".join(token.token for token in tokens) == text
+        assert usage.completion_tokens == len(text)
+        assert last.choices[0].finish_reason == "length"
+        assert last.edgesdk == {"finish_reason": "repetition"}
+
+        whole = ask(max_tokens=500, extra_body={"stop_on_repetition": False})
+        assert whole.usage.completion_tokens == 500
+        assert (whole.choices[0].finish_reason, whole.model_extra.get("edgesdk")) == (
+            "length",
+            None,
+        )
+
+
+def test_penalties_by_the_names_that_other_servers_have(client: openai.OpenAI) -> None:
+    def options(**fields: Any) -> Options:
+        body = json.dumps({"model": "m", "messages": user("Hi"), **fields})
+        return parse(ChatRequest, body.encode()).options(deadline=1.0)
+
+    assert options(repeat_penalty=1.2).repetition_penalty == 1.2
+    assert options(repetition_penalty=1.3, repeat_last_n=64).penalty_window == 64
+    assert options(repeat_penalty=1.2, repeat_last_n=-1).penalty_window is None
+    assert not options(repeat_penalty=1.2, presence_penalty=1, repeat_last_n=0).penalizes
+    dry = options(
+        dry_multiplier=0.8,
+        dry_base=2,
+        dry_allowed_length=3,
+        dry_penalty_last_n=512,
+        dry_sequence_breakers=["\n"],
+    )
+    assert (dry.dry_multiplier, dry.dry_base, dry.dry_allowed_length) == (0.8, 2, 3)
+    assert (dry.dry_window, dry.dry_sequence_breakers) == (512, ("\n",))
+    assert not options(dry_multiplier=0.8, dry_penalty_last_n=0).penalizes
+    assert options().stop_on_repetition
+    assert not options(stop_on_repetition=False).stop_on_repetition
+    reply = client.chat.completions.create(
+        model="hello",
+        messages=user("Hi"),
+        temperature=0,
+        extra_body={"repeat_penalty": 1.0, "dry_multiplier": 0.5},
     )
     assert reply.choices[0].message.content == "Hello there."
 

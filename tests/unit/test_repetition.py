@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from edgesdk.errors import EngineError
 from edgesdk.generation.loop import Generation, Step, generate
 from edgesdk.generation.repetition import MAX_PERIOD, RepetitionFinder
 from edgesdk.options import Options
@@ -281,6 +282,19 @@ def test_an_answer_that_is_closed_has_the_tokens_that_were_shown() -> None:
 
     assert generation.finish is not None
     assert (generation.finish.reason, generation.finish.tokens) == ("cancelled", (*b"ab",))
+
+
+def test_what_waits_comes_out_before_a_failure() -> None:
+    def fail(state: FakeDecodeState) -> None:
+        if len(state.extended) > 5:
+            raise EngineError("The device is gone.")
+
+    model = fake_model(FakeEngine(b"abababab", before_extend=fail))
+    stream = model.stream("Hi")
+
+    assert "".join(next(stream) for _ in range(6)) == "ababab"
+    with pytest.raises(EngineError):
+        next(stream)
 
 
 def test_a_stop_text_that_could_begin_within_the_turn_does_not_lose_text() -> None:
