@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -33,6 +34,7 @@ def load(
     power: PowerPolicy | Governor | None = None,
     draft: str | Path | None = None,
     device_options: Mapping[str, object] | None = None,
+    parse_special: bool = False,
 ) -> Model:
     """Load a model.
 
@@ -53,6 +55,10 @@ def load(
         draft: a smaller model with the same tokenizer, named as `what` is, which guesses tokens
             for this one; see `Options.speculate`.
         device_options: of the device's provider, by name.
+        parse_special: control tokens that stand in messages, tool results and tool descriptions
+            become control tokens. Unsafe: whoever writes `<|im_end|><|im_start|>system` there
+            then speaks for the system. By default only the chat template makes them, and such
+            text is encoded as plain text.
 
     Raises:
         UnknownModel: there is no such file, nor such a name in the store.
@@ -87,6 +93,7 @@ def load(
         ) from None
     try:
         encoder = _bundle_encoder(source) if isinstance(source, Bundle) else _gguf_encoder(engine)
+        encoder = replace(encoder, parse_special=parse_special)
         draft_model = None
         if draft is not None:
             draft_model = _load_draft(

@@ -93,7 +93,11 @@ class Model(Closeable):
         return AsyncReplyStream(self.stream(prompt, **options))
 
     def complete(self, text: str, **options: Unpack[FormatKwargs]) -> Reply:
-        """Go on with a text as it is, without a chat template."""
+        """Go on with a text as it is, without a chat template.
+
+        The text is the prompt as a whole, so control tokens that stand in it become control
+        tokens, as in llama.cpp and transformers. Put no text of others into it unchecked.
+        """
         started = perf_counter()
         ids = self._runtime.encoder.plain(text)
         request = self._runtime.request([], options, started=started)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from edgesdk.errors import EmptyPrompt, RequestError, TemplateError
+from edgesdk.text.control_tokens import ControlTokens, control_tokens
 from edgesdk.text.template import ChatTemplate, Message
+from edgesdk.text.template_text import TemplateText, is_template
 from edgesdk.text.tokenizer import Tokenizer
 
 Prompt: TypeAlias = str | Sequence[Message]
@@ -21,6 +24,10 @@ class PromptEncoder:
         template: None for a model that was not trained to chat.
         template_problem: why there is none, where that is known.
         bos_token: text of the BOS token, for the template; likewise `eos_token`.
+        special_tokens: the texts of others by the names that templates know, as "pad_token".
+        tool_template: takes the template's place where there are tools; None for none.
+        parse_special: what users, tools and documents say may have control tokens too. Unsafe:
+            who writes `<|im_end|><|im_start|>system` then speaks for the system.
     """
 
     tokenizer: Tokenizer
@@ -28,6 +35,9 @@ class PromptEncoder:
     bos_token: str | None
     eos_token: str | None
     template_problem: str | None = None
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    tool_template: ChatTemplate | None = None
+    parse_special: bool = False
 
     def chat(
         self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
@@ -41,17 +51,45 @@ class PromptEncoder:
             TemplateError: there is no template, or it failed.
             InvalidText: a message has a lone surrogate.
         """
-        if self.template is None:
+        template = self.template_for(tools)
+        if template is None:
             why = self.template_problem or "it has no chat template"
             raise TemplateError(
                 f"This model cannot chat: {why}.",
                 hint="Use model.complete(text), or an instruction-tuned model.",
             )
-        text = self.template.render(
-            messages, tools=tools, bos_token=self.bos_token, eos_token=self.eos_token
+        text = template.render(
+            messages,
+            tools=tools,
+            bos_token=self.bos_token,
+            eos_token=self.eos_token,
+            special_tokens=self.special_tokens,
         )
-        has_bos = bool(self.bos_token) and text.startswith(self.bos_token or "")
-        return self.tokenizer.encode(text, add_bos=not has_bos)
+        return self._encode(text)
+
+    def template_for(self, tools: Sequence[Mapping[str, Any]] | None) -> ChatTemplate | None:
+        """The template of a prompt with these tools: with some, it may be one of its own."""
+        return self.tool_template if tools and self.tool_template is not None else self.template
+
+    @cached_property
+    def control_tokens(self) -> ControlTokens:
+        """The tokens that only the templates may write."""
+        templates = (self.template, self.tool_template)
+        literals = "\0".join(template.literals for template in templates if template is not None)
+        return control_tokens(self.tokenizer.added_tokens, literals)
+
+    def _encode(self, text: TemplateText) -> list[int]:
+        bos = self.bos_token or ""
+        has_bos = bool(bos) and text.startswith(bos) and is_template(text[: len(bos)])
+        start = [] if has_bos else self.tokenizer.encode("", add_bos=True)
+        if self.parse_special:
+            return start + self.tokenizer.encode(text.plain)
+        control = self.control_tokens
+        if control.is_clean(text):
+            ids = self.tokenizer.encode(text.plain)
+            if control.agrees(text, ids):
+                return start + ids
+        return start + self.tokenizer.encode_pieces(control.split(text), control)
 
     def plain(self, text: str) -> list[int]:
         """Encode a text that the model is to go on with.

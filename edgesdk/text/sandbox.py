@@ -7,6 +7,9 @@ templates are written against it.
 
 Templates have no unbounded loop: all that repeats is a `for`, a call or a filter. Each of them
 costs steps, and so does every 64 characters of text that an expression makes.
+
+The template's own text is a `TemplateText` from the start, so that what comes out says which
+characters are the template's and which are values.
 """
 
 from __future__ import annotations
@@ -16,18 +19,27 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, cast
 
 from jinja2 import TemplateError, nodes, pass_context, pass_eval_context
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
-from jinja2.filters import do_join, do_replace
+from jinja2.filters import make_attrgetter
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+
+from edgesdk.text.template_text import (
+    TemplateText,
+    concat,
+    fill,
+    from_template,
+    is_template,
+    replace,
+)
 
 MAX_STEPS = 2**20
 CHARACTERS_PER_STEP = 64
@@ -47,10 +59,12 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     """
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
+    concat = staticmethod(concat)
 
     def __init__(self) -> None:
         # Set first: constant expressions are evaluated while a template compiles.
         self._budget = threading.local()
+        self._literals: dict[str, _Literal] = {}
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -70,6 +84,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.filters[_REPEAT] = self._repeat
         self.filters[_CONCAT] = self._concat
         self.filters[_CHARGE] = self._charge
+        self.filters[_LITERAL] = self._literal
 
     def start(self) -> None:
         """Fill the budget for one rendering."""
@@ -77,17 +92,21 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         self._spend(1)
+        owner = getattr(function, "__self__", None)
+        text = owner if isinstance(owner, str) else None
         if isinstance(function, LoopContext) and args:
             args = (self._repeat(args[0], 0), *args[1:])
-        elif isinstance(text := getattr(function, "__self__", None), str):
+        elif text is not None:
             _check_widths((*args, *kwargs.values()))
             if function.__name__ == "join" and args:
                 args = (self._joined(args[0], text), *args[1:])
+                function = TemplateText(text).join
             elif function.__name__ == "replace":
                 self._check_replace(text, *args)
+                function = partial(replace, text)
         result = super().call(context, function, *args, **kwargs)
         self._spend(_steps(result))
-        return result
+        return _traced(result, (text, *args, *kwargs.values())) if text is not None else result
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
@@ -104,11 +123,18 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         wrapped = super().wrap_str_format(value)
         if wrapped is None:
             return None
-        _check_format(value.__self__)
+        text = value.__self__
+        _check_format(text)
 
         def checked(*args: Any, **kwargs: Any) -> str:
             _check_widths((*args, *kwargs.values()))
-            return wrapped(*args, **kwargs)
+            return fill(
+                text,
+                lambda: wrapped(*args, **kwargs),
+                lambda holders, named: wrapped(*holders, **named),
+                args,
+                kwargs,
+            )
 
         return checked
 
@@ -120,7 +146,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         for block in (*blocks, *tree.find_all(nodes.CallBlock)):
             charge = _filtered(nodes.Const(""), _CHARGE, nodes.Const(_literal_steps(block)))
             block.body.insert(0, nodes.Output([charge], lineno=block.lineno))
-        _replace_concats(tree)
+        _rewrite(tree)
         tree.set_environment(self)
         return tree
 
@@ -136,22 +162,24 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             yield item
 
     def _concat(self, parts: list[Any]) -> str:
-        texts = [str(part) for part in parts]
+        texts = list(map(_as_text, parts))
         self._spend(sum(map(len, texts)) // CHARACTERS_PER_STEP)
-        return "".join(texts)
+        return concat(texts)
 
     @pass_eval_context
     def _join(
         self, context: EvalContext, items: Iterable[Any], d: str = "", attribute: Any = None
     ) -> str:
-        return str(do_join(context, self._joined(items, d), d, attribute))
+        if attribute is not None:
+            items = map(make_attrgetter(self, attribute), items)
+        return TemplateText(d).join(map(_as_text, self._joined(items, d)))
 
     @pass_eval_context
     def _replace(
         self, context: EvalContext, text: Any, old: str, new: str, count: int | None = None
     ) -> str:
         self._check_replace(str(text), old, new)
-        return str(do_replace(context, text, old, new, count))
+        return replace(str(text), str(old), str(new), -1 if count is None else count)
 
     def _joined(self, items: Iterable[Any], separator: object) -> list[Any]:
         listed = list(self._repeat(items, _steps(separator)))
@@ -167,9 +195,18 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self._spend(cost)
         return nothing
 
+    @pass_context
+    def _literal(self, context: Context, text: str) -> _Literal:
+        literal = self._literals.get(text)
+        if literal is None:
+            literal = self._literals[text] = _Literal(from_template(text))
+        return literal
+
     def _printed(self, value: Any) -> Any:
-        self._spend(1 + _steps(value))
-        return value
+        # Literals are charged with the loops and macros around them.
+        if type(value) is not _Literal:
+            self._spend(1 + _steps(value))
+        return _as_text(value) if type(value) is int else value
 
     def _check_product(self, left: Any, right: Any) -> None:
         if isinstance(left, int) and isinstance(right, int):
@@ -192,12 +229,16 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
                         _check_format(text)
             result = function(*args, **kwargs)
             self._spend(_steps(result))
-            return result
+            return _traced(result, (*args, *kwargs.values()))
 
         return charged
 
 
-_REPEAT, _CONCAT, _CHARGE = "_repeat", "_concat", "_charge"
+_REPEAT, _CONCAT, _CHARGE, _LITERAL = "_repeat", "_concat", "_charge", "_literal"
+
+
+class _Literal(TemplateText):
+    """A text that stands in the template as it is."""
 
 
 class _GenerationBlock(Extension):
@@ -275,23 +316,48 @@ def _filtered(node: nodes.Node, name: str, *args: nodes.Expr) -> nodes.Filter:
     )
 
 
-def _replace_concats(node: nodes.Node) -> None:
-    """Turn each `a ~ b` into a filter, because the sandbox cannot intercept that operator."""
+def _rewrite(node: nodes.Node) -> None:
+    """Make the template's own texts `TemplateText`, and each `a ~ b` a filter, because the sandbox
+    cannot intercept that operator."""
     for field, value in node.iter_fields():
         if isinstance(value, nodes.Node):
-            _replace_concats(value)
-            setattr(node, field, _without_concat(value))
+            _rewrite(value)
+            setattr(node, field, _rewritten(value, node))
         elif isinstance(value, list):
             for item in value:
                 if isinstance(item, nodes.Node):
-                    _replace_concats(item)
-            setattr(node, field, [_without_concat(item) for item in value])
+                    _rewrite(item)
+            setattr(node, field, [_rewritten(item, node) for item in value])
 
 
-def _without_concat(value: Any) -> Any:
-    if not isinstance(value, nodes.Concat):
-        return value
-    return _filtered(nodes.List(value.nodes, lineno=value.lineno), _CONCAT)
+# Texts here are compared or looked up, and never printed.
+_SILENT = (nodes.Getitem, nodes.Compare, nodes.Operand, nodes.Test)
+
+
+def _rewritten(value: Any, parent: nodes.Node) -> Any:
+    if isinstance(value, nodes.Concat):
+        return _filtered(nodes.List(value.nodes, lineno=value.lineno), _CONCAT)
+    text = value.data if isinstance(value, nodes.TemplateData) else None
+    if isinstance(value, nodes.Const) and not isinstance(parent, _SILENT):
+        text = value.value
+    if isinstance(text, str) and text:
+        return _filtered(nodes.Const(text, lineno=value.lineno), _LITERAL)
+    return value
+
+
+def _as_text(value: Any) -> str:
+    """`str`; a number counts as the template's, so that it may count its tokens (`<image_1>`)."""
+    return from_template(str(value)) if type(value) is int else str(value)
+
+
+def _traced(result: Any, inputs: tuple[Any, ...]) -> Any:
+    """Give a plain result the template's origin where every text that went in has it."""
+    if type(result) is not str or not result:
+        return result
+    texts = [value for value in inputs if isinstance(value, str)]
+    others = [value for value in inputs if not isinstance(value, str | int | float | None)]
+    known = texts and not others and all(map(is_template, texts))
+    return from_template(result) if known else result
 
 
 def _raise_exception(message: str) -> None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import TemplateError as JinjaError
-from jinja2 import TemplateSyntaxError
+from jinja2 import TemplateSyntaxError, nodes
 
 from edgesdk.errors import RequestError, TemplateError
 from edgesdk.text.sandbox import TemplateSandbox
+from edgesdk.text.template_text import TemplateText, from_assistant, from_template
 
 MAX_SOURCE_CHARACTERS = 2**20
 _HINT = "The template belongs to the model: try messages of other roles, or another model."
 
 Message = Mapping[str, Any]
+
+# What the model itself has written of an assistant's message.
+_ASSISTANT_TEXTS = frozenset({"content", "reasoning_content", "reasoning", "thinking"})
+_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 class ChatTemplate:
@@ -31,6 +39,7 @@ class ChatTemplate:
     def __init__(self, source: str) -> None:
         if len(source) > MAX_SOURCE_CHARACTERS:
             raise TemplateError(f"The chat template has {len(source):,} characters.")
+        self._source = source
         self.sha256 = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
         self._sandbox = TemplateSandbox()
         self._sandbox.start()
@@ -44,6 +53,12 @@ class ChatTemplate:
             # Deep nesting, or a constant expression that fails while it is folded.
             raise TemplateError(f"The chat template does not compile: {_reason(error)}") from None
 
+    @cached_property
+    def literals(self) -> str:
+        """The texts that stand in the source, joined by zero characters."""
+        constants = self._sandbox.parse(self._source).find_all(nodes.Const)
+        return "\0".join(node.value for node in constants if isinstance(node.value, str))
+
     def render(
         self,
         messages: Sequence[Message],
@@ -52,14 +67,16 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         bos_token: str | None = None,
         eos_token: str | None = None,
+        special_tokens: Mapping[str, str] = MappingProxyType({}),
         **extra: Any,
-    ) -> str:
-        """Write the conversation as text.
+    ) -> TemplateText:
+        """Write the conversation as text that knows which of it the template wrote.
 
         Args:
             messages: mappings with "role" and "content", of JSON values only.
             tools: JSON schemas of functions, for templates that know tools.
             add_generation_prompt: end with the header of the assistant's next answer.
+            special_tokens: the model's other special tokens by their names, such as "pad_token".
             extra: further variables that some templates read, such as `enable_thinking`.
 
         Raises:
@@ -67,21 +84,48 @@ class ChatTemplate:
                 long or wrote too much.
             RequestError: a message holds something that is not a JSON value.
         """
-        tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        tokens = {**special_tokens, "bos_token": bos_token, "eos_token": eos_token}
         variables = {
-            "messages": [to_json_values(m, f"messages[{i}]") for i, m in enumerate(messages)],
+            "messages": [_message(message, f"messages[{i}]") for i, message in enumerate(messages)],
             "tools": to_json_values(tools, "tools"),
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
-            **{name: token for name, token in tokens.items() if token is not None},
+            **{name: from_template(token) for name, token in tokens.items() if token is not None},
             **{name: to_json_values(value, name) for name, value in extra.items()},
         }
         self._sandbox.start()
         try:
-            return self._template.render(variables)
+            return TemplateText(self._template.render(variables))
         except Exception as error:
             # Whatever a stranger's code raises is the template's failure, not the program's.
             raise TemplateError(f"The chat template failed: {_reason(error)}", hint=_HINT) from None
+
+
+def _message(message: Message, where: str) -> dict[str, Any]:
+    """Copy a message for a template, with the origins of its texts.
+
+    As in transformers, a key without a value is left out: many templates would write "None".
+    """
+    values = {str(key): value for key, value in message.items() if value is not None}
+    copied: dict[str, Any] = to_json_values(values, where)
+    role = copied.get("role")
+    if role == "assistant":
+        for key in _ASSISTANT_TEXTS & copied.keys():
+            copied[key] = _from_assistant(copied[key])
+    # Some templates make a token of it: '<|' + message.role + '|>'.
+    if type(role) is str and _ROLE.fullmatch(role):
+        copied["role"] = from_template(role)
+    return copied
+
+
+def _from_assistant(content: Any) -> Any:
+    if type(content) is str:
+        return from_assistant(content)
+    if isinstance(content, list):
+        return [_from_assistant(part) for part in content]
+    if isinstance(content, dict) and type(content.get("text")) is str:
+        return {**content, "text": from_assistant(content["text"])}
+    return content
 
 
 def to_json_values(value: Any, where: str) -> Any:
@@ -90,7 +134,7 @@ def to_json_values(value: Any, where: str) -> Any:
     Raises:
         RequestError: some part of it is not a JSON value.
     """
-    if value is None or type(value) in (str, int, float, bool):
+    if value is None or type(value) in (str, int, float, bool, TemplateText):
         return value
     for kind in (str, int, float):
         if isinstance(value, kind):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +17,7 @@ from edgesdk.bundle.manifest import TokenizerEntry
 from edgesdk.bundle.opening import Bundle, read_utf8
 from edgesdk.errors import DamagedBundle, InvalidText, UnsupportedBundle
 from edgesdk.system.panics import panics_as
+from edgesdk.text.control_tokens import AddedToken, ControlTokens, Piece
 
 
 class Tokenizer(Protocol):
@@ -28,6 +31,11 @@ class Tokenizer(Protocol):
     def eos_token_ids(self) -> frozenset[int]:
         """Ids that end an answer."""
 
+    @property
+    def added_tokens(self) -> Mapping[str, AddedToken]:
+        """Tokens that are looked for in a text first, by their text; ends of answers and BOS are
+        among them and count as special."""
+
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
         """Ids of `text`. Special tokens that stand in the text become their ids.
 
@@ -35,6 +43,12 @@ class Tokenizer(Protocol):
 
         Raises:
             InvalidText: `text` has a lone surrogate.
+        """
+
+    def encode_pieces(self, pieces: Sequence[Piece], control: ControlTokens) -> list[int]:
+        """Ids of a prompt in pieces. Plain text gets no control token, whatever it says.
+
+        Where no plain text has a control token's text, the ids are those of the joined text.
         """
 
     def token_bytes(self, token: int) -> bytes:
@@ -73,13 +87,20 @@ class BundleTokenizer:
         self._control = frozenset(token for token, added in added.items() if added.special)
         self._entry = entry
         self._size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self._added = {token.content: AddedToken(i, token.special) for i, token in added.items()}
         for token in (*entry.eos_token_ids, entry.bos_token_id):
-            if token is not None and self._tokenizer.id_to_token(token) is None:
+            if token is None:
+                continue
+            content = self._tokenizer.id_to_token(token)
+            if content is None:
                 raise DamagedBundle(
                     f"{path} has no token {token}, which the manifest names.",
                     hint="Export the model again.",
                 )
+            self._added[content] = AddedToken(token, special=True)
         self._pieces: dict[int, bytes] = {}
+        self._plain_text: _PlainTextTokenizer | None = None
+        self._lock = threading.Lock()
 
     @classmethod
     def open(cls, bundle: Bundle) -> BundleTokenizer:
@@ -95,14 +116,19 @@ class BundleTokenizer:
     def eos_token_ids(self) -> frozenset[int]:
         return frozenset(self._entry.eos_token_ids)
 
+    @property
+    def added_tokens(self) -> Mapping[str, AddedToken]:
+        return self._added
+
+    def encode_pieces(self, pieces: Sequence[Piece], control: ControlTokens) -> list[int]:
+        with self._lock:
+            # Made for the first text that needs it: most processes never see one.
+            if self._plain_text is None or self._plain_text.control != control:
+                self._plain_text = _PlainTextTokenizer(self._tokenizer, control)
+        return self._plain_text.encode(pieces, self._letters)
+
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
-        try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        except (UnicodeEncodeError, TypeError):
-            raise InvalidText(
-                f"The text has a lone surrogate at position {_surrogate(text)}.",
-                hint="Decode the bytes that it came from as UTF-8 with errors='replace'.",
-            ) from None
+        ids = _encode(self._tokenizer, text)
         if add_bos and self._entry.add_bos and self._entry.bos_token_id is not None:
             ids.insert(0, self._entry.bos_token_id)
         return ids
@@ -113,10 +139,114 @@ class BundleTokenizer:
             piece = self._pieces[token] = self._piece(token)
         return piece
 
+    def _letters(self, text: str) -> list[int]:
+        """Ids of a text, character by character, or byte by byte."""
+        ids: list[int] = []
+        for letter in text:
+            names = (letter, _SPACE if letter == " " else letter)
+            data = letter.encode()
+            spellings = (
+                *([name] for name in names),
+                [_LETTER_OF[byte] for byte in data],
+                [f"<0x{byte:02X}>" for byte in data],
+            )
+            for spelling in spellings:
+                found = [self._tokenizer.token_to_id(name) for name in spelling]
+                whole = [token for token in found if token is not None]
+                if len(whole) == len(found):
+                    ids += whole
+                    break
+        return ids
+
     def _piece(self, token: int) -> bytes:
         # Rows that pad the logits to a round number have no entry, and so no text.
         text = None if token in self._control else self._tokenizer.id_to_token(token)
         return b"" if text is None else self._bytes_of(text)
+
+
+class _PlainTextTokenizer:
+    """The same tokenizer without its control tokens; each one has an alias, which stands for it.
+
+    So a prompt is encoded in one go, and merges and spaces are those of the whole text. Nobody can
+    write an alias into a text, because it is chosen at random.
+    """
+
+    def __init__(self, original: tokenizers.Tokenizer, control: ControlTokens) -> None:
+        self.control = control
+        parts = json.loads(original.to_str())
+        flags = {token["content"]: token for token in parts["added_tokens"]}
+        for text in control.spelled:
+            flags[text]["special"] = True
+        self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(parts))
+        # Special tokens are no longer looked for.
+        self._tokenizer.encode_special_tokens = True
+        nonce = secrets.token_bytes(16)
+        self._aliases = {
+            text: _private_use(nonce + token.to_bytes(4, "big"))
+            for token, text in control.ids.items()
+        }
+        self._tokenizer.add_tokens(
+            [
+                tokenizers.AddedToken(
+                    alias,
+                    special=False,
+                    **{
+                        flag: flags.get(text, {}).get(flag, False)
+                        for flag in ("single_word", "lstrip", "rstrip", "normalized")
+                    },
+                )
+                for text, alias in self._aliases.items()
+            ]
+        )
+        ids = {text: token for token, text in control.ids.items()}
+        self._meaning = {
+            self._tokenizer.token_to_id(alias): ids[text] for text, alias in self._aliases.items()
+        }
+
+    def encode(self, pieces: Sequence[Piece], letters: Callable[[str], list[int]]) -> list[int]:
+        """See `Tokenizer.encode_pieces`."""
+        aliased = "".join(
+            self._aliases[piece.text] if piece.control else piece.text for piece in pieces
+        )
+        ids = _encode(self._tokenizer, aliased)
+        if sum(token in self._meaning for token in ids) != sum(p.control for p in pieces):
+            # One that counts only as a whole word stands beside a letter.
+            by_text = {text: token for token, text in self.control.ids.items()}
+            ids = []
+            for piece in pieces:
+                if piece.control:
+                    ids.append(by_text[piece.text])
+                else:
+                    ids += self._spelled(_encode(self._tokenizer, piece.text), letters)
+            return ids
+        return self._spelled(ids, letters)
+
+    def _spelled(self, ids: list[int], letters: Callable[[str], list[int]]) -> list[int]:
+        """Aliases become what they stand for; a control token that merges made, its letters."""
+        spelled: list[int] = []
+        for token in ids:
+            text = self.control.ids.get(token)
+            if token in self._meaning:
+                spelled.append(self._meaning[token])
+            else:
+                spelled += [token] if text is None else letters(text)
+        return spelled
+
+
+def _private_use(data: bytes) -> str:
+    """Write bytes in characters that Unicode gives no meaning."""
+    return "".join(chr(0xE000 + byte) for byte in data)
+
+
+def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+    try:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    except (UnicodeEncodeError, TypeError):
+        raise InvalidText(
+            f"The text has a lone surrogate at position {_surrogate(text)}.",
+            hint="Decode the bytes that it came from as UTF-8 with errors='replace'.",
+        ) from None
+    return ids
 
 
 def _surrogate(text: str) -> int:
@@ -217,3 +347,4 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_alphabet()
+_LETTER_OF = {byte: letter for letter, byte in _BYTE_OF.items()}

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from edgesdk.errors import TemplateError
 from edgesdk.text.template import ChatTemplate
+from edgesdk.text.template_text import TemplateText, concat, from_assistant, from_template
 from edgesdk.tools.call_messages import Message, call_message, calls_of, result_message
 from edgesdk.tools.calls import ToolCall, parse_calls
 
@@ -46,18 +47,21 @@ class CallSyntax:
         """The part of `opening` that tells calls from other text; may be empty."""
         return re.split(r"(?<=\S)[\s\[]+\Z", self.opening)[0].strip()
 
-    def write(self, calls: Sequence[ToolCall]) -> str:
-        """An answer that makes `calls`."""
-        return f"{self.opening}{(self.between or '; ').join(map(self._one, calls))}{self.closing}"
+    def write(self, calls: Sequence[ToolCall]) -> TemplateText:
+        """An answer that makes `calls`; what is around names and arguments is no value."""
+        between = from_template(self.between or "; ")
+        listed = between.join(map(self._one, calls))
+        return concat((from_template(self.opening), listed, from_template(self.closing)))
 
-    def _one(self, call: ToolCall) -> str:
+    def _one(self, call: ToolCall) -> TemplateText:
         written = {
             "name": escape_json(call.name),
             "arguments": json.dumps(call.arguments, ensure_ascii=False, separators=self.separators),
             "id": call.id,
         }
         fields = [written[field] for field in self.fields]
-        return "".join(chain(*zip(self.texts, fields, strict=False), self.texts[-1:]))
+        texts = list(map(from_template, self.texts))
+        return concat(chain(*zip(texts, fields, strict=False), texts[-1:]))
 
 
 _OBJECT = ('{"name": "', '", "arguments": ', "}")
@@ -154,6 +158,7 @@ _SYSTEM = """You may call functions to answer the user. They are listed in <tool
 To call {how}:
 {example}
 The results come in <tool_response></tool_response>; then answer the user in words."""
+_RESULT = from_template("<tool_response>\n{}\n</tool_response>")
 _EXAMPLE = '{"name": <function-name>, "arguments": <args-json-object>}'
 _WORDS = {
     HERMES: (
@@ -202,8 +207,8 @@ class ToolFormat:
         prepared: list[Message] = []
         for is_result, group in groupby(messages, lambda message: message["role"] == "tool"):
             if is_result and not self.results:
-                blocks = [f"<tool_response>\n{m.get('content')}\n</tool_response>" for m in group]
-                prepared.append({"role": "user", "content": "\n".join(blocks)})
+                blocks = [_RESULT.replace("{}", str(m.get("content"))) for m in group]
+                prepared.append({"role": "user", "content": from_template("\n").join(blocks)})
             else:
                 prepared += [self._called(message) for message in group]
         return self._with_tools(prepared, specs) if specs and not self.tools else prepared
@@ -217,17 +222,19 @@ class ToolFormat:
         if len(calls) <= self.calls or self.calls > 1:
             return {**message, **call_message(content, calls)}
         written = (self.syntax or HERMES).write(calls)
-        return {"role": "assistant", "content": f"{content}\n{written}" if content else written}
+        words = from_assistant(f"{content}\n" if content else "")
+        return {"role": "assistant", "content": concat((words, written))}
 
     def _with_tools(
         self, messages: list[Message], specs: Sequence[Mapping[str, Any]]
     ) -> list[Message]:
         how, example = _WORDS[self.syntax or HERMES]
         listed = "\n".join(json.dumps(spec["function"], ensure_ascii=False) for spec in specs)
-        words = _SYSTEM.format(specs=listed, how=how, example=example)
+        before, after = _SYSTEM.format(specs="{specs}", how=how, example=example).split("{specs}")
+        words = concat((from_template(before), listed, from_template(after)))
         if messages and messages[0]["role"] == "system":
             first, *others = messages
-            return [{**first, "content": f"{first['content']}\n\n{words}"}, *others]
+            return [{**first, "content": concat((f"{first['content']}\n\n", words))}, *others]
         return [{"role": "system", "content": words}, *messages]
 
 

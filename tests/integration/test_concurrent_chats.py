@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from edgesdk.errors import DeadlineExceeded
 from edgesdk.model import Model
 from edgesdk.reply import Reply
 from edgesdk.runtime import Runtime
+from edgesdk.text.control_tokens import AddedToken, ControlTokens, Piece
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
 
@@ -45,9 +47,13 @@ class LetterTokenizer:
 
     vocab_size = len(LETTERS)
     eos_token_ids: frozenset[int] = frozenset()
+    added_tokens: Mapping[str, AddedToken] = MappingProxyType({})
 
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
         return [LETTERS.index(letter) for letter in text]
+
+    def encode_pieces(self, pieces: Sequence[Piece], control: ControlTokens) -> list[int]:
+        raise AssertionError("this vocabulary has no control tokens that a text could name")
 
     def token_bytes(self, token: int) -> bytes:
         return LETTERS[token % len(LETTERS)].encode()

@@ -6,8 +6,9 @@ Byte 2 opens an answer and byte 3 ends it; both are control tokens, so no text s
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.model import Model
 from edgesdk.runtime import Runtime
 from edgesdk.system.cancellation import CancellationToken, Cancelled
+from edgesdk.text.control_tokens import AddedToken, ControlTokens, Piece
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
 
@@ -41,9 +43,13 @@ class ByteTokenizer:
 
     vocab_size = VOCAB
     eos_token_ids = frozenset({END})
+    added_tokens: Mapping[str, AddedToken] = MappingProxyType({})
 
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
         return list(text.encode("utf-8"))
+
+    def encode_pieces(self, pieces: Sequence[Piece], control: ControlTokens) -> list[int]:
+        raise AssertionError("this vocabulary has no control tokens that a text could name")
 
     def token_bytes(self, token: int) -> bytes:
         return b"" if token in (OPEN, END) else bytes([token])

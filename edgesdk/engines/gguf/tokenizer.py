@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import string
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.errors import EngineError, InvalidText
+from edgesdk.text.control_tokens import AddedToken, ControlTokens, Piece
 
 _LONGEST_PIECE = 256
 
@@ -51,7 +55,84 @@ class LlamaCppTokenizer:
         """Whether a text for this model starts with the BOS token."""
         return bool(self._api.llama_vocab_get_add_bos(self._vocab))
 
+    @cached_property
+    def added_tokens(self) -> Mapping[str, AddedToken]:
+        api = self._api
+        special = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
+        looked_for = special | api.LLAMA_TOKEN_ATTR_USER_DEFINED
+        ends = {*self._eos, api.llama_vocab_bos(self._vocab)} - {-1}
+        added = {}
+        for token in range(self.vocab_size):
+            attributes = self._attributes(token)
+            if attributes & looked_for or token in ends:
+                text = self._text(token)
+                is_special = bool(attributes & special) or token in ends
+                if text is not None:
+                    added[text] = AddedToken(token, is_special)
+        return added
+
+    @cached_property
+    def _ids_of_bytes(self) -> dict[bytes, int]:
+        """Ids of single characters and bytes."""
+        pieces = {token: self.token_bytes(token) for token in reversed(range(self.vocab_size))}
+        return {piece: token for token, piece in pieces.items() if 0 < len(piece) <= 4}
+
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
+        encoded = self._encode(text, parse_special=True)
+        if add_bos and self.wants_bos:
+            encoded.insert(0, self._api.llama_vocab_bos(self._vocab))
+        return encoded
+
+    def encode_pieces(self, pieces: Sequence[Piece], control: ControlTokens) -> list[int]:
+        # llama.cpp itself cuts a text at its control tokens and encodes each part by itself.
+        ids: list[int] = []
+        strips = False
+        for place, piece in enumerate(pieces):
+            if piece.control:
+                token = self.added_tokens[piece.text].id
+                strips = bool(self._attributes(token) & self._api.LLAMA_TOKEN_ATTR_RSTRIP)
+                ids.append(token)
+                continue
+            text = piece.text.lstrip(string.whitespace) if strips else piece.text
+            following = pieces[place + 1].text if place + 1 < len(pieces) else None
+            if following is not None:
+                after = self._attributes(self.added_tokens[following].id)
+                if after & self._api.LLAMA_TOKEN_ATTR_LSTRIP:
+                    text = text.rstrip(string.whitespace)
+            ids += self._encode_plain(text, control)
+        return ids
+
+    def _encode_plain(self, text: str, control: ControlTokens) -> list[int]:
+        ids: list[int] = []
+        for token in self._encode(text, parse_special=False):
+            made = control.ids.get(token)
+            # Merges may make one; and those that have a text are always looked for.
+            ids += [token] if made is None else self._spelled(made, control)
+        return ids
+
+    def _spelled(self, text: str, control: ControlTokens) -> list[int]:
+        """Ids of a control token's text that are not its own."""
+        if self._api.llama_vocab_type(self._vocab) == self._api.LLAMA_VOCAB_TYPE_BPE:
+            parts = [self._encode(part, parse_special=False) for part in (text[:1], text[1:])]
+            ids = [token for part in parts for token in part]
+            if not control.ids.keys() & set(ids):
+                return ids
+        return self._letters(text)
+
+    def _letters(self, text: str) -> list[int]:
+        """Ids of a text, character by character, or byte by byte."""
+        ids: list[int] = []
+        for letter in text:
+            token = self._ids_of_bytes.get(letter.encode())
+            spelled = (
+                [token]
+                if token is not None
+                else [self._ids_of_bytes.get(bytes((byte,))) for byte in letter.encode()]
+            )
+            ids += [one for one in spelled if one is not None]
+        return ids
+
+    def _encode(self, text: str, *, parse_special: bool) -> list[int]:
         self._check_open()
         try:
             data = text.encode()
@@ -63,12 +144,12 @@ class LlamaCppTokenizer:
         room = len(data) + 8
         ids = (self._api.llama_token * room)()
         # add_special would append EOS too where a file asks for that, which ends the answer.
-        count = self._api.llama_tokenize(self._vocab, data, len(data), ids, room, False, True)
+        count = self._api.llama_tokenize(
+            self._vocab, data, len(data), ids, room, False, parse_special
+        )
         if count < 0:
             raise EngineError(f"llama.cpp could not tokenize {len(data)} bytes of text.")
         encoded: list[int] = ids[:count]
-        if add_bos and self.wants_bos:
-            encoded.insert(0, self._api.llama_vocab_bos(self._vocab))
         return encoded
 
     def token_bytes(self, token: int) -> bytes:
@@ -86,6 +167,10 @@ class LlamaCppTokenizer:
             if size >= 0:
                 return buffer.raw[:size]
             room = -size
+
+    def _attributes(self, token: int) -> int:
+        self._check_open()
+        return int(self._api.llama_vocab_get_attr(self._vocab, token))
 
     def _text(self, token: int) -> str | None:
         self._check_open()
