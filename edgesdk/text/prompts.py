@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from edgesdk.errors import EmptyPrompt, RequestError, TemplateError
 from edgesdk.text.control_tokens import ControlTokens, control_tokens
 from edgesdk.text.template import ChatTemplate, Message
-from edgesdk.text.template_text import TemplateText, is_template
+from edgesdk.text.template_text import TemplateText
 from edgesdk.text.tokenizer import Tokenizer
 
 Prompt: TypeAlias = str | Sequence[Message]
@@ -79,17 +79,19 @@ class PromptEncoder:
         return control_tokens(self.tokenizer.added_tokens, literals)
 
     def _encode(self, text: TemplateText) -> list[int]:
-        bos = self.bos_token or ""
-        has_bos = bool(bos) and text.startswith(bos) and is_template(text[: len(bos)])
-        start = [] if has_bos else self.tokenizer.encode("", add_bos=True)
+        ids = self._ids(text)
+        start = self.tokenizer.encode("", add_bos=True)
+        return ids if ids[: len(start)] == start else start + ids
+
+    def _ids(self, text: TemplateText) -> list[int]:
         if self.parse_special:
-            return start + self.tokenizer.encode(text.plain)
+            return self.tokenizer.encode(text.plain)
         control = self.control_tokens
         if control.is_clean(text):
             ids = self.tokenizer.encode(text.plain)
             if control.agrees(text, ids):
-                return start + ids
-        return start + self.tokenizer.encode_pieces(control.split(text), control)
+                return ids
+        return self.tokenizer.encode_pieces(control.split(text), control)
 
     def plain(self, text: str) -> list[int]:
         """Encode a text that the model is to go on with.

@@ -80,7 +80,9 @@ _MACROS = """{%- macro turn(role, text='') -%}
 {%- endfor %} {{ messages | map(attribute='role') | join(',') }} {{ dict(a=1) | tojson }}
 """
 
-_CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
+TEMPLATES = {"llama3": _LLAMA3, "gemma": _GEMMA, "qwen3": _QWEN3, "macros": _MACROS}
+
+CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
     "one": [{"role": "user", "content": "Hi <there> & 'you' 中文 😀"}],
     "two": [
         {"role": "user", "content": "  Hi\n"},
@@ -92,7 +94,7 @@ _CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
         {"role": "user", "content": "Hi"},
     ],
 }
-_TOOLS = [{"type": "function", "function": {"name": "sum", "parameters": {"ü": [1, None, True]}}}]
+TOOLS = [{"type": "function", "function": {"name": "sum", "parameters": {"ü": [1, None, True]}}}]
 
 
 def _both(source: str, messages: list[dict[str, Any]], **variables: Any) -> tuple[str, str]:
@@ -105,14 +107,14 @@ def _both(source: str, messages: list[dict[str, Any]], **variables: Any) -> tupl
 
 
 @pytest.mark.parametrize("source", [_LLAMA3, _GEMMA, _QWEN3, _MACROS])
-@pytest.mark.parametrize("conversation", _CONVERSATIONS)
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
 @pytest.mark.parametrize(
-    "variables", [{}, {"add_generation_prompt": False}, {"tools": _TOOLS, "enable_thinking": False}]
+    "variables", [{}, {"add_generation_prompt": False}, {"tools": TOOLS, "enable_thinking": False}]
 )
 def test_templates_render_as_transformers_does(
     source: str, conversation: str, variables: dict[str, Any]
 ) -> None:
-    messages = _CONVERSATIONS[conversation]
+    messages = CONVERSATIONS[conversation]
     if source == _GEMMA and conversation == "system":
         with pytest.raises(TemplateError, match="System role not supported"):
             ChatTemplate(source).render(messages)
@@ -123,14 +125,14 @@ def test_templates_render_as_transformers_does(
     assert mine == expected
 
 
-@pytest.mark.parametrize("conversation", _CONVERSATIONS)
-@pytest.mark.parametrize("variables", [{}, {"tools": _TOOLS}])
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize("variables", [{}, {"tools": TOOLS}])
 @pytest.mark.parametrize("model", ["smollm2_gguf", "qwen_coder_gguf"])
 def test_templates_of_real_models_render_as_transformers_does(
     model: str, conversation: str, variables: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
     mine, expected = _both(
-        _template(request.getfixturevalue(model)), _CONVERSATIONS[conversation], **variables
+        _template(request.getfixturevalue(model)), CONVERSATIONS[conversation], **variables
     )
 
     assert mine == expected
@@ -146,7 +148,7 @@ def test_a_tool_conversation_of_qwen_renders_as_transformers_does(qwen_coder_ggu
         {"role": "tool", "name": "sum", "content": "4"},
     ]
 
-    mine, expected = _both(_template(qwen_coder_gguf), messages, tools=_TOOLS)
+    mine, expected = _both(_template(qwen_coder_gguf), messages, tools=TOOLS)
 
     assert mine == expected
     assert '"arguments": {"a": [1, 2]}' in mine
