@@ -10,27 +10,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from edgesdk.text.template_text import ASSISTANT, TEMPLATE, TemplateText
 
 
-@dataclass(frozen=True)
-class AddedToken:
-    """A token that is looked for in a text before anything else happens to it.
-
-    Attributes:
-        special: stands for no text of its own, as `<|im_end|>`.
-    """
-
-    id: int
-    special: bool
-
-
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A part of a prompt: a control token's text, or plain text."""
 
     text: str
@@ -98,15 +86,21 @@ class ControlTokens:
         return _any_of(self.spelled)
 
 
-def control_tokens(added: Mapping[str, AddedToken], literals: str) -> ControlTokens:
-    """The control tokens among the added ones; `literals` has what the chat template writes.
+def control_tokens(
+    added: Mapping[str, int], special: Container[int], literals: str
+) -> ControlTokens:
+    """The control tokens among the added ones.
 
     A single character, or nothing but whitespace (Gemma's runs of newlines), is ordinary text.
+
+    Args:
+        added: ids of the added tokens, by text; `special` has those that stand for no text.
+        literals: what the chat template writes.
     """
     texts = {text: token for text, token in added.items() if len(text) > 1 and not text.isspace()}
     return ControlTokens(
-        {text: token.id for text, token in texts.items() if token.special},
-        {text: token.id for text, token in texts.items() if not token.special and text in literals},
+        {text: token for text, token in texts.items() if token in special},
+        {text: token for text, token in texts.items() if token not in special and text in literals},
     )
 
 

@@ -76,7 +76,8 @@ class PromptEncoder:
         """The tokens that only the templates may write."""
         templates = (self.template, self.tool_template)
         literals = "\0".join(template.literals for template in templates if template is not None)
-        return control_tokens(self.tokenizer.added_tokens, literals)
+        tokenizer = self.tokenizer
+        return control_tokens(tokenizer.added_tokens, tokenizer.special_token_ids, literals)
 
     def _encode(self, text: TemplateText) -> list[int]:
         ids = self._ids(text)
@@ -91,7 +92,7 @@ class PromptEncoder:
             ids = self.tokenizer.encode(text.plain)
             if control.agrees(text, ids):
                 return ids
-        return self.tokenizer.encode_pieces(control.split(text), control)
+        return self.tokenizer.encode_pieces(control.split(text), control.ids)
 
     def plain(self, text: str) -> list[int]:
         """Encode a text that the model is to go on with.

@@ -17,7 +17,6 @@ from edgesdk.bundle.manifest import TokenizerEntry
 from edgesdk.bundle.opening import Bundle, read_utf8
 from edgesdk.errors import DamagedBundle, InvalidText, UnsupportedBundle
 from edgesdk.system.panics import panics_as
-from edgesdk.text.control_tokens import AddedToken, ControlTokens, Piece
 
 
 class Tokenizer(Protocol):
@@ -32,9 +31,13 @@ class Tokenizer(Protocol):
         """Ids that end an answer."""
 
     @property
-    def added_tokens(self) -> Mapping[str, AddedToken]:
-        """Tokens that are looked for in a text first, by their text; ends of answers and BOS are
-        among them and count as special."""
+    def added_tokens(self) -> Mapping[str, int]:
+        """Ids, by their text, of tokens that are looked for in a text before anything else; ends of
+        answers and BOS are among them."""
+
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        """Those that stand for no text of their own, and ends of answers and BOS."""
 
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
         """Ids of `text`. Special tokens that stand in the text become their ids.
@@ -45,10 +48,13 @@ class Tokenizer(Protocol):
             InvalidText: `text` has a lone surrogate.
         """
 
-    def encode_pieces(self, pieces: Sequence[Piece], control: ControlTokens) -> list[int]:
-        """Ids of a prompt in pieces. Plain text gets no control token, whatever it says.
+    def encode_pieces(
+        self, pieces: Sequence[tuple[str, bool]], control: Mapping[int, str]
+    ) -> list[int]:
+        """Ids of a prompt in pieces: texts, and whether each is that of a control token.
 
-        Where no plain text has a control token's text, the ids are those of the joined text.
+        Plain text gets no control token, whatever it says. Where it names none, the ids are those
+        of the joined text. `control` has the texts of the control tokens.
         """
 
     def token_bytes(self, token: int) -> bytes:
@@ -87,7 +93,7 @@ class BundleTokenizer:
         self._control = frozenset(token for token, added in added.items() if added.special)
         self._entry = entry
         self._size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        self._added = {token.content: AddedToken(i, token.special) for i, token in added.items()}
+        self._added = {token.content: i for i, token in added.items()}
         for token in (*entry.eos_token_ids, entry.bos_token_id):
             if token is None:
                 continue
@@ -97,7 +103,7 @@ class BundleTokenizer:
                     f"{path} has no token {token}, which the manifest names.",
                     hint="Export the model again.",
                 )
-            self._added[content] = AddedToken(token, special=True)
+            self._added[content] = token
         self._pieces: dict[int, bytes] = {}
         self._plain_text: _PlainTextTokenizer | None = None
         self._lock = threading.Lock()
@@ -117,10 +123,17 @@ class BundleTokenizer:
         return frozenset(self._entry.eos_token_ids)
 
     @property
-    def added_tokens(self) -> Mapping[str, AddedToken]:
+    def added_tokens(self) -> Mapping[str, int]:
         return self._added
 
-    def encode_pieces(self, pieces: Sequence[Piece], control: ControlTokens) -> list[int]:
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        ends = {*self._entry.eos_token_ids, self._entry.bos_token_id}
+        return self._control | {token for token in ends if token is not None}
+
+    def encode_pieces(
+        self, pieces: Sequence[tuple[str, bool]], control: Mapping[int, str]
+    ) -> list[int]:
         with self._lock:
             # Made for the first text that needs it: most processes never see one.
             if self._plain_text is None or self._plain_text.control != control:
@@ -171,19 +184,19 @@ class _PlainTextTokenizer:
     write an alias into a text, because it is chosen at random.
     """
 
-    def __init__(self, original: tokenizers.Tokenizer, control: ControlTokens) -> None:
+    def __init__(self, original: tokenizers.Tokenizer, control: Mapping[int, str]) -> None:
         self.control = control
         parts = json.loads(original.to_str())
         flags = {token["content"]: token for token in parts["added_tokens"]}
-        for text in control.spelled:
-            flags[text]["special"] = True
+        for text in control.values():
+            if text in flags:
+                flags[text]["special"] = True
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(parts))
         # Special tokens are no longer looked for.
         self._tokenizer.encode_special_tokens = True
         nonce = secrets.token_bytes(16)
         self._aliases = {
-            text: _private_use(nonce + token.to_bytes(4, "big"))
-            for token, text in control.ids.items()
+            text: _private_use(nonce + token.to_bytes(4, "big")) for token, text in control.items()
         }
         self._tokenizer.add_tokens(
             [
@@ -198,34 +211,35 @@ class _PlainTextTokenizer:
                 for text, alias in self._aliases.items()
             ]
         )
-        ids = {text: token for token, text in control.ids.items()}
+        self._ids = {text: token for token, text in control.items()}
         self._meaning = {
-            self._tokenizer.token_to_id(alias): ids[text] for text, alias in self._aliases.items()
+            self._tokenizer.token_to_id(alias): self._ids[text]
+            for text, alias in self._aliases.items()
         }
 
-    def encode(self, pieces: Sequence[Piece], letters: Callable[[str], list[int]]) -> list[int]:
+    def encode(
+        self, pieces: Sequence[tuple[str, bool]], letters: Callable[[str], list[int]]
+    ) -> list[int]:
         """See `Tokenizer.encode_pieces`."""
-        aliased = "".join(
-            self._aliases[piece.text] if piece.control else piece.text for piece in pieces
-        )
-        ids = _encode(self._tokenizer, aliased)
-        if sum(token in self._meaning for token in ids) != sum(p.control for p in pieces):
-            # One that counts only as a whole word stands beside a letter.
-            by_text = {text: token for token, text in self.control.ids.items()}
-            ids = []
-            for piece in pieces:
-                if piece.control:
-                    ids.append(by_text[piece.text])
-                else:
-                    ids += self._spelled(_encode(self._tokenizer, piece.text), letters)
-            return ids
-        return self._spelled(ids, letters)
+        aliased = [self._aliases[text] if is_control else text for text, is_control in pieces]
+        ids = _encode(self._tokenizer, "".join(aliased))
+        aliases = sum(token in self._meaning for token in ids)
+        if aliases == sum(is_control for _, is_control in pieces):
+            return self._spelled(ids, letters)
+        # One that counts only as a whole word stands beside a letter.
+        apart: list[int] = []
+        for text, is_control in pieces:
+            if is_control:
+                apart.append(self._ids[text])
+            else:
+                apart += self._spelled(_encode(self._tokenizer, text), letters)
+        return apart
 
     def _spelled(self, ids: list[int], letters: Callable[[str], list[int]]) -> list[int]:
         """Aliases become what they stand for; a control token that merges made, its letters."""
         spelled: list[int] = []
         for token in ids:
-            text = self.control.ids.get(token)
+            text = self.control.get(token)
             if token in self._meaning:
                 spelled.append(self._meaning[token])
             else:

@@ -30,7 +30,6 @@ from edgesdk.errors import DeadlineExceeded
 from edgesdk.model import Model
 from edgesdk.reply import Reply
 from edgesdk.runtime import Runtime
-from edgesdk.text.control_tokens import AddedToken, ControlTokens, Piece
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
 
@@ -47,12 +46,15 @@ class LetterTokenizer:
 
     vocab_size = len(LETTERS)
     eos_token_ids: frozenset[int] = frozenset()
-    added_tokens: Mapping[str, AddedToken] = MappingProxyType({})
+    added_tokens: Mapping[str, int] = MappingProxyType({})
+    special_token_ids: frozenset[int] = frozenset()
 
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
         return [LETTERS.index(letter) for letter in text]
 
-    def encode_pieces(self, pieces: Sequence[Piece], control: ControlTokens) -> list[int]:
+    def encode_pieces(
+        self, pieces: Sequence[tuple[str, bool]], control: Mapping[int, str]
+    ) -> list[int]:
         raise AssertionError("this vocabulary has no control tokens that a text could name")
 
     def token_bytes(self, token: int) -> bytes:

@@ -141,7 +141,9 @@ def test_llama_cpp_gets_the_same_prompts(engine: GgufEngine) -> None:
         assert bare.chat(messages) == tokenizer.encode(text.plain)
         # Cut at its control tokens it is the same.
         pieces = bare.control_tokens.split(text)
-        assert tokenizer.encode_pieces(pieces, bare.control_tokens) == tokenizer.encode(text.plain)
+        assert tokenizer.encode_pieces(pieces, bare.control_tokens.ids) == tokenizer.encode(
+            text.plain
+        )
     for attack in ATTACKS:
         ids = bare.chat([{"role": "user", "content": attack}], tools=TOOLS)
         plain = bare.chat([{"role": "user", "content": "x"}], tools=TOOLS)

@@ -26,7 +26,6 @@ from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.model import Model
 from edgesdk.runtime import Runtime
 from edgesdk.system.cancellation import CancellationToken, Cancelled
-from edgesdk.text.control_tokens import AddedToken, ControlTokens, Piece
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
 
@@ -43,12 +42,15 @@ class ByteTokenizer:
 
     vocab_size = VOCAB
     eos_token_ids = frozenset({END})
-    added_tokens: Mapping[str, AddedToken] = MappingProxyType({})
+    added_tokens: Mapping[str, int] = MappingProxyType({})
+    special_token_ids: frozenset[int] = frozenset()
 
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
         return list(text.encode("utf-8"))
 
-    def encode_pieces(self, pieces: Sequence[Piece], control: ControlTokens) -> list[int]:
+    def encode_pieces(
+        self, pieces: Sequence[tuple[str, bool]], control: Mapping[int, str]
+    ) -> list[int]:
         raise AssertionError("this vocabulary has no control tokens that a text could name")
 
     def token_bytes(self, token: int) -> bytes:

@@ -10,7 +10,6 @@ from typing import Any
 
 from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.errors import EngineError, InvalidText
-from edgesdk.text.control_tokens import AddedToken, ControlTokens, Piece
 
 _LONGEST_PIECE = 256
 
@@ -56,20 +55,22 @@ class LlamaCppTokenizer:
         return bool(self._api.llama_vocab_get_add_bos(self._vocab))
 
     @cached_property
-    def added_tokens(self) -> Mapping[str, AddedToken]:
-        api = self._api
-        special = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
-        looked_for = special | api.LLAMA_TOKEN_ATTR_USER_DEFINED
-        ends = {*self._eos, api.llama_vocab_bos(self._vocab)} - {-1}
-        added = {}
-        for token in range(self.vocab_size):
-            attributes = self._attributes(token)
-            if attributes & looked_for or token in ends:
-                text = self._text(token)
-                is_special = bool(attributes & special) or token in ends
-                if text is not None:
-                    added[text] = AddedToken(token, is_special)
-        return added
+    def added_tokens(self) -> Mapping[str, int]:
+        looked_for = self.special_token_ids | self._with(self._api.LLAMA_TOKEN_ATTR_USER_DEFINED)
+        texts = {self._text(token): token for token in sorted(looked_for)}
+        return {text: token for text, token in texts.items() if text is not None}
+
+    @cached_property
+    def special_token_ids(self) -> frozenset[int]:
+        bos = self._api.llama_vocab_bos(self._vocab)
+        special = self._api.LLAMA_TOKEN_ATTR_CONTROL | self._api.LLAMA_TOKEN_ATTR_UNKNOWN
+        return self._with(special) | self._eos | ({bos} if bos >= 0 else set())
+
+    def _with(self, attributes: int) -> frozenset[int]:
+        """The tokens that have one of these attributes."""
+        return frozenset(
+            token for token in range(self.vocab_size) if self._attributes(token) & attributes
+        )
 
     @cached_property
     def _ids_of_bytes(self) -> dict[bytes, int]:
@@ -83,39 +84,42 @@ class LlamaCppTokenizer:
             encoded.insert(0, self._api.llama_vocab_bos(self._vocab))
         return encoded
 
-    def encode_pieces(self, pieces: Sequence[Piece], control: ControlTokens) -> list[int]:
+    def encode_pieces(
+        self, pieces: Sequence[tuple[str, bool]], control: Mapping[int, str]
+    ) -> list[int]:
         # llama.cpp itself cuts a text at its control tokens and encodes each part by itself.
         ids: list[int] = []
-        strips = False
-        for place, piece in enumerate(pieces):
-            if piece.control:
-                token = self.added_tokens[piece.text].id
-                strips = bool(self._attributes(token) & self._api.LLAMA_TOKEN_ATTR_RSTRIP)
-                ids.append(token)
+        for place, (text, is_control) in enumerate(pieces):
+            if is_control:
+                ids.append(self.added_tokens[text])
                 continue
-            text = piece.text.lstrip(string.whitespace) if strips else piece.text
-            following = pieces[place + 1].text if place + 1 < len(pieces) else None
-            if following is not None:
-                after = self._attributes(self.added_tokens[following].id)
-                if after & self._api.LLAMA_TOKEN_ATTR_LSTRIP:
-                    text = text.rstrip(string.whitespace)
+            if place and self._strips(pieces[place - 1], self._api.LLAMA_TOKEN_ATTR_RSTRIP):
+                text = text.lstrip(string.whitespace)
+            after = pieces[place + 1] if place + 1 < len(pieces) else ("", False)
+            if self._strips(after, self._api.LLAMA_TOKEN_ATTR_LSTRIP):
+                text = text.rstrip(string.whitespace)
             ids += self._encode_plain(text, control)
         return ids
 
-    def _encode_plain(self, text: str, control: ControlTokens) -> list[int]:
+    def _strips(self, piece: tuple[str, bool], attribute: int) -> bool:
+        """Whether a control token eats the whitespace on one side of it."""
+        text, is_control = piece
+        return is_control and bool(self._attributes(self.added_tokens[text]) & attribute)
+
+    def _encode_plain(self, text: str, control: Mapping[int, str]) -> list[int]:
         ids: list[int] = []
         for token in self._encode(text, parse_special=False):
-            made = control.ids.get(token)
+            made = control.get(token)
             # Merges may make one; and those that have a text are always looked for.
             ids += [token] if made is None else self._spelled(made, control)
         return ids
 
-    def _spelled(self, text: str, control: ControlTokens) -> list[int]:
+    def _spelled(self, text: str, control: Mapping[int, str]) -> list[int]:
         """Ids of a control token's text that are not its own."""
         if self._api.llama_vocab_type(self._vocab) == self._api.LLAMA_VOCAB_TYPE_BPE:
             parts = [self._encode(part, parse_special=False) for part in (text[:1], text[1:])]
             ids = [token for part in parts for token in part]
-            if not control.ids.keys() & set(ids):
+            if not control.keys() & set(ids):
                 return ids
         return self._letters(text)
 
