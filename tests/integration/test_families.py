@@ -145,8 +145,6 @@ def test_a_tied_config_with_a_differing_head(tmp_path):
         ({"attention_bias": True}, r"q_proj\.bias' is missing"),
         ({"hidden_act": "relu"}, "activation 'relu'"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic'"),
-        ({"residual_multiplier": 0.22}, "residual_multiplier"),
-        ({"num_local_experts": 8}, "num_local_experts"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps = 'small'"),
         ({"num_hidden_layers": 2**39}, "num_hidden_layers = 549755813888"),
         ({"rms_norm_eps": 10**400}, "rms_norm_eps = 1000"),

@@ -23,28 +23,6 @@ _ACTIVATIONS: Mapping[str, Literal["silu", "gelu_tanh"]] = {
     "gelu_new": "gelu_tanh",
 }
 
-# Keys that change what a decoder computes, and the values that change nothing.
-_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "embedding_multiplier": (1.0,),
-    "residual_multiplier": (1.0,),
-    "attention_multiplier": (),
-    "logits_scaling": (1.0,),
-    "logit_scale": (1.0,),
-    "scale_emb": (1.0,),
-    "scale_depth": (),
-    "dim_model_base": (),
-    "num_local_experts": (0, 1),
-    "num_experts": (0, 1),
-    "n_routed_experts": (0, 1),
-    "clip_qkv": (),
-    "alibi": (),
-    "no_rope_layers": (),
-    "attention_sink": (),
-    "use_bidirectional_attention": (),
-    "is_encoder_decoder": (),
-    "add_cross_attention": (),
-}
-
 _TEMPLATES = {
     "embed": "embed_tokens",
     "input_norm": "input_layernorm",
@@ -75,7 +53,6 @@ def config_fields(
 
     Raises:
         CheckpointError: the weights were quantized by some other tool.
-        ConfigMismatch: it asks for something that `DecoderSpec` cannot say.
     """
     top = ConfigFields(checkpoint.config, str(checkpoint.path / "config.json"))
     if "quantization_config" in top:
@@ -85,10 +62,7 @@ def config_fields(
             hint="Export from the original checkpoint, or from a GGUF of it.",
         )
     chosen = top if section is None else top.within(section)
-    config = ConfigFields({**defaults, **chosen.values}, chosen.where)
-    for key, neutral in _UNSUPPORTED.items():
-        config.refuse(key, *neutral)
-    return config
+    return ConfigFields({**defaults, **chosen.values}, chosen.where)
 
 
 def architecture_of(checkpoint: Checkpoint, family: str) -> str:
@@ -104,10 +78,11 @@ def plain_spec(
     architecture: str,
     activation_key: str = "hidden_act",
     rope: RopeSpec | None = None,
+    partial_rotary: bool = False,
 ) -> DecoderSpec:
     """The spec of a decoder with pre-norms, no biases and full attention in every layer. Its rope
     is read from the configuration unless it is given; every family but gemma3 documents a theta
-    of 10,000 where there is none."""
+    of 10,000 where there is none. `partial_rotary`: see `rope_from_config`."""
     hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
     layers = config.count("num_hidden_layers", limit=MAX_LAYERS)
     head_size = config.count("head_dim", max(1, hidden // heads))
@@ -126,7 +101,10 @@ def plain_spec(
         head_size=head_size,
         context_length=config.count("max_position_embeddings"),
         norm_eps=config.positive("rms_norm_eps"),
-        rope=rope or rope_from_config(config, head_size=head_size, default_theta=10_000.0),
+        rope=rope
+        or rope_from_config(
+            config, head_size=head_size, default_theta=10_000.0, partial_rotary=partial_rotary
+        ),
         windows=(None,) * layers,
         attention_scale=head_size**-0.5,
         tied=config.flag("tie_word_embeddings"),

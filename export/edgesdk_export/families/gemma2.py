@@ -10,8 +10,11 @@ from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
 from edgesdk_export.families.family import Family, GgufFamily
 from edgesdk_export.families.mapping import CheckpointMapping
+from edgesdk_export.families.rope_settings import refuse_rope_by_layer_type
 
 _DEFAULTS = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
     "head_dim": 256,
     "hidden_activation": "gelu_pytorch_tanh",
     "max_position_embeddings": 8192,
@@ -30,6 +33,7 @@ _LAYERS_OF_27B = 46
 def from_config(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read config.json of `Gemma2ForCausalLM`."""
     config = config_json.config_fields(checkpoint, _DEFAULTS)
+    refuse_rope_by_layer_type(config)
     spec = config_json.plain_spec(
         config,
         family="gemma2",

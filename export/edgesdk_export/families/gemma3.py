@@ -48,6 +48,8 @@ def from_config(checkpoint: Checkpoint) -> CheckpointMapping:
         activation_key="hidden_activation",
         rope=_global_rope(config, head_size),
     )
+    # Embedding models see both ways; no other family reads this.
+    config.refuse("use_bidirectional_attention")
     biased = config.flag("attention_bias")
     period = config.count("sliding_window_pattern")
     spec = replace(
@@ -62,7 +64,6 @@ def from_config(checkpoint: Checkpoint) -> CheckpointMapping:
         ),
         local_rope=_local_rope(config, head_size),
         attention_scale=config.positive("query_pre_attn_scalar") ** -0.5,
-        attention_softcap=config.optional_positive("attn_logit_softcapping"),
         logit_softcap=config.optional_positive("final_logit_softcapping"),
     )
     prefix, head = _prefix(checkpoint), config_json.HEAD
@@ -109,8 +110,6 @@ def _all_but_each(period: int, layers: int) -> tuple[bool, ...]:
 
 def _global_rope(config: ConfigFields, head_size: int) -> RopeSpec:
     per_type = config.within("rope_parameters")
-    if "rope_theta" in per_type or "rope_type" in per_type:
-        raise per_type.mismatch("rope parameters must be given per layer type")
     full = per_type.within("full_attention")
     found = ConfigFields({**full.values, **config.within("rope_scaling").values}, full.where)
     theta = found.positive("rope_theta", config.positive("rope_theta", _GLOBAL_THETA))

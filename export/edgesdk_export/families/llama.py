@@ -1,4 +1,4 @@
-"""Llama, Mistral and SmolLM: the plain decoder (arXiv:2302.13971, arXiv:2310.06825)."""
+"""Llama, Mistral, Ministral and SmolLM: the plain decoder (arXiv:2302.13971, arXiv:2310.06825)."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ _MISTRAL_DEFAULTS = {
 
 
 def from_config(checkpoint: Checkpoint) -> CheckpointMapping:
-    """Read config.json of `LlamaForCausalLM` or `MistralForCausalLM`."""
-    mistral = checkpoint.config.get("model_type") == "mistral"
+    """Read config.json of `LlamaForCausalLM`, `MistralForCausalLM` or `MinistralForCausalLM`, which
+    transformers takes a Mistral with `layer_types` for."""
+    mistral = checkpoint.config.get("model_type") != "llama"
     config = config_json.config_fields(checkpoint, _MISTRAL_DEFAULTS if mistral else _DEFAULTS)
     architecture = config_json.architecture_of(checkpoint, "llama")
     spec = config_json.plain_spec(config, family="llama", architecture=architecture)
     if mistral:
         window = config.optional_count("sliding_window")
-        if window is not None and window < spec.context_length:
-            spec = replace(spec, windows=(window,) * spec.layers)
+        slides = (window is not None,) * spec.layers
+        windows = config_json.windows_by_layer_type(config, spec, window, slides)
+        spec = replace(spec, windows=windows)
     else:
         biased = config.flag("attention_bias")
         spec = replace(spec, qkv_bias=biased, o_bias=biased, mlp_bias=config.flag("mlp_bias"))
@@ -74,7 +76,7 @@ def _half_split(source: WeightSource, head_size: int) -> WeightSource:
 
 FAMILY = Family(
     "llama",
-    ("llama", "mistral"),
+    ("llama", "mistral", "ministral"),
     from_config,
     GgufFamily(
         ("llama",),

@@ -10,6 +10,7 @@ from edgesdk.bundle.spec import DecoderSpec
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
 from edgesdk_export.families.family import Family, GgufFamily
+from edgesdk_export.families.fields import ConfigFields
 from edgesdk_export.families.mapping import CheckpointMapping, WeightSource
 
 _DEFAULTS = {
@@ -25,7 +26,9 @@ def from_config(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read config.json of `Phi3ForCausalLM`."""
     config = config_json.config_fields(checkpoint, _DEFAULTS)
     architecture = config_json.architecture_of(checkpoint, "phi3")
-    spec = config_json.plain_spec(config, family="phi3", architecture=architecture)
+    spec = config_json.plain_spec(
+        _named_longrope(config), family="phi3", architecture=architecture, partial_rotary=True
+    )
     if spec.rope.kind not in ("default", "longrope"):
         raise config.mismatch(f"phi3 with '{spec.rope.kind}' rope is not supported")
     window = config.optional_count("sliding_window")
@@ -35,6 +38,16 @@ def from_config(checkpoint: Checkpoint) -> CheckpointMapping:
         spec, config_json.config_sources(spec), qkv="self_attn.qkv_proj", gate_up="mlp.gate_up_proj"
     )
     return CheckpointMapping(spec, sources, config_json.HEAD, config_json.SETTLED)
+
+
+def _named_longrope(config: ConfigFields) -> ConfigFields:
+    """The first checkpoints called longrope "su" or "yarn"."""
+    key = "rope_scaling" if config.values.get("rope_scaling") else "rope_parameters"
+    found = config.within(key)
+    if found.text("rope_type", found.text("type", "default")) not in ("su", "yarn"):
+        return config
+    renamed = {**found.values, "rope_type": "longrope"}
+    return ConfigFields({**config.values, key: renamed}, config.where)
 
 
 def from_gguf(checkpoint: Checkpoint) -> CheckpointMapping:

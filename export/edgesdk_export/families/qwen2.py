@@ -9,8 +9,10 @@ from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
 from edgesdk_export.families.family import Family, GgufFamily
 from edgesdk_export.families.mapping import CheckpointMapping
+from edgesdk_export.families.rope_settings import refuse_rope_by_layer_type
 
 _DEFAULTS = {
+    "num_key_value_heads": 32,
     "hidden_act": "silu",
     "max_position_embeddings": 32_768,
     "rms_norm_eps": 1e-6,
@@ -24,6 +26,7 @@ _DEFAULTS = {
 def from_config(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read config.json of `Qwen2ForCausalLM`."""
     config = config_json.config_fields(checkpoint, _DEFAULTS)
+    refuse_rope_by_layer_type(config)
     architecture = config_json.architecture_of(checkpoint, "qwen2")
     spec = config_json.plain_spec(config, family="qwen2", architecture=architecture)
     spec = replace(spec, qkv_bias=True, windows=config_json.upper_windows(config, spec))

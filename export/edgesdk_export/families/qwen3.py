@@ -8,8 +8,10 @@ from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import config_json, gguf_metadata
 from edgesdk_export.families.family import Family, GgufFamily
 from edgesdk_export.families.mapping import CheckpointMapping
+from edgesdk_export.families.rope_settings import refuse_rope_by_layer_type
 
 _DEFAULTS = {
+    "num_key_value_heads": 32,
     "hidden_act": "silu",
     "head_dim": 128,
     "max_position_embeddings": 32_768,
@@ -25,6 +27,7 @@ _DEFAULTS = {
 def from_config(checkpoint: Checkpoint) -> CheckpointMapping:
     """Read config.json of `Qwen3ForCausalLM`."""
     config = config_json.config_fields(checkpoint, _DEFAULTS)
+    refuse_rope_by_layer_type(config)
     architecture = config_json.architecture_of(checkpoint, "qwen3")
     spec = config_json.plain_spec(config, family="qwen3", architecture=architecture)
     biased = config.flag("attention_bias")

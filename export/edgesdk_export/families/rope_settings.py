@@ -14,44 +14,79 @@ GGUF_SHORT = "rope_factors_short.weight"
 GGUF_LONG = "rope_factors_long.weight"
 
 
-def rope_from_config(config: ConfigFields, *, head_size: int, default_theta: float) -> RopeSpec:
+def rope_from_config(
+    config: ConfigFields, *, head_size: int, default_theta: float, partial_rotary: bool = False
+) -> RopeSpec:
     """Rope of config.json.
 
     transformers 5 writes `rope_parameters`; 4 wrote `rope_theta` beside `rope_scaling`. A
     `rope_scaling` wins, as it does in transformers.
+
+    Args:
+        partial_rotary: whether the family reads `partial_rotary_factor`; the others ignore it.
 
     Raises:
         ConfigMismatch: a kind that `RopeSpec` cannot say, or a field is missing or absurd.
     """
     key = "rope_scaling" if config.values.get("rope_scaling") else "rope_parameters"
     found = config.within(key)
+    theta = found.positive("rope_theta", config.positive("rope_theta", default_theta))
+    return stretched(
+        config,
+        found,
+        theta=theta,
+        head_size=head_size,
+        original_beside=True,
+        partial_rotary=partial_rotary,
+    )
+
+
+def refuse_rope_by_layer_type(config: ConfigFields) -> None:
+    """Raise if each kind of layer has a rope of its own, in a family whose layers are of several
+    kinds and share one."""
+    found = config.within("rope_parameters")
     for layer_type in ("full_attention", "sliding_attention"):
         if layer_type in found:
             raise found.mismatch("rope parameters per layer type are not supported here")
-    theta = found.positive("rope_theta", config.positive("rope_theta", default_theta))
-    return stretched(config, found, theta=theta, head_size=head_size)
 
 
 def stretched(
-    config: ConfigFields, found: ConfigFields, *, theta: float, head_size: int
+    config: ConfigFields,
+    found: ConfigFields,
+    *,
+    theta: float,
+    head_size: int,
+    original_beside: bool = False,
+    partial_rotary: bool = False,
 ) -> RopeSpec:
-    """The kind of rope that `found`, an object of transformers' rope parameters, asks for."""
-    share = found.positive("partial_rotary_factor", config.positive("partial_rotary_factor", 1.0))
+    """The kind of rope that `found`, an object of transformers' rope parameters, asks for.
+
+    Args:
+        original_beside: whether `original_max_position_embeddings` may stand beside `found`, too.
+        partial_rotary: see `rope_from_config`.
+    """
+    kind = found.text("rope_type", found.text("type", "default"))
+    share = 1.0
+    if partial_rotary or kind != "default":
+        share = config.positive("partial_rotary_factor", 1.0)
+        share = found.positive("partial_rotary_factor", share)
+    if share != 1 and not partial_rotary:
+        # transformers then stretches a part of the frequencies, and fails on the first token.
+        raise found.mismatch(f"'{kind}' rope of {share} of a head is not one of this family")
     rotary_size = int(head_size * share)
     if not 2 <= rotary_size <= head_size or rotary_size % 2:
         raise found.mismatch(f"{rotary_size} of {head_size} values of a head would be rotated")
     if theta <= 1:
         raise found.mismatch(f"rope_theta = {theta} is not above 1")
-    kind = found.text("rope_type", found.text("type", "default"))
     if kind == "default":
         return RopeSpec(theta, rotary_size)
     if kind == "linear":
         return RopeSpec(theta, rotary_size, "linear", factor=found.positive("factor"))
 
     context = config.count("max_position_embeddings")
-    original = config.optional_count("original_max_position_embeddings") or found.count(
-        "original_max_position_embeddings", context
-    )
+    original = found.count("original_max_position_embeddings", context)
+    if original_beside:
+        original = config.count("original_max_position_embeddings", original)
     if kind == "llama3":
         return RopeSpec(
             theta,
@@ -76,7 +111,7 @@ def stretched(
             beta_slow=found.positive("beta_slow", 1.0),
             attention_factor=found.positive("attention_factor", _yarn_attention(found, factor)),
         )
-    if kind in ("longrope", "su"):
+    if kind == "longrope":
         factor = found.positive("factor", context / original)
         return RopeSpec(
             theta,
