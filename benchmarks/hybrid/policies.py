@@ -13,7 +13,6 @@ import numpy.typing as npt
 from benchmarks.hybrid.outcomes import Outcome
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.prompt_classifier import train_prompt_classifier
-from edgesdk.hybrid.confidence.regression import sigmoid
 from edgesdk.hybrid.confidence.training import (
     ConfidenceProfile,
     LabelledDraft,
@@ -56,14 +55,14 @@ def _family_prior(trained: Sequence[Outcome]) -> Score:
 
 
 def _mean_log_probability(_: Sequence[Outcome]) -> Score:
-    """What the client does where nothing was trained, as a probability."""
-    untrained = Confidence()
-    return lambda outcomes: np.array([untrained.of(outcome.signals) for outcome in outcomes])
+    """The geometric mean of the tokens' probabilities."""
+    return lambda outcomes: np.exp([outcome.signals.mean_log_probability for outcome in outcomes])
 
 
 def _answer_probability(_: Sequence[Outcome]) -> Score:
-    """The product of the tokens' probabilities, by itself."""
-    return lambda outcomes: sigmoid(np.array([outcome.signals.log_odds for outcome in outcomes]))
+    """What the client does where nothing was trained: the probability of the whole answer."""
+    untrained = Confidence()
+    return lambda outcomes: np.array([untrained.of(outcome.signals) for outcome in outcomes])
 
 
 def _prompt_gate(trained: Sequence[Outcome]) -> Score:

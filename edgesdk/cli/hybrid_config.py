@@ -58,7 +58,7 @@ money_per_day = 1.0       # also tokens_per_hour and the like
 file = "spending.db"      # counts over restarts
 
 [confidence]
-threshold = 0.7           # from here on the device's answer is kept
+threshold = 0.5           # from here on the device's answer is kept
 calibrations = "my-app"   # or what the app of that name calibrated on this device
 tries = 2                 # further answers of the device where it is unsure
 """

@@ -78,7 +78,7 @@ def consensus_of(
         sum(similarity(one, other) for j, other in enumerate(answers) if j != i)
         for i, one in enumerate(answers)
     ]
-    best = max(range(len(answers)), key=lambda i: (round(totals[i], 9), confidences[i]))
+    best = max(range(len(answers)), key=lambda i: (round(totals[i], 9), round(confidences[i], 3)))
     return Consensus(best, totals[best])
 
 

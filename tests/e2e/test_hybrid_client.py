@@ -36,10 +36,11 @@ from edgesdk.hybrid.stream import HybridEvent
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 
-# The fake engine's tokens have a probability of 0.39.
-SURE, UNSURE = Confidence(threshold=0.3, abort_below=0.3), Confidence(threshold=0.5)
+# The fake engine's tokens have a probability of 0.39, and its answers that of all their tokens.
+SURE, UNSURE = Confidence(threshold=0.0, abort_below=0.0), Confidence(threshold=0.5)
 HOPELESS = Confidence(threshold=0.5, abort_below=0.45, decide_after=4)
 LOCAL = b"I am not sure."
+LONG = bytes(random.Random(0).choices(b"abcdefghijklmnop", k=500))
 
 
 def cloud(server: ScriptedServer, **changes: Any) -> Cloud:
@@ -65,7 +66,7 @@ def test_a_sure_answer_stays_here() -> None:
         assert server.requests == []
     assert (reply.text, reply.route, reply.low_confidence) == ("Hello there.", "local", False)
     assert reply.local is not None
-    assert reply.local.confidence == pytest.approx(0.39, abs=0.01)
+    assert reply.local.confidence == pytest.approx(0.3935 ** len("Hello there. "), rel=0.01)
 
 
 def test_an_unsure_answer_is_replaced() -> None:
@@ -86,7 +87,7 @@ def test_an_unsure_answer_is_replaced() -> None:
 
 
 def test_a_hopeless_answer_is_given_up_early() -> None:
-    engine = FakeEngine(b"x" * 500)
+    engine = FakeEngine(LONG)
     with (
         ScriptedServer([answer("ok")]) as server,
         HybridClient(fake_model(engine), cloud=cloud(server), confidence=HOPELESS) as client,
@@ -320,7 +321,7 @@ def test_decisions_are_written_down_without_words(tmp_path: Path) -> None:
     assert set(first.signals) >= {"mean_log_probability", "length"}
     assert (second.route, second.reason) == (
         "local",
-        "the device was unsure (0.39); the cloud refused (400)",
+        "the device was unsure (0.00); the cloud refused (400)",
     )
     assert (third.upload, third.endpoint) == ("local_only", "")
     raw = b"".join(file.read_bytes() for file in tmp_path.iterdir())

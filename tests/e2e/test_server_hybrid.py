@@ -48,7 +48,7 @@ def test_who_answered_and_why() -> None:
         assert answer.choices[0].finish_reason == "stop"
         assert raw.headers["x-edgesdk-route"] == report(answer)["route"] == "cloud"
         assert raw.headers["x-edgesdk-reason"] == report(answer)["reason"]
-        assert "the device was unsure (0.39)" in report(answer)["reason"]
+        assert "the device was unsure (0.00)" in report(answer)["reason"]
         assert report(answer)["confidence"] == pytest.approx(0.39, abs=0.01)
         assert report(answer)["cost"]["tokens"] == 5
         # As the one who answered counts them.

@@ -5,6 +5,7 @@ Byte 2 opens an answer and byte 3 ends it; both are control tokens, so no text s
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -136,6 +137,8 @@ class FakeEngine:
 
     Args:
         answer: bytes that follow the last byte 2 of the sequence; then byte 3.
+        probability: of the whole answer, of which each token has an equal part; None for 0.39 a
+            token.
         before_extend: called before each `extend`, to wait, to count or to fail.
     """
 
@@ -144,9 +147,11 @@ class FakeEngine:
         answer: bytes = b"Hello there.",
         *,
         context_length: int = 4096,
+        probability: float | None = None,
         before_extend: Callable[[FakeDecodeState], None] = lambda state: None,
     ) -> None:
         self.answer = answer
+        self.probability = probability
         self.before_extend = before_extend
         self.states: list[FakeDecodeState] = []
         self.kv_identity = KvIdentity("fake", "00" * 32, "float32")
@@ -161,7 +166,10 @@ class FakeEngine:
         since = tokens[::-1].index(OPEN) if OPEN in tokens else 0
         written = self.answer[since] if since < len(self.answer) else END
         distance = (np.arange(VOCAB) - written) % VOCAB
-        return (-0.5 * distance).astype(np.float32)[None]
+        slope = 0.5
+        if self.probability is not None:
+            slope = -math.log(1 - self.probability ** (1 / (len(self.answer) + 1)))
+        return (-slope * distance).astype(np.float32)[None]
 
     def hidden_state(self, tokens: list[int]) -> HiddenStates | None:
         """That the logits after `tokens` are made of, float32 [hidden]; None for an engine that

@@ -32,8 +32,14 @@ def call(name: str, /, **arguments: Any) -> str:
 class ScriptEngine(FakeEngine):
     """Gives the answers one after another; `prompts` are those that it was given."""
 
-    def __init__(self, answers: tuple[str, ...], *, context_length: int = 4096) -> None:
-        super().__init__(context_length=context_length)
+    def __init__(
+        self,
+        answers: tuple[str, ...],
+        *,
+        context_length: int = 4096,
+        probability: float | None = None,
+    ) -> None:
+        super().__init__(context_length=context_length, probability=probability)
         self.answers = [answer.encode() for answer in answers]
         self.prompts: list[str] = []
 

@@ -15,8 +15,8 @@ class SureEngine(FakeEngine):
     """Answers by what the prompt says.
 
     Args:
-        answers: by a text that the prompt has: the answer, and the probability of each of its
-            tokens, which without a regression is the confidence.
+        answers: by a text that the prompt has: the answer, and its probability, which without a
+            regression is the confidence. Each token has an equal part in it.
     """
 
     def __init__(self, answers: dict[str, tuple[str, float]], *, bundle: str = "ab" * 32) -> None:
@@ -31,6 +31,7 @@ class SureEngine(FakeEngine):
             (value for key, value in self.answers.items() if key in prompt), ("", 0.5)
         )
         written = [*text.encode(), END]
+        sureness **= 1 / len(written)
         likeliest = written[min(len(tokens) - opened - 1, len(text.encode()))]
         rest = (1 - sureness) / (VOCAB - 1)
         row = np.full(VOCAB, math.log(rest), np.float32)

@@ -373,7 +373,7 @@ def test_prompts_that_became_others_are_told_as_a_warning(
 def test_replies_are_offered_only_where_confidence_chose(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.sqlite")
     offered: list[AuditCandidate] = []
-    confidence = Confidence(threshold=0.3, abort_below=0.0)
+    confidence = Confidence(threshold=0.0, abort_below=0.0)
     with HybridClient(
         fake_model(), journal=journal, audits=Audits(), confidence=confidence
     ) as client:

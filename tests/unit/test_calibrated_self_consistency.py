@@ -123,7 +123,7 @@ def test_no_effort_where_nothing_can_be_kept() -> None:
 
 def test_agreement_of_a_journal_counts(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.sqlite")
-    signals = {**dict.fromkeys(SIGNAL_NAMES, 1.0), "mean_log_probability": float(np.log(0.5))}
+    signals = {**dict.fromkeys(SIGNAL_NAMES, 1.0), "log_odds": 0.0}
     for more in ({}, {"agreement": 1.0, "answers": 4.0}):
         decision = DecisionRecord(
             0.0, "local", "", "allow", signals={**signals, **more}, bundle="b"

@@ -25,6 +25,7 @@ from edgesdk.hybrid.confidence.threshold import (
     labels_in_journal,
     same_answer,
 )
+from edgesdk.hybrid.monitor import calibrations
 from edgesdk.hybrid.monitor.calibrations import CalibrationKey
 from edgesdk.hybrid.monitor.guarantee import GuaranteeMonitor
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal
@@ -110,7 +111,7 @@ def test_prompts_without_an_answer_that_could_be_kept_are_passed_over() -> None:
     predicts_wrong = {
         "<a>": ("no idea at all", 0.6),
         "<b>": ("surely", 0.9),
-        "<c>": ("not that I knew", 0.8),
+        "<c>": ("not that I knew", 0.6),
     }
     ours._model.runtime.engine.answers = predicts_wrong  # type: ignore[attr-defined]
     labelled = [("<a>", "x"), ("x" * 600, "x"), ("<c>", "x"), ("<b>", "Surely!")]
@@ -213,7 +214,7 @@ def test_what_counts_as_the_same(expected: str, found: str, same: bool) -> None:
 
 def signals(sureness: float) -> dict[str, float]:
     found = dict.fromkeys(SIGNAL_NAMES, 1.0)
-    return {**found, "mean_log_probability": float(np.log(sureness))}
+    return {**found, "log_odds": float(np.log(sureness / (1 - sureness)))}
 
 
 def test_a_journal_with_labels_will_do(tmp_path: Path) -> None:
@@ -287,6 +288,18 @@ def test_an_app_may_name_itself_instead_of_a_folder(
 REGRESSION = train_regression(
     SIGNAL_NAMES, np.eye(len(SIGNAL_NAMES)), np.arange(len(SIGNAL_NAMES)) > 4
 )
+
+
+def test_a_calibration_of_another_measure_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(calibrations, "UNTRAINED_MEASURE", "mean token probability")
+        client(calibrations=tmp_path).calibrate(LABELLED)
+        assert client(calibrations=tmp_path).guarantee.status == "holds"
+    now = client(calibrations=tmp_path).guarantee
+    assert now.status == "stale"
+    assert "the way confidences are computed" in now.reason
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ from edgesdk.session import save_chat
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
-# The fake engine's tokens have a probability of 0.39.
-SURE, UNSURE = Confidence(threshold=0.3, abort_below=0.3), Confidence(threshold=0.5)
+# The fake engine's tokens have a probability of 0.39, and its answers that of all their tokens.
+SURE, UNSURE = Confidence(threshold=0.0, abort_below=0.0), Confidence(threshold=0.5)
 LOCAL = b"I am not sure."
 PLACEHOLDER = re.compile(r"<[A-Z_]+_[0-9]+>")
 PATIENCE = 30.0
@@ -413,7 +413,7 @@ def test_receipts_say_who_and_why() -> None:
             here = client.respond("Hi", prefer="local").receipt
             unasked = client.respond("Hi", prefer="cloud").receipt
     assert (receipt.route, receipt.endpoint, receipt.attempts) == ("cloud", there.name, 1)
-    assert receipt.confidence == pytest.approx(0.39, abs=0.01)
+    assert receipt.confidence == pytest.approx(0.3935 ** (len(LOCAL) + 1), rel=0.01)
     assert receipt.cost.money == pytest.approx(0.023)
     assert (receipt.prompt_tokens, receipt.output_tokens, receipt.finish_reason) == (3, 2, "stop")
     assert receipt.time_to_first_token is not None

@@ -21,8 +21,8 @@ from edgesdk.hybrid.privacy.builtin_detectors import BUILTIN_DETECTORS
 from edgesdk.hybrid.privacy.detectors import Terms
 from edgesdk.hybrid.privacy.policy import Policy
 
-# The fake engine's tokens have a probability of 0.39.
-SURE, UNSURE = Confidence(threshold=0.3, abort_below=0.3), Confidence(threshold=0.5)
+# The fake engine's tokens have a probability of 0.39, and its answers that of all their tokens.
+SURE, UNSURE = Confidence(threshold=0.0, abort_below=0.0), Confidence(threshold=0.5)
 PLACEHOLDER = re.compile(r"<[A-Z_]+_[0-9]+>")
 
 

@@ -37,12 +37,16 @@ from edgesdk.request import Request
 from edgesdk.system.cancellation import CancellationToken
 
 HI = [{"role": "user", "content": "Hi"}]
-# Tokens of the fake engine have a probability of 0.39. Where all four answers agree, the mean of
-# that and 1 is above the first threshold; where two others do, above the second.
+# The answers of `script` have a probability of 0.39. Where all four agree, the mean of that and 1
+# is above the first threshold; where two others do, above the second.
 STRICT = Confidence(threshold=0.6, abort_below=0.3)
 LOOSE = Confidence(threshold=0.5, abort_below=0.3)
 # So cold that chance plays no part.
 COLD = SelfConsistency(temperature=0.01)
+
+
+def script(answers: Iterable[str]) -> ScriptEngine:
+    return ScriptEngine(tuple(answers), probability=0.39)
 
 
 class Shown:
@@ -152,7 +156,7 @@ def test_of_equals_the_surest_speaks() -> None:
 
 
 def test_agreement_makes_an_unsure_answer_sure() -> None:
-    engine = ScriptEngine(("It is 7.", "I think 7", "7", "It is 7."))
+    engine = script(("It is 7.", "I think 7", "7", "It is 7."))
     shown = Shown(engine, STRICT)
     assert (shown.text, shown.restarts) == ("It is 7.", 0)
     assert (shown.draft.agreement, shown.draft.answers) == (1.0, 4)
@@ -162,7 +166,7 @@ def test_agreement_makes_an_unsure_answer_sure() -> None:
 
 
 def test_what_most_say_replaces_the_draft() -> None:
-    shown = Shown(ScriptEngine(("It is 7.", "It is 8.", "It is 8.", "It is 8.")), LOOSE)
+    shown = Shown(script(("It is 7.", "It is 8.", "It is 8.", "It is 8.")), LOOSE)
     assert (shown.text, shown.draft.text, shown.restarts) == ("It is 8.", "It is 8.", 1)
     assert shown.draft.agreement == pytest.approx(2 / 3)
     assert shown.draft.confidence == pytest.approx((0.39 + 2 / 3) / 2, abs=0.01)
@@ -182,7 +186,7 @@ def test_what_most_say_replaces_the_draft() -> None:
 def test_tries_end_when_the_rest_would_change_nothing(
     answers: tuple[str, ...], confidence: Confidence, tries: int
 ) -> None:
-    engine = ScriptEngine(answers)
+    engine = script(answers)
     assert Shown(engine, confidence).draft.answers == len(engine.prompts) == tries
 
 
@@ -209,7 +213,7 @@ def test_effort_is_spent_in_between(
     cloud_allowed: bool,
     spent: bool,
 ) -> None:
-    engine = ScriptEngine(("7",))
+    engine = script(("7",))
     assert (
         Shown(engine, confidence, self_consistency, cloud_allowed=cloud_allowed).draft.answers > 1
     ) is spent
@@ -224,7 +228,7 @@ def test_an_answer_that_was_given_up_is_not_tried_again() -> None:
 
 
 def test_tries_compute_no_prompt_again() -> None:
-    engine = ScriptEngine(("7", "7", "7", "7"))
+    engine = script(("7", "7", "7", "7"))
     Shown(engine, STRICT, messages=[{"role": "user", "content": "x" * 500}])
     (state,) = engine.states
     assert len(engine.prompts) == 4
@@ -232,13 +236,13 @@ def test_tries_compute_no_prompt_again() -> None:
 
 
 def test_an_instruction_goes_after_the_prompt() -> None:
-    engine = ScriptEngine(("7", "7", "7", "7"))
+    engine = script(("7", "7", "7", "7"))
     self_consistency = dataclasses.replace(COLD, instruction="Think first.")
     Shown(engine, STRICT, self_consistency)
     assert engine.prompts[0].startswith("user: Hi\n\x02")
     assert engine.prompts[1].startswith("user: Hi\n\nThink first.\n")
     history = [*HI, {"role": "tool", "name": "f", "content": "5"}]
-    engine = ScriptEngine(("7", "7", "7", "7"))
+    engine = script(("7", "7", "7", "7"))
     Shown(engine, STRICT, self_consistency, messages=history)
     assert engine.prompts[1].endswith("user: Think first.\n\x02")
 
@@ -247,7 +251,7 @@ def test_what_is_alike_is_the_apps_to_say() -> None:
     self_consistency = dataclasses.replace(
         COLD, similarity=lambda one, other: float(one[0] == other[0])
     )
-    shown = Shown(ScriptEngine(("7 a", "7 b", "7 c", "7 d")), STRICT, self_consistency)
+    shown = Shown(script(("7 a", "7 b", "7 c", "7 d")), STRICT, self_consistency)
     assert shown.draft.agreement == 1
 
 
@@ -262,7 +266,7 @@ def test_a_trained_fusion_decides() -> None:
     assert confidence.with_agreement(0.5, 1) > 0.75
     assert confidence.with_agreement(0.5, 0) < 0.25
     assert 0 <= confidence.with_agreement(0, 0) < confidence.with_agreement(1, 1) <= 1
-    shown = Shown(ScriptEngine(("7", "7", "7", "7")), confidence)
+    shown = Shown(script(("7", "7", "7", "7")), confidence)
     assert shown.draft.confidence == pytest.approx(confidence.with_agreement(0.39, 1), abs=0.02)
     with pytest.raises(InvalidOption, match="other signals"):
         Confidence(fusion=train_regression(("a", "b"), inputs, right))
@@ -271,7 +275,7 @@ def test_a_trained_fusion_decides() -> None:
 # What tries may take
 
 
-DRAFT = Shown(ScriptEngine(("7",)), STRICT, None).draft
+DRAFT = Shown(script(("7",)), STRICT, None).draft
 
 
 def ended(steps: Generator[None, None, LocalDraft]) -> LocalDraft:
@@ -353,7 +357,7 @@ def test_without_time_there_is_no_try() -> None:
 
 def blocked(answers: Iterable[str], reached: threading.Event) -> ScriptEngine:
     """An engine whose second answer waits for its caller to stop."""
-    engine = ScriptEngine(tuple(answers))
+    engine = script(answers)
 
     def before_extend(state: FakeDecodeState) -> None:
         if len(engine.prompts) == 2:

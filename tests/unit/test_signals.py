@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,14 +14,17 @@ from support.fake_engine import FakeEngine, fake_model
 
 from edgesdk.engines.base import Logits
 from edgesdk.generation.loop import generate
+from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.probe import HiddenStateProbe
 from edgesdk.hybrid.confidence.signals import (
     SIGNAL_NAMES,
     SignalMeter,
     Signals,
+    TokenStats,
     forbidden_share,
     log_odds,
     repetition,
+    signals_of,
 )
 from edgesdk.options import Options
 
@@ -130,3 +135,19 @@ def test_repetition_counts_what_came_before() -> None:
     assert repetition([1, 2, 3]) == 0.0
     assert repetition([7] * 13) == pytest.approx(0.9)
     assert repetition(range(50)) == 0.0
+
+
+def test_an_untrained_confidence_is_the_probability_of_the_whole_answer() -> None:
+    def steps(*probabilities: float) -> list[TokenStats]:
+        return [TokenStats(i, math.log(p), 0.0, 0.0) for i, p in enumerate(probabilities)]
+
+    untrained = Confidence()
+    assert untrained.of(signals_of(steps(0.9, 0.8))) == pytest.approx(0.72)
+    # A long answer looks sure token by token, and is not sure as a whole.
+    long = signals_of(steps(*[0.97] * 40))
+    assert math.exp(long.mean_log_probability) == pytest.approx(0.97)
+    assert untrained.of(long) == pytest.approx(0.97**40)
+    assert untrained.of(signals_of(steps(0.9))) > untrained.threshold > untrained.of(long)
+    # What is given up under way could not have been kept.
+    assert untrained.abort_below < untrained.threshold
+    assert untrained.predicts_wrong(signals_of(steps(*[0.5] * 24)))

@@ -12,12 +12,18 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationEr
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
 from edgesdk.hybrid.confidence.probe import HiddenStateProbe, probe_from
-from edgesdk.hybrid.confidence.regression import LogisticRegression, regression_from
+from edgesdk.hybrid.confidence.regression import (
+    LogisticRegression,
+    regression_from,
+    sigmoid,
+)
 from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES, Signals
 
 # The name of the artifact; see `edgesdk.hybrid.confidence.artifacts`.
 CONFIDENCE_ARTIFACT = "confidence"
 AGREEMENT_NAMES = ("confidence", "agreement")
+# The measure without training. A threshold of another measure does not hold for it.
+UNTRAINED_MEASURE = "answer probability"
 # A confidence of 0 or 1 has no logit.
 _CLIP = 1e-6
 
@@ -28,9 +34,12 @@ class Confidence:
 
     Attributes:
         regression: trained on answers of this model that were right and wrong. Without one the
-            confidence is the geometric mean of the tokens' probabilities, which orders answers but
-            guarantees nothing.
-        threshold: lowest confidence of an answer that is kept.
+            confidence is the probability of the whole answer, the product of its tokens': the
+            longer an answer, the less it is trusted. That tells right answers from wrong ones
+            better than the mean of its tokens' probabilities, and is nearer to how often they
+            are right (benchmarks/hybrid), but guarantees nothing.
+        threshold: lowest confidence of an answer that is kept. By default it has to be right more
+            likely than wrong.
         decide_after: tokens after which an answer may be aborted.
         abort_below: lowest confidence of an answer under way that goes on. An answer under it is
             predicted to be wrong and never kept, even if the threshold is lower: a calibration
@@ -46,9 +55,9 @@ class Confidence:
     """
 
     regression: LogisticRegression | None = None
-    threshold: float = 0.7
+    threshold: float = 0.5
     decide_after: int = 24
-    abort_below: float = 0.35
+    abort_below: float = 0.25
     fusion: LogisticRegression | None = None
     probe: HiddenStateProbe | None = None
     partial_regression: LogisticRegression | None = None
@@ -153,5 +162,5 @@ def agreement_features(confidence: float, agreement: float) -> npt.NDArray[np.fl
 
 def _confidence(trained: LogisticRegression | None, signals: Signals) -> float:
     if trained is None:
-        return math.exp(signals.mean_log_probability)
+        return float(sigmoid(np.array(signals.log_odds)))
     return float(trained.probability(signals.vector()[None])[0])

@@ -15,7 +15,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore, artifact_store_for
-from edgesdk.hybrid.confidence.confidence import Confidence
+from edgesdk.hybrid.confidence.confidence import UNTRAINED_MEASURE, Confidence
 from edgesdk.hybrid.confidence.threshold import Calibration
 from edgesdk.model import Model
 
@@ -65,7 +65,8 @@ def calibration_key(
     """
     template = model.runtime.encoder.template
     settings = {name: value for name, value in asdict(confidence).items() if name != "threshold"}
-    ways = json.dumps(settings, sort_keys=True) + fingerprint
+    untrained = UNTRAINED_MEASURE if confidence.regression is None else ""
+    ways = json.dumps(settings, sort_keys=True) + untrained + fingerprint
     return CalibrationKey(
         model=model.name,
         bundle=model.runtime.engine.kv_identity.model,
