@@ -11,10 +11,13 @@ from edgesdk_export.families import read_decoder
 from edgesdk_export.gguf.decoder_metadata import check_llama_cpp
 from edgesdk_export.pipeline import ExportJob, export
 from edgesdk_export.progress import SilentProgress
+from edgesdk_export.quality.evaluation_text import default_text
+from edgesdk_export.quality.report import measure_bundles
 from safetensors.numpy import load_file, save_file
 from support.odd_checkpoints import plain, with_json
 from support.tiny_models import make_tiny
 
+import edgesdk
 from edgesdk.errors import ConfigMismatch, ExportError
 
 pytestmark = pytest.mark.integration
@@ -107,3 +110,27 @@ def test_partial_rope_that_llama_cpp_has_not_is_refused_in_gguf(variant, tmp_pat
     half = dataclasses.replace(spec.rope, rotary_size=spec.head_size // 2)
     with pytest.raises(ExportError, match=r"rotating \d+ of \d+ values.*Export to ONNX instead"):
         check_llama_cpp(dataclasses.replace(spec, rope=half))
+
+
+@pytest.mark.parametrize("variant", ["qwen2", "phi3"])
+def test_heads_that_do_not_fill_the_hidden_size_are_refused_in_gguf(variant, tmp_path):
+    make_tiny(variant, tmp_path / "hf", head_dim=24, sliding_window=None)
+    match = r"4 heads of 24 values over a hidden size of 64.*Export to ONNX instead"
+    refused(tmp_path / "hf", "gguf", tmp_path / "out", ExportError, match)
+    job = ExportJob(tmp_path / "hf", tmp_path / "b", "t", "onnx", scheme="fp32", quality_tokens=0)
+    assert export(job, SilentProgress()).manifest.shape.head_size == 24
+
+
+@pytest.mark.parametrize(("fmt", "scheme"), [("onnx", "int4"), ("gguf", "f32"), ("gguf", "q4_k_m")])
+def test_heads_of_any_even_size_run(fmt, scheme, tmp_path):
+    """onnxruntime takes multiples of 8 only; there they end with zeros."""
+    make_tiny("llama", tmp_path / "hf", head_dim=20)
+    job = ExportJob(tmp_path / "hf", tmp_path / "b", "t", fmt, scheme=scheme, quality_tokens=64)
+    bundle = export(job, SilentProgress())
+    assert bundle.manifest.shape.head_size == (24 if fmt == "onnx" else 20)
+    with edgesdk.load(bundle.path) as model:
+        assert model.respond("Hello", max_tokens=2).tokens
+    (found,) = measure_bundles(
+        [bundle], tmp_path / "hf", default_text(), tokens=64, progress=lambda done, steps: None
+    )
+    assert found.quality.kl_mean < 1

@@ -8,10 +8,9 @@ import torch
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.onnx import WeightScheme, write_decoder
+from edgesdk_export.padded_heads import with_padded_heads
 from support.onnx_decoding import OnnxDecoding
 from support.tiny_models import VARIANTS, make_tiny
-
-from edgesdk.errors import ExportError
 
 pytestmark = pytest.mark.integration
 
@@ -119,9 +118,15 @@ def test_rope_sizes_that_attention_cannot_rotate(variant, overrides, tmp_path):
     np.testing.assert_allclose(chunked, stepped_logits(model, pieces), atol=TOLERANCE)
 
 
-def test_head_sizes_that_onnxruntime_cannot_run(tmp_path):
-    make_tiny("llama", tmp_path, head_dim=12)
-    decoder = read_decoder(open_checkpoint(tmp_path))
-    with pytest.raises(ExportError, match=r"heads of 12 values.*multiples of 8"):
-        write_decoder(decoder, tmp_path, WeightScheme.named("fp32"))
-    assert not (tmp_path / "model.onnx").exists()
+@pytest.mark.parametrize(
+    ("variant", "size"), [("llama", 12), ("llama-biased", 20), ("qwen3", 6), ("gemma2", 36)]
+)
+def test_heads_whose_size_onnxruntime_does_not_take_are_padded(variant, size, tmp_path):
+    model = make_tiny(variant, tmp_path, head_dim=size)
+    decoder = with_padded_heads(read_decoder(open_checkpoint(tmp_path)))
+    assert decoder.spec.head_size % 8 == 0
+    written = write_decoder(decoder, tmp_path, WeightScheme.named("fp32"))
+    run = OnnxDecoding(tmp_path / written.model_file, decoder.spec, capacity=CAPACITY)
+    pieces = pieces_of(TOKENS, [20, 1, 8, 1, 17, 1])
+    chunked = np.concatenate([run.extend(piece) for piece in pieces])
+    np.testing.assert_allclose(chunked, stepped_logits(model, pieces), atol=TOLERANCE)

@@ -32,6 +32,7 @@ class GgufFamily:
         frequency_factors: whether it reads factors of the rope's frequencies.
         long_factors: whether it reads two sets of them, for short and for long contexts.
         partial_rope: whether it can rotate a part of each head.
+        heads_fill_hidden: whether the heads' sizes must add up to the hidden size.
         layers_of_27b: the number of layers by which llama.cpp knows the model whose queries are
             scaled by hidden_size / heads in place of the head size.
         interleaved_rope: whether query and key rows stand in the interleaved rope order.
@@ -52,6 +53,7 @@ class GgufFamily:
     frequency_factors: bool = False
     long_factors: bool = False
     partial_rope: bool = False
+    heads_fill_hidden: bool = False
     layers_of_27b: int | None = None
     interleaved_rope: bool = False
     fused: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)

@@ -93,6 +93,7 @@ FAMILY = Family(
         frequency_factors=True,
         long_factors=True,
         partial_rope=True,
+        heads_fill_hidden=True,
         fused={"qkv": ("attn_qkv", ("q", "k", "v")), "gate_up": ("ffn_up", ("gate", "up"))},
     ),
 )

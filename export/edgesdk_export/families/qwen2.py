@@ -48,5 +48,11 @@ FAMILY = Family(
     "qwen2",
     ("qwen2",),
     from_config,
-    GgufFamily(("qwen2",), from_gguf, biases=frozenset(("qkv_bias",)), is_70b=lambda spec: True),
+    GgufFamily(
+        ("qwen2",),
+        from_gguf,
+        biases=frozenset(("qkv_bias",)),
+        heads_fill_hidden=True,
+        is_70b=lambda spec: True,
+    ),
 )

@@ -24,6 +24,7 @@ from edgesdk_export.gguf.model_name import model_name
 from edgesdk_export.gguf.tokenizer_metadata import vocabulary_metadata
 from edgesdk_export.gguf.writer import Importance, WrittenGguf, write_gguf
 from edgesdk_export.onnx.build import shape_of
+from edgesdk_export.padded_heads import with_padded_heads, without_padding
 from edgesdk_export.progress import ExportProgress
 from edgesdk_export.quality.evaluation_text import Windows
 from edgesdk_export.quality.layerwise import compare
@@ -134,7 +135,7 @@ def _importance(
             hint="Choose a type with fewer bits, or the recipe fast.",
         )
     measured = measured_importance(
-        decoder,
+        with_padded_heads(decoder),
         calibration,
         tokenizer_json=text.tokenizer_json,
         bos=text.entry.bos_token_id if text.entry.add_bos else None,
@@ -142,7 +143,8 @@ def _importance(
         progress=progress,
         resume=resume,
     )
-    return {name: entry.mean for name, entry in measured.entries.items()}
+    means = {name: entry.mean for name, entry in measured.entries.items()}
+    return without_padding(means, decoder)
 
 
 def _method(file_type: FileType, *, weighted: bool) -> str:

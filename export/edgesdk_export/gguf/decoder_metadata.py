@@ -149,6 +149,9 @@ def check_llama_cpp(spec: DecoderSpec) -> None:
     for field in ("qkv_bias", "o_bias", "mlp_bias"):
         if getattr(spec, field) and field not in family.biases:
             _refuse(spec, field.replace("_", " "))
+    if family.heads_fill_hidden and spec.heads * spec.head_size != spec.hidden_size:
+        heads = f"{spec.heads} heads of {spec.head_size} values"
+        _refuse(spec, f"{heads} over a hidden size of {spec.hidden_size}")
     if family.window_period is not None:
         slides = [(i + 1) % family.window_period != 0 for i in range(spec.layers)]
         windows = {w for w, slide in zip(spec.windows, slides, strict=True) if slide}

@@ -16,6 +16,7 @@ from edgesdk_export.built_model import BuiltModel, StepProgress
 from edgesdk_export.calibration.calibrate import CalibrationSettings, calibrate_decoder
 from edgesdk_export.onnx import WeightScheme, write_decoder
 from edgesdk_export.onnx.writer import DATA_FILE
+from edgesdk_export.padded_heads import with_padded_heads
 from edgesdk_export.progress import ExportProgress
 from edgesdk_export.quality.evaluation_text import Windows
 from edgesdk_export.quality.layerwise import compare
@@ -48,6 +49,7 @@ def build_onnx(
         ExportError: a weight cannot be stored, or the calibration text is too short.
         RequestError: the calibration does not go with the scheme.
     """
+    decoder = with_padded_heads(decoder)
     spec = decoder.spec
     source, quantizer, method = decoder, None, ""
     if calibration is not None:

@@ -103,11 +103,6 @@ def check_runnable(spec: DecoderSpec, scheme: WeightScheme) -> None:
     Raises:
         ExportError: with the size and what is possible.
     """
-    if spec.head_size % 8:
-        raise ExportError(
-            f"Attention heads of {spec.head_size} values cannot run in onnxruntime.",
-            hint="Head sizes must be multiples of 8; export to GGUF instead.",
-        )
     fmt = scheme.embedding_for(spec.tied)
     if isinstance(fmt, BlockFormat) and spec.hidden_size % fmt.block:
         raise ExportError(

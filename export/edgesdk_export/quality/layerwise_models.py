@@ -17,6 +17,7 @@ from edgesdk_export.onnx import (
     layer_model,
     read_stored,
 )
+from edgesdk_export.padded_heads import with_padded_heads
 from edgesdk_export.quality.layerwise import Float32, LayerFunction
 from edgesdk_export.weights import Decoder, LazyTensor
 
@@ -49,6 +50,7 @@ class LayerwiseCheckpoint:
     """A checkpoint's own weights, computed in float32."""
 
     def __init__(self, decoder: Decoder) -> None:
+        decoder = with_padded_heads(decoder)
         self.layers, self.hidden_size, self.vocab_size = _sizes(decoder.spec)
         self._decoder = decoder
         self._tensors = FloatTensors(decoder)

@@ -15,6 +15,7 @@ from edgesdk.bundle.spec import DecoderSpec
 from edgesdk.errors import RequestError
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
+from edgesdk_export.padded_heads import padded_size
 from edgesdk_export.quality.evaluation_text import EvaluationText, Windows, cut_windows
 from edgesdk_export.quality.layerwise import LayerDivergence, LayerwiseModel, compare_many
 from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint, LayerwiseOnnxModel
@@ -113,6 +114,8 @@ def _require_same_model(bundle: Bundle, spec: DecoderSpec) -> None:
     shape = bundle.manifest.shape
     for name in ("layers", "hidden_size", "heads", "kv_heads", "head_size", "vocab_size"):
         ours, theirs = getattr(shape, name), getattr(spec, name)
+        if name == "head_size" and bundle.manifest.format == "onnx":
+            theirs = padded_size(theirs)
         if ours != theirs:
             raise RequestError(
                 f"{bundle.path} is of another model: its {name} is {ours:,}, the"
