@@ -16,6 +16,7 @@ from edgesdk.errors import DamagedCheckpoint
 from edgesdk_export.weights import LazyTensor
 
 _HASH_CHUNK = 1 << 22
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,29 @@ class FileRegion:
         return buffer
 
 
+def refuse_pointer(path: Path) -> None:
+    """Raise if a file is only a pointer of Git LFS, which a clone without it leaves.
+
+    Raises:
+        DamagedCheckpoint: it is.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) != _POINTER:
+            return
+    raise DamagedCheckpoint(
+        f"{path} is a Git LFS pointer, not the file itself.",
+        hint="Fetch the files with 'git lfs pull', or download the model with 'edgesdk pull'.",
+    )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
         DamagedCheckpoint: the file cannot be read, is not JSON, or is not an object.
     """
+    if path.is_file():
+        refuse_pointer(path)
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

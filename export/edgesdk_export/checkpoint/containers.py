@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edgesdk.bundle.manifest import checkpoint_name
 from edgesdk.errors import CheckpointError, DamagedCheckpoint, MissingExtra
 from edgesdk_export.checkpoint.checkpoint import Checkpoint, read_json
-from edgesdk_export.checkpoint.safetensors_reader import (
-    INDEX_NAME,
-    SINGLE_NAME,
-    read_safetensors_folder,
+from edgesdk_export.checkpoint.safetensors_reader import read_safetensors_folder
+from edgesdk_export.checkpoint.weight_files import (
+    nothing_to_open,
+    refuse_adapter,
+    weight_files,
 )
 
 
@@ -31,18 +34,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} {state}.", hint="Give a folder with safetensors, or a .gguf file."
         )
-    if (path / INDEX_NAME).is_file() or (path / SINGLE_NAME).is_file():
+    files, ggufs = weight_files(path), sorted(path.glob("*.gguf"))
+    refuse_adapter(path, beside_weights=bool(files or ggufs))
+    if files:
         return _open_safetensors(path)
-    ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) == 1:
         return _open_gguf(ggufs[0])
     if ggufs:
         names = ", ".join(file.name for file in ggufs)
         raise CheckpointError(f"{path} holds several GGUF files: {names}.", hint="Name one.")
-    raise CheckpointError(
-        f"{path} holds neither {SINGLE_NAME} nor {INDEX_NAME} nor a .gguf file.",
-        hint="Pickled weights (.bin, .pt) are not read; save the model as safetensors.",
-    )
+    raise nothing_to_open(path)
 
 
 def _open_safetensors(folder: Path) -> Checkpoint:
@@ -67,6 +68,7 @@ def _open_gguf(path: Path) -> Checkpoint:
             raise
         raise MissingExtra("gguf", extra="export", needed_for="Reading a GGUF file") from None
     metadata, tensors = read_gguf(path)
+    _refuse_other_kinds(path, metadata)
     if not tensors:
         raise DamagedCheckpoint(f"{path} holds no tensors.", hint="Download the checkpoint again.")
     name, licence = metadata.get("general.name"), metadata.get("general.license")
@@ -79,6 +81,32 @@ def _open_gguf(path: Path) -> Checkpoint:
         files=(path,),
         licence=licence if isinstance(licence, str) else None,
     )
+
+
+# What a GGUF holds that is no model, by its `general.type`, and what to do.
+_OTHER_KINDS = {
+    "adapter": (
+        "is a LoRA adapter, and no model by itself",
+        "Merge it first: llama-export-lora -m BASE.gguf --lora ADAPTER.gguf -o MERGED.gguf.",
+    ),
+    "imatrix": (
+        "is an importance matrix of llama.cpp, and no model",
+        "Give the GGUF of the model; importance is measured here.",
+    ),
+    "mmproj": (
+        "is the projector of a multimodal model's images, and no model",
+        "Give the GGUF that it came with; only text is exported.",
+    ),
+}
+
+
+def _refuse_other_kinds(path: Path, metadata: Mapping[str, Any]) -> None:
+    kind = metadata.get("general.type")
+    if metadata.get("general.architecture") == "clip":
+        kind = "mmproj"
+    if isinstance(kind, str) and kind in _OTHER_KINDS:
+        what, hint = _OTHER_KINDS[kind]
+        raise CheckpointError(f"{path} {what}.", hint=hint)
 
 
 def _licence_of_card(card: Path) -> str | None:

@@ -27,7 +27,7 @@ from edgesdk.system.gguf_header import (
     quoted,
     read_gguf_header,
 )
-from edgesdk_export.checkpoint.checkpoint import FileRegion
+from edgesdk_export.checkpoint.checkpoint import FileRegion, refuse_pointer
 from edgesdk_export.weights import Float32
 
 _AGAIN = "Download the checkpoint again."
@@ -70,6 +70,8 @@ def read_gguf_contents(path: Path) -> GgufContents:
         DamagedCheckpoint: the file is no GGUF, is cut, or its header lies.
         CheckpointError: it is big-endian, of an unknown version or split over several files.
     """
+    if path.is_file():
+        refuse_pointer(path)
     try:
         header = read_gguf_header(path)
         metadata = _metadata(header)

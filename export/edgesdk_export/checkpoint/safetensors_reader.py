@@ -17,11 +17,14 @@ from typing import Any
 import numpy as np
 
 from edgesdk.errors import CheckpointError, DamagedCheckpoint
-from edgesdk_export.checkpoint.checkpoint import FileRegion, read_json
+from edgesdk_export.checkpoint.checkpoint import FileRegion, refuse_pointer
+from edgesdk_export.checkpoint.weight_files import (
+    INDEX_NAME,
+    SINGLE_NAME,
+    weight_files,
+    weight_map,
+)
 from edgesdk_export.weights import Float32
-
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
 
 # The limit of the reference implementation.
 _MAX_HEADER = 100_000_000
@@ -70,33 +73,19 @@ class SafetensorsTensor:
 def read_safetensors_folder(
     folder: Path,
 ) -> tuple[dict[str, SafetensorsTensor], tuple[Path, ...]]:
-    """Tensors by name, and the files that they are in, in name order.
+    """Tensors by name, and the files that they are in, in name order. As for transformers, tensors
+    count that an index does not list, and of two with one name the later file's.
 
     Raises:
-        DamagedCheckpoint: see `read_safetensors`; or a shard is missing, or the index and the
-            shards disagree.
+        DamagedCheckpoint: see `weight_files` and `read_safetensors`; or the index lists a tensor
+            that no file has.
     """
-    index_path = folder / INDEX_NAME
-    if not index_path.is_file():
-        single = folder / SINGLE_NAME
-        return read_safetensors(single), (single,)
-
-    placed = read_json(index_path).get("weight_map")
-    if not isinstance(placed, dict) or not all(_is_plain(name) for name in placed.values()):
-        raise DamagedCheckpoint(
-            f"{index_path}: 'weight_map' does not map tensors to files of the folder.", hint=_AGAIN
-        )
-    files = tuple(folder / name for name in sorted(set(placed.values())))
+    files = weight_files(folder)
     tensors: dict[str, SafetensorsTensor] = {}
     for file in files:
-        for name, tensor in read_safetensors(file).items():
-            if placed.get(name) != file.name:
-                raise DamagedCheckpoint(
-                    f"{file}: holds tensor '{name}', which {INDEX_NAME} places in "
-                    f"{placed.get(name)!r}.",
-                    hint=_AGAIN,
-                )
-            tensors[name] = tensor
+        tensors.update(read_safetensors(file))
+    indexed = (folder / INDEX_NAME).is_file() and not (folder / SINGLE_NAME).is_file()
+    placed = weight_map(folder) if indexed else {}
     missing = sorted(set(placed) - set(tensors))
     if missing:
         raise DamagedCheckpoint(
@@ -115,6 +104,7 @@ def read_safetensors(path: Path) -> dict[str, SafetensorsTensor]:
     """
     if not path.is_file():
         raise DamagedCheckpoint(f"{path} is missing.", hint=_AGAIN)
+    refuse_pointer(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -185,10 +175,6 @@ def _parse_entry(
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-def _is_plain(name: object) -> bool:
-    return isinstance(name, str) and name == Path(name).name and name not in ("", ".", "..")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def read_decoder(checkpoint: Checkpoint) -> Decoder:
         DamagedCheckpoint: a file was cut since it was opened.
     """
     reading = reader_of(checkpoint)(checkpoint)
+    checkpoint = _with_expected_names(checkpoint, reading)
     _refuse_wrapped_names(checkpoint, reading)
     _refuse_uneven_heads(checkpoint, reading.spec)
     spec = replace(reading.spec, tied=_is_tied(checkpoint, reading))
@@ -68,6 +69,21 @@ def _views(
             probed.add(tensor.dtype)
         weights[name] = weight_view(tensor, source)
     return weights
+
+
+def _with_expected_names(checkpoint: Checkpoint, reading: CheckpointMapping) -> Checkpoint:
+    """Names as transformers reads them: "model." may be left out, as where the model was saved
+    without its head; a tied embedding may stand under the head's name only."""
+    wanted = {source.tensor for source in reading.sources.values()} | {reading.head}
+    tensors: dict[str, LazyTensor] = {}
+    for name, tensor in checkpoint.tensors.items():
+        longer = f"model.{name}"
+        bare = name not in wanted and longer in wanted and longer not in checkpoint.tensors
+        tensors[longer if bare else name] = tensor
+    embedding = reading.sources["embed.weight"].tensor
+    if reading.spec.tied and embedding not in tensors and reading.head in tensors:
+        tensors[embedding] = tensors[reading.head]
+    return replace(checkpoint, tensors=tensors)
 
 
 # What stands before every tensor's name where a model was saved inside something that wrapped it.
