@@ -205,15 +205,18 @@ def _bundle_encoder(bundle: Bundle) -> PromptEncoder:
     from edgesdk.text.tokenizer import BundleTokenizer
 
     entry = bundle.manifest.tokenizer
-    template = None
-    if entry.chat_template is not None:
-        template = ChatTemplate(bundle.text(entry.chat_template))
+    template, tool_template = (
+        None if name is None else ChatTemplate(bundle.text(name))
+        for name in (entry.chat_template, entry.tool_template)
+    )
     return PromptEncoder(
         BundleTokenizer.open(bundle),
         template,
         entry.bos_token,
         entry.eos_token,
         entry.template_problem,
+        entry.special_tokens,
+        tool_template,
     )
 
 
@@ -222,6 +225,16 @@ def _gguf_encoder(engine: object) -> PromptEncoder:
 
     if not isinstance(engine, GgufEngine):
         raise EngineError("A bare .gguf file can only run on llama.cpp.")
-    tokenizer, source = engine.tokenizer(), engine.chat_template()
-    template = None if source is None else ChatTemplate(source)
-    return PromptEncoder(tokenizer, template, tokenizer.bos_token, tokenizer.eos_token)
+    tokenizer = engine.tokenizer()
+    template, tool_template = (
+        None if source is None else ChatTemplate(source)
+        for source in (engine.chat_template(), engine.chat_template("tool_use"))
+    )
+    return PromptEncoder(
+        tokenizer,
+        template,
+        tokenizer.bos_token,
+        tokenizer.eos_token,
+        special_tokens=tokenizer.special_tokens,
+        tool_template=tool_template,
+    )

@@ -171,7 +171,14 @@ class Runtime:
 
     @cached_property
     def tool_format(self) -> ToolFormat:
-        """What the chat template knows of tools."""
+        """What the template of prompts with tools knows of them."""
+        return detect_tool_format(self.encoder.tool_template or self.encoder.template)
+
+    @cached_property
+    def _format_without_tools(self) -> ToolFormat:
+        """What the template of other prompts can write of calls that were made before."""
+        if self.encoder.tool_template is None:
+            return self.tool_format
         return detect_tool_format(self.encoder.template)
 
     def encode(
@@ -186,8 +193,9 @@ class Runtime:
         Raises:
             TemplateError, InvalidText, RequestError: see `PromptEncoder.chat`.
         """
+        tool_format = self.tool_format if specs else self._format_without_tools
         return self.encoder.chat(
-            self.tool_format.conversation(messages, specs), tools=list(specs) or None
+            tool_format.conversation(messages, specs), tools=list(specs) or None
         )
 
     def stream(
@@ -223,7 +231,7 @@ class Runtime:
                 "This model was loaded without a prefix cache.",
                 hint="Load it with prefix_cache=True.",
             )
-        ids = shared_prefix(self.encoder, self.tool_format.conversation(messages))
+        ids = shared_prefix(self.encoder, self._format_without_tools.conversation(messages))
         if len(ids) < self.prefix_cache.min_tokens:
             raise RequestError(
                 f"The prompt has {len(ids)} tokens; {self.prefix_cache.min_tokens} are the least"

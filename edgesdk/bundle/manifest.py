@@ -75,17 +75,21 @@ class ModelShape(_Record):
 class TokenizerEntry(_Record):
     """The text side: files, and the special tokens that templates and stopping need.
 
-    `template_problem` says why there is no chat template, where the exporter knows.
+    `template_problem` says why there is no chat template, where the exporter knows. `tool_template`
+    takes the chat template's place in prompts with tools. `special_tokens` has the texts of others
+    than BOS and EOS, by the names that templates know ("pad_token").
     """
 
     file: str = "tokenizer.json"
     chat_template: str | None = None
+    tool_template: str | None = None
     template_problem: str | None = None
     add_bos: bool = False
     bos_token: str | None = None
     bos_token_id: Annotated[int, Field(ge=0)] | None = None
     eos_token: str | None = None
     eos_token_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    special_tokens: dict[str, str] = {}
 
 
 class SourceCheckpoint(_Record):
@@ -213,6 +217,7 @@ class Manifest(_Record):
             *self.roles.values(),
             self.tokenizer.file,
             self.tokenizer.chat_template,
+            self.tokenizer.tool_template,
         ):
             if needed is not None and needed not in names:
                 raise ValueError(f"{needed!r} is not among its files")

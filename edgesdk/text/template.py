@@ -84,13 +84,17 @@ class ChatTemplate:
                 long or wrote too much.
             RequestError: a message holds something that is not a JSON value.
         """
-        tokens = {**special_tokens, "bos_token": bos_token, "eos_token": eos_token}
+        named = {"bos_token": bos_token, "eos_token": eos_token}
+        tokens = {
+            **special_tokens,
+            **{name: token for name, token in named.items() if token is not None},
+        }
         variables = {
             "messages": [_message(message, f"messages[{i}]") for i, message in enumerate(messages)],
             "tools": to_json_values(tools, "tools"),
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
-            **{name: from_template(token) for name, token in tokens.items() if token is not None},
+            **{name: from_template(token) for name, token in tokens.items()},
             **{name: to_json_values(value, name) for name, value in extra.items()},
         }
         self._sandbox.start()

@@ -39,6 +39,7 @@ from edgesdk_export.selftest.opening import check_opens
 from edgesdk_export.selftest.token_ids import check_token_ids
 from edgesdk_export.tokenizers import TextFiles, read_text
 from edgesdk_export.tokenizers.settling import SettledText, settle_text
+from edgesdk_export.tokenizers.text_files import TOOL_TEMPLATE_NAME
 
 TEMPLATE_FILE = "chat_template.jinja"
 RECIPE_FILE = "recipe.toml"
@@ -223,6 +224,10 @@ def _write_text(folder: Path, text: TextFiles) -> None:
     (folder / text.entry.file).write_bytes(text.tokenizer_json)
     if text.chat_template is not None:
         (folder / TEMPLATE_FILE).write_bytes(text.chat_template.encode())
+    if text.tool_template is not None:
+        path = folder / TOOL_TEMPLATE_NAME
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(text.tool_template.encode())
 
 
 def _test(built: BuiltModel, text: TextFiles, progress: ExportProgress) -> tuple[str, ...]:

@@ -14,15 +14,16 @@ def _silent(level: int, text: bytes, data: ctypes.c_void_p) -> None:
     pass
 
 
+def llama_ends(path: Path) -> set[int]:
+    """The ids at which llama.cpp ends an answer."""
+    vocab = _load(path)
+    ids = range(llama_cpp.llama_vocab_n_tokens(vocab))
+    return {token for token in ids if llama_cpp.llama_vocab_is_eog(vocab, token)}
+
+
 def llama_encoder(path: Path) -> Callable[[str], list[int]]:
     """Ids of a text as llama.cpp gives them: special tokens parsed, no BOS added."""
-    llama_cpp.llama_log_set(_silent, ctypes.c_void_p())
-    llama_cpp.llama_backend_init()
-    params = llama_cpp.llama_model_default_params()
-    params.vocab_only = True
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
-    assert model, f"llama.cpp refuses {path}"
-    vocab = llama_cpp.llama_model_get_vocab(model)
+    vocab = _load(path)
 
     def encode(text: str) -> list[int]:
         raw = text.encode()
@@ -33,3 +34,13 @@ def llama_encoder(path: Path) -> Callable[[str], list[int]]:
         return list(ids[:count])
 
     return encode
+
+
+def _load(path: Path) -> ctypes.c_void_p:
+    llama_cpp.llama_log_set(_silent, ctypes.c_void_p())
+    llama_cpp.llama_backend_init()
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = True
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+    assert model, f"llama.cpp refuses {path}"
+    return ctypes.c_void_p(llama_cpp.llama_model_get_vocab(model))

@@ -67,16 +67,77 @@ def test_a_harmless_tokenizer_keeps_its_bytes(folder):
 def test_bos_is_added_if_the_post_processor_did(folder):
     entry = read(folder).entry
     assert (entry.add_bos, entry.bos_token, entry.bos_token_id) == (True, "<s>", 0)
+    # transformers asks the post-processor, too, and not the setting.
     write(folder, "tokenizer_config.json", {"bos_token": "<s>", "add_bos_token": False})
-    assert not read(folder).entry.add_bos
+    assert read(folder).entry.add_bos
 
 
-def test_bos_comes_from_the_config_where_the_tokenizer_names_none(folder):
+@pytest.mark.parametrize("processor", [None, processors.ByteLevel()])
+@pytest.mark.parametrize("setting", [True, False])
+def test_the_setting_counts_where_no_post_processor_adds_anything(folder, processor, setting):
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    parts = json.loads(tokenizer.to_str())
+    made = None if processor is None else json.loads(processor.__getstate__())
+    write(folder, "tokenizer.json", {**parts, "post_processor": made})
+    write(folder, "tokenizer_config.json", {"bos_token": "<s>", "add_bos_token": setting})
+    assert read(folder).entry.add_bos is setting
+
+
+def test_templates_see_no_bos_that_only_the_config_names(folder):
     write(folder, "tokenizer_config.json", {})
     write(folder, "config.json", {"bos_token_id": 0, "eos_token_id": [1, 2]})
     entry = read(folder).entry
-    assert (entry.bos_token, entry.bos_token_id) == ("<s>", 0)
-    assert (entry.eos_token, entry.eos_token_ids) == ("</s>", (1, 2))
+    assert (entry.bos_token, entry.bos_token_id) == (None, 0)
+    assert (entry.eos_token, entry.eos_token_ids) == (None, (1, 2))
+
+
+def test_named_special_tokens_are_for_the_template(folder):
+    settings = {
+        "pad_token": "<|end|>",
+        "image_token": "a",
+        "unk_token": {"__type": "AddedToken", "content": "<unk>", "lstrip": False},
+        "sep_token": None,
+        "add_bos_token": False,
+        "extra_special_tokens": {"audio_token": "b"},
+    }
+    write(folder, "tokenizer_config.json", settings)
+    expected = {"pad_token": "<|end|>", "image_token": "a", "unk_token": "<unk>"}
+    assert read(folder).entry.special_tokens == {**expected, "audio_token": "b"}
+
+
+def test_the_map_of_special_tokens_counts_beside_older_settings_only(folder):
+    write(folder, "special_tokens_map.json", {"bos_token": "<s>", "pad_token": "a"})
+    write(folder, "tokenizer_config.json", {"pad_token": "b"})
+    entry = read(folder).entry
+    assert (entry.bos_token, entry.special_tokens) == ("<s>", {"pad_token": "a"})
+    write(folder, "tokenizer_config.json", {"pad_token": "b", "added_tokens_decoder": {}})
+    entry = read(folder).entry
+    assert (entry.bos_token, entry.special_tokens) == (None, {"pad_token": "b"})
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        ("{% for m in messages %}{{ m.content }}<unk> {% endfor %}", (1, 2, 5)),
+        ("{% for m in messages %}{{ m.content }}\n<unk>{% endfor %}<s>", (1, 2, 5)),
+        ("{% for m in messages %}<unk>{{ m.content }}\n{% endfor %}", (1, 2)),
+        ("{% for m in messages %}{{ m.content }}{{ pad_token }}{% endfor %}", (1, 2, 5)),
+        ("{{ raise_exception('no') }}", (1, 2)),
+        ("{% for m in messages %}<unk>{% endfor %}", (1, 2)),
+        (
+            "{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}"
+            "{% for m in messages %}{{ m.content }}<unk>{% endfor %}",
+            (1, 2, 5),
+        ),
+    ],
+)
+def test_the_end_of_a_turn_ends_an_answer(folder, template, end):
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<unk>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "</s>", "pad_token": "<unk>", "chat_template": template}
+    write(folder, "tokenizer_config.json", settings)
+    assert sorted(read(folder).entry.eos_token_ids) == list(end)
 
 
 def test_all_ends_are_gathered_in_order(folder):
@@ -103,9 +164,26 @@ def test_templates_in_the_tokenizer_config(folder, value, expected):
 
 
 def test_a_template_file_comes_first(folder):
+    write(folder, "chat_template.json", {"chat_template": "oldest"})
+    assert read(folder).chat_template == "oldest"
     write(folder, "tokenizer_config.json", {"chat_template": "old"})
+    assert read(folder).chat_template == "old"
     (folder / "chat_template.jinja").write_text("new é", encoding="utf-8")
     assert read(folder).chat_template == "new é"
+
+
+def test_prompts_with_tools_may_have_a_template_of_their_own(folder):
+    named = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
+    write(folder, "tokenizer_config.json", {"chat_template": named})
+    text = read(folder)
+    assert (text.chat_template, text.tool_template) == ("D", "T")
+    assert text.entry.tool_template == "additional_chat_templates/tool_use.jinja"
+    (folder / "chat_template.jinja").write_text("D2")
+    assert (read(folder).chat_template, read(folder).tool_template) == ("D2", None)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("T2")
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("R")
+    assert (read(folder).chat_template, read(folder).tool_template) == ("D2", "T2")
 
 
 def test_what_cannot_be_read(folder):

@@ -56,9 +56,11 @@ class GgufEngine:
         _ = self._context.model
         return LlamaCppTokenizer(self._library.api, self._context)
 
-    def chat_template(self) -> str | None:
-        """The Jinja chat template that the file carries, if it does."""
-        template = self._library.api.llama_model_chat_template(self._context.model, None)
+    def chat_template(self, name: str | None = None) -> str | None:
+        """The Jinja chat template that the file carries, if it does; `name` is that of another than
+        the default one."""
+        key = None if name is None else name.encode()
+        template = self._library.api.llama_model_chat_template(self._context.model, key)
         return None if template is None else str(template.decode("utf-8", "replace"))
 
     def close(self) -> None:

@@ -50,6 +50,18 @@ class LlamaCppTokenizer:
         return self._text(self._api.llama_vocab_eos(self._vocab))
 
     @property
+    def special_tokens(self) -> dict[str, str]:
+        """Texts of other special tokens, by the names that chat templates know."""
+        api, vocab = self._api, self._vocab
+        ids = {
+            "pad_token": api.llama_vocab_pad(vocab),
+            "sep_token": api.llama_vocab_sep(vocab),
+            "mask_token": api.llama_vocab_mask(vocab),
+        }
+        texts = {name: self._text(token) for name, token in ids.items()}
+        return {name: text for name, text in texts.items() if text is not None}
+
+    @property
     def wants_bos(self) -> bool:
         """Whether a text for this model starts with the BOS token."""
         return bool(self._api.llama_vocab_get_add_bos(self._vocab))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.gguf.container import Value
 from edgesdk_export.gguf.tokenizer_model import adds_space_prefix, piece_scores, pre_tokenizer_name
 from edgesdk_export.tokenizers import TextFiles
+from edgesdk_export.tokenizers.ends import named_ends
 from edgesdk_export.tokenizers.gguf_vocabulary import TokenKind
 
 _KEYS = "tokenizer.ggml."
@@ -58,10 +59,13 @@ def vocabulary_metadata(checkpoint: Checkpoint, text: TextFiles, size: int) -> d
         values["tokens"] = tokens
         values["token_type"] = kinds
         values["merges"] = [f"{left} {right}" for left, right in merges]
-    values |= _special_ids(text)
+    values |= _special_ids(text, tokens)
     metadata = {_KEYS + key: value for key, value in values.items()}
     if text.chat_template is not None:
         metadata[_TEMPLATE] = text.chat_template
+    if text.tool_template is not None:
+        metadata[f"{_TEMPLATE}.tool_use"] = text.tool_template
+        metadata["tokenizer.chat_templates"] = ["tool_use"]
     return metadata
 
 
@@ -97,13 +101,28 @@ def _mark_bytes(
         kinds[place] = TokenKind.UNKNOWN
 
 
-def _special_ids(text: TextFiles) -> dict[str, Value]:
+# The ends of an answer that llama.cpp reads, in the order in which they are used here: of a text,
+# of a turn, of a message. It ends at the last three too, which belong to fill-in-the-middle.
+_END_KEYS = tuple(
+    f"{name}_token_id" for name in ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+)
+
+
+def end_ids(ids: Sequence[int], tokens: Sequence[str]) -> dict[str, int]:
+    """Ends of an answer under the keys that llama.cpp reads. Those that it knows by their names
+    come last: it ends at them without a key, and there are six keys."""
+    first, others = ids[:1], ids[1:]
+    known = set(named_ends({token: i for i, token in enumerate(tokens)}))
+    ordered = [*first, *sorted(others, key=lambda token: token in known)]
+    return dict(zip(_END_KEYS, ordered, strict=False))
+
+
+def _special_ids(text: TextFiles, names: Sequence[str]) -> dict[str, Value]:
     entry = text.entry
     values: dict[str, Value] = {}
     if entry.bos_token_id is not None:
         values["bos_token_id"] = entry.bos_token_id
-    # The first end is that of a text, the second that of a turn; llama.cpp stops at both.
-    values |= dict(zip(("eos_token_id", "eot_token_id"), entry.eos_token_ids, strict=False))
+    values |= end_ids(entry.eos_token_ids, names)
     values["add_bos_token"] = entry.add_bos
     return values
 

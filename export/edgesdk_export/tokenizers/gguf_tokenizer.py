@@ -19,6 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from edgesdk.errors import CheckpointError
 from edgesdk_export.checkpoint import Checkpoint
+from edgesdk_export.tokenizers.ends import named_ends, turn_end
 from edgesdk_export.tokenizers.gguf_vocabulary import (
     GgufVocabulary,
     TokenKind,
@@ -27,10 +28,6 @@ from edgesdk_export.tokenizers.gguf_vocabulary import (
 )
 from edgesdk_export.tokenizers.text_files import TextFiles, make_entry
 
-# Ends of a turn that llama.cpp knows by their text; files name only one of them, if any.
-_ENDS = frozenset(
-    ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
-)
 _SPACE = "▁"
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -115,28 +112,55 @@ def read_gguf_text(checkpoint: Checkpoint) -> TextFiles:
             hint="Export from the original safetensors folder, which has a tokenizer.json.",
         )
 
-    template = checkpoint.config.get("tokenizer.chat_template")
-    if not isinstance(template, str):
-        template = None
-    bos, eos = vocabulary.special_id("bos"), vocabulary.special_id("eos")
+    template = _text(checkpoint.config.get("tokenizer.chat_template"))
+    tool_template = _text(checkpoint.config.get("tokenizer.chat_template.tool_use"))
+    bos, eos = _token_of(vocabulary, "bos"), _token_of(vocabulary, "eos")
+    named = {name: _token_of(vocabulary, key) for name, key in _NAMED.items()}
+    variables = {name: token for name, token in named.items() if token is not None}
     entry = make_entry(
         chat_template=template,
+        tool_template=tool_template,
         add_bos=add_bos and bos is not None,
-        bos=(None if bos is None else vocabulary.tokens[bos], bos),
-        eos_token=None if eos is None else vocabulary.tokens[eos],
-        eos_ids=_end_ids(vocabulary, eos),
+        bos=(bos, vocabulary.special_id("bos")),
+        eos_token=eos,
+        eos_ids=_end_ids(vocabulary, template, {**variables, "bos_token": bos, "eos_token": eos}),
+        special_tokens=variables,
     )
-    return TextFiles(tokenizer.to_str().encode(), template, entry)
+    return TextFiles(tokenizer.to_str().encode(), template, entry, tool_template)
 
 
-def _end_ids(vocabulary: GgufVocabulary, eos: int | None) -> list[int]:
-    named = [eos, vocabulary.special_id("eot"), vocabulary.special_id("eom")]
-    known = [
-        i
+# The names that templates know, and those of the metadata.
+_NAMED = {
+    "unk_token": "unknown",
+    "sep_token": "seperator",
+    "pad_token": "padding",
+    "cls_token": "cls",
+    "mask_token": "mask",
+}
+# llama.cpp ends an answer at all of these. The last three are of fill-in-the-middle.
+_END_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+
+
+def _end_ids(
+    vocabulary: GgufVocabulary, template: str | None, variables: Mapping[str, str | None]
+) -> list[int]:
+    settings = [vocabulary.special_id(key) for key in _END_KEYS]
+    special = {
+        token: i
         for i, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.kinds, strict=True))
-        if token in _ENDS and kind == TokenKind.CONTROL
-    ]
-    return [i for i in named if i is not None] + known
+        if kind == TokenKind.CONTROL
+    }
+    end = special.get(turn_end(template, special, variables) or "")
+    return [i for i in (*settings, end) if i is not None] + named_ends(special)
+
+
+def _token_of(vocabulary: GgufVocabulary, key: str) -> str | None:
+    token = vocabulary.special_id(key)
+    return None if token is None else vocabulary.tokens[token]
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def byte_bpe_adds_bos(vocabulary: GgufVocabulary) -> bool:

@@ -58,7 +58,21 @@ def settle_text(text: TextFiles, rows: int, *, where: str) -> SettledText:
     if problem is not None:
         notes.append(f"It completes text but cannot chat: {problem}.")
         entry = entry.model_copy(update={"chat_template": None, "template_problem": problem})
-    return SettledText(TextFiles(raw, template, entry), tuple(notes))
+    tool_template = text.tool_template if template is not None else None
+    if tool_template is not None and (problem := _compile_problem(tool_template)) is not None:
+        notes.append(f"Its template for tools cannot be used: {problem}.")
+        tool_template = None
+    if tool_template is None:
+        entry = entry.model_copy(update={"tool_template": None})
+    return SettledText(TextFiles(raw, template, entry, tool_template), tuple(notes))
+
+
+def _compile_problem(template: str) -> str | None:
+    try:
+        ChatTemplate(template)
+    except TemplateError as error:
+        return _sentence(error)
+    return None
 
 
 def template_problem(template: str | None, entry: TokenizerEntry) -> str | None:
@@ -72,7 +86,12 @@ def template_problem(template: str | None, entry: TokenizerEntry) -> str | None:
     problem = "its template leaves out what the user says"
     for messages in CONVERSATIONS:
         try:
-            text = compiled.render(messages, bos_token=entry.bos_token, eos_token=entry.eos_token)
+            text = compiled.render(
+                messages,
+                bos_token=entry.bos_token,
+                eos_token=entry.eos_token,
+                special_tokens=entry.special_tokens,
+            )
         except TemplateError as error:
             problem = _sentence(error)
             continue
