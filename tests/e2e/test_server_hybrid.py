@@ -49,7 +49,7 @@ def test_who_answered_and_why() -> None:
         assert raw.headers["x-edgesdk-route"] == report(answer)["route"] == "cloud"
         assert raw.headers["x-edgesdk-reason"] == report(answer)["reason"]
         assert "the device was unsure (0.00)" in report(answer)["reason"]
-        assert report(answer)["confidence"] == pytest.approx(0.39, abs=0.01)
+        assert report(answer)["confidence"] == pytest.approx(0.3935 ** (len(LOCAL) + 1), rel=0.01)
         assert report(answer)["cost"]["tokens"] == 5
         # As the one who answered counts them.
         assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 2)
