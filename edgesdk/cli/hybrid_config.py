@@ -36,6 +36,7 @@ EXAMPLE = """\
 upload = "redact"         # the most that may leave the device: local_only, redact, allow
 media = "local_only"      # the same for pictures, sounds and files: local_only, redact
 journal = "decisions.db"  # a log of who answered, why, and what it cost
+profile = "my-app"        # whose learned confidence and calibration hold; without it, nobody's
 hold = "decision"         # what a stream keeps back: until the decision, the answer, or nothing
 audits = 0.03             # share of the device's answers that the cloud is asked about too
 hedge_after = 2.0         # seconds until the next cloud is asked as well
@@ -59,7 +60,6 @@ file = "spending.db"      # counts over restarts
 
 [confidence]
 threshold = 0.5           # from here on the device's answer is kept
-calibrations = "my-app"   # or what the app of that name calibrated on this device
 tries = 2                 # further answers of the device where it is unsure
 """
 _HINT = "See the example in: edgesdk serve --help"
@@ -131,18 +131,7 @@ class ConfidenceTable(_Table):
     """How sure the device has to be."""
 
     threshold: Amount | None = None
-    calibrations: str | None = None
     tries: Annotated[int, Field(ge=1)] | None = None
-
-    @field_validator("calibrations")
-    @classmethod
-    def _is_an_app(cls, name: str | None) -> str | None:
-        if name is not None:
-            from edgesdk.hybrid.monitor.calibrations import calibration_store
-
-            with _as_value_error():
-                calibration_store(name)
-        return name
 
 
 class HybridConfig(_Table):
@@ -152,11 +141,22 @@ class HybridConfig(_Table):
     upload: Literal["local_only", "redact", "allow"] = "redact"
     media: Literal["local_only", "redact"] = "local_only"
     journal: Path | None = None
+    profile: str | None = None
     hold: Literal["decision", "answer", "nothing"] = "decision"
     audits: Annotated[float, Field(ge=0, le=1)] | None = None
     hedge_after: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     budget: BudgetTable | None = None
     confidence: ConfidenceTable = ConfidenceTable()
+
+    @field_validator("profile")
+    @classmethod
+    def _is_a_profile(cls, name: str | None) -> str | None:
+        if name is not None:
+            from edgesdk.hybrid.confidence.artifacts import profile_store
+
+            with _as_value_error():
+                profile_store(name)
+        return name
 
     @field_validator("upload", mode="before")
     @classmethod
@@ -257,7 +257,7 @@ def hybrid_clients(config: HybridConfig, opened: ExitStack) -> HybridClients:
             journal=journal,
             confidence=confidence,
             self_consistency=None if sure.tries is None else SelfConsistency(tries=sure.tries),
-            calibrations=sure.calibrations,
+            profile=config.profile,
             audits=None if config.audits is None else Audits(config.audits),
             hedge_after=config.hedge_after,
         )

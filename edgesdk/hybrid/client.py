@@ -14,7 +14,7 @@ from edgesdk.hybrid.chat import HybridChat, HybridOverflow, restore_hybrid_chat
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.cloud.spending import Budget
-from edgesdk.hybrid.confidence.artifacts import ArtifactStore, artifact_store_for
+from edgesdk.hybrid.confidence.artifacts import profile_store, shipped_artifacts
 from edgesdk.hybrid.confidence.confidence import CONFIDENCE_ARTIFACT, Confidence, confidence_from
 from edgesdk.hybrid.confidence.threshold import Check, Progress
 from edgesdk.hybrid.local import LocalModel
@@ -60,12 +60,16 @@ class HybridClient(Closeable):
         budget: what the cloud may cost; None for no limit.
         journal: where decisions are written down; None for nowhere.
         confidence: how sure an answer has to be, where no calibration says; None for the one that
-            is kept for this model, else for a plain one.
+            was learned of this model, else for an untrained one.
         router: when the device does not even try.
         self_consistency: what more it does where it is unsure; None for nothing.
-        artifacts: what was learned of the model; None for what the store has or its bundle brought.
-        calibrations: where calibrations are kept; see `edgesdk.hybrid.monitor.monitor.Monitor`.
-        audits: checks a few kept answers in the background; see the same.
+        profile: where what is learned of the model (`train_profile`) and calibrated (`calibrate`)
+            is stored and found: a name of the app's own, for a folder in the device's store, or
+            a folder. Apps with other prompts take another name; what one of them learns changes
+            nothing for the others. None uses nothing that was learned on this device, only what
+            the bundle brings, and a calibration then lasts as long as the client.
+        audits: checks a few kept answers in the background; see
+            `edgesdk.hybrid.monitor.monitor.Monitor`.
         on_break: what happens when a cloud's answer breaks off; see
             `edgesdk.hybrid.cloud.client.CloudClient`.
         hedge_after: seconds until a second endpoint is asked, too; see the same.
@@ -73,6 +77,9 @@ class HybridClient(Closeable):
 
     Attributes:
         path: answers requests of those who make their own, as servers do.
+
+    Raises:
+        InvalidOption: an option has no such value, or the profile's name is none.
     """
 
     def __init__(
@@ -86,10 +93,9 @@ class HybridClient(Closeable):
         confidence: Confidence | None = None,
         router: Router | None = None,
         self_consistency: SelfConsistency | None = None,
-        artifacts: ArtifactStore | None = None,
         on_break: OnBreak = "restart",
         hedge_after: float | None = None,
-        calibrations: str | Path | None = None,
+        profile: str | Path | None = None,
         audits: Audits | None = None,
         queue: OfflineQueue | None = None,
     ) -> None:
@@ -98,10 +104,13 @@ class HybridClient(Closeable):
         self._budget = budget
         self._journal = journal
         self._clouds = (cloud,) if isinstance(cloud, Cloud) else tuple(cloud)
-        artifacts = artifacts or artifact_store_for(model.source)
+        artifacts = shipped_artifacts(model.source)
+        if profile is not None:
+            artifacts = profile_store(profile, model.source)
+        self._profile = None if profile is None else artifacts
         bundle = model.runtime.engine.kv_identity.model
-        known = artifacts.load(bundle, CONFIDENCE_ARTIFACT, confidence_from)
-        self._confidence = confidence or known or Confidence()
+        learned = artifacts and artifacts.load(bundle, CONFIDENCE_ARTIFACT, confidence_from)
+        self._confidence = confidence or learned or Confidence()
         preflight = Preflight(model.runtime, router or Router(), artifacts)
         self._device = LocalModel(model.runtime, preflight, self_consistency)
         self._remote = RemoteModel(self._clouds, self._policy, budget, on_break, hedge_after)
@@ -110,8 +119,8 @@ class HybridClient(Closeable):
             journal=journal, queue=queue,
         )  # fmt: skip
         self._guard = threading.Lock()
-        if calibrations is not None or audits is not None:
-            self.path.monitor = self._new_monitor(calibrations, audits)
+        if profile is not None or audits is not None:
+            self.path.monitor = self._new_monitor(audits)
 
     def respond(self, prompt: Prompt, **options: Unpack[HybridKwargs]) -> HybridReply:
         """Answer a prompt; see `stream`."""
@@ -221,13 +230,15 @@ class HybridClient(Closeable):
         """Return the monitor; it is made, and its module loaded, when first needed."""
         with self._guard:
             if self.path.monitor is None:
-                self.path.monitor = self._new_monitor(None, None)
+                self.path.monitor = self._new_monitor(None)
             return self.path.monitor
 
-    def _new_monitor(self, calibrations: str | Path | None, audits: Audits | None) -> Monitor:
+    def _new_monitor(self, audits: Audits | None) -> Monitor:
+        from edgesdk.hybrid.monitor.calibrations import CalibrationStore
         from edgesdk.hybrid.monitor.monitor import Monitor
 
         return Monitor(
             self._model, self._device, self._confidence, self._clouds, self._policy, self._budget,
-            self._journal, calibrations=calibrations, audits=audits,
+            self._journal, audits=audits,
+            calibrations=None if self._profile is None else CalibrationStore(self._profile.folder),
         )  # fmt: skip

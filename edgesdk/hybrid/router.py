@@ -170,7 +170,7 @@ class Preflight:
     """Checks requests before a draft, the cheapest checks first. Several threads may use it.
 
     Args:
-        artifacts: where a prompt classifier may be stored for this model.
+        artifacts: where a prompt classifier may be stored for this model; None for nowhere.
         clock: as `time.monotonic`.
     """
 
@@ -178,15 +178,15 @@ class Preflight:
         self,
         runtime: Runtime,
         router: Router,
-        artifacts: ArtifactStore,
+        artifacts: ArtifactStore | None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runtime = runtime
         bundle = runtime.engine.kv_identity.model
-        classifier = router.classifier or artifacts.load(
-            bundle, CLASSIFIER_ARTIFACT, prompt_classifier_from
-        )
+        classifier = router.classifier
+        if classifier is None and artifacts is not None:
+            classifier = artifacts.load(bundle, CLASSIFIER_ARTIFACT, prompt_classifier_from)
         self._router = replace(router, classifier=classifier)
         self._clock = clock
         self._looked: tuple[float, PowerState] | None = None

@@ -45,10 +45,10 @@ BUSY = status("503 Busy")
 
 
 def client(
-    server: ScriptedServer, engine: FakeEngine, kept: Path = Path("nowhere"), **changes: Any
+    server: ScriptedServer, engine: FakeEngine, kept: Path | None = None, **changes: Any
 ) -> HybridClient:
     cloud = Cloud(server.url, "big", "sk-key")
-    return HybridClient(fake_model(engine), cloud=cloud, artifacts=ArtifactStore(kept), **changes)
+    return HybridClient(fake_model(engine), cloud=cloud, profile=kept, **changes)
 
 
 def shown(events: Iterable[HybridEvent]) -> str:

@@ -36,7 +36,7 @@ def client(server: ScriptedServer, folder: Path, **changes: Any) -> HybridClient
     settings: dict[str, Any] = {
         "cloud": there,
         "confidence": STRICT,
-        "calibrations": folder,
+        "profile": folder,
         "journal": Journal(folder / "journal.sqlite"),
         **changes,
     }

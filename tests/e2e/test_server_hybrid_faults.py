@@ -178,7 +178,7 @@ from support.fake_engine import FakeEngine
 from support.served import EchoEngine, FakeModels
 from edgesdk.cli import main
 
-models = FakeModels(unsure=lambda: FakeEngine(b"I am not sure."), sure=EchoEngine)
+models = FakeModels(unsure=lambda: FakeEngine(b"I am not sure.", probability=0.39), sure=EchoEngine)
 model_sources.StoreModels = lambda *given, **named: models
 main(["serve", "--port", "0", "--grace", "0", *sys.argv[1:]])
 """
@@ -268,6 +268,7 @@ def test_the_command_line_of_tries_audits_hedging_and_media(tmp_path: Path) -> N
             journal = "journal.sqlite"
             audits = 1
             hedge_after = 0.2
+            profile = "my-app"
             [[cloud]]
             url = "{cloud.url}"
             model = "big"
@@ -275,8 +276,7 @@ def test_the_command_line_of_tries_audits_hedging_and_media(tmp_path: Path) -> N
             url = "{cloud.url}"
             model = "other"
             [confidence]
-            threshold = 0.5
-            calibrations = "my-app"
+            threshold = 0.95
             tries = 2
             """
         )
@@ -291,7 +291,7 @@ def test_the_command_line_of_tries_audits_hedging_and_media(tmp_path: Path) -> N
             hedged = asked("Slow?", edgesdk={"prefer": "cloud"})
             until(lambda: len(list(Journal(journal).entries())) == 5)
     assert kept["edgesdk"]["route"] == "local"
-    # Its answers are drawn by chance, and do not agree.
+    # However many agreed, it would not be sure enough.
     assert re.search(r"unsure \(0\.\d\d after [23] answers\)", tried["edgesdk"]["reason"])
     assert (seen["edgesdk"]["route"], hedged["edgesdk"]["route"]) == ("cloud", "cloud")
     assert cloud.sent().count(b"Slow?") == 2

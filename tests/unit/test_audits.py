@@ -18,7 +18,6 @@ from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.cloud_reply import CloudReply
 from edgesdk.hybrid.cloud.spending import Cost
 from edgesdk.hybrid.cloud.wire import Usage
-from edgesdk.hybrid.confidence.artifacts import ArtifactStore
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.threshold import Labels
 from edgesdk.hybrid.monitor.audits import _MAX_QUEUED, AuditCandidate, Auditor, Audits
@@ -270,7 +269,7 @@ def test_audits_that_agree_change_nothing() -> None:
 def test_drift_that_audits_show_keeps_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    where = CalibrationStore(ArtifactStore(tmp_path))
+    where = CalibrationStore(tmp_path)
     keeper = GuaranteeMonitor(BASE, NOW, calibrations=where)
     made = keeper.calibrate(LABELS, alpha=0.2, delta=0.05)
     assert not caplog.records
@@ -319,7 +318,7 @@ def write(journal: Journal, calibration: str, agreed: bool | None, at: float) ->
 
 
 def test_audits_of_earlier_starts_count(tmp_path: Path) -> None:
-    journal, where = Journal(tmp_path / "journal.sqlite"), CalibrationStore(ArtifactStore(tmp_path))
+    journal, where = Journal(tmp_path / "journal.sqlite"), CalibrationStore(tmp_path)
     first = GuaranteeMonitor(BASE, NOW, calibrations=where, journal=journal)
     made = first.calibrate(LABELS, alpha=0.2, delta=0.05)
     for agreed in (None, *[False] * 5):
@@ -340,9 +339,9 @@ def test_audits_of_earlier_starts_count(tmp_path: Path) -> None:
 
 
 def test_what_another_process_calibrated_or_found_holds_here(tmp_path: Path) -> None:
-    one = GuaranteeMonitor(BASE, NOW, calibrations=CalibrationStore(ArtifactStore(tmp_path)))
+    one = GuaranteeMonitor(BASE, NOW, calibrations=CalibrationStore(tmp_path))
     one.calibrate(LABELS, alpha=0.2, delta=0.05)
-    other = GuaranteeMonitor(BASE, NOW, calibrations=CalibrationStore(ArtifactStore(tmp_path)))
+    other = GuaranteeMonitor(BASE, NOW, calibrations=CalibrationStore(tmp_path))
     outcomes(one, [False] * 40)
     assert (one.guarantee.status, other.guarantee.status) == ("drifted", "holds")
     outcomes(other, [True])

@@ -15,7 +15,6 @@ from support.sure_engine import SureEngine
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.confidence.artifacts import ArtifactStore
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.prompt_classifier import PROMPT_FEATURES as FEATURES
 from edgesdk.hybrid.confidence.prompt_classifier import PromptClassifier
@@ -41,7 +40,7 @@ PLAIN = LogisticRegression(FEATURES, (0.0,) * len(FEATURES), (1.0,) * len(FEATUR
 
 def client(engine: SureEngine | None = None, **changes: Any) -> HybridClient:
     model = fake_model(engine or SureEngine(ANSWERS))
-    settings = {"cloud": CLOUD, "confidence": BASE, "artifacts": ArtifactStore(Path("nowhere"))}
+    settings = {"cloud": CLOUD, "confidence": BASE}
     return HybridClient(model, **{**settings, **changes})
 
 
@@ -90,8 +89,8 @@ def test_what_a_gate_turns_down_is_passed_over() -> None:
 def test_other_habits_need_another_calibration(
     change: dict[str, Any], status: str, tmp_path: Path
 ) -> None:
-    client(calibrations=tmp_path, self_consistency=COLD).calibrate(LABELLED)
-    assert client(calibrations=tmp_path, **change).guarantee.status == status
+    client(profile=tmp_path, self_consistency=COLD).calibrate(LABELLED)
+    assert client(profile=tmp_path, **change).guarantee.status == status
 
 
 def test_tries_of_a_calibration_can_be_cancelled() -> None:

@@ -80,7 +80,7 @@ def test_a_file_with_one_cloud_is_the_short_way(file: Path) -> None:
         (f"audits = 2{CLOUD}", "audits: Input should be less"),
         (f"hedge_after = 1{CLOUD}", "hedge_after needs another [[cloud]]"),
         (f"hedge_after = 0{CLOUD}{ANOTHER}", "hedge_after: Input should be greater"),
-        (f"{CLOUD}[confidence]\ncalibrations = 'My App'", "cannot be the name of an app"),
+        (f"profile = 'My App'\n{CLOUD}", "cannot be the name of a profile"),
         (f"{CLOUD}[confidence]\ntries = 0", "confidence.tries: Input should be greater"),
         ("[[cloud]]\nurl = 'ftp://x'\nmodel = 'big'", "no base URL"),
         ("upload = ", "is not TOML"),

@@ -109,7 +109,7 @@ def test_a_client_uses_what_was_learned(tmp_path: Path) -> None:
     easy, hard = "What is 2 + 3 + 4?", "What is 91827 + 81726 + 71625?"
     with (
         TalkingCloud(lambda body: said("The cloud's.")) as cloud,
-        HybridClient(fake_model(FakeEngine()), cloud=cloud.cloud(), artifacts=artifacts) as client,
+        HybridClient(fake_model(FakeEngine()), cloud=cloud.cloud(), profile=tmp_path) as client,
     ):
         replies = {prompt: client.respond(prompt, prefer="local") for prompt in (easy, hard)}
     found = {prompt: reply.local for prompt, reply in replies.items()}
@@ -167,7 +167,7 @@ def test_a_half_is_what_was_seen_by_then(tmp_path: Path) -> None:
     artifacts, probe = ArtifactStore(tmp_path), HiddenStateProbe((1.0, 1.0, 1.0), 0.0)
     learned = replace(fit_profile(gone_on(200), max_false_rejections=0.0), probe=probe)
     learned.save(artifacts, BUNDLE, threshold=0.0)
-    with HybridClient(fake_model(Constant(b"x" * 50)), artifacts=artifacts) as client:
+    with HybridClient(fake_model(Constant(b"x" * 50)), profile=tmp_path) as client:
         assert client.guarantee.confidence == learned.confidence(0.0)
         long = client.respond("Sort 3 numbers.", max_tokens=45).local
         short = client.respond("Sort 3 numbers.", max_tokens=23).local
@@ -200,14 +200,12 @@ def test_a_model_is_asked_what_it_learns_from(tmp_path: Path) -> None:
         ("a" * (20 + at % 30), "hello there" if at % 30 > 15 else "Good-bye.") for at in range(120)
     ]
     labelled += [("b" * 60, lambda text: text == "Hello there."), ("c" * 5_000, "does not fit")]
-    model, artifacts = fake_model(Feeling()), ArtifactStore(tmp_path)
-    learned = train_profile(
-        model, iter(labelled), artifacts=artifacts, threshold=0.4, max_tokens=50
-    )
+    model = fake_model(Feeling())
+    learned = train_profile(model, iter(labelled), profile=tmp_path, threshold=0.4, max_tokens=50)
     assert learned.classifier.examples == 121
     assert learned.probe is not None
     assert learned.probe.bias + learned.probe.weights[0] * 25 < 0
-    with HybridClient(model, artifacts=artifacts) as client:
+    with HybridClient(model, profile=tmp_path) as client:
         found = {prompt: client.respond(prompt).local for prompt in ("d" * 22, "d" * 48)}
         assert client.guarantee.confidence.threshold == 0.4
         assert client.guarantee.confidence.probe == learned.probe
@@ -216,7 +214,7 @@ def test_a_model_is_asked_what_it_learns_from(tmp_path: Path) -> None:
     assert sure[1] is not None
     assert sure[0] < 0.2 < 0.8 < sure[1]
     with pytest.raises(RequestError, match="0 prompts with a right answer"):
-        train_profile(model, [("Hi", "Good-bye.")] * 40, artifacts=artifacts)
+        train_profile(model, [("Hi", "Good-bye.")] * 40, profile=tmp_path)
 
 
 def test_a_journal_with_texts_is_a_training_set(tmp_path: Path) -> None:

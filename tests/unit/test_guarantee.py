@@ -262,27 +262,14 @@ def test_confidences_of_a_journal_are_computed_anew() -> None:
 
 
 def test_the_next_start_knows_the_calibration(tmp_path: Path) -> None:
-    made = client(cloud=CLOUD, calibrations=tmp_path).calibrate(LABELLED)
-    again = client(cloud=CLOUD, calibrations=tmp_path)
+    made = client(cloud=CLOUD, profile=tmp_path).calibrate(LABELLED)
+    again = client(cloud=CLOUD, profile=tmp_path)
     assert again.guarantee.record == made
     assert again.guarantee.confidence.threshold == made.calibration.threshold
     assert not again.respond("How many? <39>").low_confidence
     # Elsewhere, and without a place, nobody knows.
-    assert client(cloud=CLOUD, calibrations=tmp_path / "other").guarantee.status == "none"
+    assert client(cloud=CLOUD, profile=tmp_path / "other").guarantee.status == "none"
     assert client(cloud=CLOUD).guarantee.status == "none"
-
-
-def test_an_app_may_name_itself_instead_of_a_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EDGESDK_HOME", str(tmp_path))
-    made = client(calibrations="shop").calibrate(LABELLED)
-    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
-    assert file.relative_to(tmp_path) == Path("artifacts", "ab" * 32, "calibration-shop.json")
-    assert client(calibrations="shop").guarantee.record == made
-    assert client(calibrations="bank").guarantee.status == "none"
-    with pytest.raises(InvalidOption, match="name of an app"):
-        client(calibrations="../shop")
 
 
 REGRESSION = train_regression(
@@ -295,9 +282,9 @@ def test_a_calibration_of_another_measure_is_stale(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(calibrations, "UNTRAINED_MEASURE", "mean token probability")
-        client(calibrations=tmp_path).calibrate(LABELLED)
-        assert client(calibrations=tmp_path).guarantee.status == "holds"
-    now = client(calibrations=tmp_path).guarantee
+        client(profile=tmp_path).calibrate(LABELLED)
+        assert client(profile=tmp_path).guarantee.status == "holds"
+    now = client(profile=tmp_path).guarantee
     assert now.status == "stale"
     assert "the way confidences are computed" in now.reason
 
@@ -320,9 +307,9 @@ def test_a_calibration_of_another_measure_is_stale(
 def test_what_changed_makes_it_stale(
     change: dict[str, Any], words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client(cloud=CLOUD, calibrations=tmp_path).calibrate(LABELLED)
+    client(cloud=CLOUD, profile=tmp_path).calibrate(LABELLED)
     caplog.clear()
-    there = {"cloud": CLOUD, "calibrations": tmp_path, **change}
+    there = {"cloud": CLOUD, "profile": tmp_path, **change}
     ours = client(**there)
     assert ours.guarantee.status == "stale"
     assert ours.guarantee.record is None
@@ -332,7 +319,7 @@ def test_what_changed_makes_it_stale(
     # Not the old promise, and not the app's own threshold either.
     assert ours.respond("How many? <0>", upload="local_only").low_confidence
     # The threshold alone is no circumstance: a calibration replaces it.
-    other = {"cloud": CLOUD, "calibrations": tmp_path, "confidence": replace(BASE, threshold=0.9)}
+    other = {"cloud": CLOUD, "profile": tmp_path, "confidence": replace(BASE, threshold=0.9)}
     assert client(**other).guarantee.status == "holds"
     if "confidence" not in change:
         ours.calibrate(LABELLED)
@@ -340,12 +327,12 @@ def test_what_changed_makes_it_stale(
 
 
 def test_a_damaged_calibration_promises_nothing(tmp_path: Path) -> None:
-    client(calibrations=tmp_path).calibrate(LABELLED)
+    client(profile=tmp_path).calibrate(LABELLED)
     (file,) = tmp_path.rglob("*.json")
     whole = file.read_text()
     for damaged in (whole[:-40], whole.replace('"threshold"', '"thresh"'), ""):
         file.write_text(damaged)
-        ours = client(calibrations=tmp_path)
+        ours = client(profile=tmp_path)
         assert ours.guarantee.status == "stale"
         assert "cannot be read" in ours.guarantee.phrase()
         assert ours.respond("How many? <0>").low_confidence
@@ -355,17 +342,17 @@ def test_a_place_that_cannot_be_written_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
-    ours = client(calibrations=tmp_path / "file")
+    ours = client(profile=tmp_path / "file")
     ours.calibrate(LABELLED)
     assert ours.guarantee.status == "holds"
     assert "until the end of this program only" in caplog.text
 
 
 def test_another_model_of_the_app_has_no_calibration(tmp_path: Path) -> None:
-    client(calibrations=tmp_path).calibrate(LABELLED)
+    client(profile=tmp_path).calibrate(LABELLED)
     other = fake_model(SureEngine(ANSWERS, bundle="cd" * 32))
     other.name = "another"
-    assert HybridClient(other, calibrations=tmp_path).guarantee.status == "none"
+    assert HybridClient(other, profile=tmp_path).guarantee.status == "none"
 
 
 def test_200_calibrations_break_their_promise_as_rarely_as_they_say() -> None:

@@ -149,7 +149,7 @@ def test_a_client_probes_the_state_that_its_answer_ends_in(tmp_path: Path) -> No
     for engine in (Feeling(), FakeEngine()):
         with (
             TalkingCloud(lambda body: said("The cloud's.")) as cloud,
-            HybridClient(fake_model(engine), cloud=cloud.cloud(), artifacts=artifacts) as client,
+            HybridClient(fake_model(engine), cloud=cloud.cloud(), profile=tmp_path) as client,
         ):
             local = client.respond("What is 3 + 4?", prefer="local").local
             assert local is not None
@@ -172,9 +172,7 @@ def test_a_probe_is_kept_and_forgotten_with_its_regression(tmp_path: Path) -> No
         learned.save(artifacts, BUNDLE)
         with (
             TalkingCloud(lambda body: said("The cloud's.")) as cloud,
-            HybridClient(
-                fake_model(FakeEngine()), cloud=cloud.cloud(), artifacts=artifacts
-            ) as client,
+            HybridClient(fake_model(FakeEngine()), cloud=cloud.cloud(), profile=tmp_path) as client,
         ):
             assert client.guarantee.confidence.probe == learned.probe
             assert client.guarantee.confidence.regression == learned.regression

@@ -1,13 +1,16 @@
-"""What was learned about a bundle, kept in small files that are found by the bundle's hash.
+"""Stores what was learned of models, in small files that are found by profile and bundle.
 
 FOLDER/BUNDLE/NAME.json   {"format": "edgesdk-artifact", "version": 1, "bundle", "name", "value"}
 
-BUNDLE is the identity of the model as engines give it (`KvOrigin.model`), so what was learned of
-one model is never used with another: a model that changes has another hash, and nothing kept.
-NAME says what it is, such as "confidence" or "prompts". The value is any JSON; what it depends on
-beside the bundle, such as a template or a cloud model, belongs into the value or the name.
+FOLDER is that of a profile: what one app learned and calibrated from prompts like its own. Another
+app has other prompts and another profile, so that neither is given the other's thresholds, nor
+makes the other's guarantee stale. BUNDLE is the identity of the model as engines give it
+(`KvIdentity.model`): a model that changes has another one, and nothing stored. NAME says what it
+is, such as "confidence". The value is any JSON; what it depends on beside the bundle, such
+as a template or a cloud model, belongs into the value or the name.
 
-The layout is the same in a folder of the device and in one that travels inside a bundle.
+A bundle may bring such a folder, too (`SHIPPED`). Clients of all profiles find what is there, where
+their own profile has nothing.
 """
 
 from __future__ import annotations
@@ -23,12 +26,13 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from edgesdk.bundle.opening import Bundle
-from edgesdk.errors import RequestError
+from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.system.atomic_files import write_atomically
 
 # Of a bundle folder, where what is shipped with it lies.
 SHIPPED = "artifacts"
 _MAX_BYTES = 16 * 2**20
+_PROFILE = r"[a-z0-9][a-z0-9._-]{0,63}"
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,95}$"
 _HINT = "Remove it, and train or calibrate again."
 
@@ -55,8 +59,8 @@ class ArtifactStore:
     there, whole.
 
     Args:
-        folder: where it is written, and looked for first; made when something is first kept.
-        shipped: folders that are only read, such as a bundle's (see `artifact_store_for`).
+        folder: where it is written, and looked for first; made when something is first stored.
+        shipped: folders that are only read, such as a bundle's.
     """
 
     def __init__(
@@ -132,20 +136,41 @@ class ArtifactStore:
         _path(self.folder, bundle, name).unlink(missing_ok=True)
 
 
-def artifact_store_for(source: Bundle | Path | None, folder: Path | None = None) -> ArtifactStore:
-    """Open the store for a model: the device's own folder, then what its bundle was shipped with.
+def profile_store(profile: str | Path, source: Bundle | Path | None = None) -> ArtifactStore:
+    """Open the store of a profile.
 
     Args:
-        source: where the model comes from.
-        folder: of this device; None for `artifacts` in the store's own.
+        profile: its name, for a folder in the device's own store; or a folder of the app's own.
+        source: where the model comes from; what its bundle brings is read, too.
+
+    Raises:
+        InvalidOption: the name is none.
     """
-    if folder is None:
+    if isinstance(profile, Path):
+        folder = profile
+    elif re.fullmatch(_PROFILE, profile):
         from edgesdk.store import default_root
 
-        folder = default_root() / "artifacts"
-    return ArtifactStore(
-        folder, shipped=(source.path / SHIPPED,) if isinstance(source, Bundle) else ()
-    )
+        folder = default_root() / "profiles" / profile
+    else:
+        raise InvalidOption(
+            f"{profile!r} cannot be the name of a profile.",
+            hint="Use up to 64 of a-z, 0-9, dot, dash and underscore, a letter or digit first; or"
+            " give a folder as a Path.",
+        )
+    return ArtifactStore(folder, shipped=_shipped_with(source))
+
+
+def shipped_artifacts(source: Bundle | Path | None) -> ArtifactStore | None:
+    """Open what a model's bundle brings, for a client without a profile; None where it brings
+    nothing."""
+    for folder in _shipped_with(source):
+        return ArtifactStore(folder)
+    return None
+
+
+def _shipped_with(source: Bundle | Path | None) -> tuple[Path, ...]:
+    return (source.path / SHIPPED,) if isinstance(source, Bundle) else ()
 
 
 def _found(path: Path, bundle: str, name: str) -> _ArtifactFile | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from typing_extensions import Unpack
@@ -12,7 +13,7 @@ from typing_extensions import Unpack
 from edgesdk.engines.base import HiddenStates
 from edgesdk.errors import ContextOverflow, DeadlineExceeded
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.confidence.artifacts import ArtifactStore, artifact_store_for
+from edgesdk.hybrid.confidence.artifacts import ArtifactStore, profile_store
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.probe import HiddenStateProbe, train_probe
 from edgesdk.hybrid.confidence.prompt_classifier import (
@@ -131,20 +132,21 @@ def train_profile(
     model: Model,
     labelled: Iterable[tuple[Prompt, Check]],
     *,
-    artifacts: ArtifactStore | None = None,
+    profile: str | Path,
     threshold: float = Confidence.threshold,
     max_false_rejections: float = 0.05,
     **options: Unpack[OptionsKwargs],
 ) -> ConfidenceProfile:
     """Have a model answer some hundred prompts, train a profile on the answers, and store it.
 
-    Hybrid clients that are made for the model from then on use it.
+    Hybrid clients of the same `profile` that are made for the model from then on use it, and no
+    others.
 
     Args:
         labelled: prompts, drawn as those to come will be, none of which may calibrate the threshold
             later, each with the expected answer (see `same_answer`) or what tells
             whether an answer is right. One at a time is asked for.
-        artifacts: where the profile is stored; None for the store's own folder.
+        profile: where it is stored; see `edgesdk.hybrid.client.HybridClient`.
         threshold: see `ConfidenceProfile.save`.
         max_false_rejections: see `fit_profile`.
         options: with which answers are made later.
@@ -155,14 +157,11 @@ def train_profile(
         EngineError: the engine failed.
         Exception: whatever a check raises.
     """
+    store = profile_store(profile)
     learned = fit_profile(
         _labelled_drafts(model, labelled, options), max_false_rejections=max_false_rejections
     )
-    learned.save(
-        artifacts or artifact_store_for(model.source),
-        model.runtime.engine.kv_identity.model,
-        threshold=threshold,
-    )
+    learned.save(store, model.runtime.engine.kv_identity.model, threshold=threshold)
     return learned
 
 

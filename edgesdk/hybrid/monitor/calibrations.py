@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -12,15 +11,14 @@ from pathlib import Path
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from edgesdk.errors import InvalidOption, RequestError
+from edgesdk.errors import RequestError
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.confidence.artifacts import ArtifactStore, artifact_store_for
+from edgesdk.hybrid.confidence.artifacts import ArtifactStore
 from edgesdk.hybrid.confidence.confidence import UNTRAINED_MEASURE, Confidence
 from edgesdk.hybrid.confidence.threshold import Calibration
 from edgesdk.model import Model
 
 _NAME = "calibration"
-_APP = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _WORDS = {
     "bundle": "the model",
     "template": "the chat template",
@@ -114,19 +112,16 @@ _STORED = TypeAdapter(CalibrationRecord)
 
 
 class CalibrationStore:
-    """Stores an app's calibrations, one for each model.
+    """Stores the calibrations of a profile, one for each model.
 
-    They are the app's own: a guarantee is about prompts like those that were labelled, and
-    those of another app are others.
+    A guarantee is about prompts like those that were labelled, so a bundle brings none.
 
     Args:
-        artifacts: the folder.
-        name: of the values in it.
+        folder: of the profile.
     """
 
-    def __init__(self, artifacts: ArtifactStore, name: str = _NAME) -> None:
-        self._artifacts = artifacts
-        self._name = name
+    def __init__(self, folder: str | Path) -> None:
+        self._artifacts = ArtifactStore(folder)
 
     def load(self, now: CalibrationKey) -> CalibrationRecord | StaleCalibration | None:
         """Load the calibration for `now`; None where this model never had one."""
@@ -150,18 +145,18 @@ class CalibrationStore:
             RequestError: it cannot be written.
         """
         value: JsonValue = _STORED.dump_python(record, mode="json")
-        return self._artifacts.write(record.key.bundle, self._name, value)
+        return self._artifacts.write(record.key.bundle, _NAME, value)
 
     def _others(self) -> Iterator[CalibrationRecord]:
         """Iterate the readable records of all models."""
-        for path in self._artifacts.folder.glob(f"*/{self._name}.json"):
+        for path in self._artifacts.folder.glob(f"*/{_NAME}.json"):
             with suppress(RequestError):
                 found = self._read(path.parent.name)
                 if found is not None:
                     yield found
 
     def _read(self, bundle: str) -> CalibrationRecord | None:
-        value = self._artifacts.read(bundle, self._name)
+        value = self._artifacts.read(bundle, _NAME)
         if value is None:
             return None
         try:
@@ -173,19 +168,3 @@ class CalibrationStore:
         if found.key.bundle != bundle:
             raise RequestError("This calibration is of another model.")
         return found
-
-
-def calibration_store(where: str | Path) -> CalibrationStore:
-    """Open the store of an app: by its name, in the device's own folder, or in a folder of the app.
-
-    Raises:
-        InvalidOption: the name is none.
-    """
-    if isinstance(where, Path):
-        return CalibrationStore(ArtifactStore(where))
-    if not _APP.fullmatch(where):
-        raise InvalidOption(
-            f"{where!r} cannot be the name of an app.",
-            hint="Use up to 64 of a-z, 0-9, dot, dash and underscore, a letter or digit first.",
-        )
-    return CalibrationStore(artifact_store_for(None), f"{_NAME}-{where}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from edgesdk.errors import InvalidOption
@@ -22,8 +21,8 @@ from edgesdk.hybrid.local import LocalModel
 from edgesdk.hybrid.monitor.audits import AuditCandidate, Auditor, Audits
 from edgesdk.hybrid.monitor.calibrations import (
     CalibrationRecord,
+    CalibrationStore,
     calibration_key,
-    calibration_store,
 )
 from edgesdk.hybrid.monitor.guarantee import GuaranteeMonitor, RiskGuarantee
 from edgesdk.hybrid.privacy.policy import Policy, UploadVerdict
@@ -44,8 +43,7 @@ class Monitor(Closeable):
         device: makes the answers.
         base: the app's own setting, by which answers are made, whatever threshold then decides
             about them: a threshold must not change what it was chosen for.
-        calibrations: name of the app, whose calibrations are then kept in the device's own folder,
-            or a folder of the app's; None keeps them for as long as this lives.
+        calibrations: those of the client's profile; None keeps one for as long as this lives.
         audits: the app's consent to audits; None for none.
 
     Raises:
@@ -62,7 +60,7 @@ class Monitor(Closeable):
         budget: Budget | None,
         journal: Journal | None,
         *,
-        calibrations: str | Path | None = None,
+        calibrations: CalibrationStore | None = None,
         audits: Audits | None = None,
     ) -> None:
         self._model = model
@@ -73,7 +71,7 @@ class Monitor(Closeable):
         self._guarantee = GuaranteeMonitor(
             base,
             calibration_key(model, clouds, base, self._fingerprint),
-            calibrations=None if calibrations is None else calibration_store(calibrations),
+            calibrations=calibrations,
             journal=journal,
         )
         self._auditor: Auditor | None = None
@@ -115,9 +113,9 @@ class Monitor(Closeable):
         """Find the loosest threshold with a risk guarantee, and use it from now on.
 
         With probability 1 - `delta`, at most the share `alpha` of the answers that the device keeps
-        is wrong. The threshold also holds at the next starts. Where the labels allow no guarantee,
-        nothing is kept any more; the result's `calibration` says so in its `phrase`, and how many
-        more labels might do.
+        is wrong. In a profile the threshold also holds at the next starts. Where the labels allow
+        no guarantee, nothing is kept any more; the result's `calibration` says so in its `phrase`,
+        and how many more labels might do.
 
         The guarantee covers requests that may leave the device. Where the router or
         self-consistency make a difference, other requests are answered in another way, and nothing
