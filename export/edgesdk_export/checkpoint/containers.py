@@ -10,6 +10,7 @@ from typing import Any
 from edgesdk.bundle.manifest import checkpoint_name
 from edgesdk.errors import CheckpointError, DamagedCheckpoint, MissingExtra
 from edgesdk_export.checkpoint.checkpoint import Checkpoint, read_json
+from edgesdk_export.checkpoint.dequantize import dequantized
 from edgesdk_export.checkpoint.safetensors_reader import read_safetensors_folder
 from edgesdk_export.checkpoint.weight_files import (
     nothing_to_open,
@@ -54,7 +55,7 @@ def _open_safetensors(folder: Path) -> Checkpoint:
         container="safetensors",
         name=checkpoint_name(folder),
         config=config,
-        tensors=tensors,
+        tensors=dequantized(tensors, config, folder),
         files=files,
         licence=_licence_of_card(folder / "README.md"),
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgesdk.errors import CheckpointError, DamagedCheckpoint
 from edgesdk_export.checkpoint.checkpoint import FileRegion, refuse_pointer
@@ -36,6 +37,7 @@ _ITEM_SIZES = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
+_INTEGERS = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U32": "<u4"}
 _FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 
@@ -60,9 +62,23 @@ class SafetensorsTensor:
                 "which means nothing without its quantizer's scales.",
                 hint="Export from the original checkpoint in BF16, F16 or F32.",
             )
+        return self._floats(self._bytes(start, stop), (stop - start, *self.shape[1:]))
+
+    def scalar(self) -> Float32:
+        """The only value of a tensor without dimensions."""
+        return self._floats(self.region.read(0, _ITEM_SIZES[self.dtype]), ())
+
+    def stored(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Rows [start, stop) of integers as they are, and of 8-bit floats as their bytes."""
+        stop = self.shape[0] if stop is None else stop
+        raw = self._bytes(start, stop).view(_INTEGERS.get(self.dtype, "u1"))
+        return raw.reshape(stop - start, *self.shape[1:])
+
+    def _bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         width = math.prod(self.shape[1:]) * _ITEM_SIZES[self.dtype]
-        raw = self.region.read(start * width, stop * width)
-        shape = (stop - start, *self.shape[1:])
+        return self.region.read(start * width, stop * width)
+
+    def _floats(self, raw: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> Float32:
         if self.dtype == "BF16":
             # A bfloat16 is the upper half of a float32.
             bits = raw.view(np.uint16).astype(np.uint32) << 16

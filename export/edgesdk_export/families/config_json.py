@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from edgesdk.bundle.spec import DecoderSpec, RopeSpec, canonical_shapes
-from edgesdk.errors import CheckpointError
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families.fields import MAX_LAYERS, ConfigFields
 from edgesdk_export.families.mapping import WeightSource
@@ -49,18 +48,8 @@ def config_fields(
     checkpoint: Checkpoint, defaults: Mapping[str, Any], *, section: str | None = None
 ) -> ConfigFields:
     """The checkpoint's configuration, or one section of it, over the family's defaults
-    (transformers leaves out what equals its own).
-
-    Raises:
-        CheckpointError: the weights were quantized by some other tool.
-    """
+    (transformers leaves out what equals its own)."""
     top = ConfigFields(checkpoint.config, str(checkpoint.path / "config.json"))
-    if "quantization_config" in top:
-        method = top.within("quantization_config").text("quant_method", "an unnamed method")
-        raise CheckpointError(
-            f"{checkpoint.path}: the weights are already quantized with {method}.",
-            hint="Export from the original checkpoint, or from a GGUF of it.",
-        )
     chosen = top if section is None else top.within(section)
     return ConfigFields({**defaults, **chosen.values}, chosen.where)
 

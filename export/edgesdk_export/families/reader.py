@@ -12,7 +12,7 @@ from edgesdk.errors import ConfigMismatch
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families.mapping import CheckpointMapping, weight_view
 from edgesdk_export.families.registry import reader_of
-from edgesdk_export.weights import Decoder, LazyTensor, row_chunks
+from edgesdk_export.weights import Decoder, LazyTensor, read_whole, row_chunks
 
 
 def read_decoder(checkpoint: Checkpoint) -> Decoder:
@@ -150,7 +150,9 @@ def _refuse_leftovers(checkpoint: Checkpoint, reading: CheckpointMapping) -> Non
     unknown = [
         name
         for name in checkpoint.tensors
-        if name not in used and not any(fnmatchcase(name, known) for known in reading.settled)
+        if name not in used
+        and not any(fnmatchcase(name, known) for known in reading.settled)
+        and not _adds_nothing(name, checkpoint.tensors[name])
     ]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
@@ -159,3 +161,8 @@ def _refuse_leftovers(checkpoint: Checkpoint, reading: CheckpointMapping) -> Non
             f"{reading.spec.family} decoder of this configuration.",
             hint="The export would drop it; if the model needs it, try '--via optimum'.",
         )
+
+
+def _adds_nothing(name: str, tensor: LazyTensor) -> bool:
+    """A bias of zeros, as AutoGPTQ gives to layers that have none."""
+    return name.endswith(".bias") and len(tensor.shape) == 1 and not read_whole(tensor).any()
