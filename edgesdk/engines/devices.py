@@ -173,8 +173,15 @@ DEVICES: tuple[DeviceRecord, ...] = (
         kind="gpu",
         package="mlx",
         module="mlx",
+        extra="mlx",
         probe=f"{_PROBES}:mlx",
         where="Macs with Apple silicon",
+        formats=("onnx",),
+        opener="edgesdk.engines.mlx.engine:open_engine",
+        footprint="edgesdk.engines.onnx.footprint:footprint",
+        # It reads the stored weights of that graph, and computes from the spec.
+        graph="fused-operators",
+        options=(DeviceOption("precision", str, ("float32", "float16", "bfloat16")),),
     ),
     DeviceRecord(
         name="Apple Core ML",

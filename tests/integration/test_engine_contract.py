@@ -1,7 +1,7 @@
 """What `edgesdk.engines.base` promises, held to by every engine.
 
 Each case brings a reference that shares no code with the engine: a numpy decoder without a cache
-for the ONNX one, a bare llama.cpp loop for the GGUF one.
+for the ONNX one, a bare llama.cpp loop for the GGUF one, transformers for the MLX one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from bare_llama import BareLlama
+from edgesdk_export.pipeline import ExportJob, export
+from edgesdk_export.progress import SilentProgress
+from support.tiny_models import VOCAB_SIZE, make_tiny
 from tiny_onnx_bundle import VOCAB, reference_logits, tiny_weights, write_tiny_bundle
 
 from edgesdk.engines.base import DecodeState, Engine, Logits
@@ -44,9 +48,9 @@ class Case:
     ids: list[int]
 
 
-@pytest.fixture(scope="module", params=["onnx", "gguf"])
+@pytest.fixture(scope="module", params=["onnx", "gguf", "mlx"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
-    make = {"onnx": _onnx_case, "gguf": _gguf_case}[request.param]
+    make = {"onnx": _onnx_case, "gguf": _gguf_case, "mlx": _mlx_case}[request.param]
     yield from make(request, tmp_path_factory)
 
 
@@ -80,6 +84,29 @@ def _gguf_case(request: pytest.FixtureRequest, _: Any) -> Iterator[Case]:
             ids=bare.encode(_TEXT)[:CONTEXT],
         )
         bare.close()
+    engine.close()
+
+
+def _mlx_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
+    pytest.importorskip("mlx.core")
+    folder = tmp_path_factory.mktemp("mlx")
+    model = make_tiny("llama", folder / "checkpoint", max_position_embeddings=CONTEXT)
+    job = ExportJob(folder / "checkpoint", folder / "tiny", "tiny", scheme="fp32", quality_tokens=0)
+    bundle = export(job, SilentProgress())
+
+    def reference(ids: list[int]) -> Logits:
+        with torch.no_grad():
+            logits: Logits = model(torch.tensor([ids])).logits[0].numpy()
+        return logits
+
+    engine = open_engine(bundle, "apple")
+    yield Case(
+        engine=engine,
+        reopen=lambda: open_engine(bundle, "apple"),
+        reference=reference,
+        same=lambda found, wanted: bool(np.allclose(found, wanted, atol=2e-3)),
+        ids=np.random.default_rng(5).integers(0, VOCAB_SIZE, CONTEXT).tolist(),
+    )
     engine.close()
 
 

@@ -110,14 +110,14 @@ def test_a_record_is_all_that_a_provider_needs(npu: DeviceRecord) -> None:
         },
     )
     assert footprint(bundle("toy"), "toy") == "of toy"
-    assert device_names() == ["toy", "cpu"]
+    assert device_names() == ["toy", "cpu", "apple"]
     assert device_names("gguf") == ["cpu"]
     assert probe(npu) == DeviceProbe("ready", "onnxruntime-toy 1.0")
 
 
 def test_the_command_line_shows_each_record(npu: DeviceRecord, tmp_path: Path) -> None:
     usage = CliRunner().invoke(run.command, ["--help"]).output
-    assert "--device [auto|toy|cpu]" in usage
+    assert "--device [auto|toy|cpu|apple]" in usage
     checks = {check.name: check for check in run_checks(Store(tmp_path))}
     assert checks["toy-npu"] == DoctorCheck("toy-npu", "ok", "onnxruntime-toy 1.0", needed=False)
     assert checks["onnxruntime"].needed
@@ -158,7 +158,7 @@ def test_auto_takes_the_first_that_works(
 def test_a_graph_runs_only_where_it_was_made_for(npu: DeviceRecord) -> None:
     with pytest.raises(InvalidOption, match=r"this onnx model on the device 'cpu'.*: auto, toy\."):
         choose_device(bundle("toy"), "cpu")
-    with pytest.raises(InvalidOption, match=r"this onnx model on the device 'toy'.*: auto, cpu\."):
+    with pytest.raises(InvalidOption, match=r"the device 'toy'.*: auto, cpu, apple\."):
         choose_device(bundle("cpu"), "toy")
     with pytest.raises(InvalidOption, match=r"gguf model on the device 'toy'.*: auto, cpu\."):
         choose_device(bundle(model_format="gguf"), "toy")
@@ -171,10 +171,10 @@ def test_a_device_without_an_engine_is_refused_with_what_is_known_of_it() -> Non
         InvalidOption, match=r"the device 'hailo'.*Hailo \(not installed\)"
     ) as raised:
         choose_device(bundle(), "hailo")
-    assert raised.value.hint == "Choose from: auto, cpu."
+    assert raised.value.hint == "Choose from: auto, cpu, apple."
     with pytest.raises(InvalidOption, match=r"no engine yet for .*Hailo \(not installed\)"):
         choose_device(bundle(), "npu")
-    assert device_names() == ["cpu"]
+    assert "hailo" not in device_names()
 
 
 def test_every_record_names_what_exists() -> None:
