@@ -45,6 +45,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
 
 class EdgeError(Exception):
@@ -219,13 +221,37 @@ class RejectedStructure(StructureError):
     """The answer has the form of its schema, but the schema's own type refuses the value."""
 
 
+@dataclass(frozen=True)
+class FailedAttempt:
+    """Why one request to a cloud endpoint brought no whole answer.
+
+    Attributes:
+        endpoint: model and host.
+        kind: "unreachable": no connection, or too slow; "refused": asking again would not help;
+            "busy": it cannot answer now; "broken": what came is no whole answer.
+        status: of HTTP, where there was one.
+        code: the endpoint's own word for the reason, such as "insufficient_quota".
+        message: what the endpoint said, without secrets and without the request's text; where it
+            said nothing, what happened.
+    """
+
+    endpoint: str
+    kind: Literal["unreachable", "refused", "busy", "broken"]
+    status: int | None
+    code: str | None
+    message: str
+
+
 class CloudError(EdgeError, ConnectionError):
     """A cloud endpoint gave no whole answer.
 
     Attributes:
-        endpoint: host and model.
+        endpoint: model and host.
         status: of HTTP, where there was one.
+        code: the endpoint's own word for the reason, such as "insufficient_quota".
+        reason: what the endpoint said, without secrets and without the request's text.
         retry_after: seconds that the endpoint asked to wait.
+        attempts: all requests that failed before the answer was given up, this one included.
     """
 
     def __init__(
@@ -234,13 +260,31 @@ class CloudError(EdgeError, ConnectionError):
         *,
         endpoint: str,
         status: int | None = None,
+        code: str | None = None,
+        reason: str | None = None,
         retry_after: float | None = None,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.endpoint = endpoint
         self.status = status
+        self.code = code
+        self.reason = reason
         self.retry_after = retry_after
+        self.attempts: tuple[FailedAttempt, ...] = ()
+
+    @property
+    def attempt(self) -> FailedAttempt:
+        """The request that this error ended, as a value."""
+        kind: Literal["unreachable", "refused", "busy", "broken"] = "unreachable"
+        if isinstance(self, CloudRefused):
+            kind = "refused"
+        elif isinstance(self, CloudBusy):
+            kind = "busy"
+        elif isinstance(self, CloudBroken):
+            kind = "broken"
+        message = self.reason or self.message
+        return FailedAttempt(self.endpoint, kind, self.status, self.code, message)
 
 
 class CloudUnreachable(CloudError):
@@ -280,4 +324,10 @@ class ToolRoundsExceeded(EdgeError, RuntimeError):
 
 
 class DeadlineExceeded(EdgeError, TimeoutError):
-    """The request ran past its deadline."""
+    """The request ran past its deadline.
+
+    Attributes:
+        attempts: requests to cloud endpoints that failed before.
+    """
+
+    attempts: tuple[FailedAttempt, ...] = ()

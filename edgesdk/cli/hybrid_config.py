@@ -42,10 +42,10 @@ audits = 0.03             # share of the device's answers that the cloud is aske
 hedge_after = 2.0         # seconds until the next cloud is asked as well
 
 [[cloud]]                 # one or more; the next one is asked where the first fails
-url = "https://api.openai.com/v1"
+preset = "openai"         # or groq, ollama, ...: knows the url, what is special, the key's variable
 model = "gpt-5-mini"
 api_key_env = "OPENAI_API_KEY"
-input_price = 0.25        # for a million tokens
+input_price = 0.25        # for a million tokens; else from pip install 'edgesdk[prices]'
 output_price = 2.0
 
 [[cloud]]
@@ -73,17 +73,24 @@ class _Table(BaseModel):
 
 
 class CloudTable(_Table):
-    """One OpenAI-compatible endpoint."""
+    """One OpenAI-compatible endpoint: a URL, or a preset that knows it."""
 
-    url: str
+    url: str | None = None
+    preset: str | None = None
     model: str
     api_key_env: str | None = None
-    input_price: Amount = 0.0
-    output_price: Amount = 0.0
-    max_output_tokens: Annotated[int, Field(ge=1)] = 4096
+    input_price: Amount | None = None
+    output_price: Amount | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    omit: tuple[str, ...] | None = None
+    verify: str | None = None
+    proxy: str | None = Field(default=None, repr=False)
 
     @model_validator(mode="after")
     def _can_be_used(self) -> Self:
+        if self.url is None and self.preset is None:
+            raise ValueError("a cloud needs a url or a preset")
         with _as_value_error():
             self.endpoint()
         return self
@@ -92,7 +99,7 @@ class CloudTable(_Table):
         """The endpoint, with its key from the environment.
 
         Raises:
-            InvalidOption: the variable is not set, or the URL is none.
+            InvalidOption: the variable is not set, the URL is none, or there is no such preset.
         """
         from edgesdk.hybrid.cloud.endpoint import Cloud
 
@@ -101,14 +108,12 @@ class CloudTable(_Table):
             key = os.environ.get(self.api_key_env, "").strip()
             if not key:
                 raise InvalidOption(f"{self.api_key_env} is not set in the environment.")
-        return Cloud(
-            self.url,
-            self.model,
-            key,
-            input_price=self.input_price,
-            output_price=self.output_price,
-            max_output_tokens=self.max_output_tokens,
+        changes = self.model_dump(
+            exclude={"url", "preset", "model", "api_key_env"}, exclude_none=True
         )
+        if self.preset is not None:
+            return Cloud.preset(self.preset, self.model, key, base_url=self.url, **changes)
+        return Cloud(self.url or "", self.model, key, **changes)
 
 
 class BudgetTable(_Table):
@@ -175,7 +180,8 @@ class HybridConfig(_Table):
             limits = self.budget.limits()
             if not limits:
                 raise ValueError("budget has no limit, such as money_per_day or tokens_per_hour")
-            free = any(cloud.input_price + cloud.output_price == 0 for cloud in self.cloud)
+            endpoints = [cloud.endpoint() for cloud in self.cloud]
+            free = any(cloud.input_price + cloud.output_price == 0 for cloud in endpoints)
             money = next((name for name in limits if name.startswith("money")), None)
             if money is not None and free:
                 raise ValueError(f"budget.{money} needs the prices of each [[cloud]]")
@@ -205,13 +211,18 @@ def read_hybrid_config(path: Path) -> HybridConfig:
     return _validated(values, f"{path}: ").in_folder(path.parent)
 
 
-def cloud_config(url: str, model: str, api_key_env: str | None) -> HybridConfig:
+def cloud_config(url: str, model: str | None, api_key_env: str | None) -> HybridConfig:
     """The configuration with one cloud and everything else as by default.
+
+    Args:
+        url: or a preset and a model there, as "groq:llama-3.3-70b-versatile".
+        model: None where `url` names it.
 
     Raises:
         InvalidOption: the URL is none, or the variable of the key is not set.
     """
-    return _validated({"cloud": [{"url": url, "model": model, "api_key_env": api_key_env}]}, "")
+    table = {"url": url, "model": model or "", "api_key_env": api_key_env}
+    return _validated({"cloud": [table]}, "")
 
 
 def hybrid_clients(config: HybridConfig, opened: ExitStack) -> HybridClients:

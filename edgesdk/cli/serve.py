@@ -31,7 +31,7 @@ Examples:
   edgesdk serve --config hybrid.toml
 
 \b
-An example of hybrid.toml; only [[cloud]] with url and model is required:
+An example of hybrid.toml; only [[cloud]] with url or preset, and model, is required:
 
 \b
 """
@@ -80,8 +80,8 @@ _BODY_LIMIT_WITH_MEDIA = 32 * 2**20
 @click.option(
     "--cloud",
     metavar="BASE_URL",
-    help="An OpenAI-compatible endpoint that answers where the device is not sure; the short way"
-    " for a --config with one cloud.",
+    help="An OpenAI-compatible endpoint that answers where the device is not sure, or a preset and"
+    " a model there, as groq:llama-3.3-70b-versatile; the short way for a --config with one cloud.",
 )
 @click.option("--cloud-model", metavar="NAME", help="The model at --cloud.")
 @click.option("--cloud-key-env", metavar="VAR", help="The environment variable with its API key.")
@@ -160,6 +160,6 @@ def _hybrid_config(
         return None if file is None else read_hybrid_config(file)
     if file is not None:
         raise click.UsageError("--config has the clouds; leave --cloud out.")
-    if model is None:
+    if model is None and "://" in cloud:
         raise click.UsageError("--cloud needs --cloud-model, the model's name there.")
     return cloud_config(cloud, model, key_env)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,8 @@ from edgesdk.errors import (
     CloudRefused,
     CloudUnreachable,
     DeadlineExceeded,
+    FailedAttempt,
+    RequestError,
     StructureError,
 )
 from edgesdk.hybrid.cloud.client import CloudClient
@@ -87,8 +90,14 @@ class RemoteModel:
         verdict: UploadVerdict,
         *,
         prompt_tokens: int,
+        fallback: bool = False,
     ) -> Generator[HybridEvent, None, CloudResult]:
         """Yield the cloud's answer as it comes, with values restored; return the result.
+
+        Args:
+            prompt_tokens: of the prompt with its tools.
+            fallback: the device would have to answer yet, so that a part of the deadline is left
+                for it.
 
         Raises:
             NoCloudAnswer: the policy, the app, the budget or the network are against it, or what
@@ -112,20 +121,29 @@ class RemoteModel:
         worst_prompt = int((prompt_tokens + extra_tokens(sent)) * _TOKENIZER_MARGIN)
         spending = CallSpending(self._budget, worst_prompt, most)
         try:
-            answer = yield from self._read(sent, hybrid, spending)
+            answer = yield from self._read(sent, hybrid, spending, fallback)
         except Cancelled as error:
             raise NoCloudAnswer("cancelled", cost=spending.cost) from error
         except BudgetExceeded as error:
             raise NoCloudAnswer(f"budget: {error.limit}", "budget") from error
         except (CloudError, DeadlineExceeded) as error:
             cause = _cause(error, spending.cost)
-            raise NoCloudAnswer(_reason(error), cause, cost=spending.cost) from error
+            raise NoCloudAnswer(
+                _reason(error), cause, cost=spending.cost, failures=error.attempts
+            ) from error
+        except RequestError as error:
+            # A value that JSON does not know, or certificates that cannot be read.
+            raise NoCloudAnswer("the request could not be sent", "unfit") from error
         finally:
             spending.settle()
-        return cloud_result_of(answer, sent, hybrid, spending.cost)
+        try:
+            return cloud_result_of(answer, sent, hybrid, spending.cost)
+        except NoCloudAnswer as error:
+            error.failures = answer.failures
+            raise
 
     def _read(
-        self, sent: CloudRequest, hybrid: HybridRequest, spending: CallSpending
+        self, sent: CloudRequest, hybrid: HybridRequest, spending: CallSpending, fallback: bool
     ) -> Generator[HybridEvent, None, CloudReply]:
         """Yield the events, restored; return the answer as the endpoint gave it."""
         request, restoring = hybrid.request, AttemptRestorer(hybrid)
@@ -137,6 +155,7 @@ class RemoteModel:
                 spending=spending,
                 on_break="incomplete" if hybrid.append_only else None,
                 key=hybrid.key,
+                fallback=fallback,
             ) as stream,
             # The stream itself ends at the deadline, with what there is.
             request.cancellation.on_cancel(stream.close),
@@ -209,8 +228,14 @@ def _reason(error: CloudError | DeadlineExceeded) -> str:
         CloudBusy: "was busy",
         CloudBroken: "broke off",
     }
-    status = f" ({error.status})" if error.status else ""
-    return f"the cloud {words[type(error)]}{status}"
+    known = [str(error.status) if error.status else "", _word(error.code)]
+    details = " ".join(each for each in known if each)
+    return f"the cloud {words[type(error)]}" + (f" ({details})" if details else "")
+
+
+def _word(code: str | None) -> str:
+    """Return an endpoint's code where it is a word of a fixed vocabulary, and quotes nobody."""
+    return code if code is not None and re.fullmatch(r"[a-z_]{3,40}", code) else ""
 
 
 NoAnswerCause = Literal["policy", "budget", "away", "unfit", "failed"]
@@ -226,14 +251,21 @@ class NoCloudAnswer(Exception):
         cause: "policy": it may not be asked; "budget": not now; "away": it could not be reached, or
             was busy; "unfit": it does not take this request; "failed": anything else.
         cost: of attempts that came to nothing, or of an answer of no use.
+        failures: of the requests that were made.
     """
 
     def __init__(
-        self, reason: str, cause: NoAnswerCause = "failed", *, cost: Cost | None = None
+        self,
+        reason: str,
+        cause: NoAnswerCause = "failed",
+        *,
+        cost: Cost | None = None,
+        failures: tuple[FailedAttempt, ...] = (),
     ) -> None:
         super().__init__(reason)
         self.cause = cause
         self.cost = cost or Cost()
+        self.failures = failures
 
 
 @dataclass(frozen=True)
@@ -270,7 +302,7 @@ class CloudResult:
         """Make the client's reply of this result."""
         return HybridReply(
             self.answer.text, "cloud", reason, not self.answer.complete, local, self.answer,
-            self.cost, rejected_by, self.parsed, self.calls,
+            self.cost, rejected_by, self.parsed, self.calls, failures=self.answer.failures,
         )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edgesdk.engines.base import HiddenStates
-from edgesdk.errors import StructureError
+from edgesdk.errors import FailedAttempt, StructureError
 from edgesdk.hybrid.cloud.cloud_reply import CloudReply
 from edgesdk.hybrid.cloud.spending import Cost
 from edgesdk.hybrid.cloud.wire import Usage
@@ -139,6 +139,7 @@ class HybridReply:
         tool_calls: the calls of tools that were offered, all of them by the one who answered.
             Arguments fit the tool, unless `problem` says otherwise.
         queued: its number in the queue, where the cloud is asked again later.
+        failures: why requests to clouds failed, in order, also where another one was answered.
         timing: how long it took.
     """
 
@@ -153,6 +154,7 @@ class HybridReply:
     parsed: Any = None
     tool_calls: tuple[ToolCall, ...] = ()
     queued: int | None = None
+    failures: tuple[FailedAttempt, ...] = ()
     timing: Timing = field(default_factory=Timing)
 
     @property
@@ -285,8 +287,15 @@ class HybridReceipt:
 
     @property
     def attempts(self) -> int:
-        """How many requests that took; 0 without the cloud."""
-        return 0 if self.reply.cloud is None else self.reply.cloud.attempts
+        """How many requests to clouds were made."""
+        cloud = self.reply.cloud
+        return len(self.failures) if cloud is None else cloud.attempts
+
+    @property
+    def failures(self) -> tuple[FailedAttempt, ...]:
+        """Why requests to clouds failed: status, the endpoint's code and its message, which has
+        neither secrets nor the request's text."""
+        return self.reply.failures
 
     @property
     def local(self) -> Receipt | None:
@@ -374,11 +383,13 @@ def local_reply(
     cost: Cost | None = None,
     rejected_by: str = "",
     queued: int | None = None,
+    failures: tuple[FailedAttempt, ...] = (),
 ) -> HybridReply:
     """Make a reply of the device's draft; see `HybridReply`.
 
     Args:
         cost: of a cloud's answer that was no use.
+        failures: of requests to clouds.
 
     Raises:
         StructureError: the draft does not fit the output format.
@@ -389,4 +400,5 @@ def local_reply(
         draft.text, "local", reason, low_confidence or not draft.complete, draft,
         cost=cost or Cost(),
         rejected_by=rejected_by, parsed=draft.parsed, tool_calls=draft.calls, queued=queued,
+        failures=failures,
     )  # fmt: skip

@@ -154,16 +154,18 @@ class RequestPath:
         request, (rejected_by, reason) = hybrid.request, rejection
         screen = Screen("" if local is None else local.text, append_only=hybrid.append_only)
         tokens = local.receipt.prompt_tokens if local else self._preflight.count(hybrid)
-        asking = self._remote.ask(hybrid, verdict, prompt_tokens=tokens)
+        unanswered = local is None or local.aborted
+        asking = self._remote.ask(hybrid, verdict, prompt_tokens=tokens, fallback=unanswered)
         result: CloudResult | None = None
         cause: NoAnswerCause = "failed"
         try:
             result = yield from screen.replace_by(asking, reason)
-            refusal, cost = result.problem, result.cost
+            refusal, cost, failures = result.problem, result.cost, result.answer.failures
             if result.answer.broke_off:
                 cause = "away"
         except NoCloudAnswer as error:
             refusal, cost, cause = str(error), error.cost, error.cause
+            failures = error.failures
         if request.cancellation.cancelled and screen.route == "cloud":
             reason = f"{reason}; cancelled"
             return HybridReply(screen.text, "cloud", reason, True, local, cost=cost)
@@ -186,8 +188,9 @@ class RequestPath:
         assert local is not None, "a device that cannot answer raises an error"
         yield from screen.show(local.text, "local", refusal)
         return local_reply(
-            local, reason, low_confidence=True, cost=cost, rejected_by=rejected_by, queued=queued
-        )
+            local, reason, low_confidence=True, cost=cost, rejected_by=rejected_by, queued=queued,
+            failures=failures,
+        )  # fmt: skip
 
     def _record(
         self, reply: HybridReply, messages: Messages, verdict: UploadVerdict, started: float

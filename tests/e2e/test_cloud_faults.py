@@ -5,14 +5,10 @@ Each ends in the right answer, an honest partial one, or a clear error, before t
 
 from __future__ import annotations
 
-import shutil
 import socket
-import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.scripted_server import (
@@ -25,8 +21,8 @@ from support.scripted_server import (
     chunk,
     event,
     status,
-    usage,
 )
+from support.self_signed import self_signed_context
 
 from edgesdk.errors import (
     CloudBroken,
@@ -110,7 +106,8 @@ BEFORE_THE_FIRST_PIECE: dict[str, Script] = {
     "429 with a time": status("429 Too Many", Retry_After="0"),
     "429 with a date": status("429 Too Many", Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"),
     "html": [HEAD.replace(b"text/event-stream", b"text/html"), b"<html>hello</html>"],
-    "json": status("200 OK", {"choices": [{"message": {"content": "Hello"}}]}),
+    "json": status("200 OK", {"result": "Hello"}),
+    "empty": status("200 OK", b""),
     "slow first token": [HEAD, Wait(30), *GOOD[1:]],
     "slow head": [Wait(30), *GOOD],
     "trickled comments": [HEAD, *[b": wait\n\n", Wait(0.1)] * 300, *GOOD[1:]],
@@ -149,16 +146,11 @@ def test_the_next_endpoint_takes_over(name: str) -> None:
 AFTER_THE_FIRST_PIECE: dict[str, Script] = {
     "cut": [HEAD, chunk("Hel"), Reset()],
     "silent truncation": [HEAD, chunk("Hel")],
-    "truncation after the finish": [HEAD, chunk("Hel"), chunk(finish="stop")],
     "stall": [HEAD, chunk("Hel"), Wait(30)],
     "trickled bytes": [HEAD, chunk("Hel"), *[b":", Wait(0.1)] * 300],
     "in-band error": [HEAD, chunk("Hel"), event({"error": "overloaded"})],
     "corrupt chunk": [HEAD, chunk("Hel"), b"data: {]\n\n", *GOOD[2:]],
-    "no finish": [HEAD, chunk("Hel"), event("[DONE]")],
     "more after the finish": [HEAD, chunk("Hel"), chunk(finish="stop"), chunk("lo")],
-    "duplicate chunk": [
-        HEAD, chunk("Hel"), chunk("Hel"), chunk(finish="stop"), usage(3, 1), event("[DONE]")
-    ],
     "half a tool call": [
         HEAD,
         chunk("Hel"),
@@ -175,6 +167,33 @@ def test_an_answer_that_breaks_off_starts_again(name: str) -> None:
         events, found = ask(cloud(server.url, timeouts=timeouts_of(name)))
     assert sum(isinstance(one, Restart) for one in events) == 1
     assert (shown(events), found.text, found.complete) == ("Hello", "Hello", True)
+
+
+AFTER_A_WHOLE_ANSWER: dict[str, Script] = {
+    "nothing": [],
+    "reset": [Reset()],
+    "stall": [Wait(30)],
+    "in-band error": [event({"error": "overloaded"})],
+    "corrupt chunk": [b"data: {]\n\n"],
+    "no utf-8": [b"data: \xff\n\n"],
+}
+
+
+@pytest.mark.parametrize("name", AFTER_A_WHOLE_ANSWER)
+def test_a_whole_answer_is_not_paid_for_twice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgesdk.hybrid.cloud.attempt._USAGE_SECONDS", 0.2)
+    script = [HEAD, chunk("Hel"), chunk("lo"), chunk(finish="stop"), *AFTER_A_WHOLE_ANSWER[name]]
+    with ScriptedServer([script, GOOD]) as server:
+        events, found = ask(cloud(server.url))
+        assert len(server.requests) == 1
+    assert (shown(events), found.finish_reason, found.complete) == ("Hello", "stop", True)
+
+
+def test_the_word_for_the_end_is_enough_of_an_end() -> None:
+    with ScriptedServer([[HEAD, chunk("Hello"), event("[DONE]")], GOOD]) as server:
+        _, found = ask(cloud(server.url))
+        assert len(server.requests) == 1
+    assert (found.text, found.finish_reason) == ("Hello", "stop")
 
 
 @pytest.mark.parametrize("name", AFTER_THE_FIRST_PIECE)
@@ -253,24 +272,9 @@ def test_a_host_that_does_not_exist() -> None:
         ask(cloud("https://no-such-host.invalid/v1"))
 
 
-@pytest.fixture(scope="module")
-def self_signed(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl here to make a certificate")
-    folder: Path = tmp_path_factory.mktemp("tls")
-    files = [str(folder / "key.pem"), str(folder / "cert.pem")]
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1"
-    subprocess.run(
-        [*command.split(), "-keyout", files[0], "-out", files[1]], check=True, capture_output=True
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(files[1], files[0])
-    return context
-
-
-def test_a_certificate_that_is_not_trusted(self_signed: ssl.SSLContext) -> None:
+def test_a_certificate_that_is_not_trusted() -> None:
     with (
-        ScriptedServer([GOOD], tls=self_signed) as server,
+        ScriptedServer([GOOD], tls=self_signed_context()) as server,
         pytest.raises(CloudUnreachable, match="certificate is not trusted"),
     ):
         ask(cloud(server.url))

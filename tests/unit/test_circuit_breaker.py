@@ -39,16 +39,16 @@ def test_it_opens_after_failures_in_a_row(clock: Clock) -> None:
     fail(breaker, 2)
     assert breaker.open_for == 0
     fail(breaker)
-    assert breaker.open_for == 5
+    assert breaker.open_for == 1
     assert breaker.last_error is ERROR
-    clock.now += 5
+    clock.now += 1
     assert breaker.open_for == 0
 
 
 def test_one_request_tries_whether_the_endpoint_is_back(clock: Clock) -> None:
     breaker = CircuitBreaker()
     fail(breaker, 3)
-    clock.now += 5
+    clock.now += 1
     breaker.begin()
     assert breaker.open_for > 0
     # It told nothing, so the next may try.
@@ -60,7 +60,7 @@ def test_one_request_tries_whether_the_endpoint_is_back(clock: Clock) -> None:
     assert breaker.open_for == 0
 
 
-def test_each_time_it_is_open_for_longer_up_to_a_minute(clock: Clock) -> None:
+def test_each_time_it_is_open_for_longer_up_to_five_seconds(clock: Clock) -> None:
     breaker = CircuitBreaker()
     fail(breaker, 2)
     opened = []
@@ -68,7 +68,46 @@ def test_each_time_it_is_open_for_longer_up_to_a_minute(clock: Clock) -> None:
         fail(breaker)
         opened.append(breaker.open_for)
         clock.now += breaker.open_for
-    assert opened == [5, 10, 20, 40, 60, 60]
+    assert opened == [1, 2, 4, 5, 5, 5]
+
+
+@pytest.mark.parametrize("every", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("outage", [1.0, 7.0, 36.0, 600.0])
+def test_it_is_asked_again_within_ten_seconds_of_its_recovery(
+    clock: Clock, outage: float, every: float
+) -> None:
+    breaker, recovered = CircuitBreaker(), clock.now + outage
+    while True:
+        if not breaker.open_for:
+            breaker.begin()
+            if clock.now >= recovered:
+                break
+            breaker.fail(ERROR)
+        clock.now += every
+    assert clock.now - recovered <= 10
+
+
+def test_one_that_stays_away_is_seldom_asked(clock: Clock) -> None:
+    breaker, asked = CircuitBreaker(), 0
+    for _ in range(6_000):
+        if not breaker.open_for:
+            asked += 1
+            fail(breaker)
+        clock.now += 0.1
+    # Every five seconds, of the 600 there are.
+    assert asked <= 125
+
+
+def test_the_request_that_tries_may_take_twice_what_is_usual(clock: Clock) -> None:
+    breaker = CircuitBreaker()
+    breaker.begin()
+    breaker.succeed(4.0)
+    assert breaker.probe_seconds is None
+    fail(breaker, 3)
+    assert breaker.probe_seconds == 8
+    fast = CircuitBreaker()
+    fail(fast, 3)
+    assert fast.probe_seconds == 3
 
 
 def test_an_endpoint_may_ask_to_be_left_alone(clock: Clock) -> None:

@@ -29,7 +29,7 @@ def test_calls_are_assembled_by_their_numbers() -> None:
     "parts",
     [
         [ToolCallDelta(0, "a", "", "{}")],
-        [ToolCallDelta(0, "a", "f", "{"), ToolCallDelta(0, "b", "f", "}")],
+        [ToolCallDelta(0, "a", "f", '{"x":'), ToolCallDelta(0, "b", "f", "{}")],
         [ToolCallDelta(0, "a", "f", "{")],
         [ToolCallDelta(0, "a", "f", "[]")],
     ],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -15,30 +15,50 @@ import httpx
 
 from edgesdk.errors import (
     CloudBroken,
-    CloudBusy,
     CloudError,
-    CloudRefused,
     CloudUnreachable,
     DeadlineExceeded,
+    EdgeError,
+    RequestError,
 )
 from edgesdk.hybrid.cloud.circuit_breaker import CircuitBreaker
 from edgesdk.hybrid.cloud.cloud_reply import CloudReply
 from edgesdk.hybrid.cloud.endpoint import Cloud
+from edgesdk.hybrid.cloud.parameters import Parameters
+from edgesdk.hybrid.cloud.refusal import (
+    Refusal,
+    error_for_status,
+    error_in_band,
+    hide_quotes,
+    read_refusal,
+    refusal_of,
+)
 from edgesdk.hybrid.cloud.spending import AttemptCharge
 from edgesdk.hybrid.cloud.wire import (
+    END,
     ChunkDelta,
+    InBandError,
     InvalidChunk,
-    error_text,
     parse_chunk,
     read_events,
 )
 from edgesdk.system.cancellation import CancellationToken
 
-_END = "[DONE]"
-_BUSY_STATUSES = (408, 409, 425, 429)
 # A gateway that heard nothing from the machine behind it does not know what that one did.
 _GATEWAY_STATUSES = (502, 504)
+# What an endpoint says of one request, not of the key or of itself.
+BAD_REQUEST_STATUSES = (400, 413, 422)
 _MAX_ERROR_BYTES = 2**16
+# A reply that has its finish reason is whole; only the count of its tokens may still come.
+_USAGE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds that one attempt may take to its first token, and from one token to the next."""
+
+    first_token: float
+    between_tokens: float
 
 
 class SendProgress:
@@ -46,10 +66,12 @@ class SendProgress:
 
     Attributes:
         begun: its first byte may have gone out, so that the endpoint may be at work.
+        requests: how many were sent; more than one where parameters had to be learned.
     """
 
     def __init__(self) -> None:
         self.begun = False
+        self.requests = 0
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
         """Hear what httpcore does ("trace" of its request extensions)."""
@@ -85,6 +107,8 @@ class Attempt:
         self._chunks = chunks
         self._progress = progress
         self._ahead: list[ChunkDelta] = []
+        self._started = monotonic()
+        self._first_token: float | None = None
         breaker.begin()
 
     async def look_ahead(self) -> None:
@@ -100,11 +124,13 @@ class Attempt:
     async def deltas(self) -> AsyncGenerator[ChunkDelta, None]:
         """Yield all chunks, those of `look_ahead` too; raises what `stream_chunks` does."""
         for delta in self._ahead:
+            self._note(delta)
             yield delta
         if self.failure is not None:
             raise self.failure
         async with aclosing(self._chunks):
             async for delta in self._chunks:
+                self._note(delta)
                 yield delta
 
     async def close(self) -> None:
@@ -113,12 +139,16 @@ class Attempt:
 
     def succeed(self, reply: CloudReply) -> None:
         """The endpoint gave a complete reply."""
-        self._breaker.succeed()
+        self._breaker.succeed(self._first_token)
         self._charge.settle(reply.usage, reply.num_bytes)
 
     def fail(self, error: CloudError) -> None:
         """The endpoint gave no reply. Its work may cost, unless it says that it did nothing."""
-        self._breaker.fail(error, retry_after=error.retry_after)
+        if error.status in BAD_REQUEST_STATUSES:
+            # It is there, and others may be asked of it.
+            self._breaker.succeed()
+        else:
+            self._breaker.fail(error, retry_after=error.retry_after)
         declined = error.status is not None and error.status not in (200, *_GATEWAY_STATUSES)
         if declined or not self._progress.begun:
             self._charge.release()
@@ -129,70 +159,116 @@ class Attempt:
         if not self._progress.begun:
             self._charge.release()
 
+    def _note(self, delta: ChunkDelta) -> None:
+        if self._first_token is None and not delta.empty:
+            self._first_token = monotonic() - self._started
+
 
 async def stream_chunks(
     http: httpx.AsyncClient,
     cloud: Cloud,
     body: dict[str, Any],
     *,
+    parameters: Parameters,
+    patience: Patience,
     idempotency_key: str,
     cancellation: CancellationToken,
     progress: SendProgress,
 ) -> AsyncGenerator[ChunkDelta, None]:
-    """Send a request, and yield what the endpoint streams until it says that it is done.
+    """Send a request, and yield what the endpoint streams until the reply is whole.
+
+    That is so at "[DONE]", or where the stream ends after a finish reason. This is the one place
+    where what the network and other packages raise becomes an error of the SDK.
 
     Args:
         http: must not follow redirects.
         body: of the request; model and streaming are added.
+        parameters: writes the request as the endpoint takes it; it is sent again where they learn
+            something from a refusal.
         cancellation: its deadline holds; whoever cancels it ends the iteration.
         progress: is told how far the request came.
 
     Raises:
         CloudUnreachable, CloudRefused, CloudBusy, CloudBroken: as they say.
         DeadlineExceeded: the deadline came first.
+        RequestError: the request cannot be written as JSON.
     """
+    timer = _StageTimer(cloud, cancellation)
+    timer.start(patience.first_token, "its first token")
     request = {**body, "model": cloud.model, "stream": True}
     request["stream_options"] = {"include_usage": True}
-    headers = {**cloud.headers, "Accept": "text/event-stream", "Idempotency-Key": idempotency_key}
-    if cloud.api_key is not None:
-        headers["Authorization"] = f"Bearer {cloud.api_key}"
-    timer = _StageTimer(cloud, cancellation)
-    async with (
-        _open(http, cloud, request, headers, timer, progress) as response,
-        aclosing(read_events(response.aiter_bytes())) as events,
-    ):
-        await _check(response, cloud, timer)
-        finished = False
-        timer.start(cloud.timeouts.first_token, "its first token")
+    try:
         while True:
-            try:
-                with timer:
-                    event = await anext(events)
-                if event == _END:
-                    if not finished:
-                        raise InvalidChunk("it said [DONE] without a finish_reason")
+            sent = parameters.adapt(request)
+            progress.requests += 1
+            # Another body under the same key is a mistake for endpoints that heed it.
+            number = progress.requests
+            key = idempotency_key if number == 1 else f"{idempotency_key}-{number}"
+            async with _open(http, cloud, sent, key, timer, progress) as response:
+                status = response.status_code
+                if 200 <= status < 300:
+                    reading = _read(response, cloud, sent, patience, timer)
+                    async with aclosing(reading) as deltas:
+                        async for delta in deltas:
+                            yield delta
                     return
-                delta = parse_chunk(event)
-                if finished and not delta.empty:
-                    raise InvalidChunk("it went on after its finish_reason")
-            except StopAsyncIteration:
-                raise CloudBroken(
-                    f"{cloud.name} ended its answer without {_END if finished else 'a finish'}.",
-                    endpoint=cloud.name,
-                ) from None
-            except httpx.HTTPError as error:
-                raise broken_off(cloud, _reason(error)) from error
-            except InvalidChunk as error:
-                raise broken_off(cloud, str(error)) from error
-            finished = finished or delta.finish_reason is not None
-            if not delta.empty or delta.finish_reason:
-                timer.start(cloud.timeouts.between_tokens, "the next token")
-            yield delta
+                refusal = await _read_refusal(response, timer)
+            if not parameters.learn(status, refusal, sent):
+                raise error_for_status(cloud, status, response.headers, refusal, sent)
+    except EdgeError:
+        raise
+    except Exception as error:
+        raise broken_off(cloud, hide_quotes(_reason(error), cloud, request)) from error
 
 
 def broken_off(cloud: Cloud, reason: str) -> CloudBroken:
     """Make the error for a stream that did not come to its end."""
     return CloudBroken(f"{cloud.name} broke off: {reason}.", endpoint=cloud.name)
+
+
+async def _read(
+    response: httpx.Response,
+    cloud: Cloud,
+    sent: dict[str, Any],
+    patience: Patience,
+    timer: _StageTimer,
+) -> AsyncGenerator[ChunkDelta, None]:
+    """Yield the chunks of a reply until it is whole."""
+    begun = finished = False
+    # Text after a finish reason: of this endpoint it says nothing.
+    misleading = False
+    async with aclosing(read_events(response.aiter_bytes())) as events:
+        while True:
+            try:
+                with timer:
+                    event = await anext(events, None)
+                if event is None:
+                    if finished:
+                        return
+                    raise InvalidChunk(f"its answer ended without a finish or {END}")
+                if event.strip() == END:
+                    if not begun and not finished:
+                        raise InvalidChunk(f"it said {END} without an answer")
+                    return
+                delta = parse_chunk(event, whole=not begun)
+            except InBandError as error:
+                if finished and begun:
+                    return
+                raise error_in_band(cloud, refusal_of(error.body), sent) from error
+            except Exception:
+                # The reply is whole, and not to be paid for again, whatever comes after it.
+                if finished and begun:
+                    return
+                raise
+            begun = begun or not delta.empty
+            misleading = misleading or (finished and not delta.empty)
+            finished = (finished and delta.empty) or delta.finish_reason is not None
+            finished = finished and not misleading
+            if finished and delta.empty:
+                timer.start(_USAGE_SECONDS, "its usage")
+            elif not delta.empty:
+                timer.start(patience.between_tokens, "the next token")
+            yield delta
 
 
 class _StageTimer:
@@ -225,9 +301,9 @@ class _StageTimer:
                     hint="Allow more time.",
                 )
             raise CloudUnreachable(
-                f"{self._cloud.name} did not send {self._awaited} within {self._seconds:g} s.",
+                f"{self._cloud.name} did not send {self._awaited} within {self._seconds:.3g} s.",
                 endpoint=self._cloud.name,
-                hint="Its limits are those of Cloud(timeouts=...).",
+                hint="Its limits are those of Cloud(timeouts=...), and of the deadline.",
             )
 
 
@@ -236,19 +312,32 @@ async def _open(
     http: httpx.AsyncClient,
     cloud: Cloud,
     body: dict[str, Any],
-    headers: dict[str, str],
+    key: str,
     timer: _StageTimer,
     progress: SendProgress,
 ) -> AsyncIterator[httpx.Response]:
+    headers = {
+        "Accept": "text/event-stream",
+        "Content-Type": "application/json",
+        "Idempotency-Key": key,
+    }
+    if cloud.api_key is not None:
+        headers["Authorization"] = f"Bearer {cloud.api_key}"
+    own = {name.lower() for name in cloud.headers}
+    headers = {name: value for name, value in headers.items() if name.lower() not in own}
+    request = http.build_request(
+        "POST", cloud.chat_url, content=_encoded(body), headers={**headers, **cloud.headers}
+    )
     # Reading is limited by `timer`, which also sees bytes that trickle.
     timeout = httpx.Timeout(None, connect=cloud.timeouts.connect)
-    request = http.build_request("POST", cloud.chat_url, json=body, headers=headers)
     request.extensions |= {"timeout": timeout.as_dict(), "trace": progress.trace}
-    timer.start(cloud.timeouts.connect + cloud.timeouts.first_token, "an answer")
     try:
         with timer:
             response = await http.send(request, stream=True)
-    except httpx.TransportError as error:
+    except EdgeError:
+        # Some of them are OSErrors.
+        raise
+    except (httpx.TransportError, OSError) as error:
         raise CloudUnreachable(
             f"{cloud.name} cannot be reached: {_reason(error)}.", endpoint=cloud.name
         ) from error
@@ -259,39 +348,20 @@ async def _open(
             await response.aclose()
 
 
-async def _check(response: httpx.Response, cloud: Cloud, timer: _StageTimer) -> None:
-    """Raise unless the response is a stream of events."""
-    status = response.status_code
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if status == 200 and kind == "text/event-stream":
-        return
-    message = await _error_message(response, timer)
-    if status == 200:
-        raise CloudBroken(
-            f"{cloud.name} sent {kind or 'no content type'} instead of an event stream{message}.",
-            endpoint=cloud.name,
-            status=status,
-        )
-    if 300 <= status < 400:
-        raise CloudRefused(
-            f"{cloud.name} redirects; neither the key nor the prompt is sent on.",
-            endpoint=cloud.name,
-            status=status,
-            hint="Give the final address as base_url.",
-        )
-    is_busy = status in _BUSY_STATUSES or status >= 500
-    kinds: type[CloudError] = CloudBusy if is_busy else CloudRefused
-    raise kinds(
-        f"{cloud.name} answered {status}{message}.",
-        endpoint=cloud.name,
-        status=status,
-        retry_after=_retry_after(response.headers.get("retry-after")),
-        hint="Check the key." if status in (401, 403) else None,
-    )
+def _encoded(body: dict[str, Any]) -> bytes:
+    try:
+        text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        # Without the value, which may be private.
+        raise RequestError(
+            f"The request cannot be sent as JSON ({type(error).__name__}).",
+            hint="Look for lone surrogates, NaN or infinite numbers, and very deep nesting.",
+        ) from None
 
 
-async def _error_message(response: httpx.Response, timer: _StageTimer) -> str:
-    """Read what an error's body says, as the end of a sentence."""
+async def _read_refusal(response: httpx.Response, timer: _StageTimer) -> Refusal:
+    """Read an error's body; what cannot be read says nothing."""
     body = b""
     try:
         with timer:
@@ -299,33 +369,14 @@ async def _error_message(response: httpx.Response, timer: _StageTimer) -> str:
                 body += data
                 if len(body) > _MAX_ERROR_BYTES:
                     break
+    except DeadlineExceeded:
+        raise
     except (httpx.HTTPError, CloudError):
-        return ""
-    try:
-        found = httpx.Response(200, content=body).json()
-    except ValueError:
-        return ""
-    return f": {error_text(found)}"
+        return Refusal()
+    return read_refusal(body.decode("utf-8-sig", "replace"))
 
 
-def _retry_after(value: str | None) -> float | None:
-    """Parse the header (RFC 9110, section 10.2.3): seconds, or a date."""
-    if value is None:
-        return None
-    try:
-        return max(float(value), 0.0)
-    except ValueError:
-        pass
-    try:
-        until = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=timezone.utc)
-    return max((until - datetime.now(timezone.utc)).total_seconds(), 0.0)
-
-
-def _reason(error: httpx.HTTPError) -> str:
+def _reason(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -333,4 +384,7 @@ def _reason(error: httpx.HTTPError) -> str:
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpx.ConnectTimeout):
         return "no connection in time"
-    return " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, InvalidChunk | httpx.HTTPError):
+        return " ".join(str(error).split()) or type(error).__name__
+    # Its text may be anything.
+    return type(error).__name__

@@ -7,7 +7,11 @@ from time import monotonic
 # Nygard, "Release It!", chapter 5: after so many failures in a row the circuit opens for a while;
 # then a single request tries whether the endpoint is back.
 _MAX_FAILURES = 3
-_MIN_OPEN_SECONDS, _MAX_OPEN_SECONDS = 5.0, 60.0
+# Two such times are 10 s, after which an endpoint that is back has been tried, even where requests
+# come no more often than that.
+_MIN_OPEN_SECONDS, _MAX_OPEN_SECONDS = 1.0, 5.0
+# What the request that tries may take to its first token, while another endpoint could be asked.
+_MIN_PROBE_SECONDS = 3.0
 # gRPC proposal A6, "Retry throttling": a failure costs 1, a success gives a tenth back, and there
 # are retries only while more than half is left.
 _MAX_TOKENS, _TOKENS_PER_SUCCESS = 10.0, 0.1
@@ -24,6 +28,7 @@ class CircuitBreaker:
         self._open_seconds = _MIN_OPEN_SECONDS
         self._open_until = 0.0
         self._half_open = False
+        self._usual = 0.0
         self.last_error: Exception | None = None
 
     @property
@@ -33,14 +38,23 @@ class CircuitBreaker:
             return self._open_seconds
         return max(self._open_until - monotonic(), 0.0)
 
+    @property
+    def probe_seconds(self) -> float | None:
+        """How long the next request may take to its first token, where it is the one that tries
+        whether the endpoint is back: twice what it usually took. None where it is not."""
+        if self._failures < _MAX_FAILURES:
+            return None
+        return max(_MIN_PROBE_SECONDS, 2 * self._usual)
+
     def begin(self) -> None:
         """A request goes out."""
         self._half_open = self._failures >= _MAX_FAILURES
 
-    def succeed(self) -> None:
-        """The request was answered."""
+    def succeed(self, first_token: float | None = None) -> None:
+        """The request was answered, after so many seconds to the first token."""
         self._failures, self._open_seconds, self._open_until = 0, _MIN_OPEN_SECONDS, 0.0
         self._half_open = False
+        self._usual = first_token or self._usual
 
     def fail(self, error: Exception, *, retry_after: float | None = None) -> None:
         """The request failed; the endpoint may want to be left alone for some seconds."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 import threading
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, aclosing
+from pathlib import Path
 from typing import Any
 
 import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from edgesdk.errors import RequestError
+from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.generation.streaming import Channel
 from edgesdk.hybrid.cloud.cloud_reply import CloudEvent, CloudReply
 from edgesdk.hybrid.cloud.endpoint import Cloud
@@ -76,7 +79,10 @@ class CloudClient(Closeable):
         hedge_after: seconds without a first token after which the same request also goes to the
             next endpoint, and the first token decides; None for never. It costs what it brings:
             an endpoint may charge for the reply that nobody reads.
-        verify: certificates to trust, as httpx takes them; True for those of the system.
+
+    Raises:
+        InvalidOption: see `edgesdk.hybrid.cloud.failover.Failover`; or the certificates to trust
+            cannot be read.
     """
 
     def __init__(
@@ -85,14 +91,18 @@ class CloudClient(Closeable):
         *,
         on_break: OnBreak = "restart",
         hedge_after: float | None = None,
-        verify: Any = True,
     ) -> None:
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
         self._guard = threading.Lock()
-        # Proxies and .netrc of the environment must not redirect what the app addressed.
-        self._http = httpx.AsyncClient(follow_redirects=False, verify=verify, trust_env=False)
-        self._failover = Failover(tuple(clouds), self._http, on_break, hedge_after)
+        clouds = tuple(clouds)
+        # Endpoints with the same rules share connections, and certificates, which load slowly.
+        shared: dict[tuple[object, str | None], httpx.AsyncClient] = {}
+        for cloud in clouds:
+            rules = (cloud.verify, cloud.proxy)
+            shared[rules] = shared.get(rules) or _http_client(cloud)
+        self._https = tuple(shared[cloud.verify, cloud.proxy] for cloud in clouds)
+        self._failover = Failover(clouds, self._https, on_break, hedge_after)
 
     def stream(
         self,
@@ -102,6 +112,7 @@ class CloudClient(Closeable):
         spending: CallSpending | None = None,
         on_break: OnBreak | None = None,
         key: str | None = None,
+        fallback: bool = False,
     ) -> CloudStream:
         """Start a reply.
 
@@ -112,6 +123,7 @@ class CloudClient(Closeable):
             on_break: for this reply, in place of the client's.
             key: the idempotency key of all attempts; None for a new one. An endpoint that heeds it
                 answers a request that is sent again by another process as it did the first.
+            fallback: somebody else can answer, so that a part of the deadline is left for it.
 
         Raises:
             CloudError, BudgetExceeded, DeadlineExceeded: from the iteration; see `Failover.reply`.
@@ -121,16 +133,41 @@ class CloudClient(Closeable):
                 self._portal = self._stack.enter_context(start_blocking_portal())
             portal = self._portal
         events = self._failover.reply(
-            body, cancellation or CancellationToken(), spending, on_break, key
+            body, cancellation or CancellationToken(), spending, on_break, key, fallback=fallback
         )
         return CloudStream(portal, events)
 
     def close(self) -> None:
         """End all requests and free the connections."""
         if self._portal is not None:
-            self._portal.call(self._http.aclose)
+            for http in set(self._https):
+                self._portal.call(http.aclose)
         self._stack.close()
         self._portal = None
+
+
+def _http_client(cloud: Cloud) -> httpx.AsyncClient:
+    verify = cloud.verify
+    try:
+        if verify is True:
+            places = [os.environ.get(name) or None for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
+            if any(places):
+                verify = ssl.create_default_context(cafile=places[0], capath=places[1])
+        elif isinstance(verify, str | Path):
+            path = Path(verify)
+            verify = ssl.create_default_context(
+                cafile=None if path.is_dir() else str(path),
+                capath=str(path) if path.is_dir() else None,
+            )
+        # Proxies and .netrc of the environment must not redirect what the app addressed.
+        return httpx.AsyncClient(
+            follow_redirects=False, verify=verify, proxy=cloud.proxy, trust_env=False
+        )
+    except (OSError, ValueError) as error:
+        raise InvalidOption(
+            f"The certificates to trust for {cloud.name} cannot be read: {error}.",
+            hint="They are those of Cloud(verify=...), SSL_CERT_FILE and SSL_CERT_DIR.",
+        ) from None
 
 
 async def _copy(events: AsyncGenerator[CloudEvent, None], channel: Channel[CloudEvent]) -> None:

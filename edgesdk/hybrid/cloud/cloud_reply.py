@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+from edgesdk.errors import FailedAttempt
 from edgesdk.hybrid.cloud.wire import (
     ChunkDelta,
     InvalidChunk,
     ToolCallDelta,
     Usage,
+    parse_json,
 )
 from edgesdk.tools.calls import ToolCall
 
@@ -42,12 +44,13 @@ class CloudReply:
     """A cloud's reply at its end.
 
     Attributes:
-        finish_reason: the endpoint's own; "incomplete" where the connection failed under way,
-            "deadline" where the time was over.
+        finish_reason: "stop", "length", "tool_calls" or "content_filter", whatever the endpoint
+            calls it; "incomplete" where the reply broke off, "deadline" where the time was over.
         calls: of tools; only a complete reply has any.
         usage: as the endpoint counted; None where it did not.
         endpoint: who gave it.
         attempts: how many requests were made for it.
+        failures: why those before it failed, and why it is incomplete.
     """
 
     text: str
@@ -57,6 +60,7 @@ class CloudReply:
     usage: Usage | None
     endpoint: str
     attempts: int
+    failures: tuple[FailedAttempt, ...] = ()
 
     @property
     def num_bytes(self) -> int:
@@ -84,12 +88,10 @@ class ReplyAssembly:
 
     def __init__(self) -> None:
         self.text = self.reasoning = ""
-        self._calls: dict[int, ToolCallDelta] = {}
+        self._text, self._reasoning = _Utf16Joiner(), _Utf16Joiner()
+        self._calls: list[ToolCallDelta] = []
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
-        self._chunks = 0
-        self._last: ChunkDelta | None = None
-        self._repeated = False
 
     @property
     def begun(self) -> bool:
@@ -97,64 +99,146 @@ class ReplyAssembly:
         return bool(self.text or self.reasoning)
 
     def add(self, delta: ChunkDelta) -> list[CloudEvent]:
-        """Add one more chunk, and return its events.
-
-        Raises:
-            InvalidChunk: its tool calls do not fit those before.
-        """
+        """Add one more chunk, and return its events."""
         self._usage = delta.usage or self._usage
         self._finish_reason = delta.finish_reason or self._finish_reason
-        if not delta.empty:
-            self._chunks += 1
-            self._repeated = self._repeated or delta == self._last
-            self._last = delta
         for call in delta.calls:
             self._add_call(call)
-        self.text += delta.text
-        self.reasoning += delta.reasoning
-        events: list[CloudEvent] = []
-        if delta.reasoning:
-            events.append(ReasoningDelta(delta.reasoning))
-        if delta.text:
-            events.append(TextDelta(delta.text))
-        return events
+        return self._say(self._text.feed(delta.text), self._reasoning.feed(delta.reasoning))
+
+    def flush(self) -> list[CloudEvent]:
+        """Return what was held back; no chunk may follow."""
+        return self._say(self._text.flush(), self._reasoning.flush())
 
     def complete(self, endpoint: str, attempts: int) -> CloudReply:
         """Return the reply at the end of the stream.
 
         Raises:
-            InvalidChunk: a chunk came twice, or the arguments of a call are no JSON object.
+            InvalidChunk: a call has no name, or its arguments are no JSON object.
         """
-        # The same token twice looks like the same chunk twice; the endpoint's own count tells.
-        if self._repeated and self._usage and self._chunks > self._usage.completion_tokens:
-            raise InvalidChunk("it sent a chunk twice")
-        assert self._finish_reason is not None, "a stream ends with a finish"
-        calls = tuple(_whole_call(call) for _, call in sorted(self._calls.items()))
-        return CloudReply(
-            self.text, self.reasoning, calls, self._finish_reason, self._usage, endpoint, attempts
+        reason = self._finish_reason or "stop"
+        if all(call.index is not None for call in self._calls):
+            self._calls.sort(key=lambda call: call.index or 0)
+        try:
+            calls = tuple(_whole_call(call) for call in self._calls)
+        except InvalidChunk:
+            if reason != "length":
+                raise
+            # Another attempt would be cut at the same length, and is paid for again.
+            calls = ()
+        ids = [call.id for call in calls]
+        # Whoever has no id of its own is given one later.
+        calls = tuple(
+            replace(call, id="") if call.id in ids[:at] else call for at, call in enumerate(calls)
         )
+        if calls and reason == "stop":
+            reason = "tool_calls"
+        return CloudReply(self.text, self.reasoning, calls, reason, self._usage, endpoint, attempts)
 
     def partial(self, reason: str, endpoint: str, attempts: int) -> CloudReply:
         """Return what there is, without tool calls: half a call is none."""
         return CloudReply(self.text, self.reasoning, (), reason, self._usage, endpoint, attempts)
 
+    def _say(self, text: str, reasoning: str) -> list[CloudEvent]:
+        self.text += text
+        self.reasoning += reasoning
+        events: list[CloudEvent] = [ReasoningDelta(reasoning)] if reasoning else []
+        return [*events, TextDelta(text)] if text else events
+
     def _add_call(self, delta: ToolCallDelta) -> None:
-        known = self._calls.get(delta.index)
-        if known is None:
-            if not delta.name:
-                raise InvalidChunk(f"tool call {delta.index} has no name")
-            self._calls[delta.index] = delta
+        """Add a part to the call that it continues, or begin a call.
+
+        Endpoints number calls, or name them by id, or do both, or neither. Some repeat the name in
+        each part; some give each part another id; some give all calls the number 0, but then each
+        call comes whole.
+        """
+        place = self._place_of(delta)
+        if place is None:
+            self._calls.append(delta)
             return
-        if delta.id and delta.id != known.id:
-            raise InvalidChunk(f"tool call {delta.index} changed its id on the way")
-        self._calls[delta.index] = replace(known, arguments=known.arguments + delta.arguments)
+        known = self._calls[place]
+        if delta.name and delta.arguments.strip() and _is_whole(known.arguments):
+            if not delta.id or delta != known:
+                self._calls.append(delta)
+            return
+        # Some begin with an empty object.
+        begun = "" if known.arguments.strip() == "{}" and delta.arguments else known.arguments
+        self._calls[place] = replace(
+            known,
+            id=known.id or delta.id,
+            name=known.name or delta.name,
+            arguments=begun + delta.arguments,
+        )
+
+    def _place_of(self, delta: ToolCallDelta) -> int | None:
+        """Find the call that a part belongs to: the last one of its number, else of its id. A part
+        that has neither of a call before continues the last one, where it cannot begin one."""
+        places = range(len(self._calls) - 1, -1, -1)
+        for at in places:
+            known = self._calls[at]
+            if delta.index is not None and delta.index == known.index:
+                return at
+            if delta.index is None and delta.id and delta.id == known.id:
+                return at
+        if not places:
+            return None
+        goes_on = delta.index is None and not delta.id and delta.name == self._calls[-1].name
+        return places[0] if goes_on or not delta.name else None
+
+
+class _Utf16Joiner:
+    """Joins characters that come as two halves, each in a chunk of its own (UTF-16 surrogates)."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        """Return what is whole; a first half at the end waits for the second."""
+        text = self._held + text
+        self._held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        return well_formed(text[: len(text) - len(self._held)])
+
+    def flush(self) -> str:
+        """Return a half that stayed alone, as a replacement character."""
+        held, self._held = self._held, ""
+        return well_formed(held)
+
+
+def well_formed(text: str) -> str:
+    """Join surrogates to the characters they stand for; replace those that stand alone."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _is_whole(arguments: str) -> bool:
+    """Whether these are all arguments of a call."""
+    if not arguments.rstrip().endswith("}"):
+        return False
+    try:
+        return isinstance(parse_json(arguments), dict)
+    except InvalidChunk:
+        return False
 
 
 def _whole_call(call: ToolCallDelta) -> ToolCall:
+    if not call.name:
+        raise InvalidChunk("a tool call has no name")
     try:
-        arguments = json.loads(call.arguments or "{}")
-    except (ValueError, RecursionError):
+        arguments = parse_json(call.arguments.strip() or "{}", strict=True)
+        if isinstance(arguments, str):
+            # Some write JSON into JSON.
+            arguments = parse_json(arguments, strict=True)
+    except InvalidChunk:
         arguments = None
     if not isinstance(arguments, dict):
-        raise InvalidChunk(f"the arguments of its call of {call.name} are no JSON object")
-    return ToolCall(call.name, arguments, id=call.id)
+        raise InvalidChunk(f"the arguments of its call of {call.name[:64]} are no JSON object")
+    return ToolCall(well_formed(call.name), _well_formed(arguments), id=well_formed(call.id))
+
+
+def _well_formed(value: Any) -> Any:
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, dict):
+        return {well_formed(key): _well_formed(item) for key, item in value.items()}
+    return [_well_formed(item) for item in value] if isinstance(value, list) else value

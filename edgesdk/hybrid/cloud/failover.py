@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import random
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import anyio
@@ -18,12 +20,21 @@ from edgesdk.errors import (
     CloudRefused,
     CloudUnreachable,
     DeadlineExceeded,
+    FailedAttempt,
     InvalidOption,
 )
-from edgesdk.hybrid.cloud.attempt import Attempt, SendProgress, broken_off, stream_chunks
+from edgesdk.hybrid.cloud.attempt import (
+    BAD_REQUEST_STATUSES,
+    Attempt,
+    Patience,
+    SendProgress,
+    broken_off,
+    stream_chunks,
+)
 from edgesdk.hybrid.cloud.circuit_breaker import CircuitBreaker, RetryBudget
-from edgesdk.hybrid.cloud.cloud_reply import CloudEvent, ReplyAssembly, Restart
+from edgesdk.hybrid.cloud.cloud_reply import CloudEvent, CloudReply, ReplyAssembly, Restart
 from edgesdk.hybrid.cloud.endpoint import Cloud
+from edgesdk.hybrid.cloud.parameters import Parameters
 from edgesdk.hybrid.cloud.spending import CallSpending
 from edgesdk.hybrid.cloud.wire import InvalidChunk
 from edgesdk.system.cancellation import CancellationToken
@@ -36,6 +47,7 @@ _MAX_ROUNDS = 3
 _FIRST_PAUSE, _MAX_PAUSE = 0.5, 8.0
 # An endpoint that wants more time than this has not failed for the moment, it is away.
 _MAX_WAIT = 30.0
+_LOG = logging.getLogger("edgesdk.hybrid")
 
 
 @dataclass
@@ -44,18 +56,34 @@ class _Progress:
 
     Attributes:
         key: for the endpoint, to tell a repeated request from a new one.
+        reserved: seconds at the end of the deadline that are for somebody else to answer.
         excluded: endpoints that are not asked again for it.
         hedged: endpoints that had their turn of this round as a hedge.
-        count: how many requests were made.
+        left: how many endpoints have their turn of this round still to come.
+        sends: how far each request came.
+        failures: of the attempts so far.
     """
 
     body: dict[str, Any]
     cancellation: CancellationToken
     spending: CallSpending
     key: str
+    reserved: float
     excluded: set[int] = field(default_factory=set)
     hedged: set[int] = field(default_factory=set)
-    count: int = 0
+    left: int = 0
+    sends: list[SendProgress] = field(default_factory=list)
+    failures: list[FailedAttempt] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How many requests were made."""
+        return sum(send.requests for send in self.sends)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds that are left for the endpoints."""
+        return max(self.cancellation.remaining - self.reserved, 0.0)
 
 
 class Failover:
@@ -67,7 +95,7 @@ class Failover:
 
     Args:
         clouds: in order of preference.
-        http: must not follow redirects.
+        https: what sends requests to each of them; must not follow redirects.
         on_break: what a reply that broke off becomes.
         hedge_after: seconds without a first token after which the next endpoint is asked too;
             None for never.
@@ -80,7 +108,7 @@ class Failover:
     def __init__(
         self,
         clouds: tuple[Cloud, ...],
-        http: httpx.AsyncClient,
+        https: tuple[httpx.AsyncClient, ...],
         on_break: OnBreak,
         hedge_after: float | None = None,
     ) -> None:
@@ -89,10 +117,11 @@ class Failover:
         if hedge_after is not None and not hedge_after >= 0:
             raise InvalidOption("hedge_after must not be under 0 seconds.")
         self._clouds = clouds
-        self._http = http
+        self._https = https
         self._on_break: OnBreak = checked_choice("on_break", on_break, get_args(OnBreak))
         self._hedge_after = hedge_after
         self._breakers = [CircuitBreaker() for _ in clouds]
+        self._parameters = [Parameters(cloud) for cloud in clouds]
         self._retries = RetryBudget()
 
     async def reply(
@@ -102,6 +131,8 @@ class Failover:
         spending: CallSpending | None = None,
         on_break: OnBreak | None = None,
         key: str | None = None,
+        *,
+        fallback: bool = False,
     ) -> AsyncGenerator[CloudEvent, None]:
         """Yield the events of one reply; the last is a `CloudReply`.
 
@@ -111,13 +142,19 @@ class Failover:
                 not made.
             on_break: for this one, in place of the constructor's.
             key: the idempotency key of all attempts; None for a new one.
+            fallback: somebody else can answer, so that a part of the deadline is left for it.
 
         Raises:
             CloudError: no attempt brought a complete reply, and nothing was given out.
             BudgetExceeded: see `CallSpending.reserve`; no attempt was made.
             DeadlineExceeded: the time was over before the first token.
         """
-        call = _Progress(body, cancellation, spending or CallSpending(), key or uuid.uuid4().hex)
+        reserved = 0.0
+        if fallback and cancellation.timeout is not None:
+            reserved = cancellation.remaining / (1 + len(self._clouds))
+        call = _Progress(
+            body, cancellation, spending or CallSpending(), key or uuid.uuid4().hex, reserved
+        )
         on_break = on_break or self._on_break
         assembly, failure = ReplyAssembly(), self._all_open()
         unpaid: BudgetExceeded | None = None
@@ -141,12 +178,15 @@ class Failover:
                         async for delta in deltas:
                             for event in assembly.add(delta):
                                 yield event
+                    for event in assembly.flush():
+                        yield event
                     complete = assembly.complete(name, call.count)
-                except DeadlineExceeded:
+                except DeadlineExceeded as late:
                     attempt.abandon()
                     if not assembly.begun:
+                        late.attempts = tuple(call.failures)
                         raise
-                    yield assembly.partial("deadline", name, call.count)
+                    yield _with_failures(assembly.partial("deadline", name, call.count), call)
                     return
                 except (CloudError, InvalidChunk) as error:
                     if isinstance(error, InvalidChunk):
@@ -161,27 +201,45 @@ class Failover:
                 else:
                     attempt.succeed(complete)
                     self._retries.succeed()
-                    yield complete
+                    yield _with_failures(complete, call)
                     return
         if not assembly.begun:
-            raise unpaid if unpaid is not None and not call.count else failure
-        yield assembly.partial("incomplete", failure.endpoint, call.count)
+            if unpaid is not None and not call.count:
+                raise unpaid
+            failure.attempts = tuple(call.failures)
+            raise failure
+        yield _with_failures(assembly.partial("incomplete", failure.endpoint, call.count), call)
 
     async def _begin(self, index: int, call: _Progress) -> Attempt:
         """Make an attempt that is paid for, but not sent yet; raises BudgetExceeded."""
         cloud, progress = self._clouds[index], SendProgress()
         # It may wait for a file that other processes write.
         charge = await anyio.to_thread.run_sync(call.spending.reserve, cloud)
-        call.count += 1
+        call.sends.append(progress)
         chunks = stream_chunks(
-            self._http,
+            self._https[index],
             cloud,
             call.body,
+            parameters=self._parameters[index],
+            patience=self._patience(index, call),
             idempotency_key=call.key,
             cancellation=call.cancellation,
             progress=progress,
         )
         return Attempt(index, cloud, self._breakers[index], charge, chunks, progress)
+
+    def _patience(self, index: int, call: _Progress) -> Patience:
+        """How long an attempt may take, so that those who come after it have time too."""
+        # A hedge has its turn at the same time.
+        left = call.left if self._hedge_after is None else max(call.left - 1, 0)
+        timeouts, last = self._clouds[index].timeouts, not left
+        first_token = timeouts.until_first_token(last=last)
+        probe_seconds = self._breakers[index].probe_seconds
+        if probe_seconds is not None and not last:
+            first_token = min(first_token, probe_seconds)
+        share = call.remaining / (1 + left) if left or call.reserved else math.inf
+        between_tokens = timeouts.until_next_token(last=last)
+        return Patience(min(first_token, share), min(between_tokens, share))
 
     async def _hedge(self, first: Attempt, delay: float, call: _Progress) -> Attempt:
         """Return `first`, or an attempt at the next endpoint that begins sooner."""
@@ -200,6 +258,10 @@ class Failover:
                 second = await self._begin(index, call)
             except BudgetExceeded:
                 return None
+            except Exception as error:
+                # The first goes on without it.
+                _LOG.warning("no second endpoint was asked: %s", type(error).__name__)
+                return None
             call.hedged.add(index)
             return second
 
@@ -212,7 +274,9 @@ class Failover:
         return await first_to_answer(first, make_second, delay, discard=discard)
 
     def _fail(self, attempt: Attempt, failure: CloudError, call: _Progress) -> None:
-        self._retries.fail()
+        call.failures.append(failure.attempt)
+        if failure.status not in BAD_REQUEST_STATUSES:
+            self._retries.fail()
         attempt.fail(failure)
         if isinstance(failure, CloudRefused):
             call.excluded.add(attempt.index)
@@ -228,16 +292,21 @@ class Failover:
                 longest = min(_FIRST_PAUSE * 2**number, _MAX_PAUSE)
                 soonest = min(self._breakers[index].open_for for index in left)
                 pause = max(random.uniform(0, longest), soonest)
-                if self._retries.exhausted or pause > min(_MAX_WAIT, call.cancellation.remaining):
+                if self._retries.exhausted or pause > min(_MAX_WAIT, call.remaining):
                     return
                 await anyio.sleep(pause)
             closed = [index for index in left if not self._breakers[index].open_for]
             if not closed:
                 return
             for place, index in enumerate(closed):
+                if call.reserved and not call.remaining:
+                    return
                 # Another endpoint is no retry, unless all have failed before.
                 is_retry = number and place
                 if index not in call.hedged and not (is_retry and self._retries.exhausted):
+                    call.left = len(
+                        [each for each in closed[place + 1 :] if each not in call.hedged]
+                    )
                     yield index
 
     def _all_open(self) -> CloudError:
@@ -249,6 +318,10 @@ class Failover:
             f" {breaker.last_error}",
             endpoint=cloud.name,
         )
+
+
+def _with_failures(reply: CloudReply, call: _Progress) -> CloudReply:
+    return replace(reply, failures=tuple(call.failures))
 
 
 async def first_to_answer(
