@@ -15,7 +15,7 @@ from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.cloud.spending import Budget
 from edgesdk.hybrid.confidence.artifacts import profile_store, shipped_artifacts
-from edgesdk.hybrid.confidence.confidence import CONFIDENCE_ARTIFACT, Confidence, confidence_from
+from edgesdk.hybrid.confidence.confidence import CONFIDENCE_ARTIFACT, Confidence
 from edgesdk.hybrid.confidence.threshold import Check, Progress
 from edgesdk.hybrid.local import LocalModel
 from edgesdk.hybrid.offline.queue import OfflineQueue
@@ -109,7 +109,7 @@ class HybridClient(Closeable):
             artifacts = profile_store(profile, model.source)
         self._profile = None if profile is None else artifacts
         bundle = model.runtime.engine.kv_identity.model
-        learned = artifacts and artifacts.load(bundle, CONFIDENCE_ARTIFACT, confidence_from)
+        learned = artifacts and artifacts.load(bundle, CONFIDENCE_ARTIFACT, Confidence)
         self._confidence = confidence or learned or Confidence()
         preflight = Preflight(model.runtime, router or Router(), artifacts)
         self._device = LocalModel(model.runtime, preflight, self_consistency)

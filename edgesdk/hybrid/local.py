@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
@@ -78,7 +78,7 @@ class LocalModel:
         if hint is not None:
             found["hint"] = _function_name(hint)
         if prompts is not None:
-            found["classifier"] = [prompts.regression.to_json(), prompts.threshold]
+            found["classifier"] = [asdict(prompts.regression), prompts.threshold]
         return json.dumps(found, sort_keys=True) if found else ""
 
     def answer(

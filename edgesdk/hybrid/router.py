@@ -17,7 +17,6 @@ from edgesdk.hybrid.confidence.prompt_classifier import (
     CLASSIFIER_ARTIFACT,
     Messages,
     PromptClassifier,
-    prompt_classifier_from,
 )
 from edgesdk.hybrid.content import media_in
 from edgesdk.hybrid.privacy.policy import texts_in
@@ -186,7 +185,7 @@ class Preflight:
         bundle = runtime.engine.kv_identity.model
         classifier = router.classifier
         if classifier is None and artifacts is not None:
-            classifier = artifacts.load(bundle, CLASSIFIER_ARTIFACT, prompt_classifier_from)
+            classifier = artifacts.load(bundle, CLASSIFIER_ARTIFACT, PromptClassifier)
         self._router = replace(router, classifier=classifier)
         self._clock = clock
         self._looked: tuple[float, PowerState] | None = None

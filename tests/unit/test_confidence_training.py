@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from support.talking_cloud import TalkingCloud, said
 from edgesdk.engines.base import HiddenStates
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.confidence.artifacts import ArtifactStore
-from edgesdk.hybrid.confidence.confidence import confidence_from
+from edgesdk.hybrid.confidence.artifacts import ArtifactStore, value_from_json, value_to_json
+from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.probe import HiddenStateProbe
 from edgesdk.hybrid.confidence.regression import auroc
 from edgesdk.hybrid.confidence.signals import (
@@ -182,10 +183,11 @@ def test_a_half_is_what_was_seen_by_then(tmp_path: Path) -> None:
     assert short is not None
     assert short.partial_signals == ()
     # One that was kept before there was such a thing.
-    stored = learned.confidence().to_json()
-    assert confidence_from(
-        {k: v for k, v in stored.items() if k != "partial_regression"}
-    ) == replace(learned.confidence(), partial_regression=None)
+    stored: Any = value_to_json(learned.confidence())
+    del stored["partial_regression"]
+    assert value_from_json(Confidence, stored) == replace(
+        learned.confidence(), partial_regression=None
+    )
 
 
 def test_a_model_is_asked_what_it_learns_from(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from support.talking_cloud import TalkingCloud, said
 from edgesdk.engines.base import HiddenStates
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.confidence.artifacts import ArtifactStore
-from edgesdk.hybrid.confidence.probe import HiddenStateProbe, probe_from, train_probe
+from edgesdk.hybrid.confidence.artifacts import ArtifactStore, value_from_json
+from edgesdk.hybrid.confidence.probe import HiddenStateProbe, train_probe
 from edgesdk.hybrid.confidence.regression import auroc, folds_of, out_of_fold
 from edgesdk.hybrid.confidence.signals import TokenStats, signals_of
 from edgesdk.hybrid.confidence.training import LabelledDraft, fit_profile
@@ -97,11 +98,11 @@ def test_few_examples_and_constant_numbers() -> None:
 
 
 @pytest.mark.parametrize("bad", [None, {}, {"weights": ["x"], "bias": 0}, {"weights": [1]}])
-def test_what_is_no_probe(bad: object) -> None:
-    with pytest.raises(RequestError, match="no stored probe"):
-        probe_from(bad)
+def test_what_is_no_probe(bad: Any) -> None:
+    with pytest.raises(RequestError, match="no stored HiddenStateProbe"):
+        value_from_json(HiddenStateProbe, bad)
     with pytest.raises(RequestError, match="not finite"):
-        probe_from({"weights": [float("nan")], "bias": 0.0})
+        value_from_json(HiddenStateProbe, {"weights": [float("nan")], "bias": 0.0})
 
 
 class Feeling(FakeEngine):

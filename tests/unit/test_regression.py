@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from edgesdk.errors import RequestError
-from edgesdk.hybrid.confidence.regression import regression_from, sigmoid, train_regression
+from edgesdk.hybrid.confidence.artifacts import value_from_json, value_to_json
+from edgesdk.hybrid.confidence.regression import LogisticRegression, sigmoid, train_regression
 
 
 def test_training_finds_the_optimum() -> None:
@@ -37,7 +39,7 @@ def test_training_finds_the_optimum() -> None:
     optimizer.step(loss)
     np.testing.assert_allclose(found.weights, weights.detach().numpy(), atol=1e-4)
     assert found.bias == pytest.approx(float(bias.detach()), abs=1e-3)
-    again = regression_from(json.loads(json.dumps(found.to_json())))
+    again = value_from_json(LogisticRegression, json.loads(json.dumps(value_to_json(found))))
     np.testing.assert_array_equal(again.probability(features), found.probability(features))
 
 
@@ -80,9 +82,9 @@ def test_what_differs_in_its_last_digits_is_no_feature() -> None:
 def test_what_cannot_be_trained_or_read_is_refused() -> None:
     with pytest.raises(RequestError, match="All 3 examples are right"):
         train_regression(("x",), np.zeros((3, 1)), np.ones(3, bool))
-    good = train_regression(
-        ("x",), np.arange(4.0)[:, None], np.array([False, True, False, True])
-    ).to_json()
+    good: Any = value_to_json(
+        train_regression(("x",), np.arange(4.0)[:, None], np.array([False, True, False, True]))
+    )
     for bad in ({}, None, {**good, "weights": [1, 2]}, {**good, "scales": [0]}):
         with pytest.raises(RequestError):
-            regression_from(bad)
+            value_from_json(LogisticRegression, bad)

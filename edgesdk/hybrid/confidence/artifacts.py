@@ -18,12 +18,12 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.errors import InvalidOption, RequestError
@@ -81,18 +81,15 @@ class ArtifactStore:
                 return found.value
         return None
 
-    def load(self, bundle: str, name: str, parse: Callable[[JsonValue], _Value]) -> _Value | None:
-        """Read and parse an artifact; None where there is none.
+    def load(self, bundle: str, name: str, kind: type[_Value]) -> _Value | None:
+        """Read an artifact as a dataclass; None where there is none.
 
         A damaged artifact, or one of another version of edgesdk, is ignored with a warning: an app
         must start all the same.
-
-        Args:
-            parse: raises RequestError where the value is none of its kind.
         """
         try:
             value = self.read(bundle, name)
-            return None if value is None else parse(value)
+            return None if value is None else value_from_json(kind, value)
         except RequestError as error:
             _LOG.warning("what is kept as %r is not used: %s", name, error)
             return None
@@ -134,6 +131,25 @@ class ArtifactStore:
     def forget(self, bundle: str, name: str) -> None:
         """Remove an artifact from `folder`; harmless where there is none."""
         _path(self.folder, bundle, name).unlink(missing_ok=True)
+
+
+def value_to_json(value: object) -> JsonValue:
+    """Convert a dataclass, and those in it, to what JSON has; `value_from_json` reads it."""
+    found: JsonValue = TypeAdapter(type(value)).dump_python(value, mode="json")
+    return found
+
+
+def value_from_json(kind: type[_Value], value: JsonValue) -> _Value:
+    """Read what `value_to_json` gave of a `kind`.
+
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]["msg"]
+        raise RequestError(f"This is no stored {kind.__name__}: {first}.") from None
 
 
 def profile_store(profile: str | Path, source: Bundle | Path | None = None) -> ArtifactStore:

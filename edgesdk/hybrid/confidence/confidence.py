@@ -7,16 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationError
 
-from edgesdk.errors import InvalidOption, RequestError
-from edgesdk.hybrid.confidence.artifacts import ArtifactStore
-from edgesdk.hybrid.confidence.probe import HiddenStateProbe, probe_from
-from edgesdk.hybrid.confidence.regression import (
-    LogisticRegression,
-    regression_from,
-    sigmoid,
-)
+from edgesdk.errors import InvalidOption
+from edgesdk.hybrid.confidence.artifacts import ArtifactStore, value_to_json
+from edgesdk.hybrid.confidence.probe import HiddenStateProbe
+from edgesdk.hybrid.confidence.regression import LogisticRegression, sigmoid
 from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES, Signals
 
 # The name of the artifact; see `edgesdk.hybrid.confidence.artifacts`.
@@ -96,62 +91,13 @@ class Confidence:
         """Compute the confidence that an answer under way will be right, 0 to 1."""
         return _confidence(self.partial_regression or self.regression, signals)
 
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return a value for a JSON file; `confidence_from` reads it."""
-        return {
-            "regression": None if self.regression is None else self.regression.to_json(),
-            "threshold": self.threshold,
-            "decide_after": self.decide_after,
-            "abort_below": self.abort_below,
-            "fusion": None if self.fusion is None else self.fusion.to_json(),
-            "probe": None if self.probe is None else self.probe.to_json(),
-            "partial_regression": None
-            if self.partial_regression is None
-            else self.partial_regression.to_json(),
-        }
-
     def save(self, artifacts: ArtifactStore, bundle: str) -> None:
         """Store it for the model with this hash, so that new clients of the model use it.
 
         Raises:
             RequestError: it cannot be written.
         """
-        artifacts.write(bundle, CONFIDENCE_ARTIFACT, self.to_json())
-
-
-def confidence_from(value: JsonValue) -> Confidence:
-    """Read what `Confidence.to_json` gave.
-
-    Raises:
-        RequestError: it is none, or of other signals.
-    """
-    try:
-        stored = _StoredConfidence.model_validate(value)
-        return Confidence(
-            regression=None if stored.regression is None else regression_from(stored.regression),
-            threshold=stored.threshold,
-            decide_after=stored.decide_after,
-            abort_below=stored.abort_below,
-            fusion=None if stored.fusion is None else regression_from(stored.fusion),
-            probe=None if stored.probe is None else probe_from(stored.probe),
-            partial_regression=None
-            if stored.partial_regression is None
-            else regression_from(stored.partial_regression),
-        )
-    except ValidationError as error:
-        raise RequestError(f"This is no stored confidence: {error.errors()[0]['msg']}.") from None
-
-
-class _StoredConfidence(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    regression: JsonValue
-    threshold: FiniteFloat
-    decide_after: int
-    abort_below: FiniteFloat
-    fusion: JsonValue
-    probe: JsonValue
-    partial_regression: JsonValue = None
+        artifacts.write(bundle, CONFIDENCE_ARTIFACT, value_to_json(self))
 
 
 def agreement_features(confidence: float, agreement: float) -> npt.NDArray[np.float64]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from edgesdk.engines.base import HiddenStates
 from edgesdk.errors import RequestError
@@ -59,28 +58,9 @@ class HiddenStateProbe:
             )
         return float(self._log_odds(state[None])[0])
 
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return a value for a JSON file; `probe_from` reads it."""
-        return {"weights": list(self.weights), "bias": self.bias}
-
     def _log_odds(self, states: npt.NDArray[np.floating]) -> Matrix:
         odds: Matrix = states.astype(np.float64) @ np.array(self.weights) + self.bias
         return np.clip(odds, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)
-
-
-_STORED_PROBE = TypeAdapter(HiddenStateProbe)
-
-
-def probe_from(value: object) -> HiddenStateProbe:
-    """Read what `HiddenStateProbe.to_json` gave.
-
-    Raises:
-        RequestError: it is none.
-    """
-    try:
-        return _STORED_PROBE.validate_python(value)
-    except ValidationError as error:
-        raise RequestError(f"This is no stored probe: {error.errors()[0]['msg']}.") from None
 
 
 def train_probe(

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationError
 
 from edgesdk.errors import InvalidOption, RequestError
-from edgesdk.hybrid.confidence.artifacts import ArtifactStore
+from edgesdk.hybrid.confidence.artifacts import ArtifactStore, value_to_json
 from edgesdk.hybrid.confidence.regression import (
     Folds,
     LogisticRegression,
@@ -25,7 +24,6 @@ from edgesdk.hybrid.confidence.regression import (
     auroc,
     folds_of,
     out_of_fold,
-    regression_from,
     train_regression,
 )
 from edgesdk.hybrid.privacy.policy import texts_in
@@ -53,12 +51,23 @@ class PromptClassifier:
         examples: that it was trained on.
         auroc: how well it told them apart, each judged by a regression that had not seen it: 0.5
             is a guess, 1 is always.
+
+    Raises:
+        RequestError: the regression is of other features, or the threshold is no number.
     """
 
     regression: LogisticRegression
     threshold: float
     examples: int
     auroc: float
+
+    def __post_init__(self) -> None:
+        if self.regression.names != PROMPT_FEATURES:
+            raise RequestError(
+                "The prompt classifier was trained on other features.", hint="Train it again."
+            )
+        if not math.isfinite(self.threshold):
+            raise RequestError("The threshold of the prompt classifier is no number.")
 
     def probability(self, messages: Messages) -> float:
         """The probability that the answer would be right, 0 to 1."""
@@ -74,45 +83,7 @@ class PromptClassifier:
         Raises:
             RequestError: it cannot be written.
         """
-        artifacts.write(
-            bundle,
-            CLASSIFIER_ARTIFACT,
-            {
-                "regression": self.regression.to_json(),
-                "threshold": self.threshold,
-                "examples": self.examples,
-                "auroc": self.auroc,
-            },
-        )
-
-
-class _StoredClassifier(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    regression: JsonValue
-    threshold: FiniteFloat
-    examples: int
-    auroc: FiniteFloat
-
-
-def prompt_classifier_from(value: JsonValue) -> PromptClassifier:
-    """Read what `PromptClassifier.save` stored.
-
-    Raises:
-        RequestError: it is none, or of other features.
-    """
-    try:
-        stored = _StoredClassifier.model_validate(value)
-    except ValidationError as error:
-        raise RequestError(
-            f"This is no stored prompt classifier: {error.errors()[0]['msg']}."
-        ) from None
-    regression = regression_from(stored.regression)
-    if regression.names != PROMPT_FEATURES:
-        raise RequestError(
-            "The prompt classifier was trained on other features.", hint="Train it again."
-        )
-    return PromptClassifier(regression, stored.threshold, stored.examples, stored.auroc)
+        artifacts.write(bundle, CLASSIFIER_ARTIFACT, value_to_json(self))
 
 
 def train_prompt_classifier(

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import TypeAdapter, ValidationError
 
 from edgesdk.errors import InvalidOption, RequestError
 
@@ -35,6 +34,9 @@ class LogisticRegression:
         means, scales: what a feature is centred and divided by.
         weights: of the features so scaled.
         bias: of the whole.
+
+    Raises:
+        RequestError: there are not as many of each, a number is not finite, or a scale is 0.
     """
 
     names: tuple[str, ...]
@@ -43,40 +45,16 @@ class LogisticRegression:
     weights: tuple[float, ...]
     bias: float
 
+    def __post_init__(self) -> None:
+        numbers = [*self.means, *self.scales, *self.weights, self.bias]
+        lengths = {len(self.names), len(self.means), len(self.scales), len(self.weights)}
+        if len(lengths) != 1 or not np.isfinite(numbers).all() or 0 in self.scales:
+            raise RequestError("This regression contradicts itself.", hint="Train it again.")
+
     def probability(self, features: Matrix) -> Matrix:
         """Predict float64 [n] from `features`, float64 [n, len(names)]."""
         scaled = (features - np.array(self.means)) / np.array(self.scales)
         return sigmoid(scaled @ np.array(self.weights) + self.bias)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a value for a JSON file; `regression_from` reads it."""
-        return {
-            "names": list(self.names),
-            "means": list(self.means),
-            "scales": list(self.scales),
-            "weights": list(self.weights),
-            "bias": self.bias,
-        }
-
-
-_STORED = TypeAdapter(LogisticRegression)
-
-
-def regression_from(value: object) -> LogisticRegression:
-    """Read what `LogisticRegression.to_json` gave.
-
-    Raises:
-        RequestError: it is not that.
-    """
-    try:
-        found = _STORED.validate_python(value)
-    except ValidationError as error:
-        raise RequestError(f"This is no stored regression: {error.errors()[0]['msg']}.") from None
-    numbers = [*found.means, *found.scales, *found.weights, found.bias]
-    lengths = {len(found.names), len(found.means), len(found.scales), len(found.weights)}
-    if len(lengths) != 1 or not np.isfinite(numbers).all() or 0 in found.scales:
-        raise RequestError("This stored regression contradicts itself.", hint="Train it again.")
-    return found
 
 
 def train_regression(

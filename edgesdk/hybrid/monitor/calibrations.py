@@ -9,11 +9,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
-
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.confidence.artifacts import ArtifactStore
+from edgesdk.hybrid.confidence.artifacts import ArtifactStore, value_from_json, value_to_json
 from edgesdk.hybrid.confidence.confidence import UNTRAINED_MEASURE, Confidence
 from edgesdk.hybrid.confidence.threshold import Calibration
 from edgesdk.model import Model
@@ -108,9 +106,6 @@ class StaleCalibration:
     reason: str
 
 
-_STORED = TypeAdapter(CalibrationRecord)
-
-
 class CalibrationStore:
     """Stores the calibrations of a profile, one for each model.
 
@@ -144,8 +139,7 @@ class CalibrationStore:
         Raises:
             RequestError: it cannot be written.
         """
-        value: JsonValue = _STORED.dump_python(record, mode="json")
-        return self._artifacts.write(record.key.bundle, _NAME, value)
+        return self._artifacts.write(record.key.bundle, _NAME, value_to_json(record))
 
     def _others(self) -> Iterator[CalibrationRecord]:
         """Iterate the readable records of all models."""
@@ -159,12 +153,7 @@ class CalibrationStore:
         value = self._artifacts.read(bundle, _NAME)
         if value is None:
             return None
-        try:
-            found = _STORED.validate_python(value)
-        except ValidationError as error:
-            raise RequestError(
-                f"This is no stored calibration: {error.errors()[0]['msg']}."
-            ) from None
-        if found.key.bundle != bundle:
+        record = value_from_json(CalibrationRecord, value)
+        if record.key.bundle != bundle:
             raise RequestError("This calibration is of another model.")
-        return found
+        return record
