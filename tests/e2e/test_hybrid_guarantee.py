@@ -124,7 +124,7 @@ def test_audits_stay_within_the_budget(tmp_path: Path) -> None:
             # Each may cost 900 tokens at worst, and costs 4.
             ours.respond("a sure one", max_tokens=850)
             audits_in(tmp_path, lambda found: len(found) == 1)
-            assert budget.spent() == Cost(pytest.approx(4e-6), 4)
+            assert (budget.spent().money, budget.spent().tokens) == (pytest.approx(4e-6), 4)
             assert ours.respond("a sure one", max_tokens=2_000).text == "It is 7."
             _, refused = audits_in(tmp_path, lambda found: len(found) == 2)
         assert refused.decision.reason == "not audited: budget: tokens_per_day"
