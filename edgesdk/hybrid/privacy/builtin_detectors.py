@@ -7,7 +7,7 @@ import ipaddress
 import re
 
 from stdnum import iban, luhn
-from stdnum.iso7064 import mod_11_2
+from stdnum.iso7064 import mod_11_2, mod_97_10
 
 from edgesdk.hybrid.privacy.detectors import Detector, GroupedNumber, Pattern, PrivateUrls
 from edgesdk.hybrid.privacy.phone_numbers import NationalPhones
@@ -25,7 +25,11 @@ def _is_card(digits: str) -> bool:
 
 
 def _is_iban(text: str) -> bool:
-    return bool(iban.is_valid(text, check_country=False))
+    # Lengths of countries change; a right check digit of a long number is enough.
+    long = text.isupper() and sum(map(str.isdigit, text)) >= 10
+    return iban.is_valid(text, check_country=False) or (
+        long and mod_97_10.is_valid(text[4:] + text[:4])
+    )
 
 
 def _is_ip(text: str) -> bool:
@@ -48,6 +52,11 @@ def _is_chinese_id(text: str) -> bool:
 
 def _is_international_phone(text: str) -> bool:
     return 8 <= len(re.sub(r"\D", "", text)) <= 15
+
+
+def _is_no_limit(text: str) -> bool:
+    """Check that a number is no bound of 32-bit integers, which are in many documents."""
+    return text not in ("2147483647", "2147483648", "4294967295", "4294967296")
 
 
 def _is_uk_phone(text: str) -> bool:
@@ -117,10 +126,13 @@ _PASSWORD_NAMES = "|".join(
         r"passw(?:or)?ds?|passphrase|passcode|pwd|passwort|kennwort|mot de passe|mdp",
         r"contrase(?:ñ|n)a|clave(?: de acceso)?|senha|palavra[- ]passe|parola(?: d'ordine)?",
         r"has(?:ł|l)o|парол[ьяюе]м?|wachtwoord|l(?:ö|o)senord|(?:ş|s)ifre|salasana|heslo|jelsz(?:ó|o)",
-        r"密码|密碼|口令|パスワード|暗証番号|비밀번호|암호|패스워드|पासवर्ड|mật khẩu",
     ]
 )
-_PASSWORD = rf"(?<![^\W\d_])(?:{_PASSWORD_NAMES})"
+# In scripts without spaces a name may follow any letter.
+_PASSWORD = (
+    rf"(?:(?<![^\W\d_])(?:{_PASSWORD_NAMES}|mật khẩu)"
+    r"|密码|密碼|口令|パスワード|暗証番号|비밀번호|암호|패스워드|पासवर्ड)"
+)
 _ASSIGNS = r"\s*[\"']?\s*(?:=>|[:=：])\s*"
 _IS = (
     r"\s*(?:\s(?:is|ist|lautet|est|es|è|é|to|jest|brzmi|это|är)\s|[—是為为はが는은이가]|है|\s-\s)"
@@ -219,7 +231,7 @@ BUILTIN_DETECTORS: tuple[Detector, ...] = (
     Pattern(
         "PHONE",
         re.compile(
-            rf"(?<![A-Za-z0-9_+])(?:\+|00(?=[1-9]))\s?\(?\d(?:[\s.\-()/]{{0,2}}\d){{6,14}}"
+            rf"(?<![A-Za-z0-9_+])(?:\+\s?\(?|00)[1-9](?:[\s.\-()/]{{0,2}}\d){{6,14}}"
             rf"{_NO_DIGIT_AFTER}"
         ),
         _is_international_phone,
@@ -243,6 +255,7 @@ BUILTIN_DETECTORS: tuple[Detector, ...] = (
             rf"{_NO_DIGIT_BEFORE}(?<![A-Za-z0-9_])(?:1{_GAP})?(?:\([2-9]\d{{2}}\)\s?|[2-9]\d{{2}}{_GAP})"
             rf"[2-9]\d{{2}}{_GAP}\d{{4}}(?:\s?(?:x|ext\.?)\s?\d{{1,6}})?(?![A-Za-z0-9_])"
         ),
+        _is_no_limit,
     ),
     # United Kingdom: a zero and ten digits (nine in a few places).
     Pattern(
