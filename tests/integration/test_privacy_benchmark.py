@@ -1,4 +1,4 @@
-"""Values of many locales, planted in texts of many forms, do not leave; the measure would see it."""
+"""Values of many locales, planted in many forms, do not leave; the measure would see it."""
 
 from __future__ import annotations
 

@@ -128,10 +128,15 @@ class NationalPhones:
                 return self._is_assigned(digits)
             case (9, "2" | "3" | "6" | "7" | "9"):
                 return self._is_assigned(digits)
-            case (10, "2" | "3" | "6" | "7" | "8" | "9"):
+            case (10, _):
+                # One that begins with 1 is far more often a time, in seconds since 1970.
+                return digits[0] != "1" and self._is_assigned(digits)
+            case (11, "8"):
+                return "RU" in self.regions
+            case (11, "7") if digits[1] in "3489":
+                return "RU" in self.regions
+            case (11, "3"):
                 return self._is_assigned(digits)
-            case (11, "7" | "8"):
-                return "RU" in self.regions and digits[1] in "3489"
             case (11, _):
                 return digits[2] == "9" and "BR" in self.regions and _is_assigned(digits, "BR")
             case (12, "9"):
