@@ -23,6 +23,11 @@ Kind = Literal["cpu", "gpu", "npu"]
 # ready          it runs on its hardware
 State = Literal["not installed", "broken", "no device", "virtual", "software", "ready"]
 
+# What the support of a provider rests on: it ran on its hardware, or in software in its place (a
+# simulator, or on the CPU); or only its discovery was tested, with recorded answers of its package;
+# or nothing of it was run.
+Proof = Literal["hardware", "software", "recorded", "not run"]
+
 _CPU = "cpu"
 # Every machine has it, and so the provider with which the exporter computes.
 DEFAULT_TARGET = _CPU
@@ -68,6 +73,8 @@ class DeviceRecord:
         kv_type: numbers in the KV cache.
         concurrency: how many calls of `extend` are best under way at once.
         options: the options that `edgesdk.load` takes for it.
+        proof: what its support rests on.
+        tests: the files of tests that show it.
     """
 
     name: str
@@ -88,6 +95,8 @@ class DeviceRecord:
     kv_type: Literal["float32", "float16"] = "float32"
     concurrency: int = 1
     options: tuple[DeviceOption, ...] = ()
+    proof: Proof = "recorded"
+    tests: tuple[str, ...] = ("tests/unit/test_probes.py",)
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,8 @@ DEVICES: tuple[DeviceRecord, ...] = (
         kv_type="float32",
         # onnxruntime's threads leave gaps between operators, which other calls fill.
         concurrency=4,
+        proof="hardware",
+        tests=("tests/integration/test_engine_contract.py",),
     ),
     DeviceRecord(
         name="llama-cpp-python",
@@ -144,6 +155,8 @@ DEVICES: tuple[DeviceRecord, ...] = (
         kv_type="float16",
         # Calls that may share a batch; more would make each step of all of them longer.
         concurrency=8,
+        proof="hardware",
+        tests=("tests/integration/test_engine_contract.py",),
     ),
     DeviceRecord(
         name="Qualcomm QNN",
@@ -182,6 +195,8 @@ DEVICES: tuple[DeviceRecord, ...] = (
         # It reads the stored weights of that graph, and computes from the spec.
         graph="fused-operators",
         options=(DeviceOption("precision", str, ("float32", "float16", "bfloat16")),),
+        proof="software",
+        tests=("tests/integration/test_engine_contract.py", "tests/integration/test_mlx.py"),
     ),
     DeviceRecord(
         name="Apple Core ML",
@@ -211,6 +226,8 @@ DEVICES: tuple[DeviceRecord, ...] = (
         probe=f"{_PROBES}:cuda",
         provider="CUDAExecutionProvider",
         where="machines with an NVIDIA GPU",
+        proof="not run",
+        tests=("tests/unit/test_probes.py",),
     ),
     DeviceRecord(
         name="Windows ML",
@@ -220,6 +237,8 @@ DEVICES: tuple[DeviceRecord, ...] = (
         module="windowsml",
         probe=f"{_PROBES}:windows_ml",
         where="Windows 11, among others for AMD's NPUs",
+        proof="not run",
+        tests=("tests/unit/test_probes.py",),
     ),
     DeviceRecord(
         name="LiteRT",
@@ -238,5 +257,7 @@ DEVICES: tuple[DeviceRecord, ...] = (
         probe=f"{_PROBES}:no_package",
         isolated=False,
         where="boards with a Hailo accelerator",
+        proof="not run",
+        tests=(),
     ),
 )

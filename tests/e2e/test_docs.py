@@ -42,6 +42,14 @@ def test_the_drawing_shows_the_imports_that_there_are() -> None:
     assert shape(drawing()) == shape(drawn), "run python docs/draw_architecture.py"
 
 
+def test_the_table_of_devices_is_that_of_the_records() -> None:
+    page = runpy.run_path(str(DOCS / "write_device_table.py"))["page"]
+    written = (DOCS / "explanation" / "devices.md").read_text(encoding="utf-8")
+    assert page() == written, "run python docs/write_device_table.py"
+    named = re.findall(r"`(tests/[\w/]+\.py)`", written)
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 def test_the_files_that_the_walks_name_exist() -> None:
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     named = re.findall(r"`([\w/]+/[\w/]+\.py)`", text)
