@@ -27,7 +27,7 @@ class Step(NamedTuple):
     """One token of the answer, or the end of its text.
 
     Attributes:
-        token: its id; None where only text that was held back comes out.
+        token: its id; None where only text that was held back comes out, or nothing yet.
         text: what can be shown now; "" while a character or a possible stop text is incomplete.
         logprob: natural log-probability under the model's own logits; None if not asked for.
         likeliest: the likeliest ids with theirs, the best first; empty if not asked for.
@@ -214,7 +214,12 @@ class Generation(Iterator[Step]):
         return self._repetition is not None and self._repetition.update(token)
 
     def _certain(self) -> Iterator[Step]:
-        """Give out the steps that no cycle will cut off."""
+        """Give out the steps that no cycle will cut off, or one without a token.
+
+        Whoever reads the steps may want to end the answer while they wait.
+        """
+        if len(self._held) == self._num_held:
+            yield Step(None, "", None)
         while len(self._held) > self._num_held:
             yield self._give()
 

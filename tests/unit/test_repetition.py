@@ -247,7 +247,7 @@ def test_log_probabilities_and_the_decode_state_have_what_is_left() -> None:
     assert generation.finish.tokens == tuple(b"Paris, la Femme")
     assert state.tokens == (*PROMPT, *b"Paris, la Femme")
     # The steps that were cut took their time all the same.
-    assert generation.finish.decode_steps > len(steps)
+    assert generation.finish.decode_steps > len(generation.finish.tokens)
 
 
 def test_what_may_be_a_turn_waits_until_it_is_none() -> None:
