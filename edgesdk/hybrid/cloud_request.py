@@ -56,10 +56,11 @@ def cloud_request(
     return CloudRequest(body, hiding.names)
 
 
-def extra_tokens(sent: CloudRequest) -> int:
-    """Estimate the tokens of tools and output format: four characters make one."""
-    extras = [sent.body[name] for name in ("tools", "response_format") if name in sent.body]
-    return sum(len(json.dumps(each)) for each in extras) // 4
+def format_tokens(sent: CloudRequest) -> int:
+    """Estimate the tokens of the output format, which the prompt does not have: four characters
+    make one."""
+    found = sent.body.get("response_format")
+    return 0 if found is None else len(json.dumps(found)) // 4
 
 
 class _Redactor:

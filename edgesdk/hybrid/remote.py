@@ -26,7 +26,7 @@ from edgesdk.hybrid.cloud.cloud_reply import CloudReply, ReasoningDelta, Restart
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.cloud.spending import Budget, CallSpending, Cost
-from edgesdk.hybrid.cloud_request import CloudRequest, cloud_request, extra_tokens
+from edgesdk.hybrid.cloud_request import CloudRequest, cloud_request, format_tokens
 from edgesdk.hybrid.privacy.policy import Policy, UploadQuestion, UploadVerdict
 from edgesdk.hybrid.privacy.redaction import StreamRestorer, restore, restore_json
 from edgesdk.hybrid.reply import HybridReply, LocalDraft, answer_rank, cut_phrase
@@ -118,7 +118,7 @@ class RemoteModel:
         written = json.dumps(sent.body, ensure_ascii=False)
         if any(key in written for key in self._keys):
             raise NoCloudAnswer("policy: the request quotes the key of a cloud", "policy")
-        worst_prompt = int((prompt_tokens + extra_tokens(sent)) * _TOKENIZER_MARGIN)
+        worst_prompt = int((prompt_tokens + format_tokens(sent)) * _TOKENIZER_MARGIN)
         spending = CallSpending(self._budget, worst_prompt, most)
         try:
             answer = yield from self._read(sent, hybrid, spending, fallback)

@@ -153,7 +153,8 @@ class RequestPath:
         """
         request, (rejected_by, reason) = hybrid.request, rejection
         screen = Screen("" if local is None else local.text, append_only=hybrid.append_only)
-        tokens = local.receipt.prompt_tokens if local else self._preflight.count(hybrid)
+        # Of all that is sent; the device may have seen less.
+        tokens = self._preflight.count(hybrid)
         unanswered = local is None or local.aborted
         asking = self._remote.ask(hybrid, verdict, prompt_tokens=tokens, fallback=unanswered)
         result: CloudResult | None = None

@@ -250,7 +250,8 @@ class Preflight:
             )
 
     def count(self, hybrid: HybridRequest) -> int:
-        """Estimate a prompt's tokens for the cloud, rather too many than too few."""
+        """Estimate the tokens of a prompt with its tools for the cloud, rather too many than too
+        few."""
         full = hybrid.full
         try:
             tokens = len(full.tokens)

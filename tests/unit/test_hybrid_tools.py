@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 from support.fake_engine import FakeDecodeState, FakeEngine, fake_model
+from support.scripted_server import Reset
 from support.served import TOOL_TEMPLATE
 from support.talking_cloud import Answers, TalkingCloud, called, last, said
 
@@ -59,6 +60,25 @@ def test_a_call_of_the_device_stays_here() -> None:
     assert (reply.route, reply.finish_reason) == ("local", "tool_calls")
     assert reply.message["tool_calls"][0]["function"]["arguments"] == {"to": "bob"}
     assert cloud.requests == []
+
+
+@pytest.mark.parametrize("prefer", [None, "cloud"])
+def test_the_budget_reserves_a_prompt_with_its_tools_once(
+    prefer: Literal["cloud"] | None,
+) -> None:
+    tool = {
+        "type": "function",
+        "function": {"name": "send", "description": "x" * 600, "parameters": {"type": "object"}},
+    }
+    plain = Budget(SpendingLimits())
+    with TalkingCloud(lambda body: [Reset()]) as cloud, client_with(cloud, budget=plain) as client:
+        prompt = client.respond("Mail Bob", tools=[tool], max_tokens=20, prefer="local").receipt
+        client.respond("Mail Bob", tools=[tool], max_tokens=20, prefer=prefer)
+        attempts = len(cloud.requests)
+    assert prompt.prompt_tokens is not None
+    assert prompt.prompt_tokens > 600
+    # Half as much again, because tokenizers differ.
+    assert plain.spent().tokens == attempts * (int(1.5 * prompt.prompt_tokens) + 20)
 
 
 def test_tools_that_do_not_fit_the_device_are_the_clouds() -> None:
