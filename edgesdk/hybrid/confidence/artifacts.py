@@ -94,16 +94,6 @@ class ArtifactStore:
             _LOG.warning("what is kept as %r is not used: %s", name, error)
             return None
 
-    def names(self, bundle: str) -> tuple[str, ...]:
-        """List the artifacts of `bundle`, in order."""
-        found = {
-            path.stem
-            for folder in (self.folder, *self._shipped)
-            for path in (folder / _checked(bundle)).glob("*.json")
-            if re.fullmatch(_NAME, path.stem)
-        }
-        return tuple(sorted(found))
-
     def write(self, bundle: str, name: str, value: JsonValue) -> Path:
         """Store `value` in place of what was there before, and return the file.
 
@@ -127,10 +117,6 @@ class ArtifactStore:
         except OSError as error:
             raise RequestError(f"{path} cannot be written: {error.strerror}.") from error
         return path
-
-    def forget(self, bundle: str, name: str) -> None:
-        """Remove an artifact from `folder`; harmless where there is none."""
-        _path(self.folder, bundle, name).unlink(missing_ok=True)
 
 
 def value_to_json(value: object) -> JsonValue:
