@@ -16,6 +16,7 @@ from support.scripted_server import (
     Reset,
     Script,
     ScriptedServer,
+    Wait,
     answer,
     chunk,
     event,
@@ -298,3 +299,40 @@ def test_a_stream_of_a_server_shows_the_draft_where_the_cloud_says_nothing(name:
         _, chunks = stream(client)
     # Blanks that were shown stay before it.
     assert (text_of(chunks).strip(), report(chunks[-1])["whole"]) == (LOCAL, True)
+
+
+def test_what_the_deadline_cuts_is_kept_only_where_the_device_has_nothing() -> None:
+    stalls: Script = [HEAD, chunk("The an"), Wait(30)]
+    drafted = asked(stalls, deadline=1.0)
+    assert (drafted.text, drafted.route, drafted.complete) == (LOCAL, "local", True)
+    late = asked(stalls, TOO_LONG, deadline=1.0)
+    assert (late.text, late.route, late.finish_reason) == ("The an", "cloud", "deadline")
+    assert (late.complete, late.low_confidence) == (False, True)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_another_endpoint_comes_before_the_device(name: str) -> None:
+    model = fake_model(FakeEngine(LOCAL.encode()))
+    with (
+        ScriptedServer([BROKEN[name]]) as first,
+        ScriptedServer([answer("The answer.")]) as second,
+        HybridClient(
+            model,
+            cloud=[Cloud(first.url, "big", "key"), Cloud(second.url, "big", "key")],
+            confidence=UNSURE,
+        ) as client,
+    ):
+        reply = read_stream(client, "Hi", {})
+    assert (reply.text, reply.complete, reply.low_confidence) == ("The answer.", True, False)
+
+
+def test_an_app_that_wants_no_second_attempt_gets_the_whole_answer_too() -> None:
+    model = fake_model(FakeEngine(LOCAL.encode()))
+    with (
+        ScriptedServer([BROKEN["cut hard"]]) as server,
+        HybridClient(
+            model, cloud=Cloud(server.url, "big", "key"), confidence=UNSURE, on_break="incomplete"
+        ) as client,
+    ):
+        reply = read_stream(client, "Hi", {})
+    assert (reply.text, reply.complete, len(server.requests)) == (LOCAL, True, 1)

@@ -237,6 +237,10 @@ def test_a_journal_with_texts_is_a_training_set(tmp_path: Path) -> None:
     for signals in ({**vars(examples[0].signals), "agreement": 1.0, "answers": 2}, {}):
         other = DecisionRecord(1.0, "local", "sure enough", "allow", signals=signals)
         journal.append(other, prompt=text, texts=RecordedTexts(text, "5", None, True))
+    # Half an answer.
+    for half in ({"finish_reason": "length"}, {"local_finish_reason": "repetition"}):
+        cut = replace(plain, **half)  # type: ignore[arg-type]
+        journal.append(cut, prompt=text, texts=RecordedTexts(text, "5", None, True))
     entries = list(journal.entries())
     found = examples_in(entries)
     assert len(found) == 80

@@ -355,6 +355,27 @@ def test_a_draft_that_was_cut_is_not_kept_and_two_of_them_are_an_error() -> None
             client.respond("Where?", schema=City, max_tokens=30, upload="local_only")
 
 
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+def test_half_a_value_is_none_even_where_it_fits(finish: str) -> None:
+    # "12" may be the half of "123".
+    schema = {"type": "integer"}
+    with (
+        TalkingCloud(lambda body: said("12", finish=finish)) as cloud,
+        client_with(cloud, b"7") as client,
+    ):
+        reply = client.respond("How many?", schema=schema)
+    assert (reply.route, reply.parsed, reply.low_confidence) == ("local", 7, True)
+    assert "; the cloud's answer was" in reply.reason
+
+
+def test_half_a_call_runs_nothing() -> None:
+    cut = called(("send", {"to": "ann"}), finish="length")
+    with TalkingCloud(lambda body: cut) as cloud, client_with(cloud) as client:
+        reply = client.respond("Mail Ann", tools=[send])
+    assert (reply.route, reply.tool_calls, reply.low_confidence) == ("local", (), True)
+    assert reply.reason.endswith("; the cloud's answer was cut at its token limit")
+
+
 def test_a_form_that_no_cloud_knows_stays_here() -> None:
     with TalkingCloud(never) as cloud, client_with(cloud, b"yes") as client:
         reply = client.respond("Is it?", choices=["yes", "no"])

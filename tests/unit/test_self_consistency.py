@@ -272,6 +272,12 @@ def test_a_trained_fusion_decides() -> None:
         Confidence(fusion=train_regression(("a", "b"), inputs, right))
 
 
+def test_an_answer_that_is_cut_is_never_chosen() -> None:
+    self_consistency = dataclasses.replace(COLD, max_tokens=6)
+    shown = Shown(script(("7", "It is 8.", "It is 8.", "It is 8.")), STRICT, self_consistency)
+    assert (shown.text, shown.draft.complete, shown.draft.agreement) == ("7", True, 0)
+
+
 # What tries may take
 
 
