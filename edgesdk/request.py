@@ -85,7 +85,7 @@ class Request:
     def read(self, text: str) -> Any:
         """The value of a whole answer of the device: its calls where there are tools."""
         if self.tools is not None:
-            return self.tools.check(parse_calls(text), used_ids(self.messages))
+            return self.tools.check(parse_calls(text, self.specs), used_ids(self.messages))
         return None if self.output_format is None else self.output_format.read(text)
 
     def replaced(self, **changes: Any) -> Request:

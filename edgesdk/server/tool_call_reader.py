@@ -11,12 +11,16 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from edgesdk.server.callable_tools import CallableTools
-from edgesdk.tools.calls import ToolCall, parse_calls
+from edgesdk.tools.calls import CALL_START, ToolCall, parse_calls
 
 AnswerPart: TypeAlias = str | ToolCall
 
 _DECODER = json.JSONDecoder()
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+# Each way that a call in the middle of an answer may begin.
+_STARTS = (
+    *("<tool_call>", "<tool_calls>", "<|tool_call|>", "<|tool_calls|>", "<function_call>"),
+    *("<function_calls>", "<functioncall>", "<function=", "[TOOL_CALLS]"),
+)
 # What an answer starts with that is a call as a whole, as Llama and models without tags have it.
 _WHOLE_CALL_PREFIXES = ("{", "[", "<|python_tag|>", "```json", "```\n")
 
@@ -47,6 +51,9 @@ class ToolCallReader:
     def __init__(self, callable_tools: CallableTools) -> None:
         self._tools = callable_tools
         self._held = ""
+        self._close = ""
+        # Mistral's calls begin with a name, where their mark has no text.
+        self._whole_call = (*_WHOLE_CALL_PREFIXES, *(f"{name}{{" for name in callable_tools.checks))
         self._state: Callable[[], list[AnswerPart] | None] = self._at_start
         self._found_call = False
 
@@ -68,9 +75,9 @@ class ToolCallReader:
     def _at_start(self) -> list[AnswerPart] | None:
         """Before the first character: tell whether all of the answer may be a call."""
         beginning = self._held.lstrip()
-        if beginning.startswith(_WHOLE_CALL_PREFIXES):
+        if beginning.startswith(self._whole_call):
             self._state = self._until_the_end
-        elif not any(start.startswith(beginning) for start in _WHOLE_CALL_PREFIXES):
+        elif not any(start.startswith(beginning) for start in self._whole_call):
             self._state = self._in_text
         else:
             return None
@@ -81,21 +88,28 @@ class ToolCallReader:
 
     def _in_text(self) -> list[AnswerPart] | None:
         """Let text go up to where a call may start, without the space before that."""
-        before, tag, _ = self._held.partition(_OPEN)
-        certain = before if tag else before[: len(before) - _partial_tag_length(before)]
+        found = CALL_START.search(self._held)
+        unclosed = self._held.find("[TOOL_CALLS]")
+        starts = [place for place in (found.start() if found else -1, unclosed) if place >= 0]
+        certain = self._held[: min(starts)] if starts else _without_partial_start(self._held)
         text = certain.rstrip()
         self._held = self._held[len(text) :]
-        if tag:
+        if found and found.start() == min(starts):
+            bar, tag = found[1], found[2]
+            self._close = "</function>" if tag is None else f"<{bar}/{tag}{bar}>"
             self._state = self._in_call
-        return [text] if text else [] if tag else None
+        elif starts:
+            self._state = self._until_the_end
+        return [text] if text else [] if starts else None
 
     def _in_call(self) -> list[AnswerPart] | None:
-        end = self._held.find(_CLOSE)
+        end = self._held.find(self._close)
         while end >= 0 and _ends_inside_a_string(self._held[:end]):
-            end = self._held.find(_CLOSE, end + 1)
+            end = self._held.find(self._close, end + 1)
         if end < 0:
             return None
-        block, self._held = self._held[: end + len(_CLOSE)], self._held[end + len(_CLOSE) :]
+        end += len(self._close)
+        block, self._held = self._held[:end], self._held[end:]
         self._state = self._in_text
         return self._read_calls(block) or [block]
 
@@ -104,7 +118,7 @@ class ToolCallReader:
         return None
 
     def _read_calls(self, text: str) -> list[AnswerPart]:
-        found = self._tools.check_calls(parse_calls(text))
+        found = self._tools.check_calls(parse_calls(text, self._tools.specs))
         if found is None:
             return []
         self._found_call = True
@@ -113,16 +127,19 @@ class ToolCallReader:
         return list(found)
 
 
-def _partial_tag_length(text: str) -> int:
-    """How much of the end of `text` may be the start of a tag."""
-    longest = min(len(text), len(_OPEN) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(_OPEN[:n])), 0)
+def _without_partial_start(text: str) -> str:
+    """A text without what may be the beginning of a call's start at its end."""
+    cut = max(
+        (n for start in _STARTS for n in range(1, len(start)) if text.endswith(start[:n])),
+        default=0,
+    )
+    return text[: len(text) - cut]
 
 
 def _ends_inside_a_string(call: str) -> bool:
     """Whether the JSON after the tag is cut between quotes, where the closing tag is no tag."""
     try:
-        _DECODER.raw_decode(call.partition(_OPEN)[2].lstrip())
+        _DECODER.raw_decode(call[call.index(">") + 1 :].lstrip())
     except json.JSONDecodeError as error:
         return error.msg.startswith("Unterminated string")
     except RecursionError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from edgesdk.errors import InvalidOption
@@ -11,7 +12,8 @@ from edgesdk.structured.grammar_constraint import load_llguidance
 from edgesdk.structured.output_format import OutputFormat, json_grammar
 from edgesdk.text.tokenizer import Tokenizer
 from edgesdk.tools.calls import parse_calls
-from edgesdk.tools.tool_format import HERMES, CallSyntax, ToolFormat, escape_json
+from edgesdk.tools.spelled_calls import resolved, types_of
+from edgesdk.tools.tool_format import HERMES, CallSyntax, ToolFormat
 
 _TEXT = r"(.|\n)*"
 _ANY = {"type": "object"}
@@ -54,24 +56,29 @@ def tool_call_format(
         functions, parallel = {choice: functions[choice]}, False
     if not functions:
         raise InvalidOption("There are no tools.", hint="Give tools, or leave the choice out.")
+    read = partial(parse_calls, specs=list(specs))
     syntax = tool_format.syntax
     if syntax is None and choice == "auto":
-        return OutputFormat(load_llguidance().LLMatcher.grammar_from_regex(_TEXT), read=parse_calls)
+        return OutputFormat(load_llguidance().LLMatcher.grammar_from_regex(_TEXT), read=read)
     syntax = syntax or HERMES
-    again = "" if syntax.between is None or not parallel else f"({_text(syntax.between)} call)*"
+    several = syntax.between is not None and parallel
+    again = f"({_spelled(syntax.between or '', tokenizer)} call)*" if several else ""
     rules = [
         _start(syntax, tokenizer, free=choice == "auto"),
-        f"calls: call {again} {_text(syntax.closing)}",
+        f"calls: call {again} {_spelled(syntax.closing, tokenizer)}",
         f"call: {' | '.join(f'call_{place}' for place in range(len(functions)))}",
         *(
-            f"call_{place}: {_call(syntax, function)}"
+            f"call_{place}: {_call(syntax, function, tokenizer)}"
             for place, function in enumerate(functions.values())
         ),
     ]
+    if syntax.parameter is not None:
+        # Lazy: a text goes on to the first mark of its end.
+        rules.append(f"to_the_end[lazy]: ANY {_text(syntax.parameter[2])}\nANY: /{_TEXT}/")
     grammar: str = load_llguidance().LLMatcher.grammar_from_lark(
         "%llguidance {}\n" + "\n".join(rules)
     )
-    return OutputFormat(grammar, read=parse_calls)
+    return OutputFormat(grammar, read=read)
 
 
 def with_enforceable_schemas(specs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -133,30 +140,62 @@ def _control_token(mark: str, tokenizer: Tokenizer) -> int | None:
     return controls[0] if len(controls) == 1 and not b"".join(pieces).strip() else None
 
 
-def _call(syntax: CallSyntax, function: Mapping[str, Any]) -> str:
+def _call(syntax: CallSyntax, function: Mapping[str, Any], tokenizer: Tokenizer) -> str:
     name = function["name"]
     schema = arguments_schema(function.get("parameters"))
     try:
         json_grammar(schema)
     except InvalidOption as error:
         raise InvalidOption(f"The tool {name!r}: {error.message}", hint=error.hint) from None
-    item, key = syntax.separators
-    schema["x-guidance"] = {
-        "whitespace_flexible": False,
-        "item_separator": item,
-        "key_separator": key,
-    }
     # The name in one piece with what is around it: longer terminals make fewer masks.
     text, parts = syntax.texts[0], []
     for field, after in zip(syntax.fields, syntax.texts[1:], strict=True):
         if field == "name":
-            text += escape_json(name) + after
+            written = syntax.written_name(name)
+            whole = _control_token(after.strip(), tokenizer) is None
+            parts += [] if whole else [_text(text + written), _spelled(after, tokenizer)]
+            text = text + written + after if whole else ""
         else:
             # Mistral's models were trained on ids of nine characters.
-            value = f"%json {json.dumps(schema)}" if field == "arguments" else "/[a-zA-Z0-9]{9}/"
+            value = "/[a-zA-Z0-9]{9}/"
+            if field == "arguments":
+                value = _arguments(syntax, schema)
             parts += [_text(text), value]
             text = after
-    return " ".join([*parts, _text(text)])
+    return " ".join([*parts, _spelled(text, tokenizer)])
+
+
+def _arguments(syntax: CallSyntax, schema: dict[str, Any]) -> str:
+    if syntax.parameter is None:
+        item, key = syntax.separators
+        spacing = {"whitespace_flexible": False, "item_separator": item, "key_separator": key}
+        return f"%json {json.dumps({**schema, 'x-guidance': spacing})}"
+    before, middle, after = syntax.parameter
+    ending = _text(after)
+    properties, parts = schema.get("properties") or {}, []
+    for key, given in properties.items():
+        part = f"{_text(before + key + middle)} {_parameter(given, schema, ending)}"
+        parts.append(part if key in schema.get("required", ()) else f"({part})?")
+    return " ".join(parts)
+
+
+def _parameter(given: Any, schema: Mapping[str, Any], ending: str) -> str:
+    """A value without quotes, and what ends it."""
+    value = resolved(given, schema)
+    choices = value.get("enum", [value["const"]] if "const" in value else [])
+    if choices:
+        texts = [choice if isinstance(choice, str) else json.dumps(choice) for choice in choices]
+        return f"({' | '.join(map(_text, texts))}) {ending}"
+    if not value or "string" in types_of(value, schema):
+        return "to_the_end"
+    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    return f"%json {json.dumps({**definitions, **value})} {ending}"
+
+
+def _spelled(text: str, tokenizer: Tokenizer) -> str:
+    """A text of the syntax, in which marks may be control tokens."""
+    control = _control_token(text.strip(), tokenizer)
+    return _text(text) if control is None else f"<[{control}]>"
 
 
 def _text(text: str) -> str:

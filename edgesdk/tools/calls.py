@@ -1,10 +1,12 @@
 """Find tool calls in a model's answer.
 
-Families write them in a few ways, all of them JSON with a name and arguments:
+Families write them in a few ways, most of them JSON with a name and arguments:
 
 - Hermes, Qwen, SmolLM: `<tool_call>{...}</tool_call>`, one tag for each call or a list in one;
 - Llama 3: the whole answer is `{"name": ..., "parameters": {...}}`, several after each other;
+- Granite, Phi-4, Hunyuan: the same within `<|tool_call|>` or `<tool_calls>`;
 - Mistral: `[TOOL_CALLS][{...}, {...}]`, of which often only the list is text, each with an id;
+- others with the name outside of the JSON: see `edgesdk.tools.spelled_calls`;
 - models that learned none of them well: the same in a code fence, or in braces twice.
 """
 
@@ -12,11 +14,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-_TAG, _END_TAG = "<tool_call>", "</tool_call>"
+from edgesdk.tools.spelled_calls import parse_functions, parse_named
+from edgesdk.tools.tool_call import ToolCall
+
+__all__ = ["CALL_START", "ToolCall", "ToolCalls", "parse_calls", "text_before_calls"]
+
+_NAMED_START = re.compile(r"\s*[A-Za-z_][\w.-]*\{")
+# Where tagged calls begin. What ends them is the tag with a slash.
+CALL_START = re.compile(r"<(\|?)(tool_calls?|function_?calls?)\|?>|(?=<function=)")
 # Marks before calls that some tokenizers spell out and others leave without text.
 _MARKS = ("<|python_tag|>", "[TOOL_CALLS]")
 _FENCED = re.compile(r"\A```(?:json)?\s*\n(.*?)```\s*\Z", re.DOTALL)
@@ -24,45 +33,36 @@ _BETWEEN = re.compile(r"[\s;,]*")
 _DECODER = json.JSONDecoder()
 
 
-@dataclass(frozen=True)
-class ToolCall:
-    """A call that a model asks for.
-
-    Attributes:
-        arguments: JSON values by name.
-        problem: why it cannot be run as it was written; None if it can.
-        id: tells it from other calls of its conversation; "" where the model gave it none and
-            nobody else has yet.
-    """
-
-    name: str
-    arguments: dict[str, Any]
-    problem: str | None = None
-    id: str = ""
-
-
 class ToolCalls(tuple[ToolCall, ...]):
     """The calls of one answer, in order: what an answer with tools is parsed to."""
 
 
-def parse_calls(text: str) -> tuple[ToolCall, ...]:
-    """Find the calls in an answer, in order; none where it is an answer to the user."""
+def parse_calls(text: str, specs: Sequence[Mapping[str, Any]] = ()) -> tuple[ToolCall, ...]:
+    """Find the calls in an answer, in order; none where it is an answer to the user.
+
+    Args:
+        specs: tools in the form of OpenAI's API. Some families write arguments without quotes;
+            the schemas tell which of them are texts.
+    """
     # Texts of a call may have a tag in them, so a tag counts only where the whole is no call.
-    return _parse_untagged(text) or tuple(_parse_tagged(text))
+    return _parse_untagged(text) or parse_named(text) or tuple(_parse_tagged(text, specs))
 
 
 def text_before_calls(text: str) -> str:
     """The words before the calls of an answer; "" where no mark separates the two."""
     if _parse_untagged(text):
         return ""
-    places = [place for mark in (_TAG, *_MARKS) if (place := text.find(mark)) >= 0]
+    places = [place for mark in _MARKS if (place := text.find(mark)) >= 0]
+    tagged = CALL_START.search(text)
+    places += [tagged.start()] if tagged else []
     return text[: min(places)].strip() if places else ""
 
 
 def has_begun_calls(text: str) -> bool:
     """Whether an answer so far may hold calls, whole or not."""
-    begins = text.lstrip().startswith(("{", "[", "```"))
-    return begins or any(mark in text for mark in (_TAG, *_MARKS))
+    begins = text.lstrip().startswith(("{", "[", "```")) or _NAMED_START.match(text) is not None
+    tagged = CALL_START.search(text) is not None
+    return begins or tagged or any(mark in text for mark in _MARKS)
 
 
 def _parse_untagged(text: str) -> tuple[ToolCall, ...]:
@@ -82,18 +82,28 @@ def _parse_untagged(text: str) -> tuple[ToolCall, ...]:
     return () if any(call.problem for call in calls) else calls
 
 
-def _parse_tagged(text: str) -> Iterator[ToolCall]:
-    at = text.find(_TAG)
-    while at >= 0:
-        start = at + len(_TAG)
-        try:
+def _parse_tagged(text: str, specs: Sequence[Mapping[str, Any]]) -> Iterator[ToolCall]:
+    at = 0
+    while (found := CALL_START.search(text, at)) is not None:
+        start = end = found.end()
+        functions, after = parse_functions(text, start, specs)
+        if functions:
+            yield from functions
+            end = after
+        else:
             # The end is looked for behind the JSON, in whose texts it may stand too.
-            end = _parse_values(text, start)[1]
-        except (ValueError, RecursionError):
-            end = start
-        end = text.find(_END_TAG, end)
-        yield from _parse_block(text[start : end if end >= 0 else len(text)])
-        at = text.find(_TAG, end) if end >= 0 else -1
+            with suppress(ValueError, RecursionError):
+                end = _parse_values(text, start)[1]
+        if found[2] is None:
+            # A function without a tag around it.
+            at = max(after, found.end() + 1)
+            continue
+        close = text.find(f"<{found[1]}/{found[2]}", end)
+        if not functions:
+            yield from _parse_block(text[start : close if close >= 0 else len(text)])
+        if close < 0:
+            return
+        at = close + 1
 
 
 def _parse_block(block: str, *, only_clear: bool = False) -> Iterator[ToolCall]:

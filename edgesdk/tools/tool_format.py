@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import chain, groupby, takewhile
 from typing import Any, Literal
 
 from edgesdk.errors import TemplateError
@@ -17,14 +17,19 @@ from edgesdk.tools.calls import ToolCall, parse_calls
 
 Field = Literal["name", "arguments", "id"]
 
-# The mark that calls begin with, as <tool_call> or [TOOL_CALLS], and what opens a list of them.
-_MARKED = re.compile(r"(?:<[^<>\s]+>|\[[A-Z_]+\])?[\s\[]*\Z")
+# A mark that calls begin with, as <tool_call> or [TOOL_CALLS].
+_MARK = r"(?:<[^<>\s=]+>|\[[A-Z_]+\])"
+# It at the end of a text, with what opens a list of calls; and at its beginning.
+_MARKED = re.compile(rf"{_MARK}?[\s\[]*\Z")
+_BEGINS_MARKED = re.compile(rf"\s*{_MARK}\s*")
 _SEPARATORS = ((", ", ": "), (",", ":"))
 
 
 @dataclass(frozen=True)
 class CallSyntax:
-    """How a family writes calls: the text around the JSON object of each.
+    """How a family writes calls: the text around names and arguments.
+
+    Mostly that is a JSON object for each; see `edgesdk.tools.spelled_calls` for the others.
 
     Attributes:
         opening: before the first call; may start with a mark, as "<tool_call>".
@@ -33,6 +38,8 @@ class CallSyntax:
         between: what stands between two calls; None where an answer has only one.
         closing: after the last call.
         separators: between the items of the arguments, and after their keys.
+        parameter: where arguments are no JSON: the text before each key, between it and its value,
+            and after the value.
     """
 
     opening: str
@@ -41,6 +48,7 @@ class CallSyntax:
     between: str | None
     closing: str
     separators: tuple[str, str] = _SEPARATORS[0]
+    parameter: tuple[str, str, str] | None = None
 
     @property
     def mark(self) -> str:
@@ -55,13 +63,34 @@ class CallSyntax:
 
     def _one(self, call: ToolCall) -> TemplateText:
         written = {
-            "name": escape_json(call.name),
-            "arguments": json.dumps(call.arguments, ensure_ascii=False, separators=self.separators),
+            "name": self.written_name(call.name),
+            "arguments": self._arguments(call),
             "id": call.id,
         }
         fields = [written[field] for field in self.fields]
         texts = list(map(from_template, self.texts))
         return concat(chain(*zip(texts, fields, strict=False), texts[-1:]))
+
+    def written_name(self, name: str) -> str:
+        """A name as it is written: inside of a JSON text, or by itself."""
+        before = self.texts[self.fields.index("name")]
+        return escape_json(name) if before.endswith('"') else name
+
+    def _arguments(self, call: ToolCall) -> str:
+        if self.parameter is None:
+            return _dumped(call, self.separators)
+        before, middle, after = self.parameter
+        return concat(
+            part
+            for key, value in call.arguments.items()
+            for part in (
+                from_template(before),
+                key,
+                from_template(middle),
+                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
+                from_template(after),
+            )
+        )
 
 
 _OBJECT = ('{"name": "', '", "arguments": ', "}")
@@ -92,15 +121,27 @@ def infer_syntax(
         probes: two calls with unlike names, arguments and ids, none of which JSON escapes.
 
     Returns:
-        None where the calls are not written as JSON objects that `parse_calls` reads.
+        None where the calls are not written in a way that `parse_calls` reads.
     """
     one, two = write(probes[:1]), write(probes)
     if one is None:
         return None
     separators = next((s for s in _SEPARATORS if _dumped(probes[0], s) in one), None)
     if separators is None:
+        syntax = _with_parameters(one, probes[0])
+    else:
+        syntax = _with_json(one, probes[0], separators)
+    if syntax is None:
         return None
-    places = _places(one, probes[0], separators)
+    syntax = replace(syntax, between=_between(syntax, two, probes))
+    # Other shapes than those that are read here would be held to, and then not understood.
+    read = [(call.name, call.arguments) for call in parse_calls(syntax.write(probes[:1]))]
+    return syntax if read == [(probes[0].name, probes[0].arguments)] else None
+
+
+def _with_json(one: str, call: ToolCall, separators: tuple[str, str]) -> CallSyntax | None:
+    """The syntax of one call whose arguments are JSON."""
+    places = _places(one, call, separators)
     if "name" not in places:
         return None
     order = sorted(places, key=lambda field: places[field][0])
@@ -108,9 +149,13 @@ def infer_syntax(
     first, *inner, last = (one[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True))
     start, end = first.find("{"), last.rfind("}") + 1
     if start < 0 or not end:
-        return None
+        # The name stands outside of the JSON.
+        opening, before = _opening(first)
+        return CallSyntax(
+            opening, tuple(order), (before, *inner, ""), None, last.rstrip(), separators
+        )
     marked = _MARKED.search(first[:start])
-    syntax = CallSyntax(
+    return CallSyntax(
         opening=marked[0].lstrip() if marked else "",
         fields=tuple(order),
         texts=(first[start:], *inner, last[:end]),
@@ -118,10 +163,45 @@ def infer_syntax(
         closing=last[end:].rstrip(),
         separators=separators,
     )
-    syntax = replace(syntax, between=_between(syntax, two, probes))
-    # Other shapes of JSON than those that are read here would be held to, and then not understood.
-    read = [(call.name, call.arguments) for call in parse_calls(syntax.write(probes[:1]))]
-    return syntax if read == [(probes[0].name, probes[0].arguments)] else None
+
+
+def _with_parameters(one: str, call: ToolCall) -> CallSyntax | None:
+    """The syntax of one call whose arguments are written one by one, without JSON."""
+    parts = [call.name, *(str(part) for item in call.arguments.items() for part in item)]
+    edges, at = [0], 0
+    for part in parts:
+        place = one.find(part, at)
+        if place < 0:
+            return None
+        at = place + len(part)
+        edges += [place, at]
+    edges.append(len(one))
+    texts = [one[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    first, to_key, middle, between, again, last = texts
+    same = takewhile(
+        lambda pair: pair[0] == pair[1], zip(to_key[::-1], between[::-1], strict=False)
+    )
+    shared = to_key[len(to_key) - len(list(same)) :]
+    # What ends a value may end as what ends the name.
+    before = shared[max(shared.rfind("<"), 0) :]
+    after = between[: len(between) - len(before)]
+    if middle != again or not last.startswith(after):
+        return None
+    opening, start = _opening(first)
+    return CallSyntax(
+        opening,
+        ("name", "arguments"),
+        (start, to_key[: len(to_key) - len(before)], ""),
+        None,
+        last[len(after) :].rstrip(),
+        parameter=(before, middle, after),
+    )
+
+
+def _opening(text: str) -> tuple[str, str]:
+    """What stands before a name: the mark before all calls, and what comes before each name."""
+    found = _BEGINS_MARKED.match(text)
+    return (found[0].lstrip(), text[found.end() :]) if found else ("", text.lstrip())
 
 
 def _places(text: str, call: ToolCall, separators: tuple[str, str]) -> dict[Field, tuple[int, int]]:
@@ -139,10 +219,8 @@ def _places(text: str, call: ToolCall, separators: tuple[str, str]) -> dict[Fiel
 def _between(syntax: CallSyntax, two: str | None, probes: Sequence[ToolCall]) -> str | None:
     if two is None:
         return None
-    first, second = (
-        CallSyntax("", syntax.fields, syntax.texts, None, "", syntax.separators).write([call])
-        for call in probes
-    )
+    bare = replace(syntax, opening="", between=None, closing="")
+    first, second = (bare.write([call]) for call in probes)
     start, end = two.find(first), two.find(second)
     return two[start + len(first) : end] if 0 <= start < end else None
 

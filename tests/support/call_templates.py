@@ -84,9 +84,47 @@ SMOLLM = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-# Calls that are no JSON objects.
+# The name outside of the JSON, within one tag more.
 XML = (
     QWEN.replace('{"name": "', "<function=")
     .replace('", "arguments": ', ">")
     .replace("}}}\n</tool_call>", "}}</function>\n</tool_call>")
+)
+
+# Mistral's since 2025.
+NAMED = QWEN.replace(
+    '<tool_call>\n{"name": "{{ c.function.name }}", "arguments":'
+    " {{ c.function.arguments | tojson }}}\n</tool_call>",
+    "[TOOL_CALLS]{{ c.function.name }}[ARGS]{{ c.function.arguments | tojson }}",
+)
+
+# As Qwen3-Coder: values stand by themselves.
+PARAMETERS = QWEN.replace(
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n',
+    "<function={{ c.function.name }}>\n{% for k, v in c.function.arguments | items %}"
+    "<parameter={{ k }}>\n{{ v if v is string else v | tojson }}\n</parameter>\n{% endfor %}"
+    "</function>\n",
+)
+
+# One list of all calls.
+LISTED = (
+    QWEN.replace(
+        "{% for c in m.tool_calls or [] %}{% if not loop.first or m.content %}{{ '\n' }}"
+        "{% endif %}",
+        "{% if m.tool_calls %}<tool_calls>[{% endif %}{% for c in m.tool_calls or [] %}"
+        "{{ ', ' if not loop.first }}",
+    )
+    .replace('<tool_call>\n{"name"', '{"name"')
+    .replace(
+        "}}}\n</tool_call>{% endfor %}",
+        "}}}{% endfor %}{% if m.tool_calls %}]</tool_calls>{% endif %}",
+    )
+)
+
+# Calls as Python writes them.
+PYTHONIC = QWEN.replace(
+    '<tool_call>\n{"name": "{{ c.function.name }}", "arguments":'
+    " {{ c.function.arguments | tojson }}}\n</tool_call>",
+    "[{{ c.function.name }}({% for k, v in c.function.arguments | items %}{{ k }}={{ v }}"
+    "{% endfor %})]",
 )

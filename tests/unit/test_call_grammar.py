@@ -52,7 +52,17 @@ ARGUMENTS_FIRST = CallSyntax(
     "\n</tool_call> \n<tool_call>\n",
     "\n</tool_call>",
 )
+NAMED = CallSyntax("[TOOL_CALLS]", ("name", "arguments"), ("", "[ARGS]", ""), "[TOOL_CALLS]", "")
+PARAMETERS = CallSyntax(
+    "<tool_call>\n",
+    ("name", "arguments"),
+    ("<function=", ">\n", ""),
+    "</function>\n</tool_call>\n<tool_call>\n",
+    "</function>\n</tool_call>",
+    parameter=("<parameter=", ">\n", "\n</parameter>\n"),
+)
 SYNTAXES = {
+    "named": NAMED,
     "hermes": HERMES,
     "smollm": SMOLLM,
     "llama": LLAMA,
@@ -112,6 +122,49 @@ def test_calls_in_the_familys_own_syntax_are_allowed_and_read(
         assert [c.id for c in read] == (
             [c.id for c in calls] if "id" in syntax.fields else [""] * len(calls)
         )
+
+
+@pytest.mark.parametrize("choice", ["required", "auto"])
+def test_calls_whose_values_have_no_quotes_are_held_to_their_tools(choice: str) -> None:
+    structure = _structure(PARAMETERS, choice=choice)
+    for calls in ([LIMA], [WEEK], [LIMA, WEEK], [ToolCall("now", {})]):
+        text = PARAMETERS.write(calls)
+        assert _allows(structure, text), text
+        read = structure.read(text)
+        assert [(c.name, c.arguments) for c in read] == [(c.name, c.arguments) for c in calls]
+    for call in (
+        ToolCall("got", {"city": "Lima"}),
+        ToolCall("get", {}),
+        ToolCall("get_all", {"days": 8}),
+        ToolCall("get_all", {"days": 3, "place": "Rome"}),
+        ToolCall("now", {"zone": "UTC"}),
+    ):
+        assert not _allows(structure, PARAMETERS.write([call]), whole=False)
+    assert _allows(structure, PARAMETERS.write([ToolCall("get", {"city": "a\n<b>\n</c>"})]))
+
+
+class ArgsTokenizer(MarkTokenizer):
+    """Byte 4 is the control token [ARGS]."""
+
+    def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
+        return list(bytes(super().encode(text)).replace(b"[ARGS]", bytes([4])))
+
+    def token_bytes(self, token: int) -> bytes:
+        return b"" if token == 4 else super().token_bytes(token)
+
+
+def test_marks_within_a_call_may_be_control_tokens() -> None:
+    tokenizer = ArgsTokenizer()
+    tool_format = ToolFormat(tools=True, calls=2, results=True, syntax=NAMED)
+    structure = tool_call_format(tool_format, SPECS, tokenizer, choice="required")
+    constraint = GrammarVocabulary(tokenizer).constraint(structure.grammar)
+    for token in tokenizer.encode(NAMED.write([LIMA, WEEK])):
+        assert np.isfinite(constraint.masked(np.zeros(VOCAB, np.float32))[token])
+        constraint.accept(token)
+    assert constraint.complete
+    # Neither mark has a text.
+    read = parse_calls('get{"city": "Lima"}get_all{"days": 7, "place": "Oslo"}')
+    assert [(c.name, c.arguments) for c in read] == [(c.name, c.arguments) for c in (LIMA, WEEK)]
 
 
 @pytest.mark.parametrize("choice", ["required", "auto"])

@@ -37,6 +37,30 @@ _OSLO = '{"name": "weather", "arguments": {"city": "Oslo"}}'
             '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>',
             [ToolCall("f", {"a": 1})],
         ),
+        (f"<tool_calls>[{_LIMA}, {_OSLO}]</tool_calls>", [LIMA, OSLO]),
+        (f"Well: <|tool_call|>[{_LIMA}]<|/tool_call|>", [LIMA]),
+        (f"<function_call> {_LIMA} </function_call>", [LIMA]),
+        ('[TOOL_CALLS]weather[ARGS]{"city": "Lima"}', [LIMA]),
+        ('I look.[TOOL_CALLS] weather [ARGS] {"city": "Lima"}', [LIMA]),
+        (
+            '[TOOL_CALLS]weather[CALL_ID]abc123def[ARGS]{"city": "Lima"}[TOOL_CALLS]now[ARGS]{}',
+            [ToolCall("weather", {"city": "Lima"}, id="abc123def"), ToolCall("now", {})],
+        ),
+        ('weather{"city": "Lima"}', [LIMA]),
+        ('weather{"city": "Lima"}weather{"city": "Oslo"}', [LIMA, OSLO]),
+        ('<function=weather>{"city": "Lima"}</function>', [LIMA]),
+        ('Well. <function=weather>{"city": "Lima"}</function>', [LIMA]),
+        (
+            "<tool_call>\n<function=weather>\n<parameter=city>\nLima\n</parameter>\n</function>\n"
+            "</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>",
+            [LIMA, ToolCall("now", {})],
+        ),
+        ("<function=weather><parameter=city>Lima</parameter></function>", [LIMA]),
+        (
+            "<function=weather>\n<parameter=city>\nLima\n</parameter>\n</function>\n"
+            "<function=weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>",
+            [LIMA, OSLO],
+        ),
     ],
 )
 def test_calls_are_found_in_the_ways_that_families_write_them(
@@ -47,7 +71,24 @@ def test_calls_are_found_in_the_ways_that_families_write_them(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "It is 12 degrees.", '{"name": "Bob", "age": 3}', "[1, 2]", "{oops", "Use {x}.", "[]"],
+    [
+        *(
+            "",
+            "It is 12 degrees.",
+            '{"name": "Bob", "age": 3}',
+            "[1, 2]",
+            "{oops",
+            "Use {x}.",
+            "[]",
+        ),
+        *(
+            "f{x}",
+            'Result: {"a": 1}',
+            'Result {"a": 1}',
+            'f{"a": 1} and so on',
+            "<function>x</function>",
+        ),
+    ],
 )
 def test_an_answer_in_words_or_other_json_is_no_call(text: str) -> None:
     assert parse_calls(text) == ()
@@ -61,6 +102,9 @@ def test_an_answer_in_words_or_other_json_is_no_call(text: str) -> None:
         ("<tool_call>5</tool_call>", "not an object"),
         ('<tool_call>{"name": "f", "arguments": [1]}</tool_call>', "of f are not an object"),
         ('<tool_call>{"name": "f", "arguments": "{"}</tool_call>', "of f are not valid JSON"),
+        ('[TOOL_CALLS]f[ARGS]{"a": ', "not valid JSON"),
+        ('<function=f>{"a": </function>', "of f are not valid JSON"),
+        ("<tool_call>\n<function=f>\n<parameter=a>\n1", "parameter of f does not end"),
     ],
 )
 def test_a_tagged_call_that_is_broken_says_why(text: str, problem: str) -> None:
@@ -116,3 +160,47 @@ def test_mistral_calls_have_ids() -> None:
     call = '{"name": "weather", "arguments": {"city": "Lima"}, "id": "abcdefgh1"}'
     for text in (f"[TOOL_CALLS][{call}]", f"[{call}]", f"[TOOL_CALLS] [{call}]"):
         assert parse_calls(text) == (ToolCall("weather", {"city": "Lima"}, id="abcdefgh1"),)
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"type": "string"}, "1", "1"),
+        ({"type": "string"}, "007", "007"),
+        ({"type": "string"}, '{"a": 1}', '{"a": 1}'),
+        ({"type": ["string", "null"]}, "null", None),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "12", "12"),
+        ({"enum": ["1", "2"]}, "1", "1"),
+        ({"const": "true"}, "true", "true"),
+        ({"type": "integer"}, "1", 1),
+        ({"type": "boolean"}, "True", True),
+        ({"type": "boolean"}, "false", False),
+        ({"type": "array"}, '[1, "a"]', [1, "a"]),
+        ({"type": "integer"}, "many", "many"),
+        ({}, "2.5", 2.5),
+        ({}, "words", "words"),
+    ],
+)
+def test_values_without_quotes_are_of_the_type_that_the_schema_wants(
+    schema: dict[str, Any], text: str, value: Any
+) -> None:
+    parameters = {"type": "object", "properties": {"x": schema, "y": {"type": "string"}}}
+    specs = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    answer = (
+        f"<tool_call>\n<function=f>\n<parameter=x>\n{text}\n</parameter>\n</function>\n</tool_call>"
+    )
+    [call] = parse_calls(answer, specs)
+    assert call == ToolCall("f", {"x": value})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "<tool_calls>[]</tool_calls>",
+        "[TOOL_CALLS]f[ARGS]{}",
+        "<function=f>{}</function>",
+        "<|tool_call|>[]",
+    ],
+)
+def test_words_before_a_call_are_told_from_it(call: str) -> None:
+    assert text_before_calls(f"I look.\n{call}") == "I look."

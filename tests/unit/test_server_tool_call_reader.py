@@ -132,3 +132,33 @@ def test_arguments_are_json_for_any_parser() -> None:
     [made] = read(['<tool_call>{"name": "f", "arguments": {"x": "é"}}</tool_call>'], callable_tools)
     assert isinstance(made, ToolCall)
     assert made.arguments == {"x": "é"}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '<tool_calls>[{"name": "weather", "arguments": {"city": "Lima"}}]</tool_calls>',
+        '<|tool_call|>[{"name": "weather", "arguments": {"city": "Lima"}}]<|/tool_call|>',
+        '[TOOL_CALLS]weather[ARGS]{"city": "Lima"}',
+        '<function=weather>{"city": "Lima"}</function>',
+        "<function=weather>\n<parameter=city>\nLima\n</parameter>\n</function>",
+        "<tool_call>\n<function=weather>\n<parameter=city>\nLima\n</parameter>\n</function>\n"
+        "</tool_call>",
+    ],
+)
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_calls_are_found_in_the_ways_that_families_write_them(written: str, step: int) -> None:
+    for words in ("", "Well. "):
+        text = words + written
+        parts = read([text[i : i + step] for i in range(0, len(text), step)])
+        assert cities(parts) == ["Lima"]
+        assert text_of(parts) == words.strip()
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_a_name_that_opens_an_answer_may_open_a_call(step: int) -> None:
+    # So Mistral's calls look where their marks have no text.
+    for text, found in (('weather{"city": "Lima"}', ["Lima"]), ("weather is fine", [])):
+        parts = read([text[i : i + step] for i in range(0, len(text), step)])
+        assert cities(parts) == found
+        assert text_of(parts) == ("" if found else text)

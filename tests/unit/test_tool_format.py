@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,9 @@ FAMILIES = {
     "mistral": call_templates.MISTRAL,
     "smollm": call_templates.SMOLLM,
     "xml": call_templates.XML,
+    "named": call_templates.NAMED,
+    "parameters": call_templates.PARAMETERS,
+    "listed": call_templates.LISTED,
 }
 SPEC = {
     "type": "function",
@@ -60,6 +64,9 @@ def _render(source: str, messages: list[dict[str, Any]], *, ask: bool = True) ->
         ("mistral", True, 2, True),
         ("smollm", False, 0, False),
         ("xml", True, 2, True),
+        ("named", True, 2, True),
+        ("parameters", True, 2, True),
+        ("listed", True, 2, True),
     ],
 )
 def test_what_a_template_knows_is_found_out(
@@ -100,6 +107,28 @@ def test_what_a_template_knows_is_found_out(
             '{"name": "weather", "parameters": {"city": "Lima", "days": [1, 2]}}; '
             '{"name": "weather", "parameters": {"city": "Ål"}}',
         ),
+        (
+            "xml",
+            '<tool_call>\n<function=weather>{"city": "Lima", "days": [1, 2]}</function>\n'
+            '</tool_call>\n<tool_call>\n<function=weather>{"city": "Ål"}</function>\n</tool_call>',
+        ),
+        (
+            "named",
+            '[TOOL_CALLS]weather[ARGS]{"city": "Lima", "days": [1, 2]}\n'
+            '[TOOL_CALLS]weather[ARGS]{"city": "Ål"}',
+        ),
+        (
+            "parameters",
+            "<tool_call>\n<function=weather>\n<parameter=city>\nLima\n</parameter>\n"
+            "<parameter=days>\n[1, 2]\n</parameter>\n</function>\n</tool_call>\n"
+            "<tool_call>\n<function=weather>\n<parameter=city>\nÅl\n</parameter>\n"
+            "</function>\n</tool_call>",
+        ),
+        (
+            "listed",
+            '<tool_calls>[{"name": "weather", "arguments": {"city": "Lima", "days": [1, 2]}}, '
+            '{"name": "weather", "arguments": {"city": "Ål"}}]</tool_calls>',
+        ),
     ],
 )
 def test_calls_are_written_as_the_template_writes_them(family: str, written: str) -> None:
@@ -116,7 +145,7 @@ def test_calls_are_written_as_the_template_writes_them(family: str, written: str
 
 
 def test_calls_of_another_shape_have_no_syntax() -> None:
-    assert detect_tool_format(ChatTemplate(call_templates.XML)).syntax is None
+    assert detect_tool_format(ChatTemplate(call_templates.PYTHONIC)).syntax is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -162,6 +191,14 @@ _SYNTAXES = {
     for family, source in FAMILIES.items()
     if (syntax := detect_tool_format(ChatTemplate(source)).syntax) is not None
 }
+_AS_TEXTS = {
+    "a": "two\n\nlines </function>\n",
+    "b": [1, {"c": "</parameter>"}],
+    "d": None,
+    "e": "",
+    "f": 2.5,
+    "g": "<parameter=x>",
+}
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -181,5 +218,11 @@ _CALLS = st.lists(
 
 @given(_CALLS, st.sampled_from(sorted(_SYNTAXES)))
 def test_whatever_is_written_is_read_back(calls: list[ToolCall], family: str) -> None:
+    named = family in ("xml", "named", "parameters")
+    if named:
+        # The name of a function, as OpenAI's API has it.
+        calls = [replace(call, name=f"f-{place}") for place, call in enumerate(calls)]
+    if family == "parameters":
+        calls = [replace(call, arguments=_AS_TEXTS) for call in calls]
     read = parse_calls(_SYNTAXES[family].write(calls))
     assert [(c.name, c.arguments) for c in read] == [(c.name, c.arguments) for c in calls]
