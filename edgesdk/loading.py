@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
+from edgesdk.bundle.sampling import Sampling, sampling_of_metadata
 from edgesdk.engines.paced import PacedEngine
 from edgesdk.engines.registry import footprint, open_engine
 from edgesdk.errors import BundleError, EngineError, MissingExtra, UnknownModel
@@ -16,6 +17,7 @@ from edgesdk.generation.speculation import LoadedDraftModel, check_same_tokens
 from edgesdk.model import Model
 from edgesdk.runtime import Runtime
 from edgesdk.system import plan as planning
+from edgesdk.system.gguf_header import read_gguf_header
 from edgesdk.system.plan import Plan, require_memory
 from edgesdk.system.power import Governor, PowerPolicy
 from edgesdk.system.resources import thread_count
@@ -103,9 +105,17 @@ def load(
         engine.close()
         raise
     name = source.manifest.name if isinstance(source, Bundle) else source.stem
+    sampling = _sampling(source)
     paced = engine if governor is None else PacedEngine(engine, governor)
     prefixes = _opened_prefix_cache(prefix_cache)
-    runtime = Runtime(paced, encoder, perf_counter() - started, prefixes, draft_model)
+    runtime = Runtime(
+        paced,
+        encoder,
+        perf_counter() - started,
+        prefixes,
+        draft_model,
+        sampling={} if sampling is None else sampling.options(),
+    )
     return Model(name, runtime, source)
 
 
@@ -218,6 +228,12 @@ def _bundle_encoder(bundle: Bundle) -> PromptEncoder:
         entry.special_tokens,
         tool_template,
     )
+
+
+def _sampling(source: Bundle | Path) -> Sampling | None:
+    if isinstance(source, Bundle):
+        return source.manifest.sampling
+    return sampling_of_metadata(read_gguf_header(source).metadata)
 
 
 def _gguf_encoder(engine: object) -> PromptEncoder:

@@ -45,7 +45,11 @@ class OptionsKwargs(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Options:
-    """Decoding options. The default is greedy: the likeliest token, always.
+    """Decoding options. By themselves they are greedy: the likeliest token, always.
+
+    A request for free text that leaves out sampling options (temperature to repetition_penalty)
+    takes those that the model's makers recommend, where they do: `edgesdk show` tells. Say
+    `temperature=0` for the likeliest token.
 
     Attributes:
         max_tokens: most tokens of the answer; None for as many as the context holds.

@@ -103,12 +103,15 @@ def request_from(
     encode: Encode,
     tool_format: Callable[[], ToolFormat],
     tokenizer: Tokenizer,
+    sampling: Mapping[str, float] | None = None,
     started: float | None = None,
 ) -> Request:
     """The request that messages and keyword arguments make; see `RequestKwargs`.
 
     Args:
         tool_format: of the model's chat template; asked for only where there are tools.
+        sampling: options that hold where `kwargs` say nothing else, for free text: a value or a
+            call is what the model holds for the likeliest.
         started: `time.perf_counter()` when the request came; now by default.
 
     Raises:
@@ -117,7 +120,9 @@ def request_from(
         MissingExtra: a format is asked for, or a call is required, and llguidance is not installed.
     """
     others = (*OUTPUT_FORMATS, "tools", "tool_choice")
-    options = options_from({key: value for key, value in kwargs.items() if key not in others})
+    given = {key: value for key, value in kwargs.items() if key not in others}
+    is_plain = all(kwargs.get(key) is None for key in (*OUTPUT_FORMATS, "tools"))
+    options = options_from({**(sampling or {}), **given} if is_plain else given)
     output_format = format_from_kwargs(kwargs, options)
     tools, choice = kwargs.get("tools"), kwargs.get("tool_choice", "auto")
     tool_set = None

@@ -25,7 +25,7 @@ from edgesdk.generation.speculation import (
     Speculator,
     VerificationCosts,
 )
-from edgesdk.options import Options
+from edgesdk.options import Options, options_from
 from edgesdk.overflow import Overflow
 from edgesdk.receipt import Receipt, receipt_of
 from edgesdk.reply import Reply, ReplyStream, StepSource
@@ -52,6 +52,7 @@ class Runtime:
         draft: a smaller model of the same vocabulary, which drafts tokens; None for none.
         batched_verification: whether the engine computes the same logits together as one by one, as
             far as that was measured.
+        sampling: options of answers that say nothing else, as the model's makers recommend them.
         verification_costs: what it costs to verify drafts that were looked up in the text.
         scheduler: lets answers take turns at the engine; `draft_scheduler` at the draft model.
     """
@@ -63,6 +64,7 @@ class Runtime:
     draft: LoadedDraftModel | None = None
     batched_verification: BatchedVerification = field(default_factory=BatchedVerification)
     verification_costs: VerificationCosts = field(default_factory=VerificationCosts)
+    sampling: Mapping[str, float] = field(default_factory=dict)
     scheduler: EngineScheduler = field(init=False)
     draft_scheduler: EngineScheduler = field(init=False)
 
@@ -85,8 +87,17 @@ class Runtime:
             encode=self.encode,
             tool_format=lambda: self.tool_format,
             tokenizer=self.encoder.tokenizer,
+            sampling=self.sampling,
             started=started,
         )
+
+    def options(self, kwargs: Mapping[str, object]) -> Options:
+        """The options of a free text that keyword arguments and the model's sampling make.
+
+        Raises:
+            InvalidOption: one is unknown or out of its range.
+        """
+        return options_from({**self.sampling, **kwargs})
 
     def answer(
         self,

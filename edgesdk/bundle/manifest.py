@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from edgesdk.bundle.sampling import Sampling
 from edgesdk.errors import DamagedBundle, UnsupportedBundle
 
 MANIFEST_NAME = "edgesdk.json"
@@ -188,6 +189,7 @@ class Manifest(_Record):
     Attributes:
         target: the device that it was exported for, as `edgesdk.engines.devices` names it.
         roles: the file that an engine opens for each role.
+        sampling: what the model's makers recommend; None for the likeliest token, always.
         notes: what its user should know of the export, a sentence each.
     """
 
@@ -202,6 +204,7 @@ class Manifest(_Record):
     source: SourceCheckpoint
     quantization: Quantization
     quality: Quality | None = None
+    sampling: Sampling | None = None
     licence: str | None = None
     exporter: str
     versions: dict[str, str]

@@ -54,7 +54,9 @@ _DECODING = (
         help="Maximum number of tokens in an answer; 0 for as many as the context holds.",
     ),
     click.option(
-        "--temperature", type=float, help="0 (the default) always takes the most likely token."
+        "--temperature",
+        type=float,
+        help="0 always takes the most likely token (default: what the model recommends, or 0).",
     ),
     click.option(
         "--top-p",

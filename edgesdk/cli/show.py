@@ -71,12 +71,19 @@ def _bundle_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ),
         *(("blocks", entry.line()) for entry in stored.source_blocks),
         ("quality", manifest.quality.line() if manifest.quality else "not measured"),
+        ("sampling", _sampling_line(manifest)),
         ("template", _template_line(manifest.tokenizer)),
         ("licence", manifest.licence or "not stated"),
         ("source", f"{source.name} ({source.container}, {', '.join(source.dtypes)})"),
         ("exporter", manifest.exporter),
         *(("note", note) for note in manifest.notes),
     ]
+
+
+def _sampling_line(manifest: Manifest) -> str:
+    if manifest.sampling is None:
+        return "the likeliest token"
+    return ", ".join(f"{name} {value:g}" for name, value in manifest.sampling.options().items())
 
 
 def _template_line(entry: TokenizerEntry) -> str:

@@ -35,7 +35,7 @@ from edgesdk.hybrid.self_consistency import SelfConsistency
 from edgesdk.hybrid.storage.journal import Journal
 from edgesdk.hybrid.stream import AsyncHybridStream, HybridStream
 from edgesdk.model import Model
-from edgesdk.options import OptionsKwargs, options_from
+from edgesdk.options import OptionsKwargs
 from edgesdk.system.closing import Closeable
 from edgesdk.text.prompts import Prompt, as_messages
 
@@ -200,8 +200,8 @@ class HybridClient(Closeable):
         `edgesdk.hybrid.monitor.monitor.Monitor.calibrate`.
         """
         return self._opened_monitor().calibrate(
-            labelled, options_from(options), alpha=alpha, delta=delta, progress=progress,
-            cancel=cancel,
+            labelled, self._model.runtime.options(options), alpha=alpha, delta=delta,
+            progress=progress, cancel=cancel,
         )  # fmt: skip
 
     @property

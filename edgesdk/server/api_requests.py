@@ -7,6 +7,7 @@ Source: https://platform.openai.com/docs/api-reference, chat/completions and com
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
@@ -101,20 +102,27 @@ class BaseRequest(BaseModel):
         """Whether a stream ends with a count of its tokens."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def options(self, *, deadline: float) -> Options:
-        """Decoding options; like OpenAI's, they sample at temperature 1 unless told otherwise.
+    def options(self, *, deadline: float, sampling: Mapping[str, float] | None = None) -> Options:
+        """Decoding options.
+
+        Args:
+            sampling: the model's own, where the client says nothing else. Without it the
+                temperature is 1, as OpenAI's.
 
         Raises:
             InvalidOption: a value is out of its range.
         """
+        own = sampling or {}
         return Options(
-            **self._penalties(),
+            **self._penalties(own),
             max_tokens=self._max_tokens(),
             stop=() if self.stop is None else self.stop,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=self.top_k or 0,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            min_p=self.min_p or 0.0,
+            temperature=own.get("temperature", 1.0)
+            if self.temperature is None
+            else self.temperature,
+            top_k=int(own.get("top_k", 0)) if self.top_k is None else self.top_k,
+            top_p=own.get("top_p", 1.0) if self.top_p is None else self.top_p,
+            min_p=own.get("min_p", 0.0) if self.min_p is None else self.min_p,
             logit_bias=self.logit_bias or {},
             # OpenAI's seeds are 64 bits with a sign.
             seed=None if self.seed is None else self.seed % 2**64,
@@ -122,11 +130,12 @@ class BaseRequest(BaseModel):
             stop_on_repetition=self.stop_on_repetition is not False,
         )
 
-    def _penalties(self) -> _Penalties:
+    def _penalties(self, own: Mapping[str, float]) -> _Penalties:
         """Those that are in force. A window of no tokens turns its penalty off."""
         given: _Penalties = {}
         if self.repeat_last_n != 0:
-            given["repetition_penalty"] = self.repetition_penalty or self.repeat_penalty or 1.0
+            penalty = self.repetition_penalty or self.repeat_penalty
+            given["repetition_penalty"] = penalty or own.get("repetition_penalty", 1.0)
             given["presence_penalty"] = self.presence_penalty or 0.0
             given["frequency_penalty"] = self.frequency_penalty or 0.0
             given["penalty_window"] = _window(self.repeat_last_n)

@@ -128,9 +128,12 @@ def parse_chat(
 
     def prepare(loaded: LoadedModel) -> AnswerSource:
         runtime = loaded.model.runtime
+        plain = tools is None and output_format is None
         generation_request = Request(
             messages,
-            options,
+            request.options(deadline=settings.deadline, sampling=runtime.sampling)
+            if plain
+            else options,
             runtime.encode,
             # Calls that are demanded have a format of their own.
             None if tools else output_format,
@@ -193,7 +196,7 @@ def parse_completion(
         prompt = _completion_prompt(request, loaded.model.runtime)
         generation_request = Request(
             [],
-            request.options(deadline=settings.deadline),
+            request.options(deadline=settings.deadline, sampling=loaded.model.runtime.sampling),
             lambda messages, specs: prompt,
             started=started,
             logprobs=logprobs,

@@ -33,6 +33,7 @@ from edgesdk_export.quality.report import summary
 from edgesdk_export.recipes import Recipe, load_recipe
 from edgesdk_export.resume import ResumeState
 from edgesdk_export.resume.inputs import inputs_hash
+from edgesdk_export.sampling import read_sampling
 from edgesdk_export.selftest.check import TOKENS as SELF_TEST_TOKENS
 from edgesdk_export.selftest.check import check_model
 from edgesdk_export.selftest.opening import check_opens
@@ -293,6 +294,7 @@ def _manifest(
         ),
         quantization=built.quantization,
         quality=quality,
+        sampling=read_sampling(checkpoint),
         licence=checkpoint.licence or job.licence,
         exporter=built.exporter,
         versions={

@@ -30,6 +30,7 @@ from edgesdk_export.quality.evaluation_text import Windows
 from edgesdk_export.quality.layerwise import compare
 from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint
 from edgesdk_export.resume import ResumeState
+from edgesdk_export.sampling import read_sampling
 from edgesdk_export.selftest.logits import gguf_encoder, gguf_logits
 from edgesdk_export.selftest.weight_noise import checkpoint_logits
 from edgesdk_export.tokenizers import TextFiles
@@ -67,6 +68,7 @@ def build_gguf(
     spec = decoder.spec
     check_llama_cpp(spec)
     vocabulary = vocabulary_metadata(checkpoint, text, spec.vocab_size)
+    sampling = read_sampling(checkpoint)
     importance = _importance(decoder, file_type, calibration, text, folder, resume, progress)
     progress.stage(f"Writing {file_type.name} layers", spec.layers)
     path = folder / MODEL_FILE
@@ -76,6 +78,7 @@ def build_gguf(
         file_type,
         name=model_name(checkpoint, text),
         vocabulary=vocabulary,
+        sampling={} if sampling is None else sampling.gguf_metadata(),
         licence=checkpoint.licence,
         importance=importance,
         source_tensors=checkpoint.tensors if checkpoint.container == "gguf" else None,

@@ -49,6 +49,7 @@ def write_gguf(
     *,
     name: str,
     vocabulary: Mapping[str, Value],
+    sampling: Mapping[str, float] | None = None,
     licence: str | None = None,
     importance: Importance | None = None,
     types: Mapping[str, GgmlFormat] | None = None,
@@ -61,6 +62,7 @@ def write_gguf(
     Args:
         name: what the model calls itself.
         vocabulary: the `tokenizer.*` metadata.
+        sampling: the `general.sampling.*` metadata.
         importance: what quantizers weigh errors with; tensors that it does not name have none.
         types: of matrices that depart from the mixture, by tensor name.
         source_tensors: of the GGUF that the decoder was read from, by name: one that already has
@@ -98,6 +100,7 @@ def write_gguf(
         **({} if licence is None else {"general.license": licence}),
         "general.file_type": int(file_type.number),
         "general.quantization_version": GGML_QUANT_VERSION,
+        **(sampling or {}),
         **vocabulary,
     }
     last_of_layer = {tensor.name: tensor.layer for tensor in stored if tensor.layer is not None}
