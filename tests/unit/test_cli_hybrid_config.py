@@ -59,6 +59,24 @@ def test_a_file_with_one_cloud_is_the_short_way(file: Path) -> None:
     assert (config.upload, config.media, config.hold) == ("redact", "local_only", "decision")
 
 
+def test_a_preset_is_named_in_the_file_or_on_the_command_line(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-secret")
+    file.write_text(
+        "[[cloud]]\npreset = 'groq'\nmodel = 'big'\napi_key_env = 'MY_KEY'\n"
+        "omit = ['temperature']\nproxy = 'http://p.example:8080'\noutput_price = 2"
+    )
+    (table,) = read_hybrid_config(file).cloud
+    endpoint = table.endpoint()
+    assert (endpoint.base_url, endpoint.model) == ("https://api.groq.com/openai/v1", "big")
+    assert (endpoint.api_key, endpoint.omit) == ("sk-secret", ("temperature",))
+    assert (endpoint.proxy, endpoint.output_price) == ("http://p.example:8080", 2.0)
+    (short,) = cloud_config("ollama:llama3.2:3b", None, None).cloud
+    assert short.endpoint().chat_url == "http://localhost:11434/v1/chat/completions"
+    assert short.endpoint().model == "llama3.2:3b"
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -83,6 +101,11 @@ def test_a_file_with_one_cloud_is_the_short_way(file: Path) -> None:
         (f"profile = 'My App'\n{CLOUD}", "cannot be the name of a profile"),
         (f"{CLOUD}[confidence]\ntries = 0", "confidence.tries: Input should be greater"),
         ("[[cloud]]\nurl = 'ftp://x'\nmodel = 'big'", "no base URL"),
+        ("[[cloud]]\nmodel = 'big'", "a cloud needs a url or a preset"),
+        ("[[cloud]]\npreset = 'olama'\nmodel = 'big'", "Did you mean ollama?"),
+        (f"{CLOUD}max_tokens_field = 'max'", "cloud.1.max_tokens_field: Input should be"),
+        (f"{CLOUD}verify = 'no-such.pem'", "no-such.pem, which does not exist"),
+        (f"{CLOUD}proxy = 'ftp://x'", "proxy is no URL of a proxy"),
         ("upload = ", "is not TOML"),
     ],
 )
@@ -107,6 +130,8 @@ def test_a_wrong_file_names_itself_the_key_and_the_remedy(
         (["--cloud-model", "big"], "--cloud-model goes with --cloud"),
         (["--cloud-key-env", "X"], "--cloud-key-env goes with --cloud"),
         (["--cloud", "https://cloud.example/v1"], "--cloud needs --cloud-model"),
+        (["--cloud", "ollama"], "There is no model for 'ollama'"),
+        (["--cloud", "olama:big"], "Did you mean ollama?"),
         (["--cloud", "ftp://x", "--cloud-model", "big"], "no base URL"),
         (["--config", "x.toml", "--cloud", "https://x/v1"], "leave --cloud out"),
         (["--config", "no-such-file.toml"], "no-such-file.toml cannot be read"),

@@ -18,6 +18,7 @@ from typing import Any
 from edgesdk.errors import CloudBroken, CloudBusy, CloudError, CloudRefused
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.wire import InvalidChunk, parse_json
+from edgesdk.hybrid.content import is_data
 
 _MAX_MESSAGE = 300
 # Who asks for more than this has made a mistake, or will be asked by another process by then.
@@ -46,6 +47,7 @@ _TRY_AGAIN = re.compile(
 _KEYS = re.compile(
     r"(?i)bearer\s+\S+|\b(?:sk|pk|gsk|csk|xai|hf|nvapi|fw|r8)[-_][\w*.\-]{6,}|\bAIza[\w*\-]{8,}"
 )
+_VOCABULARY = ("role", "type", "model", "stream", "stream_options")
 _WORD = re.compile(r"[^\W_][\w@.+\-/]*[^\W_]|[^\W_]")
 _HIDDEN = "[...]"
 
@@ -240,12 +242,13 @@ def _tells_apart(run: list[str], *, first: bool) -> bool:
 
 
 def _texts_in(value: Any) -> Iterator[str]:
-    """Iterate the texts of a request that may be private; its own vocabulary is not."""
+    """Iterate the texts of a request that may be private: neither the vocabulary of the API nor
+    the bytes of pictures."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            if key not in ("role", "type", "model", "stream", "stream_options"):
+            if key not in _VOCABULARY and not is_data(key, item):
                 yield from _texts_in(item)
     elif isinstance(value, list | tuple):
         for item in value:
