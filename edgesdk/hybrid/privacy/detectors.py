@@ -147,7 +147,8 @@ def _edge(letter: str, expression: str) -> str:
 
 
 def _spaced(word: str) -> str:
-    return r"[\s_+\-]+".join(re.escape(part) for part in re.split(r"[\s_+\-]+", word) if part)
+    parts = re.split(r"(?<=\w)[\s_+\-]+(?=\w)", word)
+    return r"[\s_+\-]+".join(re.escape(part) for part in parts)
 
 
 @dataclass(frozen=True)
