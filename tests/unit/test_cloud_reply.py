@@ -37,3 +37,12 @@ def test_calls_are_assembled_by_their_numbers() -> None:
 def test_calls_are_never_spliced(parts: list[ToolCallDelta]) -> None:
     with pytest.raises(InvalidChunk):
         assembled(*parts)
+
+
+def test_a_reply_without_an_end_is_broken() -> None:
+    for delta in (ChunkDelta(text="x" * 2**20), ChunkDelta(reasoning="x" * 2**20)):
+        assembly = ReplyAssembly()
+        for _ in range(16):
+            assembly.add(delta)
+        with pytest.raises(InvalidChunk, match="without an end"):
+            assembly.add(delta)

@@ -236,10 +236,39 @@ def test_a_wrong_key(tmp_path: Path) -> None:
     queue_at(tmp_path).put(request("a"))
     with pytest.raises(RequestError, match="another key"):
         OfflineQueue(tmp_path / "q", key=secrets.token_bytes(32))
+    # Whoever had another key has lost nothing of what was there, also who had it open meanwhile.
+    assert texts(queue_at(tmp_path)) == ["a"]
     for bad in (b"", b"short", bytes(33)):
         with pytest.raises(InvalidOption, match="32 bytes"):
             OfflineQueue(tmp_path / "other", key=bad)
     assert not (tmp_path / "other").exists()
+
+
+def test_of_two_keys_for_a_new_queue_one_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
+    keys = [secrets.token_bytes(32) for _ in range(4)]
+    ready = threading.Barrier(len(keys))
+    opened: list[OfflineQueue] = []
+    refused: list[str] = []
+
+    def open_and_put(key: bytes) -> None:
+        ready.wait(20)
+        try:
+            queue = OfflineQueue(tmp_path / "q", key=key)
+        except RequestError as error:
+            refused.append(str(error))
+            return
+        queue.put(request("a"))
+        opened.append(queue)
+
+    threads = [threading.Thread(target=open_and_put, args=(key,)) for key in keys]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 1
+    assert texts(opened[0]) == ["a"]
+    assert all("another key" in message for message in refused)
+    assert len(refused) == 3
 
 
 def test_files_that_are_no_queue(tmp_path: Path) -> None:

@@ -83,6 +83,10 @@ class CloudReply:
 CloudEvent = TextDelta | ReasoningDelta | Restart | CloudReply
 
 
+# Of text, reasoning and calls together.
+_MAX_CHARACTERS = 16 * 2**20
+
+
 class ReplyAssembly:
     """Assembles the reply of one attempt from its chunks."""
 
@@ -92,6 +96,7 @@ class ReplyAssembly:
         self._calls: list[ToolCallDelta] = []
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
+        self._num_characters = 0
 
     @property
     def begun(self) -> bool:
@@ -99,7 +104,15 @@ class ReplyAssembly:
         return bool(self.text or self.reasoning)
 
     def add(self, delta: ChunkDelta) -> list[CloudEvent]:
-        """Add one more chunk, and return its events."""
+        """Add one more chunk, and return its events.
+
+        Raises:
+            InvalidChunk: the reply is longer than any model writes.
+        """
+        written = [delta.text, delta.reasoning, *(call.arguments for call in delta.calls)]
+        self._num_characters += sum(map(len, written))
+        if self._num_characters > _MAX_CHARACTERS:
+            raise InvalidChunk("it sent a reply without an end")
         self._usage = delta.usage or self._usage
         self._finish_reason = delta.finish_reason or self._finish_reason
         for call in delta.calls:

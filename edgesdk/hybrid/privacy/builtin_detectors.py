@@ -10,7 +10,7 @@ from stdnum import iban, luhn
 from stdnum.iso7064 import mod_11_2, mod_97_10
 
 from edgesdk.hybrid.privacy.detectors import Detector, GroupedNumber, Pattern, PrivateUrls
-from edgesdk.hybrid.privacy.phone_numbers import NationalPhones
+from edgesdk.hybrid.privacy.phone_numbers import NationalPhones, is_well_known
 
 # ISO/IEC 7812: the first digits of the networks that give out cards of 12 and 13 digits; longer
 # cards begin with any digit but these.
@@ -54,13 +54,12 @@ def _is_international_phone(text: str) -> bool:
     return 8 <= len(re.sub(r"\D", "", text)) <= 15
 
 
-def _is_no_limit(text: str) -> bool:
-    """Check that a number is no bound of 32-bit integers, which are in many documents."""
-    return text not in ("2147483647", "2147483648", "4294967295", "4294967296")
+def _is_north_american_phone(text: str) -> bool:
+    return not is_well_known(text)
 
 
 def _is_uk_phone(text: str) -> bool:
-    return len(re.sub(r"\D", "", text)) in (10, 11)
+    return len(re.sub(r"\D", "", text)) in (10, 11) and not is_well_known(text)
 
 
 # A call, an attribute or an index in source code.
@@ -123,7 +122,7 @@ _KEYS = "|".join(
 # Names of passwords in the languages of many countries, and how a sentence goes on to the value.
 _PASSWORD_NAMES = "|".join(
     [
-        r"passw(?:or)?ds?|passphrase|passcode|pwd|passwort|kennwort|mot de passe|mdp",
+        r"pass(?:w(?:or)?ds?)?|passphrase|passcode|pwd?|pw|passwort|kennwort|mot de passe|mdp",
         r"contrase(?:ñ|n)a|clave(?: de acceso)?|senha|palavra[- ]passe|parola(?: d'ordine)?",
         r"has(?:ł|l)o|парол[ьяюе]м?|wachtwoord|l(?:ö|o)senord|(?:ş|s)ifre|salasana|heslo|jelsz(?:ó|o)",
     ]
@@ -176,6 +175,12 @@ BUILTIN_DETECTORS: tuple[Detector, ...] = (
             rf"{_PASSWORD}(?:{_ASSIGNS}|{_IS})(?P<secret>[^\s\"'`,;，。、]{{4,}})", re.IGNORECASE
         ),
         _looks_random,
+    ),
+    Pattern(
+        "PASSWORD",
+        re.compile(
+            r"\b(?:PIN|CVV2?|CVC2?)\s?(?:is|ist|est|es|code|[:=：])\s?(?P<secret>\d{3,8})\b"
+        ),
     ),
     # In quotes, or as the last word of its line.
     Pattern(
@@ -255,7 +260,7 @@ BUILTIN_DETECTORS: tuple[Detector, ...] = (
             rf"{_NO_DIGIT_BEFORE}(?<![A-Za-z0-9_])(?:1{_GAP})?(?:\([2-9]\d{{2}}\)\s?|[2-9]\d{{2}}{_GAP})"
             rf"[2-9]\d{{2}}{_GAP}\d{{4}}(?:\s?(?:x|ext\.?)\s?\d{{1,6}})?(?![A-Za-z0-9_])"
         ),
-        _is_no_limit,
+        _is_north_american_phone,
     ),
     # United Kingdom: a zero and ten digits (nine in a few places).
     Pattern(

@@ -106,8 +106,8 @@ class Pattern:
 class Terms:
     """Finds an app's own words: names of people, customers, projects.
 
-    Letter case does not matter, nor whether a space, a hyphen, an underscore or a plus stands
-    between words, nor in which form of Unicode a letter is written.
+    Letter case does not matter, nor whether spaces, a hyphen, a dot, an underscore, a plus or
+    nothing stands between words, nor in which form of Unicode a letter is written.
 
     Raises:
         InvalidOption: a term is empty, or `kind` is not a word in capitals.
@@ -148,7 +148,7 @@ def _edge(letter: str, expression: str) -> str:
 
 def _spaced(word: str) -> str:
     parts = re.split(r"(?<=\w)[\s_+\-]+(?=\w)", word)
-    return r"[\s_+\-]+".join(re.escape(part) for part in parts)
+    return r"[\s_+.\-]*".join(re.escape(part) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class GroupedNumber:
     """Finds long numbers that people write in groups, such as those of cards.
 
     Neighbouring groups are a number where together, written as one, they pass `check`. Up to three
-    spaces and hyphens stand between two of them, or one dot between all.
+    spaces, hyphens, slashes and underscores stand between two of them, or one dot between all.
 
     Other numbers may stand beside them ("4111 1111 1111 1111 12/27"), so every run of whole groups
     is tried, the longest first.
@@ -213,7 +213,7 @@ class GroupedNumber:
         return fitting
 
 
-_SEPARATOR = re.compile(r"[\s\-]{1,3}|\.")
+_SEPARATOR = re.compile(r"[\s_/\-]{1,3}|\.")
 # What comes after it is the rest of a decimal or of a hexadecimal number.
 _IN_NUMBER = re.compile(r"(?:[0-9]\.|0[xX])\Z")
 

@@ -21,6 +21,8 @@ _DATE = re.compile(
     r"|[0-3]?[0-9][-./][0-3]?[0-9][-./](?:19|20)?[0-9]{2}"
 )
 _COUNTING = "01234567890123456789 98765432109876543210"
+# Bounds of integers of 32 bits, which are in many documents.
+_BOUNDS = frozenset({"2147483647", "2147483648", "4294967295", "4294967296"})
 # What stands before a number that is somebody's, in the languages of `NationalPhones.regions`.
 _CONTEXT = re.compile(
     r"(?:\b(?:tel|telefon\w*|phone|mobile|cell|cellphone|fax|call|dial|text me|sms|whatsapp"
@@ -95,20 +97,19 @@ class NationalPhones:
                 continue
             written = text[start : groups[end][1]]
             parts = [text[slice(*groups[index])] for index in range(first, end + 1)]
-            if _DATE.match(written) is None and (called or self._is_phone(written, parts)):
+            if not _is_date(written, parts) and (called or self._is_phone(written, parts)):
                 return end
         return None
 
     def _is_phone(self, written: str, groups: list[str]) -> bool:
         digits, sizes = "".join(groups), tuple(map(len, groups))
         if len(groups) == 1:
-            counts = digits in _COUNTING or len(set(digits)) == 1
-            return not counts and self._is_bare_phone(digits)
+            return not is_well_known(digits) and self._is_bare_phone(digits)
         if groups[0][0] == "0":
             return _is_trunk_shape(written, sizes) or (
                 2 <= sizes[0] <= 5 and min(sizes) >= 2 and self._is_assigned(digits)
             )
-        if len(digits) == 11 and digits[0] in "78" and sizes[0] in (1, 4):
+        if len(digits) == 11 and digits[0] in "78" and (sizes[0] == 4 or sizes[:2] == (1, 3)):
             # Russia: 8, area code, and the rest in any groups.
             return True
         if _is_north_american_shape(written, sizes):
@@ -155,6 +156,18 @@ _SHAPES = frozenset(
         *((3, 3, 2, 2), (3, 2, 2, 3), (2, 5, 4)),  # IT, RU, BR
     }
 )
+
+
+def is_well_known(digits: str) -> bool:
+    """Whether digits in a row are no phone number, though they might be one."""
+    return digits in _COUNTING or digits in _BOUNDS or len(set(digits)) == 1
+
+
+def _is_date(written: str, groups: list[str]) -> bool:
+    if _DATE.match(written) is None:
+        return False
+    # A time may follow a date, with other separators; "06.12.34.56.78" is a phone number.
+    return len(groups) <= 3 or len(set(re.sub(r"[0-9]", "", written))) > 1
 
 
 def _is_trunk_shape(written: str, sizes: tuple[int, ...]) -> bool:
