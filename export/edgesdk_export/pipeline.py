@@ -116,7 +116,7 @@ def export(job: ExportJob, progress: ExportProgress) -> Bundle:
         resume.clear_unfinished(folder)
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
             built, settled = _build(checkpoint, folder, Path(work), recipe, job, resume, progress)
-            text, notes = settled.text, settled.notes
+            text, notes = settled.text, checkpoint.notes + settled.notes
             _write_text(folder, text)
             _write_recipe(folder, recipe.resolved_for(job.format, built.shape.parameters))
             notes += _test(built, text, progress)

@@ -3,7 +3,9 @@ that those tools mean."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -280,6 +282,7 @@ def test_a_packed_checkpoint_is_exported_and_answers_as_it_means(tmp_path):
         job = ExportJob(tmp_path / "hf", tmp_path / kind, "packed", format=kind, quality_tokens=0)
         bundle = export(job, SilentProgress())
         assert bundle.manifest.source.dtypes == ("F32", "GPTQ4")
+        assert "quantized before (GPTQ4)" in bundle.manifest.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -323,6 +326,46 @@ def test_sizes_of_the_case_that_contradict_each_other(tmp_path):
     (tmp_path / "quantize_config.json").write_text('{"bits": 4, "desc_act": true}')
     with pytest.raises(ConfigMismatch, match=r"cannot be dequantized: its shapes.*qzeros I32"):
         open_checkpoint(tmp_path)
+
+
+def test_no_parts_give_another_exception(tmp_path):
+    draw = random.Random(0)
+    names = [
+        "qweight",
+        "qzeros",
+        "scales",
+        "g_idx",
+        "weight",
+        "weight_packed",
+        "weight_scale",
+        "weight_scale_inv",
+        "weight_shape",
+        "weight_zero_point",
+        "weight_g_idx",
+        "bias",
+    ]
+    integers = {"weight_shape": torch.int64, "weight": torch.float8_e4m3fn, "scales": torch.float16}
+    others = [torch.int8, torch.bfloat16, torch.uint8, torch.float32, torch.float16]
+    for _ in range(400):
+        parts = {}
+        for name in draw.sample(names, draw.randint(1, 6)):
+            kind = integers.get(name, torch.int32)
+            shape = [draw.choice([0, 1, 2, 4, 8, 32]) for _ in range(draw.choice([0, 1, 2, 2, 3]))]
+            values = torch.rand(shape) * draw.choice([0, 64])
+            parts[f"a.{name}"] = values.to(kind if draw.random() < 0.7 else draw.choice(others))
+        save_file(parts, tmp_path / WHOLE)
+        settings = {
+            "quant_method": draw.choice(["gptq", "awq", "fp8", "compressed-tensors"]),
+            "bits": draw.choice([4, 8, 3, 0, None, "x"]),
+            "group_size": draw.choice([32, -1, 0, None, "x"]),
+            "weight_block_size": draw.choice([[16, 16], [0, 1], None, "x"]),
+            "config_groups": draw.choice([None, {"a": {"weights": {"num_bits": 4}}}, {"a": 3}]),
+        }
+        (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+        with contextlib.suppress(CheckpointError):
+            for tensor in open_checkpoint(tmp_path).tensors.values():
+                if len(tensor.shape) == 2:
+                    assert tensor.rows(0, tensor.shape[0]).shape == tensor.shape
 
 
 @pytest.mark.parametrize("part", ["qweight", "qzeros", "scales"])

@@ -31,6 +31,7 @@ class Checkpoint:
         tensors: by the container's own names.
         files: the weight files, in name order.
         licence: as the model states it ("apache-2.0"), None where it does not.
+        notes: what the user of an export should know of it, a sentence each.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Checkpoint:
     tensors: Mapping[str, LazyTensor]
     files: tuple[Path, ...]
     licence: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:

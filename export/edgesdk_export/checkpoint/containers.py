@@ -10,7 +10,7 @@ from typing import Any
 from edgesdk.bundle.manifest import checkpoint_name
 from edgesdk.errors import CheckpointError, DamagedCheckpoint, MissingExtra
 from edgesdk_export.checkpoint.checkpoint import Checkpoint, read_json
-from edgesdk_export.checkpoint.dequantize import dequantized
+from edgesdk_export.checkpoint.dequantize import dequantized, notes_on
 from edgesdk_export.checkpoint.safetensors_reader import read_safetensors_folder
 from edgesdk_export.checkpoint.weight_files import (
     nothing_to_open,
@@ -49,15 +49,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _open_safetensors(folder: Path) -> Checkpoint:
     config = read_json(folder / "config.json")
-    tensors, files = read_safetensors_folder(folder)
+    stored, files = read_safetensors_folder(folder)
+    tensors = dequantized(stored, config, folder)
     return Checkpoint(
         path=folder,
         container="safetensors",
         name=checkpoint_name(folder),
         config=config,
-        tensors=dequantized(tensors, config, folder),
+        tensors=tensors,
         files=files,
         licence=_licence_of_card(folder / "README.md"),
+        notes=notes_on(tensors),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgesdk.errors import CheckpointError, ConfigMismatch
 from edgesdk_export.checkpoint.checkpoint import read_json
-from edgesdk_export.checkpoint.quantized_layouts import READERS, SCALES, Parts
+from edgesdk_export.checkpoint.quantized_layouts import READERS, SCALES, Parts, QuantizedTensor
 from edgesdk_export.checkpoint.safetensors_reader import SafetensorsTensor
 from edgesdk_export.weights import LazyTensor
 
@@ -70,6 +70,17 @@ def dequantized(
             hint="Remove quantization_config where the weights are plain; else get them again.",
         )
     return found
+
+
+def notes_on(tensors: Mapping[str, LazyTensor]) -> tuple[str, ...]:
+    """What to say of an export of these tensors: that some had been quantized before."""
+    kinds = {tensor.dtype for tensor in tensors.values() if isinstance(tensor, QuantizedTensor)}
+    if not kinds:
+        return ()
+    return (
+        f"Its matrices had been quantized before ({', '.join(sorted(kinds))}): what that cost is"
+        " not in its quality, which is measured against them.",
+    )
 
 
 # Files beside config.json in which tools say how they quantized.

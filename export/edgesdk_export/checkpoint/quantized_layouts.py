@@ -30,16 +30,21 @@ import numpy.typing as npt
 from edgesdk_export.checkpoint.safetensors_reader import SafetensorsTensor
 from edgesdk_export.weights import Float32
 
-Codes = npt.NDArray[np.int32]
+Codes = npt.NDArray[np.uint8]
+Groups = npt.NDArray[np.int64]
 Parts = Mapping[str, SafetensorsTensor]
 
 SCALES = ("weight_scale_inv", "weight_scale", "qscale_weight")
 _AWQ_OUTPUTS = (0, 2, 4, 6, 1, 3, 5, 7)
-_EIGHT_BITS = {
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "F8_E5M2": ml_dtypes.float8_e5m2,
-    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
-    "I8": np.int8,
+# The 256 values of each type of 8 bits, float32.
+_EIGHT_BITS: Mapping[str, Float32] = {
+    name: np.arange(256, dtype=np.uint8).view(kind).astype(np.float32)
+    for name, kind in (
+        ("F8_E4M3", ml_dtypes.float8_e4m3fn),
+        ("F8_E5M2", ml_dtypes.float8_e5m2),
+        ("F8_E8M0", ml_dtypes.float8_e8m0fnu),
+        ("I8", np.int8),
+    )
 }
 
 
@@ -91,9 +96,10 @@ def _gptq(parts: Parts, settings: Mapping[str, Any]) -> QuantizedTensor:
 
     def decode(start: int, stop: int) -> Float32:
         codes = _unpacked(words.stored()[:, start:stop].T, bits, inputs)
-        zero = (_unpacked(zeros.stored(), bits, outputs)[:, start:stop] + offset) & (2**bits - 1)
+        stored = _unpacked(zeros.stored(), bits, outputs)[:, start:stop]
+        zero = (stored + np.uint8(offset)) & np.uint8(2**bits - 1)
         scale = scales.rows(0, groups)[:, start:stop].T
-        return _floats(codes - zero.T[:, group], scale[:, group])
+        return _floats(codes, zero.T, scale, group)
 
     return QuantizedTensor((outputs, inputs), f"GPTQ{bits}", decode)
 
@@ -121,11 +127,10 @@ def _awq(parts: Parts, settings: Mapping[str, Any]) -> QuantizedTensor:
         ]
 
     def decode(start: int, stop: int) -> Float32:
-        codes = columns(words, start, stop).T
-        scale = scales.rows(0, groups)[:, start:stop].T[:, group]
-        if zeros is None:
-            return _floats(codes - 8, scale)
-        return _floats(codes - columns(zeros, start, stop).T[:, group], scale)
+        scale = scales.rows(0, groups)[:, start:stop].T
+        middle: Codes = np.full((groups, stop - start), 8, np.uint8)
+        zero = middle if zeros is None else columns(zeros, start, stop)
+        return _floats(columns(words, start, stop).T, zero.T, scale, group)
 
     return QuantizedTensor((outputs, inputs), "AWQ4", decode)
 
@@ -155,22 +160,27 @@ def _compressed(parts: Parts, settings: Mapping[str, Any]) -> QuantizedTensor:
     def decode(start: int, stop: int) -> Float32:
         codes = _unpacked(words.stored(start, stop), bits, inputs, dense=dense)
         if zeros is None:
-            zero: Codes = np.full((1, groups), half, np.int32)
+            zero: npt.NDArray[Any] = np.full((1, groups), half, np.uint8)
         elif zeros.dtype == "I32":
             zero = _unpacked(zeros.stored().T, bits, outputs, dense=dense).T[start:stop]
         else:
             zero = zeros.stored(start, stop).astype(np.int32).reshape(-1, groups) + half
         scale = scales.rows(*_rows_of(scales, start, stop)).reshape(-1, groups)
-        return _floats(codes - zero[:, group], scale[:, group])
+        return _floats(codes, zero, scale, group)
 
     return QuantizedTensor((outputs, inputs), f"INT{bits}", decode)
 
 
 def _scaled(parts: Parts, settings: Mapping[str, Any]) -> QuantizedTensor:
     weight, zeros = parts["weight"], parts.get("weight_zero_point")
-    scales = next(parts[name] for name in SCALES if name in parts)
+    scales = parts[next((name for name in SCALES if name in parts), SCALES[0])]
     _require(weight.dtype in ("F8_E4M3", "F8_E5M2", "I8"), f"a weight in {weight.dtype}")
     _require(len(weight.shape) == 2, "a weight that is no matrix")
+    _require(_is_number(scales), f"scales in {scales.dtype}")
+    _require(
+        zeros is None or (_is_number(zeros) and zeros.shape == scales.shape),
+        "zero-points of another shape or type",
+    )
     outputs, inputs = weight.shape
     block = _block_of(scales.shape, (outputs, inputs), settings)
 
@@ -193,27 +203,37 @@ READERS: Mapping[str, Callable[[Parts, Mapping[str, Any]], QuantizedTensor]] = {
 }
 
 
-def _floats(differences: Codes, scale: Float32) -> Float32:
-    values: Float32 = differences.astype(np.float32)
-    values *= scale
+def _floats(codes: Codes, zeros: npt.NDArray[Any], scales: Float32, group: Groups) -> Float32:
+    """(code - zero) * scale of codes [rows, columns]; zeros and scales are [rows, groups]."""
+    values: Float32 = codes.astype(np.float32, order="C")
+    zero, groups = zeros.astype(np.float32), scales.shape[1]
+    size = len(group) // groups
+    if size * groups == len(group) and np.array_equal(group, np.arange(len(group)) // size):
+        blocks = values.reshape(len(values), groups, size)
+        blocks -= zero[:, :, None]
+        blocks *= scales[:, :, None]
+    else:
+        values -= zero[:, group]
+        values *= scales[:, group]
     return values
 
 
 def _unpacked(words: npt.NDArray[Any], bits: int, count: int, *, dense: bool = True) -> Codes:
-    """The first `count` codes of each row of int32 words [rows, words] as int32 [rows, count].
+    """The first `count` codes of each row of int32 words [rows, words] as uint8 [rows, count].
     Dense codes may reach from one word into the next; else a word's last bits are left empty."""
     unsigned = np.ascontiguousarray(words).view(np.uint32)
-    if 32 % bits == 0 or not dense:
-        shifts = np.arange(0, 32 // bits * bits, bits, dtype=np.uint32)
-        shifted = unsigned[:, :, None] >> shifts & np.uint32(2**bits - 1)
-        whole: Codes = shifted.reshape(len(words), -1)[:, :count].astype(np.int32)
-        return whole
-    stream = np.unpackbits(unsigned.view(np.uint8), axis=1, bitorder="little")
-    taken = stream[:, : count * bits].reshape(len(words), count, bits)
-    codes = np.zeros((len(words), count), np.int32)
-    for bit in range(bits):
-        codes |= taken[:, :, bit].astype(np.int32) << bit
-    return codes
+    mask = np.uint8(2**bits - 1)
+    if 8 % bits == 0:
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        codes: Codes = unsigned.view(np.uint8)[:, :, None] >> shifts & mask
+    elif not dense:
+        steps = np.arange(0, 32 // bits * bits, bits, dtype=np.uint32)
+        codes = (unsigned[:, :, None] >> steps).astype(np.uint8) & mask
+    else:
+        stream = np.unpackbits(unsigned.view(np.uint8), axis=1, bitorder="little")
+        taken = stream[:, : stream.shape[1] // bits * bits].reshape(len(words), -1, bits)
+        codes = np.packbits(taken, axis=2, bitorder="little")
+    return codes.reshape(len(words), -1)[:, :count]
 
 
 def _packing(words: int, inputs: int, stated: set[int]) -> tuple[int, bool]:
@@ -273,7 +293,7 @@ def _spread(grid: Float32, block: tuple[int, int], start: int, stop: int, column
     rows = grid[np.arange(start, stop) // block[0]]
     if rows.shape[1] == 1:
         return rows
-    return rows[:, np.arange(columns) // block[1]]
+    return np.repeat(rows, block[1], axis=1)[:, :columns]
 
 
 def _rows_of(tensor: SafetensorsTensor, start: int, stop: int) -> tuple[int, int]:
@@ -281,12 +301,14 @@ def _rows_of(tensor: SafetensorsTensor, start: int, stop: int) -> tuple[int, int
     return (0, 1) if math.prod(tensor.shape) == 1 else (start, stop)
 
 
+def _is_number(tensor: SafetensorsTensor) -> bool:
+    return tensor.dtype in (*_EIGHT_BITS, "F16", "BF16", "F32", "F64")
+
+
 def _numbers(tensor: SafetensorsTensor, start: int = 0, stop: int | None = None) -> Float32:
     """Rows of a tensor as float32, whatever 8 bits mean in it."""
     if tensor.dtype in _EIGHT_BITS:
-        values: Float32 = (
-            tensor.stored(start, stop).view(_EIGHT_BITS[tensor.dtype]).astype(np.float32)
-        )
+        values: Float32 = _EIGHT_BITS[tensor.dtype][tensor.stored(start, stop).view(np.uint8)]
         return values
     if not tensor.shape:
         return tensor.scalar()
