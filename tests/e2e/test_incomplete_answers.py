@@ -306,7 +306,9 @@ def test_what_the_deadline_cuts_is_kept_only_where_the_device_has_nothing() -> N
     drafted = asked(stalls, deadline=1.0)
     assert (drafted.text, drafted.route, drafted.complete) == (LOCAL, "local", True)
     late = asked(stalls, TOO_LONG, deadline=1.0)
-    assert (late.text, late.route, late.finish_reason) == ("The an", "cloud", "deadline")
+    assert (late.text, late.route) == ("The an", "cloud")
+    # A part of the deadline is left for the device, so the cloud's part may end before it.
+    assert late.finish_reason in ("incomplete", "deadline")
     assert (late.complete, late.low_confidence) == (False, True)
 
 
