@@ -266,7 +266,7 @@ def restore_hybrid_chat(
     except BaseException:
         state.close()
         raise
-    kept = ConversationState(runtime.engine, state)
+    states = ConversationState(runtime.engine, state)
     return HybridChat(
         path,
         runtime,
@@ -274,7 +274,7 @@ def restore_hybrid_chat(
         system=saved.system,
         overflow=overflow,
         past=past,
-        states=kept,
+        states=states,
     )
 
 
@@ -313,15 +313,15 @@ def history_of(saved: SavedChat) -> HybridHistory:
     if not saved.extra:
         return HybridHistory(turns)
     try:
-        kept = _StoredHistory.model_validate(saved.extra)
+        stored = _StoredHistory.model_validate(saved.extra)
     except ValidationError as error:
         raise RequestError(
             f"The chat's rules cannot be read: {error.errors()[0]['msg']}."
         ) from None
-    rule = kept.strictest
+    rule = stored.strictest
     verdict = None if rule is None else UploadVerdict(rule, "an earlier turn")
     return HybridHistory(
-        turns, verdict, {Placeholder(v.kind, v.number): v.value for v in kept.values}
+        turns, verdict, {Placeholder(v.kind, v.number): v.value for v in stored.values}
     )
 
 
@@ -331,13 +331,13 @@ def checked_overflow(policy: str) -> HybridOverflow:
     Raises:
         InvalidOption: there is no such policy.
     """
-    found = checked_policy(policy)
-    if found == "summarize":
+    checked = checked_policy(policy)
+    if checked == "summarize":
         raise InvalidOption(
             "A hybrid chat does not summarize: a cloud may yet be sent the turns as they are.",
             hint="Choose 'error' or 'drop_oldest_turns'.",
         )
-    return found
+    return checked
 
 
 def fit_to_device(
@@ -360,27 +360,27 @@ def fit_to_device(
         request.messages[: history.start],
         request.messages[history.start : history.stop],
     )
-    news = request.messages[history.stop :]
+    new = request.messages[history.stop :]
     limit = prompt_limit(runtime.engine.info.context_length, request.options.max_tokens)
 
-    def tokens(kept: Messages) -> int:
-        return len(request.encode(text_messages([*before, *kept, *news]), request.specs))
+    def tokens(latest: Messages) -> int:
+        return len(request.encode(text_messages([*before, *latest, *new]), request.specs))
 
     try:
         full = len(hybrid.full.tokens)
         if full <= limit:
             return hybrid, 0
-        kept = turns[unseen:]
-        if tokens(kept) > limit:
-            kept = drop_oldest(kept, tokens, low_watermark(limit)).turns
-        left = tokens(kept)
+        latest = turns[unseen:]
+        if tokens(latest) > limit:
+            latest = drop_oldest(latest, tokens, low_watermark(limit)).turns
+        left = tokens(latest)
     except TemplateError:
         # The device's model cannot read it anyway, which is said elsewhere.
         return hybrid, 0
-    out = len(turns) - len(kept)
-    dropped = sum(message["role"] == "user" for message in turns[:out])
+    num_dropped = len(turns) - len(latest)
+    dropped = sum(message["role"] == "user" for message in turns[:num_dropped])
     overflow = Overflow("drop_oldest_turns", dropped, full, left)
-    return replace(hybrid, local_messages=[*before, *kept, *news], overflow=overflow), out
+    return replace(hybrid, local_messages=[*before, *latest, *new], overflow=overflow), num_dropped
 
 
 class _StoredValue(BaseModel):

@@ -69,11 +69,11 @@ def _without_data(value: Any) -> Any:
 
 def text_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Join the text parts of each message, as templates take them; leave out other parts."""
-    found = []
+    joined = []
     for message in messages:
         content = message.get("content")
         if isinstance(content, Sequence) and not isinstance(content, str):
             texts = [str(part.get("text") or "") for part in parts_in([message])]
             message = {**message, "content": "\n".join(text for text in texts if text)}
-        found.append(dict(message))
-    return found
+        joined.append(dict(message))
+    return joined

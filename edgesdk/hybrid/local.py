@@ -62,7 +62,7 @@ class LocalModel:
             self._preflight.hint,
             self._preflight.classifier,
         )
-        found: dict[str, object] = {}
+        settings: dict[str, object] = {}
         if self_consistency is not None:
             fields = {
                 name: value
@@ -70,16 +70,16 @@ class LocalModel:
                 if name != "similarity"
             }
             threshold = confidence.threshold
-            found["self_consistency"] = {
+            settings["self_consistency"] = {
                 **fields,
                 "similarity": _function_name(self_consistency.similarity),
                 "threshold": threshold,
             }
         if hint is not None:
-            found["hint"] = _function_name(hint)
+            settings["hint"] = _function_name(hint)
         if prompts is not None:
-            found["classifier"] = [asdict(prompts.regression), prompts.threshold]
-        return json.dumps(found, sort_keys=True) if found else ""
+            settings["classifier"] = [asdict(prompts.regression), prompts.threshold]
+        return json.dumps(settings, sort_keys=True) if settings else ""
 
     def answer(
         self,
@@ -109,8 +109,8 @@ class LocalModel:
                 if step is not None:
                     yield step
         except StopIteration as end:
-            found: LocalDraft = end.value
-            return found
+            draft: LocalDraft = end.value
+            return draft
         finally:
             steps.close()
 
@@ -195,12 +195,12 @@ class LocalModel:
                 next(steps)
                 yield None
         except StopIteration as end:
-            found: LocalDraft = end.value
+            draft: LocalDraft = end.value
         except (DeadlineExceeded, ContextOverflow):
             return None
         finally:
             steps.close()
-        return None if found.receipt.finish_reason in ("cancelled", "deadline") else found
+        return None if draft.receipt.finish_reason in ("cancelled", "deadline") else draft
 
 
 def _function_name(function: Callable[..., object]) -> str:

@@ -83,10 +83,10 @@ class LocalDraft:
     @property
     def measured(self) -> dict[str, float]:
         """All that was measured of the draft, by name; it has no text."""
-        found = {} if self.signals is None else asdict(self.signals)
+        values = {} if self.signals is None else asdict(self.signals)
         if self.agreement is not None:
-            found |= {"agreement": self.agreement, "answers": self.answers}
-        return found
+            values |= {"agreement": self.agreement, "answers": self.answers}
+        return values
 
     @property
     def problem(self) -> str | None:

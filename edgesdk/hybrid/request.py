@@ -61,10 +61,10 @@ class HybridRequest:
     def extras(self) -> list[Mapping[str, Any]]:
         """What a cloud would be sent besides the messages."""
         request = self.request
-        found: list[Mapping[str, Any]] = [{"stop": request.options.stops}, *request.specs]
+        extras: list[Mapping[str, Any]] = [{"stop": request.options.stops}, *request.specs]
         if request.output_format is not None and request.output_format.response_format is not None:
-            found.append(request.output_format.response_format)
-        return found
+            extras.append(request.output_format.response_format)
+        return extras
 
 
 Prefer = Literal["local", "cloud"]
@@ -154,8 +154,8 @@ class ConversationState:
 
     def take(self, prompt: list[int]) -> DecodeState:
         with self._guard:
-            found, self._state = self._state, None
-        return self._engine.new_state() if found is None else found
+            state, self._state = self._state, None
+        return self._engine.new_state() if state is None else state
 
     def release(self, state: DecodeState) -> None:
         with self._guard:
@@ -189,8 +189,8 @@ class SharedState:
         self._held: DecodeState | None = None
 
     def take(self, prompt: list[int]) -> DecodeState:
-        found, self._held = self._held, None
-        return self._lender.take(prompt) if found is None else found
+        state, self._held = self._held, None
+        return self._lender.take(prompt) if state is None else state
 
     def release(self, state: DecodeState) -> None:
         self._held = state

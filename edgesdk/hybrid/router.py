@@ -273,15 +273,15 @@ class Preflight:
         if self._router.hint is None:
             return None
         try:
-            found = self._router.hint(messages)
+            hint = self._router.hint(messages)
         except Exception as error:
             # The error and the answer may quote the prompt, so only the type is logged.
             _LOG.warning("the app's hint failed with %s", type(error).__name__)
             return None
-        if found not in (None, *get_args(Hint)):
+        if hint not in (None, *get_args(Hint)):
             _LOG.warning("the app's hint is none of %s", ", ".join(get_args(Hint)))
             return None
-        return found
+        return hint
 
     def _state(self) -> Rejection | None:
         router, state = self._router, self._seen()

@@ -185,8 +185,8 @@ def sample_until_agreed(
     verdict = first
     while len(answers) <= self_consistency.tries and slowest < time.remaining:
         began = perf_counter()
-        mine = _options(first, options, self_consistency, len(answers), time)
-        answer = yield from again(mine, self_consistency.instruction)
+        own = _options(first, options, self_consistency, len(answers), time)
+        answer = yield from again(own, self_consistency.instruction)
         slowest = max(slowest, perf_counter() - began)
         if answer is None:
             break

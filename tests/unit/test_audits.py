@@ -97,7 +97,7 @@ class Audited:
             Policy(),
             self.journal,
             bundle="ab" * 32,
-            found=self.outcomes.append,
+            on_outcome=self.outcomes.append,
         )
 
     def entries(self, count: int) -> list[JournalEntry]:
@@ -236,10 +236,10 @@ def test_what_a_listener_does_wrong_ends_no_audits(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = make()
-    one.auditor._found = lambda outcome: 1 / 0  # type: ignore[assignment, return-value]
+    one.auditor._on_outcome = lambda outcome: 1 / 0  # type: ignore[assignment, return-value]
     one.auditor.offer(kept())
     until(lambda: "an audit failed" in caplog.text)
-    one.auditor._found = one.outcomes.append
+    one.auditor._on_outcome = one.outcomes.append
     one.auditor.offer(kept())
     one.entries(1)
 

@@ -76,9 +76,9 @@ class ArtifactStore:
             RequestError: the file is damaged, of a later version, or cannot be read.
         """
         for folder in (self.folder, *self._shipped):
-            found = _found(_path(folder, bundle, name), bundle, name)
-            if found is not None:
-                return found.value
+            file = _read_file(_path(folder, bundle, name), bundle, name)
+            if file is not None:
+                return file.value
         return None
 
     def load(self, bundle: str, name: str, kind: type[_Value]) -> _Value | None:
@@ -91,14 +91,14 @@ class ArtifactStore:
             value = self.read(bundle, name)
             return None if value is None else value_from_json(kind, value)
         except RequestError as error:
-            _LOG.warning("what is kept as %r is not used: %s", name, error)
+            _LOG.warning("the artifact %r is not used: %s", name, error)
             return None
 
     def write(self, bundle: str, name: str, value: JsonValue) -> Path:
         """Store `value` in place of what was there before, and return the file.
 
         Raises:
-            RequestError: the value is no JSON, or the file cannot be written; what was kept
+            RequestError: the value is no JSON, or the file cannot be written; what was there
                 before is untouched.
         """
         path = _path(self.folder, bundle, name)
@@ -110,7 +110,7 @@ class ArtifactStore:
                 allow_nan=False,
             )
         except ValueError as error:
-            raise RequestError(f"What is to be kept as {name!r} is no JSON: {error}.") from None
+            raise RequestError(f"The artifact {name!r} is no JSON: {error}.") from None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, text, private=True)
@@ -121,8 +121,8 @@ class ArtifactStore:
 
 def value_to_json(value: object) -> JsonValue:
     """Convert a dataclass, and those in it, to what JSON has; `value_from_json` reads it."""
-    found: JsonValue = TypeAdapter(type(value)).dump_python(value, mode="json")
-    return found
+    converted: JsonValue = TypeAdapter(type(value)).dump_python(value, mode="json")
+    return converted
 
 
 def value_from_json(kind: type[_Value], value: JsonValue) -> _Value:
@@ -175,7 +175,7 @@ def _shipped_with(source: Bundle | Path | None) -> tuple[Path, ...]:
     return (source.path / SHIPPED,) if isinstance(source, Bundle) else ()
 
 
-def _found(path: Path, bundle: str, name: str) -> _ArtifactFile | None:
+def _read_file(path: Path, bundle: str, name: str) -> _ArtifactFile | None:
     try:
         with path.open("rb") as stream:
             text = stream.read(_MAX_BYTES + 1)
@@ -184,16 +184,16 @@ def _found(path: Path, bundle: str, name: str) -> _ArtifactFile | None:
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}.", hint=_HINT) from None
     if len(text) > _MAX_BYTES:
-        raise RequestError(f"{path} is larger than what is kept can be.", hint=_HINT)
+        raise RequestError(f"{path} is larger than an artifact can be.", hint=_HINT)
     try:
-        found = _ArtifactFile.model_validate_json(text)
+        file = _ArtifactFile.model_validate_json(text)
     except ValidationError as error:
         raise RequestError(f"{path} is damaged: {error.errors()[0]['msg']}.", hint=_HINT) from None
-    if (found.bundle, found.name) != (bundle, name):
+    if (file.bundle, file.name) != (bundle, name):
         raise RequestError(
-            f"{path} is of {found.name!r} of another bundle, {found.bundle}.", hint=_HINT
+            f"{path} is of {file.name!r} of another bundle, {file.bundle}.", hint=_HINT
         )
-    return found
+    return file
 
 
 def _path(folder: Path, bundle: str, name: str) -> Path:
@@ -202,5 +202,5 @@ def _path(folder: Path, bundle: str, name: str) -> Path:
 
 def _checked(part: str) -> str:
     if not re.fullmatch(_NAME, part):
-        raise RequestError(f"{part!r} is no name of what is kept.", hint="As 'confidence-2'.")
+        raise RequestError(f"{part!r} is no name of an artifact.", hint="As 'confidence-2'.")
     return part

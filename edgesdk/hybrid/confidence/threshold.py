@@ -261,11 +261,11 @@ def calibrate_labels(labels: Labels, *, alpha: float, delta: float) -> Calibrati
     Raises:
         InvalidOption: alpha or delta is no probability.
     """
-    found = calibrate(labels.confidences, labels.right, alpha=alpha, delta=delta)
-    if found.missing is None or not labels.right:
-        return found
+    calibration = calibrate(labels.confidences, labels.right, alpha=alpha, delta=delta)
+    if calibration.missing is None or not labels.right:
+        return calibration
     share = len(labels.right) / (len(labels.right) + labels.skipped)
-    return replace(found, missing=math.ceil(found.missing / share))
+    return replace(calibration, missing=math.ceil(calibration.missing / share))
 
 
 def _finished_draft(
@@ -276,8 +276,8 @@ def _finished_draft(
         while cancel is None or not cancel.is_set():
             next(steps)
     except StopIteration as end:
-        found: LocalDraft | None = end.value
-        return found
+        draft: LocalDraft | None = end.value
+        return draft
     finally:
         steps.close()
     return None
@@ -291,7 +291,7 @@ _EDGES = " \t\n.,;:!?\"'`*_()[]{}<>"
 _MINUS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-"})
 
 
-def same_answer(expected: str, found: str) -> bool:
+def same_answer(expected: str, answer: str) -> bool:
     """Whether two texts say the same.
 
     They do if they are equal but for case, width, spaces and punctuation around them, or if they
@@ -301,12 +301,12 @@ def same_answer(expected: str, found: str) -> bool:
     stand in answers by chance, or right answers come in many words, an app needs a judge of its
     own.
     """
-    if not (wanted := _plain(expected)):
+    if not (plain := _plain(expected)):
         return False
-    if wanted == _plain(found):
+    if plain == _plain(answer):
         return True
     number = last_number(expected)
-    return number is not None and number == last_number(found)
+    return number is not None and number == last_number(answer)
 
 
 def last_number(text: str) -> Decimal | None:

@@ -115,17 +115,17 @@ def fit_profile(
         InvalidOption: `max_false_rejections` is no share.
         RequestError: there are too few right or wrong ones.
     """
-    found = list(examples)
+    drafts = list(examples)
     classifier, of_prompts = train_out_of_fold(
-        [(each.prompt, each.right) for each in found], max_false_rejections=max_false_rejections
+        [(each.prompt, each.right) for each in drafts], max_false_rejections=max_false_rejections
     )
-    probe, of_states = _fit_probe(found)
+    probe, of_states = _fit_probe(drafts)
     signals = [
         replace(each.signals, prompt_log_odds=prompt, probe_log_odds=float(state))
-        for each, prompt, state in zip(found, of_prompts, of_states, strict=True)
+        for each, prompt, state in zip(drafts, of_prompts, of_states, strict=True)
     ]
-    regression = train_signal_regression(signals, [each.right for each in found])
-    return ConfidenceProfile(classifier, regression, probe, _fit_partial(found, of_prompts))
+    regression = train_signal_regression(signals, [each.right for each in drafts])
+    return ConfidenceProfile(classifier, regression, probe, _fit_partial(drafts, of_prompts))
 
 
 def train_profile(
@@ -200,7 +200,7 @@ def _fit_partial(
     examples: list[LabelledDraft], of_prompts: list[float]
 ) -> LogisticRegression | None:
     """Train the regression for answers under way; None where too few of both kinds went on."""
-    seen = [
+    labelled = [
         (replace(signals, prompt_log_odds=prompt), each.right)
         for each, prompt in zip(examples, of_prompts, strict=True)
         for signals in each.partial_signals
@@ -209,7 +209,9 @@ def _fit_partial(
     wrong = sum(bool(each.partial_signals) for each in examples) - right
     if min(right, wrong) < _MIN_PARTIAL:
         return None
-    return train_signal_regression([signals for signals, _ in seen], [each for _, each in seen])
+    return train_signal_regression(
+        [signals for signals, _ in labelled], [each for _, each in labelled]
+    )
 
 
 def examples_in(
@@ -222,7 +224,7 @@ def examples_in(
     Args:
         bundle: only those of this model.
     """
-    found: list[LabelledDraft] = []
+    examples: list[LabelledDraft] = []
     for entry in entries:
         decision = entry.decision
         if entry.texts is None or entry.right is None or set(decision.signals) != set(SIGNAL_NAMES):
@@ -231,17 +233,17 @@ def examples_in(
             continue
         messages = _messages(entry.texts.prompt)
         if messages and decision.route != "audit" and bundle in (None, decision.bundle):
-            found.append(LabelledDraft(list(messages), Signals(**decision.signals), entry.right))
-    return found
+            examples.append(LabelledDraft(list(messages), Signals(**decision.signals), entry.right))
+    return examples
 
 
 def _messages(prompt: str) -> Messages | None:
     """Read a conversation as the client records it; None where an app recorded something else."""
     try:
-        found = json.loads(prompt)
+        messages = json.loads(prompt)
     except ValueError:
         return None
-    return found if isinstance(found, list) else None
+    return messages if isinstance(messages, list) else None
 
 
 # The odds of the answer are the model's own word for what is asked here, so they are taken as they

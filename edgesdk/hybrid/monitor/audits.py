@@ -91,7 +91,7 @@ class Auditor(Closeable):
     Args:
         remote: of the auditor's own, so that its failures and waits are not those of users.
         bundle: hash of the model.
-        found: called with each outcome, in the thread, before it is recorded.
+        on_outcome: called with each outcome, in the thread, before it is recorded.
     """
 
     def __init__(
@@ -102,14 +102,14 @@ class Auditor(Closeable):
         journal: Journal,
         *,
         bundle: str,
-        found: Callable[[AuditOutcome], None],
+        on_outcome: Callable[[AuditOutcome], None],
     ) -> None:
         self._audits = audits
         self._remote = remote
         self._policy = policy
         self._journal = journal
         self._bundle = bundle
-        self._found = found
+        self._on_outcome = on_outcome
         self._waiting: queue.Queue[AuditCandidate | None] = queue.Queue(_MAX_QUEUED)
         self._guard = threading.Lock()
         self._closing = CancellationToken()
@@ -171,7 +171,7 @@ class Auditor(Closeable):
             agreed, reason = self._judged(candidate, result)
         confidence = candidate.draft.confidence
         if agreed is not None and confidence is not None:
-            self._found(AuditOutcome(candidate.calibration, confidence, agreed))
+            self._on_outcome(AuditOutcome(candidate.calibration, confidence, agreed))
         self._record(candidate, result, agreed, reason, started)
 
     def _ask(self, candidate: AuditCandidate) -> CloudResult:

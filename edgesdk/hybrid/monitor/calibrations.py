@@ -121,12 +121,12 @@ class CalibrationStore:
     def load(self, now: CalibrationKey) -> CalibrationRecord | StaleCalibration | None:
         """Load the calibration for `now`; None where this model never had one."""
         try:
-            found = self._read(now.bundle)
+            record = self._read(now.bundle)
         except RequestError as error:
             return StaleCalibration(f"it cannot be read: {error}")
-        if found is not None:
-            changes = now.changes(found.key)
-            return StaleCalibration(f"{' and '.join(changes)} changed since") if changes else found
+        if record is not None:
+            changes = now.changes(record.key)
+            return StaleCalibration(f"{' and '.join(changes)} changed since") if changes else record
         others = [other for other in self._others() if other.key.model == now.model]
         if not others:
             return None
@@ -145,9 +145,9 @@ class CalibrationStore:
         """Iterate the readable records of all models."""
         for path in self._artifacts.folder.glob(f"*/{_NAME}.json"):
             with suppress(RequestError):
-                found = self._read(path.parent.name)
-                if found is not None:
-                    yield found
+                record = self._read(path.parent.name)
+                if record is not None:
+                    yield record
 
     def _read(self, bundle: str) -> CalibrationRecord | None:
         value = self._artifacts.read(bundle, _NAME)

@@ -73,7 +73,7 @@ class RiskGuarantee:
         """Say it to people."""
         if self.record is None:
             if self.status == "none":
-                return "Nothing was calibrated, so nothing is promised."
+                return "Nothing was calibrated, so nothing is guaranteed."
             return (
                 f"There is a calibration, but {self.reason}. It promises nothing any more, and no"
                 " answer of the device is kept as sure. Calibrate again."
@@ -117,9 +117,9 @@ class GuaranteeMonitor:
         self._risk: RiskMonitor | None = None
         self._risk_of = ""
         self._audited: list[AuditOutcome] = []
-        found = None if calibrations is None else calibrations.load(now)
-        if found is not None:
-            self._adopt(found)
+        stored = None if calibrations is None else calibrations.load(now)
+        if stored is not None:
+            self._adopt(stored)
 
     @property
     def guarantee(self) -> RiskGuarantee:
@@ -129,18 +129,18 @@ class GuaranteeMonitor:
     @property
     def calibration(self) -> str:
         """The id of the calibration in force; empty where there is none."""
-        made = self._guarantee.record
-        return "" if made is None else made.id
+        record = self._guarantee.record
+        return "" if record is None else record.id
 
     def calibrate(self, labels: Labels, *, alpha: float, delta: float) -> CalibrationRecord:
         """Calibrate the threshold with labels, for now and for later starts.
 
-        Where they allow no promise nothing is kept from now on, as nothing else would be safe.
+        Where they allow no guarantee nothing is kept from now on, as nothing else would be safe.
 
         Raises:
             InvalidOption: alpha or delta is no probability. Nothing was changed.
         """
-        made = CalibrationRecord(
+        record = CalibrationRecord(
             id=uuid.uuid4().hex,
             at=time.time(),
             key=self._now,
@@ -149,9 +149,9 @@ class GuaranteeMonitor:
             confidences=labels.confidences,
         )
         with self._working:
-            self._adopt(made)
-            self._save(made)
-        return made
+            self._adopt(record)
+            self._save(record)
+        return record
 
     def observe_draft(self, draft: LocalDraft) -> None:
         """Watch the confidence of a draft for a user's prompt."""
@@ -169,21 +169,21 @@ class GuaranteeMonitor:
         """Count the outcome of an audit."""
         with self._working:
             self._reload()
-            made = self._guarantee.record
-            if made is None or outcome.calibration != made.id:
+            record = self._guarantee.record
+            if record is None or outcome.calibration != record.id:
                 return
             risk, new = self._risk, [outcome]
-            if risk is None or self._risk_of != made.id:
-                risk = RiskMonitor(made.calibration.alpha, made.calibration.delta)
-                self._risk, self._risk_of, self._audited = risk, made.id, []
-                new = [*self._recorded(made), outcome]
+            if risk is None or self._risk_of != record.id:
+                risk = RiskMonitor(record.calibration.alpha, record.calibration.delta)
+                self._risk, self._risk_of, self._audited = risk, record.id, []
+                new = [*self._recorded(record), outcome]
             for one in new:
                 self._audited.append(one)
                 risk.update(not one.agreed)
             if risk.drifted:
-                self._drifted(made, self._audited[risk.since :])
+                self._drifted(record, self._audited[risk.since :])
 
-    def _drifted(self, made: CalibrationRecord, audited: list[AuditOutcome]) -> None:
+    def _drifted(self, record: CalibrationRecord, audited: list[AuditOutcome]) -> None:
         """Guarantee what the newest audits allow.
 
         Audits only saw answers that were kept, so the new threshold is stricter. They are those
@@ -193,9 +193,9 @@ class GuaranteeMonitor:
             tuple(outcome.confidence for outcome in audited),
             tuple(outcome.agreed for outcome in audited),
         )
-        old = made.calibration
-        fresh = replace(
-            made,
+        old = record.calibration
+        stricter = replace(
+            record,
             id=uuid.uuid4().hex,
             at=time.time(),
             calibration=calibrate_labels(labels, alpha=old.alpha, delta=old.delta),
@@ -203,11 +203,11 @@ class GuaranteeMonitor:
             confidences=(),
             drifted=True,
         )
-        self._adopt(fresh)
-        self._save(fresh)
+        self._adopt(stricter)
+        self._save(stricter)
 
-    def _adopt(self, found: CalibrationRecord | StaleCalibration) -> None:
-        guarantee = self._promise_of(found)
+    def _adopt(self, loaded: CalibrationRecord | StaleCalibration) -> None:
+        guarantee = self._guarantee_of(loaded)
         # Without a guarantee it does not matter whether the prompts change.
         watched = guarantee.record if guarantee.status == "holds" else None
         confidences = () if watched is None else watched.confidences
@@ -216,25 +216,25 @@ class GuaranteeMonitor:
         if guarantee.status != "holds":
             _LOG.warning("%s", guarantee.phrase())
 
-    def _promise_of(self, found: CalibrationRecord | StaleCalibration) -> RiskGuarantee:
-        if isinstance(found, StaleCalibration):
-            return RiskGuarantee("stale", self._at(_KEEPS_NOTHING), reason=found.reason)
-        threshold = found.calibration.threshold
+    def _guarantee_of(self, loaded: CalibrationRecord | StaleCalibration) -> RiskGuarantee:
+        if isinstance(loaded, StaleCalibration):
+            return RiskGuarantee("stale", self._at(_KEEPS_NOTHING), reason=loaded.reason)
+        threshold = loaded.calibration.threshold
         status: GuaranteeStatus = "holds" if threshold is not None else "impossible"
         return RiskGuarantee(
-            "drifted" if found.drifted else status,
+            "drifted" if loaded.drifted else status,
             self._at(_KEEPS_NOTHING if threshold is None else threshold),
-            found,
+            loaded,
         )
 
     def _at(self, threshold: float) -> Confidence:
         return replace(self._base, threshold=threshold)
 
-    def _save(self, made: CalibrationRecord) -> None:
+    def _save(self, record: CalibrationRecord) -> None:
         if self._calibrations is None:
             return
         try:
-            self._calibrations.save(made)
+            self._calibrations.save(record)
         except RequestError as error:
             _LOG.warning("a calibration holds until the end of this program only: %s", error)
 
@@ -242,24 +242,24 @@ class GuaranteeMonitor:
         """Adopt what another process calibrated, or found of drift."""
         if self._calibrations is None:
             return
-        found = self._calibrations.load(self._now)
-        made = self._guarantee.record
-        if isinstance(found, CalibrationRecord) and (made is None or found.at > made.at):
-            self._adopt(found)
+        stored = self._calibrations.load(self._now)
+        current = self._guarantee.record
+        if isinstance(stored, CalibrationRecord) and (current is None or stored.at > current.at):
+            self._adopt(stored)
 
-    def _recorded(self, made: CalibrationRecord) -> list[AuditOutcome]:
+    def _recorded(self, record: CalibrationRecord) -> list[AuditOutcome]:
         """Read the audits of this calibration from before this start."""
         if self._journal is None:
             return []
         try:
-            entries = list(self._journal.entries(since=made.at, route="audit"))
+            entries = list(self._journal.entries(since=record.at, route="audit"))
         except RequestError as error:
             _LOG.warning("earlier audits could not be read: %s", error)
             return []
         return [
-            AuditOutcome(made.id, entry.decision.confidence, entry.decision.agreed)
+            AuditOutcome(record.id, entry.decision.confidence, entry.decision.agreed)
             for entry in entries
-            if entry.decision.calibration == made.id
+            if entry.decision.calibration == record.id
             and entry.decision.agreed is not None
             and entry.decision.confidence is not None
         ]

@@ -87,7 +87,7 @@ class Monitor(Closeable):
                 policy,
                 journal,
                 bundle=model.runtime.engine.kv_identity.model,
-                found=self._guarantee.observe_audit,
+                on_outcome=self._guarantee.observe_audit,
             )
 
     @property

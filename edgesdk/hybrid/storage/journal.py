@@ -142,13 +142,13 @@ class JournalEntry:
 
     def to_json(self) -> dict[str, object]:
         """Return the entry as a JSON object, a line of an export."""
-        found: dict[str, object] = {"id": self.id, "prompt_hash": self.prompt}
-        found |= asdict(self.decision)
-        found["complete"] = self.decision.complete
-        found["right"] = self.right
+        entry: dict[str, object] = {"id": self.id, "prompt_hash": self.prompt}
+        entry |= asdict(self.decision)
+        entry["complete"] = self.decision.complete
+        entry["right"] = self.right
         if self.texts is not None:
-            found["texts"] = asdict(self.texts)
-        return found
+            entry["texts"] = asdict(self.texts)
+        return entry
 
 
 class Journal:
@@ -179,14 +179,14 @@ class Journal:
         Raises:
             RequestError: it could not be written.
         """
-        kept = json.dumps(asdict(texts)) if texts is not None and self._keep_texts else None
-        row = (decision.at, self._hash(prompt), json.dumps(asdict(decision)), kept)
+        stored_texts = json.dumps(asdict(texts)) if texts is not None and self._keep_texts else None
+        row = (decision.at, self._hash(prompt), json.dumps(asdict(decision)), stored_texts)
         with self._database.connection() as database:
-            done = database.execute(
+            number = database.execute(
                 "INSERT INTO decisions (at, prompt, decision, texts) VALUES (?, ?, ?, ?)", row
             ).lastrowid
-        assert done is not None, "an insert has a row"
-        return done
+        assert number is not None, "an insert has a row"
+        return number
 
     def label(self, id: int, right: bool) -> None:
         """Record whether the device's reply of entry `id` was right. Of several labels the newest
@@ -212,12 +212,12 @@ class Journal:
             route: only those that were answered there.
             last: only so many, the newest of those.
         """
-        found = (
+        entries = (
             entry
             for entry in self._read(since, newest_first=last is not None)
             if route is None or entry.decision.route == route
         )
-        yield from found if last is None else reversed(list(islice(found, last)))
+        yield from entries if last is None else reversed(list(islice(entries, last)))
 
     def close(self) -> None:
         """Close the file."""
@@ -246,11 +246,11 @@ class Journal:
         """Create the tables if the file is new, and return its salt."""
         self._database.require_table(database, "decisions")
         database.execute(_ABOUT)
-        found = database.execute("SELECT version, salt FROM about").fetchone()
-        if found is None:
-            found = (_VERSION, secrets.token_bytes(32))
-            database.execute("INSERT INTO about VALUES (?, ?)", found)
-        version, salt = found
+        about = database.execute("SELECT version, salt FROM about").fetchone()
+        if about is None:
+            about = (_VERSION, secrets.token_bytes(32))
+            database.execute("INSERT INTO about VALUES (?, ?)", about)
+        version, salt = about
         if version != _VERSION:
             raise RequestError(
                 f"The journal {self._path} has version {version}; this edgesdk writes {_VERSION}.",
@@ -263,10 +263,14 @@ class Journal:
 
 def _entry(row: tuple[int, str, str, str | None, int | None]) -> JournalEntry:
     number, prompt, decision, texts, label = row
-    found = json.loads(decision)
-    found["kinds"] = tuple(found["kinds"])
-    kept = None if texts is None else RecordedTexts(**json.loads(texts))
-    right = kept.right if label is None and kept is not None else label
+    values = json.loads(decision)
+    values["kinds"] = tuple(values["kinds"])
+    stored_texts = None if texts is None else RecordedTexts(**json.loads(texts))
+    right = stored_texts.right if label is None and stored_texts is not None else label
     return JournalEntry(
-        number, prompt, DecisionRecord(**found), kept, None if right is None else bool(right)
+        number,
+        prompt,
+        DecisionRecord(**values),
+        stored_texts,
+        None if right is None else bool(right),
     )

@@ -116,7 +116,7 @@ def training_set(entries: Iterable[JournalEntry]) -> TrainingSet:
 def _messages(prompt: str) -> list[Any] | None:
     """A conversation as the client writes it down; None where an app wrote something else."""
     try:
-        found = json.loads(prompt)
+        messages = json.loads(prompt)
     except ValueError:
         return None
-    return found if isinstance(found, list) and found else None
+    return messages if isinstance(messages, list) and messages else None
