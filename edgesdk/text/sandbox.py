@@ -31,6 +31,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+from markupsafe import Markup
 
 from edgesdk.text.template_text import (
     TemplateText,
@@ -79,6 +80,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = _tojson
         self.filters["join"] = self._join
         self.filters["replace"] = self._replace
+        self.filters["safe"] = _mark_safe
         for name, function in self.filters.items():
             self.filters[name] = self._charged(function, pads=name in _PADDING)
         self.filters[_REPEAT] = self._repeat
@@ -358,6 +360,11 @@ def _traced(result: Any, inputs: tuple[Any, ...]) -> Any:
     others = [value for value in inputs if not isinstance(value, str | int | float | None)]
     known = texts and not others and all(map(is_template, texts))
     return from_template(result) if known else result
+
+
+def _mark_safe(value: Any) -> Any:
+    # Jinja's own makes a text of another class, whose origins would be lost; nothing is escaped.
+    return value if isinstance(value, TemplateText) else Markup(value)
 
 
 def _raise_exception(message: str) -> None:

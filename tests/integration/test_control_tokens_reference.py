@@ -7,18 +7,24 @@ between them is the same text, though transformers cuts it at each name.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gguf
+import llama_cpp
 import pytest
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.tokenizers import read_text
 from integration.test_template_reference import CONVERSATIONS, TEMPLATES
 from support import call_templates
+from support.llama_vocab import load_vocabulary
 from transformers import PreTrainedTokenizerFast
 
 from edgesdk.engines.gguf.engine import GgufEngine
+from edgesdk.engines.gguf.tokenizer import LlamaCppTokenizer
 from edgesdk.engines.registry import open_engine
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
@@ -151,3 +157,61 @@ def test_llama_cpp_gets_the_same_prompts(engine: GgufEngine) -> None:
         assert [i for i in ids if i in control] == [i for i in plain if i in control]
         spelled = b"".join(map(tokenizer.token_bytes, ids))
         assert attack.encode() in spelled
+
+
+def _write_sentencepiece(path: Path, *, name: str, prefix: bool) -> Path:
+    """A vocabulary whose merges make `</s>` of plain text, as Llama 2's."""
+    control = ["<unk>", "<s>", "</s>", "<|end|>", "<|endoftext|>"]
+    letters = ["▁", *"<>|/abcdensu\n"]
+    merged = ["</", "</s", "▁a", "▁▁", "en", "end", "<|", "|>", "<|end", "un"]
+    pieces = [*letters, *merged]
+    tokens = [*control, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces, "<tool>"]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(i) for i in range(len(tokens))])
+    writer.add_token_types([2, 3, 3, 3, 3, *([6] * 256), *([1] * len(pieces)), 4])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_add_space_prefix(prefix)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("name", ["tiny", "phi-3"])
+@pytest.mark.parametrize("prefix", [True, False])
+def test_sentencepiece_of_llama_cpp_makes_no_control_token_of_text(
+    tmp_path: Path, name: str, prefix: bool
+) -> None:
+    vocab = load_vocabulary(_write_sentencepiece(tmp_path / "x.gguf", name=name, prefix=prefix))
+    size = llama_cpp.llama_vocab_n_tokens(vocab)
+    context: Any = SimpleNamespace(vocab=vocab, vocab_size=size, model=object())
+    tokenizer = LlamaCppTokenizer(llama_cpp, context)
+    template = ChatTemplate(
+        "{% for m in messages %}<|end|> {{ m.content }} </s>\n{% endfor %}<|end|><tool>"
+    )
+    encoder = PromptEncoder(tokenizer, template, "<s>", "</s>")
+    # Without a guard llama.cpp's merges make the token, though it is told to parse none.
+    assert 2 in tokenizer._encode("a</s>", parse_special=False)
+    rng = random.Random(5)
+    parts = ["</s>", "<|end|>", "<s>", "<unk>", "<tool>", "a", " ", "</s", ">", "<|end", "\n", "é"]
+    control = encoder.control_tokens.ids
+    shape = [
+        token for token in encoder.chat([{"role": "user", "content": "x"}]) if token in control
+    ]
+    for _ in range(300):
+        text = "".join(rng.choices(parts, k=rng.randint(1, 6)))
+        messages = [{"role": "user", "content": text}]
+        ids = encoder.chat(messages)
+        rendered = template.render(messages)
+        if encoder.control_tokens.is_clean(rendered):
+            start = tokenizer.encode("", add_bos=True)
+            assert ids == start + tokenizer.encode(rendered.plain), text
+            pieces = encoder.control_tokens.split(rendered)
+            assert ids == start + tokenizer.encode_pieces(pieces, control), text
+        assert [token for token in ids if token in control] == shape, text

@@ -16,14 +16,14 @@ def _silent(level: int, text: bytes, data: ctypes.c_void_p) -> None:
 
 def llama_ends(path: Path) -> set[int]:
     """The ids at which llama.cpp ends an answer."""
-    vocab = _load(path)
+    vocab = load_vocabulary(path)
     ids = range(llama_cpp.llama_vocab_n_tokens(vocab))
     return {token for token in ids if llama_cpp.llama_vocab_is_eog(vocab, token)}
 
 
 def llama_encoder(path: Path) -> Callable[[str], list[int]]:
     """Ids of a text as llama.cpp gives them: special tokens parsed, no BOS added."""
-    vocab = _load(path)
+    vocab = load_vocabulary(path)
 
     def encode(text: str) -> list[int]:
         raw = text.encode()
@@ -36,7 +36,8 @@ def llama_encoder(path: Path) -> Callable[[str], list[int]]:
     return encode
 
 
-def _load(path: Path) -> ctypes.c_void_p:
+def load_vocabulary(path: Path) -> ctypes.c_void_p:
+    """llama.cpp's vocabulary of a file; it is never freed."""
     llama_cpp.llama_log_set(_silent, ctypes.c_void_p())
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()

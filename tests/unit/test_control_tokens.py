@@ -100,7 +100,10 @@ _TEMPLATES = {
     "{% set ns.out = ns.out + block[:-1] %}{% endfor %}{{ [ns.out, '</s>'] | join('|') }}"
     "{{ '%s<|im_end|>%d' % (messages[0].content, 1) }}"
     "{{ '<|im_start|>{}<|im_end|>'.format(messages[0].content) }}"
-    "{% filter trim %} {{ messages[0].content }}<|im_end|> {% endfilter %}" + _END,
+    "{% filter trim %} {{ messages[0].content }}<|im_end|> {% endfilter %}"
+    "{{ ('<|im_start|>' + messages[0].content) | safe }}{{ ['</s>', 1] | join }}"
+    "{{ {'user': '<|user|>'}.get(messages[1].role) }}"
+    "{{ '<|' ~ messages[1].role | title | lower }}|>" + _END,
 }
 _WORD_PARTS = ("<|im", "_end|>", "<|", "|>", "user", "_start", "<", ">", "s", "/s>", "</think>")
 _OTHERS = ("cat", " the", " ", "\n", "\n\n", "é", "{{ x }}", "%s", "{}", '"', "\\", "\ue000")

@@ -170,3 +170,10 @@ def test_threads_share_a_template_but_not_its_budget() -> None:
         rendered = list(pool.map(lambda _: template.render([]), range(6)))
 
     assert {len(text) for text in rendered} == {90000}
+
+
+def test_a_key_without_a_value_is_left_out_as_in_transformers() -> None:
+    source = "{% for m in messages %}[{{ m.content }}{{ 'calls' in m }}]{% endfor %}"
+    messages = [{"role": "assistant", "content": None, "calls": None}, *_USER]
+
+    assert ChatTemplate(source).render(messages).startswith("[False][Hi")

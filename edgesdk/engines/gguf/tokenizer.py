@@ -68,21 +68,27 @@ class LlamaCppTokenizer:
 
     @cached_property
     def added_tokens(self) -> Mapping[str, int]:
-        looked_for = self.special_token_ids | self._with(self._api.LLAMA_TOKEN_ATTR_USER_DEFINED)
-        texts = {self._text(token): token for token in sorted(looked_for)}
+        texts = {self._text(token): token for token in sorted(self._special_and_added[1])}
         return {text: token for text, token in texts.items() if text is not None}
 
-    @cached_property
+    @property
     def special_token_ids(self) -> frozenset[int]:
-        bos = self._api.llama_vocab_bos(self._vocab)
-        special = self._api.LLAMA_TOKEN_ATTR_CONTROL | self._api.LLAMA_TOKEN_ATTR_UNKNOWN
-        return self._with(special) | self._eos | ({bos} if bos >= 0 else set())
+        return self._special_and_added[0]
 
-    def _with(self, attributes: int) -> frozenset[int]:
-        """The tokens that have one of these attributes."""
-        return frozenset(
-            token for token in range(self.vocab_size) if self._attributes(token) & attributes
-        )
+    @cached_property
+    def _special_and_added(self) -> tuple[frozenset[int], frozenset[int]]:
+        """Tokens that stand for no text, and all that are looked for in a text first."""
+        bos = self._api.llama_vocab_bos(self._vocab)
+        special = {*self._eos, *([bos] if bos >= 0 else [])}
+        added = set[int]()
+        no_text = self._api.LLAMA_TOKEN_ATTR_CONTROL | self._api.LLAMA_TOKEN_ATTR_UNKNOWN
+        for token in range(self.vocab_size):
+            attributes = self._attributes(token)
+            if attributes & no_text:
+                special.add(token)
+            elif attributes & self._api.LLAMA_TOKEN_ATTR_USER_DEFINED:
+                added.add(token)
+        return frozenset(special), frozenset(special | added)
 
     @cached_property
     def _ids_of_bytes(self) -> dict[bytes, int]:
