@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -40,6 +41,19 @@ def texts_of(message: Mapping[str, Any]) -> list[str]:
     if isinstance(content, str):
         return [content]
     return [part["text"] for part in parts_in([message]) if isinstance(part.get("text"), str)]
+
+
+def texts_in(value: Any) -> list[str]:
+    """Return every text inside a JSON value, keys and numbers too."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [json.dumps(value)]
+    if isinstance(value, Mapping):
+        return [text for item in value.items() for part in item for text in texts_in(part)]
+    if isinstance(value, Sequence):
+        return [text for item in value for text in texts_in(item)]
+    return []
 
 
 def text_groups(messages: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -18,9 +18,7 @@ from edgesdk.hybrid.confidence.prompt_classifier import (
     Messages,
     PromptClassifier,
 )
-from edgesdk.hybrid.content import media_in
-from edgesdk.hybrid.privacy.policy import texts_in
-from edgesdk.hybrid.request import HybridRequest
+from edgesdk.hybrid.content import media_in, texts_in, texts_in
 from edgesdk.options import Options
 from edgesdk.receipt import Receipt
 from edgesdk.runtime import Runtime

@@ -23,10 +23,9 @@ from support.offline_queues import KEY, Clock, queue_at, request, texts
 
 from edgesdk.errors import InvalidOption, MissingExtra, RequestError
 from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
+from edgesdk.hybrid.offline.cipher import DecryptionFailed, QueueCipher
 from edgesdk.hybrid.offline.queue import (
-    DecryptionFailed,
     OfflineQueue,
-    QueueCipher,
     QueuedRequest,
     from_bytes,
     queued_request,
@@ -223,6 +222,22 @@ def test_old_requests_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     clock.now += 200
     queue.put(request("newer"))
     assert claim.done()
+
+
+def test_a_clock_that_goes_back_holds_nothing_for_longer(tmp_path: Path) -> None:
+    clock = Clock()
+    clock.now += 300 * 86_400
+    queue = queue_at(tmp_path, clock, max_age=1000, lease=60)
+    queue.put(request("sent by one who died"))
+    queue.put(request("waits"))
+    assert queue.claim() is not None
+    clock.now -= 300 * 86_400
+    again = queue_at(tmp_path, clock, max_age=1000, lease=60)
+    assert texts(again) == ["waits"]
+    clock.now += 61
+    assert texts(again) == ["sent by one who died", "waits"]
+    clock.now += 1000
+    assert texts(again) == []
 
 
 def test_a_full_queue_drops_its_oldest(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from edgesdk.errors import InvalidOption
+from edgesdk.hybrid.content import texts_in
 from edgesdk.hybrid.privacy.detectors import PrivateSpan
-from edgesdk.hybrid.privacy.policy import Policy, Upload, texts_in
+from edgesdk.hybrid.privacy.policy import Policy, Upload
 
 HELLO = [{"role": "user", "content": "Hello"}]
 SECRET = [{"role": "user", "content": "Mail ann@x.io"}]

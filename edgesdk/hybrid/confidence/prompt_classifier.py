@@ -26,7 +26,7 @@ from edgesdk.hybrid.confidence.regression import (
     out_of_fold,
     train_regression,
 )
-from edgesdk.hybrid.privacy.policy import texts_in
+from edgesdk.hybrid.content import texts_in
 from edgesdk.text.prompts import Prompt, as_messages
 
 # The name of the artifact; see `edgesdk.hybrid.confidence.artifacts`.

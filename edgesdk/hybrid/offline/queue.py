@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import logging
 import secrets
@@ -16,13 +14,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from edgesdk.errors import InvalidOption, MissingExtra, RequestError
+from edgesdk.errors import InvalidOption, RequestError
+from edgesdk.hybrid.offline.cipher import DecryptionFailed, QueueCipher, key_of_keyring
 from edgesdk.hybrid.privacy.policy import Upload, UploadVerdict
 from edgesdk.hybrid.storage.database import Database
 from edgesdk.options import Options, options_from
 from edgesdk.system.closing import Closeable
 
-KEY_BYTES = 32
 _VERSION = 2
 _TABLES = (
     # `proof` is encrypted with the key, so that a wrong one is noticed before anything is.
@@ -32,12 +30,12 @@ _TABLES = (
     " leased_until REAL NOT NULL DEFAULT 0)",
 )
 _DAY = 86_400.0
+# Another process may have longer leases than this one, but not so much longer.
+_MAX_LEASES = 10
 # Of a lease, what sending may take; the rest is for recording that it was done.
 _SENDING_SHARE = 0.8
 # The options that a cloud is told; the rest is the device's.
 _CLOUD_OPTIONS = ("max_tokens", "stop", "temperature", "top_p", "seed")
-_KEYRING_SERVICE = "edgesdk queue"
-_KEY_HINT = "Give the queue a key of the app's: OfflineQueue(path, key=...)."
 _LOG = logging.getLogger("edgesdk.hybrid")
 
 
@@ -237,6 +235,13 @@ class OfflineQueue(Closeable):
         self._database.close()
 
     def _drop_expired(self, database: sqlite3.Connection, now: float) -> None:
+        # The clock was set back: what seems to come from the future is of now, or it would wait, or
+        # be somebody's, for as long as the clock was ahead.
+        database.execute("UPDATE requests SET at = ? WHERE at > ?", (now, now))
+        database.execute(
+            "UPDATE requests SET leased_until = ? WHERE leased_until > ?",
+            (now + self._lease, now + _MAX_LEASES * self._lease),
+        )
         dropped = database.execute(
             "DELETE FROM requests WHERE at <= ? AND leased_until <= ?", (now - self._max_age, now)
         ).rowcount
@@ -313,96 +318,3 @@ class Claim:
     def release(self) -> None:
         """Leave it in the queue, for a later time."""
         self._queue._end(self.entry.id, self._lease, drop=False)
-
-
-class DecryptionFailed(Exception):
-    """The key or the context is another, or the bytes were changed. Never leaves the SDK."""
-
-
-class QueueCipher:
-    """Encrypts bytes with Fernet, each for a context without which they cannot be decrypted.
-
-    Raises:
-        InvalidOption: the key has not 32 bytes.
-        MissingExtra: cryptography is not installed.
-    """
-
-    def __init__(self, key: bytes) -> None:
-        if len(key) != KEY_BYTES:
-            raise InvalidOption(
-                f"A key has {KEY_BYTES} bytes, not {len(key)}.",
-                hint="Make one with secrets.token_bytes(32), and keep it where secrets are kept.",
-            )
-        try:
-            from cryptography.fernet import Fernet
-        except ModuleNotFoundError:
-            raise MissingExtra(
-                "cryptography", extra="queue", needed_for="An encrypted queue"
-            ) from None
-        self._fernet = Fernet(base64.urlsafe_b64encode(key))
-
-    def encrypt(self, data: bytes, context: str) -> bytes:
-        """Encrypt `data`; it can be decrypted with the same `context` only."""
-        return self._fernet.encrypt(_prefix(context) + data)
-
-    def decrypt(self, token: bytes, context: str) -> bytes:
-        """Decrypt what `encrypt` gave.
-
-        Raises:
-            DecryptionFailed: it is not that.
-        """
-        from cryptography.fernet import InvalidToken
-
-        try:
-            found = self._fernet.decrypt(token)
-        except InvalidToken:
-            raise DecryptionFailed from None
-        if not found.startswith(_prefix(context)):
-            raise DecryptionFailed
-        return found.removeprefix(_prefix(context))
-
-
-def key_of_keyring(name: str, *, make: bool) -> bytes:
-    """Return the key that the system's keyring has under `name`.
-
-    Args:
-        make: put a new one there if there is none.
-
-    Raises:
-        MissingExtra: keyring is not installed.
-        RequestError: the system has no keyring, or it does not give the key.
-    """
-    try:
-        import keyring
-    except ModuleNotFoundError:
-        raise MissingExtra(
-            "keyring", extra="queue", needed_for="A queue without a key of the app's"
-        ) from None
-    try:
-        found = keyring.get_password(_KEYRING_SERVICE, name)
-        if found is None and make:
-            key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode("ascii")
-            keyring.set_password(_KEYRING_SERVICE, name, key)
-            # Some backends take everything and keep nothing.
-            found = keyring.get_password(_KEYRING_SERVICE, name)
-    except Exception as error:
-        # Its backends raise errors of their own besides keyring's.
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise RequestError(
-            f"The system's keyring cannot be used: {words.removesuffix('.')}.", hint=_KEY_HINT
-        ) from error
-    if found is None:
-        raise RequestError(
-            f"The system's keyring {'keeps' if make else 'has'} no key of this queue ({name}).",
-            hint=_KEY_HINT if make else "Without it the queue cannot be read; delete its file.",
-        )
-    try:
-        return base64.b64decode(found, validate=True)
-    except binascii.Error:
-        raise RequestError(
-            f"What the system's keyring has as key of this queue ({name}) is none."
-        ) from None
-
-
-def _prefix(context: str) -> bytes:
-    return f"{context}\0".encode()

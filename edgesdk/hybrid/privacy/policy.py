@@ -175,16 +175,3 @@ def kinds_in(detectors: Iterable[Detector], messages: Messages) -> frozenset[str
     others = json.dumps([*map(without_texts, messages)], ensure_ascii=False, default=str)
     groups = [*text_groups(messages), [others]]
     return frozenset().union(*(kinds_of(detectors, group) for group in groups))
-
-
-def texts_in(value: Any) -> list[str]:
-    """Return every text inside a JSON value, keys and numbers too."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return [json.dumps(value)]
-    if isinstance(value, Mapping):
-        return [text for item in value.items() for part in item for text in texts_in(part)]
-    if isinstance(value, Sequence):
-        return [text for item in value for text in texts_in(item)]
-    return []
