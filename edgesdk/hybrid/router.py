@@ -18,7 +18,8 @@ from edgesdk.hybrid.confidence.prompt_classifier import (
     Messages,
     PromptClassifier,
 )
-from edgesdk.hybrid.content import media_in, texts_in, texts_in
+from edgesdk.hybrid.content import media_in, texts_in
+from edgesdk.hybrid.request import HybridRequest
 from edgesdk.options import Options
 from edgesdk.receipt import Receipt
 from edgesdk.runtime import Runtime
