@@ -13,6 +13,7 @@ from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.checkpoint.gguf_reader import read_gguf_contents
 from edgesdk_export.gguf import vocabulary_metadata
 from edgesdk_export.gguf.container import TensorPlan, write_container
+from edgesdk_export.gguf.model_name import model_name
 from edgesdk_export.tokenizers import read_text
 from edgesdk_quantize.formats import ggml
 from safetensors.numpy import save_file
@@ -83,7 +84,9 @@ def save_checkpoint(tokenizer: Tokenizer, folder: Path, **settings) -> Path:
     return folder
 
 
-def write_vocabulary(source: Path, path: Path, extra: int = 3) -> tuple[Tokenizer, Path]:
+def write_vocabulary(
+    source: Path, path: Path, extra: int = 3, name: str = "tiny"
+) -> tuple[Tokenizer, Path]:
     """The tokenizer of a checkpoint, and a GGUF of nothing else."""
     checkpoint = open_checkpoint(source)
     text = read_text(checkpoint)
@@ -91,7 +94,7 @@ def write_vocabulary(source: Path, path: Path, extra: int = 3) -> tuple[Tokenize
     size = tokenizer.get_vocab_size() + extra
     metadata = {
         "general.architecture": "llama",
-        "general.name": "tiny",
+        "general.name": name,
         **vocabulary_metadata(checkpoint, text, size),
     }
     empty = TensorPlan(
@@ -135,6 +138,38 @@ def test_each_way_of_cutting_is_recognized_and_is_llama_cpp_s(name, tmp_path):
     for _ in range(400):
         text = "".join(rng.choices(pieces, k=rng.randint(1, 14)))
         assert ours.encode(text).ids == theirs(text), repr(text)
+
+
+@pytest.mark.parametrize("name", BYTE_LEVEL)
+def test_what_is_written_can_be_read(name, tmp_path):
+    cut, whole_words = BYTE_LEVEL[name]
+    source = save_checkpoint(
+        byte_level(cut, whole_words), tmp_path / "hf", bos_token="<|end|>", eos_token="<|end|>"
+    )
+    _, path = write_vocabulary(source, tmp_path / "x.gguf")
+    text = read_text(open_checkpoint(path))
+    again, theirs = Tokenizer.from_buffer(text.tokenizer_json), llama_encoder(path)
+    rng = random.Random(5)
+    pieces = [*UNITS, "<|end|>", "<tool>", "  ", "'s", "'LL", "123", "aBs", "\r\n", "/\n"]
+    for _ in range(200):
+        sample = "".join(rng.choices(pieces, k=rng.randint(1, 14)))
+        assert again.encode(sample).ids == theirs(sample), repr(sample)
+    assert not text.entry.add_bos
+
+
+def test_a_pattern_whose_gaps_are_removed_is_the_same_pattern(tmp_path):
+    """As the published tokenizers of some models spell it: the matches are what is left."""
+    cut = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    source = save_checkpoint(byte_level(cut, False), tmp_path / "hf", eos_token="<|end|>")
+    ours, path = write_vocabulary(source, tmp_path / "x.gguf")
+    assert read_gguf_contents(path).metadata["tokenizer.ggml.pre"] == "qwen2"
+    text = "aB's 12 \n\t中é½"
+    assert ours.encode(text).ids == llama_encoder(path)(text)
 
 
 def sentencepiece(*, prefix: str, trained: bool = False) -> Tokenizer:
@@ -190,6 +225,79 @@ def test_sentencepiece_merges_become_scores(prefix, tmp_path):
         if sample[0] in " ▁" and prefix == "metaspace":
             continue  # which Metaspace takes for the space that it would add
         assert ours.encode(sample).ids == theirs(sample), repr(sample)
+
+
+def of_equal_scores(runs: int) -> Tokenizer:
+    """Runs of spaces, newlines and tabs up to a length, all of one score, among other pieces: as
+    transformers' converter orders the pairs, by score, then by the length of the left piece."""
+    marks = "▁\n\t"
+    letters = [*marks, *"abc", "中"]
+    words = [f"{left}{right}" for left, right in itertools.product("▁abc", "abc中")]
+    equal = [mark * count for mark in marks for count in range(2, runs + 1)]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    tokens += [*letters, *words, *equal]
+    ids = {token: place for place, token in enumerate(tokens)}
+    scores = {piece: -float(place) for place, piece in enumerate(words)}
+    scores |= dict.fromkeys(equal, -5.0)
+    pairs = [
+        (piece[:split], piece[split:])
+        for piece in scores
+        for split in range(1, len(piece))
+        if piece[:split] in ids and piece[split:] in ids
+    ]
+    pairs.sort(key=lambda pair: (scores["".join(pair)], *map(len, pair)), reverse=True)
+    tokenizer = Tokenizer(
+        models.BPE(ids, pairs, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in tokens[:3]]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("runs", [2, 3, 4, 8, 16])
+def test_pieces_of_equal_score_may_interleave(runs, tmp_path):
+    source = save_checkpoint(of_equal_scores(runs), tmp_path / "hf", eos_token="</s>")
+    merges = json.loads((source / "tokenizer.json").read_text())["model"]["merges"]
+    order = ["".join(pair) for pair in merges]
+    changes = sum(one != other for one, other in itertools.pairwise(order))
+    assert (changes + 1 > len(set(order))) == (runs > 2), "they interleave"
+    ours, path = write_vocabulary(source, tmp_path / "x.gguf")
+    theirs = llama_encoder(path)
+    rng = random.Random(6)
+    for _ in range(600):
+        parts = [rng.choice([" ", "\n", "\t", *"abc", "中"]) * rng.randint(1, 40) for _ in range(5)]
+        sample = "".join(parts)
+        if "<" not in sample and sample[0] != " ":
+            assert ours.encode(sample).ids == theirs(sample), repr(sample)
+
+
+PHI3_TOKENS = ("<|endoftext|>", "<|assistant|>", "<|user|>", "<|end|>", "<|placeholder1|>")
+
+
+def test_the_name_says_phi_3_where_added_tokens_swallow_whitespace(tmp_path):
+    """As in Phi-3's tokenizer.json: all but <unk>, <s> and <|endoftext|> do."""
+    tokenizer = sentencepiece(prefix="prepend")
+    tokenizer.add_special_tokens(
+        [AddedToken(PHI3_TOKENS[0], normalized=False)]
+        + [AddedToken(token, rstrip=True, normalized=False) for token in PHI3_TOKENS[1:]]
+    )
+    folder = save_checkpoint(tokenizer, tmp_path / "hf", bos_token="<s>", eos_token="</s>")
+    parts = json.loads((folder / "tokenizer.json").read_text())
+    for token in parts["added_tokens"]:
+        token["rstrip"] = token["rstrip"] or token["content"] in ("</s>", "<turn>", "<b>")
+    (folder / "tokenizer.json").write_text(json.dumps(parts))
+    checkpoint = open_checkpoint(folder)
+    name = model_name(checkpoint, read_text(checkpoint))
+    assert name == "hf (phi-3)"
+    ours, path = write_vocabulary(folder, tmp_path / "x.gguf", name=name)
+    theirs = llama_encoder(path)
+    for token in (*PHI3_TOKENS, "</s>", "<turn>", "<s>"):
+        for sample in (f"a{token} b", f"{token}\n\n a{token}{token}  c", f"ab {token}\t\tc"):
+            assert ours.encode(sample).ids == theirs(sample), repr(sample)
+    again = Tokenizer.from_buffer(read_text(open_checkpoint(path)).tokenizer_json)
+    assert again.encode("a<|user|>\n b<s> c").ids == theirs("a<|user|>\n b<s> c")
 
 
 def test_merges_that_no_scores_can_say_are_refused(tmp_path):
