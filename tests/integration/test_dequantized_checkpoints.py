@@ -314,6 +314,19 @@ def test_packed_without_a_word_about_how(tmp_path):
     assert "Download all" in str(refused.value.hint)
 
 
+def test_quantized_for_mlx(tmp_path):
+    make_tiny("llama", tmp_path)
+
+    def pack(weight: np.ndarray) -> tuple[Parts, np.ndarray]:
+        words = torch.zeros(len(weight), 8, dtype=torch.int32)
+        scales, biases = torch.zeros(len(weight), 1), torch.zeros(len(weight), 1)
+        return {"weight": words, "scales": scales, "biases": biases}, weight
+
+    quantize(tmp_path, pack)
+    with pytest.raises(CheckpointError, match="quantized with MLX"):
+        open_checkpoint(tmp_path)
+
+
 def test_sizes_of_the_case_that_contradict_each_other(tmp_path):
     # Zero-points for 8 outputs a word, but groups of 128 of 64 inputs: as in a hand-made folder.
     make_tiny("llama", tmp_path)

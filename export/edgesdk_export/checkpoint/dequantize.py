@@ -146,6 +146,12 @@ def _refuse_variants(method: str, settings: Mapping[str, Any], folder: Path) -> 
 
 def _unchanged(tensors: Mapping[str, SafetensorsTensor], folder: Path) -> dict[str, LazyTensor]:
     for name in tensors:
+        if name.endswith(".biases") and f"{name[:-7]}.scales" in tensors:
+            raise CheckpointError(
+                f"{folder}: the weights are already quantized with MLX ('{name}'), which is not"
+                " read.",
+                hint=_HINT,
+            )
         if name.rpartition(".")[2] in (*_PACKED, "SCB", "absmax"):
             raise CheckpointError(
                 f"{folder}: tensor '{name}' is packed, but neither config.json nor a file beside"
