@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from edgesdk.hybrid.confidence.artifacts import ArtifactStore, profile_store
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.probe import HiddenStateProbe, train_probe
 from edgesdk.hybrid.confidence.prompt_classifier import (
-    Messages,
     PromptClassifier,
     train_out_of_fold,
 )
@@ -231,19 +229,10 @@ def examples_in(
             continue
         if not decision.local_complete:
             continue
-        messages = _messages(entry.texts.prompt)
+        messages = entry.texts.messages
         if messages and decision.route != "audit" and bundle in (None, decision.bundle):
-            examples.append(LabelledDraft(list(messages), Signals(**decision.signals), entry.right))
+            examples.append(LabelledDraft(messages, Signals(**decision.signals), entry.right))
     return examples
-
-
-def _messages(prompt: str) -> Messages | None:
-    """Read a conversation as the client records it; None where an app recorded something else."""
-    try:
-        messages = json.loads(prompt)
-    except ValueError:
-        return None
-    return messages if isinstance(messages, list) else None
 
 
 # The odds of the answer are the model's own word for what is asked here, so they are taken as they

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.storage.database import Database
@@ -95,6 +95,15 @@ class RecordedTexts:
     local: str | None = None
     cloud: str | None = None
     right: bool | None = None
+
+    @property
+    def messages(self) -> list[dict[str, Any]] | None:
+        """The conversation; None where an app recorded something else as the prompt."""
+        try:
+            messages = json.loads(self.prompt)
+        except ValueError:
+            return None
+        return messages if isinstance(messages, list) and messages else None
 
 
 _ABOUT = "CREATE TABLE IF NOT EXISTS about (version INTEGER NOT NULL, salt BLOB NOT NULL)"

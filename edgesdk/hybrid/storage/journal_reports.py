@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -101,7 +100,7 @@ def training_set(entries: Iterable[JournalEntry]) -> TrainingSet:
         if entry.decision.route != "cloud":
             continue
         texts = entry.texts
-        messages = None if texts is None else _messages(texts.prompt)
+        messages = None if texts is None else texts.messages
         if texts is None or messages is None or not texts.cloud:
             without_text += 1
         elif entry.decision.finish_reason != "stop":
@@ -111,12 +110,3 @@ def training_set(entries: Iterable[JournalEntry]) -> TrainingSet:
             target = {"role": "assistant", "content": texts.cloud}
             newest[entry.prompt] = {"messages": [*messages, target]}
     return TrainingSet(list(newest.values()), without_text, unfinished, repeated)
-
-
-def _messages(prompt: str) -> list[Any] | None:
-    """A conversation as the client writes it down; None where an app wrote something else."""
-    try:
-        messages = json.loads(prompt)
-    except ValueError:
-        return None
-    return messages if isinstance(messages, list) and messages else None
