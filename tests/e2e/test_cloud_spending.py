@@ -7,6 +7,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.other_process import run_python
@@ -128,6 +129,32 @@ def test_where_the_endpoint_may_have_worked_all_is_owed(script: Script) -> None:
             ask(budget, server.url, second.url, timeouts=short)
         assert (len(server.requests), len(second.requests)) == (1, 0)
     assert budget.spent().tokens == WORST
+
+
+@pytest.mark.parametrize(
+    ("counted", "charged"),
+    [
+        (None, 12),
+        ({"prompt_tokens": -1_000_000, "completion_tokens": -1_000_000}, 12),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, 12),
+        ({"prompt_tokens": 1e300, "completion_tokens": "many"}, 12),
+        ({"prompt_tokens": 3, "completion_tokens": 2}, 5),
+        ({"prompt_tokens": 10**7, "completion_tokens": 10**7}, 10 * WORST),
+    ],
+)
+def test_what_an_endpoint_counts_neither_refills_nor_empties_a_budget(
+    counted: dict[str, Any] | None, charged: int
+) -> None:
+    counts = [] if counted is None else [event({"choices": [], "usage": counted})]
+    script = [HEAD, chunk("Hello"), chunk(finish="stop"), *counts, event("[DONE]")]
+    budget = tokens(5 * WORST)
+    before = budget.reserve(Cost(tokens=7))
+    with ScriptedServer([script]) as server:
+        found, cost = ask(budget, server.url)
+    before.settle(Cost(tokens=7))
+    assert found.text == "Hello"
+    # Of a prompt of at most 10 tokens and 5 bytes of answer, where nothing else is known.
+    assert cost.tokens == budget.spent().tokens - 7 == charged
 
 
 def test_a_call_that_cannot_be_paid_is_not_sent() -> None:
