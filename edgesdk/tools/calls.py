@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from edgesdk.tools.spelled_calls import parse_functions, parse_named
+from edgesdk.tools.spelled_calls import parse_functions, parse_keyed, parse_named, parse_python
 from edgesdk.tools.tool_call import ToolCall
 
 __all__ = ["CALL_START", "ToolCall", "ToolCalls", "parse_calls", "text_before_calls"]
@@ -45,7 +45,12 @@ def parse_calls(text: str, specs: Sequence[Mapping[str, Any]] = ()) -> tuple[Too
             the schemas tell which of them are texts.
     """
     # Texts of a call may have a tag in them, so a tag counts only where the whole is no call.
-    return _parse_untagged(text) or parse_named(text) or tuple(_parse_tagged(text, specs))
+    return (
+        _parse_untagged(text)
+        or parse_named(text)
+        or tuple(_parse_tagged(text, specs))
+        or parse_python(text)
+    )
 
 
 def text_before_calls(text: str) -> str:
@@ -87,6 +92,8 @@ def _parse_tagged(text: str, specs: Sequence[Mapping[str, Any]]) -> Iterator[Too
     while (found := CALL_START.search(text, at)) is not None:
         start = end = found.end()
         functions, after = parse_functions(text, start, specs)
+        if not functions and found[2] is not None:
+            functions, after = parse_keyed(text, start, specs)
         if functions:
             yield from functions
             end = after

@@ -3,12 +3,15 @@
 - Mistral since 2025: `[TOOL_CALLS]name[CALL_ID]id[ARGS]{...}`, of which often only the name and the
   object are text;
 - Llama 3's own prompt: `<function=name>{...}</function>`;
+- GLM-4.5: the name alone, and then `<arg_key>` and `<arg_value>` for each argument;
+- Llama 4, LFM2: a list of calls as Python writes them, `[name(key="value")]`;
 - Qwen3-Coder: `<function=name>` with `<parameter=key>` and `</parameter>` around each value, which
   is written without quotes.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -26,9 +29,17 @@ _PARAMETER = re.compile(
     r"\s*<parameter=([^<>]+)>\n?(.*?)\n?</parameter>(?=\s*(?:<parameter=|</function>|</tool_call>|\Z))",
     re.DOTALL,
 )
+_KEYED = re.compile(r"\s*(?!(?:true|false|null)\b)([A-Za-z_][\w.-]*)\s*(?=<arg_key>|</tool_call>)")
+_KEY_AND_VALUE = re.compile(
+    r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>"
+    r"(?=\s*(?:<arg_key>|</tool_call>|\Z))",
+    re.DOTALL,
+)
+_PYTHON_MARKS = re.compile(r"<\|/?(?:tool_call_start|tool_call_end|python_start|python_end)\|>")
 _FUNCTION_END = re.compile(r"\s*</function>")
 _PYTHON = {"True": True, "False": False, "None": None}
 _MAX_REFERENCES = 8
+_MAX_PYTHON = 20_000
 _DECODER = json.JSONDecoder()
 
 
@@ -84,6 +95,55 @@ def parse_functions(
         at = after if after >= 0 else at
         at = _end(_FUNCTION_END, text, at)
     return calls, at
+
+
+def parse_keyed(
+    text: str, at: int, specs: Sequence[Mapping[str, Any]]
+) -> tuple[list[ToolCall], int]:
+    """Read a name with `<arg_key>`, `<arg_value>` pairs, and where it ends."""
+    found = _KEYED.match(text, at)
+    if found is None:
+        return [], at
+    name, at = found[1], found.end()
+    types = _types_of(name, specs)
+    arguments: dict[str, Any] = {}
+    while (pair := _KEY_AND_VALUE.match(text, at)) is not None:
+        arguments[pair[1].strip()] = _value(pair[2], types.get(pair[1].strip()))
+        at = pair.end()
+    if re.compile(r"\s*<arg_key>").match(text, at):
+        return [ToolCall(name, {}, f"An argument of {name} does not end.")], at
+    return [ToolCall(name, arguments)], at
+
+
+def parse_python(text: str) -> tuple[ToolCall, ...]:
+    """The calls of an answer that is a list of calls in Python; all values are literals."""
+    marked = _PYTHON_MARKS.search(text)
+    body = (text[marked.start() :] if marked else text).strip()
+    body = _PYTHON_MARKS.sub("", body).strip()
+    if not body.startswith("[") or not body.endswith(")]") or len(body) > _MAX_PYTHON:
+        return ()
+    try:
+        tree = ast.parse(body, mode="eval").body
+        return tuple(map(_python_call, tree.elts if isinstance(tree, ast.List) else ()))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ()
+
+
+def _python_call(node: ast.expr) -> ToolCall:
+    if not isinstance(node, ast.Call) or node.args:
+        raise ValueError("it is no call with names for its arguments")
+    arguments = {}
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            raise ValueError("an argument has no name")
+        arguments[keyword.arg] = ast.literal_eval(keyword.value)
+    # What JSON cannot say (bytes, sets) is no argument.
+    json.dumps(arguments, allow_nan=False, default=_refuse)
+    return ToolCall(ast.unparse(node.func), arguments)
+
+
+def _refuse(value: Any) -> Any:
+    raise ValueError(f"{value!r} is no JSON value")
 
 
 def _types_of(name: str, specs: Sequence[Mapping[str, Any]]) -> dict[str, frozenset[str]]:

@@ -128,3 +128,12 @@ PYTHONIC = QWEN.replace(
     "[{{ c.function.name }}({% for k, v in c.function.arguments | items %}{{ k }}={{ v }}"
     "{% endfor %})]",
 )
+
+# As GLM-4.5.
+KEYED = QWEN.replace(
+    '<tool_call>\n{"name": "{{ c.function.name }}", "arguments":'
+    " {{ c.function.arguments | tojson }}}\n</tool_call>",
+    "<tool_call>{{ c.function.name }}\n{% for k, v in c.function.arguments | items %}"
+    "<arg_key>{{ k }}</arg_key>\n<arg_value>{{ v if v is string else v | tojson }}</arg_value>\n"
+    "{% endfor %}</tool_call>",
+)

@@ -57,6 +57,16 @@ _OSLO = '{"name": "weather", "arguments": {"city": "Oslo"}}'
         ),
         ("<function=weather><parameter=city>Lima</parameter></function>", [LIMA]),
         (
+            "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Lima</arg_value>\n</tool_call>\n"
+            "<tool_call>now\n</tool_call>",
+            [LIMA, ToolCall("now", {})],
+        ),
+        ('[weather(city="Lima"), now()]', [LIMA, ToolCall("now", {})]),
+        (
+            '<|tool_call_start|>[f(a=[1, {"b": None}], c=-2.5, d=True)]<|tool_call_end|>',
+            [ToolCall("f", {"a": [1, {"b": None}], "c": -2.5, "d": True})],
+        ),
+        (
             "<function=weather>\n<parameter=city>\nLima\n</parameter>\n</function>\n"
             "<function=weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>",
             [LIMA, OSLO],
@@ -105,6 +115,7 @@ def test_an_answer_in_words_or_other_json_is_no_call(text: str) -> None:
         ('[TOOL_CALLS]f[ARGS]{"a": ', "not valid JSON"),
         ('<function=f>{"a": </function>', "of f are not valid JSON"),
         ("<tool_call>\n<function=f>\n<parameter=a>\n1", "parameter of f does not end"),
+        ("<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>1", "argument of f does not end"),
     ],
 )
 def test_a_tagged_call_that_is_broken_says_why(text: str, problem: str) -> None:

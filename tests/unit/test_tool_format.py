@@ -26,6 +26,7 @@ FAMILIES = {
     "named": call_templates.NAMED,
     "parameters": call_templates.PARAMETERS,
     "listed": call_templates.LISTED,
+    "keyed": call_templates.KEYED,
 }
 SPEC = {
     "type": "function",
@@ -67,6 +68,7 @@ def _render(source: str, messages: list[dict[str, Any]], *, ask: bool = True) ->
         ("named", True, 2, True),
         ("parameters", True, 2, True),
         ("listed", True, 2, True),
+        ("keyed", True, 2, True),
     ],
 )
 def test_what_a_template_knows_is_found_out(
@@ -123,6 +125,12 @@ def test_what_a_template_knows_is_found_out(
             "<parameter=days>\n[1, 2]\n</parameter>\n</function>\n</tool_call>\n"
             "<tool_call>\n<function=weather>\n<parameter=city>\nÅl\n</parameter>\n"
             "</function>\n</tool_call>",
+        ),
+        (
+            "keyed",
+            "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Lima</arg_value>\n"
+            "<arg_key>days</arg_key>\n<arg_value>[1, 2]</arg_value>\n</tool_call>\n"
+            "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Ål</arg_value>\n</tool_call>",
         ),
         (
             "listed",
@@ -218,11 +226,11 @@ _CALLS = st.lists(
 
 @given(_CALLS, st.sampled_from(sorted(_SYNTAXES)))
 def test_whatever_is_written_is_read_back(calls: list[ToolCall], family: str) -> None:
-    named = family in ("xml", "named", "parameters")
+    named = family in ("xml", "named", "parameters", "keyed")
     if named:
         # The name of a function, as OpenAI's API has it.
         calls = [replace(call, name=f"f-{place}") for place, call in enumerate(calls)]
-    if family == "parameters":
+    if family in ("parameters", "keyed"):
         calls = [replace(call, arguments=_AS_TEXTS) for call in calls]
     read = parse_calls(_SYNTAXES[family].write(calls))
     assert [(c.name, c.arguments) for c in read] == [(c.name, c.arguments) for c in calls]
