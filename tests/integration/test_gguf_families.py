@@ -84,7 +84,7 @@ def test_unknown_gguf_architecture(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(UnknownArchitecture, match=r"'mamba'; known are .*qwen3.*--via optimum"):
+    with pytest.raises(UnknownArchitecture, match=r"'mamba'; known are .*qwen3.*edgesdk run FILE"):
         read_decoder(open_checkpoint(tmp_path / "x.gguf"))
 
 

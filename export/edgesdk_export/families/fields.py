@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgesdk.errors import ConfigMismatch
+from edgesdk_export.families.optimum_hint import optimum_hint
 
 # No decoder is deeper; a lie here would cost memory before any tensor could belie it.
 MAX_LAYERS = 4096
@@ -102,7 +103,8 @@ class ConfigFields:
             return
         raise ConfigMismatch(
             f"{self.where}: {key} = {value!r} is not supported.",
-            hint="The export would not compute what the model computes; try '--via optimum'.",
+            hint=optimum_hint(self.values.get("model_type"))
+            or "An export would not compute what the model computes.",
         )
 
     def mismatch(self, what: str) -> ConfigMismatch:

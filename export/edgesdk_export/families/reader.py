@@ -159,7 +159,9 @@ def _refuse_leftovers(checkpoint: Checkpoint, reading: CheckpointMapping) -> Non
         raise ConfigMismatch(
             f"{checkpoint.path}: tensor '{unknown[0]}'{more} has no place in a "
             f"{reading.spec.family} decoder of this configuration.",
-            hint="The export would drop it; if the model needs it, try '--via optimum'.",
+            hint="Take the configuration that came with these weights: by this one"
+            f" {'llama.cpp' if checkpoint.container == 'gguf' else 'transformers'} has no place"
+            " for it either.",
         )
 
 

@@ -7,6 +7,7 @@ from edgesdk.errors import ExportError, UnknownArchitecture
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.families import gemma2, gemma3, llama, phi3, qwen2, qwen3
 from edgesdk_export.families.family import Family, GgufFamily, Read
+from edgesdk_export.families.optimum_hint import optimum_hint
 
 FAMILIES: tuple[Family, ...] = (
     llama.FAMILY,
@@ -38,9 +39,18 @@ def reader_of(checkpoint: Checkpoint) -> Read:
         raise UnknownArchitecture(
             f"{checkpoint.path}: no family describes {key} {name!r}; known are "
             f"{', '.join(sorted(readers))}.",
-            hint="Try '--via optimum'.",
+            hint=_unknown_hint(name, gguf=gguf),
         )
     return found
+
+
+def _unknown_hint(name: object, *, gguf: bool) -> str:
+    if gguf:
+        return (
+            "Run the .gguf itself (edgesdk run FILE), or export from the original folder with"
+            " safetensors."
+        )
+    return optimum_hint(name) or "Neither does optimum; export a model of a known architecture."
 
 
 def gguf_family(spec: DecoderSpec) -> GgufFamily | None:
