@@ -172,8 +172,8 @@ def test_what_cannot_be_served_is_said_at_the_start(tmp_path: Path) -> None:
 
 
 def test_without_the_extra_the_error_is_the_pip_line(tmp_path: Path) -> None:
-    shadow = tmp_path / "uvicorn.py"
-    shadow.write_text("raise ModuleNotFoundError('no', name='uvicorn')", encoding="utf-8")
+    # Where a module is None, Python finds none of that name.
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['uvicorn'] = None")
     path = os.pathsep.join([str(tmp_path), *sys.path])
     status, line = refused(PYTHONPATH=path, EDGESDK_HOME=str(tmp_path))
     assert status == 1

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,10 +106,14 @@ def test_a_pulled_file_is_listed_with_its_hash(store: Store, gguf: Path) -> None
 def test_a_pull_across_disks_copies(
     store: Store, gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
+    link = os.link
 
-    monkeypatch.setattr(os, "link", refuse)
+    def within_one_disk(source: Any, target: Any, **folders: Any) -> None:
+        if source == gguf:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        link(source, target, **folders)
+
+    monkeypatch.setattr(os, "link", within_one_disk)
     entry = store.pull(str(gguf))
     assert entry.path.read_bytes() == gguf.read_bytes()
     assert not entry.path.samefile(gguf)
