@@ -14,6 +14,7 @@ from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from support.reference_decoder import logits_of
 from support.tiny_models import VARIANTS, make_tiny
 
@@ -83,6 +84,13 @@ def test_text_part_of_a_multimodal_gemma3(tmp_path):
     model.save_pretrained(tmp_path / "both")
     decoder = read_decoder(open_checkpoint(tmp_path / "both"))
     np.testing.assert_allclose(logits_of(decoder, TOKENS), transformers_logits(model), atol=2e-4)
+    # Saved without its head, its names have no "model." in front.
+    path = tmp_path / "both" / "model.safetensors"
+    stored = load_file(path)
+    assert "language_model.model.layers.0.mlp.up_proj.weight" in stored
+    save_file({name.replace(".model.", ".", 1): stored[name] for name in stored}, path)
+    again = read_decoder(open_checkpoint(tmp_path / "both"))
+    np.testing.assert_array_equal(logits_of(again, TOKENS), logits_of(decoder, TOKENS))
 
 
 def test_old_spelling_of_rope_settings(tmp_path):

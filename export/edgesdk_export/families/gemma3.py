@@ -123,9 +123,11 @@ def _local_rope(config: ConfigFields, head_size: int) -> RopeSpec:
 
 
 def _prefix(checkpoint: Checkpoint) -> str:
-    """Releases of transformers have put the text part under different names."""
+    """Releases of transformers have put the text part under different names, of which the first
+    may lack its "model."."""
     for prefix in ("model.language_model.", "language_model.model."):
-        if f"{prefix}embed_tokens.weight" in checkpoint.tensors:
+        starts = (f"{prefix}layers.", f"{prefix.removeprefix('model.')}layers.")
+        if any(name.startswith(starts) for name in checkpoint.tensors):
             return prefix
     return "model."
 
