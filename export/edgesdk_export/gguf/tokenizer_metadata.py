@@ -14,6 +14,7 @@ from edgesdk_export.gguf.container import Value
 from edgesdk_export.gguf.tokenizer_model import adds_space_prefix, piece_scores, pre_tokenizer_name
 from edgesdk_export.tokenizers import TextFiles
 from edgesdk_export.tokenizers.ends import named_ends
+from edgesdk_export.tokenizers.gguf_tokenizer import NAMED_KEYS
 from edgesdk_export.tokenizers.gguf_vocabulary import TokenKind
 
 _KEYS = "tokenizer.ggml."
@@ -124,6 +125,11 @@ def _special_ids(text: TextFiles, names: Sequence[str]) -> dict[str, Value]:
         values["bos_token_id"] = entry.bos_token_id
     values |= end_ids(entry.eos_token_ids, names)
     values["add_bos_token"] = entry.add_bos
+    places = {token: i for i, token in enumerate(names)}
+    for name, key in NAMED_KEYS.items():
+        place = places.get(entry.special_tokens.get(name, ""))
+        if place is not None:
+            values[f"{key}_token_id"] = place
     return values
 
 

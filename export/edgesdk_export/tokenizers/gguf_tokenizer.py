@@ -115,7 +115,7 @@ def read_gguf_text(checkpoint: Checkpoint) -> TextFiles:
     template = _text(checkpoint.config.get("tokenizer.chat_template"))
     tool_template = _text(checkpoint.config.get("tokenizer.chat_template.tool_use"))
     bos, eos = _token_of(vocabulary, "bos"), _token_of(vocabulary, "eos")
-    named = {name: _token_of(vocabulary, key) for name, key in _NAMED.items()}
+    named = {name: _token_of(vocabulary, key) for name, key in NAMED_KEYS.items()}
     variables = {name: token for name, token in named.items() if token is not None}
     entry = make_entry(
         chat_template=template,
@@ -130,7 +130,7 @@ def read_gguf_text(checkpoint: Checkpoint) -> TextFiles:
 
 
 # The names that templates know, and those of the metadata.
-_NAMED = {
+NAMED_KEYS = {
     "unk_token": "unknown",
     "sep_token": "seperator",
     "pad_token": "padding",
