@@ -40,7 +40,8 @@ def quantize(folder: Path, pack: Pack, *, head: bool = False) -> dict[str, np.nd
     meant: dict[str, np.ndarray] = {}
     for name, tensor in load_file(folder / WHOLE).items():
         if not name.endswith("proj.weight") and not (head and name == "lm_head.weight"):
-            stored[name] = tensor
+            # Mapped from the file that is written below.
+            stored[name] = tensor.clone()
             continue
         parts, meant[name] = pack(tensor.numpy())
         module = name.removesuffix("weight")

@@ -88,9 +88,10 @@ def test_text_part_of_a_multimodal_gemma3(tmp_path):
     path = tmp_path / "both" / "model.safetensors"
     stored = load_file(path)
     assert "language_model.model.layers.0.mlp.up_proj.weight" in stored
-    save_file({name.replace(".model.", ".", 1): stored[name] for name in stored}, path)
+    # What was loaded is mapped from the file that is written.
+    save_file({name.replace(".model.", ".", 1): stored[name].clone() for name in stored}, path)
     again = read_decoder(open_checkpoint(tmp_path / "both"))
-    np.testing.assert_array_equal(logits_of(again, TOKENS), logits_of(decoder, TOKENS))
+    np.testing.assert_allclose(logits_of(again, TOKENS), transformers_logits(model), atol=2e-4)
 
 
 def test_old_spelling_of_rope_settings(tmp_path):
