@@ -13,7 +13,7 @@ from edgesdk.errors import EngineError, RequestError
 from edgesdk.generation.batched_verification import BatchedVerification
 from edgesdk.generation.constraint import Constraint
 from edgesdk.generation.loop import Finish, Generation, StepCallback, generate
-from edgesdk.generation.prefill import prefill
+from edgesdk.generation.prefill import prefill, reusable_prefix
 from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.generation.repetition import RepetitionFinder
 from edgesdk.generation.scheduling import EngineScheduler, ScheduledDecodeState
@@ -254,9 +254,8 @@ class Runtime:
         )
         try:
             self._restore_prefix(state, ids)
-            rest = ids[len(state.tokens) :]
-            if rest:
-                prefill(state, rest)
+            state.rewind(reusable_prefix(state, ids, self.engine.info.prefill_step))
+            prefill(state, ids[len(state.tokens) :])
             self.prefix_cache.store(state, self.engine.kv_identity, len(ids))
         except OSError as error:
             raise RequestError(

@@ -37,6 +37,9 @@ class EngineInfo:
         load_seconds: time that loading took.
         concurrency: how many calls of `extend` are best under way at once, on as many sequences.
         threads: CPU threads that one call uses; None where that is not known.
+        prefill_step: 0 where keys and values do not depend on how many tokens a call has. Else
+            only those of a prefill are the same whenever it is made again, and only up to a
+            multiple of so many tokens; a call for one token gives others.
     """
 
     name: str
@@ -47,6 +50,7 @@ class EngineInfo:
     load_seconds: float
     concurrency: int = 1
     threads: int | None = None
+    prefill_step: int = 0
 
 
 class DecodeState(Protocol):

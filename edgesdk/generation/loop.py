@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from time import perf_counter
 from typing import Literal, NamedTuple
 
 from edgesdk.engines.base import DecodeState, EngineInfo, HiddenStates, Logits
+from edgesdk.errors import EngineError
 from edgesdk.generation.constraint import Constraint
-from edgesdk.generation.prefill import check_fits, common_prefix, prefill
+from edgesdk.generation.prefill import check_fits, prefill, reusable_prefix
 from edgesdk.generation.repetition import RepetitionFinder
 from edgesdk.generation.sampling import Sampler, log_probability, top_log_probabilities
 from edgesdk.generation.speculation import Speculator
@@ -117,6 +119,7 @@ class Generation(Iterator[Step]):
         self._options = options
         self._sampler = Sampler(options, info.vocab_size, tokenizer.token_bytes)
         self._room = info.context_length - len(prompt)
+        self._prefill_step = info.prefill_step
         self._cancellation = cancellation
         self._logprobs = logprobs
         self._top_logprobs = top_logprobs
@@ -290,8 +293,7 @@ class Generation(Iterator[Step]):
                 raise Cancelled
             if self._restore_prefix is not None:
                 self._restore_prefix(state, self._prompt)
-            # At least one token must be computed, because its logits are wanted.
-            self._cached = common_prefix(state.tokens, self._prompt[:-1])
+            self._cached = reusable_prefix(state, self._prompt, self._prefill_step)
             state.rewind(self._cached)
             return prefill(state, self._prompt[self._cached :], stopped=self._interruption)
         finally:
@@ -317,11 +319,14 @@ class Generation(Iterator[Step]):
         speculator = self._speculator
         if speculator is not None:
             speculator.close()
-        # A cancelled answer joins no history, and a garbage collector may be who cancels it, which
-        # must not wait for an engine.
-        if (self._ahead and reason != "cancelled") or reason == "repetition":
-            length = len(self._prompt) + len(self._answer)
-            self._state.rewind(min(length, len(self._state.tokens)))
+        length = len(self._prompt)
+        if self._prefill_step == 0:
+            length += len(self._answer)
+        # An answer that was cut or drafted holds more than it gave out. Where single steps round
+        # otherwise than a prefill, the next turn must compute the answer again.
+        with contextlib.suppress(EngineError):
+            if self._answer and len(self._state.tokens) > length:
+                self._state.rewind(length)
         self.finish = Finish(
             reason=reason,
             tokens=tuple(self._answer),

@@ -32,11 +32,34 @@ def prefill(
         What `DecodeState.extend` raises.
     """
     tokens = np.array(ids, np.int64)
-    for start in range(0, len(tokens), PREFILL_CHUNK):
+    start = 0
+    while start < len(tokens):
         if stopped():
             raise Cancelled
-        logits = state.extend(tokens[start : start + PREFILL_CHUNK])
+        left = len(tokens) - start
+        # One token left over would meet the kernels of a single step, which round otherwise.
+        count = PREFILL_CHUNK // 2 if left == PREFILL_CHUNK + 1 else min(left, PREFILL_CHUNK)
+        logits = state.extend(tokens[start : start + count])
+        start += count
     return logits
+
+
+def reusable_prefix(state: DecodeState, prompt: Sequence[int], step: int) -> int:
+    """How many tokens at the start of `prompt` need not be computed again.
+
+    With what `state` holds of them a prefill of the rest gives the logits of a prefill of the
+    whole prompt, bit for bit.
+
+    Args:
+        state: holds what a prefill computed, where `step` is not 0.
+        step: `EngineInfo.prefill_step`.
+    """
+    # At least one token must be computed, because its logits are wanted.
+    count = common_prefix(state.tokens, prompt[:-1])
+    if step == 0:
+        return count
+    # Two, since a single token meets other kernels than those of a prefill.
+    return max(0, min(count, len(prompt) - 2)) // step * step
 
 
 def check_fits(tokens: int, context_length: int) -> None:

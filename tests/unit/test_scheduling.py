@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
 
-from edgesdk.errors import DeadlineExceeded, InvalidOption
+from edgesdk.errors import DeadlineExceeded, EngineError, InvalidOption
 from edgesdk.generation.scheduling import ADMISSIONS_PER_PRIORITY, EngineScheduler
 from edgesdk.model import Model
 from edgesdk.system.cancellation import CancellationToken, Cancelled
@@ -205,3 +206,18 @@ def test_an_engine_that_fails_frees_its_place() -> None:
 def test_priority_out_of_range(priority: object) -> None:
     with pytest.raises(InvalidOption, match="priority"):
         fake_model().respond("Hello", priority=priority)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_raises_at_once_even_where_the_lock_was_held() -> None:
+    scheduler = EngineScheduler(1)
+    with scheduler._guard:
+        child = os.fork()
+        if child == 0:
+            try:
+                scheduler.acquire()
+            except EngineError as error:
+                os._exit(7 if error.hint else 8)
+            finally:
+                os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -99,6 +99,8 @@ def open_engine(
         load_seconds=time.perf_counter() - started,
         concurrency=record.concurrency,
         threads=threads,
+        # Attention to one token adds in another order than attention to several.
+        prefill_step=1,
     )
     return OnnxEngine(decoder, info)
 
