@@ -113,3 +113,15 @@ def test_a_model_of_one_and_a_half_billion_fits_in_two_gigabytes(
     assert "Paris" in reply.text
     assert "def add(a, b):" in code.text
     assert "return a + b" in code.text
+
+
+@pytest.mark.nightly
+def test_inputs_with_outliers_are_no_fault_of_an_export_in_8_bits(
+    qwen_coder_gguf: Path, tmp_path: Path
+) -> None:
+    """Kernels round them to 8 bits, which costs this model more than its weights do."""
+    place = tmp_path / "qwen8"
+    options = ("--bits", "8", "--quality-tokens", "0", "--name", "qwen8", "--output", str(place))
+    edgesdk_here("export", str(qwen_coder_gguf), *options, home=tmp_path / "home")
+    assert edgesdk.open_bundle(place).manifest.quantization.weights == "int8"
+    shutil.rmtree(place)

@@ -22,12 +22,12 @@ def test_every_format_that_can_be_written_is_known() -> None:
 
 @pytest.mark.parametrize("name", ["int4", "int4-symmetric", "int8", "int8-symmetric"])
 def test_the_known_sizes_are_those_of_real_rounding(name: str) -> None:
-    """Of Gaussian weights; twice as high where activations are rounded to 8 bits, too."""
+    """Of Gaussian weights; three times as high where rounded activations weigh as much."""
     weights = np.random.default_rng(1).standard_normal((64, 1024)).astype(np.float32)
     fmt = FORMATS[name]
     error = fmt.dequantize(fmt.quantize(weights), columns=1024) - weights
     relative = float(np.sqrt(np.square(error).mean() / np.square(weights).mean()))
-    assert relative / 2 < weight_errors_of(stored(name)).linear < relative * 2.5
+    assert relative / 2 < weight_errors_of(stored(name)).linear < relative * 3.5
 
 
 def test_of_several_formats_the_coarsest_counts() -> None:

@@ -95,8 +95,9 @@ class BlockFormat(ABC):
         """The root mean square of the errors of Gaussian weights, relative to that of the weights.
 
         A rounded grid has a step of (range of a block of 32, about 4.2 standard deviations) /
-        (2^bits - 1); the error is that over the square root of 12. 8 bits are set twice as high,
-        since kernels round what the weights are multiplied with to 8 bits as well.
+        (2^bits - 1); the error is that over the square root of 12. 8 bits are set three times as
+        high, since kernels round what the weights are multiplied with to 8 bits as well: on
+        Qwen2.5-Coder-1.5B, whose inputs have outliers, that alone costs 0.006 nats.
         """
 
     @abstractmethod

@@ -32,7 +32,7 @@ class Int8(BlockFormat):
     name: str = "int8"
     bits: int = 8
     has_zero_points: bool = True
-    expected_error: float = 0.01
+    expected_error: float = 0.015
     holds_embedding: bool = True
     mix_blocks: tuple[int, ...] = (128, 64, 32)
 
@@ -65,7 +65,7 @@ class Int8Symmetric(BlockFormat):
     name: str = "int8-symmetric"
     bits: int = 8
     has_zero_points: bool = False
-    expected_error: float = 0.01
+    expected_error: float = 0.015
     holds_embedding: bool = True
 
     def quantize(self, rows: Float32) -> PackedMatrix:
