@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from time import perf_counter
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from edgesdk.engines.base import DecodeState, HiddenStates, Logits, Rows
 from edgesdk.errors import EngineError
 from edgesdk.system.cancellation import CancellationToken, Cancelled
+from edgesdk.system.forks import ForkGuard
 
 # A call that was passed over so many times counts as one priority higher.
 ADMISSIONS_PER_PRIORITY = 8
@@ -35,7 +35,7 @@ class EngineScheduler:
     """
 
     def __init__(self, width: int) -> None:
-        self._process = os.getpid()
+        self._fork_guard = ForkGuard("The model", EngineError)
         self._free = width
         self._admissions = 0
         self._waiting: list[_WaitingCall] = []
@@ -53,13 +53,7 @@ class EngineScheduler:
             Cancelled: `cancellation` was cancelled or expired; the call is not in.
             EngineError: this process was forked after the model was loaded.
         """
-        # Before any lock, which a thread that is not in this process may hold for ever.
-        if os.getpid() != self._process:
-            raise EngineError(
-                "This process was forked after the model was loaded, and a fork has none of the"
-                " engine's threads.",
-                hint="Load the model after the fork, or start processes by 'spawn'.",
-            )
+        self._fork_guard.check()
         with self._guard:
             if self._free > 0:
                 self._free -= 1

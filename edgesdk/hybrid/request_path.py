@@ -21,6 +21,7 @@ from edgesdk.hybrid.request import HybridRequest, Messages, Prefer
 from edgesdk.hybrid.router import Preflight, Rejection
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
 from edgesdk.hybrid.stream import AnswerSteps, HybridEvent, HybridStream, Screen
+from edgesdk.system.forks import ForkGuard
 
 if TYPE_CHECKING:
     from edgesdk.hybrid.monitor.monitor import Monitor
@@ -58,6 +59,7 @@ class RequestPath:
         self._device = local
         self._remote = remote
         self._confidence = confidence
+        self._fork_guard = ForkGuard("The hybrid client")
         self._journal = journal
         self._deferred = DeferredRequests(
             queue, policy, remote, local.encode, preflight.count, self._record
@@ -86,13 +88,18 @@ class RequestPath:
 
         Args:
             on_end: called once, with the reply, or with None where there is none.
+
+        Raises:
+            RequestError: this process is a fork of the one that made the client.
         """
+        self._fork_guard.check()
         return HybridStream(
             self._answer(hybrid, verdict, prefer), hybrid.request.cancellation, on_end
         )
 
     def flush_queue(self) -> Iterator[DeferredReply]:
         """Send the offline queue; see `edgesdk.hybrid.offline.sending.send_queued`."""
+        self._fork_guard.check()
         return self._deferred.send_all()
 
     def _answer(

@@ -16,6 +16,7 @@ from tiny_onnx_bundle import reference_logits, tiny_weights, write_tiny_bundle
 from edgesdk.bundle.opening import open_bundle
 from edgesdk.engines.base import Engine
 from edgesdk.engines.gguf.engine import fingerprint
+from edgesdk.engines.gguf.library import load_library
 from edgesdk.engines.registry import open_engine
 from edgesdk.errors import DamagedBundle, EngineError, RequestError
 
@@ -205,6 +206,19 @@ def test_a_gguf_cut_off(smollm2_gguf: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"cut\.gguf"):
         open_engine(path)
     path.write_bytes(whole[:-1000])
+    with pytest.raises(EngineError, match=r"cut\.gguf.*(bounds|corrupted)"):
+        open_engine(path)
+
+
+def test_llama_cpps_reason_is_heard_though_others_listened_in_between(
+    smollm2_gguf: Path, tmp_path: Path
+) -> None:
+    """Its log has one listener in a process, and `llama_cpp.Llama` becomes it."""
+    api = load_library().api
+    other = api.llama_log_callback(lambda level, text, data: None)
+    api.llama_log_set(other, None)
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(smollm2_gguf.read_bytes()[:-1000])
     with pytest.raises(EngineError, match=r"cut\.gguf.*(bounds|corrupted)"):
         open_engine(path)
 

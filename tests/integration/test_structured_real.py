@@ -114,7 +114,7 @@ def test_a_real_answer_that_is_cut_is_an_error(model: Model) -> None:
 
 def test_a_chat_goes_on_after_a_structure(model: Model) -> None:
     with model.chat() as chat:
-        chat.respond("Describe Lima as JSON.", schema=City, max_tokens=200)
+        first = chat.respond("Describe Lima as JSON.", schema=City, max_tokens=200)
         reply = chat.respond("And in words?", max_tokens=5)
-    # The end of the turn before is what has to be computed besides the question.
-    assert reply.receipt.cached_tokens > reply.receipt.prompt_tokens / 2
+    # ONNX computes the answer before once more, besides the question.
+    assert reply.receipt.cached_tokens >= first.receipt.prompt_tokens - 2

@@ -186,6 +186,7 @@ json_texts = st.recursive(
 @example({"password": "12345678"}, True, None)
 @example([[4111111111111111], "4111111111111111"], True, None)
 @example({"a": "line\nann@x.io", "b": -4111111111111111}, False, 2)
+@example(200000000, False, None)
 def test_json_stays_json_and_comes_back(value: Any, ascii: bool, indent: int | None) -> None:
     text = json.dumps(value, ensure_ascii=ascii, indent=indent)
     redactor = Redactor(DETECTORS)

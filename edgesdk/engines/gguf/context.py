@@ -39,6 +39,7 @@ from edgesdk.engines.gguf.combining_lock import CombiningLock, Ticket
 from edgesdk.engines.gguf.library import AbortFlag, LlamaLibrary
 from edgesdk.errors import EngineError
 from edgesdk.system.cancellation import CancellationToken, Cancelled
+from edgesdk.system.forks import ForkGuard
 
 MAX_SEQUENCES = 64
 FIRST_CELLS = 1024
@@ -55,6 +56,7 @@ class _Native:
     """The pointers to free; shared with the finalizer, which must not hold the context itself."""
 
     model: Any
+    fork_guard: ForkGuard
     context: Any = None
 
 
@@ -73,7 +75,8 @@ class LlamaContext:
         self._library = library
         self._threads = threads
         self.lock: CombiningLock[BatchRequest] = CombiningLock()
-        self._native = _Native(model)
+        self.fork_guard = ForkGuard("The model", EngineError)
+        self._native = _Native(model, self.fork_guard)
         self._free = weakref.finalize(self, _free, library.api, self._native)
         vocab = self._api.llama_model_get_vocab(model)
         self.vocab_size: int = self._api.llama_vocab_n_tokens(vocab)
@@ -104,8 +107,9 @@ class LlamaContext:
         """A sequence id without cells.
 
         Raises:
-            EngineError: all ids are in use.
+            EngineError: all ids are in use, or this process was forked after the model was loaded.
         """
+        self.fork_guard.check()
         # Without the lock while there are some: an answer must not wait for others to begin.
         with contextlib.suppress(IndexError):
             return self._idle_ids.pop()
@@ -190,6 +194,8 @@ class LlamaContext:
 
     def close(self) -> None:
         """Free the context and the model; every later call raises EngineError."""
+        if self.fork_guard.crossed:
+            return
         with self.lock.exclusive():
             self._free()
 
@@ -372,6 +378,9 @@ def _bytes(array: npt.NDArray[np.uint8]) -> Any:
 
 
 def _free(api: Any, native: _Native) -> None:
+    if native.fork_guard.crossed:
+        # llama.cpp would wait for threads that a fork has not; the process takes its copy along.
+        return
     if native.context is not None:
         api.llama_free(native.context)
         native.context = None

@@ -131,6 +131,7 @@ class GgufDecodeState:
             self._context.decode(seq_id, self._tokens[:length], 0, scratch)
 
     def _open_id(self) -> int:
+        self._context.fork_guard.check()
         if self._id is None:
             raise EngineError("This decode state is closed.", hint="Ask the engine for a new one.")
         return self._id

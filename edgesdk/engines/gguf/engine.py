@@ -136,7 +136,7 @@ def _load(library: LlamaLibrary, path: Path) -> object:
     params = library.api.llama_model_default_params()
     params.n_gpu_layers = 0
     params.use_extra_bufts = library.extra_buffers
-    library.take_errors()
+    library.listen()
     model = library.api.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         said = library.take_errors() or "it gives no reason"

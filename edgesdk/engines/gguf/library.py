@@ -37,6 +37,11 @@ class LlamaLibrary:
     log_callback: Any
     _errors: collections.deque[str]
 
+    def listen(self) -> None:
+        """Have llama.cpp's log come here; it has one listener, and others may have taken over."""
+        self.api.llama_log_set(self.log_callback, None)
+        self._errors.clear()
+
     def take_errors(self) -> str:
         """What llama.cpp has complained of since the last call, as one line; may be empty."""
         lines = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import TypeVar
@@ -35,6 +35,7 @@ from edgesdk.engines.saved_state import (
 )
 from edgesdk.errors import EdgeError, EngineError, RequestError
 from edgesdk.system.cancellation import CancellationToken, Cancelled
+from edgesdk.system.forks import ForkGuard
 
 _Result = TypeVar("_Result")
 # Tokens that are computed at once; between two chunks a call can be cancelled.
@@ -57,13 +58,15 @@ class LoadedMlxDecoder:
     vocab_size: int
     context_length: int
     kv_identity: KvIdentity
+    fork_guard: ForkGuard = field(default_factory=lambda: ForkGuard("The model", EngineError))
 
     def run(self, work: Callable[[], _Result], token: CancellationToken | None = None) -> _Result:
         """Do `work` on the engine's thread.
 
         Raises:
-            EngineError: MLX failed.
+            EngineError: MLX failed, or this process was forked after the model was loaded.
         """
+        self.fork_guard.check()
         asked = perf_counter()
 
         def timed() -> _Result:

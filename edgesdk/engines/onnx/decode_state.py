@@ -39,6 +39,7 @@ from edgesdk.engines.saved_state import (
 )
 from edgesdk.errors import EngineError, RequestError
 from edgesdk.system.cancellation import CancellationToken, Cancelled
+from edgesdk.system.forks import ForkGuard
 
 # Enough for kernels to share the work among threads, where they ever do.
 _MEASURED_TOKENS = 512
@@ -62,6 +63,7 @@ class LoadedDecoder:
     kv_identity: KvIdentity
     verdict: VerificationVerdict
     rope_tables: RopeTables = field(default_factory=RopeTables)
+    fork_guard: ForkGuard = field(default_factory=lambda: ForkGuard("The model", EngineError))
 
 
 class OnnxDecodeState:
@@ -309,6 +311,7 @@ class OnnxDecodeState:
         return room
 
     def _check_open(self) -> None:
+        self._decoder.fork_guard.check()
         if self._closed:
             raise EngineError("This decode state is closed.", hint="Ask the engine for a new one.")
 

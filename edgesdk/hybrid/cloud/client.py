@@ -22,6 +22,7 @@ from edgesdk.hybrid.cloud.failover import Failover, OnBreak
 from edgesdk.hybrid.cloud.spending import CallSpending
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
+from edgesdk.system.forks import ForkGuard, never_freed_in_forks
 
 
 class CloudStream(Closeable, Iterator[CloudEvent]):
@@ -94,6 +95,7 @@ class CloudClient(Closeable):
     ) -> None:
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
+        self._fork_guard = ForkGuard("The hybrid client")
         self._guard = threading.Lock()
         clouds = tuple(clouds)
         # Endpoints with the same rules share connections, and certificates, which load slowly.
@@ -127,10 +129,13 @@ class CloudClient(Closeable):
 
         Raises:
             CloudError, BudgetExceeded, DeadlineExceeded: from the iteration; see `Failover.reply`.
+            RequestError: this process is a fork of the one that made the client.
         """
+        self._fork_guard.check()
         with self._guard:
             if self._portal is None:
                 self._portal = self._stack.enter_context(start_blocking_portal())
+                never_freed_in_forks(self._stack)
             portal = self._portal
         events = self._failover.reply(
             body, cancellation or CancellationToken(), spending, on_break, key, fallback=fallback
@@ -138,7 +143,9 @@ class CloudClient(Closeable):
         return CloudStream(portal, events)
 
     def close(self) -> None:
-        """End all requests and free the connections."""
+        """End all requests and free the connections; in a fork they are the parent's."""
+        if self._fork_guard.crossed:
+            return
         if self._portal is not None:
             for http in set(self._https):
                 self._portal.call(http.aclose)

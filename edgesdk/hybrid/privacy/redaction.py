@@ -112,7 +112,11 @@ class Redactor:
         if isinstance(value, int | float):
             written = json.dumps(value)
             hidden = self.redact(written, kinds)
-            return value if hidden == written else hidden
+            if hidden == written:
+                return value
+            # In a document it is a number, and comes back as one.
+            [in_document] = json.loads(self.redact(f"[{written}]", kinds))
+            return in_document if isinstance(in_document, str) else hidden
         written = json.dumps(value, ensure_ascii=False)
         hidden = self.redact(written, kinds)
         return value if hidden == written else json.loads(hidden)

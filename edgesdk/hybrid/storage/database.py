@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 
 from edgesdk.errors import RequestError
+from edgesdk.system.forks import ForkGuard
 
 _BUSY_SECONDS = 10.0
 
@@ -29,6 +30,7 @@ class Database:
     def __init__(self, path: str | PathLike[str] | None, *, name: str, hint: str) -> None:
         self._name = name if path is None else f"{name} {path}"
         self._hint = hint
+        self._fork_guard = ForkGuard(self._name)
         self._guard = threading.Lock()
         with self._explained():
             if path is not None:
@@ -45,8 +47,9 @@ class Database:
         """Lend the connection for single statements.
 
         Raises:
-            RequestError: one failed.
+            RequestError: one failed, or this process is a fork of the one that opened the file.
         """
+        self._fork_guard.check()
         with self._guard, self._explained():
             yield self._connection
 
@@ -83,7 +86,9 @@ class Database:
             )
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; in a fork it is the parent's."""
+        if self._fork_guard.crossed:
+            return
         with self._guard:
             self._connection.close()
 
