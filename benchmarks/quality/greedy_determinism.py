@@ -5,7 +5,13 @@
 MODEL is what `edgesdk.load` takes. Each prompt is answered in a new state: the fresh answer.
 Then it is asked again after `reset()`, several at once, and with speculation; and a second turn is
 asked of the chat itself, of a fork, and of a restored chat, each against a new chat with the same
-history. What is printed are the answers that differ, by way and model.
+history. What is printed are the answers that differ, by way and model. Of 50 prompts, SmolLM2-135M,
+2 threads (onnxruntime 1.32, llama-cpp-python 0.3.36):
+
+                reset  at once  speculated  next turn  forked  restored
+    ONNX int8       0        0           0          0       0         0
+    ONNX int4       0        0           3          0       0         0
+    GGUF Q4_1       0       28           0         11      11        13
 """
 
 from __future__ import annotations
