@@ -8,6 +8,7 @@ manifest. A new provider is a record here and, at most, one module beside the en
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,6 +98,13 @@ class DeviceRecord:
     options: tuple[DeviceOption, ...] = ()
     proof: Proof = "recorded"
     tests: tuple[str, ...] = ("tests/unit/test_probes.py",)
+
+
+def imported(place: str) -> object:
+    """What "module:function" in a record means; the module is imported."""
+    module, _, function = place.partition(":")
+    found: object = getattr(importlib.import_module(module), function)
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import base64
 import functools
-import importlib
 import importlib.util
 import json
 import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import cast
 
 from edgesdk.engines import devices as known
-from edgesdk.engines.devices import DeviceProbe, DeviceRecord, Kind, State
+from edgesdk.engines.devices import DeviceProbe, DeviceRecord, Kind, State, imported
 from edgesdk.engines.probes import not_installed
 
 # A first start of a driver may take ten of them.
@@ -91,8 +91,7 @@ def probe(record: DeviceRecord) -> DeviceProbe:
 
 def run_probe(record: DeviceRecord) -> DeviceProbe:
     """Run a record's probe in this process."""
-    module, _, function = record.probe.partition(":")
-    return cast("DeviceProbe", getattr(importlib.import_module(module), function)(record))
+    return cast("Callable[[DeviceRecord], DeviceProbe]", imported(record.probe))(record)
 
 
 @functools.cache

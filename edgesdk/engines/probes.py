@@ -11,10 +11,10 @@ import importlib
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
-from edgesdk.engines.devices import DeviceProbe, DeviceRecord
+from edgesdk.engines.devices import DeviceProbe, DeviceRecord, imported
 
 # PCI vendor of SwiftShader, a GPU in software.
 _SOFTWARE_VENDOR = 0x1AE0
@@ -49,8 +49,7 @@ def plugin(record: DeviceRecord) -> DeviceProbe:
     import onnxruntime
 
     assert record.library is not None, "a plugin has a library"
-    module, _, function = record.library.partition(":")
-    path = str(getattr(importlib.import_module(module), function)())
+    path = str(cast("Callable[[], object]", imported(record.library))())
     version = _version(record)
     onnxruntime.register_execution_provider_library(record.provider, path)
     listed = _devices_of(record)

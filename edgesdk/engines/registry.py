@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, cast
@@ -11,7 +10,7 @@ from edgesdk.bundle.manifest import BundleFormat
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines import devices
 from edgesdk.engines.base import Engine
-from edgesdk.engines.devices import DeviceRecord
+from edgesdk.engines.devices import DeviceRecord, imported
 from edgesdk.engines.discovery import probe
 from edgesdk.errors import EngineError, InvalidOption, UnsupportedBundle
 from edgesdk.system.plan import Footprint
@@ -62,7 +61,7 @@ def open_engine(
         raise InvalidOption(f"context must be at least 1 token, not {context}.")
     record = choose_device(source, device)
     _check_options(record, options or {})
-    opener = cast("EngineOpener", _import(record.opener))
+    opener = cast("EngineOpener", imported(record.opener))
     return opener(
         source,
         record=record,
@@ -82,7 +81,7 @@ def footprint(source: Bundle | Path, device: str = AUTO) -> Footprint:
         EngineError: the file cannot be read, or is damaged.
     """
     measure = cast(
-        "Callable[[Bundle | Path], Footprint]", _import(choose_device(source, device).footprint)
+        "Callable[[Bundle | Path], Footprint]", imported(choose_device(source, device).footprint)
     )
     return measure(source)
 
@@ -165,12 +164,6 @@ def _check_options(record: DeviceRecord, options: Mapping[str, object]) -> None:
             raise InvalidOption(
                 f"The option {name!r} of {record.name} must be one of {choices}; not {value!r}."
             )
-
-
-def _import(place: str) -> object:
-    module, _, function = place.partition(":")
-    found: object = getattr(importlib.import_module(module), function)
-    return found
 
 
 def _format_of(source: Bundle | Path) -> BundleFormat:

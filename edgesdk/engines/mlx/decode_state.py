@@ -67,11 +67,11 @@ class LoadedMlxDecoder:
             EngineError: MLX failed, or this process was forked after the model was loaded.
         """
         self.fork_guard.check()
-        asked = perf_counter()
+        submitted = perf_counter()
 
         def timed() -> _Result:
             if token is not None:
-                token.queue_seconds += perf_counter() - asked
+                token.queue_seconds += perf_counter() - submitted
             return work()
 
         try:
