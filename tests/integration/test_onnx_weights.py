@@ -77,6 +77,7 @@ def rounded(decoder, linear, embedding):
     for name, tensor in decoder.weights.items():
         if len(tensor.shape) == 2:
             fmt = embedding if name.startswith(("embed", "head")) else linear
+            fmt = fmt.for_columns(tensor.shape[1])
             packed = fmt.quantize(tensor.rows(0, tensor.shape[0]))
             values = dequantize(packed, bits=fmt.bits, columns=tensor.shape[1])
             weights[name] = InMemory(values)
@@ -90,6 +91,8 @@ def rounded(decoder, linear, embedding):
         WeightScheme.named("int8"),
         WeightScheme.named("int4"),
         WeightScheme("symmetric", Int4Symmetric(), Int8()),
+        # Wider than every matrix of these models.
+        WeightScheme("wide blocks", Int4(128), Int8(128)),
     ],
     ids=lambda scheme: scheme.name,
 )

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from edgesdk_quantize.formats import Int4, Int4Symmetric, Int8, Int8Symmetric
+from edgesdk_quantize.formats import CodedScales, Int4, Int4Symmetric, Int8, Int8Symmetric
 from edgesdk_quantize.formats.blocks import pack, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -213,3 +213,15 @@ def test_weights_that_ggml_stored_as_q8_0_are_kept_exactly():
     stored = gguf.quants.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
     given = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType.Q8_0)
     np.testing.assert_allclose(restored(Int8Symmetric(), given), given, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("columns", "fitting", "dividing"),
+    [(64, 64, 64), (96, 128, 32), (65, 128, None), (576, 128, 64), (9, 16, None), (8960, 128, 128)],
+)
+@pytest.mark.parametrize("fmt", [Int4(128), CodedScales(Int4(128))], ids=["float", "coded"])
+def test_blocks_that_are_too_wide_for_a_matrix(fmt, columns, fitting, dividing):
+    assert fmt.for_columns(columns).block == fitting
+    assert fmt.for_columns(columns).has_coded_scales == fmt.has_coded_scales
+    divided = fmt.dividing(columns)
+    assert (divided and divided.block) == dividing

@@ -85,7 +85,9 @@ def _fixed_bits(spec: DecoderSpec, scheme: WeightScheme, mixed: set[str]) -> flo
     total, within = 0.0, {f"{part}.weight" for name in matrices for part in matrices[name]}
     for name in matrices.keys() - mixed:
         rows, columns = shapes[f"{matrices[name][0]}.weight"]
-        fmt = scheme.embedding_for(spec.tied) if name == "embed" else scheme.embedding
+        fmt = scheme.embedding
+        if name == "embed":
+            fmt = scheme.embedding_for(spec.tied, columns)
         total += fmt.stored_bits(rows, columns)
     for name, shape in shapes.items():
         if name not in within:

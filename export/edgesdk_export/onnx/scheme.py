@@ -37,9 +37,13 @@ class WeightScheme:
     embedding: OnnxFormat
     lookup: OnnxFormat | None = None
 
-    def embedding_for(self, tied: bool) -> OnnxFormat:
-        """The format of the embedding, by whether it is the head too."""
-        return self.embedding if tied or self.lookup is None else self.lookup
+    def embedding_for(self, tied: bool, columns: int) -> OnnxFormat:
+        """The format of the embedding, by whether it is the head too, and by the hidden size.
+
+        Its block is smaller than the scheme's where only that divides the columns.
+        """
+        fmt = self.embedding if tied or self.lookup is None else self.lookup
+        return fmt if isinstance(fmt, FloatFormat) else fmt.dividing(columns) or fmt
 
     @classmethod
     def named(cls, name: str) -> WeightScheme:

@@ -103,11 +103,12 @@ def check_runnable(spec: DecoderSpec, scheme: WeightScheme) -> None:
     Raises:
         ExportError: with the size and what is possible.
     """
-    fmt = scheme.embedding_for(spec.tied)
+    fmt = scheme.embedding_for(spec.tied, spec.hidden_size)
     if isinstance(fmt, BlockFormat) and spec.hidden_size % fmt.block:
         raise ExportError(
-            f"A hidden size of {spec.hidden_size} cannot be quantized in blocks of {fmt.block}.",
-            hint="Choose fp16 weights.",
+            f"An embedding with a hidden size of {spec.hidden_size} cannot be quantized: no block"
+            " of 16 or more divides it.",
+            hint='Write embedding = "fp16" in the recipe, or choose fp16 weights.',
         )
 
 
@@ -119,7 +120,7 @@ def _store_all(
     quantizer: LayerQuantizer | None,
 ) -> None:
     store.once("embed", functools.partial(_store_embedding, store, spec, scheme))
-    if isinstance(scheme.embedding_for(spec.tied), BlockFormat):
+    if isinstance(scheme.embedding_for(spec.tied, spec.hidden_size), BlockFormat):
         store.embedding_view()
     sections = [f"layers.{index}" for index in range(spec.layers)]
     if progress is not None:
@@ -132,7 +133,8 @@ def _store_all(
 
 
 def _store_embedding(store: _WeightStore, spec: DecoderSpec, scheme: WeightScheme) -> None:
-    store.matrix("embed", matrix_parts(spec)["embed"], scheme.embedding_for(spec.tied))
+    fmt = scheme.embedding_for(spec.tied, spec.hidden_size)
+    store.matrix("embed", matrix_parts(spec)["embed"], fmt)
 
 
 def _store_layer(
@@ -199,6 +201,7 @@ class _WeightStore:
             dtype = ir.DataType.from_numpy(fmt.dtype)
             self._add(f"{name}.weight", dtype, (rows, columns), values)
         else:
+            fmt = fmt.for_columns(columns)
             blocks = MatrixBlocks({weight: self._weights[weight] for weight in weights}, fmt)
             self._blocks(name, rows, columns, blocks, fmt)
         self._biases(name, parts)

@@ -12,8 +12,9 @@ Layout: com.microsoft.MatMulNBits in onnxruntime's docs/ContribOperators.md.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ UInt8 = npt.NDArray[np.uint8]
 
 # What multiplies with blocks, in the domain com.microsoft.
 BLOCK_OPERATOR = "MatMulNBits"
+# Its kernels know no smaller blocks.
+_MIN_BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -165,10 +168,26 @@ class BlockFormat(ABC):
         """
         return self.quantize(rows)
 
+    def with_block(self, block: int) -> BlockFormat:
+        """This format with another size of block."""
+        return cast("Callable[[int], BlockFormat]", type(self))(block)
+
     def for_columns(self, columns: int) -> BlockFormat:
-        """This format, or the one that stands in for it where its block must divide the columns
-        and does not."""
-        return self
+        """This format, or the one that stands in for it in a matrix of so many columns.
+
+        A graph reads the block size back from the number of blocks, so a block is at most the
+        power of two that holds the columns.
+        """
+        block = min(self.block, max(_MIN_BLOCK, 1 << (columns - 1).bit_length()))
+        return self if block == self.block else self.with_block(block)
+
+    def dividing(self, columns: int) -> BlockFormat | None:
+        """This format, with a smaller block where its own does not divide the columns; None where
+        none does. onnxruntime's gather takes whole blocks only."""
+        block = min(self.block, columns & -columns)
+        if block < _MIN_BLOCK:
+            return None
+        return self if block == self.block else self.with_block(block)
 
     def stored_bits(self, rows: int, columns: int) -> int:
         """Bits of a matrix [rows, columns]: codes, scales, and zero-points or offsets."""

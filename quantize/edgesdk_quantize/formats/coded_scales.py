@@ -50,6 +50,10 @@ class CodedScales(BlockFormat):
     def block(self) -> int:
         return self.fmt.block
 
+    def with_block(self, block: int) -> BlockFormat:
+        """See `BlockFormat.with_block`."""
+        return CodedScales(self.fmt.with_block(block))
+
     @property
     def has_zero_points(self) -> bool:
         return self.fmt.has_zero_points

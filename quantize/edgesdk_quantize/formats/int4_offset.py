@@ -91,7 +91,9 @@ class Int4Offset(BlockFormat):
 
     def for_columns(self, columns: int) -> BlockFormat:
         """See `BlockFormat.for_columns`."""
-        return CodedScales(Int4(self.block)) if columns % self.block else self
+        if columns % self.block:
+            return CodedScales(Int4(self.block)).for_columns(columns)
+        return self
 
     def stored_bits(self, rows: int, columns: int) -> int:
         """See `BlockFormat.stored_bits`."""
