@@ -93,7 +93,11 @@ class Model(Closeable):
         return AsyncReplyStream(self.stream(prompt, **options))
 
     def complete(self, text: str, **options: Unpack[FormatKwargs]) -> Reply:
-        """Go on with a text as it is, without a chat template.
+        """Go on with a text as it is, without a chat template; see `stream_completion`."""
+        return read_all(self.stream_completion(text, **options))
+
+    def stream_completion(self, text: str, **options: Unpack[FormatKwargs]) -> ReplyStream:
+        """Go on with a text piece by piece, without a chat template.
 
         The text is the prompt as a whole, so control tokens that stand in it become control
         tokens, as in llama.cpp and transformers. Put no text of others into it unchecked.
@@ -101,7 +105,7 @@ class Model(Closeable):
         started = perf_counter()
         ids = self._runtime.encoder.plain(text)
         request = self._runtime.request([], options, started=started)
-        return read_all(self._once(request.replaced(encode=lambda messages, specs: ids)))
+        return self._once(request.replaced(encode=lambda messages, specs: ids))
 
     def chat(self, system: str | None = None, *, overflow: OverflowPolicy = "error") -> Chat:
         """A conversation, with a KV cache of its own.

@@ -30,6 +30,7 @@ else:
 
 if TYPE_CHECKING:
     from edgesdk.hybrid.cloud.endpoint import Cloud
+    from edgesdk.hybrid.cloud.spending import SpendingLimits
     from edgesdk.server.hybrid_routing import HybridClients
 
 EXAMPLE = """\
@@ -127,9 +128,12 @@ class BudgetTable(_Table):
     tokens_per_hour: Count | None = None
     tokens_per_day: Count | None = None
 
-    def limits(self) -> dict[str, float]:
-        """The limits that the file sets."""
-        return self.model_dump(exclude={"file"}, exclude_none=True)
+    def limits(self) -> SpendingLimits | None:
+        """The limits that the file sets; None where it sets none."""
+        from edgesdk.hybrid.cloud.spending import SpendingLimits
+
+        given = self.model_dump(exclude={"file"}, exclude_none=True)
+        return SpendingLimits(**given) if given else None
 
 
 class ConfidenceTable(_Table):
@@ -178,13 +182,10 @@ class HybridConfig(_Table):
             raise ValueError("hedge_after needs another [[cloud]] to ask")
         if self.budget is not None:
             limits = self.budget.limits()
-            if not limits:
+            if limits is None:
                 raise ValueError("budget has no limit, such as money_per_day or tokens_per_hour")
-            endpoints = [cloud.endpoint() for cloud in self.cloud]
-            free = any(cloud.input_price + cloud.output_price == 0 for cloud in endpoints)
-            money = next((name for name in limits if name.startswith("money")), None)
-            if money is not None and free:
-                raise ValueError(f"budget.{money} needs the prices of each [[cloud]]")
+            with _as_value_error():
+                limits.check_prices(cloud.endpoint() for cloud in self.cloud)
         return self
 
     def in_folder(self, folder: Path) -> HybridConfig:
@@ -235,7 +236,7 @@ def hybrid_clients(config: HybridConfig, opened: ExitStack) -> HybridClients:
         RequestError: a file cannot be used.
     """
     from edgesdk.hybrid.client import HybridClient
-    from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
+    from edgesdk.hybrid.cloud.spending import Budget
     from edgesdk.hybrid.confidence.confidence import Confidence
     from edgesdk.hybrid.monitor.audits import Audits
     from edgesdk.hybrid.privacy.policy import Policy
@@ -249,7 +250,8 @@ def hybrid_clients(config: HybridConfig, opened: ExitStack) -> HybridClients:
     policy = Policy(config.upload, media=config.media)
     budget = journal = confidence = None
     if config.budget is not None:
-        limits = SpendingLimits(**config.budget.limits())  # type: ignore[arg-type]  # two are whole
+        limits = config.budget.limits()
+        assert limits is not None, "checked above"
         budget = Budget(limits, config.budget.file)
         opened.callback(budget.close)
     if config.journal is not None:

@@ -19,8 +19,11 @@ from edgesdk.cli.model_options import (
 )
 from edgesdk.cli.output import message_console, print_json
 from edgesdk.cli.terminal import printable
-from edgesdk.errors import InvalidText
+from edgesdk.errors import InvalidOption, InvalidText
 from edgesdk.generation.streaming import iterate_in_thread
+from edgesdk.model import Model
+from edgesdk.options import OptionsKwargs
+from edgesdk.reply import ReplyStream
 
 _EPILOG = """\b
 Examples:
@@ -53,14 +56,14 @@ def command(
     """Answer one PROMPT with MODEL.
 
     MODEL is a name in the store, a bundle folder or a .gguf file. Without PROMPT, or with '-', the
-    prompt is read from standard input.
+    prompt is read from standard input. A model without a chat template goes on with the prompt as
+    plain text.
     """
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    messages.append({"role": "user", "content": _prompt(prompt)})
+    text = _prompt(prompt)
     options = option_kwargs(given)
     with (
         loaded_model(model, device=device, context=context, threads=threads) as opened,
-        opened.stream(messages, **options) as stream,
+        _started(opened, text, system, options) as stream,
         contextlib.closing(iterate_in_thread(stream)) as pieces,
     ):
         if as_json:
@@ -74,6 +77,23 @@ def command(
     elif not no_receipt:
         message_console().print(reply.receipt.line(), style="dim")
         print_cut_note(message_console(), reply, options)
+
+
+def _started(model: Model, prompt: str, system: str | None, options: OptionsKwargs) -> ReplyStream:
+    """Begin the answer; or the completion, where the model cannot chat."""
+    encoder = model.runtime.encoder
+    if encoder.template is not None:
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        return model.stream([*messages, {"role": "user", "content": prompt}], **options)
+    why = encoder.template_problem or "it has no chat template"
+    if system is not None:
+        raise InvalidOption(
+            f"This model cannot chat: {why}.", hint="Put what --system says into the prompt."
+        )
+    message_console().print(
+        f"This model cannot chat ({why}): it goes on with the prompt as plain text.", style="dim"
+    )
+    return model.stream_completion(prompt, **options)
 
 
 def _prompt(given: str | None) -> str:

@@ -79,7 +79,8 @@ class HybridClient(Closeable):
         path: answers requests of those who make their own, as servers do.
 
     Raises:
-        InvalidOption: an option has no such value, or the profile's name is none.
+        InvalidOption: an option has no such value, the profile's name is none, or the budget limits
+            money and the prices of a cloud are not known.
     """
 
     def __init__(

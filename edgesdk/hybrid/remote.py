@@ -55,7 +55,8 @@ class RemoteModel:
         on_break, hedge_after: see `edgesdk.hybrid.cloud.client.CloudClient`.
 
     Raises:
-        InvalidOption: `on_break` has no such value.
+        InvalidOption: `on_break` has no such value, or the budget has a limit of money, but the
+            prices of a cloud are not known.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class RemoteModel:
         self._clouds = tuple(clouds)
         self._policy = policy
         self._budget = budget
+        if budget is not None:
+            budget.limits.check_prices(self._clouds)
         self._on_break: OnBreak = checked_choice("on_break", on_break, get_args(OnBreak))
         self._hedge_after = hedge_after
         self._keys = [

@@ -23,6 +23,7 @@ from edgesdk.hybrid.request import HybridRequest
 from edgesdk.options import Options
 from edgesdk.receipt import Receipt
 from edgesdk.runtime import Runtime
+from edgesdk.system.checks import checked_choice
 from edgesdk.system.power import PowerState
 
 
@@ -121,7 +122,7 @@ class Router:
     Attributes:
         hint: looks at the messages. "cloud" sends them there at once; "local" has the device try
             whatever its state and the classifier say; None has no effect. Where it raises, it has
-            no effect either.
+            no effect either; any other word of it is an InvalidOption for who asked.
         classifier: predicts from the prompt whether the device will be right; None for the one
             stored for this model, if there is one.
         sensor: says how the device is, such as `edgesdk.system.power.read_sensors`; None asks none.
@@ -194,6 +195,9 @@ class Preflight:
 
         Args:
             prompt_only: check only what depends on the prompt, not on how the device is just now.
+
+        Raises:
+            InvalidOption: the app's hint is no word that it may be.
         """
         messages, options = hybrid.request.messages, hybrid.request.options
         with_tools = hybrid.request.tools is not None
@@ -277,10 +281,7 @@ class Preflight:
             # The error and the answer may quote the prompt, so only the type is logged.
             _LOG.warning("the app's hint failed with %s", type(error).__name__)
             return None
-        if hint not in (None, *get_args(Hint)):
-            _LOG.warning("the app's hint is none of %s", ", ".join(get_args(Hint)))
-            return None
-        return hint
+        return None if hint is None else checked_choice("The app's hint", hint, get_args(Hint))
 
     def _state(self) -> Rejection | None:
         router, state = self._router, self._seen()

@@ -19,8 +19,9 @@ With a cloud, clients learn more than OpenAI's API has:
 
 - The headers `X-Edgesdk-Route` ("local" or "cloud") and `X-Edgesdk-Reason` say who answered and
   why. The field `edgesdk` of the answer has route, reason, confidence, low_confidence, cost (money,
-  tokens), endpoint, whole and seconds. `usage` counts the answer of the one who gave it; it is null
-  where an endpoint does not count.
+  tokens), endpoint, whole, seconds, and failures: why requests to clouds failed (endpoint, kind,
+  status, code, message). `usage` counts the answer of the one who gave it; it is null where an
+  endpoint does not count.
 - In a stream the field is in the chunk with the `finish_reason`, and in the one with the usage.
   Headers come before the first piece, so the route is "undecided" where it is not known by then
   (only with hold "nothing"), and the reason is missing.

@@ -7,7 +7,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from edgesdk.generation.loop import Step
@@ -278,6 +278,7 @@ def _report(reply: AnswerReply) -> Json:
             "endpoint": receipt.endpoint,
             "whole": receipt.complete,
             "seconds": receipt.seconds,
+            "failures": [asdict(failure) for failure in receipt.failures],
         }
     if reply.finish_reason not in _FINISH_REASONS:
         report["finish_reason"] = reply.finish_reason

@@ -46,6 +46,12 @@ FAULTS: dict[str, Any] = {
 }
 
 
+KINDS = {
+    "refused": "refused", "busy": "busy", "reset": "unreachable", "html": "broken",
+    "in band": "broken",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("streams", [False, True])
 def test_without_the_cloud_the_devices_answer_comes_marked(
@@ -64,6 +70,12 @@ def test_without_the_cloud_the_devices_answer_comes_marked(
     assert (text, told["route"], told["low_confidence"]) == (LOCAL.decode(), "local", True)
     assert headers["x-edgesdk-route"] == "local"
     assert "the cloud" in told["reason"]
+    # Why each request failed, as the receipt has it.
+    assert told["failures"]
+    for failure in told["failures"]:
+        assert set(failure) == {"endpoint", "kind", "status", "code", "message"}
+        assert failure["kind"] == KINDS[name]
+        assert "big at 127.0.0.1" in failure["endpoint"]
     assert 'edgesdk_hybrid_answers_total{model="unsure",route="local"} 1.0' in metrics
     # The key is in the requests to the cloud, and nowhere else.
     assert b"Bearer sk-secret-key" in cloud.sent()

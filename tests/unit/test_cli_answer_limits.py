@@ -106,3 +106,26 @@ def test_a_chat_says_it_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert out.count("It is a city.") == 1
     assert "went in a cycle" in out
+
+
+def test_a_model_that_cannot_chat_goes_on_with_the_prompt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = FakeEngine(b"upon a time.")
+
+    @contextlib.contextmanager
+    def loaded(*what: object, **settings: object) -> Iterator[Model]:
+        yield fake_model(engine, template=None)
+
+    monkeypatch.setattr(run_module, "loaded_model", loaded)
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "fake", "Once \x02", "--no-receipt"])
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out) == (0, "upon a time.\n")
+    assert bytes(engine.states[0].tokens).startswith(b"Once \x02upon")
+    assert "cannot chat (it has no chat template)" in " ".join(err.split())
+    # A system message has no place there.
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "fake", "Once", "--system", "Be brief."])
+    assert caught.value.code == 2
+    assert "Put what --system says into the prompt" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from edgesdk.cli.hybrid_config import (
     read_hybrid_config,
 )
 from edgesdk.errors import InvalidOption
+from edgesdk.hybrid.cloud.spending import SpendingLimits
 
 CLOUD = """
 [[cloud]]
@@ -41,7 +42,7 @@ def test_the_example_of_the_help_is_right(file: Path, monkeypatch: pytest.Monkey
     file.write_text(EXAMPLE)
     config = read_hybrid_config(file)
     assert config.budget is not None
-    assert config.budget.limits() == {"money_per_day": 1.0}
+    assert config.budget.limits() == SpendingLimits(money_per_day=1.0)
     # Paths are relative to the file's folder.
     assert (config.journal, config.budget.file) == (
         file.parent / "decisions.db",
@@ -89,7 +90,7 @@ def test_a_preset_is_named_in_the_file_or_on_the_command_line(
         (f"uploads = 'redact'{CLOUD}", "uploads: there is no such key. Did you mean upload?"),
         (f"{CLOUD}api_key_env = 'NO_SUCH_KEY'", "cloud.1: NO_SUCH_KEY is not set"),
         (f"{CLOUD}[budget]\nmuch = 1", "budget.much: there is no such key"),
-        (f"{CLOUD}[budget]\nmoney_per_day = 1", "needs the prices of each [[cloud]]"),
+        (f"{CLOUD}[budget]\nmoney_per_day = 1", "A limit of money needs the prices of big at"),
         (f"{CLOUD}[budget]\ntokens_per_day = nan", "budget.tokens_per_day: Input should be"),
         (f"{PRICED}[budget]\nmoney_per_day = nan", "budget.money_per_day: Input should be"),
         (f"{CLOUD}input_price = -1", "cloud.1.input_price: Input should be greater"),

@@ -153,7 +153,7 @@ def test_a_call_of_the_device_that_does_not_fit_is_left_to_the_cloud(fields: Any
 def test_a_call_of_the_cloud_that_does_not_fit_is_none(answer: Any) -> None:
     budget = Budget(SpendingLimits(money_per_day=1))
     with TalkingCloud(lambda body: answer) as cloud:
-        there = cloud.cloud(input_price=1000.0)
+        there = cloud.cloud(input_price=1000.0, output_price=0.0)
         with client_with(cloud, cloud=there, budget=budget) as client:
             stream = client.stream("Mail Ann", tools=[send])
             shown = ""

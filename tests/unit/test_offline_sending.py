@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.offline_queues import Clock, queue_at, request, texts
 
-from edgesdk.errors import TemplateError
+from edgesdk.errors import InvalidOption, TemplateError
 from edgesdk.hybrid.cloud.cloud_reply import CloudReply
+from edgesdk.hybrid.cloud.spending import Cost
 from edgesdk.hybrid.offline.queue import OfflineQueue, QueuedRequest
 from edgesdk.hybrid.offline.sending import DeferredRequests, send_queued
 from edgesdk.hybrid.privacy.policy import Policy
@@ -94,6 +96,44 @@ def test_what_is_not_sent_now(tmp_path: Path, cause: str, left: list[str], sent:
         assert got == ["A", "C"]
     assert "".join(tried) == sent
     assert texts(queue) == left
+
+
+def test_an_empty_answer_is_paid_for_a_few_times_and_then_has_failed(tmp_path: Path) -> None:
+    queue = queue_at(tmp_path)
+    for text in "ab":
+        queue.put(request(text))
+    asked: list[str] = []
+
+    def send(one: QueuedRequest, seconds: float, key: str) -> HybridReply:
+        text = one.messages[0]["content"]
+        asked.append(text)
+        if text == "a":
+            raise NoCloudAnswer("the cloud said nothing", cost=Cost(0.01, 20))
+        # What costs nothing is no attempt, however often.
+        raise NoCloudAnswer("the cloud refused (401)")
+
+    for _ in range(5):
+        assert list(send_queued(queue, send)) == []
+    assert asked.count("a") == 3
+    assert asked.count("b") == 5
+    failed, waiting = queue.entries()
+    assert (failed.id, failed.attempts, failed.failed) == (1, 3, "the cloud said nothing")
+    assert (waiting.id, waiting.attempts, waiting.failed) == (2, 0, None)
+    assert texts(queue) == ["b"]
+    # What has failed keeps no text.
+    with sqlite3.connect(tmp_path / "q") as database:
+        assert database.execute("SELECT encrypted FROM requests WHERE id = 1").fetchone() == (b"",)
+
+
+def test_how_often_is_the_queues_to_say(tmp_path: Path) -> None:
+    queue = queue_at(tmp_path, max_attempts=1)
+    queue.put(request("a"))
+    claim = queue.claim()
+    assert claim is not None
+    assert claim.unanswered("nothing came")
+    assert [entry.failed for entry in queue.entries()] == ["nothing came"]
+    with pytest.raises(InvalidOption, match="max_attempts must be more than 0"):
+        queue_at(tmp_path, max_attempts=0)
 
 
 def test_an_answer_that_broke_off_is_none(tmp_path: Path) -> None:

@@ -88,13 +88,22 @@ def test_what_is_missing_is_named() -> None:
 def test_prices_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("genai_prices")
     known = Cloud.preset("openai", "gpt-4o-mini", "k")
+    assert known.input_price is not None
+    assert known.output_price is not None
     assert 0 < known.input_price < known.output_price < 100
     assert price_of(find_preset("openai"), "no-such-model") is None
-    assert Cloud.preset("openai", "no-such-model", "k").input_price == 0
+    assert Cloud.preset("openai", "no-such-model", "k").input_price is None
     # Those of the app count.
-    assert Cloud.preset("openai", "gpt-4o-mini", "k", input_price=7.0).output_price == 0
+    assert Cloud.preset("openai", "gpt-4o-mini", "k", input_price=7.0).output_price is None
     monkeypatch.setitem(sys.modules, "genai_prices", None)  # type: ignore[arg-type]
     assert price_of(find_preset("openai"), "gpt-4o-mini") is None
+
+
+def test_what_runs_on_ones_own_machine_costs_nothing() -> None:
+    for name in preset_names():
+        assert find_preset(name).free == (name in LOCAL)
+    local = Cloud("ollama:llama3.2:3b")
+    assert (local.input_price, local.output_price) == (0, 0)
 
 
 def test_a_provider_is_known_to_the_prices() -> None:

@@ -334,11 +334,10 @@ def test_a_hint_cannot_make_the_impossible_possible() -> None:
     assert gate_of(found.check(said([PICTURE]), Options())) == "vision"
 
 
-def test_a_hint_that_is_none_has_no_opinion(caplog: pytest.LogCaptureFixture) -> None:
-    odd: Any = Router(hint=lambda messages: messages[0]["content"])
-    assert preflight(odd).check(said("a secret"), Options()) is None
-    assert "none of local, cloud" in caplog.text
-    assert "secret" not in caplog.text
+def test_a_hint_that_is_none_is_an_error() -> None:
+    odd: Any = Router(hint=lambda messages: "Cloud")
+    with pytest.raises(InvalidOption, match="must be one of local, cloud, not 'Cloud'"):
+        preflight(odd).check(HI, Options())
 
 
 def test_a_hint_that_fails_has_no_opinion(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fake_engine import fake_model
 from support.other_process import run_python
 
 from edgesdk.errors import BudgetExceeded, InvalidOption, RequestError
+from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.spending import (
     DAY,
@@ -277,3 +279,28 @@ def test_processes_whose_clock_was_set_back_share_one_day(tmp_path: Path) -> Non
     path = str(tmp_path / "b.sqlite")
     ahead = (0.0, -3600.0, -200_000.0, 30.0)
     assert [run_python(_WITH_ANOTHER_CLOCK, path, str(by)) for by in ahead] == [10, 0, 0, 0]
+
+
+@pytest.mark.parametrize("limit", ["money_per_call", "money_per_hour", "money_per_day"])
+@pytest.mark.parametrize("prices", [{}, {"input_price": 1.0}, {"output_price": 1.0}])
+def test_a_limit_of_money_needs_every_price(limit: str, prices: dict[str, float]) -> None:
+    unpriced = Cloud("https://x.example/v1", "dear", **prices)  # type: ignore[arg-type]
+    limits = SpendingLimits(**{limit: 1.0})
+    with pytest.raises(InvalidOption, match=r"prices of dear at x\.example.*input_price and"):
+        limits.check_prices([CLOUD, unpriced])
+    limits.check_prices([CLOUD, Cloud("https://x.example/v1", "m", input_price=0, output_price=0)])
+    SpendingLimits(tokens_per_day=1).check_prices([unpriced])
+
+
+def test_a_client_refuses_a_limit_of_money_that_would_count_nothing() -> None:
+    budget = Budget(SpendingLimits(money_per_day=1.0))
+    with fake_model() as model:
+        with pytest.raises(InvalidOption, match="needs the prices of big"):
+            HybridClient(model, cloud=Cloud("https://x.example/v1", "big"), budget=budget)
+        # Presets whose prices no package knows.
+        for name in ("deepinfra", "qwen", "siliconflow", "ppio"):
+            there = Cloud.preset(name, "big", "sk-key-of-a-test")
+            with pytest.raises(InvalidOption, match="Give input_price and output_price"):
+                HybridClient(model, cloud=there, budget=budget)
+        # One's own machine costs nothing.
+        HybridClient(model, cloud=Cloud("ollama:llama3.2"), budget=budget).close()

@@ -79,7 +79,8 @@ class Cloud:
         api_key: sent as a bearer token, to this host only; never shown.
         headers: sent along, in place of the SDK's where the names are the same.
         timeouts: of one attempt.
-        input_price, output_price: per million tokens, in the currency of the app's budget.
+        input_price, output_price: per million tokens, in the currency of the app's budget; 0 where
+            it costs nothing. None where it is not known, and then no limit of money can hold.
         max_output_tokens: that a reply may have where the caller sets no limit.
         max_tokens_field: what that limit is called there; None for "max_tokens". An endpoint that
             refuses the one is asked with the other, and so from then on.
@@ -100,8 +101,8 @@ class Cloud:
     api_key: str | None = field(default=None, repr=False)
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     timeouts: Timeouts = field(default_factory=Timeouts)
-    input_price: float = 0.0
-    output_price: float = 0.0
+    input_price: float | None = None
+    output_price: float | None = None
     max_output_tokens: int = 4096
     max_tokens_field: MaxTokensField | None = None
     omit: tuple[str, ...] = ()
@@ -117,7 +118,7 @@ class Cloud:
         self._check_address()
         self._check_headers()
         for price in (self.input_price, self.output_price):
-            if not 0 <= price < math.inf:
+            if price is not None and not 0 <= price < math.inf:
                 raise InvalidOption(f"A price must be a number from 0, not {price}.")
         if self.max_output_tokens < 1:
             raise InvalidOption("max_output_tokens must not be under 1.")
@@ -150,7 +151,7 @@ class Cloud:
         given["base_url"] = given["base_url"] or found.address()
         given["api_key"] = api_key or found.key()
         given.setdefault("max_tokens_field", found.max_tokens_field)
-        if not given.get("input_price") and not given.get("output_price"):
+        if "input_price" not in given and "output_price" not in given:
             prices = price_of(found, model)
             if prices is not None:
                 given["input_price"], given["output_price"] = prices

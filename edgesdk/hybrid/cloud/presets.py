@@ -28,6 +28,7 @@ class Preset:
         url_env: environment variable with the customer's address.
         max_tokens_field: what the limit of a reply is called; None for "max_tokens".
         prices: the provider's id in genai-prices; None where that does not have it.
+        free: it costs nothing, because it runs on machines of one's own.
         source: a public page that says so.
         checked: the date when it was read, as "2026-11-30".
     """
@@ -40,6 +41,7 @@ class Preset:
     url_env: str | None = None
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     prices: str | None = None
+    free: bool = False
 
     def address(self) -> str:
         """The base URL, with the customer's part from the environment.
@@ -93,6 +95,8 @@ def price_of(preset: Preset, model: str) -> tuple[float, float] | None:
     None where genai-prices is not installed or does not know the model. Its prices are those that
     providers publish, and may be late: what counts is the provider's bill.
     """
+    if preset.free:
+        return 0.0, 0.0
     if preset.prices is None:
         return None
     try:

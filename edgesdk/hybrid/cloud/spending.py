@@ -7,7 +7,7 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from os import PathLike
 
@@ -85,6 +85,24 @@ class SpendingLimits:
             if value is not None and not value >= 0:
                 raise InvalidOption(f"{each.name} must not be negative, but is {value}.")
 
+    def check_prices(self, clouds: Iterable[Cloud]) -> None:
+        """Check that the prices of all endpoints are known where a limit is in money.
+
+        Raises:
+            InvalidOption: a limit of money would count nothing of an endpoint.
+        """
+        money = (self.money_per_call, self.money_per_hour, self.money_per_day)
+        if all(limit is None for limit in money):
+            return
+        for cloud in clouds:
+            if cloud.input_price is None or cloud.output_price is None:
+                raise InvalidOption(
+                    f"A limit of money needs the prices of {cloud.name}.",
+                    hint="Give input_price and output_price of its Cloud, per million tokens (0"
+                    " where it costs nothing); or limit tokens. Prices of many presets come with"
+                    " pip install 'edgesdk[prices]'.",
+                )
+
     def exceeded_by_call(self, cost: Cost) -> str | None:
         """Return the name of a limit per call that `cost` is above."""
         if self.money_per_call is not None and cost.money > self.money_per_call:
@@ -122,6 +140,9 @@ class Budget:
         path: of the SQLite file; None for memory.
         clock: seconds since the epoch.
 
+    Attributes:
+        limits: what may be spent.
+
     Raises:
         RequestError: the file cannot be used.
     """
@@ -133,7 +154,7 @@ class Budget:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._limits = limits
+        self.limits = limits
         self._clock = clock
         self._database = Database(
             path,
@@ -156,7 +177,7 @@ class Budget:
             RequestError: the file cannot be used any more.
         """
         whole_call = max_cost + (spent_before or Cost())
-        limit = self._limits.exceeded_by_call(whole_call)
+        limit = self.limits.exceeded_by_call(whole_call)
         if limit is not None:
             raise BudgetExceeded(
                 f"The call may cost {whole_call}, which is above {limit}.",
@@ -167,9 +188,7 @@ class Budget:
         with self._database.transaction() as database:
             now = self._now(database)
             database.execute("DELETE FROM spending WHERE at <= ?", (now - DAY,))
-            excesses = (
-                _excess(database, *limit, now, max_cost) for limit in self._limits.windows()
-            )
+            excesses = (_excess(database, *limit, now, max_cost) for limit in self.limits.windows())
             excess = next((one for one in excesses if one is not None), None)
             row = None
             if excess is None:
@@ -399,7 +418,7 @@ def cost_of(cloud: Cloud, prompt_tokens: int, output_tokens: int) -> Cost:
     prompt_tokens, output_tokens = (
         min(tokens, _MAX_TOKENS) for tokens in (prompt_tokens, output_tokens)
     )
-    money = prompt_tokens * cloud.input_price + output_tokens * cloud.output_price
+    money = prompt_tokens * (cloud.input_price or 0) + output_tokens * (cloud.output_price or 0)
     return Cost(money / 1e6, prompt_tokens + output_tokens)
 
 

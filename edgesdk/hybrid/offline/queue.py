@@ -21,13 +21,13 @@ from edgesdk.hybrid.storage.database import Database
 from edgesdk.options import Options, options_from
 from edgesdk.system.closing import Closeable
 
-_VERSION = 2
+_VERSION = 3
 _TABLES = (
     # `proof` is encrypted with the key, so that a wrong one is noticed before anything is.
     "CREATE TABLE IF NOT EXISTS about (version INTEGER NOT NULL, name TEXT NOT NULL, proof BLOB)",
     "CREATE TABLE IF NOT EXISTS requests (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL,"
     " key TEXT NOT NULL, encrypted BLOB NOT NULL, lease TEXT,"
-    " leased_until REAL NOT NULL DEFAULT 0)",
+    " leased_until REAL NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, failed TEXT)",
 )
 _DAY = 86_400.0
 # Another process may have longer leases than this one, but not so much longer.
@@ -97,10 +97,14 @@ class QueueEntry:
     Attributes:
         id: ascending, and never given twice.
         at: when it was put there, in seconds since the epoch.
+        attempts: how often it was answered, and paid for, without an answer of use.
+        failed: why it is not sent any more; None where it is.
     """
 
     id: int
     at: float
+    attempts: int = 0
+    failed: str | None = None
 
 
 class OfflineQueue(Closeable):
@@ -116,6 +120,9 @@ class OfflineQueue(Closeable):
             the file.
         max_age: seconds after which a request is dropped.
         max_count: how many may wait; the oldest is dropped for a new one.
+        max_attempts: how often a request may be paid for without an answer of use, such as an empty
+            one. Then it has failed: it stays in `entries` until it is too old, without its text,
+            and is not sent any more.
         lease: seconds for which whoever sends a request has it alone. One that was not done with
             it by then is taken to have died.
         clock: seconds since the epoch.
@@ -133,15 +140,18 @@ class OfflineQueue(Closeable):
         key: bytes | None = None,
         max_age: float = 7 * _DAY,
         max_count: int = 1_000,
+        max_attempts: int = 3,
         lease: float = 300.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        for name, value in (("max_age", max_age), ("max_count", max_count), ("lease", lease)):
+        limits = {"max_age": max_age, "max_count": max_count, "lease": lease}
+        for name, value in {**limits, "max_attempts": max_attempts}.items():
             if not value > 0:
                 raise InvalidOption(f"{name} must be more than 0, not {value}.")
         self._path = Path(path)
         self._max_age = max_age
         self._max_count = max_count
+        self._max_attempts = max_attempts
         self._lease = lease
         self._clock = clock
         if key is not None:
@@ -186,10 +196,11 @@ class OfflineQueue(Closeable):
         return number
 
     def entries(self) -> list[QueueEntry]:
-        """Return what is in the queue, the oldest first; also what somebody is sending now."""
+        """Return what is in the queue, the oldest first; also what somebody is sending now, and
+        what has failed."""
         with self._database.connection() as database:
             rows = database.execute(
-                "SELECT id, at FROM requests WHERE at > ? ORDER BY id",
+                "SELECT id, at, attempts, failed FROM requests WHERE at > ? ORDER BY id",
                 (self._clock() - self._max_age,),
             ).fetchall()
         return [QueueEntry(*row) for row in rows]
@@ -209,13 +220,13 @@ class OfflineQueue(Closeable):
             with self._database.transaction() as database:
                 self._drop_expired(database, now)
                 row = database.execute(
-                    "SELECT id, at, key, encrypted FROM requests WHERE leased_until <= ? AND id > ?"
-                    " ORDER BY id LIMIT 1",
+                    "SELECT id, at, attempts, key, encrypted FROM requests"
+                    " WHERE leased_until <= ? AND id > ? AND failed IS NULL ORDER BY id LIMIT 1",
                     (now, after),
                 ).fetchone()
                 if row is None:
                     return None
-                number, at, key, encrypted = row
+                number, at, attempts, key, encrypted = row
                 database.execute(
                     "UPDATE requests SET lease = ?, leased_until = ? WHERE id = ?",
                     (lease, now + self._lease, number),
@@ -227,7 +238,7 @@ class OfflineQueue(Closeable):
                 _LOG.warning("request %d of the queue was damaged, and went", number)
                 self._end(number, lease, drop=True)
                 continue
-            entry = QueueEntry(number, at)
+            entry = QueueEntry(number, at, attempts)
             return Claim(self, entry, request, key, lease, _SENDING_SHARE * self._lease)
 
     def close(self) -> None:
@@ -253,6 +264,21 @@ class OfflineQueue(Closeable):
         with self._database.transaction() as database:
             done = database.execute(f"{change} WHERE id = ? AND lease = ?", (number, lease))
             return done.rowcount == 1
+
+    def _count_attempt(self, number: int, lease: str, reason: str) -> bool:
+        """Give a request up for now, or, after the last attempt, for good; return which."""
+        with self._database.transaction() as database:
+            database.execute(
+                "UPDATE requests SET leased_until = 0, attempts = attempts + 1"
+                " WHERE id = ? AND lease = ?",
+                (number, lease),
+            )
+            failed = database.execute(
+                "UPDATE requests SET failed = ?, encrypted = x'' WHERE id = ? AND lease = ?"
+                " AND attempts >= ?",
+                (reason, number, lease, self._max_attempts),
+            )
+            return failed.rowcount == 1
 
     def _prepare(self, key: bytes | None) -> None:
         with self._database.transaction() as database:
@@ -288,7 +314,7 @@ class OfflineQueue(Closeable):
 
 
 class Claim:
-    """A request that one caller has for itself. `done` or `release` must follow.
+    """A request that one caller has for itself. `done`, `release` or `unanswered` must follow.
 
     Attributes:
         key: the request's idempotency key, whoever sends it.
@@ -318,3 +344,8 @@ class Claim:
     def release(self) -> None:
         """Leave it in the queue, for a later time."""
         self._queue._end(self.entry.id, self._lease, drop=False)
+
+    def unanswered(self, reason: str) -> bool:
+        """It was paid for, and brought no answer of use: leave it for a later time, unless that was
+        the last attempt. Return whether it was, so that the request has failed."""
+        return self._queue._count_attempt(self.entry.id, self._lease, reason)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from edgesdk.errors import EdgeError, RequestError
+from edgesdk.hybrid.cloud.spending import Cost
 from edgesdk.hybrid.offline.queue import OfflineQueue, QueuedRequest, queued_request
 from edgesdk.hybrid.privacy.policy import Policy, UploadVerdict, strictest
 from edgesdk.hybrid.privacy.redaction import Redactor
@@ -112,9 +113,10 @@ def send_queued(
     """Send what is in the queue, one request after the other, until the cloud is away.
 
     A request that cannot be paid now, or whose reply broke off, waits on. One that may not leave
-    any more, or that no endpoint takes, is dropped. A reply is out of the queue before it is given
-    out: a process that dies in between has lost it, one that dies before has not, and the next one
-    sends the same request with the same key.
+    any more, or that no endpoint takes, is dropped. One that is paid for and answered with nothing
+    of use is tried again a few times, and then has failed (`QueueEntry.failed`). A reply is out of
+    the queue before it is given out: a process that dies in between has lost it, one that dies
+    before has not, and the next one sends the same request with the same key.
 
     Args:
         send: takes a request, the seconds that it may take, and an idempotency key, which is the
@@ -133,6 +135,10 @@ def send_queued(
             _LOG.info("request %d of the queue: %s", entry.id, error)
             if error.cause in ("policy", "unfit"):
                 claim.done()
+                continue
+            if error.cause == "failed" and error.cost != Cost():
+                if claim.unanswered(str(error)):
+                    _LOG.warning("request %d of the queue failed: %s", entry.id, error)
                 continue
             claim.release()
             if error.cause == "away":
