@@ -33,7 +33,7 @@ _END, _START = "<|end|>", "<|start|>"
 
 
 @dataclass(frozen=True)
-class Plan:
+class CallPlan:
     """Calls of one sequence, in tokens.
 
     Attributes:
@@ -99,16 +99,18 @@ class _Refused(Exception):
     pass
 
 
-def _plan(fields: dict[str, Any]) -> Plan:
+def _plan(fields: dict[str, Any]) -> CallPlan:
     scaling = fields.get("rope_scaling") or {}
     if scaling.get("type") == "longrope":
-        return Plan(ORIGINAL - 60, 12, (ORIGINAL + 30,), restart=True)
+        return CallPlan(ORIGINAL - 60, 12, (ORIGINAL + 30,), restart=True)
     if fields.get("sliding_window") == WINDOW:
-        return Plan(WINDOW - 10, 10, (20, 1, 1, 1, 1, 1, 1, 12, 1, 1))
-    return Plan(40, 12)
+        return CallPlan(WINDOW - 10, 10, (20, 1, 1, 1, 1, 1, 1, 12, 1, 1))
+    return CallPlan(40, 12)
 
 
-def _run(plan: Plan, ids: list[int], start: Callable[[], Extend]) -> tuple[Logits, Logits, Logits]:
+def _run(
+    plan: CallPlan, ids: list[int], start: Callable[[], Extend]
+) -> tuple[Logits, Logits, Logits]:
     extend, at = start(), plan.prefill + plan.decode
     prefill = extend(ids[: plan.prefill])
     decode = [extend([token]) for token in ids[plan.prefill : at]]
@@ -123,7 +125,7 @@ def _run(plan: Plan, ids: list[int], start: Callable[[], Extend]) -> tuple[Logit
 
 
 def _compared(
-    plan: Plan, theirs: tuple[Logits, ...], ours: tuple[Logits | None, ...]
+    plan: CallPlan, theirs: tuple[Logits, ...], ours: tuple[Logits | None, ...]
 ) -> Differences:
     found: list[float | str | None] = []
     for expected, part in zip(theirs, ours, strict=True):
@@ -150,7 +152,7 @@ def _of_transformers(model: Any) -> Extend:
     return extend
 
 
-def _onnx(folder: Path, plan: Plan, ids: list[int]) -> tuple[Logits | None, ...]:
+def _onnx(folder: Path, plan: CallPlan, ids: list[int]) -> tuple[Logits | None, ...]:
     from edgesdk_export.checkpoint import open_checkpoint
     from edgesdk_export.families import read_decoder
     from edgesdk_export.onnx import WeightScheme, write_decoder
@@ -174,7 +176,9 @@ def _onnx(folder: Path, plan: Plan, ids: list[int]) -> tuple[Logits | None, ...]
     return _run(plan, ids, start)
 
 
-def _gguf(folder: Path, plan: Plan, ids: list[int], gguf_type: str) -> tuple[Logits | None, ...]:
+def _gguf(
+    folder: Path, plan: CallPlan, ids: list[int], gguf_type: str
+) -> tuple[Logits | None, ...]:
     from edgesdk_export.checkpoint import open_checkpoint
     from edgesdk_export.families import read_decoder
     from edgesdk_export.gguf import file_type_named, vocabulary_metadata, write_gguf
@@ -193,7 +197,7 @@ def _gguf(folder: Path, plan: Plan, ids: list[int], gguf_type: str) -> tuple[Log
     with _LlamaCpp(path) as model:
         if plan.past and not plan.restart and context < len(ids):
             # llama.cpp computes no windows for this architecture: the file's context ends there.
-            short = Plan(plan.prefill, plan.decode)
+            short = CallPlan(plan.prefill, plan.decode)
             prefill, decode, _ = _run(short, ids, lambda: model.sequence(256))
             return prefill, decode, None
         # A context no longer than the original one has the short factors.

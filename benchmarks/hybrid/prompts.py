@@ -36,7 +36,7 @@ _LINE = re.compile(r"[^\n]*[^\s.]")
 
 
 @dataclass(frozen=True)
-class Family:
+class TaskFamily:
     """Questions of one kind.
 
     Attributes:
@@ -60,17 +60,17 @@ def _sums(*settings: tuple[int, int, int]) -> tuple[dict[str, Any], ...]:
     )
 
 
-FAMILIES: tuple[Family, ...] = (
-    Family("chain_sum", _sums((2, 1, 1), (3, 1, 2), (4, 2, 3), (6, 3, 4))),
-    Family("products", _sums((2, 1, 1), (2, 1, 2), (2, 2, 2), (2, 2, 3))),
-    Family(
+FAMILIES: tuple[TaskFamily, ...] = (
+    TaskFamily("chain_sum", _sums((2, 1, 1), (3, 1, 2), (4, 2, 3), (6, 3, 4))),
+    TaskFamily("products", _sums((2, 1, 1), (2, 1, 2), (2, 2, 2), (2, 2, 3))),
+    TaskFamily(
         "basic_arithmetic",
         tuple(
             {**level, "operators": ("+", "-", "*")}
             for level in _sums((2, 1, 1), (3, 1, 1), (4, 1, 2), (5, 1, 2))
         ),
     ),
-    Family(
+    TaskFamily(
         "simple_equations",
         (
             {"max_terms": 2, "max_value": 9, "operators": ("+",), "operators_weights": (1.0,)},
@@ -84,8 +84,10 @@ FAMILIES: tuple[Family, ...] = (
             {"max_terms": 4, "max_value": 50},
         ),
     ),
-    Family("gcd", ({"max_value": 12}, {"max_value": 40}, {"max_value": 150}, {"max_value": 1000})),
-    Family(
+    TaskFamily(
+        "gcd", ({"max_value": 12}, {"max_value": 40}, {"max_value": 150}, {"max_value": 1000})
+    ),
+    TaskFamily(
         "fraction_simplification",
         (
             {"max_value": 5, "min_factor": 2, "max_factor": 5, "styles": ("plain",)},
@@ -95,8 +97,8 @@ FAMILIES: tuple[Family, ...] = (
         ),
         _FRACTION,
     ),
-    Family("count_bits", ({"max_n": 31}, {"max_n": 63}, {"max_n": 255}, {"max_n": 4095})),
-    Family(
+    TaskFamily("count_bits", ({"max_n": 31}, {"max_n": 63}, {"max_n": 255}, {"max_n": 4095})),
+    TaskFamily(
         "letter_counting",
         (
             {"min_words": 1, "max_words": 1},
@@ -105,7 +107,7 @@ FAMILIES: tuple[Family, ...] = (
             {"min_words": 6, "max_words": 10},
         ),
     ),
-    Family(
+    TaskFamily(
         "leg_counting",
         (
             {"min_animals": 1, "max_animals": 1, "max_instances": 3},
@@ -114,7 +116,7 @@ FAMILIES: tuple[Family, ...] = (
             {"min_animals": 2, "max_animals": 3, "max_instances": 8},
         ),
     ),
-    Family(
+    TaskFamily(
         "base_conversion",
         (
             {"max_base": 10, "min_value": 2, "max_value": 9},
@@ -124,7 +126,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         _LINE,
     ),
-    Family(
+    TaskFamily(
         "prime_factorization",
         (
             {"max_value": 30},
@@ -134,7 +136,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         _LINE,
     ),
-    Family(
+    TaskFamily(
         "calendar_arithmetic",
         (
             {"tasks": ["weekday_of_date_from_first_date"], "offset_upper_bound": 3},
@@ -144,7 +146,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         _LINE,
     ),
-    Family(
+    TaskFamily(
         "family_relationships",
         (
             {"min_family_size": 3, "max_family_size": 3},
@@ -154,7 +156,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         _LINE,
     ),
-    Family(
+    TaskFamily(
         "decimal_chain_sum",
         tuple(
             {**level, "min_decimal_places": 1, "max_decimal_places": places}
@@ -164,12 +166,12 @@ FAMILIES: tuple[Family, ...] = (
         ),
         held_out=True,
     ),
-    Family(
+    TaskFamily(
         "lcm",
         ({"max_value": 8}, {"max_value": 12}, {"max_value": 30}, {"max_value": 100}),
         held_out=True,
     ),
-    Family(
+    TaskFamily(
         "spell_backward",
         (
             {"min_word_len": 3, "max_word_len": 3},
@@ -180,7 +182,7 @@ FAMILIES: tuple[Family, ...] = (
         _LINE,
         held_out=True,
     ),
-    Family(
+    TaskFamily(
         "time_intervals",
         tuple(
             {"task_types": ["time"], "max_time_difference_seconds": int(hours * 3600)}
@@ -189,7 +191,7 @@ FAMILIES: tuple[Family, ...] = (
         _TIME,
         held_out=True,
     ),
-    Family(
+    TaskFamily(
         "number_sequence",
         (
             {"min_terms": 7, "min_value": 0, "max_value": 10, "max_complexity": 1},
@@ -272,7 +274,7 @@ def rounds(wanted: Wanted = lambda family, level, split: True) -> Iterator[Promp
                         yield prompt
 
 
-def _unseen(family: Family, level: int, split: Split, asked: set[str]) -> Iterator[Prompt]:
+def _unseen(family: TaskFamily, level: int, split: Split, asked: set[str]) -> Iterator[Prompt]:
     """Prompts of one level and split, until it only repeats what was `asked`."""
     repeats = 0
     for seed in count(_FIRST_SEED[split] + level * 100_000):
@@ -287,7 +289,7 @@ def _unseen(family: Family, level: int, split: Split, asked: set[str]) -> Iterat
 
 
 @cache
-def _family(name: str) -> Family:
+def _family(name: str) -> TaskFamily:
     return next(family for family in FAMILIES if family.name == name)
 
 

@@ -241,6 +241,17 @@ def test_one_that_no_endpoint_takes_keeps_no_other(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
+def test_an_empty_answer_is_not_paid_for_at_each_flush(tmp_path: Path) -> None:
+    put(tmp_path, "one", "two")
+    empty = [HEAD, chunk(finish="stop"), usage(3, 0), event("[DONE]")]
+    with ScriptedServer([empty]) as server:
+        for _ in range(5):
+            assert flushed(tmp_path, server.url) == []
+        assert len(server.requests) == 2 * 3
+    entries = OfflineQueue(tmp_path / "queue", key=KEY).entries()
+    assert [entry.failed for entry in entries] == ["the cloud said nothing"] * 2
+
+
 def test_an_answer_cut_short_is_asked_for_again(tmp_path: Path) -> None:
     put(tmp_path, "one")
     with ScriptedServer([[HEAD, chunk("o")]]) as server:

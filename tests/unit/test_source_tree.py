@@ -28,7 +28,7 @@ def test_nothing_is_left_for_later() -> None:
 
 def test_no_two_classes_share_a_name() -> None:
     places: dict[str, list[str]] = defaultdict(list)
-    for path in _sources("edgesdk", "export", "quantize"):
+    for path in _sources(*PACKAGES, "tests/support"):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(str(path.relative_to(ROOT)))

@@ -7,7 +7,7 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from os import PathLike
 
@@ -111,19 +111,14 @@ class SpendingLimits:
             return "tokens_per_call"
         return None
 
-    def windows(self) -> list[tuple[str, float, str, float]]:
-        """Return name, seconds, what is counted ("money" or "tokens") and amount of each limit."""
-        every = [
-            ("money_per_hour", HOUR, "money", self.money_per_hour),
-            ("money_per_day", DAY, "money", self.money_per_day),
-            ("tokens_per_hour", HOUR, "tokens", self.tokens_per_hour),
-            ("tokens_per_day", DAY, "tokens", self.tokens_per_day),
-        ]
-        return [
-            (name, seconds, counted, amount)
-            for name, seconds, counted, amount in every
-            if amount is not None
-        ]
+    def windows(self) -> Iterator[tuple[str, float, str, float]]:
+        """Yield name, seconds, what is counted ("money" or "tokens") and amount of each limit."""
+        for counted in ("money", "tokens"):
+            for window, seconds in (("hour", HOUR), ("day", DAY)):
+                name = f"{counted}_per_{window}"
+                amount = getattr(self, name)
+                if amount is not None:
+                    yield name, seconds, counted, amount
 
 
 class Budget:
@@ -200,7 +195,7 @@ class Budget:
         if excess is not None:
             raise excess
         assert row is not None, "an insert has a row"
-        return Reservation(self, row)
+        return Reservation(self._database, row)
 
     def spent(self, seconds: float = DAY) -> Cost:
         """Return what was spent or is reserved in the last `seconds`, of at most a day."""
@@ -235,16 +230,6 @@ class Budget:
             "UPDATE budget_clock SET read = ?, latest = ?, at = ?", (clock, max(clock, latest), at)
         )
         return float(at)
-
-    def _settle(self, row: int, actual: Cost | None) -> None:
-        with self._database.transaction() as database:
-            if actual is None:
-                database.execute("DELETE FROM spending WHERE id = ?", (row,))
-            else:
-                database.execute(
-                    "UPDATE spending SET money = ?, tokens = ? WHERE id = ?",
-                    (actual.money, actual.tokens, row),
-                )
 
 
 def _excess(
@@ -281,17 +266,17 @@ def _excess(
 class Reservation:
     """Money set aside for one call."""
 
-    def __init__(self, budget: Budget, row: int) -> None:
-        self._budget = budget
+    def __init__(self, database: Database, row: int) -> None:
+        self._database = database
         self._row = row
 
     def settle(self, actual: Cost) -> None:
-        """Count `actual` instead, also where that is more than was reserved."""
-        self._budget._settle(self._row, actual)
-
-    def release(self) -> None:
-        """Count nothing, because nothing was sent."""
-        self._budget._settle(self._row, None)
+        """Count `actual` instead, also where that is more than was reserved, or nothing."""
+        with self._database.transaction() as database:
+            database.execute(
+                "UPDATE spending SET money = ?, tokens = ? WHERE id = ?",
+                (actual.money, actual.tokens, self._row),
+            )
 
 
 class CallSpending:
@@ -406,10 +391,7 @@ class AttemptCharge:
         cost = self.cost
         if self._reservation is None or cost == self._recorded:
             return
-        if cost == Cost():
-            self._reservation.release()
-        else:
-            self._reservation.settle(cost)
+        self._reservation.settle(cost)
         self._recorded = cost
 
 
