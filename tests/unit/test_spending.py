@@ -47,7 +47,7 @@ def test_what_is_reserved_cannot_be_reserved_again() -> None:
 
 def test_what_was_not_sent_is_free_again() -> None:
     budget = Budget(SpendingLimits(tokens_per_hour=100))
-    budget.reserve(Cost(tokens=100)).release()
+    budget.reserve(Cost(tokens=100)).settle(Cost())
     budget.reserve(Cost(tokens=100))
     assert budget.spent(HOUR) == Cost(0.0, 100)
 
