@@ -73,6 +73,33 @@ class ModelShape(_Record):
         return 2 * self.layers * self.kv_heads * self.head_size * bytes_per_value
 
 
+class StaticShape(_Record):
+    """The sizes of graphs of fixed shapes; see `edgesdk.bundle.static_io`.
+
+    Attributes:
+        prefill_tokens: tokens that the prefill graph takes at a time. A power of two, so that a
+            prompt is cut at the same places however it is handed over.
+        window: past tokens whose keys and values a graph takes.
+        logits_rows: of how many tokens, the last ones, the prefill graph gives logits.
+        dtype: of all inputs and outputs but the token ids.
+        mask_value: what is added to the score of a token that may not be seen. Finite, because
+            NPUs make NaN of infinities.
+    """
+
+    prefill_tokens: Annotated[int, Field(ge=2, le=256)]
+    window: Count
+    logits_rows: Annotated[int, Field(ge=1, le=256)] = 1
+    dtype: Literal["float16", "float32"] = "float16"
+    mask_value: Annotated[float, Field(ge=-60_000, lt=0, allow_inf_nan=False)] = -10_000.0
+
+    @field_validator("prefill_tokens")
+    @classmethod
+    def _is_a_power_of_two(cls, tokens: int) -> int:
+        if tokens & (tokens - 1):
+            raise ValueError(f"{tokens} is no power of two")
+        return tokens
+
+
 class TokenizerEntry(_Record):
     """The text side: files, and the special tokens that templates and stopping need.
 
@@ -189,6 +216,7 @@ class Manifest(_Record):
     Attributes:
         target: the device that it was exported for, as `edgesdk.engines.devices` names it.
         roles: the file that an engine opens for each role.
+        static: the sizes of "prefill" and "decode"; None where "decoder" takes texts of any length.
         sampling: what the model's makers recommend; None for the likeliest token, always.
         notes: what its user should know of the export, a sentence each.
     """
@@ -199,6 +227,7 @@ class Manifest(_Record):
     target: str
     roles: Annotated[dict[Role, str], Field(min_length=1)]
     shape: ModelShape
+    static: StaticShape | None = None
     spec: dict[str, Any] | None
     tokenizer: TokenizerEntry
     source: SourceCheckpoint

@@ -85,7 +85,7 @@ def write_decoder(
     spec = decoder.spec
     check_runnable(spec, scheme)
     with ExternalDataWriter(folder / DATA_FILE, journal) as data:
-        store = _WeightStore(decoder, data)
+        store = WeightStore(decoder, data)
         _store_all(store, spec, scheme, progress, quantizer)
     ir.save(decoder_model(spec, StoredTensors(store.tensors)), folder / MODEL_FILE)
     weight_bytes = sum(
@@ -113,7 +113,7 @@ def check_runnable(spec: DecoderSpec, scheme: WeightScheme) -> None:
 
 
 def _store_all(
-    store: _WeightStore,
+    store: WeightStore,
     spec: DecoderSpec,
     scheme: WeightScheme,
     progress: LayerProgress | None,
@@ -126,24 +126,25 @@ def _store_all(
     if progress is not None:
         progress(sum(store.has(section) for section in sections), spec.layers)
     for index, section in enumerate(sections):
-        write = functools.partial(_store_layer, store, spec, scheme, quantizer, index)
+        write = functools.partial(store_layer, store, spec, scheme, quantizer, index)
         if store.once(section, write) and progress is not None:
             progress(index + 1, spec.layers)
     store.once("rest", functools.partial(_store_rest, store, spec, scheme))
 
 
-def _store_embedding(store: _WeightStore, spec: DecoderSpec, scheme: WeightScheme) -> None:
+def _store_embedding(store: WeightStore, spec: DecoderSpec, scheme: WeightScheme) -> None:
     fmt = scheme.embedding_for(spec.tied, spec.hidden_size)
     store.matrix("embed", matrix_parts(spec)["embed"], fmt)
 
 
-def _store_layer(
-    store: _WeightStore,
+def store_layer(
+    store: WeightStore,
     spec: DecoderSpec,
     scheme: WeightScheme,
     quantizer: LayerQuantizer | None,
     index: int,
 ) -> None:
+    """Store the norms and matrices of one decoder layer, as `write_decoder` has them."""
     at = f"layers.{index}."
     for name in [name for name in norm_names(spec) if name.startswith(at)]:
         store.vector(name, (name,))
@@ -157,7 +158,7 @@ def _store_layer(
             store.packed(matrix, parts, packed[matrix])
 
 
-def _store_rest(store: _WeightStore, spec: DecoderSpec, scheme: WeightScheme) -> None:
+def _store_rest(store: WeightStore, spec: DecoderSpec, scheme: WeightScheme) -> None:
     store.vector("final_norm.weight", ("final_norm.weight",))
     if not spec.tied:
         store.matrix("head", matrix_parts(spec)["head"], scheme.embedding)
@@ -165,10 +166,20 @@ def _store_rest(store: _WeightStore, spec: DecoderSpec, scheme: WeightScheme) ->
         store.rope(name, rope, stored_length(spec))
 
 
-class _WeightStore:
-    """Writes a decoder's weights under their stored names, and remembers the headers."""
+class WeightStore:
+    """Writes a decoder's weights under their stored names, and remembers the headers.
 
-    def __init__(self, decoder: Decoder, data: ExternalDataWriter) -> None:
+    Args:
+        dtype: of vectors and of the scales of blocks.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        data: ExternalDataWriter,
+        dtype: ir.DataType = ir.DataType.FLOAT,
+    ) -> None:
+        self._dtype = dtype
         self._weights = decoder.weights
         self._shapes = canonical_shapes(decoder.spec)
         self._data = data
@@ -221,9 +232,9 @@ class _WeightStore:
             self._packed(f"{name}.offsets", packed.offsets)
 
     def vector(self, name: str, parts: tuple[str, ...]) -> None:
-        """Store vectors, one after another, as one float32 vector."""
+        """Store vectors, one after another, as one vector."""
         size = sum(self._shapes[part][0] for part in parts)
-        self._add(name, ir.DataType.FLOAT, (size,), _values(self._checked(parts)))
+        self._add(name, self._dtype, (size,), _values(self._checked(parts)))
 
     def embedding_view(self) -> None:
         """The embedding's codes as the gather sees them, without blocks."""
@@ -285,7 +296,7 @@ class _WeightStore:
         rows, blocks = sum(len(part) for part in scales), scales[0].shape[1]
         known = [part for part in coded if part is not None]
         if len(known) < len(coded):
-            self._add(f"{name}.scales", ir.DataType.FLOAT, (rows, blocks), scales)
+            self._add(f"{name}.scales", self._dtype, (rows, blocks), scales)
             return
         codes, units = [part.codes for part in known], [part.units for part in known]
         self._add(f"{name}.scale_codes", ir.DataType.UINT8, (rows, blocks), codes)
