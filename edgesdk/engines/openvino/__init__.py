@@ -1,0 +1,1 @@
+"""Runs static decoder graphs on OpenVINO: Intel's processors, GPUs and NPUs."""

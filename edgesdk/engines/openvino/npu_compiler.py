@@ -1,0 +1,118 @@
+"""Compiles static graphs to blobs of Intel's NPUs, on machines that need have none.
+
+OpenVINO's packages for Windows hold the NPU compiler. On other systems a program in the
+environment variable `EDGESDK_INTEL_NPU_COMPILER` does the same; `tools/intel_npu_compiler` makes
+one that runs the Windows package under wine. A blob is whole, or there is an error: the compiler
+leaves nothing to the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgesdk.engines.openvino.library import load_openvino, reason
+from edgesdk.errors import EngineError, InvalidOption
+from edgesdk.system.atomic_files import atomic_file, atomic_path
+
+PROGRAM_VARIABLE = "EDGESDK_INTEL_NPU_COMPILER"
+# Generations of NPUs, as the property NPU_PLATFORM of openvino 2026.4.1 names them.
+PLATFORMS = ("3720", "4000", "5010", "5020", "6010")
+_HOW_TO = "docs/how-to/intel-npu-blobs.md"
+
+
+class NpuCompiler(Protocol):
+    """Compiles one model for one platform."""
+
+    def __call__(self, model: Path, blob: Path, platform: str) -> None:
+        """Write `blob`, whole or not at all.
+
+        Raises:
+            EngineError: the compiler cannot compile the model.
+        """
+
+
+def npu_compiler() -> NpuCompiler:
+    """The compiler that is at hand: the program that the environment names, or OpenVINO's own.
+
+    Raises:
+        MissingExtra: openvino is not installed, and no program is named.
+        EngineError: this openvino has no NPU compiler.
+    """
+    program = os.environ.get(PROGRAM_VARIABLE)
+    if program:
+        return CompilerProgram(Path(program))
+    core = load_openvino().Core()
+    try:
+        core.get_property("NPU", "NPU_COMPILER_VERSION")
+    except RuntimeError as error:
+        raise EngineError(
+            f"The package openvino has no NPU compiler on this system: {reason(error)}.",
+            hint=f"Compile on Windows, or name a program in {PROGRAM_VARIABLE}: see {_HOW_TO}.",
+        ) from error
+    return PackagedCompiler(core)
+
+
+class PackagedCompiler:
+    """The compiler in the package openvino."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+
+    def __call__(self, model: Path, blob: Path, platform: str) -> None:
+        properties = {"NPU_PLATFORM": checked_platform(platform), "NPU_COMPILER_TYPE": "PLUGIN"}
+        try:
+            compiled = self._core.compile_model(str(model), "NPU", properties)
+            content = compiled.export_model().getvalue()
+        except RuntimeError as error:
+            raise _not_compiled(model, platform, reason(error)) from error
+        with atomic_file(blob) as stream:
+            stream.write(content)
+
+
+class CompilerProgram:
+    """A program with the arguments MODEL BLOB PLATFORM, which prints why it fails."""
+
+    def __init__(self, program: Path) -> None:
+        self._program = program
+
+    def __call__(self, model: Path, blob: Path, platform: str) -> None:
+        with atomic_path(blob) as beside:
+            command = [str(self._program), str(model), str(beside), checked_platform(platform)]
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, errors="replace", check=False
+                )
+            except OSError as error:
+                raise EngineError(
+                    f"The NPU compiler {self._program} cannot be started: {error.strerror}.",
+                    hint=f"{PROGRAM_VARIABLE} must name a program: see {_HOW_TO}.",
+                ) from error
+            if done.returncode != 0:
+                said = reason(RuntimeError(done.stdout + done.stderr))
+                raise _not_compiled(model, platform, said)
+            if beside.stat().st_size == 0:
+                raise _not_compiled(model, platform, "it wrote nothing")
+
+
+def checked_platform(platform: str) -> str:
+    """A platform that the compiler knows.
+
+    Raises:
+        InvalidOption: it is another.
+    """
+    if platform not in PLATFORMS:
+        raise InvalidOption(
+            f"There is no Intel NPU platform {platform!r}.",
+            hint=f"Choose from: {', '.join(PLATFORMS)}.",
+        )
+    return platform
+
+
+def _not_compiled(model: Path, platform: str, why: str) -> EngineError:
+    return EngineError(
+        f"Intel's NPU compiler cannot compile {model} for {platform}: {why}.",
+        hint="Export the model with --target intel.",
+    )
