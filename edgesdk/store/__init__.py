@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from edgesdk.store.entries import CheckpointRecord, StoreEntry
-from edgesdk.store.layout import default_root
 from edgesdk.store.progress import SILENT, StoreProgress
 from edgesdk.store.store import Store, require_usable
+from edgesdk.system.home import default_root
 
 __all__ = [
     "SILENT",

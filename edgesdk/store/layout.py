@@ -8,7 +8,6 @@ ROOT/locks/NAME.lock     held by the process that changes NAME
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,16 +18,6 @@ from edgesdk.errors import StoreBusy
 from edgesdk.store.entries import Kind
 from edgesdk.store.progress import StoreProgress
 from edgesdk.store.reference import check_model_name
-
-
-def default_root() -> Path:
-    """The folder that EDGESDK_HOME names, else the user's data folder of this system."""
-    named = os.environ.get("EDGESDK_HOME")
-    if named:
-        return Path(named).expanduser().absolute()
-    import platformdirs
-
-    return Path(platformdirs.user_data_path("edgesdk", appauthor=False))
 
 
 class StoreLayout:

@@ -18,9 +18,10 @@ from edgesdk.store.entries import (
     read_record,
     verify_record,
 )
-from edgesdk.store.layout import StoreLayout, default_root
+from edgesdk.store.layout import StoreLayout
 from edgesdk.store.progress import SILENT, StoreProgress
 from edgesdk.system.checks import suggestion
+from edgesdk.system.home import default_root
 
 # A bundle comes first where a checkpoint has the same name.
 _ENTRY_OF: dict[Kind, Callable[[Path], StoreEntry]] = {
