@@ -20,6 +20,7 @@ it sensibly, and each message ends with what to do about it.
     │   └── UnsupportedBundle
     ├── TemplateError                   ValueError   (a chat template failed or overstepped)
     ├── EngineError                     RuntimeError (an engine failed to load or to run)
+    │   └── DeviceUnavailable
     ├── NotEnoughMemory                 MemoryError  (the device cannot hold the model)
     ├── MissingExtra                    ImportError  (an optional dependency is absent)
     ├── RequestError                    ValueError   (the caller asked for the impossible)
@@ -125,6 +126,10 @@ class TemplateError(EdgeError, ValueError):
 
 class EngineError(EdgeError, RuntimeError):
     """An engine failed to load a model or to run it."""
+
+
+class DeviceUnavailable(EngineError):
+    """The device that was asked for is not here, or does not work; the hint is what mends it."""
 
 
 class NotEnoughMemory(EdgeError, MemoryError):

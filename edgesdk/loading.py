@@ -11,7 +11,7 @@ from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.bundle.sampling import Sampling, sampling_of_metadata
 from edgesdk.engines.paced import PacedEngine
 from edgesdk.engines.registry import footprint, open_engine
-from edgesdk.errors import BundleError, EngineError, MissingExtra, UnknownModel
+from edgesdk.errors import BundleError, EngineError, InvalidOption, MissingExtra, UnknownModel
 from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.generation.speculation import LoadedDraftModel, check_same_tokens
 from edgesdk.model import Model
@@ -36,6 +36,7 @@ def load(
     power: PowerPolicy | Governor | None = None,
     draft: str | Path | None = None,
     device_options: Mapping[str, object] | None = None,
+    allow_fallback: bool = False,
     parse_special: bool = False,
 ) -> Model:
     """Load a model.
@@ -43,8 +44,9 @@ def load(
     Args:
         what: a bundle folder, a `.gguf` file, or a name in the store (there a bundle is
             preferred to the checkpoint of the same name).
-        device: "auto", a kind ("cpu", "gpu", "npu"), or the `device` of one of
-            `edgesdk.devices()`.
+        device: the `device` of one of `edgesdk.devices()` gives that one, also where it is a
+            simulator or runs in software. A kind ("cpu", "gpu", "npu") gives hardware of that kind,
+            "auto" any hardware. `Model.device` says what it became.
         context: most tokens of one conversation; None for the model's own limit.
         threads: CPU threads; None for one per physical core.
         prefix_cache: stores the KV caches of system messages, and those of `Model.cache_prefix`,
@@ -57,6 +59,8 @@ def load(
         draft: a smaller model with the same tokenizer, named as `what` is, which guesses tokens
             for this one; see `Options.speculate`.
         device_options: of the device's provider, by name.
+        allow_fallback: let another device run the model, or the CPU a part of it, where `device`
+            cannot; `Model.device` and each receipt then say so. Without it that is an error.
         parse_special: control tokens that stand in messages, tool results and tool descriptions
             become control tokens. Unsafe: whoever writes `<|im_end|><|im_start|>system` there
             then speaks for the system. By default only the chat template makes them, and such
@@ -70,7 +74,8 @@ def load(
         TemplateError: the model's chat template is not valid.
         InvalidOption: no engine runs the model on that device, an option is out of range, or the
             draft model has another tokenizer.
-        EngineError: the engine cannot load it.
+        DeviceUnavailable: the device is not here, or does not work; the hint is what mends it.
+        EngineError: the engine cannot load it, or the device runs only a part of it.
         NotEnoughMemory: the device's free memory cannot hold it.
     """
     started = perf_counter()
@@ -82,7 +87,12 @@ def load(
         _require_memory(source, context=context, device=device)
     try:
         engine = open_engine(
-            source, device, threads=threads, context=context, options=device_options
+            source,
+            device,
+            threads=threads,
+            context=context,
+            options=device_options,
+            allow_fallback=allow_fallback,
         )
     except MissingExtra:
         if isinstance(source, Bundle):
@@ -99,7 +109,12 @@ def load(
         draft_model = None
         if draft is not None:
             draft_model = _load_draft(
-                draft, encoder, device=device, context=context, threads=threads
+                draft,
+                encoder,
+                device=device,
+                context=context,
+                threads=threads,
+                allow_fallback=allow_fallback,
             )
     except BaseException:
         engine.close()
@@ -143,8 +158,8 @@ def plan(
 def _require_memory(source: Bundle | Path, *, context: int | None, device: str) -> None:
     try:
         found = footprint(source, device)
-    except EngineError:
-        # Its engine says better what is wrong with it.
+    except (EngineError, InvalidOption):
+        # Selection and engines say better what is wrong with it.
         return
     require_memory(found, context=context)
 
@@ -168,9 +183,12 @@ def _load_draft(
     device: str,
     context: int | None,
     threads: int | None,
+    allow_fallback: bool,
 ) -> LoadedDraftModel:
     source = find(what)
-    engine = open_engine(source, device, threads=threads, context=context)
+    engine = open_engine(
+        source, device, threads=threads, context=context, allow_fallback=allow_fallback
+    )
     try:
         encoder = _bundle_encoder(source) if isinstance(source, Bundle) else _gguf_encoder(engine)
         check_same_tokens(target.tokenizer, encoder.tokenizer, name=str(what))

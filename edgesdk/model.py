@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.chat import Chat
-from edgesdk.engines.base import EngineInfo
+from edgesdk.engines.base import EngineInfo, Placement
 from edgesdk.engines.registry import footprint
 from edgesdk.errors import RequestError
 from edgesdk.generation.streaming import read_all, read_all_async
@@ -62,6 +62,11 @@ class Model(Closeable):
     def info(self) -> EngineInfo:
         """What runs, and where."""
         return self._runtime.engine.info
+
+    @property
+    def device(self) -> Placement:
+        """Where it runs, as its engine read it back; as text it is one line for people."""
+        return self.info.placement
 
     @property
     def runtime(self) -> Runtime:
@@ -177,7 +182,7 @@ class Model(Closeable):
         if self._source is None:
             raise RequestError("A model that does not come from a file cannot be planned for.")
         return plan(
-            footprint(self._source, self.info.requested_device),
+            footprint(self._source, self.info.device),
             context=context,
             reusable=private_bytes(),
         )

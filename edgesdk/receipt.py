@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgesdk.engines.base import EngineInfo
+from edgesdk.engines.base import EngineInfo, Placement
 from edgesdk.generation.loop import Finish, FinishReason
 from edgesdk.overflow import Overflow
 from edgesdk.system.resources import double_counted_bytes
@@ -43,6 +43,11 @@ class Receipt(Finish):
     def device(self) -> str:
         """The device that the model runs on."""
         return self.info.device
+
+    @property
+    def placement(self) -> Placement:
+        """Where the model runs, as its engine read it back after loading."""
+        return self.info.placement
 
     @property
     def requested_device(self) -> str:
@@ -95,7 +100,10 @@ class Receipt(Finish):
                 "drafted_tokens",
                 "accepted_tokens",
             )
-        } | {"overflow": None if self.overflow is None else asdict(self.overflow)}
+        } | {
+            "placement": self.placement.figures(),
+            "overflow": None if self.overflow is None else asdict(self.overflow),
+        }
 
     def line(self) -> str:
         """One line for people."""
@@ -127,7 +135,9 @@ class Receipt(Finish):
             if self.requested_device in ("auto", self.device)
             else f" ({self.requested_device} asked)"
         )
-        return f"{self.device}{asked}{threads}"
+        software = " in software" if self.placement.in_software else ""
+        shared = "".join(f", {count} nodes on {name}" for name, count in self.placement.nodes[1:])
+        return f"{self.device}{software}{shared}{asked}{threads}"
 
 
 def receipt_of(

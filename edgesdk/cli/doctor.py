@@ -119,14 +119,14 @@ def _providers() -> Iterator[DoctorCheck]:
     """Each provider that runs models, or that is installed; and one line for all others."""
     absent = []
     for record, probe in probe_all():
-        if probe.state == "not installed" and not record.formats:
+        if probe.state == "not installed" and not record.runs:
             absent.append(record.name if record.package is None else f"{record.package}")
             continue
-        needed = record.extra is None and bool(record.formats)
+        needed = record.extra is None and bool(record.runs)
         works = probe.state not in ("broken", "not installed")
         status: Status = "ok" if works else "missing" if needed else "warn"
         found = probe.found if probe.state == "ready" else f"{probe.state}: {probe.found}"
-        if not record.formats:
+        if not record.runs:
             found += "; edgesdk has no engine for it yet"
         yield DoctorCheck(record.name, status, found, probe.advice, needed=needed)
     if absent:

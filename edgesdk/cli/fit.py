@@ -8,7 +8,7 @@ import click
 
 from edgesdk.cli.model_options import DeviceName
 from edgesdk.cli.output import format_bytes, print_json, result_console
-from edgesdk.engines.registry import AUTO
+from edgesdk.engines.selection import AUTO
 from edgesdk.loading import plan
 from edgesdk.system.plan import Plan
 

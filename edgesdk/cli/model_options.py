@@ -13,7 +13,8 @@ import click
 from rich.console import Console
 
 from edgesdk.cli.output import message_console
-from edgesdk.engines.registry import AUTO, device_names
+from edgesdk.engines.registry import device_names
+from edgesdk.engines.selection import AUTO
 from edgesdk.loading import load
 from edgesdk.model import Model
 from edgesdk.options import OptionsKwargs, Speculation

@@ -7,7 +7,8 @@ at the end, so that all engines refuse the same calls with the same words.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -25,13 +26,87 @@ Rows = Literal["last", "all", "each"]
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where a loaded model runs, as its engine read it back after loading.
+
+    Attributes:
+        device: the device, as its record names it, such as "webgpu".
+        provider: the provider, as its record names it, such as "WebGPU".
+        processor: what it computes on, such as "GPU (Intel)".
+        in_software: whether that is a simulator, or the CPU in place of the device.
+        nodes: onnxruntime's providers, and how many nodes of the graph each runs; empty where
+            another library runs the model.
+        partitions: subgraphs that the provider compiled; 0 where it runs node by node, or where
+            another library runs the model.
+        passed_over: devices that were tried or asked for before this one, each with the reason why
+            it does not run the model.
+    """
+
+    device: str
+    provider: str = ""
+    processor: str = ""
+    in_software: bool = False
+    nodes: tuple[tuple[str, int], ...] = ()
+    partitions: int = 0
+    passed_over: tuple[str, ...] = ()
+
+    def line(self) -> str:
+        """One line for people."""
+        place = ", ".join(part for part in (self.provider, self.processor) if part)
+        words = [f"{self.device} ({place})" if place else self.device]
+        if self.in_software:
+            words.append("in software")
+        if len(self.nodes) > 1:
+            total = sum(count for _, count in self.nodes)
+            words.append(
+                f"{total} nodes: " + ", ".join(f"{count} on {name}" for name, count in self.nodes)
+            )
+        if self.partitions > 1:
+            words.append(f"{self.partitions} partitions")
+        words += [f"not {reason}" for reason in self.passed_over]
+        return "; ".join(words)
+
+    def figures(self) -> dict[str, JsonValue]:
+        """The same for programs, as JSON."""
+        return {
+            **vars(self),
+            "nodes": dict(self.nodes),
+            "passed_over": list(self.passed_over),
+        }
+
+    def __str__(self) -> str:
+        return self.line()
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """How an engine is to load a model.
+
+    Attributes:
+        requested_device: the device the caller asked for ("auto" where it did not).
+        threads: CPU threads.
+        context: most tokens that one sequence may hold; None for the model's own limit.
+        options: of the provider, checked against its record.
+        allow_fallback: whether a part of the model may run on the CPU beside the device.
+        passed_over: see `Placement`.
+    """
+
+    requested_device: str
+    threads: int
+    context: int | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+    allow_fallback: bool = False
+    passed_over: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class EngineInfo:
     """What runs, and where.
 
     Attributes:
         name: the engine and its version, such as "onnxruntime 1.32.0".
         requested_device: the device the caller asked for ("auto" where it did not).
-        device: the device that really runs the model, as its record names it.
+        placement: where it really runs.
         vocab_size: columns of the logits.
         context_length: most tokens that one sequence may hold.
         load_seconds: time that loading took.
@@ -44,13 +119,18 @@ class EngineInfo:
 
     name: str
     requested_device: str
-    device: str
+    placement: Placement
     vocab_size: int
     context_length: int
     load_seconds: float
     concurrency: int = 1
     threads: int | None = None
     prefill_step: int = 0
+
+    @property
+    def device(self) -> str:
+        """The device that really runs the model, as its record names it."""
+        return self.placement.device
 
 
 class DecodeState(Protocol):

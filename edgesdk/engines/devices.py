@@ -24,10 +24,9 @@ Kind = Literal["cpu", "gpu", "npu"]
 # ready          it runs on its hardware
 State = Literal["not installed", "broken", "no device", "virtual", "software", "ready"]
 
-# What the support of a provider rests on: it ran on its hardware, or in software in its place (a
-# simulator, or on the CPU); or only its discovery was tested, with recorded answers of its package;
-# or nothing of it was run.
-Proof = Literal["hardware", "software", "recorded", "not run"]
+# What a support rests on: it ran on its hardware, in a simulator of it, or in software in its
+# place; or only recorded answers of its package were tested; or nothing was run.
+Proof = Literal["hardware", "simulator", "software", "recorded", "not run"]
 
 _CPU = "cpu"
 # Every machine has it, and so the provider with which the exporter computes.
@@ -50,32 +49,55 @@ class DeviceOption:
 
 
 @dataclass(frozen=True)
+class GraphSupport:
+    """One variant of graph that a provider runs.
+
+    Attributes:
+        graph: the variant; bundles for all devices whose records have it run there.
+        format: of the bundles that have such a graph.
+        opener: "module:function" that loads a model; see `edgesdk.engines.registry.EngineOpener`.
+        footprint: "module:function" that says what memory a model takes.
+        proof: what the support rests on.
+        tests: the files of tests that show it.
+    """
+
+    graph: str
+    format: BundleFormat
+    opener: str
+    footprint: str
+    proof: Proof
+    tests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class DeviceRecord:
-    """One provider. Those without `formats` can be found, and run nothing yet.
+    """One provider. Those without `runs` can be found, and run nothing yet.
 
     Attributes:
         name: what `edgesdk doctor` calls it.
         device: the device that it runs on, as callers name it and as a bundle's `target` says.
         kind: what sort of processor that is.
+        also: further kinds that it can drive, the best first.
         package: the distribution that has it; None where no package index has one.
         module: the module whose absence means that the package is absent; None where edgesdk
             needs the package anyway.
         extra: the extra of edgesdk that installs the package; None where there is none.
         probe: "module:function" that finds out how far it works here, of this record.
         isolated: whether it is probed in a process of its own, because a driver may crash.
+        platforms: values of `sys.platform` where its hardware can be; empty for all.
         provider: onnxruntime's name of it; None where another library runs the model.
         library: "module:function" that gives the path of the plugin library to register with
             onnxruntime; None where it is built in.
         where: the machines that have such a device, in words.
-        formats: the bundle formats that it opens.
-        opener: "module:function" that loads a model; see `edgesdk.engines.registry.EngineOpener`.
-        footprint: "module:function" that says what memory a model takes.
-        graph: the variant of graph that an exporter must write for it.
+        runs: the variants of graph that it runs, first the one that an exporter writes for it.
         kv_type: numbers in the KV cache.
         concurrency: how many calls of `extend` are best under way at once.
         options: the options that `edgesdk.load` takes for it.
-        proof: what its support rests on.
-        tests: the files of tests that show it.
+        session_options: provider options that its sessions always have, by name.
+        accuracy_level: what `MatMulNBits` may round its inputs to, as onnxruntime counts: 1 keeps
+            float32, 4 rounds to 8 bits. None takes what the graph says.
+        proof: what the support of its discovery rests on.
+        tests: the files of tests that show that.
     """
 
     name: str
@@ -84,20 +106,38 @@ class DeviceRecord:
     package: str | None
     probe: str
     where: str
+    also: tuple[Kind, ...] = ()
     module: str | None = None
     extra: str | None = None
     isolated: bool = True
+    platforms: tuple[str, ...] = ()
     provider: str | None = None
     library: str | None = None
-    formats: tuple[BundleFormat, ...] = ()
-    opener: str = ""
-    footprint: str = ""
-    graph: str = ""
+    runs: tuple[GraphSupport, ...] = ()
     kv_type: Literal["float32", "float16"] = "float32"
     concurrency: int = 1
     options: tuple[DeviceOption, ...] = ()
+    session_options: tuple[tuple[str, str], ...] = ()
+    accuracy_level: int | None = None
     proof: Proof = "recorded"
     tests: tuple[str, ...] = ("tests/unit/test_probes.py",)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """All kinds of processors that it can drive, the best first."""
+        return (self.kind, *self.also)
+
+
+def graph_for(target: str, model_format: BundleFormat) -> str | None:
+    """The variant of graph that bundles of a format have for a target; None where there is none.
+
+    Args:
+        target: a device as its record names it, or a kind, which stands for the first record of it.
+    """
+    named = [record for record in DEVICES if record.device == target]
+    named = named or [record for record in DEVICES if record.kind == target]
+    supports = (support for record in named for support in record.runs)
+    return next((each.graph for each in supports if each.format == model_format), None)
 
 
 def imported(place: str) -> object:
@@ -114,17 +154,23 @@ class DeviceProbe:
     Attributes:
         found: the version and the devices, or what is wrong.
         advice: what to do; None where nothing is to be done.
+        kinds: of the processors that it found, where the record has several.
     """
 
     state: State
     found: str
     advice: str | None = None
+    kinds: tuple[Kind, ...] = ()
 
 
+# One decoder graph for prefill and decode, with onnxruntime's own operators.
+FUSED_OPERATORS = "fused-operators"
+_ONNX_ENGINE = "edgesdk.engines.onnx.engine:open_engine"
+_ONNX_FOOTPRINT = "edgesdk.engines.onnx.footprint:footprint"
 _PROBES = "edgesdk.engines.probes"
 _PLUGIN = f"{_PROBES}:plugin"
 
-# The best first: "auto" takes the first that opens the model.
+# The order of the table, and of devices that nothing was measured of: the best first.
 DEVICES: tuple[DeviceRecord, ...] = (
     DeviceRecord(
         name="onnxruntime",
@@ -136,15 +182,20 @@ DEVICES: tuple[DeviceRecord, ...] = (
         isolated=False,
         where="every machine",
         provider=HOST_PROVIDER,
-        formats=("onnx",),
-        opener="edgesdk.engines.onnx.engine:open_engine",
-        footprint="edgesdk.engines.onnx.footprint:footprint",
-        graph="fused-operators",
+        runs=(
+            GraphSupport(
+                graph=FUSED_OPERATORS,
+                format="onnx",
+                opener=_ONNX_ENGINE,
+                footprint=_ONNX_FOOTPRINT,
+                proof="hardware",
+                tests=("tests/integration/test_engine_contract.py",),
+            ),
+        ),
         kv_type="float32",
         # onnxruntime's threads leave gaps between operators, which other calls fill.
         concurrency=4,
         proof="hardware",
-        tests=("tests/integration/test_engine_contract.py",),
     ),
     DeviceRecord(
         name="llama-cpp-python",
@@ -156,15 +207,20 @@ DEVICES: tuple[DeviceRecord, ...] = (
         # A library that was built for another processor dies on import.
         probe=f"{_PROBES}:llama_cpp",
         where="every machine",
-        formats=("gguf",),
-        opener="edgesdk.engines.gguf.engine:open_engine",
-        footprint="edgesdk.engines.gguf.footprint:footprint",
-        graph="llama.cpp",
+        runs=(
+            GraphSupport(
+                graph="llama.cpp",
+                format="gguf",
+                opener="edgesdk.engines.gguf.engine:open_engine",
+                footprint="edgesdk.engines.gguf.footprint:footprint",
+                proof="hardware",
+                tests=("tests/integration/test_engine_contract.py",),
+            ),
+        ),
         kv_type="float16",
         # Calls that may share a batch; more would make each step of all of them longer.
         concurrency=8,
         proof="hardware",
-        tests=("tests/integration/test_engine_contract.py",),
     ),
     DeviceRecord(
         name="Qualcomm QNN",
@@ -196,15 +252,23 @@ DEVICES: tuple[DeviceRecord, ...] = (
         module="mlx",
         extra="mlx",
         probe=f"{_PROBES}:mlx",
+        platforms=("darwin",),
         where="Macs with Apple silicon",
-        formats=("onnx",),
-        opener="edgesdk.engines.mlx.engine:open_engine",
-        footprint="edgesdk.engines.onnx.footprint:footprint",
-        # It reads the stored weights of that graph, and computes from the spec.
-        graph="fused-operators",
+        runs=(
+            # It reads the stored weights of that graph, and computes from the spec.
+            GraphSupport(
+                graph=FUSED_OPERATORS,
+                format="onnx",
+                opener="edgesdk.engines.mlx.engine:open_engine",
+                footprint=_ONNX_FOOTPRINT,
+                proof="software",
+                tests=(
+                    "tests/integration/test_engine_contract.py",
+                    "tests/integration/test_mlx.py",
+                ),
+            ),
+        ),
         options=(DeviceOption("precision", str, ("float32", "float16", "bfloat16")),),
-        proof="software",
-        tests=("tests/integration/test_engine_contract.py", "tests/integration/test_mlx.py"),
     ),
     DeviceRecord(
         name="Apple Core ML",
@@ -213,6 +277,7 @@ DEVICES: tuple[DeviceRecord, ...] = (
         package="coremltools",
         module="coremltools",
         probe=f"{_PROBES}:core_ml",
+        platforms=("darwin",),
         where="Macs, iPhones and iPads with Apple silicon",
     ),
     DeviceRecord(
@@ -225,6 +290,18 @@ DEVICES: tuple[DeviceRecord, ...] = (
         provider="WebGpuExecutionProvider",
         library="onnxruntime_ep_webgpu:get_library_path",
         where="machines with a GPU",
+        extra="webgpu",
+        runs=(
+            GraphSupport(
+                graph=FUSED_OPERATORS,
+                format="onnx",
+                opener=_ONNX_ENGINE,
+                footprint=_ONNX_FOOTPRINT,
+                proof="not run",
+                tests=(),
+            ),
+        ),
+        accuracy_level=1,
     ),
     DeviceRecord(
         name="NVIDIA CUDA",
@@ -233,9 +310,18 @@ DEVICES: tuple[DeviceRecord, ...] = (
         package="onnxruntime-gpu",
         probe=f"{_PROBES}:cuda",
         provider="CUDAExecutionProvider",
+        platforms=("linux", "win32"),
         where="machines with an NVIDIA GPU",
-        proof="not run",
-        tests=("tests/unit/test_probes.py",),
+        runs=(
+            GraphSupport(
+                graph=FUSED_OPERATORS,
+                format="onnx",
+                opener=_ONNX_ENGINE,
+                footprint=_ONNX_FOOTPRINT,
+                proof="not run",
+                tests=(),
+            ),
+        ),
     ),
     DeviceRecord(
         name="Windows ML",
@@ -244,9 +330,9 @@ DEVICES: tuple[DeviceRecord, ...] = (
         package="windowsml",
         module="windowsml",
         probe=f"{_PROBES}:windows_ml",
+        platforms=("win32",),
         where="Windows 11, among others for AMD's NPUs",
         proof="not run",
-        tests=("tests/unit/test_probes.py",),
     ),
     DeviceRecord(
         name="LiteRT",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import importlib.metadata
 import importlib.util
 import json
 import pickle
@@ -65,7 +66,7 @@ def devices() -> tuple[Device, ...]:
             found.state,
             found.found,
             found.advice,
-            runs_models=bool(record.formats),
+            runs_models=bool(record.runs),
         )
         for record, found in probe_all()
     )
@@ -79,7 +80,7 @@ def probe_all() -> list[tuple[DeviceRecord, DeviceProbe]]:
 
 def probe(record: DeviceRecord) -> DeviceProbe:
     """Find out how far a provider works here."""
-    if record.module is not None and importlib.util.find_spec(record.module) is None:
+    if _is_absent(record):
         return not_installed(record)
     if record.isolated:
         return _probe_in_process_of_its_own(record)
@@ -87,6 +88,19 @@ def probe(record: DeviceRecord) -> DeviceProbe:
         return run_probe(record)
     except Exception as error:
         return _broken(record, str(error) or type(error).__name__)
+
+
+def _is_absent(record: DeviceRecord) -> bool:
+    """Whether the provider's package is not installed; looks at folders only."""
+    if record.module is not None:
+        return importlib.util.find_spec(record.module) is None
+    if not record.isolated or record.package is None:
+        return False
+    try:
+        importlib.metadata.distribution(record.package)
+    except importlib.metadata.PackageNotFoundError:
+        return True
+    return False
 
 
 def run_probe(record: DeviceRecord) -> DeviceProbe:
@@ -113,7 +127,8 @@ def _probe_in_process_of_its_own(record: DeviceRecord) -> DeviceProbe:
         return _broken(record, f"it cannot be probed: {error}")
     for line in done.stdout.splitlines():
         if line.startswith(_MARK):
-            return DeviceProbe(**json.loads(line.removeprefix(_MARK)))
+            finding = json.loads(line.removeprefix(_MARK))
+            return DeviceProbe(**finding | {"kinds": tuple(finding["kinds"])})
     return _broken(record, _last_words(done))
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from edgesdk.engines.devices import DeviceProbe, DeviceRecord, imported
+from edgesdk.engines.devices import DeviceProbe, DeviceRecord, Kind, imported
 
 # PCI vendor of SwiftShader, a GPU in software.
 _SOFTWARE_VENDOR = 0x1AE0
@@ -52,26 +52,45 @@ def plugin(record: DeviceRecord) -> DeviceProbe:
     path = str(cast("Callable[[], object]", imported(record.library))())
     version = _version(record)
     onnxruntime.register_execution_provider_library(record.provider, path)
-    listed = _devices_of(record)
+    listed = listed_devices(record)
     if listed:
-        kinds = {each.device.type.name for each in listed}
-        in_software = all(each.device.vendor_id == _SOFTWARE_VENDOR for each in listed)
-        # QNN's simulator calls its device a CPU, and OpenVINO lists the CPU as well.
-        ready = kinds & {"NPU", "GPU"} and not in_software
-        return DeviceProbe("ready" if ready else "software", f"{version}; {_names(listed)}")
+        real = real_devices(record, listed)
+        if not real:
+            return DeviceProbe("software", f"{version}; {processor_names(listed)}")
+        kinds = tuple(kind for kind in record.kinds if kind in map(kind_of, real))
+        return DeviceProbe("ready", f"{version}; {processor_names(real)}", kinds=kinds)
     if record.kind == "npu":
         onnxruntime.register_execution_provider_library(f"{record.provider}.virtual", path)
-        virtual = _devices_of(record)
+        virtual = listed_devices(record)
         if virtual:
-            return DeviceProbe("virtual", f"{version}; compiles for {_names(virtual)}")
+            return DeviceProbe("virtual", f"{version}; compiles for {processor_names(virtual)}")
     return DeviceProbe("no device", f"{version}; for {record.where}")
 
 
-def _devices_of(record: DeviceRecord) -> list[Any]:
-    """The devices that onnxruntime lists for a provider."""
+def listed_devices(record: DeviceRecord) -> list[Any]:
+    """The devices that onnxruntime lists for a provider, as `OrtEpDevice`."""
     import onnxruntime
 
     return [each for each in onnxruntime.get_ep_devices() if each.ep_name == record.provider]
+
+
+def real_devices(record: DeviceRecord, listed: Iterable[Any]) -> list[Any]:
+    """Those of `listed` that are hardware of the record's kinds, the best kind first.
+
+    QNN's simulator calls its device a CPU, OpenVINO lists the CPU as well, and SwiftShader is a GPU
+    by its type.
+    """
+    found = [
+        each
+        for each in listed
+        if kind_of(each) in record.kinds and each.device.vendor_id != _SOFTWARE_VENDOR
+    ]
+    return sorted(found, key=lambda each: record.kinds.index(kind_of(each)))
+
+
+def kind_of(listed: Any) -> Kind:
+    """The kind of a device that onnxruntime lists."""
+    return cast("Kind", listed.device.type.name.lower())
 
 
 def mlx(record: DeviceRecord) -> DeviceProbe:
@@ -97,10 +116,10 @@ def cuda(record: DeviceRecord) -> DeviceProbe:
 
     if record.provider not in onnxruntime.get_available_providers():
         return not_installed(record)
-    listed = _devices_of(record)
+    listed = listed_devices(record)
     if not listed:
         return DeviceProbe("no device", f"{onnxruntime.__version__}; no NVIDIA GPU here")
-    return DeviceProbe("ready", f"{onnxruntime.__version__}; {_names(listed)}")
+    return DeviceProbe("ready", f"{onnxruntime.__version__}; {processor_names(listed)}")
 
 
 def windows_ml(record: DeviceRecord) -> DeviceProbe:
@@ -137,10 +156,14 @@ def _version(record: DeviceRecord) -> str:
         return "of an unknown version"
 
 
-def _names(listed: Iterable[Any]) -> str:
+def processor_names(listed: Iterable[Any]) -> str:
+    """Kinds and makers of devices that onnxruntime lists, for people."""
     names = []
     for each in listed:
         platform_name = each.ep_metadata.get("npu_platform")
         what = each.device.type.name + (f" {platform_name}" if platform_name else "")
-        names.append(f"{what} ({each.device.vendor or 'unknown vendor'})")
+        maker = each.device.vendor or "unknown vendor"
+        if each.device.vendor_id == _SOFTWARE_VENDOR:
+            maker = "SwiftShader"
+        names.append(f"{what} ({maker})")
     return ", ".join(dict.fromkeys(names))

@@ -1,36 +1,28 @@
-"""Chooses which provider runs a model, by the records of `edgesdk.engines.devices`."""
+"""Opens a model on the device that was asked for, by the records of `edgesdk.engines.devices`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
 from edgesdk.bundle.manifest import BundleFormat
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines import devices
-from edgesdk.engines.base import Engine
+from edgesdk.engines.base import Engine, LoadSettings
 from edgesdk.engines.devices import DeviceRecord, imported
-from edgesdk.engines.discovery import probe
-from edgesdk.errors import EngineError, InvalidOption, UnsupportedBundle
+from edgesdk.engines.selection import AUTO, Candidate, fitting, select
+from edgesdk.errors import EngineError, InvalidOption, MissingExtra
 from edgesdk.system.plan import Footprint
 from edgesdk.system.resources import thread_count
-
-AUTO = "auto"
 
 
 class EngineOpener(Protocol):
     """Loads a model: a bundle, or a bare model file where the format allows that."""
 
     def __call__(
-        self,
-        source: Bundle | Path,
-        *,
-        record: DeviceRecord,
-        requested_device: str,
-        threads: int,
-        context: int | None,
-        options: Mapping[str, object],
+        self, source: Bundle | Path, *, record: DeviceRecord, settings: LoadSettings
     ) -> Engine: ...
 
 
@@ -41,113 +33,114 @@ def open_engine(
     threads: int | None = None,
     context: int | None = None,
     options: Mapping[str, object] | None = None,
+    allow_fallback: bool = False,
 ) -> Engine:
     """Load an opened bundle, or a bare `.gguf` file.
 
     Args:
-        device: see `choose_device`.
+        device: "auto", a kind ("cpu", "gpu", "npu"), or a device as its record names it; see
+            `edgesdk.engines.selection.select`.
         threads: CPU threads; None for one per physical core.
         context: most tokens that one sequence may hold; None for the model's own limit, which it
             never exceeds.
         options: of the provider, as its record lists them.
+        allow_fallback: let another device run the model, or a part of it, where `device` cannot;
+            the engine's placement then says so.
 
     Raises:
-        InvalidOption: nothing runs this model on `device`, or an option is out of range.
+        InvalidOption: no engine runs such a model on `device`, or an option is out of range.
+        DeviceUnavailable: the device is not here, or does not work.
         UnsupportedBundle: the bundle was exported for a device that is not known here.
         MissingExtra: the provider's package is not installed.
         BundleError, EngineError: the model cannot be loaded.
     """
     if context is not None and context < 1:
         raise InvalidOption(f"context must be at least 1 token, not {context}.")
-    record = choose_device(source, device)
-    _check_options(record, options or {})
-    opener = cast("EngineOpener", imported(record.opener))
-    return opener(
-        source,
-        record=record,
-        requested_device=device,
-        threads=thread_count(threads),
-        context=context,
-        options=options or {},
-    )
+    selection = select(source, device, allow_fallback=allow_fallback)
+    options = options or {}
+    settings = LoadSettings(device, thread_count(threads), context, allow_fallback=allow_fallback)
+    passed_over = selection.passed_over
+    failed: EngineError | MissingExtra | None = None
+    for candidate in with_options(selection.candidates, device, options):
+        own = options if takes_options(candidate.record, device) else {}
+        try:
+            return open_on(
+                source, candidate, replace(settings, options=own, passed_over=passed_over)
+            )
+        except (EngineError, MissingExtra) as error:
+            # Who asked for one device is told what is wrong with it, and not with the next one.
+            failed = failed or error
+            passed_over += (f"{candidate.record.name}: {error.message}",)
+    assert failed is not None, "a selection has a candidate"
+    raise failed
+
+
+def takes_options(record: DeviceRecord, device: str) -> bool:
+    """Whether the options that came with `device` are for that record. They are not where it only
+    stands in for the device of that name."""
+    return device in (AUTO, record.device, *record.kinds)
+
+
+def with_options(
+    candidates: tuple[Candidate, ...], device: str, options: Mapping[str, object]
+) -> list[Candidate]:
+    """Those that take the options, or that these are not for.
+
+    Raises:
+        InvalidOption: there is none; the words are those of the first.
+    """
+    found: list[Candidate] = []
+    refused: InvalidOption | None = None
+    for each in candidates:
+        try:
+            if takes_options(each.record, device):
+                check_options(each.record, options)
+            found.append(each)
+        except InvalidOption as error:
+            if device == each.record.device:
+                raise
+            refused = refused or error
+    if not found:
+        assert refused is not None, "a selection has a candidate"
+        raise refused
+    return found
+
+
+def open_on(source: Bundle | Path, candidate: Candidate, settings: LoadSettings) -> Engine:
+    """Load a model on one provider; raises as `open_engine` does."""
+    opener = cast("EngineOpener", imported(candidate.support.opener))
+    return opener(source, record=candidate.record, settings=settings)
 
 
 def footprint(source: Bundle | Path, device: str = AUTO) -> Footprint:
-    """Say what an opened bundle, or a bare `.gguf` file, takes in memory; nothing is loaded.
+    """Say what an opened bundle, or a bare `.gguf` file, takes in memory; nothing is loaded, and no
+    device is looked for.
 
     Raises:
-        InvalidOption: nothing runs this model on `device`.
+        InvalidOption: no engine runs such a model on `device`.
         UnsupportedBundle: the bundle was exported for a device that is not known here.
         EngineError: the file cannot be read, or is damaged.
     """
-    measure = cast(
-        "Callable[[Bundle | Path], Footprint]", imported(choose_device(source, device).footprint)
-    )
+    support = fitting(source, device)[0].support
+    measure = cast("Callable[[Bundle | Path], Footprint]", imported(support.footprint))
     return measure(source)
-
-
-def choose_device(source: Bundle | Path, device: str = AUTO) -> DeviceRecord:
-    """Choose what runs a model: of the records that fit, the best whose provider works here.
-
-    Args:
-        device: "auto" for any, a kind ("cpu", "gpu", "npu"), or a device as its record names it.
-
-    Raises:
-        InvalidOption, UnsupportedBundle, EngineError: see `open_engine`.
-    """
-    model_format = _format_of(source)
-    fitting = [record for record in devices.DEVICES if model_format in record.formats]
-    if isinstance(source, Bundle):
-        graph = _graph_for(source.manifest.target, fitting, source.path)
-        fitting = [record for record in fitting if record.graph == graph]
-    chosen = [record for record in fitting if device in (AUTO, record.device, record.kind)]
-    if not chosen:
-        raise _no_engine(model_format, device, fitting)
-    # The last is taken as it is: its engine says best what is missing.
-    for record in chosen[:-1]:
-        if probe(record).state in ("ready", "software"):
-            return record
-    return chosen[-1]
 
 
 def device_names(model_format: BundleFormat | None = None) -> list[str]:
     """Name the devices that run models of a format, the best first; None for any format."""
-    return _names(
-        record
+    found = [
+        record.device
         for record in devices.DEVICES
-        if (record.formats if model_format is None else model_format in record.formats)
-    )
+        if any(model_format in (None, support.format) for support in record.runs)
+    ]
+    return list(dict.fromkeys(found))
 
 
-def _names(records: Iterator[DeviceRecord] | list[DeviceRecord]) -> list[str]:
-    return list(dict.fromkeys(record.device for record in records))
+def check_options(record: DeviceRecord, options: Mapping[str, object]) -> None:
+    """Raise InvalidOption unless `options` are those of the record.
 
-
-def _no_engine(
-    model_format: BundleFormat, device: str, fitting: list[DeviceRecord]
-) -> InvalidOption:
-    """The error where nothing runs a model on a device; it says what is known of the device."""
-    known = [record for record in devices.DEVICES if device in (record.device, record.kind)]
-    states = ", ".join(f"{each.name} ({probe(each).state})" for each in known if not each.formats)
-    why = f" edgesdk has no engine yet for {states}." if states else ""
-    return InvalidOption(
-        f"No engine runs this {model_format} model on the device {device!r}.{why}",
-        hint=f"Choose from: {', '.join([AUTO, *_names(fitting)])}.",
-    )
-
-
-def _graph_for(target: str, records: list[DeviceRecord], where: Path) -> str:
-    for record in records:
-        if record.device == target:
-            return record.graph
-    raise UnsupportedBundle(
-        f"The bundle {where} was exported for the device {target!r}, which this edgesdk does not"
-        " know.",
-        hint="Upgrade edgesdk, or export the model again.",
-    )
-
-
-def _check_options(record: DeviceRecord, options: Mapping[str, object]) -> None:
+    onnxruntime takes any name, and ignores those that the provider does not know.
+    """
     by_name = {option.name: option for option in record.options}
     for name, value in options.items():
         option = by_name.get(name)
@@ -164,14 +157,3 @@ def _check_options(record: DeviceRecord, options: Mapping[str, object]) -> None:
             raise InvalidOption(
                 f"The option {name!r} of {record.name} must be one of {choices}; not {value!r}."
             )
-
-
-def _format_of(source: Bundle | Path) -> BundleFormat:
-    if isinstance(source, Bundle):
-        return source.manifest.format
-    if source.suffix.lower() == ".gguf":
-        return "gguf"
-    raise EngineError(
-        f"{source} is neither an opened bundle nor a .gguf file.",
-        hint="Open a bundle folder with edgesdk.open_bundle first.",
-    )

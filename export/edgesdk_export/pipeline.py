@@ -14,7 +14,7 @@ from typing import Literal
 from edgesdk.bundle.manifest import BundleFormat, Manifest, Quality, SourceCheckpoint
 from edgesdk.bundle.opening import Bundle, open_bundle
 from edgesdk.bundle.writing import resume_folder, staged_folder, write_manifest
-from edgesdk.engines.devices import DEFAULT_TARGET, DEVICES
+from edgesdk.engines.devices import DEFAULT_TARGET, graph_for
 from edgesdk.errors import ExportError, RequestError
 from edgesdk_export.built_model import BuiltModel
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
@@ -129,12 +129,7 @@ def export(job: ExportJob, progress: ExportProgress) -> Bundle:
 
 
 def _require_target(job: ExportJob) -> None:
-    graphs = {
-        record.graph
-        for record in DEVICES
-        if record.device == job.target and job.format in record.formats
-    }
-    if not graphs & set(_GRAPHS[job.format]):
+    if graph_for(job.target, job.format) not in _GRAPHS[job.format]:
         raise RequestError(
             f"No graph for the device {job.target!r} can be written as {job.format.upper()}.",
             hint="Choose another target, or another format.",

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from edgesdk.engines.base import EngineInfo, HiddenStates, Logits, Rows
+from edgesdk.engines.base import EngineInfo, HiddenStates, Logits, Placement, Rows
 from edgesdk.engines.saved_state import (
     KvIdentity,
     StateMetadata,
@@ -155,7 +155,7 @@ class FakeEngine:
         self.before_extend = before_extend
         self.states: list[FakeDecodeState] = []
         self.kv_identity = KvIdentity("fake", "00" * 32, "float32")
-        self.info = EngineInfo("fake 1", "auto", "cpu", VOCAB, context_length, 0.0)
+        self.info = EngineInfo("fake 1", "auto", Placement("cpu"), VOCAB, context_length, 0.0)
 
     def new_state(self) -> FakeDecodeState:
         self.states.append(FakeDecodeState(self))

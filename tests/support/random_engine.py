@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgesdk.engines.base import EngineInfo, Logits, Rows
+from edgesdk.engines.base import EngineInfo, Logits, Placement, Rows
 from edgesdk.model import Model
 from edgesdk.runtime import Runtime
 from edgesdk.system.cancellation import CancellationToken
@@ -70,7 +70,7 @@ class NoiseEngine:
         shape = (61, vocab_size + PADDING)
         self._table = np.random.default_rng(seed).normal(0, 3, shape).astype(np.float32)
         self._table[:, vocab_size:] = 50
-        self.info = EngineInfo("noise", "auto", "cpu", shape[1], context_length, 0.0)
+        self.info = EngineInfo("noise", "auto", Placement("cpu"), shape[1], context_length, 0.0)
 
     def new_state(self) -> NoiseDecodeState:
         return NoiseDecodeState(self._table)

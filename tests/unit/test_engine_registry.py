@@ -3,7 +3,6 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,16 @@ from edgesdk.bundle.opening import Bundle
 from edgesdk.cli import run
 from edgesdk.cli.doctor import DoctorCheck, run_checks
 from edgesdk.engines import devices
-from edgesdk.engines.base import Engine
-from edgesdk.engines.devices import DeviceOption, DeviceProbe, DeviceRecord
+from edgesdk.engines.base import Engine, LoadSettings
+from edgesdk.engines.devices import DeviceOption, DeviceProbe, DeviceRecord, GraphSupport
 from edgesdk.engines.discovery import probe
 from edgesdk.engines.gguf.library import load_library
 from edgesdk.engines.registry import (
-    choose_device,
     device_names,
     footprint,
     open_engine,
 )
-from edgesdk.errors import EngineError, InvalidOption, MissingExtra, UnsupportedBundle
+from edgesdk.errors import EngineError, InvalidOption, MissingExtra
 from edgesdk.store import Store
 
 
@@ -43,16 +41,22 @@ def npu(monkeypatch: pytest.MonkeyPatch) -> DeviceRecord:
         name="toy-npu",
         device="toy",
         kind="npu",
-        formats=("onnx",),
         package="onnxruntime-toy",
         extra="toy",
         where="toy shops",
         isolated=False,
-        opener=f"{__name__}:open_toy",
-        footprint=f"{__name__}:toy_footprint",
         probe=f"{__name__}:probe_toy",
         provider="ToyExecutionProvider",
-        graph="static-int8",
+        runs=(
+            GraphSupport(
+                graph="static-int8",
+                format="onnx",
+                opener=f"{__name__}:open_toy",
+                footprint=f"{__name__}:toy_footprint",
+                proof="not run",
+                tests=(),
+            ),
+        ),
         kv_type="float16",
         concurrency=1,
         options=(
@@ -82,18 +86,6 @@ def probe_toy(record: DeviceRecord) -> DeviceProbe:
     return DeviceProbe(TOY["state"], f"{record.package} 1.0")
 
 
-@pytest.mark.parametrize("device", ["auto", "cpu"])
-@pytest.mark.parametrize("model_format", ["onnx", "gguf"])
-def test_both_formats_run_on_the_cpu(model_format: str, device: str) -> None:
-    record = choose_device(bundle(model_format=model_format), device)
-    assert model_format in record.formats
-    assert (record.device, record.kind) == ("cpu", "cpu")
-
-
-def test_a_bare_gguf_needs_no_target() -> None:
-    assert choose_device(Path("model.GGUF")).formats == ("gguf",)
-
-
 def test_a_record_is_all_that_a_provider_needs(npu: DeviceRecord) -> None:
     engine = open_engine(
         bundle("toy"), "auto", threads=3, context=9, options={"profile": "burst", "cores": 2}
@@ -103,21 +95,18 @@ def test_a_record_is_all_that_a_provider_needs(npu: DeviceRecord) -> None:
         "toy",
         {
             "record": npu,
-            "requested_device": "auto",
-            "threads": 3,
-            "context": 9,
-            "options": {"profile": "burst", "cores": 2},
+            "settings": LoadSettings("auto", 3, 9, {"profile": "burst", "cores": 2}),
         },
     )
     assert footprint(bundle("toy"), "toy") == "of toy"
-    assert device_names() == ["toy", "cpu", "apple"]
+    assert device_names() == ["toy", "cpu", "apple", "webgpu", "cuda"]
     assert device_names("gguf") == ["cpu"]
     assert probe(npu) == DeviceProbe("ready", "onnxruntime-toy 1.0")
 
 
 def test_the_command_line_shows_each_record(npu: DeviceRecord, tmp_path: Path) -> None:
     usage = CliRunner().invoke(run.command, ["--help"]).output
-    assert "--device [auto|toy|cpu|apple]" in usage
+    assert "--device [auto|toy|cpu|apple|webgpu|cuda]" in usage
     checks = {check.name: check for check in run_checks(Store(tmp_path))}
     assert checks["toy-npu"] == DoctorCheck("toy-npu", "ok", "onnxruntime-toy 1.0", needed=False)
     assert checks["onnxruntime"].needed
@@ -141,46 +130,9 @@ def test_options_are_those_of_the_record(
         open_engine(bundle(), options=options)
 
 
-def test_auto_takes_the_first_that_works(
-    npu: DeviceRecord, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    twin = replace(npu, name="toy-2", device="toy-2")
-    monkeypatch.setattr(devices, "DEVICES", (*devices.DEVICES, twin))
-    assert choose_device(bundle("toy")) is npu
-    assert choose_device(bundle("toy"), "npu") is npu
-    assert choose_device(bundle("toy"), "toy-2") is twin
-    TOY["state"] = "broken"
-    assert choose_device(bundle("toy")) is twin
-    # Who asks for a device gets it, and is told by its engine what is missing.
-    assert choose_device(bundle("toy"), "toy") is npu
-
-
-def test_a_graph_runs_only_where_it_was_made_for(npu: DeviceRecord) -> None:
-    with pytest.raises(InvalidOption, match=r"this onnx model on the device 'cpu'.*: auto, toy\."):
-        choose_device(bundle("toy"), "cpu")
-    with pytest.raises(InvalidOption, match=r"the device 'toy'.*: auto, cpu, apple\."):
-        choose_device(bundle("cpu"), "toy")
-    with pytest.raises(InvalidOption, match=r"gguf model on the device 'toy'.*: auto, cpu\."):
-        choose_device(bundle(model_format="gguf"), "toy")
-    with pytest.raises(UnsupportedBundle, match="exported for the device 'tpu'"):
-        choose_device(bundle("tpu"))
-
-
-def test_a_device_without_an_engine_is_refused_with_what_is_known_of_it() -> None:
-    with pytest.raises(
-        InvalidOption, match=r"the device 'hailo'.*Hailo \(not installed\)"
-    ) as raised:
-        choose_device(bundle(), "hailo")
-    assert raised.value.hint == "Choose from: auto, cpu, apple."
-    with pytest.raises(InvalidOption, match=r"no engine yet for .*Hailo \(not installed\)"):
-        choose_device(bundle(), "npu")
-    assert "hailo" not in device_names()
-
-
 def test_every_record_names_what_exists() -> None:
     for record in devices.DEVICES:
-        runs = (record.opener, record.footprint) if record.formats else ()
-        assert bool(record.graph) == bool(record.formats), record.name
+        runs = [place for each in record.runs for place in (each.opener, each.footprint)]
         for place in (record.probe, *runs):
             module, _, function = place.partition(":")
             assert callable(getattr(importlib.import_module(module), function)), place

@@ -21,7 +21,8 @@ from edgesdk.bundle.manifest import (
 )
 from edgesdk.bundle.opening import open_bundle, verify_bundle
 from edgesdk.bundle.writing import staged_folder, write_manifest
-from edgesdk.engines.registry import choose_device, footprint
+from edgesdk.engines.registry import footprint
+from edgesdk.engines.selection import select
 from edgesdk.errors import DamagedBundle
 from edgesdk.system.plan import plan_for
 
@@ -88,7 +89,7 @@ def _use(folder: Path) -> None:
     if manifest.format == "onnx":
         found = footprint(bundle)
         plan_for(found, min(10, found.context_length), available=10**9, bandwidth=1e9)
-    choose_device(bundle)
+    select(bundle)
     verify_bundle(bundle)
 
 

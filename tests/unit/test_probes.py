@@ -75,7 +75,8 @@ def test_qnns_simulator_is_no_npu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_listed_npu_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     npu = [listed("QNNExecutionProvider", "NPU", "Qualcomm", 0x4D4F4351)]
     found = probe_plugin(monkeypatch, QNN, own=npu)
-    assert found == DeviceProbe("ready", "onnxruntime-qnn 1.0; NPU (Qualcomm)")
+    words = "onnxruntime-qnn 1.0; NPU (Qualcomm)"
+    assert found == DeviceProbe("ready", words, kinds=("npu",))
 
 
 def test_devices_that_only_can_be_compiled_for_are_virtual(monkeypatch: pytest.MonkeyPatch) -> None:

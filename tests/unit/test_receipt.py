@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from edgesdk.engines.base import EngineInfo
+from edgesdk.engines.base import EngineInfo, Placement
 from edgesdk.generation.loop import Finish
 from edgesdk.overflow import Overflow
 from edgesdk.receipt import Receipt, receipt_of
 
-INFO = EngineInfo("fake 1", "auto", "cpu", 256, 4096, 0.5, threads=2)
+INFO = EngineInfo("fake 1", "auto", Placement("cpu"), 256, 4096, 0.5, threads=2)
 FINISH = Finish("stop", (7, 8, 9), 20, 12, 0.5, 0.25, 3, 0.625, queue_seconds=1.5)
 
 

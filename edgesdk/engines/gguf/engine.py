@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from edgesdk.bundle.opening import Bundle
-from edgesdk.engines.base import EngineInfo
+from edgesdk.engines.base import EngineInfo, LoadSettings, Placement
 from edgesdk.engines.devices import DeviceRecord
 from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.engines.gguf.decode_state import GgufDecodeState
@@ -71,10 +70,7 @@ def open_engine(
     source: Bundle | Path,
     *,
     record: DeviceRecord,
-    requested_device: str,
-    threads: int,
-    context: int | None,
-    options: Mapping[str, object],
+    settings: LoadSettings,
 ) -> GgufEngine:
     """Load a GGUF bundle, or a bare `.gguf` file.
 
@@ -91,17 +87,19 @@ def open_engine(
         path, identity = source, ""
     model = _load(library, path)
     trained = api.llama_model_n_ctx_train(model)
-    context_length = min(trained, context or trained)
-    cache = LlamaContext(library, model, threads=threads, context_length=context_length)
+    context_length = min(trained, settings.context or trained)
+    cache = LlamaContext(library, model, threads=settings.threads, context_length=context_length)
     info = EngineInfo(
         name=f"llama.cpp (llama-cpp-python {library.version})",
-        requested_device=requested_device,
-        device=record.device,
+        requested_device=settings.requested_device,
+        placement=Placement(
+            record.device, record.name, "the CPU", passed_over=settings.passed_over
+        ),
         vocab_size=cache.vocab_size,
         context_length=context_length,
         load_seconds=time.perf_counter() - started,
         concurrency=record.concurrency,
-        threads=threads,
+        threads=settings.threads,
     )
     kv_identity = KvIdentity(
         engine="gguf",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import mlx.core as mx
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.bundle.spec import DecoderSpec
-from edgesdk.engines.base import EngineInfo
+from edgesdk.engines.base import EngineInfo, LoadSettings, Placement
 from edgesdk.engines.devices import DeviceRecord
 from edgesdk.engines.mlx.decode_state import LoadedMlxDecoder, MlxDecodeState
 from edgesdk.engines.mlx.decoder import MlxDecoder
@@ -54,10 +53,7 @@ def open_engine(
     source: Bundle | Path,
     *,
     record: DeviceRecord,
-    requested_device: str,
-    threads: int,
-    context: int | None,
-    options: Mapping[str, object],
+    settings: LoadSettings,
 ) -> MlxEngine:
     """Load an ONNX bundle on MLX.
 
@@ -70,7 +66,7 @@ def open_engine(
         raise EngineError(f"{source} is not a bundle.", hint="Export the model to a bundle first.")
     started = time.perf_counter()
     shape, spec = source.manifest.shape, _spec_of(source)
-    precision = str(options.get("precision", record.kv_type))
+    precision = str(settings.options.get("precision", record.kv_type))
     dtype = _DTYPES[precision]
     path = source.role_file("decoder")
     thread = ThreadPoolExecutor(1, thread_name_prefix="edgesdk-mlx")
@@ -81,7 +77,7 @@ def open_engine(
     except BaseException:
         thread.shutdown(wait=False)
         raise
-    context_length = min(shape.context_length, context or shape.context_length)
+    context_length = min(shape.context_length, settings.context or shape.context_length)
     loaded = LoadedMlxDecoder(
         decoder=decoder,
         thread=thread,
@@ -96,11 +92,18 @@ def open_engine(
             f" {shape.head_size}",
         ),
     )
-    place = "Metal" if mx.metal.is_available() else "the CPU"
+    metal = mx.metal.is_available()
+    place = "Metal" if metal else "the CPU"
     info = EngineInfo(
         name=f"MLX {importlib.metadata.version('mlx')} on {place}",
-        requested_device=requested_device,
-        device=record.device,
+        requested_device=settings.requested_device,
+        placement=Placement(
+            record.device,
+            record.name,
+            place,
+            in_software=not metal,
+            passed_over=settings.passed_over,
+        ),
         vocab_size=shape.vocab_size,
         context_length=context_length,
         load_seconds=time.perf_counter() - started,

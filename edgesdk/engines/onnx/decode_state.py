@@ -6,9 +6,10 @@ stores into small arrays and one call. Only a buffer whose shape changes is boun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from edgesdk.engines.base import (
     checked_length,
     checked_rows,
 )
-from edgesdk.engines.onnx.kv_cache import Buffer, CacheShape, KvCache
+from edgesdk.engines.onnx.kv_cache import CacheShape, KvCache, StateCache
 from edgesdk.engines.onnx.rope_tables import RopeTables
 from edgesdk.engines.onnx.verification_batch import (
     MAX_VERIFIED_TOKENS,
@@ -51,7 +52,10 @@ class LoadedDecoder:
 
     Attributes:
         hidden_size: None where the graph gives no hidden states.
-        verdict: whether several tokens can be computed by the kernels of one.
+        verdict: whether several tokens can be computed by the kernels of one; None where they
+            cannot, which is so wherever the cache is not in the host's memory.
+        new_cache: makes an empty KV cache; in the host's memory where it is None.
+        copies_inputs: whether binding an input copies it, to the memory of a device.
         rope_tables: those that the graph takes as inputs.
     """
 
@@ -61,9 +65,15 @@ class LoadedDecoder:
     hidden_size: int | None
     context_length: int
     kv_identity: KvIdentity
-    verdict: VerificationVerdict
+    verdict: VerificationVerdict | None
+    new_cache: Callable[[], StateCache] | None = None
+    copies_inputs: bool = False
     rope_tables: RopeTables = field(default_factory=RopeTables)
     fork_guard: ForkGuard = field(default_factory=lambda: ForkGuard("The model", EngineError))
+
+    def empty_cache(self) -> StateCache:
+        """A KV cache without room for a token."""
+        return KvCache(self.cache_shape) if self.new_cache is None else self.new_cache()
 
 
 class OnnxDecodeState:
@@ -75,17 +85,15 @@ class OnnxDecodeState:
         self._closed = False
         self._binding = ort.IOBinding(decoder.session)
         self._run_options = ort.RunOptions()
-        self._cache = KvCache(decoder.cache_shape)
-        self._bound: tuple[tuple[Buffer, Buffer], ...] = ()
+        self._cache = decoder.empty_cache()
+        self._bound: tuple[tuple[Any, Any], ...] = ()
         self._rope: Mapping[str, ort.OrtValue] = {}
         self._batches: dict[int, VerificationBatch] = {}
         self._logits_from = np.zeros(1, np.int64)
         self._last_position = np.zeros(1, np.int32)
         self._total = np.zeros((), np.int32)
-        self._bind_input(graph_io.LOGITS_FROM, self._logits_from)
-        self._bind_input(graph_io.SEQLENS_K, self._last_position)
-        self._bind_input(graph_io.TOTAL_SEQUENCE_LENGTH, self._total)
         self._ids: npt.NDArray[np.int64] = np.zeros((1, 0), np.int64)
+        self._bind_scalars()
         self._rows: Logits = np.zeros((0, decoder.vocab_size), np.float32)
         self._hidden: HiddenStates | None = None
         self._latest: HiddenStates | None = None
@@ -160,7 +168,7 @@ class OnnxDecodeState:
         numbers = decoder.cache_shape.elements(length)
         if payload.size != numbers * np.dtype(np.float32).itemsize:
             raise RequestError(f"{path} has {payload.size} bytes of KV cache for {length} tokens.")
-        cache = KvCache(decoder.cache_shape)
+        cache = decoder.empty_cache()
         if length:
             checked_ids(
                 tokens,
@@ -177,7 +185,7 @@ class OnnxDecodeState:
     def close(self) -> None:
         self._closed = True
         self._tokens = []
-        self._cache = KvCache(self._decoder.cache_shape)
+        self._cache = self._decoder.empty_cache()
         self._bound = ()
         self._rope = {}
         self._batches.clear()
@@ -211,13 +219,13 @@ class OnnxDecodeState:
 
     def _can_batch(self, count: int, cancellation: CancellationToken | None) -> bool:
         """Make the cache ready for a batch of `count` tokens; False where none may be run."""
-        decoder = self._decoder
-        if count > MAX_VERIFIED_TOKENS:
+        decoder, cache = self._decoder, self._cache
+        if count > MAX_VERIFIED_TOKENS or decoder.verdict is None:
             return False
         if not decoder.verdict.settle(lambda: batches_equal_single_steps(decoder, cancellation)):
             return False
         try:
-            self._cache.alias(MAX_VERIFIED_TOKENS, used=len(self._tokens))
+            _in_host_memory(cache).alias(MAX_VERIFIED_TOKENS, used=len(self._tokens))
         except OSError:
             return False
         return True
@@ -242,13 +250,13 @@ class OnnxDecodeState:
     def _run_batch(
         self, ids: list[int], cancellation: CancellationToken | None, *, backwards: bool = False
     ) -> Logits:
-        batch = self._batches.get(len(ids))
-        if batch is None or not batch.fits(self._cache):
+        batch, cache = self._batches.get(len(ids)), _in_host_memory(self._cache)
+        if batch is None or not batch.fits(cache):
             decoder = self._decoder
             batch = VerificationBatch(
                 decoder.session,
-                self._cache,
-                decoder.rope_tables.inputs(self._cache.capacity),
+                cache,
+                decoder.rope_tables.inputs(cache.capacity),
                 len(ids),
                 decoder.vocab_size,
                 decoder.hidden_size,
@@ -271,6 +279,9 @@ class OnnxDecodeState:
         self._logits_from[0] = count - rows
         self._last_position[0] = total - 1
         self._total[...] = total
+        if self._decoder.copies_inputs:
+            self._bind_input(graph_io.INPUT_IDS, self._ids)
+            self._bind_scalars()
         self._run(self._binding, cancellation)
         self._latest = self._hidden
         return self._rows
@@ -293,13 +304,20 @@ class OnnxDecodeState:
         for layer, pair in enumerate(buffers):
             names = zip(graph_io.past_names(layer), graph_io.present_names(layer), strict=True)
             for (past, present), buffer in zip(names, pair, strict=True):
-                value = ort.OrtValue.ortvalue_from_numpy(buffer)
+                value = buffer
+                if isinstance(buffer, np.ndarray):
+                    value = ort.OrtValue.ortvalue_from_numpy(buffer)
                 self._binding.bind_ortvalue_input(past, value)
                 self._binding.bind_ortvalue_output(present, value)
         self._rope = self._decoder.rope_tables.inputs(self._cache.capacity)
         for name, value in self._rope.items():
             self._binding.bind_ortvalue_input(name, value)
         self._bound = buffers
+
+    def _bind_scalars(self) -> None:
+        self._bind_input(graph_io.LOGITS_FROM, self._logits_from)
+        self._bind_input(graph_io.SEQLENS_K, self._last_position)
+        self._bind_input(graph_io.TOTAL_SEQUENCE_LENGTH, self._total)
 
     def _bind_input(self, name: str, array: npt.NDArray[np.generic]) -> None:
         self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
@@ -323,6 +341,13 @@ class OnnxDecodeState:
         numbers = np.random.default_rng(0).standard_normal(shape.elements(length), np.float32)
         self._cache.load(numbers, length)
         self._tokens = [0] * length
+
+
+def _in_host_memory(cache: StateCache) -> KvCache:
+    """The cache, which batches need in the host's memory; only decoders that have it there have a
+    verdict on batches."""
+    assert isinstance(cache, KvCache), "this decoder has no verdict on batches"
+    return cache
 
 
 def batches_equal_single_steps(
@@ -349,11 +374,11 @@ def batches_equal_single_steps(
         # Its cache is empty behind `length`, so that a row read too early is a wrong one.
         start = state.fork()
         # Fails where the system has no such memory, before anything is computed.
-        start._cache.alias(MAX_VERIFIED_TOKENS, used=length)
+        _in_host_memory(start._cache).alias(MAX_VERIFIED_TOKENS, used=length)
         single = state._extend_singly(ids, cancellation)
         for count in range(2, MAX_VERIFIED_TOKENS + 1):
             trial = start.fork()
-            trial._cache.alias(MAX_VERIFIED_TOKENS, used=length)
+            _in_host_memory(trial._cache).alias(MAX_VERIFIED_TOKENS, used=length)
             rows = trial._run_batch(ids[:count], cancellation, backwards=True)[::-1]
             if not np.array_equal(rows, single[:count]):
                 return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,17 @@ import onnxruntime as ort
 from edgesdk.bundle import graph_io
 from edgesdk.bundle.manifest import ModelShape
 from edgesdk.bundle.opening import Bundle
-from edgesdk.engines.base import EngineInfo
-from edgesdk.engines.devices import DeviceRecord
+from edgesdk.engines.base import EngineInfo, LoadSettings
+from edgesdk.engines.devices import HOST_PROVIDER, DeviceRecord
+from edgesdk.engines.onnx.accuracy import with_accuracy_level
 from edgesdk.engines.onnx.decode_state import LoadedDecoder, OnnxDecodeState
+from edgesdk.engines.onnx.device_kv_cache import DeviceKvCache
 from edgesdk.engines.onnx.kv_cache import CacheShape
+from edgesdk.engines.onnx.providers import open_session
 from edgesdk.engines.onnx.rope_tables import RopeTables, ropes_of_inputs
 from edgesdk.engines.onnx.verification_batch import VerificationVerdict
 from edgesdk.engines.saved_state import KvIdentity
-from edgesdk.errors import DamagedBundle, EngineError
+from edgesdk.errors import DamagedBundle, EngineError, MissingExtra
 
 _FLOAT, _INT64, _INT32 = "tensor(float)", "tensor(int64)", "tensor(int32)"
 
@@ -53,31 +55,33 @@ class OnnxEngine:
 
 
 def open_engine(
-    source: Bundle | Path,
-    *,
-    record: DeviceRecord,
-    requested_device: str,
-    threads: int,
-    context: int | None,
-    options: Mapping[str, object],
+    source: Bundle | Path, *, record: DeviceRecord, settings: LoadSettings
 ) -> OnnxEngine:
-    """Load the decoder of an ONNX bundle.
+    """Load the decoder of an ONNX bundle on the provider of `record`.
+
+    Where that is not the CPU, KV caches lie in the device's memory.
 
     Raises:
         DamagedBundle: the graph's inputs and outputs are not what the manifest promises.
-        EngineError: onnxruntime cannot load the model, or `source` is no bundle.
+        DeviceUnavailable: the device is not here any more.
+        EngineError: onnxruntime cannot load the model, the provider runs a part of it only, or
+            `source` is no bundle.
+        MissingExtra: a package that the provider's extra has is not installed.
     """
     if not isinstance(source, Bundle):
         raise EngineError(f"{source} is not a bundle.", hint="Export the model to a bundle first.")
     started = time.perf_counter()
     shape = source.manifest.shape
     path = source.role_file("decoder")
-    session = _session(path, threads, record, options)
+    loaded = open_session(_graph(path, record), record, settings, folder=path.parent)
+    session, memory = loaded.session, loaded.memory
+    on_host = record.provider == HOST_PROVIDER
     check_graph(session.get_inputs(), session.get_outputs(), shape, where=str(path))
-    context_length = min(shape.context_length, context or shape.context_length)
+    context_length = min(shape.context_length, settings.context or shape.context_length)
+    cache_shape = CacheShape(shape.layers, shape.kv_heads, shape.head_size)
     decoder = LoadedDecoder(
         session=session,
-        cache_shape=CacheShape(shape.layers, shape.kv_heads, shape.head_size),
+        cache_shape=cache_shape,
         vocab_size=shape.vocab_size,
         hidden_size=_hidden_size(session),
         context_length=context_length,
@@ -87,44 +91,41 @@ def open_engine(
             layout=f"{record.kv_type}, {shape.layers} layers, {shape.kv_heads} KV heads of "
             f"{shape.head_size}",
         ),
-        verdict=VerificationVerdict(source.sha256, threads),
+        # It was measured of the CPU's kernels, and needs caches in the host's memory.
+        verdict=VerificationVerdict(source.sha256, settings.threads) if on_host else None,
+        new_cache=None if memory is None else lambda: DeviceKvCache(cache_shape, memory),
+        copies_inputs=not on_host,
         rope_tables=RopeTables(ropes_of_inputs(session, source.decoder_spec())),
     )
     info = EngineInfo(
         name=f"onnxruntime {ort.__version__}",
-        requested_device=requested_device,
-        device=record.device,
+        requested_device=settings.requested_device,
+        placement=loaded.placement,
         vocab_size=shape.vocab_size,
         context_length=context_length,
         load_seconds=time.perf_counter() - started,
         concurrency=record.concurrency,
-        threads=threads,
+        threads=settings.threads,
         # Attention to one token adds in another order than attention to several.
         prefill_step=1,
     )
     return OnnxEngine(decoder, info)
 
 
-def _session(
-    path: Path, threads: int, record: DeviceRecord, options: Mapping[str, object]
-) -> ort.InferenceSession:
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Failures come back as exceptions; onnxruntime would also print them.
-    settings.log_severity_level = 4
+def _graph(path: Path, record: DeviceRecord) -> Path | bytes:
+    """The model file, or its bytes where the device wants another accuracy than it asks for."""
+    if record.accuracy_level is None:
+        return path
     try:
-        return ort.InferenceSession(
-            str(path),
-            settings,
-            providers=[(record.provider, {name: str(value) for name, value in options.items()})],
-            enable_fallback=0,
-        )
-    # onnxruntime's exceptions have no common base.
+        changed = with_accuracy_level(path, record.accuracy_level, extra=record.extra or "export")
+    except MissingExtra:
+        raise
+    # onnx_ir raises what protobuf and the file system raise.
     except Exception as error:
         raise EngineError(
-            f"onnxruntime cannot load {path}: {error}", hint="Check it with: edgesdk verify"
+            f"{path} cannot be read as a graph: {error}", hint="Check it with: edgesdk verify"
         ) from error
+    return path if changed is None else changed
 
 
 def _hidden_size(session: ort.InferenceSession) -> int | None:

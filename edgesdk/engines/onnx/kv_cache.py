@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +36,45 @@ class CacheShape:
         return 2 * self.layers * self.kv_heads * length * self.head_size
 
 
+class StateCache(Protocol):
+    """Where the keys and values of a decode state lie: in the host's memory, or in a device's."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that there is room for."""
+
+    @property
+    def buffers(self) -> tuple[tuple[Any, Any], ...]:
+        """Keys and values of each layer, float32 [1, kv_heads, capacity, head_size]: arrays, or
+        onnxruntime's values; another tuple whenever they are others."""
+
+    def reserve(self, length: int, *, used: int, limit: int) -> None:
+        """Make room for `length` tokens; the first `used` are kept.
+
+        Capacities double, so that a token costs the same on average however long the text grows.
+        On MemoryError the cache is as it was.
+        """
+
+    def copy(self, used: int) -> StateCache:
+        """A cache of the same capacity with the first `used` tokens of this one."""
+
+    def dump(self, used: int) -> Iterator[Buffer]:
+        """The first `used` tokens: key, value of each layer, [kv_heads, used, head_size] each."""
+
+    def load(self, numbers: Buffer, used: int) -> None:
+        """The inverse of `dump`, into buffers that have room; `numbers` is flat."""
+
+
+def grown_capacity(length: int, limit: int) -> int:
+    """The capacity of a cache that has to hold `length` tokens, and at most `limit`."""
+    capacity = MIN_CAPACITY
+    while capacity < length:
+        capacity *= 2
+    return min(capacity, limit)
+
+
 class KvCache:
-    """Key and value buffers, a pair for each layer.
+    """Implements `StateCache` in the host's memory.
 
     Attributes:
         capacity: tokens that there is room for.
@@ -54,15 +92,7 @@ class KvCache:
         self.views: tuple[tuple[Buffer, Buffer], ...] = ()
 
     def reserve(self, length: int, *, used: int, limit: int) -> None:
-        """Make room for `length` tokens; the first `used` are kept.
-
-        Capacities double, so that a token costs the same on average however long the text grows.
-        On MemoryError the cache is as it was.
-        """
-        capacity = MIN_CAPACITY
-        while capacity < length:
-            capacity *= 2
-        self._replace(min(capacity, limit), used)
+        self._replace(grown_capacity(length, limit), used)
 
     def alias(self, aliases: int, *, used: int) -> None:
         """Let `views` have so many aliases from now on; the first `used` tokens are kept.
@@ -81,20 +111,17 @@ class KvCache:
             raise
 
     def copy(self, used: int) -> KvCache:
-        """A cache of the same capacity with the first `used` tokens of this one, in one copy."""
         twin = KvCache(self.shape)
         twin.buffers = self.buffers
         twin._replace(self.capacity, used)
         return twin
 
     def dump(self, used: int) -> Iterator[Buffer]:
-        """The first `used` tokens: key, value of each layer, [kv_heads, used, head_size] each."""
         for pair in self.buffers:
             for buffer in pair:
                 yield buffer[0, :, :used]
 
     def load(self, numbers: Buffer, used: int) -> None:
-        """The inverse of `dump`, into buffers that have room; `numbers` is flat."""
         shape = self.shape
         parts = numbers.reshape(shape.layers, 2, shape.kv_heads, used, shape.head_size)
         for pair, layer in zip(self.buffers, parts, strict=True):
