@@ -7,8 +7,9 @@ at the end, so that all engines refuse the same calls with the same words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -61,8 +62,8 @@ class Placement:
             words.append(
                 f"{total} nodes: " + ", ".join(f"{count} on {name}" for name, count in self.nodes)
             )
-        if self.partitions > 1:
-            words.append(f"{self.partitions} partitions")
+        if self.partitions:
+            words.append(f"{self.partitions} partition{'s' if self.partitions > 1 else ''}")
         words += [f"not {reason}" for reason in self.passed_over]
         return "; ".join(words)
 
@@ -76,6 +77,18 @@ class Placement:
 
     def __str__(self) -> str:
         return self.line()
+
+
+def joined(placements: Sequence[Placement]) -> Placement:
+    """The placement of a model that several graphs of one provider make."""
+    nodes: Counter[str] = Counter()
+    for each in placements:
+        nodes.update(dict(each.nodes))
+    return replace(
+        placements[0],
+        nodes=tuple(nodes.most_common()),
+        partitions=sum(each.partitions for each in placements),
+    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,12 +12,13 @@ from edgesdk.bundle import static_io
 from edgesdk.bundle.manifest import StaticShape
 from edgesdk.bundle.opening import Bundle
 from edgesdk.bundle.spec import DecoderSpec
-from edgesdk.engines.base import EngineInfo
+from edgesdk.engines.base import EngineInfo, LoadSettings, Placement, joined
 from edgesdk.engines.devices import DeviceRecord
 from edgesdk.engines.npu.decode_state import LoadedStaticModel, StaticDecodeState
 from edgesdk.engines.npu.onnx_static_graphs import OnnxStaticGraphs
 from edgesdk.engines.npu.rope_rows import RopeRows
 from edgesdk.engines.npu.static_graphs import GraphName, StaticGraphs
+from edgesdk.engines.onnx.providers import open_session
 from edgesdk.engines.saved_state import KvIdentity
 from edgesdk.errors import DamagedBundle, EngineError, UnsupportedBundle
 
@@ -56,13 +56,7 @@ class StaticEngine:
 
 
 def open_engine(
-    source: Bundle | Path,
-    *,
-    record: DeviceRecord,
-    requested_device: str,
-    threads: int,
-    context: int | None,
-    options: Mapping[str, object],
+    source: Bundle | Path, *, record: DeviceRecord, settings: LoadSettings
 ) -> StaticEngine:
     """Load the graphs of a bundle with onnxruntime.
 
@@ -74,9 +68,12 @@ def open_engine(
     started = time.perf_counter()
     bundle, shape, spec = static_bundle(source)
     sessions: dict[GraphName, ort.InferenceSession] = {}
+    placements: list[Placement] = []
     for graph in get_args(GraphName):
         path = bundle.role_file(graph)
-        session = _session(path, threads, record, options)
+        loaded = open_session(path, record, settings)
+        session = loaded.session
+        placements.append(loaded.placement)
         tokens = 1 if graph == "decode" else shape.prefill_tokens
         for kind, ports, wanted in (
             ("input", session.get_inputs(), static_io.input_ports(spec, shape, tokens)),
@@ -84,16 +81,16 @@ def open_engine(
         ):
             _compare(kind, ports, wanted, str(path))
         sessions[graph] = session
-    model = loaded_model(bundle, OnnxStaticGraphs(sessions), context)
+    model = loaded_model(bundle, OnnxStaticGraphs(sessions), settings.context)
     info = EngineInfo(
         name=f"onnxruntime {ort.__version__}",
-        requested_device=requested_device,
-        device=record.device,
+        requested_device=settings.requested_device,
+        placement=joined(placements),
         vocab_size=spec.vocab_size,
         context_length=model.context_length,
         load_seconds=time.perf_counter() - started,
         concurrency=record.concurrency,
-        threads=threads,
+        threads=settings.threads,
         prefill_step=shape.prefill_tokens,
     )
     return StaticEngine(model, info)
@@ -141,27 +138,6 @@ def loaded_model(bundle: Bundle, graphs: StaticGraphs, context: int | None) -> L
         ),
         rope_rows=RopeRows(spec, shape.dtype),
     )
-
-
-def _session(
-    path: Path, threads: int, record: DeviceRecord, options: Mapping[str, object]
-) -> ort.InferenceSession:
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = threads
-    # Failures come back as exceptions; onnxruntime would also print them.
-    settings.log_severity_level = 4
-    try:
-        return ort.InferenceSession(
-            str(path),
-            settings,
-            providers=[(record.provider, {name: str(value) for name, value in options.items()})],
-            enable_fallback=0,
-        )
-    # onnxruntime's exceptions have no common base.
-    except Exception as error:
-        raise EngineError(
-            f"onnxruntime cannot load {path}: {error}", hint="Check it with: edgesdk verify"
-        ) from error
 
 
 def _compare(kind: str, found: list[Any], wanted: static_io.Ports, where: str) -> None:
