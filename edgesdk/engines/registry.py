@@ -12,7 +12,7 @@ from edgesdk.bundle.opening import Bundle
 from edgesdk.engines import devices
 from edgesdk.engines.base import Engine, LoadSettings
 from edgesdk.engines.devices import DeviceRecord, imported
-from edgesdk.engines.selection import AUTO, Candidate, fitting, select
+from edgesdk.engines.selection import AUTO, DeviceCandidate, fitting, select
 from edgesdk.errors import EngineError, InvalidOption, MissingExtra
 from edgesdk.system.plan import Footprint
 from edgesdk.system.resources import thread_count
@@ -82,14 +82,14 @@ def takes_options(record: DeviceRecord, device: str) -> bool:
 
 
 def with_options(
-    candidates: tuple[Candidate, ...], device: str, options: Mapping[str, object]
-) -> list[Candidate]:
+    candidates: tuple[DeviceCandidate, ...], device: str, options: Mapping[str, object]
+) -> list[DeviceCandidate]:
     """Those that take the options, or that these are not for.
 
     Raises:
         InvalidOption: there is none; the words are those of the first.
     """
-    found: list[Candidate] = []
+    found: list[DeviceCandidate] = []
     refused: InvalidOption | None = None
     for each in candidates:
         try:
@@ -106,7 +106,7 @@ def with_options(
     return found
 
 
-def open_on(source: Bundle | Path, candidate: Candidate, settings: LoadSettings) -> Engine:
+def open_on(source: Bundle | Path, candidate: DeviceCandidate, settings: LoadSettings) -> Engine:
     """Load a model on one provider; raises as `open_engine` does."""
     opener = cast("EngineOpener", imported(candidate.support.opener))
     return opener(source, record=candidate.record, settings=settings)

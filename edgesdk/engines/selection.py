@@ -21,7 +21,7 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Candidate:
+class DeviceCandidate:
     """A provider, and what of it fits a model.
 
     Attributes:
@@ -37,7 +37,7 @@ class Candidate:
 class Selection:
     """The providers to try, in that order, at least one; and what was passed over, with reasons."""
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[DeviceCandidate, ...]
     passed_over: tuple[str, ...] = ()
 
 
@@ -72,7 +72,7 @@ def select(source: Bundle | Path, device: str = AUTO, *, allow_fallback: bool = 
     return Selection(tuple(found), () if device == AUTO else tuple(text for text, _ in reasons))
 
 
-def fitting(source: Bundle | Path, device: str = AUTO) -> list[Candidate]:
+def fitting(source: Bundle | Path, device: str = AUTO) -> list[DeviceCandidate]:
     """The records that run such a model on `device`, the best first; they may be absent here.
 
     Raises:
@@ -81,7 +81,7 @@ def fitting(source: Bundle | Path, device: str = AUTO) -> list[Candidate]:
     model_format = _format_of(source)
     graph = _graph_of(source, model_format)
     fits = [
-        Candidate(record, support)
+        DeviceCandidate(record, support)
         for record in devices.DEVICES
         for support in record.runs
         if support.format == model_format and support.graph == graph
@@ -93,13 +93,13 @@ def fitting(source: Bundle | Path, device: str = AUTO) -> list[Candidate]:
 
 
 def _working(
-    candidates: list[Candidate], device: str
-) -> tuple[list[Candidate], list[tuple[str, str | None]]]:
+    candidates: list[DeviceCandidate], device: str
+) -> tuple[list[DeviceCandidate], list[tuple[str, str | None]]]:
     """The candidates that work here, and for each other one the reason and what to do."""
     if len(candidates) == 1 and candidates[0].record.kind == "cpu":
         # Its engine says best what is missing, and a probe may cost a process.
         return candidates, []
-    works: list[Candidate] = []
+    works: list[DeviceCandidate] = []
     reasons: list[tuple[str, str | None]] = []
     for each in candidates:
         record = each.record
@@ -110,7 +110,7 @@ def _working(
         found = probe(record)
         reason = _reason_against(record, found, device, by_name=by_name)
         if reason is None:
-            works.append(Candidate(record, each.support, found))
+            works.append(DeviceCandidate(record, each.support, found))
         else:
             reasons.append((f"{record.name}: {reason}", found.advice))
     return works, reasons
@@ -148,7 +148,7 @@ def _unavailable(
 
 
 def _no_engine(
-    source: Bundle | Path, model_format: BundleFormat, device: str, fits: list[Candidate]
+    source: Bundle | Path, model_format: BundleFormat, device: str, fits: list[DeviceCandidate]
 ) -> InvalidOption:
     """The error where nothing runs such a model on a device: what is known of the device, on which
     ones the model runs, and how to export it for this one."""
