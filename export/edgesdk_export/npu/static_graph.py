@@ -128,9 +128,12 @@ class _StaticGraph:
     def _heads(self, at: str, x: ir.Value, count: int) -> ir.Value:
         """F [1, tokens, count * head_size] as [1, count, tokens, head_size], normed where it is a
         query or a key and the model norms these."""
-        x = self._shaped(f"{at}/heads", x, [1, self.tokens, count, self.spec.head_size])
+        tokens, size = self.tokens, self.spec.head_size
         if self.builder.has(f"{at}_norm.weight"):
+            # Of a norm over four dimensions, Qualcomm's compiler silently makes wrong numbers.
+            x = self._shaped(f"{at}/rows", x, [1, tokens * count, size])
             x = self._norm(f"{at}_norm", x)
+        x = self._shaped(f"{at}/heads", x, [1, tokens, count, size])
         return self.builder.op("Transpose", f"{at}/turned", [x], perm=[0, 2, 1, 3])
 
     def _rotated(self, at: str, x: ir.Value, layer: int, ports: dict[str, ir.Value]) -> ir.Value:
