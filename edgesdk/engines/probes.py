@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from edgesdk.engines.devices import DeviceProbe, DeviceRecord, Kind, imported
+from edgesdk.engines.openvino.library import listed_devices as listed_openvino_devices
+from edgesdk.engines.openvino.library import load_openvino
 
 # PCI vendor of SwiftShader, a GPU in software.
 _SOFTWARE_VENDOR = 0x1AE0
@@ -91,6 +93,17 @@ def real_devices(record: DeviceRecord, listed: Iterable[Any]) -> list[Any]:
 def kind_of(listed: Any) -> Kind:
     """The kind of a device that onnxruntime lists."""
     return cast("Kind", listed.device.type.name.lower())
+
+
+def openvino(record: DeviceRecord) -> DeviceProbe:
+    """Which devices OpenVINO lists; the processor is always among them."""
+    listed = listed_openvino_devices(load_openvino().Core())
+    names = ", ".join(f"{device.name} ({device.full_name})" for device in listed)
+    found = f"{_version(record)}; {names}"
+    kinds = tuple(kind for kind in record.kinds if kind in (each.kind.lower() for each in listed))
+    if kinds:
+        return DeviceProbe("ready", found, kinds=kinds)
+    return DeviceProbe("software", found) if listed else DeviceProbe("no device", found)
 
 
 def mlx(record: DeviceRecord) -> DeviceProbe:

@@ -1,15 +1,16 @@
 """What each provider's probe makes of what the provider's own package answers.
 
 The answers were recorded from onnxruntime 1.32.0 with onnxruntime-qnn 2.7.0,
-onnxruntime-ep-openvino 1.8.1 and onnxruntime-ep-webgpu 0.4.0, from mlx 0.32.4 and from
-ai-edge-litert 2.3.0, on Linux without an NPU or a GPU; the last one with SwiftShader. NPUs and GPUs
-are the same answers with another type. windowsml's are from its documentation: not run.
+onnxruntime-ep-openvino 1.8.1 and onnxruntime-ep-webgpu 0.4.0, from openvino 2026.4.1, from mlx
+0.32.4 and from ai-edge-litert 2.3.0, on Linux without an NPU or a GPU; the last one with
+SwiftShader. NPUs and GPUs are the same answers with another type. windowsml's are from its
+documentation: not run.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any
@@ -64,6 +65,14 @@ def probe_plugin(
 
 
 QNN, OPENVINO, WEBGPU = (RECORDS[n] for n in ("Qualcomm QNN", "Intel OpenVINO", "WebGPU"))
+# OpenVINO as a plugin of onnxruntime, which edgesdk does not use, lists what others do not.
+OPENVINO_PLUGIN = replace(
+    OPENVINO,
+    package="onnxruntime-ep-openvino",
+    module="onnxruntime_ep_openvino",
+    provider="OpenVINOExecutionProvider",
+    library="onnxruntime_ep_openvino:get_library_path",
+)
 
 
 def test_qnns_simulator_is_no_npu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +93,7 @@ def test_devices_that_only_can_be_compiled_for_are_virtual(monkeypatch: pytest.M
         listed("OpenVINOExecutionProvider", "NPU", "Intel", 32902, npu_platform=number)
         for number in ("6010", "4000")
     ]
-    found = probe_plugin(monkeypatch, OPENVINO, virtual=platforms)
+    found = probe_plugin(monkeypatch, OPENVINO_PLUGIN, virtual=platforms)
     words = "onnxruntime-ep-openvino 1.0; compiles for NPU 6010 (Intel), NPU 4000 (Intel)"
     assert found == DeviceProbe("virtual", words)
 
@@ -93,7 +102,7 @@ def test_an_intel_processor_without_npu_runs_openvino_in_software(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     processor = [listed("OpenVINOExecutionProvider", "CPU", "Intel", 32902)]
-    assert probe_plugin(monkeypatch, OPENVINO, own=processor).state == "software"
+    assert probe_plugin(monkeypatch, OPENVINO_PLUGIN, own=processor).state == "software"
 
 
 def test_no_device_says_which_machines_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +120,34 @@ def test_a_gpu_in_software_is_no_gpu(
 ) -> None:
     gpu = [listed("WebGpuExecutionProvider", "GPU", vendor, vendor_id)]
     assert probe_plugin(monkeypatch, WEBGPU, own=gpu).state == state
+
+
+@pytest.mark.parametrize(
+    ("devices", "state", "kinds"),
+    [
+        ({"CPU": "AMD EPYC"}, "software", ()),
+        ({"CPU": "i7", "NPU": "Intel(R) AI Boost"}, "ready", ("npu",)),
+        ({"CPU": "i7", "GPU.0": "iGPU", "GPU.1": "dGPU"}, "ready", ("gpu",)),
+        ({"CPU": "i7", "GPU": "iGPU", "NPU": "Intel(R) AI Boost"}, "ready", ("npu", "gpu")),
+        ({}, "no device", ()),
+    ],
+)
+def test_openvino_on_the_processor_is_software(
+    monkeypatch: pytest.MonkeyPatch,
+    devices: dict[str, str],
+    state: str,
+    kinds: tuple[str, ...],
+) -> None:
+    core = SimpleNamespace(
+        available_devices=list(devices), get_property=lambda device, _: devices[device]
+    )
+    package: Any = SimpleNamespace(Core=lambda: core)
+    monkeypatch.setitem(sys.modules, "openvino", package)
+    monkeypatch.setattr(probes.importlib.metadata, "version", lambda name: "2026.4.1")
+    found = probes.openvino(OPENVINO)
+    assert (found.state, found.kinds) == (state, kinds)
+    assert found.found.startswith("2026.4.1; ")
+    assert all(name in found.found for name in devices.values())
 
 
 @pytest.mark.parametrize(("metal", "state"), [(True, "ready"), (False, "software")])

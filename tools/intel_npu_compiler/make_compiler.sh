@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a compiler for Intel NPUs that runs on Linux x86-64: the Windows wheel of OpenVINO under wine.
 # usage: make_compiler.sh FOLDER [OPENVINO_VERSION]     (about 1 GB; needs wine64 and mingw-w64)
-# It leaves FOLDER/compile, a program with the arguments MODEL BLOB PLATFORM.
+# It leaves FOLDER/compile, a program with the arguments MODEL BLOB NAME=VALUE....
 set -euo pipefail
 [ $# -ge 1 ] || { sed -n 2,4p "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
@@ -27,8 +27,11 @@ x86_64-w64-mingw32-gcc -O1 -Wall "$here/ov_npu_compile.c" -o "$folder/openvino/l
 cat >"$folder/compile" <<EOF
 #!/bin/sh
 log=\$(mktemp)
+model=\$(realpath "\$1")
+blob=\$(realpath "\$2")
+shift 2
 WINEPREFIX='$folder/prefix' WINEDEBUG=-all '$wine' '$folder/openvino/libs/ov_npu_compile.exe' \
-  "Z:\$(realpath "\$1")" "Z:\$(realpath "\$2")" "\$3" </dev/null >"\$log" 2>&1
+  "Z:\$model" "Z:\$blob" "\$@" </dev/null >"\$log" 2>&1
 code=\$?
 cat "\$log"
 rm "\$log"

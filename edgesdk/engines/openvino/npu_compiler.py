@@ -9,7 +9,9 @@ leaves nothing to the CPU.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +22,9 @@ from edgesdk.system.atomic_files import atomic_file, atomic_path
 PROGRAM_VARIABLE = "EDGESDK_INTEL_NPU_COMPILER"
 # Generations of NPUs, as the property NPU_PLATFORM of openvino 2026.4.1 names them.
 PLATFORMS = ("3720", "4000", "5010", "5020", "6010")
+# OpenVINO writes what a blob is for near its end.
+_COMPATIBILITY = re.compile(rb"compiler=[ -~]+")
+_TAIL = 4096
 _HOW_TO = "docs/how-to/intel-npu-blobs.md"
 
 
@@ -34,8 +39,11 @@ class NpuCompiler(Protocol):
         """
 
 
-def npu_compiler() -> NpuCompiler:
+def npu_compiler(properties: Mapping[str, str]) -> NpuCompiler:
     """The compiler that is at hand: the program that the environment names, or OpenVINO's own.
+
+    Args:
+        properties: OpenVINO's, beside the platform.
 
     Raises:
         MissingExtra: openvino is not installed, and no program is named.
@@ -43,7 +51,7 @@ def npu_compiler() -> NpuCompiler:
     """
     program = os.environ.get(PROGRAM_VARIABLE)
     if program:
-        return CompilerProgram(Path(program))
+        return CompilerProgram(Path(program), properties)
     core = load_openvino().Core()
     try:
         core.get_property("NPU", "NPU_COMPILER_VERSION")
@@ -52,17 +60,23 @@ def npu_compiler() -> NpuCompiler:
             f"The package openvino has no NPU compiler on this system: {reason(error)}.",
             hint=f"Compile on Windows, or name a program in {PROGRAM_VARIABLE}: see {_HOW_TO}.",
         ) from error
-    return PackagedCompiler(core)
+    return PackagedCompiler(core, {"NPU_COMPILER_TYPE": "PLUGIN", **properties})
 
 
 class PackagedCompiler:
-    """The compiler in the package openvino."""
+    """The compiler in the package openvino, or in the driver of an NPU that is here.
 
-    def __init__(self, core: Any) -> None:
+    Args:
+        core: an `openvino.Core`.
+        properties: OpenVINO's, beside the platform.
+    """
+
+    def __init__(self, core: Any, properties: Mapping[str, str]) -> None:
         self._core = core
+        self._properties = dict(properties)
 
     def __call__(self, model: Path, blob: Path, platform: str) -> None:
-        properties = {"NPU_PLATFORM": checked_platform(platform), "NPU_COMPILER_TYPE": "PLUGIN"}
+        properties = {**self._properties, "NPU_PLATFORM": platform}
         try:
             compiled = self._core.compile_model(str(model), "NPU", properties)
             content = compiled.export_model().getvalue()
@@ -73,14 +87,21 @@ class PackagedCompiler:
 
 
 class CompilerProgram:
-    """A program with the arguments MODEL BLOB PLATFORM, which prints why it fails."""
+    """A program with the arguments MODEL BLOB NAME=VALUE..., which prints why it fails.
 
-    def __init__(self, program: Path) -> None:
+    Args:
+        properties: OpenVINO's, beside the platform.
+    """
+
+    def __init__(self, program: Path, properties: Mapping[str, str]) -> None:
         self._program = program
+        self._properties = dict(properties)
 
     def __call__(self, model: Path, blob: Path, platform: str) -> None:
         with atomic_path(blob) as beside:
-            command = [str(self._program), str(model), str(beside), checked_platform(platform)]
+            properties = {**self._properties, "NPU_PLATFORM": platform}
+            command = [str(self._program), str(model), str(beside)]
+            command += [f"{name}={value}" for name, value in properties.items()]
             try:
                 done = subprocess.run(
                     command, capture_output=True, text=True, errors="replace", check=False
@@ -109,6 +130,14 @@ def checked_platform(platform: str) -> str:
             hint=f"Choose from: {', '.join(PLATFORMS)}.",
         )
     return platform
+
+
+def compatibility(blob: Path) -> str:
+    """What OpenVINO says that a blob is for, such as "compiler=8.4;npu=4000"; "" where nothing."""
+    with blob.open("rb") as stream:
+        stream.seek(max(0, blob.stat().st_size - _TAIL))
+        found = _COMPATIBILITY.search(stream.read())
+    return "" if found is None else found.group().decode("ascii")
 
 
 def _not_compiled(model: Path, platform: str, why: str) -> EngineError:
