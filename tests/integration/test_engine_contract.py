@@ -23,7 +23,13 @@ from tiny_onnx_bundle import VOCAB, reference_logits, tiny_weights, write_tiny_b
 
 from edgesdk.engines.base import DecodeState, Engine, Logits
 from edgesdk.engines.registry import open_engine
-from edgesdk.errors import ContextOverflow, EngineError, InvalidOption, RequestError
+from edgesdk.errors import (
+    ContextOverflow,
+    DeviceUnavailable,
+    EngineError,
+    InvalidOption,
+    RequestError,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -48,24 +54,38 @@ class Case:
     ids: list[int]
 
 
-@pytest.fixture(scope="module", params=["onnx", "gguf", "mlx"])
+@pytest.fixture(scope="module", params=["onnx", "gguf", "mlx", "webgpu"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
-    make = {"onnx": _onnx_case, "gguf": _gguf_case, "mlx": _mlx_case}[request.param]
+    make = {
+        "onnx": _onnx_case,
+        "gguf": _gguf_case,
+        "mlx": _mlx_case,
+        "webgpu": _webgpu_case,
+    }[request.param]
     yield from make(request, tmp_path_factory)
 
 
-def _onnx_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
+def _onnx_case(
+    _: pytest.FixtureRequest, tmp_path_factory: Any, device: str = "cpu"
+) -> Iterator[Case]:
     bundle = write_tiny_bundle(tmp_path_factory.mktemp("tiny") / "tiny")
     weights = tiny_weights()
-    engine = open_engine(bundle, threads=1)
+    engine = open_engine(bundle, device, threads=1)
     yield Case(
         engine=engine,
-        reopen=lambda: open_engine(bundle, threads=1),
+        reopen=lambda: open_engine(bundle, device, threads=1),
         reference=lambda ids: reference_logits(weights, ids),
         same=lambda found, wanted: bool(np.allclose(found, wanted, atol=2e-3)),
         ids=np.random.default_rng(5).integers(0, VOCAB, CONTEXT).tolist(),
     )
     engine.close()
+
+
+def _webgpu_case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
+    try:
+        yield from _onnx_case(request, tmp_path_factory, "webgpu")
+    except DeviceUnavailable as error:
+        pytest.skip(f"{error.message} test_webgpu.py runs this on a GPU in software")
 
 
 def _gguf_case(request: pytest.FixtureRequest, _: Any) -> Iterator[Case]:

@@ -18,11 +18,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk.bundle import graph_io
 from edgesdk.engines.onnx.decode_state import (
-    LoadedDecoder,
     OnnxDecodeState,
     batches_equal_single_steps,
 )
 from edgesdk.engines.onnx.kv_cache import CacheShape
+from edgesdk.engines.onnx.loaded_decoder import LoadedDecoder
 from edgesdk.engines.onnx.verification_batch import VerificationVerdict
 from edgesdk.engines.saved_state import KvIdentity
 from edgesdk.system.cancellation import CancellationToken, Cancelled

@@ -6,8 +6,8 @@ stores into small arrays and one call. Only a buffer whose shape changes is boun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,55 +25,23 @@ from edgesdk.engines.base import (
     checked_length,
     checked_rows,
 )
-from edgesdk.engines.onnx.kv_cache import CacheShape, KvCache, StateCache
-from edgesdk.engines.onnx.rope_tables import RopeTables
+from edgesdk.engines.onnx.kv_cache import KvCache, StateCache
+from edgesdk.engines.onnx.loaded_decoder import LoadedDecoder
+from edgesdk.engines.onnx.long_calls import SHORT_CALL, long_calls_are_right
 from edgesdk.engines.onnx.verification_batch import (
     MAX_VERIFIED_TOKENS,
     VerificationBatch,
-    VerificationVerdict,
 )
 from edgesdk.engines.saved_state import (
-    KvIdentity,
     StateMetadata,
     read_saved_state,
     write_saved_state,
 )
 from edgesdk.errors import EngineError, RequestError
 from edgesdk.system.cancellation import CancellationToken, Cancelled
-from edgesdk.system.forks import ForkGuard
 
 # Enough for kernels to share the work among threads, where they ever do.
 _MEASURED_TOKENS = 512
-
-
-@dataclass(frozen=True)
-class LoadedDecoder:
-    """What sequences share: the session, and what it was loaded from.
-
-    Attributes:
-        hidden_size: None where the graph gives no hidden states.
-        verdict: whether several tokens can be computed by the kernels of one; None where they
-            cannot, which is so wherever the cache is not in the host's memory.
-        new_cache: makes an empty KV cache; in the host's memory where it is None.
-        copies_inputs: whether binding an input copies it, to the memory of a device.
-        rope_tables: those that the graph takes as inputs.
-    """
-
-    session: ort.InferenceSession
-    cache_shape: CacheShape
-    vocab_size: int
-    hidden_size: int | None
-    context_length: int
-    kv_identity: KvIdentity
-    verdict: VerificationVerdict | None
-    new_cache: Callable[[], StateCache] | None = None
-    copies_inputs: bool = False
-    rope_tables: RopeTables = field(default_factory=RopeTables)
-    fork_guard: ForkGuard = field(default_factory=lambda: ForkGuard("The model", EngineError))
-
-    def empty_cache(self) -> StateCache:
-        """A KV cache without room for a token."""
-        return KvCache(self.cache_shape) if self.new_cache is None else self.new_cache()
 
 
 class OnnxDecodeState:
@@ -93,7 +61,11 @@ class OnnxDecodeState:
         self._last_position = np.zeros(1, np.int32)
         self._total = np.zeros((), np.int32)
         self._ids: npt.NDArray[np.int64] = np.zeros((1, 0), np.int64)
-        self._bind_scalars()
+        if decoder.device is None:
+            self._bind_scalars()
+        else:
+            # What the collector takes is freed when nobody computes.
+            weakref.finalize(self, decoder.device.access.discard, vars(self))
         self._rows: Logits = np.zeros((0, decoder.vocab_size), np.float32)
         self._hidden: HiddenStates | None = None
         self._latest: HiddenStates | None = None
@@ -125,11 +97,25 @@ class OnnxDecodeState:
         count = len(ids)
         rows = checked_rows(logits, count)
         total = held + count
+        with decoder.access:
+            if count > SHORT_CALL and not self._can_take_long_calls(cancellation):
+                return self._extend_in_parts(ids, SHORT_CALL, logits, cancellation)
+            return self._compute(ids, total, rows, logits, cancellation)
+
+    def _compute(
+        self,
+        ids: list[int],
+        total: int,
+        rows: int,
+        logits: Rows,
+        cancellation: CancellationToken | None,
+    ) -> Logits:
+        count, held = len(ids), len(self._tokens)
         try:
             self._reserve(total)
             if logits == "each" and count > 1:
                 if not self._can_batch(count, cancellation):
-                    return self._extend_singly(ids, cancellation)
+                    return self._extend_in_parts(ids, 1, "all", cancellation)
                 found = self._run_batch(ids, cancellation)
             else:
                 found = self._run_rows(ids, rows, cancellation)
@@ -151,14 +137,16 @@ class OnnxDecodeState:
     def fork(self) -> OnnxDecodeState:
         self._check_open()
         twin = OnnxDecodeState(self._decoder)
+        with self._decoder.access:
+            twin._cache = self._cache.copy(len(self._tokens))
         twin._tokens = list(self._tokens)
-        twin._cache = self._cache.copy(len(self._tokens))
         return twin
 
     def save(self, path: Path, metadata: StateMetadata | None = None) -> None:
         self._check_open()
-        payload = self._cache.dump(len(self._tokens))
-        write_saved_state(path, self._decoder.kv_identity, self._tokens, payload, metadata)
+        with self._decoder.access:
+            payload = self._cache.dump(len(self._tokens))
+            write_saved_state(path, self._decoder.kv_identity, self._tokens, payload, metadata)
 
     def restore(self, path: Path) -> dict[str, JsonValue]:
         self._check_open()
@@ -176,15 +164,21 @@ class OnnxDecodeState:
                 vocab_size=decoder.vocab_size,
                 context_length=decoder.context_length,
             )
-            cache.reserve(length, used=0, limit=decoder.context_length)
-            cache.load(payload.view(np.float32), length)
-        self._cache = cache
+            with decoder.access:
+                cache.reserve(length, used=0, limit=decoder.context_length)
+                cache.load(payload.view(np.float32), length)
+        with decoder.access:
+            self._cache = cache
         self._tokens = tokens
         return metadata
 
     def close(self) -> None:
         self._closed = True
         self._tokens = []
+        device = self._decoder.device
+        if device is not None:
+            device.access.discard(self._binding, self._cache, self._bound, self._rope)
+            self._binding = ort.IOBinding(self._decoder.session)
         self._cache = self._decoder.empty_cache()
         self._bound = ()
         self._rope = {}
@@ -230,22 +224,49 @@ class OnnxDecodeState:
             return False
         return True
 
-    def _extend_singly(self, ids: list[int], cancellation: CancellationToken | None) -> Logits:
+    def _can_take_long_calls(self, cancellation: CancellationToken | None) -> bool:
+        """Whether calls for many tokens are right on this device."""
+        decoder = self._decoder
+        if decoder.device is None:
+            return True
+
+        def in_parts(ids: list[int]) -> Logits:
+            state = OnnxDecodeState(decoder)
+            return state._extend_in_parts(ids, SHORT_CALL, "last", cancellation)
+
+        def at_once(ids: list[int]) -> Logits:
+            state = OnnxDecodeState(decoder)
+            logits: Logits = state._compute(ids, len(ids), 1, "last", cancellation).copy()
+            return logits
+
+        return decoder.device.long_calls.settle(
+            lambda: long_calls_are_right(
+                in_parts, at_once, decoder.vocab_size, decoder.context_length
+            )
+        )
+
+    def _extend_in_parts(
+        self, ids: list[int], size: int, logits: Rows, cancellation: CancellationToken | None
+    ) -> Logits:
+        """`extend` by calls for up to `size` tokens each."""
         held = len(self._tokens)
+        found: list[Logits] = []
+        states: list[HiddenStates] = []
+        rows: Rows = "last" if logits == "last" else "all"
         try:
-            found = [self._step(token, cancellation) for token in ids]
+            for start in range(0, len(ids), size):
+                if rows == "last":
+                    found.clear()
+                    states.clear()
+                part = ids[start : start + size]
+                found.append(self.extend(part, logits=rows, cancellation=cancellation).copy())
+                if self._latest is not None:
+                    states.append(self._latest.copy())
         except BaseException:
             del self._tokens[held:]
             raise
-        states = [each for _, each in found if each is not None]
         self._latest = np.concatenate(states) if states else None
-        return np.concatenate([row for row, _ in found])
-
-    def _step(
-        self, token: int, cancellation: CancellationToken | None
-    ) -> tuple[Logits, HiddenStates | None]:
-        row = self.extend([token], cancellation=cancellation).copy()
-        return row, None if self._latest is None else self._latest.copy()
+        return np.concatenate(found)
 
     def _run_batch(
         self, ids: list[int], cancellation: CancellationToken | None, *, backwards: bool = False
@@ -279,7 +300,8 @@ class OnnxDecodeState:
         self._logits_from[0] = count - rows
         self._last_position[0] = total - 1
         self._total[...] = total
-        if self._decoder.copies_inputs:
+        if self._decoder.device is not None:
+            # Binding copied what was in them to the device.
             self._bind_input(graph_io.INPUT_IDS, self._ids)
             self._bind_scalars()
         self._run(self._binding, cancellation)
@@ -375,7 +397,7 @@ def batches_equal_single_steps(
         start = state.fork()
         # Fails where the system has no such memory, before anything is computed.
         _in_host_memory(start._cache).alias(MAX_VERIFIED_TOKENS, used=length)
-        single = state._extend_singly(ids, cancellation)
+        single = state._extend_in_parts(ids, 1, "all", cancellation)
         for count in range(2, MAX_VERIFIED_TOKENS + 1):
             trial = start.fork()
             _in_host_memory(trial._cache).alias(MAX_VERIFIED_TOKENS, used=length)

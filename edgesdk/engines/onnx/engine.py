@@ -14,9 +14,10 @@ from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo, LoadSettings
 from edgesdk.engines.devices import HOST_PROVIDER, DeviceRecord
 from edgesdk.engines.onnx.accuracy import with_accuracy_level
-from edgesdk.engines.onnx.decode_state import LoadedDecoder, OnnxDecodeState
-from edgesdk.engines.onnx.device_kv_cache import DeviceKvCache
+from edgesdk.engines.onnx.decode_state import OnnxDecodeState
+from edgesdk.engines.onnx.device_access import access_to
 from edgesdk.engines.onnx.kv_cache import CacheShape
+from edgesdk.engines.onnx.loaded_decoder import DecoderDevice, LoadedDecoder
 from edgesdk.engines.onnx.providers import open_session
 from edgesdk.engines.onnx.rope_tables import RopeTables, ropes_of_inputs
 from edgesdk.engines.onnx.verification_batch import VerificationVerdict
@@ -74,14 +75,19 @@ def open_engine(
     shape = source.manifest.shape
     path = source.role_file("decoder")
     loaded = open_session(_graph(path, record), record, settings, folder=path.parent)
-    session, memory = loaded.session, loaded.memory
-    on_host = record.provider == HOST_PROVIDER
+    session = loaded.session
+    device = None
+    if record.provider is not None and record.provider != HOST_PROVIDER:
+        device = DecoderDevice(
+            access_to(record.provider),
+            loaded.memory,
+            VerificationVerdict(source.sha256, settings.threads, kernels=loaded.version),
+        )
     check_graph(session.get_inputs(), session.get_outputs(), shape, where=str(path))
     context_length = min(shape.context_length, settings.context or shape.context_length)
-    cache_shape = CacheShape(shape.layers, shape.kv_heads, shape.head_size)
     decoder = LoadedDecoder(
         session=session,
-        cache_shape=cache_shape,
+        cache_shape=CacheShape(shape.layers, shape.kv_heads, shape.head_size),
         vocab_size=shape.vocab_size,
         hidden_size=_hidden_size(session),
         context_length=context_length,
@@ -91,10 +97,9 @@ def open_engine(
             layout=f"{record.kv_type}, {shape.layers} layers, {shape.kv_heads} KV heads of "
             f"{shape.head_size}",
         ),
-        # It was measured of the CPU's kernels, and needs caches in the host's memory.
-        verdict=VerificationVerdict(source.sha256, settings.threads) if on_host else None,
-        new_cache=None if memory is None else lambda: DeviceKvCache(cache_shape, memory),
-        copies_inputs=not on_host,
+        # Batches need caches in the host's memory.
+        verdict=VerificationVerdict(source.sha256, settings.threads) if device is None else None,
+        device=device,
         rope_tables=RopeTables(ropes_of_inputs(session, source.decoder_spec())),
     )
     info = EngineInfo(

@@ -34,11 +34,13 @@ class LoadedSession:
 
     Attributes:
         memory: of the device, to allocate buffers there; None for the CPU.
+        version: of the provider's kernels, and the processor that they run on.
     """
 
     session: ort.InferenceSession
     placement: Placement
     memory: ort.OrtMemoryInfo | None = None
+    version: str = ""
 
 
 def open_session(
@@ -89,8 +91,11 @@ def open_session(
             f"onnxruntime cannot load {named}{on}: {error}", hint="Check it with: edgesdk verify"
         ) from error
     placement = read_placement(session, record, settings, chosen)
-    memory = None if chosen is None else chosen.memory_info(ort.OrtDeviceMemoryType.DEFAULT)
-    return LoadedSession(session, placement, memory)
+    if chosen is None:
+        return LoadedSession(session, placement)
+    memory = chosen.memory_info(ort.OrtDeviceMemoryType.DEFAULT)
+    version = f"{record.provider} {chosen.ep_metadata.get('version', '')} {placement.processor}"
+    return LoadedSession(session, placement, memory, version)
 
 
 def session_options(

@@ -113,7 +113,7 @@ class VerificationBatch:
 
 
 class VerificationVerdict:
-    """Knows whether a decoder's batches give the numbers of single steps.
+    """Knows whether some calls of a decoder give the numbers of others.
 
     A verdict holds for one model, onnxruntime, processor and number of threads, and is kept in
     the user's cache folder, so that it is measured once.
@@ -121,10 +121,14 @@ class VerificationVerdict:
     Args:
         model: identity of the model.
         folder: where verdicts are kept.
+        kernels: version of the kernels and their processor, where those are not onnxruntime's own.
     """
 
-    def __init__(self, model: str, threads: int, folder: Path | None = None) -> None:
+    def __init__(
+        self, model: str, threads: int, folder: Path | None = None, *, kernels: str = ""
+    ) -> None:
         self._model = model
+        self._kernels = kernels
         self._threads = threads
         self._folder = folder
         self._verdict: bool | None = None
@@ -163,6 +167,7 @@ class VerificationVerdict:
             "model": self._model,
             "threads": str(self._threads),
             "onnxruntime": ort.__version__,
+            "kernels": self._kernels,
             "settings": json.dumps(settings, sort_keys=True),
             "processor": cpu.get("model name") or platform.processor() or platform.machine(),
             "features": cpu.get("flags") or cpu.get("Features") or "",
