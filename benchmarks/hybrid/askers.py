@@ -14,7 +14,7 @@ from benchmarks.hybrid.outcomes import Likeliest, Outcome, Try, written_state
 from benchmarks.hybrid.prompts import Prompt
 from edgesdk.engines.base import DecodeState, HiddenStates, Logits
 from edgesdk.generation.loop import Finish
-from edgesdk.hybrid.confidence.signals import SignalMeter
+from edgesdk.hybrid.confidence.confidence import SignalMeter
 from edgesdk.hybrid.self_consistency import SelfConsistency
 from edgesdk.model import Model
 from edgesdk.options import Options

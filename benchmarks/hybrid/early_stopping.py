@@ -17,8 +17,7 @@ from benchmarks.hybrid.estimates import Estimate, Families, Places, within_famil
 from benchmarks.hybrid.outcomes import Outcome
 from benchmarks.hybrid.policies import asked, right_of
 from benchmarks.hybrid.replays import Data
-from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.confidence.signals import Signals, signals_of
+from edgesdk.hybrid.confidence.confidence import Confidence, Signals, signals_of
 from edgesdk.hybrid.confidence.training import ConfidenceProfile, LabelledDraft, fit_profile
 from edgesdk.hybrid.local import CHECK_EVERY
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.hybrid.outcomes import Outcome
-from edgesdk.hybrid.confidence.regression import auroc
+from edgesdk.hybrid.confidence.linear_models import auroc
 from edgesdk.hybrid.confidence.threshold import binomial_tail
 
 Floats = npt.NDArray[np.float64]

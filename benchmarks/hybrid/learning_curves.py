@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.hybrid.estimates import Estimate, Families, within_families
 from benchmarks.hybrid.policies import policies_for, right_of
 from benchmarks.hybrid.replays import Data, calibration_error
-from edgesdk.hybrid.confidence.regression import auroc
+from edgesdk.hybrid.confidence.linear_models import auroc
 
 _FEWEST = 100
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from edgesdk.engines.base import HiddenStates
-from edgesdk.hybrid.confidence.signals import Signals, TokenStats, signals_of
+from edgesdk.hybrid.confidence.confidence import Signals, TokenStats, signals_of
 
 Question = TypeVar("Question", contravariant=True)
 

@@ -18,7 +18,7 @@ from benchmarks.hybrid.estimates import Estimate, Families, Places, share, withi
 from benchmarks.hybrid.outcomes import Outcome
 from benchmarks.hybrid.policies import PROBABILITIES, policies_for, right_of
 from benchmarks.hybrid.routing_curves import RoutingCurve, oracle_curve, routing_curve
-from edgesdk.hybrid.confidence.regression import auroc, expected_calibration_error
+from edgesdk.hybrid.confidence.linear_models import auroc, expected_calibration_error
 from edgesdk.hybrid.confidence.threshold import calibrate
 
 Floats = npt.NDArray[np.float64]

@@ -17,7 +17,7 @@ from benchmarks.hybrid.outcomes import Outcome, Try
 from benchmarks.hybrid.policies import asked
 from benchmarks.hybrid.replays import Data, calibration_error
 from edgesdk.hybrid.confidence.confidence import AGREEMENT_NAMES, Confidence, agreement_features
-from edgesdk.hybrid.confidence.regression import train_regression
+from edgesdk.hybrid.confidence.linear_models import train_regression
 from edgesdk.hybrid.confidence.training import ConfidenceProfile, LabelledDraft, fit_profile
 from edgesdk.hybrid.self_consistency import answer_similarity, consensus_of
 

@@ -28,11 +28,9 @@ import phonenumbers
 from faker import Faker
 
 from edgesdk.hybrid.privacy.builtin_detectors import BUILTIN_DETECTORS
-from edgesdk.hybrid.privacy.detectors import Terms
-from edgesdk.hybrid.privacy.finding import find_private
+from edgesdk.hybrid.privacy.detectors import Terms, find_private
 from edgesdk.hybrid.privacy.normalization import normalized, read_json, readings
-from edgesdk.hybrid.privacy.placeholders import placeholder_pattern
-from edgesdk.hybrid.privacy.redaction import Redactor, restore
+from edgesdk.hybrid.privacy.redaction import Redactor, placeholder_pattern, restore
 
 LOCALES = {
     "en_US": ("It is {}, thank you.", "password"),

@@ -18,8 +18,14 @@ from rich.table import Table
 from edgesdk.cli.output import print_json, result_console, write_new_file
 from edgesdk.cli.terminal import printable
 from edgesdk.errors import RequestError
-from edgesdk.hybrid.storage.journal import Journal, JournalEntry, Route
-from edgesdk.hybrid.storage.journal_reports import JournalTotals, totals_of, training_set
+from edgesdk.hybrid.storage.journal import (
+    Journal,
+    JournalEntry,
+    JournalTotals,
+    Route,
+    totals_of,
+    training_set,
+)
 
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 

@@ -40,5 +40,5 @@ from .confidence.artifacts import ArtifactStore as ArtifactStore
 
 # What is guaranteed of its answers, and whether that still holds.
 from .monitor.guarantee import RiskGuarantee as RiskGuarantee
-from .monitor.calibrations import CalibrationRecord as CalibrationRecord
+from .monitor.guarantee import CalibrationRecord as CalibrationRecord
 from .monitor.audits import Audits as Audits

@@ -14,9 +14,8 @@ from edgesdk.errors import InvalidOption, RequestError, TemplateError
 from edgesdk.generation.streaming import read_all, read_all_async
 from edgesdk.hybrid.content import text_messages
 from edgesdk.hybrid.privacy.detectors import Detector
-from edgesdk.hybrid.privacy.placeholders import Placeholder
 from edgesdk.hybrid.privacy.policy import Upload, UploadVerdict
-from edgesdk.hybrid.privacy.redaction import Redactor
+from edgesdk.hybrid.privacy.redaction import Placeholder, Redactor
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.request import (
     ConversationState,

@@ -41,8 +41,7 @@ from edgesdk.text.prompts import Prompt, as_messages
 
 if TYPE_CHECKING:
     from edgesdk.hybrid.monitor.audits import Audits
-    from edgesdk.hybrid.monitor.calibrations import CalibrationRecord
-    from edgesdk.hybrid.monitor.guarantee import RiskGuarantee
+    from edgesdk.hybrid.monitor.guarantee import CalibrationRecord, RiskGuarantee
     from edgesdk.hybrid.monitor.monitor import Monitor
 
 
@@ -235,7 +234,7 @@ class HybridClient(Closeable):
             return self.path.monitor
 
     def _new_monitor(self, audits: Audits | None) -> Monitor:
-        from edgesdk.hybrid.monitor.calibrations import CalibrationStore
+        from edgesdk.hybrid.monitor.guarantee import CalibrationStore
         from edgesdk.hybrid.monitor.monitor import Monitor
 
         return Monitor(

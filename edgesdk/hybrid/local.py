@@ -10,8 +10,7 @@ from typing import Any
 
 from edgesdk.errors import ContextOverflow, DeadlineExceeded, StructureError
 from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
-from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.confidence.signals import SignalMeter, Signals
+from edgesdk.hybrid.confidence.confidence import Confidence, SignalMeter, Signals
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.request import DecodeStates, HybridRequest, Messages, NewStates, SharedState
@@ -226,7 +225,7 @@ class Drafting:
     Attributes:
         states: lends the decode states.
         confidence: judges the drafts.
-        prompt_log_odds: see `edgesdk.hybrid.confidence.signals.Signals`.
+        prompt_log_odds: see `edgesdk.hybrid.confidence.confidence.Signals`.
         overflow: for the receipts.
     """
 

@@ -10,7 +10,7 @@ from edgesdk.errors import FailedAttempt, StructureError
 from edgesdk.hybrid.cloud.cloud_reply import CloudReply
 from edgesdk.hybrid.cloud.spending import Cost
 from edgesdk.hybrid.cloud.wire import Usage
-from edgesdk.hybrid.confidence.signals import Signals
+from edgesdk.hybrid.confidence.confidence import Signals
 from edgesdk.hybrid.storage.journal import Route
 from edgesdk.overflow import Overflow
 from edgesdk.receipt import Receipt

@@ -12,8 +12,7 @@ from support.talking_cloud import TalkingCloud, said
 from edgesdk.errors import CloudBroken, CloudBusy, CloudError, CloudRefused, RequestError
 from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.cloud_reply import CloudReply, ReasoningDelta, Restart, TextDelta
-from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.cloud.presets import preset_names
+from edgesdk.hybrid.cloud.endpoint import Cloud, preset_names
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 

@@ -30,7 +30,7 @@ from support.talking_cloud import TalkingCloud
 
 from edgesdk.errors import CloudBusy, CloudError
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.cloud import circuit_breaker
+from edgesdk.hybrid.cloud import endpoint_state
 from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.cloud_reply import CloudReply, Restart, TextDelta
 from edgesdk.hybrid.cloud.endpoint import Cloud
@@ -229,7 +229,7 @@ def test_after_an_outage_the_first_endpoint_is_back_within_ten_seconds(
     outage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(circuit_breaker, "monotonic", clock)
+    monkeypatch.setattr(endpoint_state, "monotonic", clock)
     with (
         switched(status("503 Busy")) as (first, up),
         ScriptedServer([GOOD]) as second,
@@ -256,8 +256,8 @@ def test_trying_whether_a_silent_endpoint_is_back_takes_little_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(circuit_breaker, "monotonic", clock)
-    monkeypatch.setattr(circuit_breaker, "_MIN_PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(endpoint_state, "monotonic", clock)
+    monkeypatch.setattr(endpoint_state, "_MIN_PROBE_SECONDS", 0.1)
     with (
         switched([Wait(60)]) as (first, up),
         ScriptedServer([GOOD]) as second,

@@ -305,7 +305,7 @@ def test_an_endpoint_that_keeps_failing_is_left_alone() -> None:
 
 
 def test_one_request_tries_whether_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgesdk.hybrid.cloud.circuit_breaker._MIN_OPEN_SECONDS", 0.2)
+    monkeypatch.setattr("edgesdk.hybrid.cloud.endpoint_state._MIN_OPEN_SECONDS", 0.2)
     busy = BEFORE_THE_FIRST_PIECE["500"]
     slow: Script = [HEAD, Wait(0.4), *GOOD[1:]]
     with ScriptedServer([busy, busy, busy, slow, GOOD]) as server:

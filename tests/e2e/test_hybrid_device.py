@@ -22,8 +22,8 @@ from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
 from edgesdk.hybrid.confidence.confidence import Confidence
+from edgesdk.hybrid.confidence.linear_models import LogisticRegression
 from edgesdk.hybrid.confidence.prompt_classifier import PROMPT_FEATURES, PromptClassifier
-from edgesdk.hybrid.confidence.regression import LogisticRegression
 from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.router import Router
 from edgesdk.hybrid.self_consistency import SelfConsistency
@@ -169,7 +169,7 @@ def test_what_was_learned_of_the_model_is_used_by_itself(tmp_path: Path) -> None
 
 
 def test_a_regression_that_was_kept_judges_answers(tmp_path: Path) -> None:
-    from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES as SIGNALS
+    from edgesdk.hybrid.confidence.confidence import SIGNAL_NAMES as SIGNALS
 
     short = tuple(-1.0 * (name == "length") for name in SIGNALS)
     zeros, ones = (0.0,) * len(SIGNALS), (1.0,) * len(SIGNALS)

@@ -32,8 +32,7 @@ from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.offline.queue import OfflineQueue
 from edgesdk.hybrid.reply import HybridReply
-from edgesdk.hybrid.storage.journal import Journal
-from edgesdk.hybrid.storage.journal_reports import training_set
+from edgesdk.hybrid.storage.journal import Journal, training_set
 from edgesdk.hybrid.stream import HybridEvent
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]

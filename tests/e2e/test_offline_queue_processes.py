@@ -38,8 +38,7 @@ from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
 from edgesdk.hybrid.offline.queue import OfflineQueue
 from edgesdk.hybrid.offline.sending import DeferredReply
 from edgesdk.hybrid.privacy.policy import Policy
-from edgesdk.hybrid.storage.journal import Journal
-from edgesdk.hybrid.storage.journal_reports import training_set
+from edgesdk.hybrid.storage.journal import Journal, training_set
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 

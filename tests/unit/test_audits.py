@@ -21,8 +21,12 @@ from edgesdk.hybrid.cloud.wire import Usage
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.threshold import Labels
 from edgesdk.hybrid.monitor.audits import _MAX_QUEUED, AuditCandidate, Auditor, Audits
-from edgesdk.hybrid.monitor.calibrations import CalibrationKey, CalibrationStore
-from edgesdk.hybrid.monitor.guarantee import AuditOutcome, GuaranteeMonitor
+from edgesdk.hybrid.monitor.guarantee import (
+    AuditOutcome,
+    CalibrationKey,
+    CalibrationStore,
+    GuaranteeMonitor,
+)
 from edgesdk.hybrid.privacy.policy import Policy, Upload, UploadVerdict
 from edgesdk.hybrid.remote import CloudResult, NoCloudAnswer
 from edgesdk.hybrid.reply import HybridReply, LocalDraft

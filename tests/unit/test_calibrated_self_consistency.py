@@ -15,11 +15,10 @@ from support.sure_engine import SureEngine
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.confidence.confidence import Confidence
+from edgesdk.hybrid.confidence.confidence import SIGNAL_NAMES, Confidence
+from edgesdk.hybrid.confidence.linear_models import LogisticRegression
 from edgesdk.hybrid.confidence.prompt_classifier import PROMPT_FEATURES as FEATURES
 from edgesdk.hybrid.confidence.prompt_classifier import PromptClassifier
-from edgesdk.hybrid.confidence.regression import LogisticRegression
-from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES
 from edgesdk.hybrid.confidence.threshold import labels_in_journal
 from edgesdk.hybrid.router import Router
 from edgesdk.hybrid.self_consistency import SelfConsistency

@@ -19,15 +19,14 @@ from edgesdk.engines.base import HiddenStates
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore, value_from_json, value_to_json
-from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.confidence.probe import HiddenStateProbe
-from edgesdk.hybrid.confidence.regression import auroc
-from edgesdk.hybrid.confidence.signals import (
+from edgesdk.hybrid.confidence.confidence import (
     SIGNAL_NAMES,
+    Confidence,
     Signals,
     TokenStats,
     signals_of,
 )
+from edgesdk.hybrid.confidence.linear_models import HiddenStateProbe, auroc
 from edgesdk.hybrid.confidence.training import (
     ConfidenceProfile,
     LabelledDraft,

@@ -10,8 +10,8 @@ import pytest
 
 from edgesdk.errors import CloudError, CloudUnreachable, DeadlineExceeded
 from edgesdk.hybrid.cloud.attempt import Attempt, SendProgress
-from edgesdk.hybrid.cloud.circuit_breaker import CircuitBreaker
 from edgesdk.hybrid.cloud.endpoint import Cloud
+from edgesdk.hybrid.cloud.endpoint_state import CircuitBreaker
 from edgesdk.hybrid.cloud.failover import first_to_answer
 from edgesdk.hybrid.cloud.spending import AttemptCharge
 from edgesdk.hybrid.cloud.wire import ChunkDelta

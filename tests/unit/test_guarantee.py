@@ -16,18 +16,16 @@ from support.sure_engine import SureEngine
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.confidence.regression import train_regression
-from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES, Signals
+from edgesdk.hybrid.confidence.confidence import SIGNAL_NAMES, Confidence, Signals
+from edgesdk.hybrid.confidence.linear_models import train_regression
 from edgesdk.hybrid.confidence.threshold import (
     Labels,
     label_answers,
     labels_in_journal,
     same_answer,
 )
-from edgesdk.hybrid.monitor import calibrations
-from edgesdk.hybrid.monitor.calibrations import CalibrationKey
-from edgesdk.hybrid.monitor.guarantee import GuaranteeMonitor
+from edgesdk.hybrid.monitor import guarantee
+from edgesdk.hybrid.monitor.guarantee import CalibrationKey, GuaranteeMonitor
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal
 
 NOW = CalibrationKey("m", "ab" * 32, "", (), "c")
@@ -283,7 +281,7 @@ def test_a_calibration_of_another_measure_is_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(calibrations, "UNTRAINED_MEASURE", "mean token probability")
+        patch.setattr(guarantee, "UNTRAINED_MEASURE", "mean token probability")
         client(profile=tmp_path).calibrate(LABELLED)
         assert client(profile=tmp_path).guarantee.status == "holds"
     now = client(profile=tmp_path).guarantee

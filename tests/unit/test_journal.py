@@ -1,4 +1,4 @@
-"""Decisions are recorded for good, and without anybody's words; labels may follow."""
+"""Decisions are recorded for good, without anybody's words, to be summed up and learned from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ import pytest
 from edgesdk.errors import RequestError
 from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
 from edgesdk.hybrid.storage import journal as journal_file
-from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
+from edgesdk.hybrid.storage.journal import (
+    DecisionRecord,
+    Journal,
+    RecordedTexts,
+    totals_of,
+    training_set,
+)
 
 LOCAL = DecisionRecord(
     at=1.5,
@@ -160,3 +166,73 @@ def test_another_database_is_left_as_it_is(tmp_path: Path) -> None:
         with pytest.raises(RequestError, match="another database"):
             opens(tmp_path / "app")
     assert (tmp_path / "app").read_bytes() == before
+
+
+ON_DEVICE = DecisionRecord(
+    at=10.0, route="local", reason="sure enough", upload="redact", confidence=0.75
+)
+IN_CLOUD = DecisionRecord(
+    at=20.0,
+    route="cloud",
+    reason="the device was unsure (0.31)",
+    upload="allow",
+    prompt_tokens=7,
+    output_tokens=5,
+    money=0.25,
+    finish_reason="stop",
+)
+
+
+def texts(prompt: str, cloud: str | None, right: bool | None = None) -> RecordedTexts:
+    return RecordedTexts(json.dumps([{"role": "user", "content": prompt}]), "Maybe.", cloud, right)
+
+
+def add(journal: Journal, decision: DecisionRecord, prompt: str, cloud: str | None) -> int:
+    kept = texts(prompt, cloud)
+    return journal.append(decision, prompt=kept.prompt, texts=kept)
+
+
+def test_totals(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    assert totals_of(journal.entries()).local_share is None
+    for decision in (
+        ON_DEVICE,
+        IN_CLOUD,
+        replace(IN_CLOUD, at=5.0, reason="the device was unsure (0.12)"),
+        replace(ON_DEVICE, reason="the device was unsure (0.31); the cloud was busy (503)"),
+    ):
+        journal.append(decision, prompt="a")
+    journal.label(1, True)
+    journal.label(4, False)
+    found = totals_of(journal.entries())
+    assert (found.entries, found.local, found.local_share) == (4, 2, 0.5)
+    assert (found.first_at, found.last_at) == (5.0, 20.0)
+    assert (found.money, found.cloud_tokens, found.labelled, found.right) == (0.5, 24, 2, 1)
+    assert found.reasons == {
+        "the device was unsure": 2,
+        "sure enough": 1,
+        "the device was unsure; the cloud was busy (503)": 1,
+    }
+
+
+def test_the_training_set_is_what_the_cloud_finished(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j", keep_texts=True)
+    add(journal, IN_CLOUD, "one", "first")
+    add(journal, ON_DEVICE, "two", None)
+    add(journal, replace(IN_CLOUD, finish_reason="length"), "three", "cut sh")
+    add(journal, replace(IN_CLOUD, finish_reason="incomplete"), "four", "cut")
+    add(journal, IN_CLOUD, "five", "fünf")
+    add(journal, IN_CLOUD, "one", "better")
+    add(Journal(tmp_path / "j"), IN_CLOUD, "six", "not kept")
+    journal.append(IN_CLOUD, prompt="own", texts=RecordedTexts("words, not messages", cloud="x"))
+    found = training_set(journal.entries())
+    assert found.examples == [
+        {
+            "messages": [
+                {"role": "user", "content": prompt},
+                {"role": "assistant", "content": target},
+            ]
+        }
+        for prompt, target in (("one", "better"), ("five", "fünf"))
+    ]
+    assert (found.without_text, found.unfinished, found.repeated) == (2, 2, 1)

@@ -13,8 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgesdk.hybrid.privacy.builtin_detectors import BUILTIN_DETECTORS
-from edgesdk.hybrid.privacy.detectors import Terms
-from edgesdk.hybrid.privacy.finding import MAX_CHARACTERS, TextTooLarge
+from edgesdk.hybrid.privacy.detectors import MAX_CHARACTERS, Terms, TextTooLarge
 from edgesdk.hybrid.privacy.normalization import normalized, read_json, readings
 from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.privacy.redaction import Redactor, StreamRestorer, restore, restore_json

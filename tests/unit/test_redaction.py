@@ -9,8 +9,13 @@ from hypothesis import strategies as st
 from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.privacy.builtin_detectors import BUILTIN_DETECTORS
 from edgesdk.hybrid.privacy.detectors import PrivateSpan, Terms, merge_overlapping
-from edgesdk.hybrid.privacy.placeholders import Placeholder
-from edgesdk.hybrid.privacy.redaction import Redactor, StreamRestorer, restore, restore_json
+from edgesdk.hybrid.privacy.redaction import (
+    Placeholder,
+    Redactor,
+    StreamRestorer,
+    restore,
+    restore_json,
+)
 
 SECRETS = {
     "EMAIL": ["ann.lee+x@mail.example.co.uk", "名字@例子.公司", "o'neil@x.io"],

@@ -17,6 +17,7 @@ from support.script_engine import HERMES_TEMPLATE
 
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore, value_to_json
+from edgesdk.hybrid.confidence.linear_models import auroc
 from edgesdk.hybrid.confidence.prompt_classifier import (
     CLASSIFIER_ARTIFACT,
     PROMPT_FEATURES,
@@ -25,7 +26,6 @@ from edgesdk.hybrid.confidence.prompt_classifier import (
     question_in,
     train_prompt_classifier,
 )
-from edgesdk.hybrid.confidence.regression import auroc
 from edgesdk.hybrid.content import text_messages
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.request import HybridRequest

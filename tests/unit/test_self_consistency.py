@@ -19,7 +19,7 @@ from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
 from edgesdk.hybrid.confidence.confidence import AGREEMENT_NAMES, Confidence, agreement_features
-from edgesdk.hybrid.confidence.regression import train_regression
+from edgesdk.hybrid.confidence.linear_models import train_regression
 from edgesdk.hybrid.local import LocalModel
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.reply import LocalDraft

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgesdk.errors import InvalidOption
-from edgesdk.hybrid.confidence.regression import sigmoid
+from edgesdk.hybrid.confidence.linear_models import sigmoid
 from edgesdk.hybrid.confidence.threshold import binomial_tail, calibrate
 
 

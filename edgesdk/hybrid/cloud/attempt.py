@@ -21,10 +21,9 @@ from edgesdk.errors import (
     EdgeError,
     RequestError,
 )
-from edgesdk.hybrid.cloud.circuit_breaker import CircuitBreaker
 from edgesdk.hybrid.cloud.cloud_reply import CloudReply
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.cloud.parameters import Parameters
+from edgesdk.hybrid.cloud.endpoint_state import CircuitBreaker, Parameters
 from edgesdk.hybrid.cloud.refusal import (
     Refusal,
     error_for_status,

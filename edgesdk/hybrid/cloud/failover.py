@@ -31,10 +31,9 @@ from edgesdk.hybrid.cloud.attempt import (
     broken_off,
     stream_chunks,
 )
-from edgesdk.hybrid.cloud.circuit_breaker import CircuitBreaker, RetryBudget
 from edgesdk.hybrid.cloud.cloud_reply import CloudEvent, CloudReply, ReplyAssembly, Restart
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.cloud.parameters import Parameters
+from edgesdk.hybrid.cloud.endpoint_state import CircuitBreaker, Parameters, RetryBudget
 from edgesdk.hybrid.cloud.spending import CallSpending
 from edgesdk.hybrid.cloud.wire import InvalidChunk
 from edgesdk.system.cancellation import CancellationToken

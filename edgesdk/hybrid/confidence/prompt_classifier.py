@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore, value_to_json
-from edgesdk.hybrid.confidence.regression import (
+from edgesdk.hybrid.confidence.linear_models import (
     Folds,
     LogisticRegression,
     Matrix,

@@ -19,8 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edgesdk.errors import ContextOverflow, DeadlineExceeded, InvalidOption, RequestError
-from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES, Signals
+from edgesdk.hybrid.confidence.confidence import SIGNAL_NAMES, Confidence, Signals
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.storage.journal import JournalEntry
 from edgesdk.text.prompts import Prompt, as_messages

@@ -13,19 +13,19 @@ from edgesdk.engines.base import HiddenStates
 from edgesdk.errors import ContextOverflow, DeadlineExceeded
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore, profile_store
-from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.confidence.probe import HiddenStateProbe, train_probe
+from edgesdk.hybrid.confidence.confidence import SIGNAL_NAMES, Confidence, Signals
+from edgesdk.hybrid.confidence.linear_models import (
+    HiddenStateProbe,
+    LogisticRegression,
+    Matrix,
+    folds_of,
+    train_probe,
+    train_regression,
+)
 from edgesdk.hybrid.confidence.prompt_classifier import (
     PromptClassifier,
     train_out_of_fold,
 )
-from edgesdk.hybrid.confidence.regression import (
-    LogisticRegression,
-    Matrix,
-    folds_of,
-    train_regression,
-)
-from edgesdk.hybrid.confidence.signals import SIGNAL_NAMES, Signals
 from edgesdk.hybrid.confidence.threshold import Check, passes
 from edgesdk.hybrid.storage.journal import JournalEntry
 from edgesdk.model import Model

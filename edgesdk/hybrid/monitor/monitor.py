@@ -19,12 +19,13 @@ from edgesdk.hybrid.confidence.threshold import (
 )
 from edgesdk.hybrid.local import LocalModel
 from edgesdk.hybrid.monitor.audits import AuditCandidate, Auditor, Audits
-from edgesdk.hybrid.monitor.calibrations import (
+from edgesdk.hybrid.monitor.guarantee import (
     CalibrationRecord,
     CalibrationStore,
+    GuaranteeMonitor,
+    RiskGuarantee,
     calibration_key,
 )
-from edgesdk.hybrid.monitor.guarantee import GuaranteeMonitor, RiskGuarantee
 from edgesdk.hybrid.privacy.policy import Policy, UploadVerdict
 from edgesdk.hybrid.remote import RemoteModel
 from edgesdk.hybrid.reply import HybridReply, LocalDraft

@@ -9,8 +9,7 @@ from typing import Any, Literal, get_args
 
 from edgesdk.hybrid.content import media_in, text_groups, without_texts
 from edgesdk.hybrid.privacy.builtin_detectors import BUILTIN_DETECTORS, SECRET_DETECTORS
-from edgesdk.hybrid.privacy.detectors import Detector, kinds_found_by
-from edgesdk.hybrid.privacy.finding import kinds_of
+from edgesdk.hybrid.privacy.detectors import Detector, kinds_found_by, kinds_of
 from edgesdk.system.checks import checked_choice
 
 Upload = Literal["local_only", "ask", "redact", "allow"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgesdk.hybrid.cloud import circuit_breaker
-from edgesdk.hybrid.cloud.circuit_breaker import CircuitBreaker, RetryBudget
+from edgesdk.hybrid.cloud import endpoint_state
+from edgesdk.hybrid.cloud.endpoint_state import CircuitBreaker, RetryBudget
 
 ERROR = RuntimeError("no")
 
@@ -21,7 +21,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(circuit_breaker, "monotonic", found)
+    monkeypatch.setattr(endpoint_state, "monotonic", found)
     return found
 
 

@@ -14,10 +14,9 @@ from support.fake_engine import FakeEngine, fake_model
 
 from edgesdk.engines.base import Logits
 from edgesdk.generation.loop import generate
-from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.confidence.probe import HiddenStateProbe
-from edgesdk.hybrid.confidence.signals import (
+from edgesdk.hybrid.confidence.confidence import (
     SIGNAL_NAMES,
+    Confidence,
     SignalMeter,
     Signals,
     TokenStats,
@@ -26,6 +25,7 @@ from edgesdk.hybrid.confidence.signals import (
     repetition,
     signals_of,
 )
+from edgesdk.hybrid.confidence.linear_models import HiddenStateProbe
 from edgesdk.options import Options
 
 
