@@ -6,7 +6,7 @@ import click
 
 from edgesdk.cli.output import format_bytes, result_console
 from edgesdk.store import Store
-from edgesdk.store.entries import Kind
+from edgesdk.store.layout import Kind
 
 _EPILOG = """\b
 Examples:

@@ -117,9 +117,8 @@ def command(
     with the headers X-Edgesdk-Upload and X-Edgesdk-Prefer, or with its field edgesdk.
     """
     with requires_extra("server", needed_for="edgesdk serve"):
-        from edgesdk.server.heap import keep_memory_flat
-        from edgesdk.server.model_sources import StoreModels
-        from edgesdk.server.serving import serve
+        from edgesdk.server.model_pool import StoreModels
+        from edgesdk.server.serving import keep_memory_flat, serve
         from edgesdk.server.settings import ServerSettings
     config = _hybrid_config(config_file, cloud, cloud_model, cloud_key_env)
     settings = ServerSettings(

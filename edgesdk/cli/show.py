@@ -10,7 +10,7 @@ from edgesdk.bundle.manifest import Manifest, TokenizerEntry
 from edgesdk.bundle.opening import is_bundle, open_bundle
 from edgesdk.cli.output import format_bytes, print_json, result_console
 from edgesdk.store import CheckpointRecord, Store
-from edgesdk.store.entries import Kind
+from edgesdk.store.layout import Kind
 
 _EPILOG = """\b
 Examples:

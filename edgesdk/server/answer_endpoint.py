@@ -21,6 +21,7 @@ from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.storage.journal import Route
 from edgesdk.server.answers import AnswerEvent, RunningAnswer
 from edgesdk.server.api_errors import ApiError, deadline_passed, shutting_down, to_api_error
+from edgesdk.server.callable_tools import AnswerReader
 from edgesdk.server.hybrid_routing import HoldPolicy
 from edgesdk.server.request_parsing import ParsedRequest
 from edgesdk.server.responses import (
@@ -33,7 +34,6 @@ from edgesdk.server.responses import (
     routing_headers,
 )
 from edgesdk.server.service import Service
-from edgesdk.server.tool_call_reader import AnswerReader
 from edgesdk.tools.calls import ToolCall
 
 _MAX_BODY_SECONDS = 30.0

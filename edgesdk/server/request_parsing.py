@@ -19,7 +19,14 @@ from edgesdk.runtime import Runtime
 from edgesdk.server.answers import AnswerSource, DeviceSource, HybridSource
 from edgesdk.server.api_errors import ApiError, missing_parameter
 from edgesdk.server.api_requests import ChatRequest, CompletionRequest, ResponseFormat, parse
-from edgesdk.server.callable_tools import MAX_SCHEMA_CHARACTERS, CallableTools, callable_tools_of
+from edgesdk.server.callable_tools import (
+    MAX_SCHEMA_CHARACTERS,
+    AnswerReader,
+    CallableTools,
+    PlainTextReader,
+    ToolCallReader,
+    callable_tools_of,
+)
 from edgesdk.server.chat_messages import template_messages, uses_tools
 from edgesdk.server.hybrid_routing import (
     HoldPolicy,
@@ -36,7 +43,6 @@ from edgesdk.server.responses import (
     ResponseMetadata,
 )
 from edgesdk.server.settings import ServerSettings
-from edgesdk.server.tool_call_reader import AnswerReader, PlainTextReader, ToolCallReader
 from edgesdk.structured.output_format import OutputFormat, output_format_of
 from edgesdk.structured.schema_check import SchemaChecker
 from edgesdk.text.tokenizer import Tokenizer

@@ -14,8 +14,8 @@ from edgesdk.generation.loop import Step
 from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.reply import Reply
-from edgesdk.server.model_sources import ModelInfo
-from edgesdk.server.tool_call_reader import AnswerPart
+from edgesdk.server.callable_tools import AnswerPart
+from edgesdk.server.model_pool import ModelInfo
 from edgesdk.text.tokenizer import Tokenizer
 from edgesdk.tools.calls import ToolCall
 

@@ -14,8 +14,7 @@ import anyio
 from edgesdk.server.answers import AnswerSource, RunningAnswer, contained_error
 from edgesdk.server.api_errors import deadline_passed, queue_full, shutting_down
 from edgesdk.server.metrics import Metrics
-from edgesdk.server.model_pool import LoadedModel, ModelPool
-from edgesdk.server.model_sources import ModelSource
+from edgesdk.server.model_pool import LoadedModel, ModelPool, ModelSource
 from edgesdk.server.settings import ServerSettings
 
 _Result = TypeVar("_Result")

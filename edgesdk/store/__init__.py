@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgesdk.store.entries import CheckpointRecord, StoreEntry
-from edgesdk.store.progress import SILENT, StoreProgress
+from edgesdk.store.disk import SILENT, StoreProgress
+from edgesdk.store.layout import CheckpointRecord, StoreEntry
 from edgesdk.store.store import Store, require_usable
 from edgesdk.system.home import default_root
 

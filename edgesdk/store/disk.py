@@ -1,4 +1,4 @@
-"""Check the disk's room beforehand, fail clearly when it is full, and rename safely."""
+"""Work with files: report progress, check the room on the disk, fail clearly when it is full."""
 
 from __future__ import annotations
 
@@ -8,9 +8,39 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from edgesdk.errors import NotEnoughSpace
-from edgesdk.store.progress import StoreProgress
+
+
+class StoreProgress(Protocol):
+    """Receives the progress of a long job, one stage at a time."""
+
+    def start(self, stage: str, total: int | None, done: int = 0) -> None:
+        """Begin a stage: its title, its bytes (None: unknown), and those done before."""
+
+    def advance(self, count: int) -> None:
+        """Count `count` more bytes of the stage as done."""
+
+    def note(self, text: str) -> None:
+        """Tell a person who waits something."""
+
+
+class SilentStoreProgress:
+    """Progress that nobody watches."""
+
+    def start(self, stage: str, total: int | None, done: int = 0) -> None:
+        """Say nothing."""
+
+    def advance(self, count: int) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+
+SILENT = SilentStoreProgress()
+
 
 # What is left free at least: a disk filled to the last byte breaks more than a download.
 RESERVE_BYTES = 32 * 2**20

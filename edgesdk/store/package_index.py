@@ -27,9 +27,8 @@ from packaging.version import InvalidVersion, Version
 
 from edgesdk.bundle.opening import hash_file
 from edgesdk.errors import DownloadFailed, HashMismatch
-from edgesdk.store.disk import link_or_copy
+from edgesdk.store.disk import StoreProgress, link_or_copy
 from edgesdk.store.download_plan import UrlPart, WheelPart
-from edgesdk.store.progress import StoreProgress
 from edgesdk.store.transfer import download, make_client
 from edgesdk.system.checks import is_loopback
 

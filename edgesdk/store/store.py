@@ -8,18 +8,18 @@ from pathlib import Path
 
 from edgesdk.bundle.opening import open_bundle, verify_bundle
 from edgesdk.errors import DamagedBundle, DamagedCheckpoint, InvalidOption, UnknownModel
+from edgesdk.store.disk import SILENT, StoreProgress
 from edgesdk.store.download_plan import catalog
-from edgesdk.store.entries import (
+from edgesdk.store.layout import (
     CheckpointRecord,
     Kind,
     StoreEntry,
+    StoreLayout,
     bundle_entry,
     checkpoint_entry,
     read_record,
     verify_record,
 )
-from edgesdk.store.layout import StoreLayout
-from edgesdk.store.progress import SILENT, StoreProgress
 from edgesdk.system.checks import suggestion
 from edgesdk.system.home import default_root
 

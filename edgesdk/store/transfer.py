@@ -20,9 +20,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from edgesdk.errors import DownloadFailed
-from edgesdk.store.disk import removes_on_full_disk, require_space, size_of
+from edgesdk.store.disk import StoreProgress, removes_on_full_disk, require_space, size_of
 from edgesdk.store.download_plan import UrlPart
-from edgesdk.store.progress import StoreProgress
 from edgesdk.system.atomic_files import write_atomically
 from edgesdk.system.checks import is_loopback
 

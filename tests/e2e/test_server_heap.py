@@ -16,7 +16,7 @@ pytestmark = [
 _LIVE = """
 import json, sys
 import numpy as np, psutil
-from edgesdk.server.heap import keep_memory_flat
+from edgesdk.server.serving import keep_memory_flat
 told = keep_memory_flat() if sys.argv[1] == "told" else None
 kept = []
 for _ in range(4):
@@ -40,7 +40,7 @@ def test_large_blocks_go_back() -> None:
 
 _HEAPS = """
 import ctypes, json, sys, threading
-from edgesdk.server.heap import keep_memory_flat
+from edgesdk.server.serving import keep_memory_flat
 if sys.argv[1] == "told":
     keep_memory_flat()
 libc = ctypes.CDLL(None)

@@ -184,14 +184,14 @@ def test_stopping_ends_what_waits_for_the_cloud(streams: bool) -> None:
 # The real command line around a model that is not real.
 _SERVE = """
 import sys
-from edgesdk.server import model_sources
+from edgesdk.server import model_pool
 from support.command_line import environment
 from support.fake_engine import FakeEngine
 from support.served import EchoEngine, FakeModels
 from edgesdk.cli import main
 
 models = FakeModels(unsure=lambda: FakeEngine(b"I am not sure.", probability=0.39), sure=EchoEngine)
-model_sources.StoreModels = lambda *given, **named: models
+model_pool.StoreModels = lambda *given, **named: models
 main(["serve", "--port", "0", "--grace", "0", *sys.argv[1:]])
 """
 

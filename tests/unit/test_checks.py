@@ -15,7 +15,7 @@ from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.options import Options
 from edgesdk.overflow import checked_policy
-from edgesdk.server.guard import Guard
+from edgesdk.server.app import Guard
 from edgesdk.server.hybrid_routing import HybridClients
 from edgesdk.server.settings import ServerSettings
 from edgesdk.store.reference import parse_reference

@@ -1,4 +1,4 @@
-"""Which models are loaded, and which idle sequences are kept."""
+"""Models are found, loaded when asked for, and unloaded in time."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.fake_engine import FakeEngine
 from support.served import FakeModels
+from support.untrained_gguf import write_untrained_gguf
 
+import edgesdk
 from edgesdk.errors import EngineError
 from edgesdk.server.api_errors import ApiError
-from edgesdk.server.model_pool import ModelPool, PoolEntry, StatePool
+from edgesdk.server.model_pool import ModelPool, PoolEntry, StatePool, StoreModels
 from edgesdk.server.settings import ServerSettings
+from edgesdk.store import Store
 
 
 class Clock:
@@ -254,3 +258,14 @@ def test_no_more_are_kept_than_that(limit: int) -> None:
     assert [s.closed for s in states] == [True] * (4 - limit) + [False] * limit
     pool.close()
     assert all(s.closed for s in states)
+
+
+@pytest.mark.parametrize(("context", "planned"), [(None, 512), (64, 64), (10**9, 512)])
+def test_the_memory_of_a_file_is_that_of_its_plan(
+    tmp_path: Path, context: int | None, planned: int
+) -> None:
+    path = write_untrained_gguf(tmp_path / "tiny.gguf")
+    models = StoreModels([str(path)], store=Store(tmp_path / "store"), context=context)
+    need = edgesdk.plan(path, context=planned).need
+    assert models.memory("tiny") == need.runtime + need.weights + need.kv_cache + need.scratch
+    assert models.memory("tiny") > path.stat().st_size
