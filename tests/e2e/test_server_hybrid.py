@@ -226,6 +226,7 @@ def test_a_text_that_goes_on_is_the_devices(streams: bool) -> None:
         "endpoint": None,
         "whole": True,
         "seconds": ANY,
+        "failures": [],
     }
 
 
