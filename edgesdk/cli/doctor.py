@@ -20,6 +20,7 @@ import psutil
 from edgesdk import __version__
 from edgesdk.cli.output import format_bytes, print_json, result_console
 from edgesdk.engines.discovery import probe_all
+from edgesdk.engines.npu.compile_cache import CompileCache
 from edgesdk.store import Store
 from edgesdk.store.disk import folder_size
 from edgesdk.system.resources import cpu_info
@@ -88,6 +89,9 @@ def run_checks(store: Store) -> Iterator[DoctorCheck]:
     yield _processor()
     yield _memory()
     yield _store(store)
+    compiled = _compiled()
+    if compiled is not None:
+        yield compiled
     yield _disk(store)
     battery = _battery()
     if battery is not None:
@@ -202,6 +206,18 @@ def _store(store: Store) -> DoctorCheck:
     if unfinished.is_dir() and (waste := folder_size(unfinished)):
         found += f"; unfinished pulls hold {format_bytes(waste)}"
     return DoctorCheck("store", "ok", found)
+
+
+def _compiled() -> DoctorCheck | None:
+    """What providers have compiled of models; None where that is nothing."""
+    cache = CompileCache()
+    entries = cache.entries()
+    if not entries:
+        return None
+    size = format_bytes(sum(entry.size for _, entry in entries))
+    limit = format_bytes(cache.max_bytes)
+    found = f"{len(entries)} compilations, {size} of at most {limit}; see: edgesdk compile --list"
+    return DoctorCheck("compiled models", "ok", found)
 
 
 def _disk(store: Store) -> DoctorCheck:

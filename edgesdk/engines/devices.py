@@ -8,124 +8,41 @@ manifest. A new provider is a record here and, at most, one module beside the en
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass
-from typing import Literal
-
 from edgesdk.bundle.manifest import BundleFormat
+from edgesdk.engines.device_record import (
+    CompileTarget,
+    DeviceOption,
+    DeviceProbe,
+    DeviceRecord,
+    GraphSupport,
+    Kind,
+    Proof,
+    State,
+    imported,
+)
 
-Kind = Literal["cpu", "gpu", "npu"]
-# How far a provider works on this machine, the least first:
-# not installed  its package is absent
-# broken         its package is there, and does not load, crashes, or hangs
-# no device      it loads, and lists no device of its own here
-# virtual        it compiles for a device that is not here, and runs nothing
-# software       it runs without its hardware: a simulator, or on the CPU. Right, never fast.
-# ready          it runs on its hardware
-State = Literal["not installed", "broken", "no device", "virtual", "software", "ready"]
-
-# What a support rests on: it ran on its hardware, in a simulator of it, or in software in its
-# place; or only recorded answers of its package were tested; or nothing was run.
-Proof = Literal["hardware", "simulator", "software", "recorded", "not run"]
+__all__ = [
+    "DEFAULT_TARGET",
+    "DEVICES",
+    "FUSED_OPERATORS",
+    "HOST_PROVIDER",
+    "STATIC_BLOCKS",
+    "CompileTarget",
+    "DeviceOption",
+    "DeviceProbe",
+    "DeviceRecord",
+    "GraphSupport",
+    "Kind",
+    "Proof",
+    "State",
+    "graph_for",
+    "imported",
+]
 
 _CPU = "cpu"
 # Every machine has it, and so the provider with which the exporter computes.
 DEFAULT_TARGET = _CPU
 HOST_PROVIDER = "CPUExecutionProvider"
-
-
-@dataclass(frozen=True)
-class DeviceOption:
-    """One option of a provider.
-
-    Attributes:
-        kind: the type of its value.
-        choices: all allowed values; empty where any value of the type is.
-    """
-
-    name: str
-    kind: type
-    choices: tuple[object, ...] = ()
-
-
-@dataclass(frozen=True)
-class GraphSupport:
-    """One variant of graph that a provider runs.
-
-    Attributes:
-        graph: the variant; bundles for all devices whose records have it run there.
-        format: of the bundles that have such a graph.
-        opener: "module:function" that loads a model; see `edgesdk.engines.registry.EngineOpener`.
-        footprint: "module:function" that says what memory a model takes.
-        proof: what the support rests on.
-        tests: the files of tests that show it.
-    """
-
-    graph: str
-    format: BundleFormat
-    opener: str
-    footprint: str
-    proof: Proof
-    tests: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class DeviceRecord:
-    """One provider. Those without `runs` can be found, and run nothing yet.
-
-    Attributes:
-        name: what `edgesdk doctor` calls it.
-        device: the device that it runs on, as callers name it and as a bundle's `target` says.
-        kind: what sort of processor that is.
-        also: further kinds that it can drive, the best first.
-        package: the distribution that has it; None where no package index has one.
-        module: the module whose absence means that the package is absent; None where edgesdk
-            needs the package anyway.
-        extra: the extra of edgesdk that installs the package; None where there is none.
-        probe: "module:function" that finds out how far it works here, of this record.
-        isolated: whether it is probed in a process of its own, because a driver may crash.
-        platforms: values of `sys.platform` where its hardware can be; empty for all.
-        provider: onnxruntime's name of it; None where another library runs the model.
-        library: "module:function" that gives the path of the plugin library to register with
-            onnxruntime; None where it is built in.
-        where: the machines that have such a device, in words.
-        runs: the variants of graph that it runs, first the one that an exporter writes for it.
-        kv_type: numbers in the KV cache.
-        concurrency: how many calls of `extend` are best under way at once.
-        options: the options that `edgesdk.load` takes for it.
-        session_options: provider options that its sessions always have, by name.
-        accuracy_level: what `MatMulNBits` may round its inputs to, as onnxruntime counts: 1 keeps
-            float32, 4 rounds to 8 bits. None takes what the graph says.
-        proof: what the support of its discovery rests on.
-        tests: the files of tests that show that.
-    """
-
-    name: str
-    device: str
-    kind: Kind
-    package: str | None
-    probe: str
-    where: str
-    also: tuple[Kind, ...] = ()
-    module: str | None = None
-    extra: str | None = None
-    isolated: bool = True
-    platforms: tuple[str, ...] = ()
-    provider: str | None = None
-    library: str | None = None
-    runs: tuple[GraphSupport, ...] = ()
-    kv_type: Literal["float32", "float16"] = "float32"
-    concurrency: int = 1
-    options: tuple[DeviceOption, ...] = ()
-    session_options: tuple[tuple[str, str], ...] = ()
-    accuracy_level: int | None = None
-    proof: Proof = "recorded"
-    tests: tuple[str, ...] = ("tests/unit/test_probes.py",)
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """All kinds of processors that it can drive, the best first."""
-        return (self.kind, *self.also)
 
 
 def graph_for(target: str, model_format: BundleFormat) -> str | None:
@@ -140,35 +57,39 @@ def graph_for(target: str, model_format: BundleFormat) -> str | None:
     return next((each.graph for each in supports if each.format == model_format), None)
 
 
-def imported(place: str) -> object:
-    """What "module:function" in a record means; the module is imported."""
-    module, _, function = place.partition(":")
-    found: object = getattr(importlib.import_module(module), function)
-    return found
-
-
-@dataclass(frozen=True)
-class DeviceProbe:
-    """What was found out about a provider on this device.
-
-    Attributes:
-        found: the version and the devices, or what is wrong.
-        advice: what to do; None where nothing is to be done.
-        kinds: of the processors that it found, where the record has several.
-    """
-
-    state: State
-    found: str
-    advice: str | None = None
-    kinds: tuple[Kind, ...] = ()
-
-
 # One decoder graph for prefill and decode, with onnxruntime's own operators.
 FUSED_OPERATORS = "fused-operators"
+# Graphs of fixed shapes, for prefill and for decode, whose weights are floats, symmetric blocks of
+# 4 bits, or codes beside quantized activations.
+STATIC_BLOCKS = "static-blocks"
 _ONNX_ENGINE = "edgesdk.engines.onnx.engine:open_engine"
 _ONNX_FOOTPRINT = "edgesdk.engines.onnx.footprint:footprint"
 _PROBES = "edgesdk.engines.probes"
 _PLUGIN = f"{_PROBES}:plugin"
+
+
+def _snapdragon(soc_model: int, htp_arch: int, title: str) -> CompileTarget:
+    """Both are always set: without either, Qualcomm's compiler leaves MatMulNBits on the CPU."""
+    options = (("soc_model", str(soc_model)), ("htp_arch", str(htp_arch)))
+    return CompileTarget(str(soc_model), title, options)
+
+
+# Models and architectures by Qualcomm's enumeration (QnnTypes.h of its AI Runtime SDK, and
+# https://docs.qualcomm.com/doc/80-63442-10/topic/QNN_general_overview.html#supported-snapdragon-devices),
+# names by https://ai.google.dev/edge/litert/next/qualcomm and Qualcomm's product pages.
+_SNAPDRAGONS = (
+    _snapdragon(60, 73, "Snapdragon X Elite, SC8380XP"),
+    _snapdragon(88, 81, "Snapdragon X2 Elite, SC8480XP"),
+    _snapdragon(36, 69, "Snapdragon 8 Gen 1, SM8450"),
+    _snapdragon(43, 73, "Snapdragon 8 Gen 2, SM8550"),
+    _snapdragon(57, 75, "Snapdragon 8 Gen 3, SM8650"),
+    _snapdragon(69, 79, "Snapdragon 8 Elite, SM8750"),
+    _snapdragon(87, 81, "Snapdragon 8 Elite Gen 5, SM8850"),
+)
+_HTP_PERFORMANCE_MODES = (
+    *("default", "burst", "balanced", "high_performance", "sustained_high_performance"),
+    *("low_balanced", "power_saver", "low_power_saver", "high_power_saver", "extreme_power_saver"),
+)
 
 # The order of the table, and of devices that nothing was measured of: the best first.
 DEVICES: tuple[DeviceRecord, ...] = (
@@ -230,8 +151,37 @@ DEVICES: tuple[DeviceRecord, ...] = (
         module="onnxruntime_qnn",
         probe=_PLUGIN,
         provider="QNNExecutionProvider",
+        extra="qualcomm",
         library="onnxruntime_qnn:get_library_path",
         where="Snapdragon processors",
+        runs=(
+            GraphSupport(
+                graph=STATIC_BLOCKS,
+                format="onnx",
+                opener="edgesdk.engines.npu.engine:open_engine",
+                footprint=_ONNX_FOOTPRINT,
+                proof="simulator",
+                tests=("tests/integration/test_qnn.py", "tests/integration/test_qnn_traps.py"),
+            ),
+        ),
+        kv_type="float16",
+        options=(
+            DeviceOption("soc_model", int, (36, 43, 57, 60, 69, 87, 88)),
+            DeviceOption("htp_arch", int, (69, 73, 75, 79, 81)),
+            # The backend "saver" answers zeros, "ir" and "cpu" are no devices.
+            DeviceOption("backend_type", str, ("htp",)),
+            DeviceOption("htp_performance_mode", str, _HTP_PERFORMANCE_MODES),
+            DeviceOption("htp_graph_finalization_optimization_mode", int, (0, 1, 2, 3)),
+            DeviceOption("vtcm_mb", int, (1, 2, 4, 8, 16)),
+            DeviceOption("qnn_context_priority", str, ("low", "normal", "normal_high", "high")),
+        ),
+        session_options=(
+            ("backend_type", "htp"),
+            # Else the CPU would quantize what goes in and comes out.
+            ("offload_graph_io_quantization", "0"),
+        ),
+        compiler="edgesdk.engines.npu.onnx_compiler:OnnxCompiler",
+        compile_targets=_SNAPDRAGONS,
     ),
     DeviceRecord(
         name="Intel OpenVINO",

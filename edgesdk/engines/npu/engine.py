@@ -18,7 +18,7 @@ from edgesdk.engines.npu.decode_state import LoadedStaticModel, StaticDecodeStat
 from edgesdk.engines.npu.onnx_static_graphs import OnnxStaticGraphs
 from edgesdk.engines.npu.rope_rows import RopeRows
 from edgesdk.engines.npu.static_graphs import GraphName, StaticGraphs
-from edgesdk.engines.onnx.providers import open_session
+from edgesdk.engines.onnx.providers import LoadedSession, open_session
 from edgesdk.engines.saved_state import KvIdentity
 from edgesdk.errors import DamagedBundle, EngineError, UnsupportedBundle
 
@@ -69,9 +69,8 @@ def open_engine(
     bundle, shape, spec = static_bundle(source)
     sessions: dict[GraphName, ort.InferenceSession] = {}
     placements: list[Placement] = []
-    for graph in get_args(GraphName):
+    for graph, loaded in _opened(bundle, record, settings).items():
         path = bundle.role_file(graph)
-        loaded = open_session(path, record, settings)
         session = loaded.session
         placements.append(loaded.placement)
         tokens = 1 if graph == "decode" else shape.prefill_tokens
@@ -94,6 +93,20 @@ def open_engine(
         prefill_step=shape.prefill_tokens,
     )
     return StaticEngine(model, info)
+
+
+def _opened(
+    bundle: Bundle, record: DeviceRecord, settings: LoadSettings
+) -> dict[GraphName, LoadedSession]:
+    """The sessions of the graphs: as they are, or as the provider compiled them."""
+    if not record.compiler:
+        return {
+            graph: open_session(bundle.role_file(graph), record, settings)
+            for graph in get_args(GraphName)
+        }
+    from edgesdk.engines.npu.compiled_graphs import open_compiled
+
+    return open_compiled(bundle, record, settings)
 
 
 def static_bundle(source: Bundle | Path) -> tuple[Bundle, StaticShape, DecoderSpec]:
