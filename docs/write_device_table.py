@@ -12,6 +12,7 @@ _TITLES = ("provider", "device", "kind", "to install", "graph", "rests on", "sho
 _WORDS: dict[Proof, str] = {
     "hardware": "proven on hardware",
     "simulator": "proven in its simulator",
+    "interpreted": "its files interpreted, its engine on recorded answers",
     "software": "proven in software",
     "recorded": "recorded API",
     "not run": "not run",

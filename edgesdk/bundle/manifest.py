@@ -19,7 +19,7 @@ from edgesdk.errors import DamagedBundle, UnsupportedBundle
 MANIFEST_NAME = "edgesdk.json"
 FORMAT_VERSION = 2
 
-BundleFormat = Literal["onnx", "gguf"]
+BundleFormat = Literal["onnx", "gguf", "coreml"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(gt=0, lt=2**40)]
 # What a file is for: "decoder" reads prompts and writes answers; where one graph of fixed shapes
@@ -215,7 +215,7 @@ class Manifest(_Record):
 
     Attributes:
         target: the device that it was exported for, as `edgesdk.engines.devices` names it.
-        roles: the file that an engine opens for each role.
+        roles: what an engine opens for each role: a file, or a folder of files.
         static: the sizes of "prefill" and "decode"; None where "decoder" takes texts of any length.
         sampling: what the model's makers recommend; None for the likeliest token, always.
         notes: what its user should know of the export, a sentence each.
@@ -245,8 +245,12 @@ class Manifest(_Record):
         names = [entry.name for entry in self.files]
         if len(set(names)) != len(names):
             raise ValueError("a file is listed twice")
+        # A Core ML package is a folder.
+        folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
+        for role_file in self.roles.values():
+            if role_file not in names and role_file not in folders - {"."}:
+                raise ValueError(f"{role_file!r} is not among its files")
         for needed in (
-            *self.roles.values(),
             self.tokenizer.file,
             self.tokenizer.chat_template,
             self.tokenizer.tool_template,

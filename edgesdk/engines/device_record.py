@@ -19,8 +19,9 @@ Kind = Literal["cpu", "gpu", "npu"]
 State = Literal["not installed", "broken", "no device", "virtual", "software", "ready"]
 
 # What a support rests on: it ran on its hardware, in a simulator of it, or in software in its
-# place; or only recorded answers of its package were tested; or nothing was run.
-Proof = Literal["hardware", "simulator", "software", "recorded", "not run"]
+# place; or what its files say was computed by an interpreter of edgesdk's; or only recorded answers
+# of its package were tested; or nothing was run.
+Proof = Literal["hardware", "simulator", "software", "interpreted", "recorded", "not run"]
 
 
 @dataclass(frozen=True)

@@ -242,11 +242,31 @@ DEVICES: tuple[DeviceRecord, ...] = (
         name="Apple Core ML",
         device="coreml",
         kind="npu",
+        also=("gpu",),
         package="coremltools",
         module="coremltools",
+        extra="coreml",
         probe=f"{_PROBES}:core_ml",
         platforms=("darwin",),
-        where="Macs, iPhones and iPads with Apple silicon",
+        where="Macs with Apple silicon",
+        runs=(
+            GraphSupport(
+                graph="coreml",
+                format="coreml",
+                opener="edgesdk.engines.coreml.engine:open_engine",
+                footprint="edgesdk.engines.coreml.footprint:footprint",
+                proof="interpreted",
+                tests=(
+                    "tests/integration/test_engine_contract.py",
+                    "tests/integration/test_coreml.py",
+                    "tests/integration/test_coreml_package.py",
+                ),
+            ),
+        ),
+        kv_type="float16",
+        options=(
+            DeviceOption("compute_units", str, ("ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")),
+        ),
     ),
     DeviceRecord(
         name="WebGPU",

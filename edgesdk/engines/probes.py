@@ -20,6 +20,8 @@ from edgesdk.engines.openvino.library import load_openvino
 
 # PCI vendor of SwiftShader, a GPU in software.
 _SOFTWARE_VENDOR = 0x1AE0
+# The first whose Core ML keeps states between calls, and takes weights of 4 bits in blocks.
+_FIRST_MACOS = 15
 
 
 def onnxruntime_cpu(record: DeviceRecord) -> DeviceProbe:
@@ -118,9 +120,13 @@ def mlx(record: DeviceRecord) -> DeviceProbe:
 def core_ml(record: DeviceRecord) -> DeviceProbe:
     """Whether Core ML can run models here, or convert them only."""
     version = _version(record)
-    if sys.platform == "darwin" and platform.machine() == "arm64":
-        return DeviceProbe("ready", f"{version}; macOS {platform.mac_ver()[0]}")
-    return DeviceProbe("virtual", f"{version}; converts, and runs nothing outside macOS")
+    if sys.platform != "darwin" or platform.machine() != "arm64":
+        return DeviceProbe("virtual", f"{version}; converts, and runs nothing outside macOS")
+    system = platform.mac_ver()[0]
+    if int(system.partition(".")[0]) < _FIRST_MACOS:
+        advice = f"Update to macOS {_FIRST_MACOS}"
+        return DeviceProbe("no device", f"{version}; macOS {system} has no states", advice)
+    return DeviceProbe("ready", f"{version}; macOS {system}")
 
 
 def cuda(record: DeviceRecord) -> DeviceProbe:

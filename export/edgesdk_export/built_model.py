@@ -8,7 +8,7 @@ from typing import Any
 
 from edgesdk_quantize.divergence import Divergence
 
-from edgesdk.bundle.manifest import ModelShape, Quantization
+from edgesdk.bundle.manifest import ModelShape, Quantization, StaticShape
 from edgesdk_export.quality.evaluation_text import Windows
 from edgesdk_export.selftest.onnx_decoder import Float32, Ids
 from edgesdk_export.selftest.weight_noise import WeightErrors
@@ -25,6 +25,7 @@ class BuiltModel:
         spec: the whole `DecoderSpec` as JSON values; None where only the shape is known.
         exporter: who drew the graph.
         versions: of other tools that took part, by package.
+        static: the sizes of a graph of fixed shapes; None where it takes texts of any length.
         measure: runs checkpoint and model over windows of tokens.
         run: logits float32 [n, vocab] of tokens int64 [n] by the model's file, as engines open it.
         reference: the same of the checkpoint in float32; with random errors in its weights, where
@@ -43,3 +44,4 @@ class BuiltModel:
     reference: Callable[[Ids, WeightErrors | None], Float32]
     encode: Callable[[Sequence[str]], list[list[int]]] | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    static: StaticShape | None = None

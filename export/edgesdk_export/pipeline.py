@@ -18,6 +18,7 @@ from edgesdk.engines.devices import DEFAULT_TARGET, graph_for
 from edgesdk.errors import ExportError, RequestError
 from edgesdk_export.built_model import BuiltModel
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
+from edgesdk_export.coreml.build import build_coreml
 from edgesdk_export.families import read_decoder
 from edgesdk_export.gguf.build import build_gguf
 from edgesdk_export.onnx.build import build_onnx
@@ -52,6 +53,7 @@ _TOKENS_SMALL, _TOKENS_LARGE = 8_192, 2_048
 _GRAPHS: dict[BundleFormat, tuple[str, ...]] = {
     "onnx": ("fused-operators",),
     "gguf": ("llama.cpp",),
+    "coreml": ("coreml",),
 }
 _RECORDED_VERSIONS = ("numpy", "onnx_ir", "onnxruntime")
 
@@ -89,6 +91,8 @@ class ExportJob:
     calibration_text: EvaluationText | None = None
     text: EvaluationText | None = None
     quality_tokens: int | None = None
+    window: int | None = None
+    prefill: int | None = None
     licence: str | None = None
     replace: bool = False
 
@@ -204,6 +208,19 @@ def _build(
             calibration=calibration,
             resume=resume,
         )
+    elif job.format == "coreml":
+        built = build_coreml(
+            decoder,
+            folder,
+            recipe.onnx_scheme(parameters),
+            progress,
+            work=work,
+            prefill=job.prefill,
+            window=job.window,
+            text=text,
+            calibration=calibration,
+            resume=resume,
+        )
     else:
         scheme = recipe.onnx_scheme(parameters)
         built = build_onnx(
@@ -252,8 +269,9 @@ def _measure(
             started = True
         progress.advance(done)
 
-    # llama.cpp's kernels round activations in ways of their own; see `build_gguf`.
-    return summary(built.measure(windows, steps), source, weights_only=job.format == "gguf")
+    # llama.cpp's kernels round activations in ways of their own (see `build_gguf`), and Core ML's
+    # to float16.
+    return summary(built.measure(windows, steps), source, weights_only=job.format != "onnx")
 
 
 def _windows(source: EvaluationText, text: TextFiles, *, tokens: int, context: int) -> Windows:
@@ -279,6 +297,7 @@ def _manifest(
         target=job.target,
         roles={"decoder": built.model_file},
         shape=built.shape,
+        static=built.static,
         spec=built.spec,
         tokenizer=entry,
         source=SourceCheckpoint(

@@ -25,7 +25,7 @@ Norm gains are `<norm>.weight`, float32; rope tables of the first positions are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,12 @@ class StoredTensors:
     def rows(self, name: str, start: int, stop: int) -> ir.TensorProtocol:
         """Rows [start, stop) of a tensor."""
         return ir.tensor(self._tensors[name].numpy()[start:stop], name=name)
+
+    def mapped(
+        self, change: Callable[[str, ir.TensorProtocol], ir.TensorProtocol]
+    ) -> StoredTensors:
+        """The same names, each with what `change` makes of its tensor."""
+        return StoredTensors({name: change(name, each) for name, each in self._tensors.items()})
 
 
 def read_stored(model_path: Path) -> StoredTensors:

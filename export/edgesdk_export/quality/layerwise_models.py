@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from edgesdk_export.onnx import (
     layer_model,
     read_stored,
 )
+from edgesdk_export.onnx.stored_weights import StoredTensors
 from edgesdk_export.padded_heads import with_padded_heads
 from edgesdk_export.quality.layerwise import Float32, LayerFunction
 from edgesdk_export.weights import Decoder, LazyTensor
@@ -28,21 +30,28 @@ class LayerwiseOnnxModel:
     Args:
         model_path: the graph's file, with its weights beside it. It is opened anew for every
             block, so that the pages of one block are unmapped before the next is read.
+        read: reads its weights; another than `read_stored` where they are stored with less.
     """
 
-    def __init__(self, spec: DecoderSpec, model_path: Path) -> None:
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        model_path: Path,
+        read: Callable[[Path], StoredTensors] = read_stored,
+    ) -> None:
         self.layers, self.hidden_size, self.vocab_size = _sizes(spec)
         self._spec = spec
         self._path = model_path
+        self._read = read
 
     def embed(self) -> LayerFunction:
-        return _block(embed_model(self._spec, read_stored(self._path)), prepack=True)
+        return _block(embed_model(self._spec, self._read(self._path)), prepack=True)
 
     def layer(self, index: int) -> LayerFunction:
-        return _block(layer_model(self._spec, read_stored(self._path), index), prepack=True)
+        return _block(layer_model(self._spec, self._read(self._path), index), prepack=True)
 
     def head(self, start: int, stop: int) -> LayerFunction:
-        part = head_model(self._spec, read_stored(self._path), (start, stop))
+        part = head_model(self._spec, self._read(self._path), (start, stop))
         return _block(part, prepack=True)
 
 

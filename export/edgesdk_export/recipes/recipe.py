@@ -23,7 +23,10 @@ from edgesdk_export.recipes.sections import CalibrationRecipe, GgufRecipe, OnnxR
 METHODS: dict[BundleFormat, tuple[str, ...]] = {
     "onnx": ("nearest", "weighted", "gptq"),
     "gguf": ("nearest", "weighted"),
+    "coreml": ("nearest", "weighted", "gptq"),
 }
+# The section of a recipe for each format. A Core ML package gets the codes of an ONNX model.
+_SECTION_OF: dict[BundleFormat, str] = {"onnx": "onnx", "gguf": "gguf", "coreml": "onnx"}
 
 
 class Recipe(RecipeSection):
@@ -89,7 +92,8 @@ class Recipe(RecipeSection):
             change = {"bits": budget}
         else:
             change = {"bits": WeightScheme.named(weights).linear.recipe_bits}
-        return self.model_copy(update={fmt: self._section(fmt).model_copy(update=change)})
+        section = self._section(fmt).model_copy(update=change)
+        return self.model_copy(update={_SECTION_OF[fmt]: section})
 
     def onnx_scheme(self, parameters: int) -> WeightScheme:
         """How an ONNX model of so many parameters is stored; see `require`."""
@@ -163,10 +167,11 @@ class Recipe(RecipeSection):
             )
 
     def _section(self, fmt: BundleFormat) -> OnnxRecipe | GgufRecipe:
-        section = self.onnx if fmt == "onnx" else self.gguf
+        name = _SECTION_OF[fmt]
+        section = {"onnx": self.onnx, "gguf": self.gguf}[name]
         if section is None:
             raise RequestError(
-                f"The recipe {self.name} has no section [{fmt}].",
+                f"The recipe {self.name} has no section [{name}].",
                 hint="Add one, or ask for another --format.",
             )
         return section

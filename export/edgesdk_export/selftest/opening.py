@@ -39,8 +39,8 @@ class OpeningFailure:
 def check_opens(folder: Path, progress: ExportProgress) -> None:
     """Open the sealed bundle in `folder` with `edgesdk.load`, and answer a question with it.
 
-    Where its engine is not installed, or the memory of this device does not hold the model, the
-    stage says so, and the rest of the self-test has to do.
+    Where its engine is not installed, its device is not here, or the memory of this one does not
+    hold the model, the stage says so, and the rest of the self-test has to do.
 
     Raises:
         ExportError: it does not open, or does not answer; with the reason.
@@ -60,7 +60,7 @@ def check_opens(folder: Path, progress: ExportProgress) -> None:
     progress.advance(1)
     if failure is None:
         return
-    if failure.kind == "NotEnoughMemory":
+    if failure.kind in ("NotEnoughMemory", "DeviceUnavailable"):
         progress.stage(f"Not opened: {failure.message}", 1)
         progress.advance(1)
         return

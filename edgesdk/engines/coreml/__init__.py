@@ -1,0 +1,1 @@
+"""Runs Core ML packages with coremltools, on macOS."""
