@@ -12,8 +12,8 @@ _TITLES = ("provider", "device", "kind", "to install", "graph", "rests on", "sho
 _WORDS: dict[Proof, str] = {
     "hardware": "proven on hardware",
     "simulator": "proven in its simulator",
-    "interpreted": "its files interpreted, its engine on recorded answers",
     "software": "proven in software",
+    "interpreted": "its files interpreted, its engine on recorded answers",
     "recorded": "recorded API",
     "not run": "not run",
 }

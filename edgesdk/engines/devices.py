@@ -251,7 +251,7 @@ DEVICES: tuple[DeviceRecord, ...] = (
         where="Macs with Apple silicon",
         runs=(
             GraphSupport(
-                graph="coreml",
+                graph="ml-program",
                 format="coreml",
                 opener="edgesdk.engines.coreml.engine:open_engine",
                 footprint="edgesdk.engines.coreml.footprint:footprint",

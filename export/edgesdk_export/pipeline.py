@@ -53,7 +53,7 @@ _TOKENS_SMALL, _TOKENS_LARGE = 8_192, 2_048
 _GRAPHS: dict[BundleFormat, tuple[str, ...]] = {
     "onnx": ("fused-operators",),
     "gguf": ("llama.cpp",),
-    "coreml": ("coreml",),
+    "coreml": ("ml-program",),
 }
 _RECORDED_VERSIONS = ("numpy", "onnx_ir", "onnxruntime")
 

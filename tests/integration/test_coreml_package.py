@@ -25,9 +25,10 @@ from edgesdk.bundle.opening import Bundle, open_bundle, verify_bundle
 from edgesdk.engines.coreml.step_inputs import StepInputs
 from edgesdk.errors import DamagedBundle, ExportError
 
-coremltools = pytest.importorskip("coremltools")
-from coremltools.converters.mil.frontend.milproto.load import load  # noqa: E402
-from edgesdk_export.coreml.interpreter import PackageInterpreter  # noqa: E402
+pytest.importorskip("coremltools")
+import coremltools
+from coremltools.converters.mil.frontend.milproto.load import load
+from edgesdk_export.coreml.interpreter import PackageInterpreter
 
 pytestmark = pytest.mark.integration
 

@@ -160,13 +160,20 @@ def test_mlx_without_metal_is_software(
 
 
 @pytest.mark.parametrize(
-    ("system", "machine", "state"),
-    [("darwin", "arm64", "ready"), ("darwin", "x86_64", "virtual"), ("linux", "x86_64", "virtual")],
+    ("system", "release", "machine", "state"),
+    [
+        ("darwin", "15.0", "arm64", "ready"),
+        ("darwin", "26.1", "arm64", "ready"),
+        ("darwin", "14.7.1", "arm64", "no device"),
+        ("darwin", "15.0", "x86_64", "virtual"),
+        ("linux", "", "x86_64", "virtual"),
+    ],
 )
-def test_core_ml_runs_on_apple_silicon_only(
-    monkeypatch: pytest.MonkeyPatch, system: str, machine: str, state: str
+def test_core_ml_runs_on_apple_silicon_with_states_only(
+    monkeypatch: pytest.MonkeyPatch, system: str, release: str, machine: str, state: str
 ) -> None:
     monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr("platform.mac_ver", lambda: (release, ("", "", ""), machine))
     monkeypatch.setattr("platform.machine", lambda: machine)
     assert probes.core_ml(RECORDS["Apple Core ML"]).state == state
 

@@ -47,7 +47,7 @@ class PackageInterpreter:
         self.description = model.description
         self._functions = model.mlProgram.functions
         self._reader = _BlobStorageReader(str(data / "weights" / "weight.bin"))
-        self.floats = np.dtype(np.float16 if rounded else np.float32)
+        self.floats: np.dtype[Any] = np.dtype(np.float16 if rounded else np.float32)
         self._kept: dict[tuple[str, str], Array] | None = {} if keep_weights else None
 
     def new_states(self, function: str) -> States:
@@ -218,7 +218,7 @@ def _slice_update(operands: _Operands) -> Array:
     (x,), (update,) = operands["x"], operands["update"]
     (begin,), (end,) = operands["begin"], operands["end"]
     place = tuple(slice(a, b) for a, b in zip(begin, end, strict=True))
-    result = x.copy()
+    result: Array = x.copy()
     if result[place].shape != update.shape:
         raise ValueError(f"{update.shape} do not fit into {result[place].shape}.")
     result[place] = update

@@ -199,7 +199,9 @@ def _as_stored(name: str, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         values = tensor.numpy()
         return ir.tensor(_rounded(values).astype(values.dtype), name=name)
 
-    return ir.LazyTensor(rounded, dtype=tensor.dtype, shape=ir.Shape(tensor.shape), name=name)
+    return ir.LazyTensor(
+        rounded, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+    )
 
 
 def _rounded(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
