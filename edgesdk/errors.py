@@ -15,6 +15,9 @@ it sensibly, and each message ends with what to do about it.
     │   ├── ConfigMismatch
     │   └── UnknownArchitecture
     ├── ExportError                     RuntimeError (the export itself failed)
+    ├── TrainingError                   RuntimeError (training could not start, or broke off)
+    │   ├── TooLittleData
+    │   └── VocabulariesDiffer
     ├── BundleError                     ValueError   (a bundle cannot be opened)
     │   ├── DamagedBundle
     │   └── UnsupportedBundle
@@ -106,6 +109,18 @@ class UnknownArchitecture(CheckpointError):
 
 class ExportError(EdgeError, RuntimeError):
     """The export failed; no bundle was left behind."""
+
+
+class TrainingError(EdgeError, RuntimeError):
+    """Training could not start, or ended before its time; the last good checkpoint is kept."""
+
+
+class TooLittleData(TrainingError):
+    """The data is too small to train on."""
+
+
+class VocabulariesDiffer(TrainingError):
+    """Teacher and student read different tokens, so their answers cannot be compared."""
 
 
 class BundleError(EdgeError, ValueError):

@@ -72,6 +72,7 @@ _SUBCOMMANDS = {
     "verify": Subcommand("edgesdk.cli.verify:command", "Check models against their hashes."),
     "remove": Subcommand("edgesdk.cli.remove:command", "Remove models from the store."),
     "export": Subcommand("edgesdk.cli.export:command", "Turn a checkpoint into a bundle."),
+    "distill": Subcommand("edgesdk.cli.distill:command", "Train a small model on a big one."),
     "compile": Subcommand("edgesdk.cli.compile:command", "Compile a bundle for NPUs."),
     "quality": Subcommand("edgesdk.cli.quality:command", "Measure the quality of bundles."),
     "run": Subcommand("edgesdk.cli.run:command", "Answer one prompt."),

@@ -1,0 +1,115 @@
+"""`edgesdk distill`: train a small model on what a big one says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgesdk.cli.export import resolve_checkpoint
+from edgesdk.cli.output import print_json, result_console, stage_progress_bar
+from edgesdk.errors import requires_extra
+from edgesdk.store import Store
+
+if TYPE_CHECKING:
+    from edgesdk_export.distill.run import Distilled
+
+_EPILOG = """\b
+CHECKPOINT is what the student is, or is cut from: a model that was pulled, a folder with
+safetensors, or a .gguf. DATA are .txt files, one document each, and .jsonl files whose lines are
+{"text": ...}, {"prompt": ..., "answer": ...} or {"messages": [...]}.
+
+\b
+Examples:
+  edgesdk distill smollm2-135m-instruct notes.txt --layers 20 --output student
+  edgesdk distill ./small chats.jsonl --teacher ./big-bundle --recipe mine.toml --output student
+  edgesdk export student
+
+The teacher is the checkpoint itself unless --teacher names another one: a checkpoint, a bundle or a
+.gguf with the same vocabulary. Its answers are kept, so that it reads each text once. The result is
+an ordinary checkpoint; distillation.json in it has what was measured. A run that was stopped goes
+on from its last checkpoint when the same command is given again.
+
+\b
+A recipe is a TOML file. Its keys and what they are by default:
+  [student]   layers (all), measured_sequences = 8
+  [data]      max_length = 512, held_out = 0.05
+  [training]  loss = "forward_kl" (or reverse_kl, jensen_shannon, skewed_kl, skewed_reverse_kl),
+              teacher_tokens = 64, cross_entropy = 0.0, on_policy = 0.0, sampled_tokens = 64,
+              steps = 500, batch = 8, micro_batch = 4, learning_rate = 2e-4, warmup = 0.05,
+              lora_rank = 0, save_every = 100, seed = 0
+"""
+
+
+@click.command("distill", epilog=_EPILOG)
+@click.argument("checkpoint")
+@click.argument(
+    "data", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="A folder for the student."
+)
+@click.option(
+    "--teacher", type=click.Path(path_type=Path, exists=True), help="Who teaches, if another model."
+)
+@click.option(
+    "--recipe",
+    "recipe_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A .toml file that says how.",
+)
+@click.option("--layers", type=click.IntRange(min=1), help="Layers that the student keeps.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps of training.")
+@click.option("--force", is_flag=True, help="Replace a folder that is there already.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was measured as JSON.")
+def command(
+    checkpoint: str,
+    data: tuple[Path, ...],
+    output: Path,
+    teacher: Path | None,
+    recipe_file: Path | None,
+    layers: int | None,
+    steps: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Train a student on what a teacher says about DATA."""
+    # Read when the libraries are imported; their bars would be drawn into ours.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    with requires_extra("distill", needed_for="Distilling"):
+        from edgesdk_export.distill.recipe import DistillRecipe, load_distill_recipe
+        from edgesdk_export.distill.run import DistillJob, distill
+    recipe = DistillRecipe() if recipe_file is None else load_distill_recipe(recipe_file)
+    if layers is not None:
+        student = recipe.student.model_copy(update={"layers": layers})
+        recipe = recipe.model_copy(update={"student": student})
+    if steps is not None:
+        training = recipe.training.model_copy(update={"steps": steps})
+        recipe = recipe.model_copy(update={"training": training})
+    source, _, _ = resolve_checkpoint(Store(), checkpoint)
+    job = DistillJob(source, data, output, recipe, teacher, replace=force)
+    try:
+        with stage_progress_bar() as progress:
+            result = distill(job, progress)
+    except KeyboardInterrupt:
+        click.echo("The same command goes on from the last checkpoint.", err=True)
+        raise
+    _report(result, as_json=as_json)
+
+
+def _report(result: Distilled, *, as_json: bool) -> None:
+    if as_json:
+        print_json(result.to_json())
+        return
+    out = result_console()
+    out.print(f"{result.path}: {len(result.layers)} layers")
+    for title, found in (("before", result.before), ("after", result.after)):
+        out.print(
+            f"  {title:<7} KL {found.kl:.4f} · top-1 agreement {found.top1:.1%} · perplexity"
+            f" {found.perplexity:.2f} against {found.teacher_perplexity:.2f} · {found.tokens:,}"
+            " held-out tokens"
+        )
+    out.print(f"Next: edgesdk export {result.path}")

@@ -1,0 +1,115 @@
+"""Read a distillation's recipe: a TOML file that says what is trained, on what, and how."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from edgesdk.errors import InvalidOption, RequestError
+from edgesdk_export.distill.divergence import divergence_named
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _known_loss(name: str) -> str:
+    try:
+        divergence_named(name)
+    except InvalidOption as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StudentRecipe(_Section):
+    """What the student is.
+
+    Attributes:
+        layers: how many decoder layers are left of the checkpoint; None leaves it as it is.
+        measured_sequences: on how many sequences leaving out a layer is measured.
+    """
+
+    layers: Annotated[int, Field(gt=0)] | None = None
+    measured_sequences: Annotated[int, Field(gt=0)] = 8
+
+
+class DataRecipe(_Section):
+    """What the student reads.
+
+    Attributes:
+        max_length: tokens of a sequence.
+        held_out: the share of the sequences that nothing is learned from, to measure on.
+    """
+
+    max_length: Annotated[int, Field(ge=16, le=2**17)] = 512
+    held_out: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+
+
+class TrainingRecipe(_Section):
+    """How the student learns.
+
+    Attributes:
+        loss: the divergence from the teacher, by its name.
+        teacher_tokens: how many of the teacher's likeliest tokens count by themselves.
+        cross_entropy: the share of plain cross-entropy in the loss.
+        on_policy: the share of steps on the student's own writing.
+        sampled_tokens: how long that is.
+        steps: optimizer steps.
+        batch: sequences of a step.
+        micro_batch: sequences that are in memory at once; fewer where memory runs out.
+        learning_rate: the highest; it rises over `warmup` of the steps, then falls as a cosine.
+        lora_rank: rank of LoRA matrices that are trained instead of all weights; 0 for all.
+        save_every: steps between checkpoints, from which a stopped run goes on.
+    """
+
+    loss: Annotated[str, AfterValidator(_known_loss)] = "forward_kl"
+    teacher_tokens: Annotated[int, Field(gt=0)] = 64
+    cross_entropy: Share = 0.0
+    on_policy: Share = 0.0
+    sampled_tokens: Annotated[int, Field(gt=0)] = 64
+    steps: Annotated[int, Field(gt=0)] = 500
+    batch: Annotated[int, Field(gt=0)] = 8
+    micro_batch: Annotated[int, Field(gt=0)] = 4
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
+    warmup: Share = 0.05
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    save_every: Annotated[int, Field(gt=0)] = 100
+    seed: int = 0
+
+
+class DistillRecipe(_Section):
+    """A whole recipe. Every key has a default."""
+
+    student: StudentRecipe = StudentRecipe()
+    data: DataRecipe = DataRecipe()
+    training: TrainingRecipe = TrainingRecipe()
+
+
+def load_distill_recipe(path: Path) -> DistillRecipe:
+    """Read a recipe.
+
+    Raises:
+        RequestError: it cannot be read, is not TOML, or has a wrong key or value, which is named.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"The recipe {path} cannot be read: {error.strerror}.") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RequestError(f"The recipe {path} is not TOML: {error}.") from None
+    try:
+        return DistillRecipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise RequestError(f"The recipe {path}: {place}: {first['msg']}.") from None

@@ -1,0 +1,199 @@
+"""Train a student on a teacher's distributions, with transformers' own loop.
+
+transformers.Trainer has the loop, the optimizer, mixed precision, gradient accumulation and
+checkpointing, logging, resuming and, under `accelerate launch`, several devices. Here is what it
+lacks: the loss, the batches with a teacher's answers in them, and the student's own writing as data
+(on-policy distillation: Agarwal et al., 2023, arXiv:2306.13649).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import Trainer
+
+from edgesdk.errors import TrainingError
+from edgesdk_export.distill.divergence import Divergence, TeacherTokens, student_cells
+from edgesdk_export.distill.samples import Sample
+from edgesdk_export.distill.teachers import Teacher
+
+# What transformers' losses leave out.
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the student is to get small.
+
+    Attributes:
+        divergence: from the teacher, in nats per token.
+        teacher_tokens: how many of the teacher's likeliest tokens count by themselves.
+        cross_entropy: the share of plain cross-entropy on the text in the loss, 0 to 1.
+        on_policy: the share of batches that the student writes itself, 0 to 1.
+        sampled_tokens: how many tokens it then writes.
+    """
+
+    divergence: Divergence
+    teacher_tokens: int = 64
+    cross_entropy: float = 0.0
+    on_policy: float = 0.0
+    sampled_tokens: int = 64
+
+
+class TeacherCollator:
+    """Makes padded batches of samples, with the teacher's distributions in them.
+
+    A batch has input_ids, attention_mask and labels, int64 [batch, length], the samples' numbers,
+    and teacher_ids and teacher_log_probs [batch, length, k]; padding comes last and is not learned.
+    """
+
+    def __init__(self, teacher: Teacher, objective: Objective, *, pad: int) -> None:
+        self._teacher = teacher
+        self._k = min(objective.teacher_tokens, teacher.vocab_size)
+        self._pad = pad
+
+    def __call__(self, items: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
+        """A batch of numbered samples."""
+        batch = self.batch([sample for _, sample in items])
+        return batch | {"samples": torch.tensor([number for number, _ in items])}
+
+    def batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """A batch without the samples' numbers."""
+        length = max(len(sample.ids) for sample in samples)
+        shape = (len(samples), length)
+        ids = torch.full(shape, self._pad)
+        labels, mask = torch.full(shape, _IGNORED), torch.zeros(shape, dtype=torch.int64)
+        teacher_ids = torch.zeros((*shape, self._k), dtype=torch.int64)
+        log_probs = torch.zeros((*shape, self._k))
+        for row, sample in enumerate(samples):
+            size = len(sample.ids)
+            ids[row, :size] = torch.tensor(sample.ids)
+            mask[row, :size] = 1
+            labels[row, sample.prompt : size] = ids[row, sample.prompt : size]
+            found = self._teacher.tokens(sample.ids, self._k)
+            teacher_ids[row, :size], log_probs[row, :size] = found.ids, found.log_probs
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": labels,
+            "teacher_ids": teacher_ids,
+            "teacher_log_probs": log_probs,
+        }
+
+
+class DistillTrainer(Trainer):
+    """transformers' Trainer with a teacher.
+
+    Args:
+        objective: see there.
+        teacher: who judges what the student writes itself.
+        kwargs: of Trainer; its `data_collator` is a `TeacherCollator`.
+    """
+
+    def __init__(self, *, objective: Objective, teacher: Teacher, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._objective = objective
+        self._teacher = teacher
+        # So that it counts the learned tokens of a whole step, over accumulated micro-batches.
+        self.model_accepts_loss_kwargs = True
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The mean loss over the learned tokens, in nats.
+
+        Raises:
+            TrainingError: it is not a number.
+        """
+        batch = dict(inputs)
+        numbers = batch.pop("samples")
+        if model.training and self._writes_itself():
+            batch = self._own_writing(model, batch)
+        teacher_ids, log_probs = batch.pop("teacher_ids"), batch.pop("teacher_log_probs")
+        outputs = model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        )
+        targets = batch["labels"][:, 1:]
+        learned = targets != _IGNORED
+        logits = outputs.logits[:, :-1][learned]
+        teacher = TeacherTokens(
+            teacher_ids[:, :-1][learned], log_probs[:, :-1][learned], self._teacher.vocab_size
+        )
+        loss = self._loss(logits, teacher, targets[learned])
+        count = num_items_in_batch if num_items_in_batch is not None else learned.sum()
+        mean = loss / torch.as_tensor(count, device=loss.device).clamp(min=1)
+        if not torch.isfinite(mean):
+            raise TrainingError(
+                f"The loss became {float(mean)} in step {self.state.global_step + 1}, on the"
+                f" samples {', '.join(map(str, numbers.tolist()))}.",
+                hint="Go on from the last checkpoint with a lower learning rate, or without those"
+                " samples.",
+            )
+        return (mean, outputs) if return_outputs else mean
+
+    def _loss(self, logits: Tensor, teacher: TeacherTokens, targets: Tensor) -> Tensor:
+        share = self._objective.cross_entropy
+        total = logits.new_zeros((), dtype=torch.float32)
+        if share < 1:
+            cells = student_cells(logits, teacher)
+            total = total + (1 - share) * self._objective.divergence(teacher.cells(), cells).sum()
+        if share > 0:
+            total = total + share * functional.cross_entropy(
+                logits.float(), targets, reduction="sum"
+            )
+        return total
+
+    def _writes_itself(self) -> bool:
+        # By the step alone, so that a resumed run decides as the first one did.
+        draw = random.Random(f"{self.args.seed} {self.state.global_step}").random()
+        return draw < self._objective.on_policy
+
+    def _own_writing(self, model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The student's own continuations of the prompts of a batch, judged by the teacher."""
+        writer = self.accelerator.unwrap_model(model)
+        writer.eval()
+        written = [
+            Sample(tuple(self._continued(writer, prompt)), len(prompt))
+            for prompt in _prompts(batch)
+        ]
+        writer.train()
+        collator = self.data_collator
+        assert isinstance(collator, TeacherCollator)
+        made = collator.batch(written)
+        return {name: value.to(batch["input_ids"].device) for name, value in made.items()}
+
+    def _continued(self, writer: Any, prompt: Tensor) -> list[int]:
+        with torch.no_grad():
+            written = writer.generate(
+                input_ids=prompt[None],
+                attention_mask=torch.ones_like(prompt[None]),
+                max_new_tokens=self._objective.sampled_tokens,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                pad_token_id=0,
+            )
+        ids: list[int] = written[0].tolist()
+        return ids
+
+
+def _prompts(batch: Mapping[str, Tensor]) -> list[Tensor]:
+    """What the student goes on from: the prompts of conversations, the first half of texts."""
+    prompts = []
+    for ids, mask, labels in zip(
+        batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
+    ):
+        size, given = int(mask.sum()), int((labels == _IGNORED)[: int(mask.sum())].sum())
+        prompts.append(ids[: given if given > 1 else max(1, size // 2)])
+    return prompts
