@@ -75,6 +75,7 @@ def command(
     restore: Path | None,
     overflow: OverflowPolicy,
     device: str,
+    allow_fallback: bool,
     context: int | None,
     threads: int | None,
     **given: Any,
@@ -87,7 +88,13 @@ def command(
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401
     with (
-        loaded_model(model, device=device, context=context, threads=threads) as opened,
+        loaded_model(
+            model,
+            device=device,
+            allow_fallback=allow_fallback,
+            context=context,
+            threads=threads,
+        ) as opened,
         (
             opened.chat(system, overflow=overflow)
             if restore is None
@@ -96,7 +103,7 @@ def command(
     ):
         info = opened.info
         console.print(
-            f"{opened.name} on {info.device} · /help for help, Ctrl-D to leave", style="dim"
+            f"{opened.name} on {info.placement} · /help for help, Ctrl-D to leave", style="dim"
         )
         _converse(console, chat, opened.name, option_kwargs(given))
 

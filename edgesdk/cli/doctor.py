@@ -19,6 +19,7 @@ import psutil
 
 from edgesdk import __version__
 from edgesdk.cli.output import format_bytes, print_json, result_console
+from edgesdk.engines.device_choice import kept_choices
 from edgesdk.engines.discovery import probe_all
 from edgesdk.engines.npu.compile_cache import CompileCache
 from edgesdk.store import Store
@@ -85,6 +86,7 @@ def run_checks(store: Store) -> Iterator[DoctorCheck]:
     if sys.platform == "linux":
         yield _libc()
     yield from _providers()
+    yield from _choices()
     yield _export_extra()
     yield _processor()
     yield _memory()
@@ -135,6 +137,15 @@ def _providers() -> Iterator[DoctorCheck]:
         yield DoctorCheck(record.name, status, found, probe.advice, needed=needed)
     if absent:
         yield DoctorCheck("accelerators", "ok", f"not installed: {', '.join(absent)}")
+
+
+def _choices() -> Iterator[DoctorCheck]:
+    """What "auto" chose where it had a choice, and what it measured."""
+    for choice in kept_choices():
+        found = "; ".join(speed.line() for speed in choice.speeds)
+        yield DoctorCheck(
+            "auto", "ok", f"{choice.model} runs on {choice.speeds[0].device}: {found}"
+        )
 
 
 def _export_extra() -> DoctorCheck:

@@ -6,7 +6,7 @@ An answer on the command line ends after `MAX_TOKENS` tokens, unless --max-token
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar, get_args
 
 import click
@@ -41,7 +41,13 @@ _LOADING = (
         type=DeviceName(),
         default=AUTO,
         show_default=True,
-        help="The device to run it on.",
+        help="The device to run it on: one by name, hardware of a kind (npu, gpu, cpu), or any"
+        " hardware (auto).",
+    ),
+    click.option(
+        "--allow-fallback",
+        is_flag=True,
+        help="Let another device run it where that one cannot, and say so.",
     ),
     click.option("--context", type=int, help="Maximum number of tokens in the conversation."),
     click.option("--threads", type=int, help="CPU threads (default: one per physical core)."),
@@ -108,7 +114,7 @@ _DECODING = (
 
 
 def loading_options(command: _Command) -> _Command:
-    """Add --device, --context and --threads."""
+    """Add --device, --allow-fallback, --context and --threads."""
     for option in reversed(_LOADING):
         command = option(command)
     return command
@@ -153,14 +159,17 @@ def print_cut_note(console: Console, reply: Reply, options: OptionsKwargs) -> No
 
 @contextmanager
 def loaded_model(
-    what: str, *, device: str, context: int | None, threads: int | None
+    what: str, *, device: str, allow_fallback: bool, context: int | None, threads: int | None
 ) -> Iterator[Model]:
-    """Open a model; a terminal shows that it is loading."""
+    """Open a model; a terminal shows that it is loading. Who asked for a device and got another is
+    told so."""
     console = message_console()
-    if console.is_terminal:
-        with console.status(f"Loading {what} ..."):
-            model = load(what, device=device, context=context, threads=threads)
-    else:
-        model = load(what, device=device, context=context, threads=threads)
+    loading = console.status(f"Loading {what} ...") if console.is_terminal else nullcontext()
+    with loading:
+        model = load(
+            what, device=device, allow_fallback=allow_fallback, context=context, threads=threads
+        )
     with model:
+        if device != AUTO and model.device.passed_over:
+            console.print(f"Runs on {model.device}.", style="yellow")
         yield model

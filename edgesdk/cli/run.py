@@ -47,6 +47,7 @@ def command(
     prompt: str | None,
     system: str | None,
     device: str,
+    allow_fallback: bool,
     context: int | None,
     threads: int | None,
     as_json: bool,
@@ -62,7 +63,13 @@ def command(
     text = _prompt(prompt)
     options = option_kwargs(given)
     with (
-        loaded_model(model, device=device, context=context, threads=threads) as opened,
+        loaded_model(
+            model,
+            device=device,
+            allow_fallback=allow_fallback,
+            context=context,
+            threads=threads,
+        ) as opened,
         _started(opened, text, system, options) as stream,
         contextlib.closing(iterate_in_thread(stream)) as pieces,
     ):

@@ -99,6 +99,7 @@ def command(
     deadline: float,
     grace: float,
     device: str,
+    allow_fallback: bool,
     context: int | None,
     threads: int | None,
     config_file: Path | None,
@@ -136,7 +137,9 @@ def command(
         # Pictures and files are for the cloud.
         body_limit=ServerSettings.body_limit if config is None else _BODY_LIMIT_WITH_MEDIA,
     )
-    source = StoreModels(models, device=device, context=context, threads=threads)
+    source = StoreModels(
+        models, device=device, allow_fallback=allow_fallback, context=context, threads=threads
+    )
 
     def on_start(url: str) -> None:
         click.echo(f"{url}/v1")

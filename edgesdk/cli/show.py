@@ -9,6 +9,7 @@ import click
 from edgesdk.bundle.manifest import Manifest, TokenizerEntry
 from edgesdk.bundle.opening import is_bundle, open_bundle
 from edgesdk.cli.output import format_bytes, print_json, result_console
+from edgesdk.engines.device_choice import kept_choice
 from edgesdk.store import CheckpointRecord, Store
 from edgesdk.store.layout import Kind
 
@@ -47,7 +48,12 @@ def _show_bundle(folder: Path, as_json: bool) -> None:
         fields = {"kind": "bundle", "path": str(folder), "sha256": bundle.sha256}
         print_json(fields | {"manifest": manifest.model_dump(mode="json")})
         return
-    _print_rows(manifest.name, [*_bundle_rows(manifest), ("size", format_bytes(bundle.size))])
+    rows = [*_bundle_rows(manifest), ("size", format_bytes(bundle.size))]
+    choice = kept_choice(bundle)
+    if choice is not None:
+        speeds = "; ".join(speed.line() for speed in choice.speeds)
+        rows.append(("auto", f"{choice.speeds[0].device}: {speeds}"))
+    _print_rows(manifest.name, rows)
     _print_rows("", [("path", str(folder)), ("sha256", bundle.sha256)])
 
 

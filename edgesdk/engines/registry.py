@@ -11,6 +11,7 @@ from edgesdk.bundle.manifest import BundleFormat
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines import devices
 from edgesdk.engines.base import Engine, LoadSettings
+from edgesdk.engines.device_choice import measured_choice
 from edgesdk.engines.devices import DeviceRecord, imported
 from edgesdk.engines.selection import AUTO, DeviceCandidate, fitting, select
 from edgesdk.errors import EngineError, InvalidOption, MissingExtra
@@ -37,6 +38,8 @@ def open_engine(
 ) -> Engine:
     """Load an opened bundle, or a bare `.gguf` file.
 
+    Where several devices fit, each is measured once; see `edgesdk.engines.device_choice`.
+
     Args:
         device: "auto", a kind ("cpu", "gpu", "npu"), or a device as its record names it; see
             `edgesdk.engines.selection.select`.
@@ -60,13 +63,27 @@ def open_engine(
     options = options or {}
     settings = LoadSettings(device, thread_count(threads), context, allow_fallback=allow_fallback)
     passed_over = selection.passed_over
-    failed: EngineError | MissingExtra | None = None
-    for candidate in with_options(selection.candidates, device, options):
+    candidates = with_options(selection.candidates, device, options)
+
+    def load_on(candidate: DeviceCandidate) -> Engine:
         own = options if takes_options(candidate.record, device) else {}
+        opener = cast("EngineOpener", imported(candidate.support.opener))
+        return opener(
+            source,
+            record=candidate.record,
+            settings=replace(settings, options=own, passed_over=passed_over),
+        )
+
+    # Others only stand in for what was asked for, however fast they are.
+    asked = [each for each in candidates if takes_options(each.record, device)] or candidates
+    if len(asked) > 1 and isinstance(source, Bundle):
+        ordered, slower = _fastest_first(source, asked, settings.threads, load_on)
+        passed_over += slower
+        candidates = ordered + [each for each in candidates if each not in asked]
+    failed: EngineError | MissingExtra | None = None
+    for candidate in candidates:
         try:
-            return open_on(
-                source, candidate, replace(settings, options=own, passed_over=passed_over)
-            )
+            return load_on(candidate)
         except (EngineError, MissingExtra) as error:
             # Who asked for one device is told what is wrong with it, and not with the next one.
             failed = failed or error
@@ -106,10 +123,25 @@ def with_options(
     return found
 
 
-def open_on(source: Bundle | Path, candidate: DeviceCandidate, settings: LoadSettings) -> Engine:
-    """Load a model on one provider; raises as `open_engine` does."""
-    opener = cast("EngineOpener", imported(candidate.support.opener))
-    return opener(source, record=candidate.record, settings=settings)
+def _fastest_first(
+    bundle: Bundle,
+    candidates: list[DeviceCandidate],
+    threads: int,
+    load_on: Callable[[DeviceCandidate], Engine],
+) -> tuple[list[DeviceCandidate], tuple[str, ...]]:
+    """The candidates that could be measured, the fastest first, and what speaks against the others.
+
+    Where none could be, all of them: their engines say why.
+    """
+    choice = measured_choice(bundle, candidates, threads, load_on)
+    works = [each for each in choice.speeds if each.failure is None]
+    if not works:
+        return candidates, ()
+    rank = {speed.provider: place for place, speed in enumerate(works)}
+    found = [each for each in candidates if each.record.name in rank]
+    reasons = [f"{each.line()}, which is slower" for each in works[1:]]
+    reasons += [each.line() for each in choice.speeds if each.failure is not None]
+    return sorted(found, key=lambda each: rank[each.record.name]), tuple(reasons)
 
 
 def footprint(source: Bundle | Path, device: str = AUTO) -> Footprint:

@@ -86,7 +86,9 @@ def fitting(source: Bundle | Path, device: str = AUTO) -> list[DeviceCandidate]:
         for support in record.runs
         if support.format == model_format and support.graph == graph
     ]
-    chosen = [each for each in fits if device in (AUTO, each.record.device, *each.record.kinds)]
+    # "cpu" is a device and a kind; a name comes first.
+    chosen = [each for each in fits if each.record.device == device]
+    chosen = chosen or [each for each in fits if device in (AUTO, *each.record.kinds)]
     if not chosen:
         raise _no_engine(source, model_format, device, fits)
     return chosen

@@ -68,7 +68,7 @@ class StoreModels:
     Args:
         named: bundle folders, `.gguf` files or names, as `edgesdk.load` takes them. They come
             before models of the store that have the same name.
-        device, context, threads: as for `edgesdk.load`.
+        device, allow_fallback, context, threads: as for `edgesdk.load`.
 
     Raises:
         InvalidOption: two of `named` have the same name.
@@ -81,11 +81,13 @@ class StoreModels:
         *,
         store: Store | None = None,
         device: str = "auto",
+        allow_fallback: bool = False,
         context: int | None = None,
         threads: int | None = None,
     ) -> None:
         self._store = store or Store()
         self._device = device
+        self._allow_fallback = allow_fallback
         self._context = context
         self._threads = threads
         self._named: dict[str, tuple[str | Path, ModelInfo]] = {}
@@ -118,7 +120,13 @@ class StoreModels:
 
     def load(self, name: str) -> Model:
         what = self._place(name)
-        return load(what, device=self._device, context=self._context, threads=self._threads)
+        return load(
+            what,
+            device=self._device,
+            allow_fallback=self._allow_fallback,
+            context=self._context,
+            threads=self._threads,
+        )
 
     def _place(self, name: str) -> str | Path:
         return self._named[name][0] if name in self._named else self._store.get(name).path
