@@ -18,7 +18,9 @@ from benchmarks.hybrid.estimates import Estimate, Families, Places, share, withi
 from benchmarks.hybrid.outcomes import Outcome
 from benchmarks.hybrid.policies import PROBABILITIES, policies_for, right_of
 from benchmarks.hybrid.routing_curves import RoutingCurve, oracle_curve, routing_curve
-from edgesdk.hybrid.confidence.linear_models import auroc, expected_calibration_error
+from edgesdk.errors import InvalidOption
+from edgesdk.hybrid.confidence.linear_models import Flags as Labels
+from edgesdk.hybrid.confidence.linear_models import Numbers, auroc, checked_lengths
 from edgesdk.hybrid.confidence.threshold import calibrate
 
 Floats = npt.NDArray[np.float64]
@@ -198,6 +200,27 @@ def promises(data: Data, policy: str, *, alpha: float, delta: float) -> Promises
             kept_shares.append(float(kept.mean()))
     middle = float(np.median(kept_shares)) if kept_shares else 0.0
     return Promises(_RECALIBRATIONS, len(kept_shares), share(violated, _RECALIBRATIONS), middle)
+
+
+def expected_calibration_error(confidences: Numbers, right: Labels, *, bins: int = 10) -> float:
+    """Compute how far confidence and share of right answers lie apart, on average.
+
+    With bins of equal width (Guo, Pleiss, Sun, Weinberger 2017, arXiv:1706.04599). It is never 0
+    on few answers, not even for a perfect confidence: each bin's share is a draw.
+
+    Args:
+        confidences: probabilities, 0 to 1.
+
+    Raises:
+        InvalidOption: the lengths differ, there is none, or one is no probability.
+    """
+    scores, flags = checked_lengths(confidences, right)
+    if not len(scores) or scores.min() < 0 or scores.max() > 1:
+        raise InvalidOption("There must be confidences, each between 0 and 1.")
+    places = np.minimum((scores * bins).astype(int), bins - 1)
+    # Of a bin: the sum of (confidence - right); its size cancels out with its share of all.
+    gaps = np.bincount(places, weights=scores - flags, minlength=bins)
+    return float(np.abs(gaps).sum() / len(scores))
 
 
 def calibration_error(scores: Floats, right: Flags, groups: list[Places]) -> float:

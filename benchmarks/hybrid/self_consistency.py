@@ -16,7 +16,7 @@ from benchmarks.hybrid.estimates import Estimate, Families, Places, within_famil
 from benchmarks.hybrid.outcomes import Outcome, Try
 from benchmarks.hybrid.policies import asked
 from benchmarks.hybrid.replays import Data, calibration_error
-from edgesdk.hybrid.confidence.confidence import AGREEMENT_NAMES, Confidence, agreement_features
+from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.linear_models import train_regression
 from edgesdk.hybrid.confidence.training import ConfidenceProfile, LabelledDraft, fit_profile
 from edgesdk.hybrid.self_consistency import answer_similarity, consensus_of
@@ -80,12 +80,17 @@ def _answered(data: Data, learned: ConfidenceProfile, tries: int) -> tuple[Float
         rows = _settled(data.test, learned, plain, tries)
         return np.array([row[0] for row in rows]), np.array([row[2] for row in rows], bool)
     known = _settled(data.calibration, learned, plain, tries)
-    features = np.array([agreement_features(row[0], row[1]) for row in known])
     right = np.array([row[2] for row in known], bool)
-    fused = replace(plain, fusion=train_regression(AGREEMENT_NAMES, features, right))
-    rows = _settled(data.test, learned, fused, tries)
-    scores = [fused.with_agreement(own, agreement) for own, agreement, _ in rows]
-    return np.array(scores), np.array([row[2] for row in rows], bool)
+    fusion = train_regression(("confidence", "agreement"), _agreements(known), right)
+    rows = _settled(data.test, learned, plain, tries)
+    scores = fusion.probability(_agreements(rows))
+    return scores, np.array([row[2] for row in rows], bool)
+
+
+def _agreements(rows: list[tuple[float, float, bool]]) -> Floats:
+    """The confidence's logit, and the agreement, of each row [rows, 2]."""
+    sure = np.clip([row[0] for row in rows], 1e-6, 1 - 1e-6)
+    return np.column_stack([np.log(sure / (1 - sure)), [row[1] for row in rows]])
 
 
 def _settled(

@@ -69,9 +69,11 @@ class HybridClient(Closeable):
             the bundle brings, and a calibration then lasts as long as the client.
         audits: checks a few kept answers in the background; see
             `edgesdk.hybrid.monitor.monitor.Monitor`.
-        on_break: what happens when a cloud's answer breaks off; see
-            `edgesdk.hybrid.cloud.client.CloudClient`.
-        hedge_after: seconds until a second endpoint is asked, too; see the same.
+        on_break: what becomes of a cloud's answer that breaks off after its first token:
+            "restart" begins it again elsewhere, "incomplete" ends it with what there is.
+        hedge_after: seconds without a first token after which the next endpoint is asked too, and
+            the first token decides; None for never. It costs what it brings: an endpoint may
+            charge for the reply that nobody reads.
         queue: where requests wait that could not go to the cloud; None for nowhere.
 
     Attributes:

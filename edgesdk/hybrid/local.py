@@ -27,12 +27,7 @@ from edgesdk.tools.calls import ToolCalls
 
 
 class LocalModel:
-    """Answers with the device's model. Several threads may use it.
-
-    Args:
-        preflight: checks prompts, and learns how fast the answers were.
-        self_consistency: None for one answer each.
-    """
+    """Answers with the device's model. Several threads may use it."""
 
     def __init__(
         self, runtime: Runtime, preflight: Preflight, self_consistency: SelfConsistency | None
@@ -97,8 +92,7 @@ class LocalModel:
 
         Raises:
             RequestError: the messages need more than a model of text has.
-            ContextOverflow, EmptyPrompt, TemplateError, EngineError, DeadlineExceeded: see
-                `edgesdk.hybrid.local.Drafting.draft`.
+            EdgeError: see `edgesdk.hybrid.local.Drafting.draft`.
         """
         self_consistency = self._self_consistency if threshold <= 1 else None
         steps = self._steps(hybrid, confidence, self_consistency, cloud_allowed=cloud_allowed)
@@ -119,13 +113,7 @@ class LocalModel:
         """Make the draft that `answer` would make of a prompt, to label it.
 
         It is None where the prompt itself is rejected. Something is yielded after each piece, so
-        that the caller can stop.
-
-        Args:
-            cloud_allowed: whether a cloud may answer instead; if not, the router is not asked.
-
-        Raises:
-            EmptyPrompt, EngineError, DeadlineExceeded: see `answer`.
+        that the caller can stop. The router is not asked where no cloud may answer instead.
         """
         hybrid = HybridRequest(Request(messages, options, self.encode), Redactor(()))
         if cloud_allowed and self._preflight.check(hybrid, prompt_only=True) is not None:
@@ -220,14 +208,7 @@ CHECK_EVERY = 8
 
 @dataclass(frozen=True)
 class Drafting:
-    """Makes the drafts of one answer.
-
-    Attributes:
-        states: lends the decode states.
-        confidence: judges the drafts.
-        prompt_log_odds: see `edgesdk.hybrid.confidence.confidence.Signals`.
-        overflow: for the receipts.
-    """
+    """Makes the drafts of one answer, which `confidence` judges."""
 
     runtime: Runtime
     states: DecodeStates

@@ -387,10 +387,6 @@ def local_reply(
 ) -> HybridReply:
     """Make a reply of the device's draft; see `HybridReply`.
 
-    Args:
-        cost: of a cloud's answer that was no use.
-        failures: of requests to clouds.
-
     Raises:
         StructureError: the draft does not fit the output format.
     """

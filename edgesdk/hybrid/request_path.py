@@ -35,8 +35,7 @@ class RequestPath:
 
     Args:
         confidence: judges the drafts; its threshold holds where there is no monitor.
-        journal: where decisions are recorded; None for nowhere.
-        queue: where requests wait that could not go to the cloud; None for nowhere.
+        journal, queue: see `edgesdk.hybrid.client.HybridClient`.
 
     Attributes:
         monitor: knows the threshold that holds now; None for the confidence's own.
@@ -208,34 +207,51 @@ class RequestPath:
         Args:
             started: seconds since the epoch.
         """
-        if self._journal is None:
-            return
-        local, cloud, receipt = reply.local, reply.cloud, reply.receipt
-        record = DecisionRecord(
-            at=started,
-            route=reply.route,
-            reason=reply.reason,
-            upload=verdict.upload,
-            kinds=tuple(sorted(verdict.kinds)),
-            confidence=receipt.confidence,
-            signals=local.measured if local else {},
-            rejected_by=reply.rejected_by,
-            predicted_wrong=local is not None and local.predicted_wrong,
-            bundle=self._device.bundle,
-            endpoint=cloud.endpoint if cloud else "",
-            prompt_tokens=receipt.prompt_tokens or 0,
-            output_tokens=receipt.output_tokens or 0,
-            money=reply.cost.money,
-            seconds=time.time() - started,
-            finish_reason=reply.finish_reason,
-            local_finish_reason=local.receipt.finish_reason if local else "",
-        )
-        prompt = json.dumps(messages, ensure_ascii=False)
-        texts = RecordedTexts(prompt, local.text if local else None, cloud.text if cloud else None)
-        try:
-            self._journal.append(record, prompt=prompt, texts=texts)
-        except RequestError as error:
-            _LOG.warning("a decision was not written down: %s", error)
+        if self._journal is not None:
+            record = decision_of(reply, verdict, bundle=self._device.bundle, started=started)
+            record_decision(self._journal, record, messages, reply)
+
+
+def decision_of(
+    reply: HybridReply, verdict: UploadVerdict, *, bundle: str, started: float
+) -> DecisionRecord:
+    """What a journal keeps of a reply that has just ended; `started` is in seconds since the
+    epoch."""
+    local, cloud, receipt = reply.local, reply.cloud, reply.receipt
+    return DecisionRecord(
+        at=started,
+        route=reply.route,
+        reason=reply.reason,
+        upload=verdict.upload,
+        kinds=tuple(sorted(verdict.kinds)),
+        confidence=receipt.confidence,
+        signals=local.measured if local else {},
+        rejected_by=reply.rejected_by,
+        predicted_wrong=local is not None and local.predicted_wrong,
+        bundle=bundle,
+        endpoint=cloud.endpoint if cloud else "",
+        prompt_tokens=receipt.prompt_tokens or 0,
+        output_tokens=receipt.output_tokens or 0,
+        money=reply.cost.money,
+        seconds=time.time() - started,
+        finish_reason=reply.finish_reason,
+        local_finish_reason=local.receipt.finish_reason if local else "",
+    )
+
+
+def record_decision(
+    journal: Journal, decision: DecisionRecord, messages: Messages, reply: HybridReply
+) -> None:
+    """Write a decision down; where that fails, only the log hears of it."""
+    local, cloud = reply.local, reply.cloud
+    prompt = json.dumps(messages, ensure_ascii=False)
+    texts = RecordedTexts(
+        prompt, local.text if local else None, cloud.text if cloud else None, decision.agreed
+    )
+    try:
+        journal.append(decision, prompt=prompt, texts=texts)
+    except RequestError as error:
+        _LOG.warning("a decision was not written down: %s", error)
 
 
 def _kept_reason(local: LocalDraft, prefer: Prefer | None) -> str:

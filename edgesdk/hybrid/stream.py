@@ -96,8 +96,6 @@ class HybridStream(Closeable, Iterator[HybridEvent]):
     one thread; `cancel` may be called from any.
 
     Args:
-        steps: the answer.
-        cancellation: what `steps` looks at.
         on_end: called once, with the reply, or with None where there is none or it was cancelled.
     """
 

@@ -26,6 +26,7 @@ from benchmarks.hybrid.outcomes import (
 from benchmarks.hybrid.replays import (
     Data,
     answered_by,
+    expected_calibration_error,
     faulty_cloud,
     promises,
     routing,
@@ -36,7 +37,7 @@ from benchmarks.hybrid.routing_curves import oracle_curve, routing_curve
 from benchmarks.hybrid.self_consistency import efforts
 from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.confidence.confidence import TokenStats
-from edgesdk.hybrid.confidence.linear_models import auroc, expected_calibration_error
+from edgesdk.hybrid.confidence.linear_models import auroc
 
 LABELLED = st.lists(
     st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), st.booleans()), min_size=2

@@ -19,7 +19,6 @@ SECRET = [{"role": "user", "content": "Mail ann@x.io"}]
 @pytest.mark.parametrize("rule", ["local_only", "ask", "redact", "allow"])
 def test_the_default_holds_where_nothing_else_does(rule: Upload) -> None:
     assert Policy(default=rule).evaluate(HELLO).upload == rule
-    assert Policy(default=rule).never_uploads == (rule == "local_only")
 
 
 def test_a_call_speaks_for_itself() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,8 +17,7 @@ from support.script_engine import ScriptEngine
 from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.confidence.artifacts import ArtifactStore
-from edgesdk.hybrid.confidence.confidence import AGREEMENT_NAMES, Confidence, agreement_features
-from edgesdk.hybrid.confidence.linear_models import train_regression
+from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.local import LocalModel
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.reply import LocalDraft
@@ -253,23 +251,6 @@ def test_what_is_alike_is_the_apps_to_say() -> None:
     )
     shown = Shown(script(("7 a", "7 b", "7 c", "7 d")), STRICT, self_consistency)
     assert shown.draft.agreement == 1
-
-
-def test_a_trained_fusion_decides() -> None:
-    chance = np.random.default_rng(0)
-    scores, shares = chance.uniform(0.05, 0.95, 400), chance.integers(0, 4, 400) / 3
-    right = chance.random(400) < 0.1 + 0.8 * shares
-    pairs = zip(scores, shares, strict=True)
-    inputs = np.stack([agreement_features(score, share) for score, share in pairs])
-    fusion = train_regression(AGREEMENT_NAMES, inputs, right)
-    confidence = dataclasses.replace(STRICT, fusion=fusion)
-    assert confidence.with_agreement(0.5, 1) > 0.75
-    assert confidence.with_agreement(0.5, 0) < 0.25
-    assert 0 <= confidence.with_agreement(0, 0) < confidence.with_agreement(1, 1) <= 1
-    shown = Shown(script(("7", "7", "7", "7")), confidence)
-    assert shown.draft.confidence == pytest.approx(confidence.with_agreement(0.39, 1), abs=0.02)
-    with pytest.raises(InvalidOption, match="other signals"):
-        Confidence(fusion=train_regression(("a", "b"), inputs, right))
 
 
 def test_an_answer_that_is_cut_is_never_chosen() -> None:

@@ -81,12 +81,7 @@ class Attempt:
     """One request, with a look ahead to its first token.
 
     It tells the endpoint's circuit breaker and the budget how the request went: one of `succeed`,
-    `fail` and `abandon` must follow after its end.
-
-    Args:
-        index: of the endpoint.
-        chunks: of `stream_chunks`, not yet begun.
-        progress: what `chunks` tells of the request.
+    `fail` and `abandon` must follow after its end. `chunks` are of `stream_chunks`, not yet begun.
     """
 
     def __init__(
@@ -176,19 +171,16 @@ async def stream_chunks(
 ) -> AsyncGenerator[ChunkDelta, None]:
     """Send a request, and yield what the endpoint streams until the reply is whole.
 
-    That is so at "[DONE]", or where the stream ends after a finish reason. This is the one place
-    where what the network and other packages raise becomes an error of the SDK.
+    That is so at "[DONE]", or where the stream ends after a finish reason. Where `parameters` learn
+    from a refusal, the request is sent again. This is the one place where what the network and
+    other packages raise becomes an error of the SDK.
 
     Args:
         http: must not follow redirects.
-        body: of the request; model and streaming are added.
-        parameters: writes the request as the endpoint takes it; it is sent again where they learn
-            something from a refusal.
         cancellation: its deadline holds; whoever cancels it ends the iteration.
-        progress: is told how far the request came.
 
     Raises:
-        CloudUnreachable, CloudRefused, CloudBusy, CloudBroken: as they say.
+        CloudError: there is no whole reply.
         DeadlineExceeded: the deadline came first.
         RequestError: the request cannot be written as JSON.
     """

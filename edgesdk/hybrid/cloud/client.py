@@ -26,10 +26,8 @@ from edgesdk.system.forks import ForkGuard, never_freed_in_forks
 
 
 class CloudStream(Closeable, Iterator[CloudEvent]):
-    """Iterates the events of a reply.
-
-    Leaving it early, or the last reference to it, ends the request.
-    """
+    """Iterates the events of a reply. Leaving it early, or the last reference to it, ends the
+    request."""
 
     def __init__(self, portal: BlockingPortal, events: AsyncGenerator[CloudEvent, None]) -> None:
         self._channel: Channel[CloudEvent] = Channel()
@@ -71,19 +69,9 @@ class CloudStream(Closeable, Iterator[CloudEvent]):
 class CloudClient(Closeable):
     """Asks cloud models; several threads may use it.
 
-    No socket is opened, and no thread started, before the first request.
-
-    Args:
-        clouds: in order of preference; the next is asked where one fails.
-        on_break: what becomes of a reply that breaks off after its first token: "restart" begins
-            it again elsewhere, "incomplete" ends it with what there is.
-        hedge_after: seconds without a first token after which the same request also goes to the
-            next endpoint, and the first token decides; None for never. It costs what it brings:
-            an endpoint may charge for the reply that nobody reads.
-
-    Raises:
-        InvalidOption: see `edgesdk.hybrid.cloud.failover.Failover`; or the certificates to trust
-            cannot be read.
+    No socket is opened, and no thread started, before the first request. Arguments and errors are
+    those of `edgesdk.hybrid.cloud.failover.Failover`; certificates that cannot be read are an
+    InvalidOption too.
     """
 
     def __init__(
@@ -116,20 +104,10 @@ class CloudClient(Closeable):
         key: str | None = None,
         fallback: bool = False,
     ) -> CloudStream:
-        """Start a reply.
+        """Start a reply; arguments and errors are those of `Failover.reply`.
 
-        Args:
-            body: a chat completion request, without model and streaming.
-            cancellation: its deadline holds for all attempts together.
-            spending: where each attempt is reserved; None for nowhere.
-            on_break: for this reply, in place of the client's.
-            key: the idempotency key of all attempts; None for a new one. An endpoint that heeds it
-                answers a request that is sent again by another process as it did the first.
-            fallback: somebody else can answer, so that a part of the deadline is left for it.
-
-        Raises:
-            CloudError, BudgetExceeded, DeadlineExceeded: from the iteration; see `Failover.reply`.
-            RequestError: this process is a fork of the one that made the client.
+        Its errors come from the iteration. A fork of the process that made the client gets a
+        RequestError.
         """
         self._fork_guard.check()
         with self._guard:

@@ -95,13 +95,10 @@ class Failover:
     Args:
         clouds: in order of preference.
         https: what sends requests to each of them; must not follow redirects.
-        on_break: what a reply that broke off becomes.
-        hedge_after: seconds without a first token after which the next endpoint is asked too;
-            None for never.
+        on_break, hedge_after: see `edgesdk.hybrid.client.HybridClient`.
 
     Raises:
-        InvalidOption: there is no endpoint, `on_break` has no such value, or `hedge_after` is
-            negative.
+        InvalidOption: an option has no such value, or there is no endpoint.
     """
 
     def __init__(
@@ -136,11 +133,12 @@ class Failover:
         """Yield the events of one reply; the last is a `CloudReply`.
 
         Args:
+            body: a chat completion request, without model and streaming.
             cancellation: its deadline holds for all attempts together.
-            spending: each attempt is reserved there before it is made; one that cannot be paid is
-                not made.
+            spending: where each attempt is reserved before it is made; None for nowhere.
             on_break: for this one, in place of the constructor's.
-            key: the idempotency key of all attempts; None for a new one.
+            key: the idempotency key of all attempts; None for a new one. An endpoint that heeds it
+                answers a request that is sent again by another process as it did the first.
             fallback: somebody else can answer, so that a part of the deadline is left for it.
 
         Raises:
@@ -336,9 +334,8 @@ async def first_to_answer(
     Communications of the ACM 56(2), 2013: hedged requests.
 
     Args:
-        make_second: makes the second attempt; called only after `delay`, and returns None where
-            there is to be none.
-        delay: seconds without a first token, or a failure.
+        make_second: called after `delay` seconds without a first token or a failure; returns None
+            where there is to be no second.
         discard: called with each attempt that is not returned.
     """
     attempts = [first]

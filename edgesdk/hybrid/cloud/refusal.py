@@ -57,10 +57,9 @@ class Refusal:
     """What an error body says.
 
     Attributes:
-        message: of the endpoint; "" where it says nothing.
-        code: its own word for the reason; None where it has none.
-        parameter: of the request that it does not like; None where it names none.
-        retry_after: seconds; None where the body does not say.
+        code: its own word for the reason.
+        parameter: of the request that it does not like.
+        retry_after: seconds.
         status: that the body gives, as errors within a stream do.
     """
 
@@ -127,11 +126,7 @@ def refusal_of(body: Any) -> Refusal:
 def error_for_status(
     cloud: Cloud, status: int, headers: Mapping[str, str], refusal: Refusal, sent: Mapping[str, Any]
 ) -> CloudError:
-    """Make the error for a response that is no answer.
-
-    Args:
-        sent: the request's body, which must not come back in a message.
-    """
+    """Make the error for a response that is no answer. What was `sent` must not come back in it."""
     if 300 <= status < 400:
         return CloudRefused(
             f"{cloud.name} redirects; neither the key nor the prompt is sent on.",

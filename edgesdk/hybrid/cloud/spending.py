@@ -38,14 +38,11 @@ _LOG = logging.getLogger("edgesdk.hybrid")
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one call, or of several.
+    """The cost of one call, or of several; neither part negative or endless.
 
     Attributes:
         money: in the currency of the endpoints' prices.
         tokens: of prompts and replies together.
-
-    Raises:
-        InvalidOption: one is negative, or no finite number.
     """
 
     money: float = 0.0

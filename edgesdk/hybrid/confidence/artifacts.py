@@ -53,10 +53,7 @@ class _ArtifactFile(BaseModel):
 
 
 class ArtifactStore:
-    """Reads and writes what was learned about models.
-
-    Any number of processes may share a folder: each file is written beside its place and then moved
-    there, whole.
+    """Reads and writes what was learned about models. Any number of processes may share a folder.
 
     Args:
         folder: where it is written, and looked for first; made when something is first stored.

@@ -208,12 +208,8 @@ def repetition(tokens: Iterable[int]) -> float:
 
 
 class ObservedConstraint:
-    """Implements `Constraint`: passes another one on, and reports how much it forbids.
-
-    Args:
-        forbade: called at each step with the share of the probability that went to tokens which
-            may not come next, 0 to 1.
-    """
+    """Implements `Constraint`: passes another one on, and tells `forbade` at each step the share of
+    the probability that went to tokens which may not come next."""
 
     def __init__(self, constraint: Constraint, forbade: Callable[[float], None]) -> None:
         self._constraint = constraint
@@ -235,12 +231,8 @@ class ObservedConstraint:
 
 
 def forbidden_share(logits: Logits, allowed: Logits) -> float:
-    """Compute which part of the probability under `logits` the mask in `allowed` takes away.
-
-    Args:
-        logits: float32 [vocab].
-        allowed: the same, with -inf for each token that may not come next.
-    """
+    """Compute which part of the probability under `logits`, float32 [vocab], the mask in `allowed`
+    takes away: there, each token that may not come next has -inf."""
     weights = np.exp(logits - logits.max())
     kept = float(weights[allowed > -np.inf].sum(dtype=np.float64))
     # Sums of many small numbers may differ by a hair.
@@ -249,11 +241,8 @@ def forbidden_share(logits: Logits, allowed: Logits) -> float:
 
 # The name of the artifact; see `edgesdk.hybrid.confidence.artifacts`.
 CONFIDENCE_ARTIFACT = "confidence"
-AGREEMENT_NAMES = ("confidence", "agreement")
 # The measure without training. A threshold of another measure does not hold for it.
 UNTRAINED_MEASURE = "answer probability"
-# A confidence of 0 or 1 has no logit.
-_CLIP = 1e-6
 
 
 @dataclass(frozen=True)
@@ -272,8 +261,6 @@ class Confidence:
         abort_below: lowest confidence of an answer under way that goes on. An answer under it is
             predicted to be wrong and never kept, even if the threshold is lower: a calibration
             must not change which answers those are.
-        fusion: combines confidence and agreement where the device answered several times; trained
-            on pairs of `agreement_features`. Without it, their mean is taken.
         probe: of hidden states; its output is a signal of the regression.
         partial_regression: predicts, from the signals of an answer under way, whether it will be
             right; trained on such answers. Without it, the regression for whole answers is used.
@@ -286,7 +273,6 @@ class Confidence:
     threshold: float = 0.5
     decide_after: int = 24
     abort_below: float = 0.25
-    fusion: LogisticRegression | None = None
     probe: HiddenStateProbe | None = None
     partial_regression: LogisticRegression | None = None
 
@@ -296,12 +282,8 @@ class Confidence:
             raise InvalidOption("Neither the threshold nor abort_below may be negative.")
         if self.decide_after < 1:
             raise InvalidOption(f"decide_after must be at least 1, not {self.decide_after}.")
-        for trained, names in (
-            (self.regression, SIGNAL_NAMES),
-            (self.partial_regression, SIGNAL_NAMES),
-            (self.fusion, AGREEMENT_NAMES),
-        ):
-            if trained is not None and trained.names != names:
+        for trained in (self.regression, self.partial_regression):
+            if trained is not None and trained.names != SIGNAL_NAMES:
                 raise InvalidOption(
                     "The regression was trained on other signals.", hint="Train it again."
                 )
@@ -312,9 +294,7 @@ class Confidence:
 
     def with_agreement(self, confidence: float, agreement: float) -> float:
         """Combine a confidence with the agreement of the device's other answers, 0 to 1."""
-        if self.fusion is None:
-            return (confidence + agreement) / 2
-        return float(self.fusion.probability(agreement_features(confidence, agreement)[None])[0])
+        return (confidence + agreement) / 2
 
     def predicts_wrong(self, signals: Signals) -> bool:
         """Whether an answer of `decide_after` tokens or more is predicted to be wrong."""
@@ -331,12 +311,6 @@ class Confidence:
             RequestError: it cannot be written.
         """
         artifacts.write(bundle, CONFIDENCE_ARTIFACT, value_to_json(self))
-
-
-def agreement_features(confidence: float, agreement: float) -> npt.NDArray[np.float64]:
-    """Make the features of a fusion, float64 [2]: the confidence's logit, and the agreement."""
-    inside = min(max(confidence, _CLIP), 1 - _CLIP)
-    return np.array([math.log(inside / (1 - inside)), agreement], np.float64)
 
 
 def _confidence(trained: LogisticRegression | None, signals: Signals) -> float:

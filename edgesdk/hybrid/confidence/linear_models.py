@@ -158,7 +158,7 @@ def auroc(confidences: Numbers, right: Flags) -> float:
     Raises:
         InvalidOption: the lengths differ, or all are right, or all are wrong.
     """
-    scores, flags = _checked_lengths(confidences, right)
+    scores, flags = checked_lengths(confidences, right)
     rights = int(flags.sum())
     wrongs = len(flags) - rights
     if not rights or not wrongs:
@@ -170,28 +170,7 @@ def auroc(confidences: Numbers, right: Flags) -> float:
     return (total - rights * (rights + 1) / 2) / (rights * wrongs)
 
 
-def expected_calibration_error(confidences: Numbers, right: Flags, *, bins: int = 10) -> float:
-    """Compute how far confidence and share of right answers lie apart, on average.
-
-    With bins of equal width (Guo, Pleiss, Sun, Weinberger 2017, arXiv:1706.04599). It is never 0
-    on few answers, not even for a perfect confidence: each bin's share is a draw.
-
-    Args:
-        confidences: probabilities, 0 to 1.
-
-    Raises:
-        InvalidOption: the lengths differ, there is none, or one is no probability.
-    """
-    scores, flags = _checked_lengths(confidences, right)
-    if not len(scores) or scores.min() < 0 or scores.max() > 1:
-        raise InvalidOption("There must be confidences, each between 0 and 1.")
-    places = np.minimum((scores * bins).astype(int), bins - 1)
-    # Of a bin: the sum of (confidence - right); its size cancels out with its share of all.
-    gaps = np.bincount(places, weights=scores - flags, minlength=bins)
-    return float(np.abs(gaps).sum() / len(scores))
-
-
-def _checked_lengths(confidences: Numbers, right: Flags) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def checked_lengths(confidences: Numbers, right: Flags) -> tuple[Floats, npt.NDArray[np.bool_]]:
     scores, flags = np.asarray(confidences, np.float64), np.asarray(right, np.bool_)
     if scores.shape != flags.shape or scores.ndim != 1:
         raise InvalidOption(f"There are {scores.size} confidences but {flags.size} labels.")
@@ -214,11 +193,7 @@ class HiddenStateProbe:
     """Predicts from a hidden state whether the answer that ended in it is right.
 
     Attributes:
-        weights: of its numbers; as many as the model's hidden size.
-        bias: of the whole.
-
-    Raises:
-        RequestError: a number is not finite.
+        weights: as many as the model's hidden size.
     """
 
     weights: tuple[float, ...]

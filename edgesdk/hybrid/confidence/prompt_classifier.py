@@ -109,9 +109,6 @@ def train_out_of_fold(
     """Train a classifier, and give the `log_odds` of each prompt by one trained on the others.
 
     What learns from a classifier's output has to see it for prompts that were not trained on.
-
-    Raises:
-        InvalidOption, RequestError: see `train_prompt_classifier`.
     """
     if not 0 <= max_false_rejections < 1:
         raise InvalidOption(

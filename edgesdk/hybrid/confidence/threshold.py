@@ -180,18 +180,9 @@ def label_answers(
     """Have the device answer the prompts, and check the answers.
 
     Args:
-        labelled: prompts, drawn as those to come will be, each with the expected answer (see
-            `edgesdk.hybrid.confidence.threshold.same_answer`) or what tells whether an answer is
-            right.
-        drafting: makes an answer as it will be made later, and may abort it likewise; None where
-            none would be made.
-        progress: called after each prompt with how many are done and how many there are, None
-            where that is not known.
-        cancel: ends it when set, between two tokens.
-
-    Raises:
-        RequestError: it was cancelled, or a prompt is none.
-        Exception: whatever a check raises.
+        labelled, progress, cancel: see `edgesdk.hybrid.monitor.monitor.Monitor.calibrate`, which
+            raises the same.
+        drafting: makes an answer as it will be made later; None where none would be made.
     """
     total = len(labelled) if isinstance(labelled, list | tuple) else None
     confidences: list[float] = []
@@ -256,9 +247,6 @@ def calibrate_labels(labels: Labels, *, alpha: float, delta: float) -> Calibrati
     """Calibrate a threshold with labels; `missing` counts prompts.
 
     Answers that are never kept say nothing about those that are, so they are left out.
-
-    Raises:
-        InvalidOption: alpha or delta is no probability.
     """
     calibration = calibrate(labels.confidences, labels.right, alpha=alpha, delta=delta)
     if calibration.missing is None or not labels.right:

@@ -107,11 +107,7 @@ def fit_profile(
 
     Args:
         examples: none of which may calibrate the threshold later.
-        max_false_rejections: see `train_prompt_classifier`.
-
-    Raises:
-        InvalidOption: `max_false_rejections` is no share.
-        RequestError: there are too few right or wrong ones.
+        max_false_rejections: see `train_prompt_classifier`, which raises the same.
     """
     drafts = list(examples)
     classifier, of_prompts = train_out_of_fold(
@@ -250,8 +246,7 @@ def train_signal_regression(
     """Train the regression of a `Confidence`.
 
     Args:
-        signals: of answers of one model, some hundreds,
-        right: and whether each was. None of them may calibrate the threshold later.
+        signals: of answers of one model, some hundreds; none may calibrate the threshold later.
 
     Raises:
         RequestError: all are right, or all are wrong, or there is none.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import random
@@ -13,15 +12,17 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from edgesdk.errors import InvalidOption, RequestError
+from edgesdk.errors import InvalidOption
+from edgesdk.hybrid.cloud.spending import Cost
 from edgesdk.hybrid.confidence.threshold import same_answer
 from edgesdk.hybrid.monitor.guarantee import AuditOutcome
 from edgesdk.hybrid.privacy.policy import Messages, Policy, UploadVerdict
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.remote import CloudResult, NoCloudAnswer, RemoteModel
-from edgesdk.hybrid.reply import LocalDraft
+from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.request import HybridRequest
-from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
+from edgesdk.hybrid.request_path import decision_of, record_decision
+from edgesdk.hybrid.storage.journal import Journal
 from edgesdk.hybrid.stream import read_to_end
 from edgesdk.request import Request
 from edgesdk.system.cancellation import CancellationToken
@@ -209,30 +210,14 @@ class Auditor(Closeable):
         reason: str,
         started: float,
     ) -> None:
-        usage = result.answer.usage if result else None
-        draft = candidate.draft
-        decision = DecisionRecord(
-            at=started,
-            route="audit",
-            reason=reason,
-            upload=candidate.verdict.upload,
-            kinds=tuple(sorted(candidate.verdict.kinds)),
-            confidence=draft.confidence,
-            signals=draft.measured,
-            calibration=candidate.calibration,
-            agreed=agreed,
-            bundle=self._bundle,
-            endpoint=result.answer.endpoint if result else "",
-            prompt_tokens=usage.prompt_tokens if usage else 0,
-            output_tokens=usage.completion_tokens if usage else 0,
-            money=result.cost.money if result else 0.0,
-            seconds=time.time() - started,
-            finish_reason=result.answer.finish_reason if result else "",
-            local_finish_reason=draft.receipt.finish_reason,
+        """Record an audit as the reply of both, which the user did not get."""
+        reply = HybridReply(
+            candidate.draft.text, "audit", reason, local=candidate.draft,
+            cloud=result.answer if result else None, cost=result.cost if result else Cost(),
+        )  # fmt: skip
+        decision = decision_of(reply, candidate.verdict, bundle=self._bundle, started=started)
+        ended = result.answer.finish_reason if result else ""
+        decision = replace(
+            decision, calibration=candidate.calibration, agreed=agreed, finish_reason=ended
         )
-        prompt = json.dumps(candidate.request.messages, ensure_ascii=False)
-        texts = RecordedTexts(prompt, draft.text, result.answer.text if result else None, agreed)
-        try:
-            self._journal.append(decision, prompt=prompt, texts=texts)
-        except RequestError as error:
-            _LOG.warning("an audit was not written down: %s", error)
+        record_decision(self._journal, decision, candidate.request.messages, reply)

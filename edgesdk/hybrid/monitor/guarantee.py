@@ -62,12 +62,8 @@ class CalibrationKey:
 def calibration_key(
     model: Model, clouds: Sequence[Cloud], confidence: Confidence, fingerprint: str = ""
 ) -> CalibrationKey:
-    """Make the key for a client with these parts.
-
-    Args:
-        fingerprint: what else decides how answers are made; see
-            `edgesdk.hybrid.local.LocalModel.fingerprint`.
-    """
+    """Make the key for a client with these parts, and the `fingerprint` of its device (see
+    `edgesdk.hybrid.local.LocalModel.fingerprint`)."""
     template = model.runtime.encoder.template
     settings = {name: value for name, value in asdict(confidence).items() if name != "threshold"}
     untrained = UNTRAINED_MEASURE if confidence.regression is None else ""
@@ -106,11 +102,7 @@ class CalibrationRecord:
 
 @dataclass(frozen=True)
 class StaleCalibration:
-    """A calibration that cannot be used any more.
-
-    Attributes:
-        reason: in words, for the end of a sentence.
-    """
+    """A calibration that cannot be used any more, and why, for the end of a sentence."""
 
     reason: str
 
@@ -119,9 +111,6 @@ class CalibrationStore:
     """Stores the calibrations of a profile, one for each model.
 
     A guarantee is about prompts like those that were labelled, so a bundle brings none.
-
-    Args:
-        folder: of the profile.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -143,11 +132,7 @@ class CalibrationStore:
         return StaleCalibration(f"{' and '.join(now.changes(newest.key))} changed since")
 
     def save(self, record: CalibrationRecord) -> Path:
-        """Store a record in place of the model's earlier one, and return the file.
-
-        Raises:
-            RequestError: it cannot be written.
-        """
+        """Store a record in place of the model's earlier one, and return the file."""
         return self._artifacts.write(record.key.bundle, _NAME, value_to_json(record))
 
     def _others(self) -> Iterator[CalibrationRecord]:

@@ -18,12 +18,7 @@ class DecryptionFailed(Exception):
 
 
 class QueueCipher:
-    """Encrypts bytes with Fernet, each for a context without which they cannot be decrypted.
-
-    Raises:
-        InvalidOption: the key has not 32 bytes.
-        MissingExtra: cryptography is not installed.
-    """
+    """Encrypts bytes with Fernet, each for a context without which they cannot be decrypted."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:

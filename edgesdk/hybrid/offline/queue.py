@@ -206,15 +206,8 @@ class OfflineQueue(Closeable):
         return [QueueEntry(*row) for row in rows]
 
     def claim(self, *, after: int = 0) -> Claim | None:
-        """Claim the oldest request that nobody is sending, so that nobody else sends it; None if
-        there is none.
-
-        Args:
-            after: only those with a higher id.
-
-        Raises:
-            RequestError: the file cannot be used.
-        """
+        """Claim the oldest request after the id `after` that nobody is sending, so that nobody else
+        sends it; None if there is none."""
         while True:
             lease, now = secrets.token_hex(16), self._clock()
             with self._database.transaction() as database:

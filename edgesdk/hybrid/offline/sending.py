@@ -45,7 +45,6 @@ class DeferredRequests:
 
     Args:
         queue: None to keep nothing.
-        encode: makes token ids of messages and tool specs.
         count: returns the tokens of a request's prompt.
         record: called with each reply, and with when it was asked for: seconds since the epoch.
     """

@@ -107,11 +107,6 @@ class Policy:
         """Kinds that are replaced by placeholders under every rule for uploads."""
         return frozenset(kind for kind in _SECRET_KINDS if self.kinds.get(kind) != "allow")
 
-    @property
-    def never_uploads(self) -> bool:
-        """Whether no request can leave unless a call says otherwise."""
-        return self.default == "local_only"
-
     def evaluate(
         self,
         messages: Messages,

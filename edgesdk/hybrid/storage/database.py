@@ -74,11 +74,7 @@ class Database:
 
     def require_table(self, connection: sqlite3.Connection, table: str) -> None:
         """Check that the file is new or has `table`: tables in somebody else's database would harm
-        both.
-
-        Raises:
-            RequestError: it is another database.
-        """
+        both."""
         rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         if rows and (table,) not in rows:
             raise RequestError(
