@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from edgesdk.engines.base import DecodeState, Engine, EngineInfo, HiddenStates, Logits, Rows
-from edgesdk.engines.saved_state import KvIdentity, StateMetadata
+from edgesdk.engines.base import DecodeState, Engine, HiddenStates, Logits, Rows
+from edgesdk.engines.saved_state import StateMetadata
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.power import Governor
 
@@ -17,16 +18,10 @@ class PacedEngine:
     """Implements `edgesdk.engines.base.Engine` with pauses between another engine's calls."""
 
     def __init__(self, engine: Engine, governor: Governor) -> None:
+        self.info: Final = engine.info
+        self.kv_identity: Final = engine.kv_identity
         self._engine = engine
         self._governor = governor
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._engine.info
-
-    @property
-    def kv_identity(self) -> KvIdentity:
-        return self._engine.kv_identity
 
     def new_state(self) -> PacedDecodeState:
         return PacedDecodeState(self._engine.new_state(), self._governor)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from typing import Final
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo, LoadSettings, Placement
@@ -33,21 +34,13 @@ class GgufEngine:
     ) -> None:
         self._library = library
         self._context = context
-        self._info = info
-        self._kv_identity = kv_identity
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._info
-
-    @property
-    def kv_identity(self) -> KvIdentity:
-        return self._kv_identity
+        self.info: Final = info
+        self.kv_identity: Final = kv_identity
 
     def new_state(self) -> GgufDecodeState:
         _ = self._context.model  # raises where the engine is closed
         return GgufDecodeState(
-            self._context, context_length=self._info.context_length, kv_identity=self._kv_identity
+            self._context, context_length=self.info.context_length, kv_identity=self.kv_identity
         )
 
     def tokenizer(self) -> LlamaCppTokenizer:

@@ -6,6 +6,7 @@ import importlib.metadata
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import mlx.core as mx
 
@@ -27,16 +28,8 @@ class MlxEngine:
 
     def __init__(self, loaded: LoadedMlxDecoder, info: EngineInfo) -> None:
         self._loaded: LoadedMlxDecoder | None = loaded
-        self._info = info
-        self._kv_identity = loaded.kv_identity
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._info
-
-    @property
-    def kv_identity(self) -> KvIdentity:
-        return self._kv_identity
+        self.info: Final = info
+        self.kv_identity: Final = loaded.kv_identity
 
     def new_state(self) -> MlxDecodeState:
         if self._loaded is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import onnxruntime as ort
 
@@ -34,16 +34,8 @@ class StaticEngine:
 
     def __init__(self, model: LoadedStaticModel, info: EngineInfo) -> None:
         self._model: LoadedStaticModel | None = model
-        self._info = info
-        self._kv_identity = model.kv_identity
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._info
-
-    @property
-    def kv_identity(self) -> KvIdentity:
-        return self._kv_identity
+        self.info: Final = info
+        self.kv_identity: Final = model.kv_identity
 
     def new_state(self) -> StaticDecodeState:
         if self._model is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import onnxruntime as ort
 
@@ -35,16 +35,8 @@ class OnnxEngine:
 
     def __init__(self, decoder: LoadedDecoder, info: EngineInfo) -> None:
         self._decoder: LoadedDecoder | None = decoder
-        self._info = info
-        self._kv_identity = decoder.kv_identity
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._info
-
-    @property
-    def kv_identity(self) -> KvIdentity:
-        return self._kv_identity
+        self.info: Final = info
+        self.kv_identity: Final = decoder.kv_identity
 
     def new_state(self) -> OnnxDecodeState:
         if self._decoder is None:
