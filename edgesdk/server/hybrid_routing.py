@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
 from pydantic import BaseModel
 from starlette.datastructures import Headers
 
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.privacy.policy import Policy, Upload, UploadVerdict
+from edgesdk.hybrid.privacy.policy import Policy, UploadVerdict
 from edgesdk.hybrid.request import Prefer
 from edgesdk.model import Model
 from edgesdk.server.api_errors import ApiError
@@ -78,8 +77,13 @@ class HybridClients(Closeable):
             client.close()
 
 
-class RoutingFields(BaseModel):
-    """The field `edgesdk` of a request."""
+class RequestRouting(BaseModel):
+    """Says who may answer one request: its field `edgesdk`, or its headers.
+
+    Attributes:
+        upload: the request's own rule; None for the server's.
+        prefer: see `HybridClient.stream`.
+    """
 
     model_config = STRICT
 
@@ -87,21 +91,8 @@ class RoutingFields(BaseModel):
     prefer: Prefer | None = None
 
 
-@dataclass(frozen=True)
-class RequestRouting:
-    """Says who may answer one request.
-
-    Attributes:
-        upload: the request's own rule; None for the server's.
-        prefer: see `HybridClient.stream`.
-    """
-
-    upload: Upload | None
-    prefer: Prefer | None
-
-
 def requested_routing(
-    fields: RoutingFields | None, headers: Headers, policy: Policy
+    fields: RequestRouting | None, headers: Headers, policy: Policy
 ) -> RequestRouting:
     """Read the routing of a request from its body or its headers.
 
@@ -109,8 +100,8 @@ def requested_routing(
         ApiError: 400 for a value that is not allowed, or where body and header contradict each
             other; 403 for a rule that is looser than the server's.
     """
-    fields = fields or RoutingFields()
-    upload = _field_or_header(
+    fields = fields or RequestRouting()
+    upload: RequestUpload | None = _field_or_header(
         "upload", fields.upload, headers.get(UPLOAD_HEADER), get_args(RequestUpload)
     )
     prefer = _field_or_header("prefer", fields.prefer, headers.get(PREFER_HEADER), get_args(Prefer))
@@ -125,7 +116,7 @@ def requested_routing(
             param="edgesdk.upload",
             code="upload_not_allowed",
         )
-    return RequestRouting(upload, prefer)
+    return RequestRouting(upload=upload, prefer=prefer)
 
 
 def _field_or_header(

@@ -32,7 +32,6 @@ from edgesdk.server.hybrid_routing import (
     HoldPolicy,
     HybridClients,
     RequestRouting,
-    RoutingFields,
     requested_routing,
 )
 from edgesdk.server.model_pool import LoadedModel
@@ -88,7 +87,7 @@ class ParsedRequest:
 class HybridChatRequest(ChatRequest):
     """The body of a chat request to a server with a cloud."""
 
-    edgesdk: RoutingFields | None = None
+    edgesdk: RequestRouting | None = None
 
 
 def parse_chat(
@@ -108,7 +107,7 @@ def parse_chat(
         ApiError, InvalidOption, RequestError: it asks for something that cannot be done.
     """
     request: ChatRequest
-    routing = RequestRouting(None, None)
+    routing = RequestRouting()
     if hybrid is None:
         request = parse(ChatRequest, body)
     else:
