@@ -1,6 +1,6 @@
 """`edgesdk serve`: models behind OpenAI's HTTP API, on this machine, with or without a cloud.
 
-    guard            who may
+    app              the paths, and who may
     answer_endpoint  HTTP and server-sent events
     request_parsing  JSON to a Request
     service          the queue
