@@ -6,8 +6,8 @@ import json
 import re
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from dataclasses import replace
+from typing import Literal, get_args
 
 from edgesdk.errors import (
     BudgetExceeded,
@@ -29,7 +29,7 @@ from edgesdk.hybrid.cloud.spending import Budget, CallSpending, Cost
 from edgesdk.hybrid.cloud_request import CloudRequest, cloud_request, format_tokens
 from edgesdk.hybrid.privacy.policy import Policy, UploadQuestion, UploadVerdict
 from edgesdk.hybrid.privacy.redaction import StreamRestorer, restore, restore_json
-from edgesdk.hybrid.reply import HybridReply, LocalDraft, answer_rank, cut_phrase
+from edgesdk.hybrid.reply import HybridReply, cut_phrase
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.stream import HybridEvent
 from edgesdk.request import Request
@@ -94,8 +94,8 @@ class RemoteModel:
         *,
         prompt_tokens: int,
         fallback: bool = False,
-    ) -> Generator[HybridEvent, None, CloudResult]:
-        """Yield the cloud's answer as it comes, with values restored; return the result.
+    ) -> Generator[HybridEvent, None, HybridReply]:
+        """Yield the cloud's answer as it comes, with values restored; return the reply.
 
         Args:
             prompt_tokens: of the prompt with its tools.
@@ -140,7 +140,7 @@ class RemoteModel:
         finally:
             spending.settle()
         try:
-            return cloud_result_of(answer, sent, hybrid, spending.cost)
+            return cloud_reply_of(answer, sent, hybrid, spending.cost)
         except NoCloudAnswer as error:
             error.failures = answer.failures
             raise
@@ -271,44 +271,6 @@ class NoCloudAnswer(Exception):
         self.failures = failures
 
 
-@dataclass(frozen=True)
-class CloudResult:
-    """A cloud's answer with private values restored, and what it cost.
-
-    Attributes:
-        parsed: its value, where there is an output format.
-    """
-
-    answer: CloudReply
-    cost: Cost
-    calls: ToolCalls = field(default_factory=ToolCalls)
-    parsed: Any = None
-
-    @property
-    def rank(self) -> int:
-        """See `edgesdk.hybrid.reply.answer_rank`."""
-        return answer_rank(self.answer.text, self.answer.finish_reason)
-
-    @property
-    def cut_at_limit(self) -> bool:
-        """Whether it was cut at its token limit."""
-        return self.answer.finish_reason == "length"
-
-    @property
-    def problem(self) -> str:
-        """Why the answer is not whole; empty where it is."""
-        if self.answer.complete:
-            return ""
-        return f"the cloud's answer {cut_phrase(self.answer.finish_reason)}"
-
-    def reply(self, reason: str, local: LocalDraft | None, rejected_by: str) -> HybridReply:
-        """Make the client's reply of this result."""
-        return HybridReply(
-            self.answer.text, "cloud", reason, not self.answer.complete, local, self.answer,
-            self.cost, rejected_by, self.parsed, self.calls, failures=self.answer.failures,
-        )  # fmt: skip
-
-
 class AttemptRestorer:
     """Restores private values in the pieces of one attempt: its text, and its reasoning."""
 
@@ -332,9 +294,9 @@ class AttemptRestorer:
             yield TextDelta(text)
 
 
-def cloud_result_of(
+def cloud_reply_of(
     answer: CloudReply, sent: CloudRequest, hybrid: HybridRequest, cost: Cost
-) -> CloudResult:
+) -> HybridReply:
     """Restore and check an answer, so that the app can have it.
 
     Raises:
@@ -367,7 +329,10 @@ def cloud_result_of(
             raise NoCloudAnswer(
                 "the cloud's answer does not fit the output format", cost=cost
             ) from error
-    return CloudResult(restored, cost, calls, parsed)
+    return HybridReply(
+        text, "cloud", "the cloud answered", not answer.complete, cloud=restored, cost=cost,
+        parsed=parsed, tool_calls=calls, failures=answer.failures,
+    )  # fmt: skip
 
 
 def _checked_calls(answer: CloudReply, sent: CloudRequest, hybrid: HybridRequest) -> ToolCalls:

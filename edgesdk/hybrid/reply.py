@@ -184,6 +184,11 @@ class HybridReply:
         return self.local is not None and self.local.complete
 
     @property
+    def rank(self) -> int:
+        """How good it is beside other answers; see `answer_rank`."""
+        return answer_rank(self.text, self.finish_reason)
+
+    @property
     def message(self) -> dict[str, Any]:
         """The answer as a message of the conversation, in the form of OpenAI's API."""
         words = self.text

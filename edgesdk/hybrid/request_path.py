@@ -15,8 +15,8 @@ from edgesdk.hybrid.local import LocalModel
 from edgesdk.hybrid.offline.queue import OfflineQueue
 from edgesdk.hybrid.offline.sending import DeferredReply, DeferredRequests
 from edgesdk.hybrid.privacy.policy import Policy, Upload, UploadVerdict
-from edgesdk.hybrid.remote import CloudResult, NoAnswerCause, NoCloudAnswer, RemoteModel
-from edgesdk.hybrid.reply import HybridReply, LocalDraft, local_reply
+from edgesdk.hybrid.remote import NoAnswerCause, NoCloudAnswer, RemoteModel
+from edgesdk.hybrid.reply import HybridReply, LocalDraft, cut_phrase, local_reply
 from edgesdk.hybrid.request import HybridRequest, Messages, Prefer
 from edgesdk.hybrid.router import Preflight, Rejection
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
@@ -163,12 +163,14 @@ class RequestPath:
         tokens = self._preflight.count(hybrid)
         unanswered = local is None or local.aborted
         asking = self._remote.ask(hybrid, verdict, prompt_tokens=tokens, fallback=unanswered)
-        result: CloudResult | None = None
+        reply: HybridReply | None = None
         cause: NoAnswerCause = "failed"
         try:
-            result = yield from screen.replace_by(asking, reason)
-            refusal, cost, failures = result.problem, result.cost, result.answer.failures
-            if result.answer.broke_off:
+            reply = yield from screen.replace_by(asking, reason)
+            refusal, cost, failures = "", reply.cost, reply.failures
+            if not reply.complete:
+                refusal = f"the cloud's answer {cut_phrase(reply.finish_reason)}"
+            if reply.cloud is not None and reply.cloud.broke_off:
                 cause = "away"
         except NoCloudAnswer as error:
             refusal, cost, cause = str(error), error.cost, error.cause
@@ -177,21 +179,26 @@ class RequestPath:
             reason = f"{reason}; cancelled"
             return HybridReply(screen.text, "cloud", reason, True, local, cost=cost)
         stays = hybrid.append_only and screen.route == "cloud" and bool(screen.text)
-        if result is not None and (result.answer.complete or stays):
-            yield from screen.show(result.answer.text, "cloud", reason)
-            return result.reply(_joined(reason, refusal), local, rejected_by)
+        if reply is not None:
+            reply = replace(
+                reply, reason=_joined(reason, refusal), local=local, rejected_by=rejected_by
+            )
+        if reply is not None and (reply.complete or stays):
+            yield from screen.show(reply.text, "cloud", reason)
+            return reply
         queued = self._deferred.defer(cause, request, verdict)
-        if (local is None or local.aborted) and (result is None or not result.cut_at_limit):
+        cut_at_limit = reply is not None and reply.finish_reason == "length"
+        if (local is None or local.aborted) and not cut_at_limit:
             device = self._device.answer(hybrid, self._confidence, cloud_allowed=False)
             try:
                 local = yield from screen.replace_by(device, refusal)
             except EdgeError:
-                if result is None:
+                if reply is None:
                     raise
         reason = _joined(reason, refusal, "" if queued is None else "asked again later")
-        if result is not None and (local is None or result.rank >= local.rank):
-            yield from screen.show(result.answer.text, "cloud", refusal)
-            return replace(result.reply(reason, local, rejected_by), queued=queued)
+        if reply is not None and (local is None or reply.rank >= local.rank):
+            yield from screen.show(reply.text, "cloud", refusal)
+            return replace(reply, reason=reason, local=local, queued=queued)
         assert local is not None, "a device that cannot answer raises an error"
         yield from screen.show(local.text, "local", refusal)
         return local_reply(

@@ -28,7 +28,7 @@ from edgesdk.hybrid.monitor.guarantee import (
     GuaranteeMonitor,
 )
 from edgesdk.hybrid.privacy.policy import Policy, Upload, UploadVerdict
-from edgesdk.hybrid.remote import CloudResult, NoCloudAnswer
+from edgesdk.hybrid.remote import NoCloudAnswer
 from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, JournalEntry
@@ -73,7 +73,7 @@ class Asker:
 
     def ask(
         self, hybrid: HybridRequest, verdict: UploadVerdict, **named: Any
-    ) -> Generator[None, None, CloudResult]:
+    ) -> Generator[None, None, HybridReply]:
         self.asked += 1
         yield None
         if self.says is None:
@@ -82,7 +82,9 @@ class Asker:
         if isinstance(self.says, Exception):
             raise self.says
         answer = CloudReply(self.says, "", (), self.finish, Usage(5, 2), "big at host", 1)
-        return CloudResult(answer, Cost(0.5, 7))
+        return HybridReply(
+            answer.text, "cloud", "asked", not answer.complete, cloud=answer, cost=Cost(0.5, 7)
+        )
 
     def close(self) -> None:
         self.closed.set()

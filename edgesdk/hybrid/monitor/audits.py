@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from edgesdk.errors import InvalidOption
-from edgesdk.hybrid.cloud.spending import Cost
 from edgesdk.hybrid.confidence.threshold import same_answer
 from edgesdk.hybrid.monitor.guarantee import AuditOutcome
 from edgesdk.hybrid.privacy.policy import Messages, Policy, UploadVerdict
 from edgesdk.hybrid.privacy.redaction import Redactor
-from edgesdk.hybrid.remote import CloudResult, NoCloudAnswer, RemoteModel
+from edgesdk.hybrid.remote import NoCloudAnswer, RemoteModel
 from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.request_path import decision_of, record_decision
@@ -175,7 +174,7 @@ class Auditor(Closeable):
             self._on_outcome(AuditOutcome(candidate.calibration, confidence, agreed))
         self._record(candidate, result, agreed, reason, started)
 
-    def _ask(self, candidate: AuditCandidate) -> CloudResult:
+    def _ask(self, candidate: AuditCandidate) -> HybridReply:
         request = candidate.request.replaced(
             options=replace(candidate.request.options, deadline=_AUDIT_DEADLINE),
             cancellation=self._closing,
@@ -188,14 +187,12 @@ class Auditor(Closeable):
         )
         return read_to_end(steps)
 
-    def _judged(self, candidate: AuditCandidate, result: CloudResult) -> tuple[bool | None, str]:
-        if not result.answer.complete:
+    def _judged(self, candidate: AuditCandidate, result: HybridReply) -> tuple[bool | None, str]:
+        if not result.complete:
             return None, "not audited: the cloud's answer is not whole"
         try:
             agreed = bool(
-                self._audits.judge(
-                    candidate.request.messages, candidate.draft.text, result.answer.text
-                )
+                self._audits.judge(candidate.request.messages, candidate.draft.text, result.text)
             )
         except Exception as error:
             # The error itself may quote the answers.
@@ -205,18 +202,16 @@ class Auditor(Closeable):
     def _record(
         self,
         candidate: AuditCandidate,
-        result: CloudResult | None,
+        result: HybridReply | None,
         agreed: bool | None,
         reason: str,
         started: float,
     ) -> None:
         """Record an audit as the reply of both, which the user did not get."""
-        reply = HybridReply(
-            candidate.draft.text, "audit", reason, local=candidate.draft,
-            cloud=result.answer if result else None, cost=result.cost if result else Cost(),
-        )  # fmt: skip
+        reply = result or HybridReply(candidate.draft.text, "audit", reason)
+        reply = replace(reply, route="audit", reason=reason, local=candidate.draft)
         decision = decision_of(reply, candidate.verdict, bundle=self._bundle, started=started)
-        ended = result.answer.finish_reason if result else ""
+        ended = result.finish_reason if result else ""
         decision = replace(
             decision, calibration=candidate.calibration, agreed=agreed, finish_reason=ended
         )

@@ -101,7 +101,7 @@ class DeferredRequests:
         verdict = strictest(now, then)
         tokens = self._count(hybrid)
         steps = self._remote.ask(hybrid, verdict, prompt_tokens=tokens)
-        reply = read_to_end(steps).reply("asked again from the queue", None, "")
+        reply = replace(read_to_end(steps), reason="asked again from the queue")
         self._record(reply, request.messages, verdict, started)
         return reply
 
