@@ -7,6 +7,7 @@ logit when it is compared with transformers or llama.cpp.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,30 +18,49 @@ from edgesdk.bundle.spec import DecoderSpec, RopeSpec
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def logits_of(decoder: Decoder, tokens: list[int]) -> Array:
-    """Logits [tokens, vocab] of a decoder."""
+# What the inputs of a matrix become before they are multiplied with it.
+Rounding = Callable[[Array], Array]
+
+
+def rounded_to_8_bits(x: Array) -> Array:
+    """Each row on a grid of 256 steps from its smallest to its largest value, 0 among them, as
+    XNNPACK rounds the inputs of matrices of 8 or 4 bits."""
+    low = np.minimum(x.min(-1, keepdims=True), 0).astype(np.float32)
+    high = np.maximum(x.max(-1, keepdims=True), 0).astype(np.float32)
+    steps = np.float32(255) / (high - low)
+    zero = np.clip(np.rint(-low * steps) - 128, -128, 127)
+    codes = np.clip(np.rint(x.astype(np.float32) * steps + zero), -128, 127)
+    rounded: Array = ((codes - zero) / steps).astype(np.float64)
+    return rounded
+
+
+def logits_of(decoder: Decoder, tokens: list[int], inputs: Rounding = lambda x: x) -> Array:
+    """Logits [tokens, vocab] of a decoder; `inputs` rounds what matrices are multiplied with."""
     spec = decoder.spec
     weights = {name: read_whole(w).astype(np.float64) for name, w in decoder.weights.items()}
     x = weights["embed.weight"][tokens] * spec.embedding_scale
     for i in range(spec.layers):
         layer = {k[len(f"layers.{i}.") :]: w for k, w in weights.items() if f"layers.{i}." in k}
-        y = _attention(spec, i, layer, _norm(x, layer["input_norm.weight"], spec.norm_eps))
+        y = _attention(spec, i, layer, _norm(x, layer["input_norm.weight"], spec.norm_eps), inputs)
         if spec.norm_placement == "sandwich":
             y = _norm(y, layer["post_attention_norm.weight"], spec.norm_eps)
         x = x + y
-        y = _mlp(spec, layer, _norm(x, layer["pre_mlp_norm.weight"], spec.norm_eps))
+        y = _mlp(spec, layer, _norm(x, layer["pre_mlp_norm.weight"], spec.norm_eps), inputs)
         if spec.norm_placement == "sandwich":
             y = _norm(y, layer["post_mlp_norm.weight"], spec.norm_eps)
         x = x + y
     x = _norm(x, weights["final_norm.weight"], spec.norm_eps)
     head = weights["embed.weight" if spec.tied else "head.weight"]
-    return _cap(x @ head.T, spec.logit_softcap)
+    return _cap(inputs(x) @ head.T, spec.logit_softcap)
 
 
-def _attention(spec: DecoderSpec, i: int, layer: dict[str, Array], x: Array) -> Array:
+def _attention(
+    spec: DecoderSpec, i: int, layer: dict[str, Array], x: Array, inputs: Rounding
+) -> Array:
     length, size = len(x), spec.head_size
     q, k, v = (
-        _linear(layer, part, x).reshape(length, -1, size).swapaxes(0, 1) for part in ("q", "k", "v")
+        _linear(layer, part, inputs(x)).reshape(length, -1, size).swapaxes(0, 1)
+        for part in ("q", "k", "v")
     )
     if spec.qk_norm:
         q = _norm(q, layer["q_norm.weight"], spec.norm_eps)
@@ -53,17 +73,18 @@ def _attention(spec: DecoderSpec, i: int, layer: dict[str, Array], x: Array) -> 
     scores = np.where(hidden, -np.inf, scores)
     share = np.exp(scores - scores.max(-1, keepdims=True))
     share /= share.sum(-1, keepdims=True)
-    return _linear(layer, "o", (share @ v).swapaxes(0, 1).reshape(length, -1))
+    return _linear(layer, "o", inputs((share @ v).swapaxes(0, 1).reshape(length, -1)))
 
 
-def _mlp(spec: DecoderSpec, layer: dict[str, Array], x: Array) -> Array:
+def _mlp(spec: DecoderSpec, layer: dict[str, Array], x: Array, inputs: Rounding) -> Array:
+    x = inputs(x)
     gate = _linear(layer, "gate", x)
     if spec.activation == "silu":
         gate = gate / (1 + np.exp(-gate))
     else:
         inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
         gate = 0.5 * gate * (1 + np.tanh(inner))
-    return _linear(layer, "down", gate * _linear(layer, "up", x))
+    return _linear(layer, "down", inputs(gate * _linear(layer, "up", x)))
 
 
 def _linear(layer: dict[str, Array], part: str, x: Array) -> Array:

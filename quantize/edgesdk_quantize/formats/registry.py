@@ -19,9 +19,10 @@ from edgesdk_quantize.formats.ggml import GGML_FORMATS, GgmlFormat
 from edgesdk_quantize.formats.int4 import Int4, Int4Symmetric
 from edgesdk_quantize.formats.int4_offset import Int4Offset
 from edgesdk_quantize.formats.int8 import Int8, Int8Symmetric
+from edgesdk_quantize.formats.litert import INT4_LITERT, INT8_LITERT, LitertFormat
 from edgesdk_quantize.formats.qdq import A8W8, A16W4, A16W8, Qdq
 
-NumberFormat: TypeAlias = BlockFormat | FloatFormat | GgmlFormat | Qdq
+NumberFormat: TypeAlias = BlockFormat | FloatFormat | GgmlFormat | LitertFormat | Qdq
 
 BLOCK_SIZES = (16, 32, 64, 128)
 DEFAULT_BLOCK = 32
@@ -125,4 +126,14 @@ def _defaults() -> Iterator[BlockFormat]:
 
 for _kind in _BUILT_IN:
     register(_kind)
-_formats.update({fmt.name.lower(): fmt for fmt in (FP32, FP16, *GGML_FORMATS, A8W8, A16W8, A16W4)})
+_PLAIN: tuple[NumberFormat, ...] = (
+    FP32,
+    FP16,
+    *GGML_FORMATS,
+    A8W8,
+    A16W8,
+    A16W4,
+    INT8_LITERT,
+    INT4_LITERT,
+)
+_formats.update({fmt.name.lower(): fmt for fmt in _PLAIN})
