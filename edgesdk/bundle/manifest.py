@@ -19,7 +19,7 @@ from edgesdk.errors import DamagedBundle, UnsupportedBundle
 MANIFEST_NAME = "edgesdk.json"
 FORMAT_VERSION = 2
 
-BundleFormat = Literal["onnx", "gguf", "coreml"]
+BundleFormat = Literal["onnx", "gguf", "coreml", "litert"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(gt=0, lt=2**40)]
 # What a file is for: "decoder" reads prompts and writes answers; where one graph of fixed shapes

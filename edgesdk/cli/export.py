@@ -17,7 +17,7 @@ from edgesdk.cli.output import (
     result_console,
     stage_progress_bar,
 )
-from edgesdk.engines.devices import DEFAULT_TARGET
+from edgesdk.engines.devices import DEFAULT_TARGET, first_format
 from edgesdk.engines.registry import device_names
 from edgesdk.errors import requires_extra
 from edgesdk.store import Store
@@ -34,6 +34,7 @@ Examples:
   edgesdk export ./my-finetune --format gguf --type q4_k_m
   edgesdk export ./my-finetune --recipe my-recipe.toml
   edgesdk export ./some-falcon --via optimum
+  edgesdk export smollm2-135m-instruct --target litert
 
 Without --bits, models under 300 million parameters get 8 bits and larger ones 4. The quality is
 measured against the checkpoint that came in, on the same tokens, and stored in the bundle.
@@ -51,10 +52,8 @@ as recipe.toml. --bits and --type overrule it.
 @click.option(
     "--format",
     "bundle_format",
-    type=click.Choice(["onnx", "gguf"]),
-    default="onnx",
-    show_default=True,
-    help="What runs the bundle: onnxruntime or llama.cpp.",
+    type=click.Choice(["onnx", "gguf", "coreml", "litert"]),
+    help="What runs the bundle: onnxruntime, llama.cpp, Core ML, LiteRT (default: by the target).",
 )
 @click.option(
     "--target",
@@ -99,6 +98,16 @@ as recipe.toml. --bits and --type overrule it.
     help="A UTF-8 text for recipes that calibrate (default: text that the model generates).",
 )
 @click.option(
+    "--window",
+    type=click.IntRange(min=2),
+    help="Targets with an NPU: tokens that a conversation may have (default: 1024).",
+)
+@click.option(
+    "--prefill",
+    type=click.IntRange(min=2),
+    help="Targets with an NPU: tokens of a prompt that are computed at a time (default: 128).",
+)
+@click.option(
     "--text",
     "text_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -114,7 +123,7 @@ as recipe.toml. --bits and --type overrule it.
 @click.option("--json", "as_json", is_flag=True, help="Print the bundle's manifest as JSON.")
 def command(
     checkpoint: str,
-    bundle_format: BundleFormat,
+    bundle_format: BundleFormat | None,
     target: str,
     recipe: str,
     bits: str | None,
@@ -123,6 +132,8 @@ def command(
     output: Path | None,
     via: Literal["edgesdk", "optimum"],
     calibration_file: Path | None,
+    window: int | None,
+    prefill: int | None,
     text_file: Path | None,
     quality_tokens: int | None,
     skip_existing: bool,
@@ -132,6 +143,7 @@ def command(
     """Turn a checkpoint into a quantized bundle, and measure what that cost."""
     store = Store()
     source, base, licence = resolve_checkpoint(store, checkpoint)
+    bundle_format = bundle_format or first_format(target)
     scheme = _scheme(bundle_format, recipe, bits, gguf_type)
     bundle_name = name or _named_for(base, bundle_format, recipe, scheme)
     destination = output or store.bundle_path(bundle_name)
@@ -157,6 +169,8 @@ def command(
             ),
             text=None if text_file is None else text_from_file(text_file),
             quality_tokens=quality_tokens,
+            window=window,
+            prefill=prefill,
             licence=licence,
             replace=force,
         )
@@ -200,10 +214,11 @@ def _weights_of(bundle_format: BundleFormat, recipe: str, bits: str) -> str:
 def _named_for(base: str, bundle_format: str, recipe: str, scheme: str | None) -> str:
     """The bundle's name: the checkpoint's name, then the recipe and the weights."""
     endings = [] if recipe == "fast" else [derive_name(Path(recipe).stem)]
+    # The types of a GGUF have names of their own; others share "int8" and "int4".
+    if bundle_format not in ("onnx", "gguf") or (bundle_format == "gguf" and scheme is None):
+        endings.append(bundle_format)
     if scheme is not None:
         endings.append(scheme)
-    elif bundle_format != "onnx":
-        endings.append(bundle_format)
     ending = "".join(f"-{part}" for part in endings)
     return base[: 96 - len(ending)] + ending
 

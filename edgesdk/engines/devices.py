@@ -57,6 +57,14 @@ def graph_for(target: str, model_format: BundleFormat) -> str | None:
     return next((each.graph for each in supports if each.format == model_format), None)
 
 
+def first_format(target: str) -> BundleFormat:
+    """The format of bundles for a target, one of those that run something, where nobody asks for
+    another."""
+    named = [record for record in DEVICES if target == record.device and record.runs]
+    named = named or [record for record in DEVICES if target == record.kind and record.runs]
+    return named[0].runs[0].format
+
+
 # One decoder graph for prefill and decode, with onnxruntime's own operators.
 FUSED_OPERATORS = "fused-operators"
 # Graphs of fixed shapes, for prefill and for decode, whose weights are floats, symmetric blocks of
@@ -328,8 +336,24 @@ DEVICES: tuple[DeviceRecord, ...] = (
         kind="npu",
         package="ai-edge-litert",
         module="ai_edge_litert",
+        extra="litert",
         probe=f"{_PROBES}:litert",
         where="Android, among others for Google Tensor and MediaTek",
+        runs=(
+            GraphSupport(
+                graph="litert-signatures",
+                format="litert",
+                opener="edgesdk.engines.litert.engine:open_engine",
+                footprint="edgesdk.engines.litert.footprint:footprint",
+                proof="software",
+                tests=(
+                    "tests/integration/test_engine_contract.py",
+                    "tests/integration/test_litert.py",
+                ),
+            ),
+        ),
+        # The library of a delegate, which takes over what it can of the graph.
+        options=(DeviceOption("delegate", str),),
     ),
     DeviceRecord(
         name="Hailo",

@@ -15,7 +15,7 @@ from edgesdk.bundle.manifest import BundleFormat, Manifest, Quality, SourceCheck
 from edgesdk.bundle.opening import Bundle, open_bundle
 from edgesdk.bundle.writing import resume_folder, staged_folder, write_manifest
 from edgesdk.engines.devices import DEFAULT_TARGET, graph_for
-from edgesdk.errors import ExportError, RequestError
+from edgesdk.errors import ExportError, RequestError, requires_extra
 from edgesdk_export.built_model import BuiltModel
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.coreml.build import build_coreml
@@ -54,6 +54,7 @@ _GRAPHS: dict[BundleFormat, tuple[str, ...]] = {
     "onnx": ("fused-operators",),
     "gguf": ("llama.cpp",),
     "coreml": ("ml-program",),
+    "litert": ("litert-signatures",),
 }
 _RECORDED_VERSIONS = ("numpy", "onnx_ir", "onnxruntime")
 
@@ -76,6 +77,8 @@ class ExportJob:
             for a large one a text that lies at hand.
         text: what quality is measured on; None = the built-in text.
         quality_tokens: on how many tokens; 0 = not measured, None = by the model's size.
+        window, prefill: of graphs of fixed shapes: the tokens that a conversation may have, and
+            those of a prompt that are computed at a time; None = as the recipe says.
         licence: where the checkpoint does not say.
         replace: whether a bundle that stands at `destination` may be replaced.
     """
@@ -155,6 +158,8 @@ def _inputs(job: ExportJob, recipe: str) -> str | None:
             "target": job.target,
             "recipe": recipe,
             "quality_tokens": job.quality_tokens,
+            "window": job.window,
+            "prefill": job.prefill,
             "licence": job.licence,
             **hashes,
             **names,
@@ -221,6 +226,13 @@ def _build(
             calibration=calibration,
             resume=resume,
         )
+    elif job.format == "litert":
+        with requires_extra("litert", needed_for="Exporting for LiteRT"):
+            from edgesdk_export.litert.build import build_litert
+        tflite_scheme = recipe.tflite_scheme(parameters)
+        built = build_litert(
+            decoder, folder, tflite_scheme, progress, prefill=job.prefill, window=job.window
+        )
     else:
         scheme = recipe.onnx_scheme(parameters)
         built = build_onnx(
@@ -269,8 +281,8 @@ def _measure(
             started = True
         progress.advance(done)
 
-    # llama.cpp's kernels round activations in ways of their own (see `build_gguf`), and Core ML's
-    # to float16.
+    # The kernels of llama.cpp and LiteRT round activations in ways of their own (see `build_gguf`),
+    # and Core ML's to float16.
     return summary(built.measure(windows, steps), source, weights_only=job.format != "onnx")
 
 

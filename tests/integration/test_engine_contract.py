@@ -1,8 +1,8 @@
 """What `edgesdk.engines.base` promises, held to by every engine.
 
 Each case brings a reference that shares no code with the engine: a numpy decoder without a cache
-for the ONNX one, a bare llama.cpp loop for the GGUF one, transformers for the MLX one, and for the
-Core ML one, which runs on an interpreter in Core ML's place.
+for the ONNX one, a bare llama.cpp loop for the GGUF one, transformers for the MLX and LiteRT ones,
+and for the Core ML one, which runs on an interpreter in Core ML's place.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Case:
     ids: list[int]
 
 
-@pytest.fixture(scope="module", params=["onnx", "gguf", "mlx", "webgpu", "coreml"])
+@pytest.fixture(scope="module", params=["onnx", "gguf", "mlx", "webgpu", "coreml", "litert"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
     make = {
         "onnx": _onnx_case,
@@ -63,6 +63,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case
         "mlx": _mlx_case,
         "webgpu": _webgpu_case,
         "coreml": _coreml_case,
+        "litert": _litert_case,
     }[request.param]
     yield from make(request, tmp_path_factory)
 
@@ -111,20 +112,33 @@ def _gguf_case(request: pytest.FixtureRequest, _: Any) -> Iterator[Case]:
 
 def _mlx_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
     pytest.importorskip("mlx.core")
-    folder = tmp_path_factory.mktemp("mlx")
+    yield from _tiny_llama_case(tmp_path_factory, "apple")
+
+
+def _litert_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
+    job = {"format": "litert", "target": "litert", "window": CONTEXT, "prefill": 32}
+    yield from _tiny_llama_case(tmp_path_factory, "litert", **job)
+
+
+def _tiny_llama_case(tmp_path_factory: Any, device: str, **job: Any) -> Iterator[Case]:
+    """In float32, against transformers."""
+    folder = tmp_path_factory.mktemp(device)
     model = make_tiny("llama", folder / "checkpoint", max_position_embeddings=CONTEXT)
-    job = ExportJob(folder / "checkpoint", folder / "tiny", "tiny", scheme="fp32", quality_tokens=0)
-    bundle = export(job, SilentProgress())
+    checkpoint, destination = folder / "checkpoint", folder / "tiny"
+    bundle = export(
+        ExportJob(checkpoint, destination, "tiny", scheme="fp32", quality_tokens=0, **job),
+        SilentProgress(),
+    )
 
     def reference(ids: list[int]) -> Logits:
         with torch.no_grad():
             logits: Logits = model(torch.tensor([ids])).logits[0].numpy()
         return logits
 
-    engine = open_engine(bundle, "apple")
+    engine = open_engine(bundle, device)
     yield Case(
         engine=engine,
-        reopen=lambda: open_engine(bundle, "apple"),
+        reopen=lambda: open_engine(bundle, device),
         reference=reference,
         same=lambda found, wanted: bool(np.allclose(found, wanted, atol=2e-3)),
         ids=np.random.default_rng(5).integers(0, VOCAB_SIZE, CONTEXT).tolist(),

@@ -65,7 +65,7 @@ def test_a_file_says_only_what_it_changes(tmp_path):
 WRONG = {
     "[onnx]\nblok = 32": r"mine\.toml has the unknown key 'onnx\.blok'. Did you mean 'block'\?",
     "[onx]\nbits = 4": r"mine\.toml has the unknown key 'onx'. Did you mean 'onnx'\?",
-    "speed = 3": r"unknown key 'speed'. Known are name, summary, onnx, gguf, calibration",
+    "speed = 3": r"unknown key 'speed'. Known are name, summary, onnx, gguf, litert, calibration",
     "[onnx]\nbits = 3": r'onnx\.bits: .*3 is none of "auto", 4, 8, 16, 32, nor .* 5\.5',
     "[onnx]\nbits = '4'": r"onnx\.bits: .*'4' is none",
     "[calibration]\ntoken = 9": r"'calibration\.token'. Did you mean 'tokens'",

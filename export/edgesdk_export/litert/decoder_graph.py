@@ -13,7 +13,7 @@ from edgesdk.bundle import litert_io
 from edgesdk.bundle.graph_io import rope_names, ropes
 from edgesdk.bundle.manifest import StaticShape
 from edgesdk.bundle.spec import DecoderSpec
-from edgesdk_export.litert.flatbuffer import GraphBuilder, ModelBuilder, Operator
+from edgesdk_export.litert.flatbuffer import ModelBuilder, Operator, SignatureBuilder
 
 
 def draw_decoder(model: ModelBuilder, spec: DecoderSpec, shape: StaticShape) -> None:
@@ -39,7 +39,7 @@ def _draw_step(
         ]
         for layer in range(spec.layers)
     ]
-    step = _Step(graph, spec, count, shape, positions)
+    step = _TokenLayers(graph, spec, count, shape, positions)
     x = graph.embedding(graph.weight("embed.weight"), graph.reshape(tokens, [count]))
     if spec.embedding_scale != 1.0:
         x = graph.scaled(x, spec.embedding_scale)
@@ -54,18 +54,18 @@ def _draw_step(
     graph.finish(outputs)
 
 
-def _logits(graph: GraphBuilder, spec: DecoderSpec, states: int) -> int:
+def _logits(graph: SignatureBuilder, spec: DecoderSpec, states: int) -> int:
     head = graph.weight("embed.weight" if spec.tied else "head.weight")
     logits = graph.capped(graph.linear(states, head, None), spec.logit_softcap)
     return graph.reshape(logits, [1, *graph.shape(logits)])
 
 
-class _Step:
+class _TokenLayers:
     """What the layers of one graph share: the masks and the rope of its tokens."""
 
     def __init__(
         self,
-        graph: GraphBuilder,
+        graph: SignatureBuilder,
         spec: DecoderSpec,
         count: int,
         shape: StaticShape,

@@ -74,14 +74,14 @@ class ModelBuilder:
         self._codes: dict[int, int] = {}
         self._buffers: dict[str, int] = {}
 
-    def graph(self, name: str) -> GraphBuilder:
+    def graph(self, name: str) -> SignatureBuilder:
         """Begin a graph, which is the signature of that name."""
         subgraph = schema.SubGraphT()
         subgraph.name = name
         subgraph.tensors, subgraph.operators = [], []
         subgraph.inputs, subgraph.outputs = [], []
         self._model.subgraphs.append(subgraph)
-        return GraphBuilder(self, subgraph)
+        return SignatureBuilder(self, subgraph)
 
     def place(self, name: str) -> WeightPlace:
         """Where a weight lies."""
@@ -130,7 +130,7 @@ class ModelBuilder:
         return self._buffers[key]
 
 
-class GraphBuilder:
+class SignatureBuilder:
     """One graph: each method adds a node and gives the index of its output."""
 
     def __init__(self, model: ModelBuilder, subgraph: Any) -> None:

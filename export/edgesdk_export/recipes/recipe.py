@@ -15,18 +15,35 @@ from edgesdk.bundle.manifest import BundleFormat
 from edgesdk.errors import ExportError, RequestError
 from edgesdk_export.calibration.calibrate import CalibrationSettings
 from edgesdk_export.gguf.file_types import DEFAULT_TYPES, FileType, file_type_named
+from edgesdk_export.litert.scheme import (
+    TfliteScheme,
+    tflite_bits,
+    tflite_scheme_names,
+)
 from edgesdk_export.onnx.scheme import WeightScheme, scheme_name
 from edgesdk_export.quality.evaluation_text import EvaluationText
-from edgesdk_export.recipes.sections import CalibrationRecipe, GgufRecipe, OnnxRecipe, RecipeSection
+from edgesdk_export.recipes.sections import (
+    CalibrationRecipe,
+    GgufRecipe,
+    LitertRecipe,
+    OnnxRecipe,
+    RecipeSection,
+)
 
 # By bundle format: how weights can be rounded.
 METHODS: dict[BundleFormat, tuple[str, ...]] = {
     "onnx": ("nearest", "weighted", "gptq"),
     "gguf": ("nearest", "weighted"),
     "coreml": ("nearest", "weighted", "gptq"),
+    "litert": ("nearest",),
 }
 # The section of a recipe for each format. A Core ML package gets the codes of an ONNX model.
-_SECTION_OF: dict[BundleFormat, str] = {"onnx": "onnx", "gguf": "gguf", "coreml": "onnx"}
+_SECTION_OF: dict[BundleFormat, str] = {
+    "onnx": "onnx",
+    "gguf": "gguf",
+    "coreml": "onnx",
+    "litert": "litert",
+}
 
 
 class Recipe(RecipeSection):
@@ -35,7 +52,7 @@ class Recipe(RecipeSection):
     Attributes:
         name: what messages call it.
         summary: one line for people.
-        onnx, gguf: None = no bundle of that format can be made with it.
+        onnx, gguf, litert: None = no bundle of that format can be made with it.
         calibration: for methods that look at a text; None = its defaults.
     """
 
@@ -43,6 +60,7 @@ class Recipe(RecipeSection):
     summary: str = ""
     onnx: OnnxRecipe | None = None
     gguf: GgufRecipe | None = None
+    litert: LitertRecipe | None = None
     calibration: CalibrationRecipe | None = None
 
     def require(self, fmt: BundleFormat) -> None:
@@ -88,6 +106,8 @@ class Recipe(RecipeSection):
         """
         if fmt == "gguf":
             change: dict[str, object] = {"type": file_type_named(weights).name}
+        elif fmt == "litert":
+            change = {"bits": tflite_bits(weights)}
         elif (budget := _budget(weights)) is not None:
             change = {"bits": budget}
         else:
@@ -107,6 +127,12 @@ class Recipe(RecipeSection):
         assert isinstance(section, GgufRecipe)
         return section.file_type(parameters)
 
+    def tflite_scheme(self, parameters: int) -> TfliteScheme:
+        """How a `.tflite` of so many parameters is stored; see `require`."""
+        section = self._section("litert")
+        assert isinstance(section, LitertRecipe)
+        return section.scheme(parameters)
+
     def calibration_for(
         self, fmt: BundleFormat, text: EvaluationText | None
     ) -> CalibrationSettings | None:
@@ -115,7 +141,7 @@ class Recipe(RecipeSection):
             return None
         tokens = (self.calibration or CalibrationRecipe()).tokens
         section = self._section(fmt)
-        if isinstance(section, GgufRecipe):
+        if not isinstance(section, OnnxRecipe):
             return CalibrationSettings("weighted", text, tokens)
         return CalibrationSettings(
             "gptq" if section.method == "gptq" else "weighted",
@@ -135,13 +161,19 @@ class Recipe(RecipeSection):
             summary=self.summary,
             onnx=section if isinstance(section, OnnxRecipe) else None,
             gguf=section if isinstance(section, GgufRecipe) else None,
+            litert=section if isinstance(section, LitertRecipe) else None,
             calibration=calibration,
         )
 
     def to_toml(self) -> str:
         """The recipe as TOML; the same recipe gives the same text."""
         lines = [f"name = {_toml(self.name)}", f"summary = {_toml(self.summary)}"]
-        sections = {"onnx": self.onnx, "gguf": self.gguf, "calibration": self.calibration}
+        sections = {
+            "onnx": self.onnx,
+            "gguf": self.gguf,
+            "litert": self.litert,
+            "calibration": self.calibration,
+        }
         for name, section in sections.items():
             if section is not None:
                 lines += ["", f"[{name}]"]
@@ -166,9 +198,9 @@ class Recipe(RecipeSection):
                 hint=f'Choose scales = "float32", or leave {which} out.',
             )
 
-    def _section(self, fmt: BundleFormat) -> OnnxRecipe | GgufRecipe:
+    def _section(self, fmt: BundleFormat) -> OnnxRecipe | GgufRecipe | LitertRecipe:
         name = _SECTION_OF[fmt]
-        section = {"onnx": self.onnx, "gguf": self.gguf}[name]
+        section = {"onnx": self.onnx, "gguf": self.gguf, "litert": self.litert}[name]
         if section is None:
             raise RequestError(
                 f"The recipe {self.name} has no section [{name}].",
@@ -200,14 +232,17 @@ _SECTIONS: dict[tuple[str, ...], type[BaseModel]] = {
     (): Recipe,
     ("onnx",): OnnxRecipe,
     ("gguf",): GgufRecipe,
+    ("litert",): LitertRecipe,
     ("calibration",): CalibrationRecipe,
 }
 
 
 def weights_by_bits(fmt: BundleFormat) -> dict[str, str]:
-    """The weights that a number of bits stands for: "4" is "int4" in ONNX, "q4_k_m" in GGUF."""
+    """The weights that a number of bits stands for: "4" is "q4_k_m" in GGUF, "int4" elsewhere."""
     if fmt == "gguf":
         return {str(bits): name for bits, name in DEFAULT_TYPES.items()}
+    if fmt == "litert":
+        return tflite_scheme_names()
     return {str(bits): scheme_name(found) for bits, found in formats_by_bits().items()}
 
 

@@ -14,6 +14,7 @@ from edgesdk_quantize.formats.registry import (
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
 from edgesdk_export.gguf.file_types import DEFAULT_TYPES, FileType, file_type_named, file_type_names
+from edgesdk_export.litert.scheme import WEIGHT_BITS, TfliteScheme, tflite_scheme
 from edgesdk_export.onnx.scheme import OnnxFormat, WeightScheme, default_bits, scheme_name
 
 
@@ -32,6 +33,12 @@ def _known_bits(bits: Any) -> Any:
         f'{bits!r} is none of "auto", {", ".join(map(str, whole))}, nor a number between 4 and 16'
         " such as 5.5"
     )
+
+
+def _known_tflite_bits(bits: Any) -> Any:
+    if bits == "auto" or (bits in WEIGHT_BITS and not isinstance(bits, bool)):
+        return bits
+    raise ValueError(f'{bits!r} is none of "auto", {", ".join(map(str, WEIGHT_BITS))}')
 
 
 def _known_embedding(name: str) -> str:
@@ -137,6 +144,29 @@ class GgufRecipe(RecipeSection):
     def file_type(self, parameters: int) -> FileType:
         """The mixture for a model of so many parameters."""
         return file_type_named(self.resolved(parameters).type)
+
+
+class LitertRecipe(RecipeSection):
+    """How the weights of a `.tflite` are stored.
+
+    Attributes:
+        bits: of a weight: 8 with a scale for each row, 4 with one for each block of 32, 32 for
+            floats; "auto": by the model's size.
+        method: "nearest": each row or block by itself.
+    """
+
+    bits: Annotated[Literal["auto"] | int, PlainValidator(_known_tflite_bits)] = "auto"
+    method: str = "nearest"
+
+    def resolved(self, parameters: int) -> LitertRecipe:
+        """With the bits that "auto" means for a model of so many parameters."""
+        if self.bits != "auto":
+            return self
+        return self.model_copy(update={"bits": default_bits(parameters)})
+
+    def scheme(self, parameters: int) -> TfliteScheme:
+        """The formats of a model of so many parameters."""
+        return tflite_scheme(int(self.resolved(parameters).bits))
 
 
 class CalibrationRecipe(RecipeSection):

@@ -73,7 +73,8 @@ def check_opens(folder: Path, progress: ExportProgress) -> None:
 def open_and_answer(folder: Path) -> OpeningFailure | None:
     """Load a bundle and ask it something; None where it answers."""
     try:
-        with load(folder) as model:
+        # By its name a device is taken in software too.
+        with load(folder, device=open_bundle(folder).manifest.target) as model:
             _answer(model)
     except ContextOverflow:
         # It reads prompts; this one is longer than its context.

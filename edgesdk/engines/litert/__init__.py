@@ -1,0 +1,1 @@
+"""Run `.tflite` decoders with LiteRT's interpreter."""
