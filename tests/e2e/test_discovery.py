@@ -5,14 +5,19 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import edgesdk
+from edgesdk.bundle.manifest import Manifest
+from edgesdk.bundle.opening import Bundle
 from edgesdk.engines import devices, discovery
 from edgesdk.engines.devices import DeviceProbe, DeviceRecord
 from edgesdk.engines.discovery import probe
+from edgesdk.engines.selection import select
+from edgesdk.errors import DeviceUnavailable
 
 pytestmark = pytest.mark.e2e
 
@@ -91,3 +96,24 @@ def test_one_broken_provider_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> 
     assert found["onnxruntime"].state == "ready"
     assert found["onnxruntime"].runs_models
     assert found["llama-cpp-python"].state == "ready"
+
+
+@pytest.mark.usefixtures("toy_package")
+@pytest.mark.parametrize(
+    ("function", "words"), [("crash", "it crashed"), ("hang", "it did not answer within 1 s")]
+)
+def test_a_broken_provider_is_passed_over_or_refused_by_name(
+    function: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "_TIMEOUT_SECONDS", 1.0)
+    host = devices.DEVICES[0]
+    toy = replace(toy_record(function), name=f"Toy GPU that may {function}", runs=host.runs[:1])
+    monkeypatch.setattr(devices, "DEVICES", (host, toy))
+    bundle = Bundle(Path("x"), Manifest.model_construct(format="onnx", target="cpu"), "00" * 32)
+    assert [each.record for each in select(bundle).candidates] == [host]
+    with pytest.raises(DeviceUnavailable, match=words) as raised:
+        select(bundle, "toy")
+    assert raised.value.hint == "Run: pip install --force-reinstall edgesdk-toy"
+    fallback = select(bundle, "toy", allow_fallback=True)
+    assert [each.record for each in fallback.candidates] == [host]
+    assert words in fallback.passed_over[0]
