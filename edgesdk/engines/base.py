@@ -35,8 +35,8 @@ class Placement:
         provider: the provider, as its record names it, such as "WebGPU".
         processor: what it computes on, such as "GPU (Intel)".
         in_software: whether that is a simulator, or the CPU in place of the device.
-        nodes: onnxruntime's providers, and how many nodes of the graph each runs; empty where
-            another library runs the model.
+        nodes: onnxruntime's providers, or Core ML's processors as it plans them, and how many
+            nodes of the graph each runs; empty where another library runs the model.
         partitions: subgraphs that the provider compiled; 0 where it runs node by node, or where
             another library runs the model.
         passed_over: devices that were tried or asked for before this one, each with the reason why

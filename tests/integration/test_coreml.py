@@ -30,6 +30,7 @@ from edgesdk.errors import DeviceUnavailable, EngineError, InvalidOption
 from edgesdk.system.cancellation import CancellationToken, Cancelled
 
 pytest.importorskip("coremltools")
+import coremltools
 from edgesdk_export.coreml.interpreter import PackageInterpreter
 from edgesdk_export.coreml.package import write_package
 from support.fake_coreml import FakeCompiledModel, core_ml_in_numpy
@@ -67,9 +68,9 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle
 
 
 @pytest.fixture
-def models() -> Iterator[list[FakeCompiledModel]]:
+def models(tmp_path: Path) -> Iterator[list[FakeCompiledModel]]:
     """The functions that coremltools was asked for, in order."""
-    with core_ml_in_numpy(rounded=False) as made:
+    with core_ml_in_numpy(tmp_path / "home", rounded=False) as made:
         yield made
 
 
@@ -141,26 +142,59 @@ def test_outside_macos_it_is_refused(bundle: Bundle) -> None:
         edgesdk.load(bundle.path, device="cpu")
 
 
-def test_a_package_that_core_ml_cannot_load(
+def test_it_says_what_core_ml_plans(bundle: Bundle, models: list[FakeCompiledModel]) -> None:
+    engine = open_engine(bundle, "npu")
+    (_, most), (_, rest) = engine.info.placement.nodes
+    assert engine.info.placement.nodes == (("Neural Engine", most), ("CPU", rest))
+    # One gather in each function.
+    assert rest == 2
+    assert most > 100
+    engine.close()
+
+
+def test_a_model_without_a_plan_runs_all_the_same(
     bundle: Bundle, models: list[FakeCompiledModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise RuntimeError("Error compiling model")
+        raise ValueError("MLComputePlan is not supported.")
 
-    monkeypatch.setattr("coremltools.models.utils.compile_model", refuse)
-    with pytest.raises(EngineError, match=r"Core ML cannot load .*: Error compiling model"):
+    monkeypatch.setattr("coremltools.models.compute_plan.MLComputePlan.load_from_path", refuse)
+    engine = open_engine(bundle, "coreml")
+    assert engine.info.placement.nodes == ()
+    assert engine.new_state().extend(TOKENS[:3]).shape == (1, 320)
+
+
+def test_a_package_that_core_ml_cannot_load(
+    bundle: Bundle, models: list[FakeCompiledModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("Error in declaring network")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("coremltools.models.utils.compile_model", refuse)
+        with pytest.raises(EngineError, match=r"cannot compile .*model.mlpackage: Error in decl"):
+            open_engine(bundle, "coreml")
+    monkeypatch.setattr("coremltools.models.CompiledMLModel", refuse)
+    with pytest.raises(EngineError, match=r"cannot load .*model.mlpackage: Error in declaring"):
         open_engine(bundle, "coreml")
 
 
-def test_what_was_compiled_goes_with_the_engine(
-    bundle: Bundle, models: list[FakeCompiledModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_package_is_compiled_once_for_a_system(
+    bundle: Bundle, models: list[FakeCompiledModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    engine = open_engine(bundle, "coreml")
-    assert len(list(tmp_path.iterdir())) == 1
-    engine.close()
-    assert not list(tmp_path.iterdir())
-    assert bundle.role_file("decoder").is_dir()
+    compiled: list[str] = []
+    compile_model = coremltools.models.utils.compile_model
+
+    def counting(package: str, destination: str) -> str:
+        compiled.append(destination)
+        return str(compile_model(package, destination))
+
+    monkeypatch.setattr("coremltools.models.utils.compile_model", counting)
+    for system, wanted in (("15.0", 1), ("15.0", 1), ("26.0", 2)):
+        monkeypatch.setattr("platform.mac_ver", lambda system=system: (system, ("", "", ""), ""))
+        open_engine(bundle, "coreml").close()
+        assert len(compiled) == wanted
+    assert len(models) == 6
 
 
 def test_rows_of_each_are_those_of_single_steps(engine: Engine) -> None:

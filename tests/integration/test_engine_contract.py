@@ -171,7 +171,7 @@ def _coreml_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Ca
             logits: Logits = model(torch.tensor([ids])).logits[0].numpy()
         return logits
 
-    with core_ml_in_numpy(rounded=False):
+    with core_ml_in_numpy(folder / "home", rounded=False):
         engine = open_engine(bundle, "coreml")
         yield Case(
             engine=engine,

@@ -6,15 +6,18 @@ and copies of states. An input of another name or shape is an error, as it is th
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import coremltools
 import numpy as np
 import pytest
+from coremltools.models import compute_device, compute_plan
 from edgesdk_export.coreml.interpreter import PackageInterpreter
 
 from edgesdk.engines import devices
@@ -74,17 +77,51 @@ class FakeCompiledModel:
         return {name: value.astype(np.float32) for name, value in outputs.items()}
 
 
+class FakePlan:
+    """`coremltools.models.compute_plan.MLComputePlan`: the CPU gathers, others do the rest."""
+
+    def __init__(self, path: str, units: Any) -> None:
+        package = PackageInterpreter(Path(path).resolve())
+        functions = {
+            name: SimpleNamespace(block=SimpleNamespace(operations=package.operations(name)))
+            for name in (each.name for each in package.description.functions)
+        }
+        program = SimpleNamespace(functions=functions)
+        self.model_structure = SimpleNamespace(program=program)
+        self._units = units
+
+    @classmethod
+    def load_from_path(cls, path: str, units: Any) -> FakePlan:
+        return cls(path, units)
+
+    def get_compute_device_usage_for_mlprogram_operation(self, kind: str) -> Any:
+        if kind == "const":
+            return None
+        kinds = {
+            "CPU_AND_NE": compute_device.MLNeuralEngineComputeDevice,
+            "CPU_AND_GPU": compute_device.MLGPUComputeDevice,
+            "ALL": compute_device.MLNeuralEngineComputeDevice,
+        }
+        place = kinds.get(self._units.name, compute_device.MLCPUComputeDevice)
+        if kind == "gather":
+            place = compute_device.MLCPUComputeDevice
+        # Their constructors ask Core ML for the device.
+        return SimpleNamespace(preferred_compute_device=object.__new__(place))
+
+
 @contextmanager
-def core_ml_in_numpy(*, rounded: bool = True) -> Iterator[list[FakeCompiledModel]]:
+def core_ml_in_numpy(home: Path, *, rounded: bool = True) -> Iterator[list[FakeCompiledModel]]:
     """Have coremltools run packages here; gives the models that were loaded.
 
     Args:
+        home: where compiled packages are kept.
         rounded: see `PackageInterpreter`.
     """
 
     def compile_model(package: str, destination: str) -> str:
         assert package.endswith(".mlpackage")
-        Path(destination).symlink_to(Path(package).resolve())
+        assert destination.endswith(".mlmodelc")
+        shutil.copytree(package, destination)
         return destination
 
     made: list[FakeCompiledModel] = []
@@ -92,6 +129,8 @@ def core_ml_in_numpy(*, rounded: bool = True) -> Iterator[list[FakeCompiledModel
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coremltools.models.utils, "compile_model", compile_model)
         patch.setattr(coremltools.models, "CompiledMLModel", model)
+        patch.setattr(compute_plan, "MLComputePlan", FakePlan)
+        patch.setenv("EDGESDK_HOME", str(home))
         patch.setattr(devices, "DEVICES", tuple(_here(each) for each in devices.DEVICES))
         yield made
 

@@ -10,9 +10,10 @@ from edgesdk.bundle.opening import Bundle
 from edgesdk.bundle.spec import DecoderSpec
 from edgesdk.engines.base import EngineInfo, LoadSettings, Placement
 from edgesdk.engines.coreml.decode_state import CoreMlDecodeState, LoadedCoreMlDecoder
-from edgesdk.engines.coreml.functions import CoreMlFunctions
+from edgesdk.engines.coreml.functions import CoreMlFunctions, coremltools_version
 from edgesdk.engines.coreml.step_inputs import StepInputs
 from edgesdk.engines.devices import DeviceRecord
+from edgesdk.engines.npu.compile_cache import CompileCache
 from edgesdk.engines.saved_state import KvIdentity
 from edgesdk.errors import EngineError, UnsupportedBundle
 
@@ -49,9 +50,8 @@ class CoreMlEngine:
         return CoreMlDecodeState(self._loaded)
 
     def close(self) -> None:
-        if self._loaded is not None:
-            self._loaded.functions.close()
-            self._loaded = None
+        # States that are alive keep the functions.
+        self._loaded = None
 
 
 def open_engine(
@@ -71,7 +71,7 @@ def open_engine(
     spec, static = _described(source)
     wanted = _UNITS.get(settings.requested_device, "ALL")
     units = str(settings.options.get("compute_units", wanted))
-    functions = CoreMlFunctions(source.role_file("decoder"), units)
+    functions = CoreMlFunctions(source, units, CompileCache())
     limit = source.manifest.shape.context_length
     context_length = min(limit, settings.context or limit)
     loaded = LoadedCoreMlDecoder(
@@ -89,12 +89,13 @@ def open_engine(
     )
     processor = _PROCESSORS[units]
     info = EngineInfo(
-        name=f"Core ML, by coremltools {functions.version}",
+        name=f"Core ML, by {coremltools_version()}",
         requested_device=settings.requested_device,
         placement=Placement(
             record.device,
             record.name,
             f"{processor}, as Core ML chooses" if units != "CPU_ONLY" else processor,
+            nodes=functions.planned,
             passed_over=settings.passed_over,
         ),
         vocab_size=spec.vocab_size,

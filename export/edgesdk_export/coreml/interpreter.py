@@ -50,6 +50,11 @@ class PackageInterpreter:
         self.floats: np.dtype[Any] = np.dtype(np.float16 if rounded else np.float32)
         self._kept: dict[tuple[str, str], Array] | None = {} if keep_weights else None
 
+    def operations(self, function: str) -> list[str]:
+        """The operators of a function, in order."""
+        proto = self._functions[function]
+        return [each.type for each in proto.block_specializations[proto.opset].operations]
+
     def new_states(self, function: str) -> States:
         """The states of a function, all zeros."""
         return {
