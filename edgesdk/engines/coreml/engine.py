@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Final
 
 from edgesdk.bundle.manifest import StaticShape
 from edgesdk.bundle.opening import Bundle
@@ -33,16 +34,8 @@ class CoreMlEngine:
 
     def __init__(self, loaded: LoadedCoreMlDecoder, info: EngineInfo) -> None:
         self._loaded: LoadedCoreMlDecoder | None = loaded
-        self._info = info
-        self._kv_identity = loaded.kv_identity
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._info
-
-    @property
-    def kv_identity(self) -> KvIdentity:
-        return self._kv_identity
+        self.info: Final = info
+        self.kv_identity: Final = loaded.kv_identity
 
     def new_state(self) -> CoreMlDecodeState:
         if self._loaded is None:
