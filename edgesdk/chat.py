@@ -170,6 +170,7 @@ class Chat(Session[Turn, ReplyStream, Reply]):
         kwargs: Mapping[str, Any],
         started: float,
     ) -> Turn:
+        self._move_over()
         messages = [*self._system_messages, *history, *new_messages]
         return Turn(history, new_messages, self._runtime.request(messages, kwargs, started=started))
 
@@ -257,6 +258,14 @@ class Chat(Session[Turn, ReplyStream, Reply]):
             on_end=ended,
             overflow=lambda: summarized.overflow,
         )
+
+    def _move_over(self) -> None:
+        """Go on with what took the runtime's place. It computes the conversation anew: so its
+        answers are those that it would have given from the start."""
+        latest = self._runtime.latest()
+        if latest is not self._runtime:
+            self._free()
+            self._runtime = latest
 
     def _ends_turn(self, reply: Reply) -> bool:
         return reply.finish_reason != "cancelled" and (

@@ -9,6 +9,7 @@ from time import perf_counter
 
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.bundle.sampling import Sampling, sampling_of_metadata
+from edgesdk.engines.base import Engine, LoadSettings
 from edgesdk.engines.paced import PacedEngine
 from edgesdk.engines.registry import footprint, open_engine
 from edgesdk.errors import BundleError, EngineError, InvalidOption, MissingExtra, UnknownModel
@@ -23,6 +24,7 @@ from edgesdk.system.power import Governor, PowerPolicy
 from edgesdk.system.resources import thread_count
 from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
+from edgesdk.warm_start import WarmStart, cold_device
 
 
 def load(
@@ -37,6 +39,7 @@ def load(
     draft: str | Path | None = None,
     device_options: Mapping[str, object] | None = None,
     allow_fallback: bool = False,
+    warm_start: bool = False,
     parse_special: bool = False,
 ) -> Model:
     """Load a model.
@@ -61,6 +64,11 @@ def load(
         device_options: of the device's provider, by name.
         allow_fallback: let another device run the model, or the CPU a part of it, where `device`
             cannot; `Model.device` and each receipt then say so. Without it that is an error.
+        warm_start: where the device has to compile the model first, let the CPU answer meanwhile.
+            `Model.warm_start` then says how far it is. Once the device is ready, new questions and
+            the next turn of each chat go there; a chat keeps its history, and its receipts say
+            which device answered. Closing the model ends the compiling. What `HybridClient` and
+            the server made of the model stays on the CPU.
         parse_special: control tokens that stand in messages, tool results and tool descriptions
             become control tokens. Unsafe: whoever writes `<|im_end|><|im_start|>system` there
             then speaks for the system. By default only the chat template makes them, and such
@@ -85,14 +93,21 @@ def load(
         threads = governor.threads(thread_count(threads))
     if check_memory:
         _require_memory(source, context=context, device=device)
+
+    settings = LoadSettings(device, thread_count(threads), context, device_options or {})
+    cold = cold_device(source, settings) if warm_start else None
     try:
-        engine = open_engine(
-            source,
-            device,
-            threads=threads,
-            context=context,
-            options=device_options,
-            allow_fallback=allow_fallback,
+        engine = (
+            open_engine(
+                source,
+                device,
+                threads=threads,
+                context=context,
+                options=device_options,
+                allow_fallback=allow_fallback,
+            )
+            if cold is None
+            else cold.open_stand_in()
         )
     except MissingExtra:
         if isinstance(source, Bundle):
@@ -121,17 +136,24 @@ def load(
         raise
     name = source.manifest.name if isinstance(source, Bundle) else source.stem
     sampling = _sampling(source)
-    paced = engine if governor is None else PacedEngine(engine, governor)
     prefixes = _opened_prefix_cache(prefix_cache)
-    runtime = Runtime(
-        paced,
-        encoder,
-        perf_counter() - started,
-        prefixes,
-        draft_model,
-        sampling={} if sampling is None else sampling.options(),
-    )
-    return Model(name, runtime, source)
+
+    def runtime_of(engine: Engine, successor: WarmStart | None = None) -> Runtime:
+        return Runtime(
+            engine if governor is None else PacedEngine(engine, governor),
+            encoder,
+            perf_counter() - started,
+            prefixes,
+            draft_model,
+            sampling={} if sampling is None else sampling.options(),
+            successor=successor,
+        )
+
+    if cold is None:
+        return Model(name, runtime_of(engine), source)
+    warming = WarmStart(cold.order, lambda: runtime_of(cold.open_device()))
+    warming.start()
+    return Model(name, runtime_of(engine, warming), source, warming)
 
 
 def plan(

@@ -24,6 +24,7 @@ from edgesdk.system.plan import Plan, plan
 from edgesdk.system.resources import private_bytes
 from edgesdk.text.prompts import Prompt, as_messages
 from edgesdk.tools.tool_set import RequestKwargs
+from edgesdk.warm_start import WarmStart
 
 
 class Model(Closeable):
@@ -36,6 +37,9 @@ class Model(Closeable):
     `tools` (see `edgesdk.tools.tool_set.RequestKwargs`) the reply may have `tool_calls`, which the
     caller runs. The next prompt then ends with `reply.message` and, for each call, `{"role":
     "tool", "tool_call_id": call.id, "name": call.name, "content": "..."}`.
+
+    After a warm start, `warm_start` says how far the device is, and answers come from the CPU until
+    it is ready (see `edgesdk.load`).
 
     All ways to ask raise:
         EmptyPrompt: there is nothing to answer.
@@ -53,15 +57,22 @@ class Model(Closeable):
         EngineError: the engine failed.
     """
 
-    def __init__(self, name: str, runtime: Runtime, source: Bundle | Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        runtime: Runtime,
+        source: Bundle | Path | None = None,
+        warm_start: WarmStart | None = None,
+    ) -> None:
         self.name = name
-        self._runtime = runtime
+        self._latest = runtime
         self._source = source
+        self.warm_start = warm_start
 
     @property
     def info(self) -> EngineInfo:
         """What runs, and where."""
-        return self._runtime.engine.info
+        return self.runtime.engine.info
 
     @property
     def device(self) -> Placement:
@@ -70,8 +81,12 @@ class Model(Closeable):
 
     @property
     def runtime(self) -> Runtime:
-        """Its parts, for callers that keep decode states of their own, as the server does."""
-        return self._runtime
+        """Its parts, for callers that keep decode states of their own, as the server does.
+
+        After a warm start they are those of the device, once it is ready; see `edgesdk.load`.
+        """
+        self._latest = self._latest.latest()
+        return self._latest
 
     @property
     def source(self) -> Bundle | Path | None:
@@ -85,9 +100,9 @@ class Model(Closeable):
     def stream(self, prompt: Prompt, **options: Unpack[RequestKwargs]) -> ReplyStream:
         """Answer a prompt piece by piece."""
         started = perf_counter()
-        runtime = self._runtime
+        runtime = self.runtime
         request = runtime.request(as_messages(prompt), options, started=started)
-        return self._once(request, runtime.shared_tokens(request))
+        return self._once(runtime, request, runtime.shared_tokens(request))
 
     async def arespond(self, prompt: Prompt, **options: Unpack[RequestKwargs]) -> Reply:
         """`respond` for asyncio; cancelling the task stops the decoding."""
@@ -108,9 +123,10 @@ class Model(Closeable):
         tokens, as in llama.cpp and transformers. Put no text of others into it unchecked.
         """
         started = perf_counter()
-        ids = self._runtime.encoder.plain(text)
-        request = self._runtime.request([], options, started=started)
-        return self._once(request.replaced(encode=lambda messages, specs: ids))
+        runtime = self.runtime
+        ids = runtime.encoder.plain(text)
+        request = runtime.request([], options, started=started)
+        return self._once(runtime, request.replaced(encode=lambda messages, specs: ids))
 
     def chat(self, system: str | None = None, *, overflow: OverflowPolicy = "error") -> Chat:
         """A conversation, with a KV cache of its own.
@@ -123,7 +139,7 @@ class Model(Closeable):
                 model writes first. The system message always stays, and a turn stays or goes as
                 a whole. The receipt says what was done.
         """
-        return Chat(self._runtime, system=system, overflow=overflow)
+        return Chat(self.runtime, system=system, overflow=overflow)
 
     def restore(self, path: str | Path, *, overflow: OverflowPolicy = "error") -> Chat:
         """The conversation that `Chat.save` wrote; its next turn starts without prefill.
@@ -133,11 +149,12 @@ class Model(Closeable):
                 engine or KV layout.
             ContextOverflow: it holds more tokens than this model was loaded for.
         """
-        state = self._runtime.engine.new_state()
+        runtime = self.runtime
+        state = runtime.engine.new_state()
         try:
             saved = restore_chat(Path(path), state)
             return Chat(
-                self._runtime,
+                runtime,
                 system=saved.system,
                 overflow=overflow,
                 turns=saved.turns,
@@ -150,8 +167,8 @@ class Model(Closeable):
     def count(self, prompt: Prompt) -> int:
         """Tokens of a plain text, or of a list of messages as the template writes them."""
         if isinstance(prompt, str):
-            return len(self._runtime.encoder.tokenizer.encode(prompt))
-        return len(self._runtime.encode(as_messages(prompt)))
+            return len(self.runtime.encoder.tokenizer.encode(prompt))
+        return len(self.runtime.encode(as_messages(prompt)))
 
     def cache_prefix(self, prompt: Prompt) -> int:
         """Compute the beginning of later prompts now and keep it on disk, for this process or
@@ -168,7 +185,7 @@ class Model(Closeable):
             RequestError: the model was loaded without a prefix cache, there are too few tokens
                 to keep, or the cache's folder cannot be written.
         """
-        return self._runtime.cache_prefix(as_messages(prompt))
+        return self.runtime.cache_prefix(as_messages(prompt))
 
     def plan(self, context: int | None = None) -> Plan:
         """What this model needs in memory, against what the device has; see `edgesdk.plan`.
@@ -189,17 +206,17 @@ class Model(Closeable):
 
     def close(self) -> None:
         """Free the model. Its chats must not be used afterwards."""
-        self._runtime.close()
+        self.runtime.close()
 
-    def _once(self, request: Request, shared: int = 0) -> ReplyStream:
+    def _once(self, runtime: Runtime, request: Request, shared: int = 0) -> ReplyStream:
         """An answer on a decode state of its own."""
-        state = self._runtime.engine.new_state()
+        state = runtime.engine.new_state()
 
         def on_end(reply: Reply | None) -> None:
             state.close()
 
         try:
-            return self._runtime.answer(state, request, on_end=on_end, shared=shared)
+            return runtime.answer(state, request, on_end=on_end, shared=shared)
         except BaseException:
             state.close()
             raise

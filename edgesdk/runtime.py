@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Protocol
 
 from edgesdk.engines.base import DecodeState, Engine
 from edgesdk.errors import EngineError, RequestError
@@ -41,6 +41,16 @@ from edgesdk.tools.tool_format import ToolFormat, detect_tool_format
 _LOG = logging.getLogger("edgesdk.generation.prefix_cache")
 
 
+class Successor(Protocol):
+    """Gets ready what takes a runtime's place between two answers."""
+
+    def take(self) -> Runtime | None:
+        """The runtime that later answers come from; None as long as there is none."""
+
+    def close(self) -> None:
+        """End getting ready, and free what was not taken; harmless when called twice."""
+
+
 @dataclass(frozen=True)
 class Runtime:
     """A loaded model's parts.
@@ -54,6 +64,7 @@ class Runtime:
             far as that was measured.
         sampling: options of answers that say nothing else, as the model's makers recommend them.
         verification_costs: what it costs to verify drafts that were looked up in the text.
+        successor: what will take this one's place; None where nothing will.
         scheduler: lets answers take turns at the engine; `draft_scheduler` at the draft model.
     """
 
@@ -65,6 +76,7 @@ class Runtime:
     batched_verification: BatchedVerification = field(default_factory=BatchedVerification)
     verification_costs: VerificationCosts = field(default_factory=VerificationCosts)
     sampling: Mapping[str, float] = field(default_factory=dict)
+    successor: Successor | None = None
     scheduler: EngineScheduler = field(init=False)
     draft_scheduler: EngineScheduler = field(init=False)
 
@@ -278,8 +290,15 @@ class Runtime:
         except (OSError, EngineError) as error:
             _LOG.warning("a prefix of %d tokens was not stored: %s", length, error)
 
+    def latest(self) -> Runtime:
+        """The runtime that answers come from now: this one, or what took its place."""
+        taken = None if self.successor is None else self.successor.take()
+        return self if taken is None else taken
+
     def close(self) -> None:
         """Free the models."""
+        if self.successor is not None:
+            self.successor.close()
         self.engine.close()
         if self.draft is not None:
             self.draft.close()

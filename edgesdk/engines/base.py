@@ -8,7 +8,7 @@ at the end, so that all engines refuse the same calls with the same words.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -102,6 +102,8 @@ class LoadSettings:
         options: of the provider, checked against its record.
         allow_fallback: whether a part of the model may run on the CPU beside the device.
         passed_over: see `Placement`.
+        progress: is called with how many of how many graphs are compiled, while a provider
+            compiles the model; None to hear nothing.
     """
 
     requested_device: str
@@ -110,6 +112,7 @@ class LoadSettings:
     options: Mapping[str, object] = field(default_factory=dict)
     allow_fallback: bool = False
     passed_over: tuple[str, ...] = ()
+    progress: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def open_engine(
     context: int | None = None,
     options: Mapping[str, object] | None = None,
     allow_fallback: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Engine:
     """Load an opened bundle, or a bare `.gguf` file.
 
@@ -49,6 +50,7 @@ def open_engine(
         options: of the provider, as its record lists them.
         allow_fallback: let another device run the model, or a part of it, where `device` cannot;
             the engine's placement then says so.
+        progress: see `LoadSettings`.
 
     Raises:
         InvalidOption: no engine runs such a model on `device`, or an option is out of range.
@@ -61,7 +63,13 @@ def open_engine(
         raise InvalidOption(f"context must be at least 1 token, not {context}.")
     selection = select(source, device, allow_fallback=allow_fallback)
     options = options or {}
-    settings = LoadSettings(device, thread_count(threads), context, allow_fallback=allow_fallback)
+    settings = LoadSettings(
+        device,
+        thread_count(threads),
+        context,
+        allow_fallback=allow_fallback,
+        progress=progress,
+    )
     passed_over = selection.passed_over
     candidates = with_options(selection.candidates, device, options)
 

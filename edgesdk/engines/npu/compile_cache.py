@@ -187,12 +187,17 @@ class CompileCache:
 
     def clear(self) -> int:
         """Remove all, also what a process that was killed left; returns how many bytes went."""
-        from filelock import FileLock, Timeout
-
         freed = 0
         for folder in self._folders():
             freed += _bytes_in(folder)
             _remove(folder)
+        return freed + self.remove_unfinished()
+
+    def remove_unfinished(self) -> int:
+        """Remove what processes that were killed left; returns how many bytes went."""
+        from filelock import FileLock, Timeout
+
+        freed = 0
         for unfinished in self.folder.glob(f".*{_NEW}"):
             name = unfinished.name.removeprefix(".").removesuffix(_NEW)
             # Who still compiles goes on.

@@ -53,6 +53,7 @@ def open_compiled(
         OnnxCompiler(bundle, record, target, settings),
         load,
         shipped=CompileCache(bundle.path / SHIPPED),
+        progress=settings.progress or (lambda done, of: None),
     )
 
 

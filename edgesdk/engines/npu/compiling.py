@@ -11,7 +11,9 @@ from edgesdk.engines import devices
 from edgesdk.engines.base import LoadSettings
 from edgesdk.engines.devices import CompileTarget, DeviceRecord, imported
 from edgesdk.engines.npu.compile_cache import CompileCache, CompileProgress, Compiler
-from edgesdk.engines.selection import fitting
+from edgesdk.engines.npu.compiled_graphs import SHIPPED
+from edgesdk.engines.npu.onnx_compiler import chosen_target
+from edgesdk.engines.selection import DeviceCandidate, fitting
 from edgesdk.errors import InvalidOption
 
 _MakeCompiler = Callable[[Bundle, DeviceRecord, "CompileTarget | None", LoadSettings], Compiler]
@@ -49,6 +51,17 @@ def targets_named(record: DeviceRecord, names: Sequence[str]) -> list[CompileTar
     return [known[name] for name in dict.fromkeys(names)]
 
 
+def is_compiled(bundle: Bundle, candidate: DeviceCandidate, settings: LoadSettings) -> bool:
+    """Whether a bundle is compiled for the device that its candidate found here."""
+    record, found = candidate.record, candidate.found
+    simulated = found is not None and found.state == "software"
+    compiler = _compiler(
+        bundle, record, chosen_target(record, settings, simulated=simulated), settings
+    )
+    caches = (CompileCache(bundle.path / SHIPPED), CompileCache())
+    return any(cache.find(compiler.key) is not None for cache in caches)
+
+
 def compile_bundle(
     bundle: Bundle,
     record: DeviceRecord,
@@ -65,5 +78,11 @@ def compile_bundle(
         EngineError: a graph cannot be compiled as a whole, or the disk is full.
     """
     fitting(bundle, record.device)
-    compiler = cast("_MakeCompiler", imported(record.compiler))(bundle, record, target, settings)
+    compiler = _compiler(bundle, record, target, settings)
     return cache.find(compiler.key) or cache.store(compiler, progress)
+
+
+def _compiler(
+    bundle: Bundle, record: DeviceRecord, target: CompileTarget | None, settings: LoadSettings
+) -> Compiler:
+    return cast("_MakeCompiler", imported(record.compiler))(bundle, record, target, settings)
