@@ -13,7 +13,7 @@ from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.confidence.confidence import Confidence, SignalMeter, Signals
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.reply import LocalDraft
-from edgesdk.hybrid.request import DecodeStates, HybridRequest, Messages, NewStates, SharedState
+from edgesdk.hybrid.request import DecodeStates, HybridRequest, Messages, SharedState
 from edgesdk.hybrid.router import Preflight
 from edgesdk.hybrid.self_consistency import SelfConsistency, sample_until_agreed
 from edgesdk.options import Options
@@ -135,9 +135,7 @@ class LocalModel:
         """Do the work of `answer`; yield None while there is nothing to show."""
         self._preflight.require_text(hybrid)
         request = hybrid.for_device
-        # An empty pool of states is false, and is still to be asked.
-        lender = NewStates(self._runtime.engine) if hybrid.states is None else hybrid.states
-        states = SharedState(lender)
+        states = SharedState(self._runtime.engine, hybrid.states)
         drafting = Drafting(
             self._runtime,
             states,

@@ -127,19 +127,6 @@ class DecodeStates(Protocol):
         """Take a state back."""
 
 
-class NewStates:
-    """Implements `DecodeStates` for single requests: each draft gets a new state."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def take(self, prompt: list[int]) -> DecodeState:
-        return self._engine.new_state()
-
-    def release(self, state: DecodeState) -> None:
-        state.close()
-
-
 class ConversationState:
     """Implements `DecodeStates` for a conversation: its latest state waits for the next turn.
 
@@ -181,25 +168,30 @@ class SharedState:
     """Implements `DecodeStates` for the drafts of one answer, which all use one state.
 
     Args:
-        lender: gets it back at the end.
+        lender: lends it, and gets it back at the end; None for a new one.
     """
 
-    def __init__(self, lender: DecodeStates) -> None:
+    def __init__(self, engine: Engine, lender: DecodeStates | None) -> None:
+        self._engine = engine
         self._lender = lender
         self._held: DecodeState | None = None
 
     def take(self, prompt: list[int]) -> DecodeState:
         state, self._held = self._held, None
-        return self._lender.take(prompt) if state is None else state
+        if state is not None:
+            return state
+        return self._engine.new_state() if self._lender is None else self._lender.take(prompt)
 
     def release(self, state: DecodeState) -> None:
         self._held = state
 
     def end(self) -> None:
         """Give the state back: no more drafts."""
-        if self._held is not None:
-            self._lender.release(self._held)
-            self._held = None
+        state, self._held = self._held, None
+        if state is not None and self._lender is not None:
+            self._lender.release(state)
+        elif state is not None:
+            state.close()
 
 
 def _as_text(request: Request, messages: Messages) -> Request:
