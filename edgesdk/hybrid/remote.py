@@ -21,6 +21,7 @@ from edgesdk.errors import (
     RequestError,
     StructureError,
 )
+from edgesdk.hybrid.cloud.attempt import BAD_REQUEST_STATUSES
 from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.cloud_reply import CloudReply, ReasoningDelta, Restart, TextDelta
 from edgesdk.hybrid.cloud.endpoint import Cloud
@@ -43,8 +44,6 @@ from edgesdk.tools.calls import ToolCall, ToolCalls
 _TOKENIZER_MARGIN = 1.5
 # Shorter keys are for tests and machines of one's own, and may be words.
 _MIN_KEY_LENGTH = 12
-# What endpoints say of a request, not of the key or the model.
-_BAD_REQUEST = (400, 413, 422)
 
 
 class RemoteModel:
@@ -219,7 +218,8 @@ def _cause(error: CloudError | DeadlineExceeded, cost: Cost) -> NoAnswerCause:
     unheard = isinstance(error, DeadlineExceeded) and cost == Cost()
     if unheard or isinstance(error, CloudUnreachable | CloudBusy):
         return "away"
-    return "unfit" if isinstance(error, CloudRefused) and error.status in _BAD_REQUEST else "failed"
+    bad_request = isinstance(error, CloudRefused) and error.status in BAD_REQUEST_STATUSES
+    return "unfit" if bad_request else "failed"
 
 
 def _reason(error: CloudError | DeadlineExceeded) -> str:

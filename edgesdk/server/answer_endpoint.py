@@ -351,8 +351,7 @@ async def _send_events(
 async def _send_error(
     error: Exception, param: str, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    shown = _api_error(error, param)
-    await JSONResponse(shown.body(), shown.status, shown.headers)(scope, receive, send)
+    await _api_error(error, param).response()(scope, receive, send)
 
 
 def _api_error(error: Exception, param: str) -> ApiError:

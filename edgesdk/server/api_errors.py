@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
+
+from starlette.responses import JSONResponse
 
 from edgesdk.errors import (
     ContextOverflow,
@@ -48,12 +51,12 @@ class ApiError(Exception):
         self.param = param
         self.retry_after = retry_after
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """The response headers that belong to the error."""
+    def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        """The error as a response; `headers` stand in place of its own."""
+        own = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
         if self.status == 401:
-            return {"www-authenticate": "Bearer"}
-        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+            own = {"www-authenticate": "Bearer"}
+        return JSONResponse(self.body(), self.status, own if headers is None else headers)
 
     def body(self) -> dict[str, Any]:
         """The JSON that OpenAI's clients make their exceptions from."""

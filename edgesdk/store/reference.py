@@ -57,9 +57,13 @@ class WheelReference:
         return f"pypi:{self.project}=={self.version}:{self.member}"
 
     @property
+    def is_pattern(self) -> bool:
+        """Whether the name of the member stands for others too."""
+        return any(mark in PurePosixPath(self.member).name for mark in "*?[")
+
+    @property
     def default_name(self) -> str:
-        stem = PurePosixPath(self.member).stem
-        return derive_name(self.project if "*" in stem or "?" in stem else stem)
+        return derive_name(self.project if self.is_pattern else PurePosixPath(self.member).stem)
 
 
 @dataclass(frozen=True)

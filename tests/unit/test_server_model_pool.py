@@ -205,7 +205,7 @@ async def test_a_model_that_fails_to_load_is_tried_again() -> None:
                 await entry.loading
             pool.leave(entry)
             assert caught.value.status == 503
-            assert caught.value.headers["retry-after"]
+            assert caught.value.response().headers["retry-after"]
             await settled()
             assert len(models.loads) == attempt
         with pytest.raises(ApiError) as missing:
