@@ -54,16 +54,8 @@ class UrlPart:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
-@dataclass(frozen=True)
-class WheelPart:
-    """One member of a wheel; exactly one must fit the pattern."""
-
-    project: str
-    version: str
-    member: str
-
-
-DownloadPart = UrlPart | WheelPart
+# Of a wheel it is one member; exactly one must fit the pattern.
+DownloadPart = UrlPart | WheelReference
 
 
 @dataclass(frozen=True)
@@ -326,7 +318,7 @@ def _download_part(reference: Reference) -> DownloadPart:
     if isinstance(reference, UrlReference):
         return UrlPart(reference.url, hash_known=reference.sha256 is not None)
     if isinstance(reference, WheelReference):
-        return WheelPart(reference.project, reference.version, reference.member)
+        return reference
     raise ValueError(f"{reference} is neither pypi: nor https://")
 
 

