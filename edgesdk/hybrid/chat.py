@@ -282,8 +282,7 @@ class HybridHistory:
     """Attributes:
     turns: the system message left out.
     strictest: the rule that holds for all later turns; None where there was none yet.
-    values: what the conversation's placeholders stand for.
-    """
+    values: what the conversation's placeholders stand for."""
 
     turns: Messages = field(default_factory=list)
     strictest: UploadVerdict | None = None
@@ -304,9 +303,6 @@ def history_of(saved: SavedChat) -> HybridHistory:
 
     A chat that no hybrid client saved has no rules of its own: those of the client it goes on with
     hold.
-
-    Raises:
-        RequestError: what it keeps besides the turns is none of a hybrid chat's.
     """
     turns: Messages = [dict(message) for message in saved.turns]
     if not saved.extra:
@@ -325,11 +321,7 @@ def history_of(saved: SavedChat) -> HybridHistory:
 
 
 def checked_overflow(policy: str) -> HybridOverflow:
-    """Return `policy` if hybrid chats have it.
-
-    Raises:
-        InvalidOption: there is no such policy.
-    """
+    """Return `policy` if hybrid chats have it."""
     checked = checked_policy(policy)
     if checked == "summarize":
         raise InvalidOption(

@@ -101,11 +101,7 @@ class RoutingRules:
 
 
 def split_rules(changes: Mapping[str, Any]) -> tuple[RoutingRules, dict[str, Any]]:
-    """Split keyword arguments into the routing rules and those of the request.
-
-    Raises:
-        InvalidOption: a rule has no such value.
-    """
+    """Split keyword arguments into the routing rules and those of the request."""
     others = dict(changes)
     upload, prefer = others.pop("upload", None), others.pop("prefer", None)
     tags = others.pop("tags", ())

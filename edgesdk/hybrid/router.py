@@ -239,11 +239,7 @@ class Preflight:
         self._router.speed.observe(receipt)
 
     def require_text(self, hybrid: HybridRequest) -> None:
-        """Refuse what the device would have to see or hear.
-
-        Raises:
-            RequestError: the messages need more than a model of text has.
-        """
+        """Refuse what the device would have to see or hear."""
         lacking = missing_senses(hybrid.local_messages or hybrid.request.messages)
         if lacking is not None:
             raise RequestError(

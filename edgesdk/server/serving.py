@@ -50,11 +50,7 @@ def serve(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at an address.
-
-    Raises:
-        InvalidOption: it is taken, or not this machine's.
-    """
+    """A socket that listens at an address."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]

@@ -49,11 +49,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Check that `needed` bytes more fit on the disk that holds `folder`.
-
-    Raises:
-        NotEnoughSpace: they do not.
-    """
+    """Check that `needed` bytes more fit on the disk that holds `folder`."""
     free = shutil.disk_usage(folder).free
     if needed > 0 and free < needed + RESERVE_BYTES:
         raise NotEnoughSpace(

@@ -183,11 +183,7 @@ def catalog() -> Mapping[str, CatalogModel]:
 
 
 def find_in_catalog(name: str) -> CatalogModel:
-    """The catalog's model of that name.
-
-    Raises:
-        UnknownModel: there is none; the hint carries the nearest names.
-    """
+    """The catalog's model of that name."""
     known = catalog()
     model = known.get(name)
     if model is None:

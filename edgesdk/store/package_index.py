@@ -149,11 +149,7 @@ class PackageIndex:
 
 
 def read_index_settings(environment: Mapping[str, str]) -> IndexSettings:
-    """Read pip's settings, and uv's indexes behind them.
-
-    Raises:
-        DownloadFailed: a configuration file is malformed.
-    """
+    """Read pip's settings, and uv's indexes behind them."""
     try:
         pip, (uv_default, uv_extra) = _pip_options(environment), _uv_indexes(environment)
     except (configparser.Error, ValueError, OSError) as error:

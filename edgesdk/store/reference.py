@@ -122,11 +122,7 @@ Reference = CatalogReference | WheelReference | HubReference | UrlReference | Pa
 
 
 def parse_reference(text: str | Path) -> Reference:
-    """Parse what a person typed, or take a path; nothing is looked up.
-
-    Raises:
-        InvalidOption: it has none of the forms, or asks for something unsafe.
-    """
+    """Parse what a person typed, or take a path; nothing is looked up."""
     if isinstance(text, Path):
         return _path_reference(text)
     if "\0" in text or "\n" in text:
@@ -220,11 +216,7 @@ def is_model_name(text: str) -> bool:
 
 
 def check_model_name(name: str) -> str:
-    """Return `name` if it may name a model.
-
-    Raises:
-        InvalidOption: it may not name a model.
-    """
+    """Return `name` if it may name a model."""
     if not is_model_name(name):
         raise InvalidOption(
             f"{name!r} cannot be the name of a model.",

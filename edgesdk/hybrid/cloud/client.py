@@ -49,11 +49,7 @@ class CloudStream(Closeable, Iterator[CloudEvent]):
 
     @property
     def reply(self) -> CloudReply:
-        """The reply at its end.
-
-        Raises:
-            RequestError: it has not ended.
-        """
+        """The reply at its end."""
         if self._reply is None:
             raise RequestError("The reply was not read to its end.", hint="Iterate it first.")
         return self._reply

@@ -104,11 +104,7 @@ class ReplyAssembly:
         return bool(self.text or self.reasoning)
 
     def add(self, delta: ChunkDelta) -> list[CloudEvent]:
-        """Add one more chunk, and return its events.
-
-        Raises:
-            InvalidChunk: the reply is longer than any model writes.
-        """
+        """Add one more chunk, and return its events."""
         written = [delta.text, delta.reasoning, *(call.arguments for call in delta.calls)]
         self._num_characters += sum(map(len, written))
         if self._num_characters > _MAX_CHARACTERS:

@@ -52,11 +52,7 @@ class Preset:
     free: bool = False
 
     def address(self) -> str:
-        """The base URL, with the customer's part from the environment.
-
-        Raises:
-            InvalidOption: the variable is not set.
-        """
+        """The base URL, with the customer's part from the environment."""
         if self.url_env is None:
             return self.base_url
         own = os.environ.get(self.url_env, "").strip().rstrip("/")
@@ -68,11 +64,7 @@ class Preset:
         return self.base_url.format(own)
 
     def key(self) -> str | None:
-        """The key from the environment; None where none is needed.
-
-        Raises:
-            InvalidOption: the variable is not set.
-        """
+        """The key from the environment; None where none is needed."""
         if self.key_env is None:
             return None
         key = os.environ.get(self.key_env, "").strip()
@@ -89,11 +81,7 @@ def preset_names() -> tuple[str, ...]:
 
 
 def find_preset(name: str) -> Preset:
-    """Return the preset of this name.
-
-    Raises:
-        InvalidOption: there is none; the error suggests the nearest.
-    """
+    """Return the preset of this name."""
     return _presets()[checked_choice("The preset", name, preset_names())]
 
 

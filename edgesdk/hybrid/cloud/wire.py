@@ -232,9 +232,6 @@ def parse_json(text: str, *, strict: bool = False) -> Any:
 
     Args:
         strict: refuse NaN and infinite numbers, which JSON does not know; else they become None.
-
-    Raises:
-        InvalidChunk: it is no JSON, or nested too deeply.
     """
 
     def number(written: str) -> float | None:

@@ -123,11 +123,7 @@ def value_to_json(value: object) -> JsonValue:
 
 
 def value_from_json(kind: type[_Value], value: JsonValue) -> _Value:
-    """Read what `value_to_json` gave of a `kind`.
-
-    Raises:
-        RequestError: it is none.
-    """
+    """Read what `value_to_json` gave of a `kind`."""
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
@@ -141,9 +137,6 @@ def profile_store(profile: str | Path, source: Bundle | Path | None = None) -> A
     Args:
         profile: its name, for a folder in the device's own store; or a folder of the app's own.
         source: where the model comes from; what its bundle brings is read, too.
-
-    Raises:
-        InvalidOption: the name is none.
     """
     if isinstance(profile, Path):
         folder = profile

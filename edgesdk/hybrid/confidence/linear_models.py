@@ -154,9 +154,6 @@ def auroc(confidences: Numbers, right: Flags) -> float:
 
     Returns:
         0 to 1, where 0.5 is no better than chance.
-
-    Raises:
-        InvalidOption: the lengths differ, or all are right, or all are wrong.
     """
     scores, flags = checked_lengths(confidences, right)
     rights = int(flags.sum())
@@ -204,11 +201,7 @@ class HiddenStateProbe:
             raise RequestError("This probe has a number that is not finite.", hint="Train again.")
 
     def log_odds(self, state: HiddenStates) -> float:
-        """ln(p / (1 - p)) of an answer that ended in `state`, float32 [hidden]; within +-9.
-
-        Raises:
-            RequestError: the probe is of a model of another hidden size.
-        """
+        """ln(p / (1 - p)) of an answer that ended in `state`, float32 [hidden]; within +-9."""
         if state.shape != (len(self.weights),):
             raise RequestError(
                 f"The probe is for {len(self.weights)} numbers, not {state.size}.",

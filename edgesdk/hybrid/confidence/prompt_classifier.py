@@ -133,11 +133,7 @@ def train_out_of_fold(
 def _prepared(
     examples: Iterable[tuple[Prompt, bool]],
 ) -> tuple[Matrix, npt.NDArray[np.bool_], Folds]:
-    """Return features [n, len(PROMPT_FEATURES)], whether each was right [n], and its fold [n].
-
-    Raises:
-        RequestError: there are too few right or wrong ones.
-    """
+    """Return features [n, len(PROMPT_FEATURES)], whether each was right [n], and its fold [n]."""
     pairs = [(as_messages(prompt), right) for prompt, right in examples]
     right = np.array([each for _, each in pairs], bool)
     if min(int(right.sum()), int((~right).sum())) < _MIN_OF_EACH:

@@ -39,11 +39,7 @@ class QueueCipher:
         return self._fernet.encrypt(_prefix(context) + data)
 
     def decrypt(self, token: bytes, context: str) -> bytes:
-        """Decrypt what `encrypt` gave.
-
-        Raises:
-            DecryptionFailed: it is not that.
-        """
+        """Decrypt what `encrypt` gave."""
         from cryptography.fernet import InvalidToken
 
         try:
