@@ -99,6 +99,13 @@ class StaticShape(_Record):
             raise ValueError(f"{tokens} is no power of two")
         return tokens
 
+    def line(self) -> str:
+        """In words: "of fixed shapes: 128 tokens at a time, or one; window 1,024; float16"."""
+        return (
+            f"of fixed shapes: {self.prefill_tokens} tokens at a time, or one; window"
+            f" {self.window:,}; {self.dtype}"
+        )
+
 
 class TokenizerEntry(_Record):
     """The text side: files, and the special tokens that templates and stopping need.

@@ -17,8 +17,8 @@ from edgesdk.cli.output import (
     result_console,
     stage_progress_bar,
 )
-from edgesdk.engines.devices import DEFAULT_TARGET, first_format
-from edgesdk.engines.registry import device_names
+from edgesdk.engines.devices import DEFAULT_TARGET, first_format, graph_for
+from edgesdk.engines.registry import target_names
 from edgesdk.errors import requires_extra
 from edgesdk.store import Store
 from edgesdk.store.reference import derive_name, is_model_name
@@ -35,6 +35,7 @@ Examples:
   edgesdk export ./my-finetune --recipe my-recipe.toml
   edgesdk export ./some-falcon --via optimum
   edgesdk export smollm2-135m-instruct --target litert
+  edgesdk export ./my-finetune --target npu --window 2048
 
 Without --bits, models under 300 million parameters get 8 bits and larger ones 4. The quality is
 measured against the checkpoint that came in, on the same tokens, and stored in the bundle.
@@ -57,10 +58,10 @@ as recipe.toml. --bits and --type overrule it.
 )
 @click.option(
     "--target",
-    type=click.Choice(device_names()),
+    type=click.Choice(target_names()),
     default=DEFAULT_TARGET,
     show_default=True,
-    help="Where the bundle will run.",
+    help="Where the bundle will run: a device, or a kind of them.",
 )
 @click.option(
     "--recipe",
@@ -145,7 +146,7 @@ def command(
     source, base, licence = resolve_checkpoint(store, checkpoint)
     bundle_format = bundle_format or first_format(target)
     scheme = _scheme(bundle_format, recipe, bits, gguf_type)
-    bundle_name = name or _named_for(base, bundle_format, recipe, scheme)
+    bundle_name = name or _named_for(base, bundle_format, target, recipe, scheme)
     destination = output or store.bundle_path(bundle_name)
     if skip_existing and is_bundle(destination):
         bundle = open_bundle(destination)
@@ -211,12 +212,16 @@ def _weights_of(bundle_format: BundleFormat, recipe: str, bits: str) -> str:
     )
 
 
-def _named_for(base: str, bundle_format: str, recipe: str, scheme: str | None) -> str:
-    """The bundle's name: the checkpoint's name, then the recipe and the weights."""
+def _named_for(
+    base: str, bundle_format: BundleFormat, target: str, recipe: str, scheme: str | None
+) -> str:
+    """The bundle's name: the checkpoint's, then the recipe, what runs it, and the weights."""
     endings = [] if recipe == "fast" else [derive_name(Path(recipe).stem)]
     # The types of a GGUF have names of their own; others share "int8" and "int4".
     if bundle_format not in ("onnx", "gguf") or (bundle_format == "gguf" and scheme is None):
         endings.append(bundle_format)
+    if graph_for(target, bundle_format) != graph_for(DEFAULT_TARGET, bundle_format):
+        endings += [target] if target not in endings else []
     if scheme is not None:
         endings.append(scheme)
     ending = "".join(f"-{part}" for part in endings)

@@ -70,6 +70,7 @@ def _bundle_rows(manifest: Manifest) -> list[tuple[str, str]]:
             f" ({shape.kv_heads} KV) of {shape.head_size}, vocabulary {shape.vocab_size:,}",
         ),
         ("context", f"{shape.context_length:,} tokens{window}, {cache} of KV cache each"),
+        *(() if manifest.static is None else (("graphs", manifest.static.line()),)),
         (
             "weights",
             f"{stored.weights}, head {stored.head}, {stored.bits_per_weight:.2f} bits per weight"

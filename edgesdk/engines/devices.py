@@ -27,6 +27,7 @@ __all__ = [
     "FUSED_OPERATORS",
     "HOST_PROVIDER",
     "STATIC_BLOCKS",
+    "STATIC_CHANNELS",
     "CompileTarget",
     "DeviceOption",
     "DeviceProbe",
@@ -67,11 +68,14 @@ def first_format(target: str) -> BundleFormat:
 
 # One decoder graph for prefill and decode, with onnxruntime's own operators.
 FUSED_OPERATORS = "fused-operators"
-# Graphs of fixed shapes, for prefill and for decode, whose weights are floats, symmetric blocks of
-# 4 bits, or codes beside quantized activations.
-STATIC_BLOCKS = "static-blocks"
 _ONNX_ENGINE = "edgesdk.engines.onnx.engine:open_engine"
 _ONNX_FOOTPRINT = "edgesdk.engines.onnx.footprint:footprint"
+# Two graphs of fixed shapes, see `edgesdk.bundle.static_io`. Weights that are not floats are
+# symmetric blocks of 4 bits, or codes beside quantized activations; or they have one scale for each
+# output.
+STATIC_BLOCKS, STATIC_CHANNELS = "static-blocks", "static-channels"
+_STATIC_ENGINE = "edgesdk.engines.npu.engine:open_engine"
+_STATIC_FOOTPRINT = "edgesdk.engines.npu.footprint:footprint"
 _PROBES = "edgesdk.engines.probes"
 _PLUGIN = f"{_PROBES}:plugin"
 
@@ -120,6 +124,17 @@ DEVICES: tuple[DeviceRecord, ...] = (
                 proof="hardware",
                 tests=("tests/integration/test_engine_contract.py",),
             ),
+            *(
+                GraphSupport(
+                    graph=graph,
+                    format="onnx",
+                    opener=_STATIC_ENGINE,
+                    footprint="edgesdk.engines.npu.footprint:footprint_on_cpu",
+                    proof="hardware",
+                    tests=("tests/integration/test_static_bundles.py",),
+                )
+                for graph in (STATIC_BLOCKS, STATIC_CHANNELS)
+            ),
         ),
         kv_type="float32",
         # onnxruntime's threads leave gaps between operators, which other calls fill.
@@ -166,8 +181,8 @@ DEVICES: tuple[DeviceRecord, ...] = (
             GraphSupport(
                 graph=STATIC_BLOCKS,
                 format="onnx",
-                opener="edgesdk.engines.npu.engine:open_engine",
-                footprint=_ONNX_FOOTPRINT,
+                opener=_STATIC_ENGINE,
+                footprint=_STATIC_FOOTPRINT,
                 proof="simulator",
                 tests=("tests/integration/test_qnn.py", "tests/integration/test_qnn_traps.py"),
             ),

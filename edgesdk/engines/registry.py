@@ -176,6 +176,12 @@ def device_names(model_format: BundleFormat | None = None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def target_names() -> list[str]:
+    """Name what a bundle can be exported for: devices that run models, and kinds of them."""
+    kinds = [record.kind for record in devices.DEVICES if record.runs]
+    return list(dict.fromkeys([*device_names(), *kinds]))
+
+
 def check_options(record: DeviceRecord, options: Mapping[str, object]) -> None:
     """Raise InvalidOption unless `options` are those of the record.
 

@@ -86,6 +86,8 @@ def fitting(source: Bundle | Path, device: str = AUTO) -> list[DeviceCandidate]:
         for support in record.runs
         if support.format == model_format and support.graph == graph
     ]
+    # Whom the graph was made for comes before those that can run it, too.
+    fits.sort(key=lambda each: each.record.runs.index(each.support))
     # "cpu" is a device and a kind; a name comes first.
     chosen = [each for each in fits if each.record.device == device]
     chosen = chosen or [each for each in fits if device in (AUTO, *each.record.kinds)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgesdk_quantize.divergence import Divergence
 
-from edgesdk.bundle.manifest import ModelShape, Quantization, StaticShape
+from edgesdk.bundle.manifest import ModelShape, Quantization, Role, StaticShape
 from edgesdk_export.quality.evaluation_text import Windows
 from edgesdk_export.selftest.onnx_decoder import Float32, Ids
 from edgesdk_export.selftest.weight_noise import WeightErrors
@@ -23,9 +23,11 @@ class BuiltModel:
 
     Attributes:
         spec: the whole `DecoderSpec` as JSON values; None where only the shape is known.
+        roles: the files that engines open, by role, where there are several; else `model_file` is
+            the decoder.
+        static: the sizes of graphs of fixed shapes; None where they take texts of any length.
         exporter: who drew the graph.
         versions: of other tools that took part, by package.
-        static: the sizes of a graph of fixed shapes; None where it takes texts of any length.
         measure: runs checkpoint and model over windows of tokens.
         run: logits float32 [n, vocab] of tokens int64 [n] by the model's file, as engines open it.
         reference: the same of the checkpoint in float32; with random errors in its weights, where
@@ -44,4 +46,5 @@ class BuiltModel:
     reference: Callable[[Ids, WeightErrors | None], Float32]
     encode: Callable[[Sequence[str]], list[list[int]]] | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    roles: dict[Role, str] = field(default_factory=dict)
     static: StaticShape | None = None

@@ -21,6 +21,8 @@ from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.coreml.build import build_coreml
 from edgesdk_export.families import read_decoder
 from edgesdk_export.gguf.build import build_gguf
+from edgesdk_export.npu import static_scheme
+from edgesdk_export.npu.build import build_static
 from edgesdk_export.onnx.build import build_onnx
 from edgesdk_export.optimum import build_with_optimum
 from edgesdk_export.progress import ExportProgress
@@ -42,6 +44,7 @@ from edgesdk_export.selftest.token_ids import check_token_ids
 from edgesdk_export.tokenizers import TextFiles, read_text
 from edgesdk_export.tokenizers.settling import SettledText, settle_text
 from edgesdk_export.tokenizers.text_files import TOOL_TEMPLATE_NAME
+from edgesdk_export.weights import Decoder
 
 TEMPLATE_FILE = "chat_template.jinja"
 RECIPE_FILE = "recipe.toml"
@@ -51,11 +54,13 @@ _LARGE = 300_000_000
 _TOKENS_SMALL, _TOKENS_LARGE = 8_192, 2_048
 # The variants of graph that can be written, as the records of devices name them.
 _GRAPHS: dict[BundleFormat, tuple[str, ...]] = {
-    "onnx": ("fused-operators",),
+    "onnx": ("fused-operators", *static_scheme.GRAPHS),
     "gguf": ("llama.cpp",),
     "coreml": ("ml-program",),
     "litert": ("litert-signatures",),
 }
+# Those that take texts of any length.
+_OF_ANY_LENGTH = ("fused-operators", "llama.cpp")
 _RECORDED_VERSIONS = ("numpy", "onnx_ir", "onnxruntime")
 
 
@@ -122,7 +127,9 @@ def export(job: ExportJob, progress: ExportProgress) -> Bundle:
         resume = ResumeState(resume_folder(folder))
         resume.clear_unfinished(folder)
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-            built, settled = _build(checkpoint, folder, Path(work), recipe, job, resume, progress)
+            built, settled, recipe = _build(
+                checkpoint, folder, Path(work), recipe, job, resume, progress
+            )
             text, notes = settled.text, checkpoint.notes + settled.notes
             _write_text(folder, text)
             _write_recipe(folder, recipe.resolved_for(job.format, built.shape.parameters))
@@ -136,11 +143,25 @@ def export(job: ExportJob, progress: ExportProgress) -> Bundle:
 
 
 def _require_target(job: ExportJob) -> None:
-    if graph_for(job.target, job.format) not in _GRAPHS[job.format]:
+    graph = _graph_of(job)
+    if graph not in _GRAPHS[job.format]:
         raise RequestError(
             f"No graph for the device {job.target!r} can be written as {job.format.upper()}.",
             hint="Choose another target, or another format.",
         )
+    if graph in _OF_ANY_LENGTH and (job.window or job.prefill):
+        raise RequestError(
+            f"The graph for the device {job.target!r} takes texts of any length.",
+            hint="Leave out --window and --prefill, or choose a target with an NPU.",
+        )
+    if graph in static_scheme.GRAPHS and job.via == "optimum":
+        raise RequestError(
+            f"optimum makes no graph for the device {job.target!r}.", hint="Leave out --via."
+        )
+
+
+def _graph_of(job: ExportJob) -> str | None:
+    return graph_for(job.target, job.format)
 
 
 def _inputs(job: ExportJob, recipe: str) -> str | None:
@@ -190,16 +211,19 @@ def _build(
     job: ExportJob,
     resume: ResumeState,
     progress: ExportProgress,
-) -> tuple[BuiltModel, SettledText]:
-    """The model, and the text side that fits it."""
+) -> tuple[BuiltModel, SettledText, Recipe]:
+    """The model, the text side that fits it, and the recipe by which it was made."""
     found, where = read_text(checkpoint), str(checkpoint.path)
     if job.via == "optimum":
         built = build_with_optimum(checkpoint, folder, recipe.onnx_scheme, progress, work=work)
-        return built, settle_text(found, built.shape.vocab_size, where=where)
+        return built, settle_text(found, built.shape.vocab_size, where=where), recipe
     decoder = read_decoder(checkpoint)
     settled = settle_text(found, decoder.spec.vocab_size, where=where)
     text = settled.text
     parameters = decoder.spec.parameters
+    graph = _graph_of(job)
+    if graph in static_scheme.GRAPHS:
+        recipe = recipe.for_static(parameters, prefill=job.prefill, window=job.window)
     calibration = recipe.calibration_for(job.format, job.calibration_text)
     if job.format == "gguf":
         file_type = recipe.gguf_type(parameters)
@@ -233,12 +257,49 @@ def _build(
         built = build_litert(
             decoder, folder, tflite_scheme, progress, prefill=job.prefill, window=job.window
         )
+    elif graph in static_scheme.GRAPHS:
+        built = _build_static(decoder, folder, recipe, graph, job, text, resume, progress)
     else:
         scheme = recipe.onnx_scheme(parameters)
         built = build_onnx(
             decoder, folder, scheme, progress, text=text, calibration=calibration, resume=resume
         )
-    return built, settled
+    return built, settled, recipe
+
+
+def _build_static(
+    decoder: Decoder,
+    folder: Path,
+    recipe: Recipe,
+    graph: str,
+    job: ExportJob,
+    text: TextFiles,
+    resume: ResumeState,
+    progress: ExportProgress,
+) -> BuiltModel:
+    sizes = recipe.static
+    assert sizes is not None
+    scheme = static_scheme.static_scheme(
+        recipe.onnx_scheme(decoder.spec.parameters), graph, activations=sizes.activations
+    )
+    if scheme.quantizes_activations and recipe.calibrates("onnx"):
+        raise RequestError(
+            f"The recipe {recipe.name} searches codes of blocks, which {scheme.name} has not.",
+            hint="Choose --recipe fast.",
+        )
+    return build_static(
+        decoder,
+        folder,
+        scheme,
+        progress,
+        prefill=sizes.prefill,
+        window=None if sizes.window == "auto" else sizes.window,
+        text=text,
+        calibration=recipe.calibration_for(
+            "onnx", job.calibration_text, needed=scheme.quantizes_activations
+        ),
+        resume=resume,
+    )
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
@@ -307,7 +368,7 @@ def _manifest(
         name=job.name,
         format=job.format,
         target=job.target,
-        roles={"decoder": built.model_file},
+        roles=built.roles or {"decoder": built.model_file},
         shape=built.shape,
         static=built.static,
         spec=built.spec,

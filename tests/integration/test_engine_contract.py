@@ -2,6 +2,7 @@
 
 Each case brings a reference that shares no code with the engine: a numpy decoder without a cache
 for the ONNX one, a bare llama.cpp loop for the GGUF one, transformers for the MLX and LiteRT ones,
+for static graphs (of a model that sees all, and of one whose tokens leave the KV window),
 and for the Core ML one, which runs on an interpreter in Core ML's place.
 """
 
@@ -55,7 +56,10 @@ class Case:
     ids: list[int]
 
 
-@pytest.fixture(scope="module", params=["onnx", "gguf", "mlx", "webgpu", "coreml", "litert"])
+CASES = ["onnx", "gguf", "mlx", "webgpu", "coreml", "litert", "static", "sliding"]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
     make = {
         "onnx": _onnx_case,
@@ -64,6 +68,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case
         "webgpu": _webgpu_case,
         "coreml": _coreml_case,
         "litert": _litert_case,
+        "static": _static_case,
+        "sliding": _sliding_case,
     }[request.param]
     yield from make(request, tmp_path_factory)
 
@@ -112,18 +118,29 @@ def _gguf_case(request: pytest.FixtureRequest, _: Any) -> Iterator[Case]:
 
 def _mlx_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
     pytest.importorskip("mlx.core")
-    yield from _tiny_llama_case(tmp_path_factory, "apple")
+    yield from _tiny_case(tmp_path_factory, "llama", "apple")
 
 
 def _litert_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
     job = {"format": "litert", "target": "litert", "window": CONTEXT, "prefill": 32}
-    yield from _tiny_llama_case(tmp_path_factory, "litert", **job)
+    yield from _tiny_case(tmp_path_factory, "llama", "litert", **job)
 
 
-def _tiny_llama_case(tmp_path_factory: Any, device: str, **job: Any) -> Iterator[Case]:
+def _static_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
+    job = {"target": "npu", "window": CONTEXT, "prefill": 16}
+    yield from _tiny_case(tmp_path_factory, "llama", "cpu", **job)
+
+
+def _sliding_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
+    # Layers that look at 8 tokens, and 32 slots.
+    job = {"target": "npu", "window": 32, "prefill": 16}
+    yield from _tiny_case(tmp_path_factory, "mistral", "cpu", **job)
+
+
+def _tiny_case(tmp_path_factory: Any, variant: str, device: str, **job: Any) -> Iterator[Case]:
     """In float32, against transformers."""
     folder = tmp_path_factory.mktemp(device)
-    model = make_tiny("llama", folder / "checkpoint", max_position_embeddings=CONTEXT)
+    model = make_tiny(variant, folder / "checkpoint", max_position_embeddings=CONTEXT)
     checkpoint, destination = folder / "checkpoint", folder / "tiny"
     bundle = export(
         ExportJob(checkpoint, destination, "tiny", scheme="fp32", quality_tokens=0, **job),
@@ -135,10 +152,10 @@ def _tiny_llama_case(tmp_path_factory: Any, device: str, **job: Any) -> Iterator
             logits: Logits = model(torch.tensor([ids])).logits[0].numpy()
         return logits
 
-    engine = open_engine(bundle, device)
+    engine = open_engine(bundle, device, threads=1)
     yield Case(
         engine=engine,
-        reopen=lambda: open_engine(bundle, device),
+        reopen=lambda: open_engine(bundle, device, threads=1),
         reference=reference,
         same=lambda found, wanted: bool(np.allclose(found, wanted, atol=2e-3)),
         ids=np.random.default_rng(5).integers(0, VOCAB_SIZE, CONTEXT).tolist(),

@@ -7,14 +7,16 @@ from typing import get_args
 
 import onnxruntime
 from edgesdk_export.npu.build import DATA_FILE, GRAPH_FILES, write_graphs
+from edgesdk_export.npu.static_scheme import static_scheme
 from edgesdk_export.npu.static_weights import store_static
 from edgesdk_export.onnx import WeightScheme
 from edgesdk_export.weights import Decoder
 
 from edgesdk.bundle import static_io
 from edgesdk.bundle.manifest import StaticShape
+from edgesdk.engines.devices import STATIC_BLOCKS
 from edgesdk.engines.npu.decode_state import LoadedStaticModel, StaticDecodeState
-from edgesdk.engines.npu.onnx_static_graphs import OnnxStaticGraphs
+from edgesdk.engines.npu.onnx_static_graphs import SESSION_CONFIG, OnnxStaticGraphs
 from edgesdk.engines.npu.rope_rows import RopeRows
 from edgesdk.engines.npu.static_graphs import GraphName
 from edgesdk.engines.saved_state import KvIdentity
@@ -26,9 +28,11 @@ def static_state(
     *,
     scheme: WeightScheme,
     shape: StaticShape,
+    graph: str = STATIC_BLOCKS,
 ) -> StaticDecodeState:
     """A state over graphs that are written to `folder`."""
-    stored, _, _ = store_static(decoder, folder / DATA_FILE, scheme, shape.dtype, lambda _: None)
+    chosen = static_scheme(scheme, graph, activations="float16")
+    stored, _, _ = store_static(decoder, folder / DATA_FILE, chosen, lambda _: None)
     write_graphs(decoder.spec, stored, shape, folder)
     return open_static_state(decoder, folder, shape)
 
@@ -38,6 +42,8 @@ def open_static_state(decoder: Decoder, folder: Path, shape: StaticShape) -> Sta
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    for name, value in SESSION_CONFIG.items():
+        options.add_session_config_entry(name, value)
     graphs: dict[GraphName, onnxruntime.InferenceSession] = {
         name: onnxruntime.InferenceSession(
             str(folder / GRAPH_FILES[name]), options, providers=["CPUExecutionProvider"]

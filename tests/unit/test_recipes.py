@@ -65,7 +65,7 @@ def test_a_file_says_only_what_it_changes(tmp_path):
 WRONG = {
     "[onnx]\nblok = 32": r"mine\.toml has the unknown key 'onnx\.blok'. Did you mean 'block'\?",
     "[onx]\nbits = 4": r"mine\.toml has the unknown key 'onx'. Did you mean 'onnx'\?",
-    "speed = 3": r"unknown key 'speed'. Known are name, summary, onnx, gguf, litert, calibration",
+    "speed = 3": r"unknown key 'speed'. Known are name, summary, onnx, gguf, litert, static",
     "[onnx]\nbits = 3": r'onnx\.bits: .*3 is none of "auto", 4, 8, 16, 32, nor .* 5\.5',
     "[onnx]\nbits = '4'": r"onnx\.bits: .*'4' is none",
     "[calibration]\ntoken = 9": r"'calibration\.token'. Did you mean 'tokens'",
@@ -134,13 +134,13 @@ def test_offsets_are_of_layers_in_4_bits(tmp_path):
     text = "[onnx]\nmethod = 'gptq'\noffsets = true\nscales = 'uint8'\n"
     four = recipe_of(text + "bits = 4\n", tmp_path).onnx_scheme(LARGE)
     assert four.linear == Int4Offset()
-    assert (four.embedding_for(True), four.embedding_for(False)) == (
+    assert (four.embedding_for(True, 64), four.embedding_for(False, 64)) == (
         four.embedding,
         CodedScales(Int4()),
     )
     eight = recipe_of(text + "bits = 8\n", tmp_path).onnx_scheme(LARGE)
     assert eight.linear == CodedScales(Int8())
-    assert eight.embedding_for(False) == eight.embedding
+    assert eight.embedding_for(False, 64) == eight.embedding
 
 
 def test_scales_in_8_bits_are_those_of_embedding_and_layers(tmp_path):

@@ -99,7 +99,7 @@ def calibrate_decoder(
             f"{scheme.name} weights are stored as they are and need no calibration.",
             hint="Choose int4 or int8, or leave calibration out.",
         )
-    text_name, windows = _calibration_windows(
+    text_name, windows = chosen_windows(
         decoder, calibration, tokenizer_json, bos, work, resume, progress
     )
     matrix_formats = one_format(decoder.spec, scheme.linear)
@@ -148,7 +148,7 @@ def measured_importance(
     Raises:
         ExportError: the text is too short.
     """
-    text_name, windows = _calibration_windows(
+    text_name, windows = chosen_windows(
         decoder, calibration, tokenizer_json, bos, work, resume, progress
     )
     progress.stage("Measuring importance", decoder.spec.layers)
@@ -157,7 +157,7 @@ def measured_importance(
     )
 
 
-def _calibration_windows(
+def chosen_windows(
     decoder: Decoder,
     calibration: CalibrationSettings,
     tokenizer_json: bytes,
@@ -166,7 +166,11 @@ def _calibration_windows(
     resume: ResumeState | None,
     progress: ExportProgress,
 ) -> tuple[str, Windows]:
-    """The calibration text's name and windows."""
+    """The name and the windows of the text of `calibration`; see `calibrate_decoder`.
+
+    Raises:
+        ExportError: the text is too short.
+    """
     if calibration.text is None and decoder.spec.parameters <= _MAX_GENERATING_PARAMETERS:
         progress.stage("Writing calibration text", 1)
 

@@ -60,6 +60,9 @@ class _StaticGraph:
     def embed(self, ids: ir.Value) -> ir.Value:
         table = self.builder.weight("embed.weight")
         hidden = self.builder.op("Gather", "embed/gather", [table, ids])
+        dtype = _TYPES[self.shape.dtype]
+        if table.dtype != dtype:
+            hidden = self.builder.op("Cast", "embed/cast", [hidden], to=dtype.value)
         return self._times(hidden, "embed/scaled", self.spec.embedding_scale)
 
     def layer(

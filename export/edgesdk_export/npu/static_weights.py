@@ -1,9 +1,13 @@
 """Store a decoder's weights for graphs of fixed shapes.
 
-The names are those of `edgesdk_export.onnx.stored_weights`. Vectors and scales are in the graph's
-own float type, as NPUs convert nothing. The embedding is looked up as floats: no NPU gathers from
-blocks. Where the head is in another format than that, it is stored beside it, also where they are
-tied. Both graphs use one data file.
+The names are those of `edgesdk_export.onnx.stored_weights`, and beside them a matrix M may be
+
+    M.channels               int8 or int4 [columns, rows]
+    M.channel_scales         F [rows]
+
+Vectors and scales have the graph's own float type F, as NPUs convert nothing. Where the head is in
+another format than the embedding, it is stored beside it, also where they are tied. Both graphs use
+one data file.
 """
 
 from __future__ import annotations
@@ -13,24 +17,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
-from edgesdk_quantize.formats.floats import FP16, FP32
+from edgesdk_quantize.formats.qdq import Qdq
 
 from edgesdk.bundle.manifest import SourceBlocks
+from edgesdk_export.npu.static_scheme import StaticFormat, StaticScheme
 from edgesdk_export.onnx.external_data import ExternalDataWriter
-from edgesdk_export.onnx.scheme import LayerQuantizer, WeightScheme
-from edgesdk_export.onnx.stored_weights import StoredTensors, matrix_parts
-from edgesdk_export.onnx.writer import WeightStore, store_layer
+from edgesdk_export.onnx.scheme import LayerQuantizer
+from edgesdk_export.onnx.stored_weights import StoredTensors, matrix_parts, norm_names
+from edgesdk_export.onnx.writer import WeightStore
 from edgesdk_export.resume import SectionJournal
 from edgesdk_export.weights import Decoder
-
-FLOATS = {"float16": FP16, "float32": FP32}
 
 
 def store_static(
     decoder: Decoder,
     path: Path,
-    scheme: WeightScheme,
-    dtype: str,
+    scheme: StaticScheme,
     progress: Callable[[int], None],
     quantizer: LayerQuantizer | None = None,
     journal: SectionJournal | None = None,
@@ -38,8 +40,6 @@ def store_static(
     """Write the data file `path`, a few rows of weights at a time.
 
     Args:
-        scheme: of the layers, and of the head as its `embedding`.
-        dtype: of the graph: "float16" or "float32".
         progress: called with the number of layers that are written.
         quantizer, journal: see `edgesdk_export.onnx.writer.write_decoder`.
 
@@ -49,13 +49,13 @@ def store_static(
     Raises:
         ExportError: a weight is NaN or infinite, or beyond the range of its type.
     """
-    spec, floats = decoder.spec, FLOATS[dtype]
+    spec = decoder.spec
     with ExternalDataWriter(path, journal) as data:
-        store = WeightStore(decoder, data, ir.DataType.from_numpy(floats.dtype))
-        parts = matrix_parts(spec)
-        store.once("embed", functools.partial(store.matrix, "embed", parts["embed"], floats))
+        store = WeightStore(decoder, data, ir.DataType.from_numpy(scheme.floats.dtype))
+        embed = functools.partial(store.matrix, "embed", ("embed",), scheme.lookup)
+        store.once("embed", embed)
         for index in range(spec.layers):
-            write = functools.partial(store_layer, store, spec, scheme, quantizer, index)
+            write = functools.partial(_store_layer, store, decoder, scheme, quantizer, index)
             store.once(f"layers.{index}", write)
             progress(index + 1)
         store.once("rest", functools.partial(_store_rest, store, decoder, scheme))
@@ -64,10 +64,35 @@ def store_static(
     return StoredTensors(store.tensors), bits, store.requantization_loss.entries()
 
 
-def _store_rest(store: WeightStore, decoder: Decoder, scheme: WeightScheme) -> None:
+def _store_layer(
+    store: WeightStore,
+    decoder: Decoder,
+    scheme: StaticScheme,
+    quantizer: LayerQuantizer | None,
+    index: int,
+) -> None:
+    at = f"layers.{index}."
+    for name in norm_names(decoder.spec):
+        if name.startswith(at):
+            store.vector(name, (name,))
+    packed = {} if quantizer is None else quantizer.layer(index)
+    for matrix, parts in matrix_parts(decoder.spec).items():
+        if matrix in packed:
+            store.packed(matrix, parts, packed[matrix])
+        elif matrix.startswith(at):
+            _store_matrix(store, matrix, parts, scheme.linear)
+
+
+def _store_rest(store: WeightStore, decoder: Decoder, scheme: StaticScheme) -> None:
     store.vector("final_norm.weight", ("final_norm.weight",))
-    spec, parts = decoder.spec, matrix_parts(decoder.spec)
-    if not spec.tied:
-        store.matrix("head", parts["head"], scheme.embedding)
-    elif scheme.embedding not in FLOATS.values():
-        store.matrix("head", parts["embed"], scheme.embedding)
+    if not decoder.spec.tied:
+        _store_matrix(store, "head", ("head",), scheme.head)
+    elif scheme.head != scheme.lookup:
+        _store_matrix(store, "head", ("embed",), scheme.head)
+
+
+def _store_matrix(store: WeightStore, name: str, parts: tuple[str, ...], fmt: StaticFormat) -> None:
+    if isinstance(fmt, Qdq):
+        store.channels(name, parts, fmt)
+    else:
+        store.matrix(name, parts, fmt)

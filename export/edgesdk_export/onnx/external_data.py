@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
@@ -52,17 +53,19 @@ class ExternalDataWriter:
         shape: tuple[int, ...],
         chunks: Iterable[npt.NDArray[Any]],
     ) -> ir.ExternalTensor:
-        """Append one tensor, given as consecutive pieces of its row-major bytes.
+        """Append one tensor, given as consecutive pieces of its row-major values; of types under a
+        byte, as the bytes uint8 that several share.
 
         Raises:
             ExportError: the pieces do not add up to `shape`.
         """
-        size = math.prod(shape) * int(dtype.itemsize)
+        size = -(-math.prod(shape) * dtype.bitwidth // 8)
+        stored = np.dtype(np.uint8) if dtype.bitwidth < 8 else dtype.numpy()
         alignment = _PAGE if size >= _PAGE else _WORD
         self._stream.write(bytes(-self._stream.tell() % alignment))
         offset = self._stream.tell()
         for chunk in chunks:
-            self._stream.write(chunk.astype(dtype.numpy(), order="C", copy=False).data)
+            self._stream.write(chunk.astype(stored, order="C", copy=False).data)
         written = self._stream.tell() - offset
         if written != size:
             raise ExportError(f"{name} has {written:,} bytes; its shape {shape} needs {size:,}.")

@@ -65,6 +65,10 @@ class StoredTensors:
     def __getitem__(self, name: str) -> ir.TensorProtocol:
         return self._tensors[name]
 
+    def with_others(self, others: Mapping[str, ir.TensorProtocol]) -> StoredTensors:
+        """The same and some more, which the graph's own file will hold."""
+        return StoredTensors({**self._tensors, **others})
+
     def rows(self, name: str, start: int, stop: int) -> ir.TensorProtocol:
         """Rows [start, stop) of a tensor."""
         return ir.tensor(self._tensors[name].numpy()[start:stop], name=name)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from edgesdk_quantize.formats import BlockFormat, FloatFormat, PackedMatrix
 from edgesdk_quantize.formats.blocks import ScaleCodes, stack_rows
+from edgesdk_quantize.formats.qdq import Qdq, QdqWeights
 
 from edgesdk.bundle import graph_io
 from edgesdk.bundle.manifest import SourceBlocks
@@ -126,7 +127,7 @@ def _store_all(
     if progress is not None:
         progress(sum(store.has(section) for section in sections), spec.layers)
     for index, section in enumerate(sections):
-        write = functools.partial(store_layer, store, spec, scheme, quantizer, index)
+        write = functools.partial(_store_layer, store, spec, scheme, quantizer, index)
         if store.once(section, write) and progress is not None:
             progress(index + 1, spec.layers)
     store.once("rest", functools.partial(_store_rest, store, spec, scheme))
@@ -137,14 +138,13 @@ def _store_embedding(store: WeightStore, spec: DecoderSpec, scheme: WeightScheme
     store.matrix("embed", matrix_parts(spec)["embed"], fmt)
 
 
-def store_layer(
+def _store_layer(
     store: WeightStore,
     spec: DecoderSpec,
     scheme: WeightScheme,
     quantizer: LayerQuantizer | None,
     index: int,
 ) -> None:
-    """Store the norms and matrices of one decoder layer, as `write_decoder` has them."""
     at = f"layers.{index}."
     for name in [name for name in norm_names(spec) if name.startswith(at)]:
         store.vector(name, (name,))
@@ -215,6 +215,21 @@ class WeightStore:
             fmt = fmt.for_columns(columns)
             blocks = MatrixBlocks({weight: self._weights[weight] for weight in weights}, fmt)
             self._blocks(name, rows, columns, blocks, fmt)
+        self._biases(name, parts)
+
+    def channels(self, name: str, parts: tuple[str, ...], fmt: Qdq) -> None:
+        """Store the rows of all `parts` as one matrix [columns, rows] of integers with a scale for
+        each row, and their biases as one vector."""
+        weights = tuple(f"{part}.weight" for part in parts)
+        found = [fmt.quantize(chunk) for _, chunk in self._checked(weights)]
+        turned = np.concatenate([piece.codes for piece in found]).T
+        scales = np.concatenate([piece.scales for piece in found])
+        dtype = ir.DataType.INT4 if fmt.weight_bits == 4 else ir.DataType.INT8
+        codes = fmt.stored(QdqWeights(np.ascontiguousarray(turned), scales))
+        if fmt.weight_bits == 8:
+            codes = codes.view(np.int8)
+        self._add(f"{name}.channels", dtype, turned.shape, [codes])
+        self._add(f"{name}.channel_scales", self._dtype, scales.shape, [scales])
         self._biases(name, parts)
 
     def packed(self, name: str, parts: tuple[str, ...], packed: PackedMatrix) -> None:

@@ -98,6 +98,32 @@ def compare_many(
     return [join([meter.result() for meter in row_meters]) for row_meters in meters]
 
 
+def compare_logits(
+    reference: LayerwiseModel,
+    candidate: Callable[[npt.NDArray[np.int64]], Float32],
+    windows: Windows,
+    *,
+    progress: Callable[[int, int], None],
+) -> Divergence:
+    """As `compare`, for a candidate that runs as a whole: it gives the logits float32 [n, vocab] of
+    ids int64 [n]. A step is a layer of the reference, or a window."""
+    steps = reference.layers + len(windows.ids)
+    states = _each(reference.embed(), windows.ids[:, None])
+    for index in range(reference.layers):
+        states = _each(reference.layer(index), states)
+        progress(index + 1, steps)
+    results = []
+    for row, ids in enumerate(windows.ids):
+        found = candidate(ids)[:-1]
+        meter = DivergenceMeter(ids[1:])
+        for start, stop in head_slices(reference):
+            expected = reference.head(start, stop)(states[row][:, :-1])[0]
+            meter.add(expected, found[:, start:stop])
+        results.append(meter.result())
+        progress(reference.layers + row + 1, steps)
+    return join(results)
+
+
 def head_slices(stack: LayerwiseModel) -> list[tuple[int, int]]:
     """The vocabulary as [start, stop) of heads that are small enough to be held."""
     width = max(1, _HEAD_BYTES // (4 * stack.hidden_size))

@@ -28,6 +28,7 @@ from edgesdk_export.recipes.sections import (
     LitertRecipe,
     OnnxRecipe,
     RecipeSection,
+    StaticRecipe,
 )
 
 # By bundle format: how weights can be rounded.
@@ -53,6 +54,7 @@ class Recipe(RecipeSection):
         name: what messages call it.
         summary: one line for people.
         onnx, gguf, litert: None = no bundle of that format can be made with it.
+        static: for graphs of fixed shapes; None = its defaults.
         calibration: for methods that look at a text; None = its defaults.
     """
 
@@ -61,6 +63,7 @@ class Recipe(RecipeSection):
     onnx: OnnxRecipe | None = None
     gguf: GgufRecipe | None = None
     litert: LitertRecipe | None = None
+    static: StaticRecipe | None = None
     calibration: CalibrationRecipe | None = None
 
     def require(self, fmt: BundleFormat) -> None:
@@ -121,6 +124,28 @@ class Recipe(RecipeSection):
         assert isinstance(section, OnnxRecipe)
         return section.scheme(parameters)
 
+    def for_static(self, parameters: int, *, prefill: int | None, window: int | None) -> Recipe:
+        """The recipe of an ONNX model of so many parameters in graphs of fixed shapes.
+
+        Args:
+            prefill, window: what the user said instead of the recipe's; None = nothing.
+
+        Raises:
+            RequestError: it mixes formats, or says nothing of ONNX.
+        """
+        section = self._section("onnx")
+        assert isinstance(section, OnnxRecipe)
+        if section.budget is not None:
+            raise RequestError(
+                f"The recipe {self.name}: graphs of fixed shapes have weights of one format.",
+                hint="Choose --bits 4, 16 or 32.",
+            )
+        said = {"prefill": prefill, "window": window}
+        sizes = (self.static or StaticRecipe()).model_copy(
+            update={key: value for key, value in said.items() if value is not None}
+        )
+        return self.model_copy(update={"onnx": section.for_static(parameters), "static": sizes})
+
     def gguf_type(self, parameters: int) -> FileType:
         """How a GGUF of so many parameters is stored; see `require`."""
         section = self._section("gguf")
@@ -134,10 +159,14 @@ class Recipe(RecipeSection):
         return section.scheme(parameters)
 
     def calibration_for(
-        self, fmt: BundleFormat, text: EvaluationText | None
+        self, fmt: BundleFormat, text: EvaluationText | None, *, needed: bool = False
     ) -> CalibrationSettings | None:
-        """The settings of calibration, with a text that the user gave; None = no calibration."""
-        if not self.calibrates(fmt):
+        """The settings of calibration, with a text that the user gave; None = no calibration.
+
+        Args:
+            needed: whether a text is needed even where each weight is rounded by itself.
+        """
+        if not (needed or self.calibrates(fmt)):
             return None
         tokens = (self.calibration or CalibrationRecipe()).tokens
         section = self._section(fmt)
@@ -162,6 +191,7 @@ class Recipe(RecipeSection):
             onnx=section if isinstance(section, OnnxRecipe) else None,
             gguf=section if isinstance(section, GgufRecipe) else None,
             litert=section if isinstance(section, LitertRecipe) else None,
+            static=self.static if fmt == "onnx" else None,
             calibration=calibration,
         )
 
@@ -172,6 +202,7 @@ class Recipe(RecipeSection):
             "onnx": self.onnx,
             "gguf": self.gguf,
             "litert": self.litert,
+            "static": self.static,
             "calibration": self.calibration,
         }
         for name, section in sections.items():
@@ -233,6 +264,7 @@ _SECTIONS: dict[tuple[str, ...], type[BaseModel]] = {
     ("onnx",): OnnxRecipe,
     ("gguf",): GgufRecipe,
     ("litert",): LitertRecipe,
+    ("static",): StaticRecipe,
     ("calibration",): CalibrationRecipe,
 }
 

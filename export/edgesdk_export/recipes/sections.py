@@ -98,6 +98,15 @@ class OnnxRecipe(RecipeSection):
             return self
         return self.model_copy(update={"bits": default_bits(parameters)})
 
+    def for_static(self, parameters: int) -> OnnxRecipe:
+        """The same for graphs of fixed shapes: "auto" means 16 bits for a small model, which an
+        NPU computes in anyway, and there is nothing but symmetric blocks."""
+        bits: int | float | str = self.bits
+        if bits == "auto":
+            bits = 4 if default_bits(parameters) == 4 else 16
+        fixed = {"bits": bits, "symmetric": True, "scales": "float32", "offsets": False}
+        return self.model_copy(update=fixed)
+
     def scheme(self, parameters: int) -> WeightScheme:
         """The formats of a model of so many parameters; where they are mixed, of the embedding."""
         bits = self.resolved(parameters).bits
@@ -167,6 +176,24 @@ class LitertRecipe(RecipeSection):
     def scheme(self, parameters: int) -> TfliteScheme:
         """The formats of a model of so many parameters."""
         return tflite_scheme(int(self.resolved(parameters).bits))
+
+
+class StaticRecipe(RecipeSection):
+    """The sizes of graphs of fixed shapes, as targets with an NPU have them; their weights are
+    stored as `OnnxRecipe` says, as far as the target can.
+
+    Attributes:
+        prefill: tokens of a prompt that are computed at a time: a power of two from 2 to 256.
+        window: tokens that a conversation may have; "auto": 1024, or the model's own context where
+            that is shorter.
+        activations: "uint16": the inputs of matrices are rounded to grids that a text gives, and
+            there is one scale for each output of a matrix; "float16": they are not rounded;
+            "auto": as the target runs weights of that many bits.
+    """
+
+    activations: Literal["auto", "float16", "uint16"] = "auto"
+    prefill: int = 128
+    window: Annotated[int, Field(ge=2, le=2**20)] | Literal["auto"] = "auto"
 
 
 class CalibrationRecipe(RecipeSection):

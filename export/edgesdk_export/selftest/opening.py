@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgesdk.bundle.opening import open_bundle
+from edgesdk.engines.devices import DEFAULT_TARGET
 from edgesdk.errors import ContextOverflow, EdgeError, ExportError, TemplateError
 from edgesdk.loading import load
 from edgesdk_export.progress import ExportProgress
@@ -73,8 +74,11 @@ def check_opens(folder: Path, progress: ExportProgress) -> None:
 def open_and_answer(folder: Path) -> OpeningFailure | None:
     """Load a bundle and ask it something; None where it answers."""
     try:
-        # By its name a device is taken in software too.
-        with load(folder, device=open_bundle(folder).manifest.target) as model:
+        # By its name a device is taken in software too. An NPU may be another machine's, and take
+        # minutes for its first start.
+        manifest = open_bundle(folder).manifest
+        device = manifest.target if manifest.format != "onnx" else DEFAULT_TARGET
+        with load(folder, device=device) as model:
             _answer(model)
     except ContextOverflow:
         # It reads prompts; this one is longer than its context.

@@ -3,6 +3,7 @@
     a8w8     inputs uint8,  weights int8
     a16w8    inputs uint16, weights int8
     a16w4    inputs uint16, weights int4
+    w8, w4   inputs stay floats, weights int8 or int4
 
 Weights are symmetric: `weight = scale * code`, no zero-point (with another one than 0, Qualcomm's
 HTP computes garbage from int4 without a word), and scales are positive. Inputs have one scale and
@@ -95,6 +96,7 @@ class Qdq:
     """One pair of widths.
 
     Attributes:
+        activation_bits: 0 = inputs are not rounded.
         block: weights of a row that share a scale; None = the whole row.
     """
 
@@ -157,6 +159,8 @@ class Qdq:
 A8W8 = Qdq("a8w8", 8, 8)
 A16W8 = Qdq("a16w8", 16, 8)
 A16W4 = Qdq("a16w4", 16, 4)
+W8 = Qdq("w8", 0, 8)
+W4 = Qdq("w4", 0, 4)
 
 
 def _round(groups: Float32, bits: int) -> tuple[Float32, Float32]:

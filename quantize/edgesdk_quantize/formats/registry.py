@@ -20,7 +20,7 @@ from edgesdk_quantize.formats.int4 import Int4, Int4Symmetric
 from edgesdk_quantize.formats.int4_offset import Int4Offset
 from edgesdk_quantize.formats.int8 import Int8, Int8Symmetric
 from edgesdk_quantize.formats.litert import INT4_LITERT, INT8_LITERT, LitertFormat
-from edgesdk_quantize.formats.qdq import A8W8, A16W4, A16W8, Qdq
+from edgesdk_quantize.formats.qdq import A8W8, A16W4, A16W8, W4, W8, Qdq
 
 NumberFormat: TypeAlias = BlockFormat | FloatFormat | GgmlFormat | LitertFormat | Qdq
 
@@ -133,6 +133,8 @@ _PLAIN: tuple[NumberFormat, ...] = (
     A8W8,
     A16W8,
     A16W4,
+    W8,
+    W4,
     INT8_LITERT,
     INT4_LITERT,
 )
