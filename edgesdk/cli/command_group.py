@@ -76,6 +76,7 @@ _SUBCOMMANDS = {
     "compile": Subcommand("edgesdk.cli.compile:command", "Compile a bundle for NPUs."),
     "package": Subcommand("edgesdk.cli.package:command", "Pack a bundle for an app on a phone."),
     "quality": Subcommand("edgesdk.cli.quality:command", "Measure the quality of bundles."),
+    "eval": Subcommand("edgesdk.cli.eval:command", "Run benchmarks' tasks on a model."),
     "run": Subcommand("edgesdk.cli.run:command", "Answer one prompt."),
     "chat": Subcommand("edgesdk.cli.chat:command", "Chat with a model."),
     "fit": Subcommand("edgesdk.cli.fit:command", "Check whether a model fits this device."),

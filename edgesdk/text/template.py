@@ -39,7 +39,7 @@ class ChatTemplate:
     def __init__(self, source: str) -> None:
         if len(source) > MAX_SOURCE_CHARACTERS:
             raise TemplateError(f"The chat template has {len(source):,} characters.")
-        self._source = source
+        self.source = source
         self.sha256 = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
         self._sandbox = TemplateSandbox()
         self._sandbox.start()
@@ -56,7 +56,7 @@ class ChatTemplate:
     @cached_property
     def literals(self) -> str:
         """The texts that stand in the source, joined by zero characters."""
-        constants = self._sandbox.parse(self._source).find_all(nodes.Const)
+        constants = self._sandbox.parse(self.source).find_all(nodes.Const)
         return "\0".join(node.value for node in constants if isinstance(node.value, str))
 
     def render(
