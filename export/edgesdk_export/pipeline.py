@@ -194,6 +194,8 @@ def _recipe(job: ExportJob) -> Recipe:
     recipe = job.recipe or load_recipe("fast")
     if job.scheme is not None:
         recipe = recipe.with_weights(job.format, job.scheme)
+    if job.format == "coreml":
+        recipe = recipe.with_plain_blocks()
     recipe.require(job.format)
     if job.via == "optimum" and recipe.calibrates("onnx"):
         raise RequestError(

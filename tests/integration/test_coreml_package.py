@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from edgesdk_export.onnx.source_blocks import MatrixBlocks
 from edgesdk_export.pipeline import ExportJob, export
 from edgesdk_export.progress import SilentProgress
 from edgesdk_export.recipes.recipe import Recipe
@@ -23,7 +24,7 @@ from support.tiny_models import VARIANTS, make_tiny
 from edgesdk.bundle import coreml_io
 from edgesdk.bundle.opening import Bundle, open_bundle, verify_bundle
 from edgesdk.engines.coreml.step_inputs import StepInputs
-from edgesdk.errors import DamagedBundle, ExportError
+from edgesdk.errors import DamagedBundle, ExportError, RequestError
 
 pytest.importorskip("coremltools")
 import coremltools
@@ -239,6 +240,7 @@ def test_a_damaged_package_is_found(tmp_path: Path) -> None:
     ("stored", "words"),
     [
         ({"bits": 32}, "package stores no float32"),
+        ({"bits": 4, "embedding": "fp32"}, "package stores no float32"),
         ({"bits": 8, "block": 64}, "96 columns, which its 2 blocks do not divide"),
     ],
 )
@@ -246,6 +248,64 @@ def test_weights_that_core_ml_has_not(stored: dict[str, Any], words: str, tmp_pa
     with pytest.raises(ExportError, match=words):
         exported(tmp_path, "llama", stored=stored)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+def test_recipes_that_calibrate_make_packages_too(tmp_path: Path) -> None:
+    """Without the scales in 8 bits and the offsets that Core ML has not."""
+    stored = {"bits": 4, "method": "gptq", "scales": "uint8", "offsets": True}
+    bundle = exported(tmp_path, "llama", stored=stored)
+    quantization = bundle.manifest.quantization
+    assert quantization.weights == "int4"
+    assert "GPTQ" in quantization.method
+    assert "MatMulNBits" not in quantization.method
+    assert bundle.manifest.versions["coremltools"] == coremltools.__version__
+    recipe = bundle.text("recipe.toml")
+    assert 'scales = "float32"' in recipe
+    assert "offsets = false" in recipe
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"window": 257}, "window of 257 tokens is larger than the model's context of 256"),
+        ({"prefill": 48}, "prefill of 48 tokens at a time is not a power of two"),
+        ({"prefill": 512}, "prefill of 512 tokens at a time is not a power of two from 2 to 256"),
+    ],
+)
+def test_sizes_that_cannot_be(sizes: dict[str, int], words: str, tmp_path: Path) -> None:
+    make_tiny("llama", tmp_path / "checkpoint")
+    job = ExportJob(
+        tmp_path / "checkpoint",
+        tmp_path / "bundle",
+        "tiny",
+        format="coreml",
+        target="coreml",
+        **sizes,  # type: ignore[arg-type]
+    )
+    with pytest.raises(RequestError, match=words):
+        export(job, SilentProgress())
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_stopped_export_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was quantized is not quantized again, and the package is the same in the end."""
+    whole = exported(tmp_path / "whole", "llama", stored={"bits": 4})
+    read: list[str] = []
+    once = MatrixBlocks.chunks
+
+    def stopping(blocks: MatrixBlocks, *arguments: Any) -> Any:
+        read.append("matrix")
+        if len(read) == 9:
+            raise KeyboardInterrupt
+        return once(blocks, *arguments)
+
+    monkeypatch.setattr(MatrixBlocks, "chunks", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        exported(tmp_path / "stopped", "llama", stored={"bits": 4})
+    bundle = packed(tmp_path / "stopped", {"bits": 4})
+    # An embedding, three layers of five matrices, and a head; the second layer was begun twice.
+    assert len(read) == 9 + 17 - 6
+    assert bundle.manifest.files == whole.manifest.files
 
 
 def test_values_that_float16_cannot_square(tmp_path: Path) -> None:

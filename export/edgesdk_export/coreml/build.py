@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 from edgesdk_quantize.divergence import Divergence
+from edgesdk_quantize.formats import FloatFormat
 from edgesdk_quantize.formats.blocks import BLOCK_OPERATOR
 
 from edgesdk.bundle import coreml_io
 from edgesdk.bundle.manifest import StaticShape
 from edgesdk.bundle.spec import DecoderSpec
 from edgesdk.engines.coreml.step_inputs import StepInputs
-from edgesdk.errors import ExportError, MissingExtra
+from edgesdk.errors import ExportError, MissingExtra, RequestError
 from edgesdk_export.built_model import BuiltModel, StepProgress
 from edgesdk_export.calibration.calibrate import CalibrationSettings
 from edgesdk_export.onnx import WeightScheme, read_stored
@@ -38,7 +39,7 @@ from edgesdk_export.tokenizers import TextFiles
 from edgesdk_export.weights import Decoder
 
 PACKAGE = "model.mlpackage"
-_PREFILL, _WINDOW = 64, 1024
+_PREFILL, _WINDOW = 128, 1024
 
 
 def build_coreml(
@@ -57,9 +58,9 @@ def build_coreml(
     """Write the Core ML package of a decoder into `folder`.
 
     Args:
-        scheme: how weights are stored; float32 is not among what Core ML's package may have.
+        scheme: how weights are stored, without float32, scales in 8 bits and real offsets.
         work: a folder for the ONNX files, on the same disk, which live as long as the result.
-        prefill: tokens of a prompt that are computed at a time; None = 64.
+        prefill: tokens of a prompt that are computed at a time; None = 128.
         window: tokens that a conversation may have; None = 1024, or the model's own context where
             that is shorter.
         text, calibration, resume: see `edgesdk_export.onnx.build.build_onnx`.
@@ -67,21 +68,14 @@ def build_coreml(
     Raises:
         MissingExtra: coremltools is not installed.
         ExportError: a weight cannot be stored.
-        RequestError: the calibration does not go with the scheme.
+        RequestError: the calibration does not go with the scheme, or the model has no such window.
     """
     try:
         from edgesdk_export.coreml.package import write_package
     except ImportError:
         raise MissingExtra("coremltools", extra="coreml", needed_for="Core ML packages") from None
-    if scheme.linear.bits > np.finfo(np.float16).bits:
-        raise ExportError(
-            "Core ML's Neural Engine computes in float16, and a package stores no float32.",
-            hint="Choose --bits 16, 8 or 4.",
-        )
-    static = StaticShape(
-        prefill_tokens=prefill or _PREFILL,
-        window=min(window or _WINDOW, decoder.spec.context_length),
-    )
+    _require_formats(scheme)
+    static = _sizes(decoder.spec, prefill=prefill or _PREFILL, window=window)
     built = build_onnx(
         decoder, folder, scheme, progress, text=text, calibration=calibration, resume=resume
     )
@@ -114,6 +108,31 @@ def build_coreml(
         run=functools.partial(package_logits, folder / PACKAGE, spec, static),
         versions={**built.versions, "coremltools": importlib.metadata.version("coremltools")},
     )
+
+
+def _require_formats(scheme: WeightScheme) -> None:
+    """Refuse what no package can have, before anything is quantized."""
+    for fmt in (scheme.linear, scheme.embedding):
+        if isinstance(fmt, FloatFormat) and fmt.dtype != np.float16:
+            raise ExportError(
+                "Core ML's Neural Engine computes in float16, and a package stores no float32.",
+                hint="Choose --bits 16, 8 or 4.",
+            )
+
+
+def _sizes(spec: DecoderSpec, *, prefill: int, window: int | None) -> StaticShape:
+    limit = spec.context_length
+    if window is not None and window > limit:
+        raise RequestError(
+            f"A window of {window:,} tokens is larger than the model's context of {limit:,}.",
+            hint=f"Choose --window {limit} or less.",
+        )
+    if prefill & (prefill - 1) or not 2 <= prefill <= 256:
+        raise RequestError(
+            f"A prefill of {prefill} tokens at a time is not a power of two from 2 to 256.",
+            hint="Choose --prefill 64, for instance.",
+        )
+    return StaticShape(prefill_tokens=prefill, window=window or min(_WINDOW, limit))
 
 
 def package_logits(path: Path, spec: DecoderSpec, static: StaticShape, ids: Ids) -> Float32:

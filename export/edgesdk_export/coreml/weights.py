@@ -155,8 +155,9 @@ class WeightFile:
         """Store codes [rows, blocks, block] with scales and zero-points [rows, blocks]."""
         top = np.uint8((1 << bits) - 1)
         negative = scales < 0
-        codes = np.where(negative[..., None], top - codes, codes)
-        zeros = np.where(negative, top - zeros, zeros)
+        if negative.any():
+            codes = np.where(negative[..., None], top - codes, codes)
+            zeros = np.where(negative, top - zeros, zeros)
         rows, blocks, block = codes.shape
         shape = (rows, blocks * block)
         middle = np.uint8(1 << (bits - 1))

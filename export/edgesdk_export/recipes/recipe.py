@@ -118,6 +118,13 @@ class Recipe(RecipeSection):
         section = self._section(fmt).model_copy(update=change)
         return self.model_copy(update={_SECTION_OF[fmt]: section})
 
+    def with_plain_blocks(self) -> Recipe:
+        """The same for a writer whose blocks have scales of their own and zero-points only."""
+        if self.onnx is None:
+            return self
+        plain = self.onnx.model_copy(update={"scales": "float32", "offsets": False})
+        return self.model_copy(update={"onnx": plain})
+
     def onnx_scheme(self, parameters: int) -> WeightScheme:
         """How an ONNX model of so many parameters is stored; see `require`."""
         section = self._section("onnx")

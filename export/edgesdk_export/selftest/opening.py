@@ -62,7 +62,7 @@ def check_opens(folder: Path, progress: ExportProgress) -> None:
     if failure is None:
         return
     if failure.kind in ("NotEnoughMemory", "DeviceUnavailable"):
-        progress.stage(f"Not opened: {failure.message}", 1)
+        progress.stage(f"Not opened: {failure.message.replace(str(folder), 'it')}", 1)
         progress.advance(1)
         return
     message = failure.message.replace(f"{folder}/", "")
