@@ -31,7 +31,7 @@ from edgesdk.hybrid.stream import AsyncHybridStream, HybridStream
 from edgesdk.overflow import Overflow, checked_policy, drop_oldest, low_watermark, prompt_limit
 from edgesdk.request import Request
 from edgesdk.runtime import Runtime
-from edgesdk.session import SavedChat, Session, Turn, restore_chat, save_chat
+from edgesdk.session import SavedChat, Session, Turn, save_chat
 from edgesdk.tools.call_messages import Message
 
 if TYPE_CHECKING:
@@ -248,33 +248,6 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
 
     def _past(self) -> HybridHistory:
         return HybridHistory(self._turns, self._strictest, self._redactor.values)
-
-
-def restore_hybrid_chat(
-    path: RequestPath,
-    runtime: Runtime,
-    detectors: Iterable[Detector],
-    file: Path,
-    overflow: HybridOverflow,
-) -> HybridChat:
-    """See `HybridClient.restore`."""
-    state = runtime.engine.new_state()
-    try:
-        saved = restore_chat(file, state)
-        past = history_of(saved)
-    except BaseException:
-        state.close()
-        raise
-    states = ConversationState(runtime.engine, state)
-    return HybridChat(
-        path,
-        runtime,
-        detectors,
-        system=saved.system,
-        overflow=overflow,
-        past=past,
-        states=states,
-    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import Unpack
 
 from edgesdk.generation.streaming import read_all, read_all_async
-from edgesdk.hybrid.chat import HybridChat, HybridOverflow, restore_hybrid_chat
+from edgesdk.hybrid.chat import HybridChat, HybridOverflow, history_of
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.cloud.spending import Budget
@@ -24,11 +24,7 @@ from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.remote import RemoteModel
 from edgesdk.hybrid.reply import HybridReply
-from edgesdk.hybrid.request import (
-    HybridKwargs,
-    HybridRequest,
-    split_rules,
-)
+from edgesdk.hybrid.request import ConversationState, HybridKwargs, HybridRequest, split_rules
 from edgesdk.hybrid.request_path import RequestPath
 from edgesdk.hybrid.router import Preflight, Router
 from edgesdk.hybrid.self_consistency import SelfConsistency
@@ -36,6 +32,7 @@ from edgesdk.hybrid.storage.journal import Journal
 from edgesdk.hybrid.stream import AsyncHybridStream, HybridStream
 from edgesdk.model import Model
 from edgesdk.options import OptionsKwargs
+from edgesdk.session import restore_chat
 from edgesdk.system.closing import Closeable
 from edgesdk.text.prompts import Prompt, as_messages
 
@@ -182,9 +179,18 @@ class HybridClient(Closeable):
                 engine or KV layout.
             ContextOverflow: it holds more tokens than this model was loaded for.
         """
-        return restore_hybrid_chat(
-            self.path, self._model.runtime, self._policy.detectors, Path(path), overflow
-        )
+        runtime = self._model.runtime
+        state = runtime.engine.new_state()
+        try:
+            saved = restore_chat(Path(path), state)
+            past = history_of(saved)
+        except BaseException:
+            state.close()
+            raise
+        return HybridChat(
+            self.path, runtime, self._policy.detectors, system=saved.system, overflow=overflow,
+            past=past, states=ConversationState(runtime.engine, state),
+        )  # fmt: skip
 
     def calibrate(
         self,
