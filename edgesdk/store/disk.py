@@ -46,6 +46,7 @@ SILENT = SilentStoreProgress()
 RESERVE_BYTES = 32 * 2**20
 _CHUNK = 4 * 2**20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_MAKE_ROOM = "Free some space, or set EDGESDK_HOME to a folder on another disk."
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -55,7 +56,7 @@ def require_space(folder: Path, needed: int) -> None:
         raise NotEnoughSpace(
             f"{folder} has {free / 1e6:,.0f} MB free; {needed / 1e6:,.0f} MB more are needed"
             f" (and {RESERVE_BYTES / 1e6:.0f} MB to spare).",
-            hint="Free some space, or set EDGESDK_HOME to a folder on another disk.",
+            hint=_MAKE_ROOM,
         )
 
 
@@ -73,15 +74,11 @@ def removes_on_full_disk(*partial: Path) -> Iterator[None]:
             raise
         for path in partial:
             path.unlink(missing_ok=True)
-        raise disk_full_error(partial[0].name) from error
-
-
-def disk_full_error(name: str) -> NotEnoughSpace:
-    """The error for a disk that filled up while the file `name` was written."""
-    return NotEnoughSpace(
-        f"The disk filled up while {name} was written; what there was of it is removed.",
-        hint="Free some space, or set EDGESDK_HOME to a folder on another disk.",
-    )
+        raise NotEnoughSpace(
+            f"The disk filled up while {partial[0].name} was written; what there was of it is"
+            " removed.",
+            hint=_MAKE_ROOM,
+        ) from error
 
 
 def link_or_copy(source: Path, target: Path, progress: StoreProgress) -> None:
