@@ -67,10 +67,6 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
     the history as it was. One turn at a time.
 
     Args:
-        path: of the client that made the chat.
-        runtime: of the device's model.
-        detectors: what finds what is to be hidden.
-        overflow: see `HybridClient.chat`.
         past: the conversation so far.
         states: hold some or all of it in a KV cache; the chat's own from now on.
     """
@@ -252,10 +248,12 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
 
 @dataclass(frozen=True)
 class HybridHistory:
-    """Attributes:
-    turns: the system message left out.
-    strictest: the rule that holds for all later turns; None where there was none yet.
-    values: what the conversation's placeholders stand for."""
+    """A conversation so far, without its system message.
+
+    Attributes:
+        strictest: the rule that holds for all later turns; None where there was none yet.
+        values: what the conversation's placeholders stand for.
+    """
 
     turns: Messages = field(default_factory=list)
     strictest: UploadVerdict | None = None

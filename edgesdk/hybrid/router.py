@@ -28,11 +28,10 @@ from edgesdk.system.power import PowerState
 
 
 class Rejection(NamedTuple):
-    """The reason why the device should not answer.
+    """The reason why the device should not answer, in words of the SDK's own that may be recorded.
 
     Attributes:
         check: which check failed, in a word; empty where the draft itself was not good enough.
-        reason: for people, in words of the SDK's own, so that it may be recorded.
     """
 
     check: str

@@ -33,7 +33,7 @@ class Consensus(NamedTuple):
 
     Attributes:
         at: which one it is.
-        answer_similarity: the sum of what it has in common with the others, each between 0 and 1.
+        agreement: the sum of what it has in common with the others, each between 0 and 1.
     """
 
     at: int
@@ -174,8 +174,7 @@ def sample_until_agreed(
     Args:
         first: the draft, which counts as one of the answers.
         again: makes one more; None is the last.
-        options: of the call.
-        deadline: of the call.
+        options, deadline: of the call.
     """
     answers = [first]
     time = CancellationToken(

@@ -99,10 +99,6 @@ class TokenStats(NamedTuple):
 class SignalMeter:
     """Records the steps of one answer, and computes its signals.
 
-    Args:
-        prompt_log_odds: of the prompt, if something learned to tell them.
-        probe: of the model, if one was trained.
-
     Attributes:
         hidden_state: behind the last logits, float32 [hidden]; None where the engine gives none.
     """

@@ -41,9 +41,6 @@ class LabelledDraft:
     """An answer of one model that is known to be right or wrong.
 
     Attributes:
-        prompt: that was answered,
-        signals: of the answer,
-        right: and whether it was.
         hidden_state: that it ended in, float32 [hidden]; None where the engine gives none.
         partial_signals: its signals while it went on; none of a short one.
     """

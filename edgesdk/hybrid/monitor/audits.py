@@ -90,7 +90,6 @@ class Auditor(Closeable):
 
     Args:
         remote: of the auditor's own, so that its failures and waits are not those of users.
-        bundle: hash of the model.
         on_outcome: called with each outcome, in the thread, before it is recorded.
     """
 

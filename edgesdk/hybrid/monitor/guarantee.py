@@ -163,12 +163,10 @@ _KEEPS_NOTHING = math.inf
 
 @dataclass(frozen=True)
 class AuditOutcome:
-    """What an audit found.
+    """What an audit found: whether the cloud `agreed` with an answer.
 
     Attributes:
         calibration: id of the one by which the answer was kept; empty where there was none.
-        confidence: in the answer.
-        agreed: whether the cloud said the same.
     """
 
     calibration: str
@@ -224,7 +222,7 @@ class GuaranteeMonitor:
     Args:
         base: the app's own setting, which holds where nothing was calibrated.
         now: what a calibration has to be made for.
-        calibrations: where they are stored; None keeps them as long as this lives.
+        calibrations: None keeps one as long as this lives.
         journal: where audits are written down, to go on with those of earlier starts.
     """
 
@@ -266,9 +264,6 @@ class GuaranteeMonitor:
         """Calibrate the threshold with labels, for now and for later starts.
 
         Where they allow no guarantee nothing is kept from now on, as nothing else would be safe.
-
-        Raises:
-            InvalidOption: alpha or delta is no probability. Nothing was changed.
         """
         record = CalibrationRecord(
             id=uuid.uuid4().hex,

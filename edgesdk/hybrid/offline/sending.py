@@ -31,7 +31,6 @@ class DeferredReply:
     Attributes:
         id: `HybridReply.queued` of the reply that the device gave meanwhile.
         asked_at: seconds since the epoch.
-        messages: of the request.
     """
 
     id: int

@@ -296,10 +296,8 @@ class JournalTotals:
     """Sums over entries.
 
     Attributes:
-        entries: how many there are.
         local: how many were answered on the device.
-        first_at, last_at: when the first and the last was asked, in seconds since the epoch; None
-            without any.
+        first_at, last_at: when the first and the last was asked, in seconds since the epoch.
         money: that they cost, in the currency of the endpoints' prices.
         cloud_tokens: of prompts and replies in the cloud, as far as counted.
         labelled: how many have a label.
@@ -350,13 +348,13 @@ def totals_of(entries: Iterable[JournalEntry]) -> JournalTotals:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Conversations that end with the cloud's answer.
+    """Conversations that end with the cloud's answer, and how many of its replies are left out.
 
     Attributes:
         examples: {"messages": [...]} each, as fine-tuning tools and the APIs of clouds take them.
-        without_text: how many of the cloud's replies are left out because no text was kept.
-        unfinished: how many because they are incomplete.
-        repeated: how many because the same prompt was answered again later.
+        without_text: no text of them was kept.
+        unfinished: they are incomplete.
+        repeated: the same prompt was answered again later.
     """
 
     examples: list[dict[str, Any]]
