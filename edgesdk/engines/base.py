@@ -39,6 +39,7 @@ class Placement:
             nodes of the graph each runs; empty where another library runs the model.
         partitions: subgraphs that the provider compiled; 0 where it runs node by node, or where
             another library runs the model.
+        prefill: the device and processor that compute prompts, where those are others.
         passed_over: devices that were tried or asked for before this one, each with the reason why
             it does not run the model.
     """
@@ -49,6 +50,7 @@ class Placement:
     in_software: bool = False
     nodes: tuple[tuple[str, int], ...] = ()
     partitions: int = 0
+    prefill: str = ""
     passed_over: tuple[str, ...] = ()
 
     def line(self) -> str:
@@ -57,6 +59,8 @@ class Placement:
         words = [f"{self.device} ({place})" if place else self.device]
         if self.in_software:
             words.append("in software")
+        if self.prefill:
+            words.append(f"prompts on {self.prefill}")
         if len(self.nodes) > 1:
             total = sum(count for _, count in self.nodes)
             words.append(

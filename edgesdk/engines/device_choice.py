@@ -32,6 +32,8 @@ _LOG = logging.getLogger("edgesdk.devices")
 _PREFILL_TOKENS, _DECODE_TOKENS = 32, 8
 # What is weighed: an answer as apps ask for.
 PROMPT_TOKENS, ANSWER_TOKENS = 256, 64
+# Two devices hold the model twice; they have to be worth it. Of the time that one alone takes.
+_WORTH_TWO = 0.8
 _INTERRUPTED = "the process ended while it was measured"
 
 
@@ -83,6 +85,24 @@ class DeviceChoice:
     bundle: str
     device_set: tuple[str, ...]
     speeds: tuple[MeasuredDevice, ...]
+
+
+def faster_pair(
+    speeds: Sequence[MeasuredDevice],
+) -> tuple[MeasuredDevice, MeasuredDevice] | None:
+    """The device for prompts and the one for answers, where two are worth it; else None.
+
+    Args:
+        speeds: of devices whose KV caches can go over to one another, at least one.
+    """
+    known = [each for each in speeds if each.failure is None]
+    if not known:
+        return None
+    prefill = min(known, key=lambda each: each.prefill_seconds or 0.0)
+    decode = min(known, key=lambda each: each.decode_seconds or 0.0)
+    both = replace(decode, prefill_seconds=prefill.prefill_seconds).answer_seconds
+    alone = min(each.answer_seconds for each in known)
+    return (prefill, decode) if both <= _WORTH_TWO * alone else None
 
 
 _CHOICE = TypeAdapter(DeviceChoice)

@@ -49,6 +49,8 @@ class GraphSupport:
         footprint: "module:function" that says what memory a model takes.
         proof: what the support rests on.
         tests: the files of tests that show it.
+        joiner: "module:function" that makes one engine of two that such openers gave: the first
+            computes prompts, the second answers. Empty where their KV caches cannot go over.
     """
 
     graph: str
@@ -57,6 +59,7 @@ class GraphSupport:
     footprint: str
     proof: Proof
     tests: tuple[str, ...]
+    joiner: str = ""
 
 
 @dataclass(frozen=True)

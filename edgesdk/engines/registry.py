@@ -11,12 +11,12 @@ from edgesdk.bundle.manifest import BundleFormat
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines import devices
 from edgesdk.engines.base import Engine, LoadSettings
-from edgesdk.engines.device_choice import measured_choice
+from edgesdk.engines.device_choice import DeviceChoice, faster_pair, measured_choice
 from edgesdk.engines.devices import DeviceRecord, imported
 from edgesdk.engines.selection import AUTO, DeviceCandidate, fitting, select
 from edgesdk.errors import EngineError, InvalidOption, MissingExtra
 from edgesdk.system.plan import Footprint
-from edgesdk.system.resources import thread_count
+from edgesdk.system.resources import available_bytes, thread_count
 
 
 class EngineOpener(Protocol):
@@ -85,7 +85,13 @@ def open_engine(
     # Others only stand in for what was asked for, however fast they are.
     asked = [each for each in candidates if takes_options(each.record, device)] or candidates
     if len(asked) > 1 and isinstance(source, Bundle):
-        ordered, slower = _fastest_first(source, asked, settings.threads, load_on)
+        choice = measured_choice(source, asked, settings.threads, load_on)
+        if device == AUTO and (pair := _pair(choice, asked, source)) is not None:
+            try:
+                return _load_pair(pair, load_on)
+            except (EngineError, MissingExtra) as error:
+                passed_over += (f"two devices together: {error.message}",)
+        ordered, slower = _fastest_first(choice, asked)
         passed_over += slower
         candidates = ordered + [each for each in candidates if each not in asked]
     failed: EngineError | MissingExtra | None = None
@@ -131,17 +137,41 @@ def with_options(
     return found
 
 
+def _pair(
+    choice: DeviceChoice, candidates: list[DeviceCandidate], bundle: Bundle
+) -> tuple[DeviceCandidate, DeviceCandidate] | None:
+    """The device for prompts and the one for answers, where two are worth it; else None."""
+    by_name = {each.record.name: each for each in candidates}
+    for joiner in {each.support.joiner for each in candidates} - {""}:
+        joined = [e for e in choice.speeds if by_name[e.provider].support.joiner == joiner]
+        found = faster_pair(joined)
+        # Each of them holds the weights.
+        if found is not None and available_bytes() > 3 * bundle.size:
+            prefill, decode = found
+            return by_name[prefill.provider], by_name[decode.provider]
+    return None
+
+
+def _load_pair(
+    pair: tuple[DeviceCandidate, DeviceCandidate], load_on: Callable[[DeviceCandidate], Engine]
+) -> Engine:
+    prefill = load_on(pair[0])
+    try:
+        decode = load_on(pair[1])
+    except BaseException:
+        prefill.close()
+        raise
+    join = cast("Callable[[Engine, Engine], Engine]", imported(pair[0].support.joiner))
+    return join(prefill, decode)
+
+
 def _fastest_first(
-    bundle: Bundle,
-    candidates: list[DeviceCandidate],
-    threads: int,
-    load_on: Callable[[DeviceCandidate], Engine],
+    choice: DeviceChoice, candidates: list[DeviceCandidate]
 ) -> tuple[list[DeviceCandidate], tuple[str, ...]]:
     """The candidates that could be measured, the fastest first, and what speaks against the others.
 
     Where none could be, all of them: their engines say why.
     """
-    choice = measured_choice(bundle, candidates, threads, load_on)
     works = [each for each in choice.speeds if each.failure is None]
     if not works:
         return candidates, ()

@@ -24,6 +24,8 @@ from support.tiny_models import VOCAB_SIZE, make_tiny
 from tiny_onnx_bundle import VOCAB, reference_logits, tiny_weights, write_tiny_bundle
 
 from edgesdk.engines.base import DecodeState, Engine, Logits
+from edgesdk.engines.onnx.engine import OnnxEngine
+from edgesdk.engines.onnx.split_engine import SplitEngine
 from edgesdk.engines.registry import open_engine
 from edgesdk.errors import (
     ContextOverflow,
@@ -56,13 +58,14 @@ class Case:
     ids: list[int]
 
 
-CASES = ["onnx", "gguf", "mlx", "webgpu", "coreml", "litert", "static", "sliding"]
+CASES = ["onnx", "split", "gguf", "mlx", "webgpu", "coreml", "litert", "static", "sliding"]
 
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
     make = {
         "onnx": _onnx_case,
+        "split": _split_case,
         "gguf": _gguf_case,
         "mlx": _mlx_case,
         "webgpu": _webgpu_case,
@@ -95,6 +98,27 @@ def _webgpu_case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Itera
         yield from _onnx_case(request, tmp_path_factory, "webgpu")
     except DeviceUnavailable as error:
         pytest.skip(f"{error.message} test_webgpu.py runs this on a GPU in software")
+
+
+def _split_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
+    bundle = write_tiny_bundle(tmp_path_factory.mktemp("tiny") / "tiny")
+    weights = tiny_weights()
+
+    def split() -> SplitEngine:
+        prefill, decode = (open_engine(bundle, "cpu", threads=1) for _ in range(2))
+        assert isinstance(prefill, OnnxEngine)
+        assert isinstance(decode, OnnxEngine)
+        return SplitEngine(prefill, decode)
+
+    engine = split()
+    yield Case(
+        engine=engine,
+        reopen=split,
+        reference=lambda ids: reference_logits(weights, ids),
+        same=lambda found, wanted: bool(np.allclose(found, wanted, atol=2e-3)),
+        ids=np.random.default_rng(5).integers(0, VOCAB, CONTEXT).tolist(),
+    )
+    engine.close()
 
 
 def _gguf_case(request: pytest.FixtureRequest, _: Any) -> Iterator[Case]:

@@ -24,6 +24,7 @@ import json, sys
 import numpy as np
 from edgesdk.bundle.opening import open_bundle
 from edgesdk.engines import devices
+from edgesdk.engines.onnx.split_engine import SplitEngine
 from edgesdk.engines.registry import open_engine
 from pathlib import Path
 from dataclasses import replace
@@ -39,6 +40,9 @@ def logits(engine):
     rows += [state.fork().extend(ids[28:], logits="all").copy()]
     return np.concatenate(rows)
 
+def whole(engine):
+    return engine.new_state().extend(ids, logits="all").copy()
+
 gpu = open_engine(bundle, "webgpu", threads=1)
 exact = tuple(
     replace(each, accuracy_level=1) if each.name == "onnxruntime" else each
@@ -47,11 +51,16 @@ exact = tuple(
 devices.DEVICES = exact
 cpu = open_engine(bundle, "cpu", threads=1)
 found, wanted = logits(gpu), logits(cpu)
+split = SplitEngine(gpu, cpu)
+state = split.new_state()
+shared = [state.extend(ids[:36]).copy(), *[state.extend([token]).copy() for token in ids[36:]]]
 print(json.dumps({
     "placement": gpu.info.placement.figures(),
     "top1": float((found.argmax(1) == wanted.argmax(1)).mean()),
     "error": float(np.abs(found - wanted).max()),
     "same_states": gpu.kv_identity == cpu.kv_identity,
+    "split": split.info.placement.line(),
+    "split_error": float(np.abs(np.concatenate(shared) - whole(cpu)[35:]).max()),
 }))
 """
 # Says what the public API makes of the machine.
@@ -131,6 +140,8 @@ def test_a_quantized_bundle_runs_whole_and_without_rounded_activations(
     assert found["top1"] == 1.0
     # With activations in 8 bits, as the bundle asks for, it is more than 1e-2.
     assert found["error"] < 1e-3
+    assert found["split"] == "cpu (onnxruntime, the CPU); prompts on webgpu (GPU (SwiftShader))"
+    assert found["split_error"] < 1e-3
     assert found["same_states"], "a chat that was saved on the CPU goes on here"
 
 

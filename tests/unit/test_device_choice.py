@@ -14,7 +14,7 @@ from support.fake_engine import FakeEngine
 from edgesdk.bundle.manifest import Manifest
 from edgesdk.bundle.opening import Bundle
 from edgesdk.cli.doctor import run_checks
-from edgesdk.engines import device_choice, devices, selection
+from edgesdk.engines import device_choice, devices, registry, selection
 from edgesdk.engines.base import Engine, LoadSettings, Placement
 from edgesdk.engines.device_choice import kept_choices, measure_engine
 from edgesdk.engines.devices import DeviceProbe, DeviceRecord, GraphSupport, Kind
@@ -25,7 +25,7 @@ from edgesdk.store import Store
 BUNDLE = Bundle(
     Path("tiny"),
     Manifest.model_construct(
-        format="onnx", target="host", name="tiny", source=SimpleNamespace(name="tiny")
+        format="onnx", target="host", name="tiny", source=SimpleNamespace(name="tiny"), files=()
     ),
     "11" * 32,
 )
@@ -73,12 +73,28 @@ class Machine:
 MACHINE: list[Machine] = []
 
 
+def join_toys(prefill: Engine, decode: Engine) -> Engine:
+    engine = FakeEngine()
+    engine.info = replace(
+        engine.info, placement=replace(decode.info.placement, prefill=prefill.info.device)
+    )
+    return engine
+
+
 def open_toy(source: Bundle, *, record: DeviceRecord, settings: LoadSettings) -> Engine:
     return MACHINE[0].open(source, record, settings)
 
 
 def provider(name: str, kind: Kind) -> DeviceRecord:
-    support = GraphSupport("fused", "onnx", f"{__name__}:open_toy", "unused:unused", "not run", ())
+    support = GraphSupport(
+        graph="fused",
+        format="onnx",
+        opener=f"{__name__}:open_toy",
+        footprint="unused:unused",
+        proof="not run",
+        tests=(),
+        joiner=f"{__name__}:join_toys",
+    )
     return DeviceRecord(
         name=name.title(),
         device=name,
@@ -132,6 +148,46 @@ def test_one_device_needs_no_measurement(machine: Machine) -> None:
     assert machine.load("shader").device == "shader"
     assert machine.measured == []
     assert list(kept_choices()) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "shader", "prefill", "decode"),
+    [
+        ((0.010, 0.010), (0.001, 0.040), "shader", "host"),
+        ((0.001, 0.040), (0.010, 0.010), "host", "shader"),
+        # The gain of a second device is less than a fifth.
+        ((0.010, 0.010), (0.008, 0.020), "", "host"),
+        ((0.010, 0.030), (0.001, 0.010), "", "shader"),
+    ],
+)
+def test_two_devices_share_the_work_where_that_is_worth_it(
+    machine: Machine,
+    host: tuple[float, float],
+    shader: tuple[float, float],
+    prefill: str,
+    decode: str,
+) -> None:
+    machine.seconds |= {"host": host, "shader": shader}
+    placement = machine.load()
+    assert (placement.prefill, placement.device) == (prefill, decode)
+    assert machine.load("gpu").prefill == ""
+
+
+def test_two_devices_of_which_one_is_gone(machine: Machine) -> None:
+    machine.seconds |= {"host": (0.010, 0.010), "shader": (0.001, 0.040)}
+    machine.load()
+    machine.failing["shader"] = DeviceUnavailable("Shader lists no device here.")
+    placement = machine.load()
+    assert (placement.prefill, placement.device) == ("", "host")
+    assert "two devices together: Shader lists no device here." in placement.passed_over
+
+
+def test_two_devices_need_room_for_the_model_twice(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.seconds |= {"host": (0.010, 0.010), "shader": (0.001, 0.040)}
+    monkeypatch.setattr(registry, "available_bytes", lambda: 0)
+    assert machine.load().prefill == ""
 
 
 def test_a_kind_is_not_left_for_a_faster_device(machine: Machine) -> None:

@@ -85,7 +85,7 @@ class OnnxDecodeState:
         logits: Rows = "last",
         cancellation: CancellationToken | None = None,
     ) -> Logits:
-        self._check_open()
+        self.check_open()
         decoder = self._decoder
         held = len(self._tokens)
         ids = checked_ids(
@@ -98,7 +98,8 @@ class OnnxDecodeState:
         rows = checked_rows(logits, count)
         total = held + count
         with decoder.access:
-            if count > SHORT_CALL and not self._can_take_long_calls(cancellation):
+            short = logits == "each" or count <= SHORT_CALL
+            if not short and not self._can_take_long_calls(cancellation):
                 return self._extend_in_parts(ids, SHORT_CALL, logits, cancellation)
             return self._compute(ids, total, rows, logits, cancellation)
 
@@ -131,11 +132,11 @@ class OnnxDecodeState:
         return found
 
     def rewind(self, length: int) -> None:
-        self._check_open()
+        self.check_open()
         del self._tokens[checked_length(length, held=len(self._tokens)) :]
 
     def fork(self) -> OnnxDecodeState:
-        self._check_open()
+        self.check_open()
         twin = OnnxDecodeState(self._decoder)
         with self._decoder.access:
             twin._cache = self._cache.copy(len(self._tokens))
@@ -143,20 +144,19 @@ class OnnxDecodeState:
         return twin
 
     def save(self, path: Path, metadata: StateMetadata | None = None) -> None:
-        self._check_open()
+        self.check_open()
         with self._decoder.access:
             payload = self._cache.dump(len(self._tokens))
             write_saved_state(path, self._decoder.kv_identity, self._tokens, payload, metadata)
 
     def restore(self, path: Path) -> dict[str, JsonValue]:
-        self._check_open()
+        self.check_open()
         decoder = self._decoder
         tokens, metadata, payload = read_saved_state(path, decoder.kv_identity)
         length = len(tokens)
         numbers = decoder.cache_shape.elements(length)
         if payload.size != numbers * np.dtype(np.float32).itemsize:
             raise RequestError(f"{path} has {payload.size} bytes of KV cache for {length} tokens.")
-        cache = decoder.empty_cache()
         if length:
             checked_ids(
                 tokens,
@@ -164,13 +164,24 @@ class OnnxDecodeState:
                 vocab_size=decoder.vocab_size,
                 context_length=decoder.context_length,
             )
-            with decoder.access:
-                cache.reserve(length, used=0, limit=decoder.context_length)
-                cache.load(payload.view(np.float32), length)
-        with decoder.access:
+        self._hold(tokens, payload.view(np.float32))
+        return metadata
+
+    def take_over(self, other: OnnxDecodeState) -> None:
+        """Hold what `other` holds, a state of the same model on whatever device."""
+        with other._decoder.access:
+            parts = [part.ravel() for part in other._cache.dump(len(other._tokens))]
+        numbers = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        self._hold(list(other._tokens), numbers)
+
+    def _hold(self, tokens: list[int], numbers: npt.NDArray[np.float32]) -> None:
+        cache = self._decoder.empty_cache()
+        with self._decoder.access:
+            if tokens:
+                cache.reserve(len(tokens), used=0, limit=self._decoder.context_length)
+                cache.load(numbers, len(tokens))
             self._cache = cache
         self._tokens = tokens
-        return metadata
 
     def close(self) -> None:
         self._closed = True
@@ -230,19 +241,14 @@ class OnnxDecodeState:
         if decoder.device is None:
             return True
 
-        def in_parts(ids: list[int]) -> Logits:
+        def run(ids: list[int], at_once: bool) -> Logits:
             state = OnnxDecodeState(decoder)
+            if at_once:
+                return state._compute(ids, len(ids), 1, "last", cancellation)
             return state._extend_in_parts(ids, SHORT_CALL, "last", cancellation)
 
-        def at_once(ids: list[int]) -> Logits:
-            state = OnnxDecodeState(decoder)
-            logits: Logits = state._compute(ids, len(ids), 1, "last", cancellation).copy()
-            return logits
-
         return decoder.device.long_calls.settle(
-            lambda: long_calls_are_right(
-                in_parts, at_once, decoder.vocab_size, decoder.context_length
-            )
+            lambda: long_calls_are_right(run, decoder.vocab_size, decoder.context_length)
         )
 
     def _extend_in_parts(
@@ -350,7 +356,8 @@ class OnnxDecodeState:
         self._binding.bind_ortvalue_output(name, value)
         return room
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise EngineError if the state is closed, or is a fork's of another process."""
         self._decoder.fork_guard.check()
         if self._closed:
             raise EngineError("This decode state is closed.", hint="Ask the engine for a new one.")

@@ -23,17 +23,13 @@ _TOLERANCE = 0.01
 
 
 def long_calls_are_right(
-    in_parts: Callable[[list[int]], Logits],
-    at_once: Callable[[list[int]], Logits],
-    vocab_size: int,
-    context_length: int,
+    run: Callable[[list[int], bool], Logits], vocab_size: int, context_length: int
 ) -> bool | None:
     """Compare the logits of one call for many tokens with those of several calls for few of them.
 
     Args:
-        in_parts: gives the logits after some tokens, float32 [1, vocab], by calls for up to
-            `SHORT_CALL` of them.
-        at_once: gives them by one call.
+        run: gives the logits after some tokens, float32 [1, vocab]: by one call, or, where its
+            second argument is False, by calls for up to `SHORT_CALL` of them.
 
     Returns:
         None where that cannot be measured, for lack of memory or of context.
@@ -46,7 +42,7 @@ def long_calls_are_right(
         return None
     ids = np.random.default_rng(1).integers(0, vocab_size, count).tolist()
     try:
-        wanted, found = in_parts(ids), at_once(ids)
+        wanted, found = run(ids, False), run(ids, True)
     except Cancelled:
         raise
     # Memory, or onnxruntime, whose exceptions have no common base. Short calls still work.
