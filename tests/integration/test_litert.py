@@ -8,24 +8,35 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from edgesdk_export.checkpoint import open_checkpoint
+from edgesdk_export.families import read_decoder
+from edgesdk_export.litert.scheme import tflite_scheme
 from edgesdk_export.litert.stored_decoder import stored_decoder
+from edgesdk_export.litert.writer import write_tflite
 from edgesdk_export.pipeline import ExportJob, export
 from edgesdk_export.progress import SilentProgress
+from edgesdk_export.selftest.litert_logits import litert_logits
+from edgesdk_export.weights import Decoder
 from edgesdk_quantize.divergence import DivergenceMeter
 from support.exported import made_once
 from support.reference_decoder import logits_of, rounded_to_8_bits
 from support.tiny_models import VARIANTS, make_tiny
 
 import edgesdk
+from edgesdk.bundle.manifest import StaticShape
 from edgesdk.bundle.opening import Bundle, open_bundle
+from edgesdk.cli.export import command as export_command
 from edgesdk.engines.base import Engine, Logits
+from edgesdk.engines.litert.decode_state import LitertDecodeState, LoadedTflite
 from edgesdk.engines.registry import footprint, open_engine
 from edgesdk.errors import (
     DamagedBundle,
@@ -152,6 +163,31 @@ def test_a_token_has_the_same_numbers_alone_and_among_others(engine: Engine) -> 
     assert engine.info.prefill_step == 0
 
 
+def test_floats_promise_less_than_codes(tmp_path: Path) -> None:
+    """On some Arm cores a float product of several rows differs from that of one."""
+    engine = litert_engine(exported(tmp_path, "fp32"))
+    assert engine.info.prefill_step == 16
+    state, calls = engine.new_state(), []
+    assert isinstance(state, LitertDecodeState)
+    run = LoadedTflite.run
+
+    def counted(self: LoadedTflite, name: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        calls.append((name, int(inputs.get("input_pos", [-1])[0])))
+        return run(self, name, inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LoadedTflite, "run", counted)
+        state.extend(TOKENS[:12], logits="each")
+        assert calls == [("decode", at) for at in range(12)]
+        calls.clear()
+        # Whole calls of "prefill", whatever is there already.
+        state.extend(TOKENS[12:40])
+        assert calls == [("prefill", 0), ("prefill", 16), ("prefill", 32), ("head", -1)]
+    fresh = engine.new_state()
+    fresh.extend(TOKENS[:40])
+    np.testing.assert_array_equal(state.extend(TOKENS[40:41]), fresh.extend(TOKENS[40:41]))
+
+
 def test_rows_of_each_are_those_of_single_steps(engine: Engine) -> None:
     batch, single = engine.new_state(), engine.new_state()
     for state in (batch, single):
@@ -255,6 +291,13 @@ def test_a_window_that_the_model_cannot_have(
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.parametrize("prefill", [24, 512])
+def test_a_prefill_that_there_is_not(prefill: int, tmp_path: Path) -> None:
+    make_tiny("llama", tmp_path / "checkpoint")
+    with pytest.raises(RequestError, match=f"prefill of {prefill} tokens .* power of two from 2"):
+        export(job_for(tmp_path, "fp32", prefill=prefill), SilentProgress())
+
+
 def test_weights_that_there_are_not(tmp_path: Path) -> None:
     make_tiny("llama", tmp_path / "checkpoint")
     with pytest.raises(RequestError, match="no weight format 'fp16' for LiteRT"):
@@ -297,7 +340,7 @@ def test_a_damaged_file(tiny_int4: Bundle, tmp_path: Path) -> None:
         "no graph": data[:8] + bytes(4096) + data[4104:],
     }
     for name, wrong in cases.items():
-        with pytest.raises((DamagedBundle, EngineError), match=r"model\.tflite"):
+        with pytest.raises(EngineError, match=r"LiteRT cannot load .*model\.tflite"):
             litert_engine(damaged(tiny_int4, tmp_path / name, wrong))
 
 
@@ -306,6 +349,35 @@ def test_a_file_of_another_model(tiny_int4: Bundle, tmp_path: Path) -> None:
     data = other.role_file("decoder").read_bytes()
     with pytest.raises(DamagedBundle, match=r"inputs of 'prefill'.*kv_cache_k_2 is missing"):
         litert_engine(damaged(tiny_int4, tmp_path / "mixed", data))
+
+
+def test_weights_beyond_the_end_of_a_flatbuffer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tiny("llama", tmp_path / "checkpoint")
+    decoder = read_decoder(open_checkpoint(tmp_path / "checkpoint"))
+    spec = replace(decoder.spec, context_length=64)
+    path, static = tmp_path / "model.tflite", StaticShape(prefill_tokens=16, window=64)
+    # The file has holes, and takes little of the disk.
+    monkeypatch.setattr("edgesdk_export.litert.writer._ALIGNMENT", 2**31)
+    write_tflite(Decoder(spec, decoder.weights), path, tflite_scheme(8), static, lambda _: None)
+    assert path.stat().st_size > 2**36
+    found = litert_logits(path, np.array(TOKENS[:30]))
+    wanted = logits_of(stored_decoder(path, spec), TOKENS[:30], rounded_to_8_bits)
+    assert np.median(np.abs(found - wanted).max(axis=1)) < 1e-4
+
+
+def test_the_command_line_needs_no_format(tmp_path: Path) -> None:
+    make_tiny("qwen2", tmp_path / "tiny")
+    bundle = tmp_path / "bundle"
+    arguments = [str(tmp_path / "tiny"), "--target", "litert", "--bits", "4", "--window", "48"]
+    arguments += ["--prefill", "16", "--quality-tokens", "0", "--output", str(bundle)]
+    done = CliRunner().invoke(export_command, arguments)
+    assert done.exit_code == 0, done.output
+    manifest = open_bundle(bundle).manifest
+    assert (manifest.name, manifest.format) == ("tiny-litert-int4", "litert")
+    assert manifest.shape.context_length == 48
+    assert "[litert]\nbits = 4" in (bundle / "recipe.toml").read_text()
 
 
 @pytest.fixture(scope="module")

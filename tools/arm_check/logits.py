@@ -12,17 +12,26 @@ from pathlib import Path
 
 import numpy as np
 
-PREFILL, SINGLE = 40, 8
+PREFILL, SINGLE = 80, 16
+TEXT = (
+    "The river rises in the hills, runs past two mills and a village, and meets the sea at a"
+    " harbour where boats bring salt, cloth and iron. In spring the meadows beside it are under"
+    " water, and the children go to school by boat. Nobody has ever counted the bridges; the oldest"
+    " one was built of stone by monks, who asked a coin of everyone who crossed it with a cart."
+)
 
 
 def write(bundle: str, device: str, path: str) -> None:
     """Of a prompt, and of a few tokens after it one by one."""
+    from tokenizers import Tokenizer
+
     from edgesdk.bundle.opening import open_bundle
     from edgesdk.engines.registry import open_engine
 
-    engine = open_engine(open_bundle(Path(bundle)), device, threads=1)
-    vocab = engine.info.vocab_size
-    ids = [(7 * i * i + 3 * i + 5) % vocab for i in range(PREFILL + SINGLE)]
+    opened = open_bundle(Path(bundle))
+    engine = open_engine(opened, device, threads=1)
+    tokenizer = Tokenizer.from_file(str(opened.file(opened.manifest.tokenizer.file)))
+    ids = tokenizer.encode(TEXT).ids[: PREFILL + SINGLE]
     state = engine.new_state()
     rows = [state.extend(ids[:PREFILL], logits="all").copy()]
     rows += [state.extend([token]).copy() for token in ids[PREFILL:]]

@@ -7,7 +7,7 @@ a fork shares them, and a rewind is a smaller number. What lies behind the token
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,11 +125,18 @@ class LitertDecodeState:
             context_length=loaded.context_length,
         )
         rows = checked_rows(logits, len(ids))
-        singly = logits == "each" and not loaded.alike
-        run = _Extension(loaded, self._tokens + ids, caches, cancellation, singly=singly)
-        # The last token goes through the signature that gives logits.
-        run.compute(held, len(run.tokens) - 1, wanted_from=held + len(ids) - rows)
-        run.step(len(run.tokens) - 1)
+        wanted_from = held + len(ids) - rows
+        run = _Extension(loaded, self._tokens + ids, caches, cancellation)
+        if loaded.alike:
+            # The last token goes through the signature that gives logits.
+            run.compute(held, len(run.tokens) - 1, wanted_from=wanted_from)
+            run.step(len(run.tokens) - 1)
+        elif logits == "each" or len(ids) == 1:
+            for at in range(held, len(run.tokens)):
+                run.step(at, wanted=at >= wanted_from)
+        else:
+            # What is in a prefill that is made again must have been in one the first time.
+            run.prefill(held, len(run.tokens), wanted_from=wanted_from)
         self._caches = run.caches
         self._tokens += ids
         self._latest = np.concatenate([part.hidden for part in run.found])
@@ -201,26 +208,34 @@ class _Extension:
         tokens: list[int],
         caches: Caches,
         cancellation: CancellationToken | None,
-        *,
-        singly: bool,
     ) -> None:
         self.tokens = tokens
         self.caches = caches
         self.found: list[_Rows] = []
         self._loaded = loaded
         self._cancellation = cancellation
-        self._singly = singly
 
     def compute(self, start: int, stop: int, *, wanted_from: int) -> None:
-        """The tokens from `start` to `stop`, and the rows of those from `wanted_from` on."""
+        """The tokens from `start` to `stop`, the quickest way, and the rows of those from
+        `wanted_from` on."""
+        for first, end in self._cuts(start, stop):
+            if end - first > _SINGLE_STEPS:
+                self._prefill(first, end, max(first, wanted_from))
+            else:
+                for at in range(first, end):
+                    self.step(at, wanted=at >= wanted_from)
+
+    def prefill(self, start: int, stop: int, *, wanted_from: int) -> None:
+        """The same, in calls of "prefill" only."""
+        for first, end in self._cuts(start, stop):
+            self._prefill(first, end, max(first, wanted_from))
+
+    def _cuts(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The tokens from `start` to `stop`, cut at multiples of what "prefill" takes."""
         size = self._loaded.prefill_tokens
         while start < stop:
             end = min(stop, start // size * size + size)
-            if end - start > _SINGLE_STEPS and not self._singly:
-                self._prefill(start, end, max(start, wanted_from))
-            else:
-                for at in range(start, end):
-                    self.step(at, wanted=at >= wanted_from)
+            yield start, end
             start = end
 
     def step(self, at: int, *, wanted: bool = True) -> None:

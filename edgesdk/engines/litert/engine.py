@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo, LoadSettings, Placement
 from edgesdk.engines.devices import DeviceRecord
 from edgesdk.engines.litert.decode_state import LitertDecodeState, LoadedTflite
-from edgesdk.engines.litert.file_checks import check_file
 from edgesdk.engines.saved_state import KvIdentity
 from edgesdk.errors import DamagedBundle, EngineError, InvalidOption, requires_extra
 
@@ -30,16 +29,8 @@ class LitertEngine:
 
     def __init__(self, loaded: LoadedTflite, info: EngineInfo) -> None:
         self._loaded: LoadedTflite | None = loaded
-        self._info = info
-        self._kv_identity = loaded.kv_identity
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._info
-
-    @property
-    def kv_identity(self) -> KvIdentity:
-        return self._kv_identity
+        self.info: Final = info
+        self.kv_identity: Final = loaded.kv_identity
 
     def new_state(self) -> LitertDecodeState:
         if self._loaded is None:
@@ -58,8 +49,9 @@ def open_engine(
     Raises:
         MissingExtra: LiteRT is not installed.
         InvalidOption: the delegate cannot be loaded.
-        DamagedBundle: the file is damaged, or its signatures are not what the manifest promises.
-        EngineError: LiteRT cannot load the model, or `source` is no bundle.
+        DamagedBundle: the file's signatures are not what the manifest promises.
+        EngineError: LiteRT, which checks what it maps, cannot load the model; or `source` is no
+            bundle.
     """
     if not isinstance(source, Bundle):
         raise EngineError(f"{source} is not a bundle.", hint="Export the model to a bundle first.")
@@ -114,7 +106,6 @@ def _signatures(path: Path, threads: int, delegate: str | None) -> dict[str, Any
     """What runs each signature of a file; all of them share one interpreter."""
     with requires_extra("litert", needed_for="Running LiteRT models"):
         from ai_edge_litert.interpreter import Interpreter, load_delegate
-    check_file(path)
     delegates = []
     if delegate is not None:
         try:

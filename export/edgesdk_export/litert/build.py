@@ -31,7 +31,7 @@ from edgesdk_export.weights import Decoder
 
 MODEL_FILE = "model.tflite"
 _DEFAULT_WINDOW = 1024
-_DEFAULT_PREFILL = 128
+_DEFAULT_PREFILL, _MAX_PREFILL = 128, 256
 
 
 def build_litert(
@@ -50,13 +50,19 @@ def build_litert(
         window: tokens that a conversation may have; None = 1024, or what the model can.
 
     Raises:
-        RequestError: the model cannot have such a window.
+        RequestError: the model cannot have such a window, or a number is out of range.
         ExportError: a weight cannot be stored.
     """
     context = _context(decoder.spec, window)
     spec = dataclasses.replace(decoder.spec, context_length=context)
     # Prompts are cut at multiples of its tokens, so the last call needs places for all of them.
     tokens = prefill or _DEFAULT_PREFILL
+    if tokens & (tokens - 1) or not 2 <= tokens <= _MAX_PREFILL:
+        raise RequestError(
+            f"A prefill of {tokens} tokens at a time is not a power of two from 2 to"
+            f" {_MAX_PREFILL}.",
+            hint="Choose --prefill 64, for instance.",
+        )
     static = StaticShape(
         prefill_tokens=tokens,
         window=-(-context // tokens) * tokens,
