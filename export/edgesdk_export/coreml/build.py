@@ -21,7 +21,7 @@ from edgesdk.bundle import coreml_io
 from edgesdk.bundle.manifest import StaticShape
 from edgesdk.bundle.spec import DecoderSpec
 from edgesdk.engines.coreml.step_inputs import StepInputs
-from edgesdk.errors import ExportError, MissingExtra, RequestError
+from edgesdk.errors import ExportError, MissingExtra
 from edgesdk_export.built_model import BuiltModel, StepProgress
 from edgesdk_export.calibration.calibrate import CalibrationSettings
 from edgesdk_export.onnx import WeightScheme, read_stored
@@ -35,11 +35,11 @@ from edgesdk_export.quality.layerwise import compare
 from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint, LayerwiseOnnxModel
 from edgesdk_export.resume import ResumeState
 from edgesdk_export.selftest.onnx_decoder import Float32, Ids
+from edgesdk_export.static_sizes import DEFAULT_PREFILL, static_shape
 from edgesdk_export.tokenizers import TextFiles
 from edgesdk_export.weights import Decoder
 
 PACKAGE = "model.mlpackage"
-_PREFILL, _WINDOW = 128, 1024
 
 
 def build_coreml(
@@ -60,9 +60,7 @@ def build_coreml(
     Args:
         scheme: how weights are stored, without float32, scales in 8 bits and real offsets.
         work: a folder for the ONNX files, on the same disk, which live as long as the result.
-        prefill: tokens of a prompt that are computed at a time; None = 128.
-        window: tokens that a conversation may have; None = 1024, or the model's own context where
-            that is shorter.
+        prefill, window: see `edgesdk_export.static_sizes.static_shape`; None = its defaults.
         text, calibration, resume: see `edgesdk_export.onnx.build.build_onnx`.
 
     Raises:
@@ -75,7 +73,7 @@ def build_coreml(
     except ImportError:
         raise MissingExtra("coremltools", extra="coreml", needed_for="Core ML packages") from None
     _require_formats(scheme)
-    static = _sizes(decoder.spec, prefill=prefill or _PREFILL, window=window)
+    static = static_shape(decoder.spec, prefill=prefill or DEFAULT_PREFILL, window=window)
     built = build_onnx(
         decoder, folder, scheme, progress, text=text, calibration=calibration, resume=resume
     )
@@ -118,21 +116,6 @@ def _require_formats(scheme: WeightScheme) -> None:
                 "Core ML's Neural Engine computes in float16, and a package stores no float32.",
                 hint="Choose --bits 16, 8 or 4.",
             )
-
-
-def _sizes(spec: DecoderSpec, *, prefill: int, window: int | None) -> StaticShape:
-    limit = spec.context_length
-    if window is not None and window > limit:
-        raise RequestError(
-            f"A window of {window:,} tokens is larger than the model's context of {limit:,}.",
-            hint=f"Choose --window {limit} or less.",
-        )
-    if prefill & (prefill - 1) or not 2 <= prefill <= 256:
-        raise RequestError(
-            f"A prefill of {prefill} tokens at a time is not a power of two from 2 to 256.",
-            hint="Choose --prefill 64, for instance.",
-        )
-    return StaticShape(prefill_tokens=prefill, window=window or min(_WINDOW, limit))
 
 
 def package_logits(path: Path, spec: DecoderSpec, static: StaticShape, ids: Ids) -> Float32:

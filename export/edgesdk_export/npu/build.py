@@ -16,7 +16,6 @@ import edgesdk
 from edgesdk.bundle import static_io
 from edgesdk.bundle.manifest import Quantization, Role, StaticShape
 from edgesdk.bundle.spec import DecoderSpec
-from edgesdk.errors import RequestError
 from edgesdk_export.built_model import BuiltModel, StepProgress
 from edgesdk_export.calibration.calibrate import (
     CalibrationSettings,
@@ -38,6 +37,7 @@ from edgesdk_export.resume import ResumeState
 from edgesdk_export.selftest.onnx_decoder import Float32, Ids
 from edgesdk_export.selftest.static_logits import open_static_state, static_logits
 from edgesdk_export.selftest.weight_noise import checkpoint_logits
+from edgesdk_export.static_sizes import static_shape
 from edgesdk_export.tokenizers import TextFiles
 from edgesdk_export.weights import Decoder
 
@@ -46,42 +46,6 @@ GRAPH_FILES: dict[Role, str] = {"prefill": "prefill.onnx", "decode": "decode.onn
 # Of which the prefill graph gives logits: enough for a self-test that takes no time, and as good as
 # one for an NPU, whose time goes into reading the weights.
 _LOGITS_ROWS = 8
-
-
-def static_shape(
-    spec: DecoderSpec, scheme: StaticScheme, *, prefill: int, window: int | None
-) -> StaticShape:
-    """The sizes of a decoder's graphs.
-
-    Args:
-        prefill: tokens at a time.
-        window: past tokens; None = 1024, or the model's context where that is shorter.
-
-    Raises:
-        RequestError: the model has no such window, or a number is out of range.
-    """
-    if window is not None and window > spec.context_length:
-        raise RequestError(
-            f"A window of {window:,} tokens is larger than the model's context of"
-            f" {spec.context_length:,}.",
-            hint=f"Choose --window {spec.context_length} or less.",
-        )
-    slots = min(_DEFAULT_WINDOW, spec.context_length) if window is None else window
-    if prefill & (prefill - 1) or not 2 <= prefill <= min(256, slots):
-        raise RequestError(
-            f"A prefill of {prefill} tokens at a time is not a power of two from 2 to"
-            f" {min(256, slots)}.",
-            hint="Choose --prefill 64, for instance.",
-        )
-    return StaticShape(
-        prefill_tokens=prefill,
-        window=slots,
-        logits_rows=min(_LOGITS_ROWS, prefill),
-        dtype="float32" if scheme.floats == FP32 else "float16",
-    )
-
-
-_DEFAULT_WINDOW = 1024
 
 
 def build_static(
@@ -99,7 +63,7 @@ def build_static(
     """Write both graphs of a decoder, and their one data file, into `folder`.
 
     Args:
-        prefill, window: see `static_shape`.
+        prefill, window: see `edgesdk_export.static_sizes.static_shape`.
         text, calibration, resume: see `edgesdk_export.onnx.build.build_onnx`. A scheme that
             quantizes activations needs a calibration, and takes its text alone.
 
@@ -109,7 +73,13 @@ def build_static(
     """
     decoder = with_padded_heads(decoder)
     spec = decoder.spec
-    shape = static_shape(spec, scheme, prefill=prefill, window=window)
+    shape = static_shape(
+        spec,
+        prefill=prefill,
+        window=window,
+        logits_rows=_LOGITS_ROWS,
+        dtype="float32" if scheme.floats == FP32 else "float16",
+    )
     source, quantizer, method = decoder, None, scheme.method
     grids: dict[str, ir.TensorProtocol] = {}
     bos = text.entry.bos_token_id if text.entry.add_bos else None
