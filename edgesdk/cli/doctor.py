@@ -128,7 +128,8 @@ def _providers() -> Iterator[DoctorCheck]:
         if probe.state == "not installed" and not record.runs:
             absent.append(record.name if record.package is None else f"{record.package}")
             continue
-        needed = record.extra is None and bool(record.runs)
+        # Every machine has a processor; what drives other devices is there or not.
+        needed = record.kind == "cpu" and record.extra is None and bool(record.runs)
         works = probe.state not in ("broken", "not installed")
         status: Status = "ok" if works else "missing" if needed else "warn"
         found = probe.found if probe.state == "ready" else f"{probe.state}: {probe.found}"
