@@ -142,7 +142,7 @@ def _stored_info(entry: StoreEntry) -> ModelInfo | None:
 
 def _source_info(source: Bundle | Path) -> ModelInfo:
     if isinstance(source, Bundle):
-        written = source.role_file("decoder").stat()
+        written = source.file(next(iter(source.manifest.roles.values()))).stat()
         return ModelInfo(source.manifest.name, source.size, int(written.st_mtime))
     return ModelInfo(source.stem, source.stat().st_size, int(source.stat().st_mtime))
 

@@ -66,6 +66,8 @@ class StaticDecodeState:
         # How many of the tokens have keys and values in the window. Fewer after a rewind to a
         # place whose surroundings have been written over.
         self._computed = 0
+        # Whether their keys have the rope of long texts; see `RopeRows.is_long`.
+        self._long = False
         self._calls: dict[GraphName, _Call] = {}
         self._latest: HiddenStates | None = None
 
@@ -93,8 +95,10 @@ class StaticDecodeState:
             context_length=model.context_length,
         )
         rows = checked_rows(logits, len(ids))
-        size = model.shape.logits_rows if logits == "all" else 1
-        found, hidden = self._compute(self._tokens + ids, rows, size, cancellation)
+        if logits == "each":
+            found, hidden = self._compute_each(ids, cancellation)
+        else:
+            found, hidden = self._compute(self._tokens + ids, rows, cancellation)
         self._tokens += ids
         self._latest = hidden
         return found
@@ -111,7 +115,7 @@ class StaticDecodeState:
         window = self._open_window()
         twin = StaticDecodeState(self._model)
         twin._tokens = list(self._tokens)
-        twin._computed = self._computed
+        twin._computed, twin._long = self._computed, self._long
         twin._open_window().copy_from(window)
         return twin
 
@@ -121,8 +125,8 @@ class StaticDecodeState:
         if window.end > max(length, window.size):
             # Some slots hold tokens that were forgotten in the place of some that were not.
             self._computed = 0
-        if self._computed < length:
-            self._compute(self._tokens, 1, 1, None)
+        if self._computed < length or self._long != self._model.rope_rows.is_long(length):
+            self._compute(self._tokens, 1, None)
         payload = window.dump(length)
         write_saved_state(path, self._model.kv_identity, self._tokens, payload, metadata)
 
@@ -147,6 +151,7 @@ class StaticDecodeState:
         self._open_window().copy_from(window)
         self._tokens = tokens
         self._computed = len(tokens)
+        self._long = model.rope_rows.is_long(len(tokens))
         return metadata
 
     def close(self) -> None:
@@ -154,23 +159,41 @@ class StaticDecodeState:
         self._tokens = []
         self._calls.clear()
 
+    def _compute_each(
+        self, ids: list[int], cancellation: CancellationToken | None
+    ) -> tuple[Logits, HiddenStates]:
+        """One run of the decode graph for each token."""
+        held = len(self._tokens)
+        tokens = list(self._tokens)
+        found = []
+        try:
+            for token in ids:
+                tokens.append(token)
+                found.append(self._compute(tokens, 1, cancellation))
+        except BaseException:
+            self._computed = min(self._computed, held)
+            if not self._open_window().holds(self._computed):
+                self._computed = 0
+            raise
+        logits, hidden = zip(*found, strict=True)
+        return np.concatenate(logits), np.concatenate(hidden)
+
     def _compute(
-        self,
-        tokens: list[int],
-        rows: int,
-        rows_at_once: int,
-        cancellation: CancellationToken | None,
+        self, tokens: list[int], rows: int, cancellation: CancellationToken | None
     ) -> tuple[Logits, HiddenStates]:
         """Logits and hidden states of the last `rows` of `tokens`, of which the first have been
         computed. What was computed before is still there where this fails."""
-        window, before, total = self._open_window(), self._computed, len(tokens)
-        start = before
+        window, total = self._open_window(), len(tokens)
+        is_long = self._model.rope_rows.is_long(total)
+        if is_long != self._long:
+            self._computed, self._long = 0, is_long
+        start = before = self._computed
         if start == 0:
             window.end = 0
         logits: list[Logits] = []
         hidden: list[HiddenStates] = []
         try:
-            for size in self._chunk_sizes(start, total, rows, rows_at_once):
+            for size in self._chunk_sizes(start, total, rows):
                 if cancellation is not None:
                     cancellation.raise_if_cancelled()
                 call = self._call("decode" if size == 1 else "prefill")
@@ -192,15 +215,15 @@ class StaticDecodeState:
         self._computed = total
         return np.concatenate(logits), np.concatenate(hidden)
 
-    def _chunk_sizes(self, start: int, total: int, rows: int, rows_at_once: int) -> Iterator[int]:
+    def _chunk_sizes(self, start: int, total: int, rows: int) -> Iterator[int]:
         """How many tokens each run of a graph has: those without logits in whole chunks, those
         with logits as many at once as the graph gives rows for."""
-        wanted = total - rows
+        shape = self._model.shape
         if rows == 1:
-            yield from _cut(start, total, self._model.shape.prefill_tokens)
+            yield from _cut(start, total, shape.prefill_tokens)
             return
-        yield from _cut(start, wanted, self._model.shape.prefill_tokens)
-        yield from _cut(wanted, total, rows_at_once)
+        yield from _cut(start, total - rows, shape.prefill_tokens)
+        yield from _cut(total - rows, total, shape.logits_rows)
 
     def _call(self, graph: GraphName) -> _Call:
         if graph not in self._calls:

@@ -45,6 +45,10 @@ class RopeRows:
         cos, sin = self._tables[rope]
         return cos[offset + start : offset + stop], sin[offset + start : offset + stop]
 
+    def is_long(self, total: int) -> bool:
+        """Whether a text of `total` tokens has the long factors of "longrope", at all positions."""
+        return any(switch_of(rope, total) is not None for rope in self._ropes.values())
+
     def _grow(self, total: int) -> None:
         with self._growing:
             if total <= self._length:

@@ -97,6 +97,11 @@ def measure_bundles(
 
 
 def _stack(bundle: Bundle) -> LayerwiseModel:
+    if bundle.manifest.static is not None:
+        raise RequestError(
+            f"{bundle.path}: graphs of fixed shapes cannot be run layer by layer.",
+            hint="Its quality was measured when it was exported: edgesdk show NAME",
+        )
     path = bundle.role_file("decoder")
     if bundle.manifest.format == "gguf":
         return LayerwiseCheckpoint(read_decoder(open_checkpoint(path)))
