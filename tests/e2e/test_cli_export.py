@@ -53,6 +53,27 @@ def test_a_checkpoint_becomes_a_bundle_in_the_store(tiny: Path, tmp_path: Path) 
     assert "Traceback" not in again.stderr
 
 
+def test_a_bundle_for_npus_from_the_command_line(tiny: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    sizes = ("--window", "96", "--prefill", "16")
+    npu = ("export", str(tiny), "--target", "npu", "--quality-tokens", "0")
+    done = edgesdk_in(*npu, "--bits", "16", *sizes, home=home)
+    assert "tiny-npu-fp16: fp16, 16.00 bits per weight" in done.stdout
+    shown = edgesdk_in("show", "tiny-npu-fp16", home=home).stdout
+    assert "bundle, onnx for npu" in shown
+    assert "of fixed shapes: 16 tokens at a time, or one; window 96; float16" in shown
+    assert "96 tokens" in shown
+    assert "tiny-npu-fp16" in edgesdk_in("list", home=home).stdout
+    answer = edgesdk_in(
+        "run", "tiny-npu-fp16", "hi", "--device", "cpu", "--max-tokens", "3", home=home
+    )
+    assert answer.stdout
+    refused = edgesdk_in(*npu, "--bits", "5.5", "--recipe", "best", home=home, expect=1)
+    assert "graphs of fixed shapes have weights of one format" in refused.stderr
+    refused = edgesdk_in(*npu, "--window", "5000", home=home, expect=1)
+    assert "larger than the model's context of 256" in refused.stderr
+
+
 def test_wrong_use_is_two_and_a_failed_job_is_one(tiny: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert "--bits" in edgesdk_here("export", str(tiny), "--bits", "5", home=home, expect=2).stderr

@@ -13,6 +13,8 @@ from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.pipeline import ExportJob, export
 from edgesdk_export.progress import SilentProgress
+from edgesdk_export.quality.evaluation_text import EvaluationText
+from edgesdk_export.quality.report import measure_bundles
 from edgesdk_export.recipes.recipe import Recipe
 from edgesdk_export.recipes.sections import CalibrationRecipe, OnnxRecipe, StaticRecipe
 from edgesdk_export.selftest.weight_noise import checkpoint_logits
@@ -35,6 +37,7 @@ from edgesdk.errors import (
     RequestError,
     UnsupportedBundle,
 )
+from edgesdk.server.model_pool import _source_info
 from edgesdk.system.cancellation import CancellationToken, Cancelled
 
 pytestmark = pytest.mark.integration
@@ -160,6 +163,33 @@ def test_a_cached_prefix_gives_the_very_numbers_of_a_fresh_prompt(tiny: Bundle) 
     np.testing.assert_array_equal(cached.extend(TOKENS[step * (40 // step) :]), fresh)
 
 
+@pytest.mark.parametrize("how", ["lookup", "draft"])
+def test_speculation_says_what_the_model_would(how: str, tiny: Bundle) -> None:
+    draft = tiny.path if how == "draft" else None
+    with edgesdk.load(tiny.path, device="cpu", draft=draft) as model:
+        plain = model.complete("abcabcabc", max_tokens=24, temperature=0, speculate="off")
+        guessed = model.complete(
+            "abcabcabc", max_tokens=24, temperature=0, speculate=None if draft else "lookup"
+        )
+    assert guessed.tokens == plain.tokens
+    if draft:
+        # The draft is the model itself.
+        assert guessed.receipt.accepted_tokens > 0
+
+
+def test_the_quality_of_a_finished_bundle_is_in_its_manifest(tiny: Bundle) -> None:
+    text = EvaluationText("text", "the quick brown fox " * 400)
+    with pytest.raises(RequestError, match="graphs of fixed shapes cannot be run layer by layer"):
+        measure_bundles(
+            [tiny], tiny.path.parent / "checkpoint", text, tokens=64, progress=lambda *_: None
+        )
+
+
+def test_a_server_lists_it(tiny: Bundle) -> None:
+    info = _source_info(tiny)
+    assert (info.name, info.size) == ("tiny", tiny.size)
+
+
 def test_cancelling_between_chunks_leaves_the_state_as_it_was(tiny: Bundle) -> None:
     engine = open_engine(tiny, "cpu", threads=1)
     state, token = engine.new_state(), CancellationToken()
@@ -236,36 +266,47 @@ def test_a_bundle_for_another_target_says_so(tiny: Bundle) -> None:
         edgesdk.load(tiny.path, device="apple")
 
 
-@pytest.fixture(scope="module")
-def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """SmolLM2 in 4 bits."""
+def real_bundle(gguf: Path, scheme: str, factory: pytest.TempPathFactory) -> Bundle:
+    """SmolLM2 in graphs of fixed shapes."""
 
     def make(path: Path) -> None:
-        job = ExportJob(
-            smollm2_gguf,
-            path,
-            "smollm2-static",
-            target="npu",
-            scheme="int4",
-            quality_tokens=0,
-            window=512,
-            prefill=64,
+        settings = {"target": "npu", "scheme": scheme, "window": 512, "prefill": 64}
+        export(
+            ExportJob(gguf, path, "smollm2-static", quality_tokens=0, **settings),
+            SilentProgress(),
         )
-        export(job, SilentProgress())
 
-    return open_bundle(made_once(tmp_path_factory, "smollm2-static", make))
+    return open_bundle(made_once(factory, f"smollm2-static-{scheme}", make))
+
+
+@pytest.fixture(scope="module")
+def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return real_bundle(smollm2_gguf, "int4", tmp_path_factory)
+
+
+IDS = [504, 2365, 282, 4649, 314, 260, 3575, 282, 260, 905, 30, 339, 5248, 253, 2644]
 
 
 def test_smollm2_computes_what_its_rounded_weights_say(smollm2: Bundle, smollm2_gguf: Path) -> None:
-    ids = [504, 2365, 282, 4649, 314, 260, 3575, 282, 260, 905, 30, 339, 5248, 253, 2644]
     decoder = rounded(read_decoder(open_checkpoint(smollm2_gguf)), Int4Symmetric(32))
-    wanted = checkpoint_logits(decoder, np.array(ids), None)
-    found = all_logits(open_engine(smollm2, "cpu"), ids)
+    wanted = checkpoint_logits(decoder, np.array(IDS), None)
+    found = all_logits(open_engine(smollm2, "cpu"), IDS)
     assert (found.argmax(axis=1) == wanted.argmax(axis=1)).all()
     np.testing.assert_allclose(found, wanted, rtol=0.01, atol=0.3)
 
 
-def test_a_chat_with_structure_tools_and_a_draft(smollm2: Bundle) -> None:
+@pytest.mark.nightly
+def test_smollm2_in_float16_is_the_checkpoint(
+    smollm2_gguf: Path, smollm2_fp32: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    half = real_bundle(smollm2_gguf, "fp16", tmp_path_factory)
+    wanted = open_engine(smollm2_fp32, "cpu").new_state().extend(IDS, logits="all")
+    found = all_logits(open_engine(half, "cpu"), IDS)
+    assert (found.argmax(axis=1) == wanted.argmax(axis=1)).all()
+    np.testing.assert_allclose(found, wanted, rtol=0.01, atol=0.1)
+
+
+def test_a_chat_with_structure_and_tools(smollm2: Bundle) -> None:
     with edgesdk.load(smollm2.path, device="cpu") as model, model.chat() as chat:
         assert model.runtime.engine.info.context_length == 512
         reply = chat.respond("What is the capital of France?", max_tokens=10, temperature=0)

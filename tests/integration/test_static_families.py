@@ -103,3 +103,21 @@ def test_padding_changes_nothing(tmp_path):
     # Eight tokens at the end of 16 rows, or without any padding.
     found, wanted = padded.extend(TOKENS[:8]), whole.extend(TOKENS[:8])
     np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize(("mask_value", "right"), [(-10_000.0, True), (-50.0, False)])
+def test_what_is_hidden_stays_hidden_beside_scores_in_the_hundreds(mask_value, right, tmp_path):
+    # As those of Qwen2, whose keys have large biases.
+    model = make_tiny("llama-biased", tmp_path)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("q_proj.bias", "k_proj.bias")):
+                weight.mul_(12)
+    model.save_pretrained(tmp_path)
+    shape = SHAPE.model_copy(update={"mask_value": mask_value})
+    decoder = read_decoder(open_checkpoint(tmp_path))
+    state = static_state(decoder, tmp_path, scheme=WeightScheme.named("fp32"), shape=shape)
+    # Tokens that come after, and the padding before.
+    found = state.extend(TOKENS[:40])
+    error = np.abs(found - transformers_logits(model, TOKENS[:40])[-1:]).max()
+    assert (error < 1e-3) == right

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from edgesdk_export.npu.static_scheme import static_scheme
 from edgesdk_export.onnx.scheme import WeightScheme
 from edgesdk_export.recipes import load_recipe, recipe_names
 from edgesdk_export.recipes.recipe import Recipe
@@ -20,6 +21,7 @@ from edgesdk_quantize.formats import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgesdk.engines.devices import STATIC_BLOCKS, STATIC_CHANNELS
 from edgesdk.errors import ExportError, RequestError
 
 SMALL, LARGE = 134_515_008, 1_500_000_000
@@ -184,3 +186,53 @@ def test_what_is_stored_reads_back_as_what_it_was(recipe, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "again.toml"
     path.write_bytes(recipe.to_toml().encode())
     assert load_recipe(str(path)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "bits"),
+    [("fast", 100_000_000, 16), ("fast", 1_000_000_000, 4), ("best", 100_000_000, 4)],
+)
+def test_graphs_of_fixed_shapes_have_symmetric_blocks_or_floats(name, parameters, bits):
+    recipe = load_recipe(name).for_static(parameters, prefill=64, window=None)
+    assert recipe.onnx.bits == bits
+    assert (recipe.onnx.symmetric, recipe.onnx.offsets, recipe.onnx.scales) == (
+        True,
+        False,
+        "float32",
+    )
+    assert (recipe.static.prefill, recipe.static.window) == (64, "auto")
+    assert recipe.resolved_for("onnx", parameters).static == recipe.static
+
+
+def test_graphs_of_fixed_shapes_mix_no_formats():
+    recipe = load_recipe("best").with_weights("onnx", "5.5")
+    with pytest.raises(RequestError, match="graphs of fixed shapes have weights of one format"):
+        recipe.for_static(100_000_000, prefill=None, window=None)
+
+
+@pytest.mark.parametrize(
+    ("weights", "graph", "activations", "stored"),
+    [
+        ("fp32", STATIC_BLOCKS, "auto", "fp32"),
+        ("fp16", STATIC_CHANNELS, "auto", "fp16"),
+        ("int4", STATIC_BLOCKS, "auto", "int4-symmetric"),
+        ("int4", STATIC_BLOCKS, "uint16", "a16w4"),
+        ("int8", STATIC_BLOCKS, "auto", "a16w8"),
+        ("int4", STATIC_CHANNELS, "auto", "w4"),
+        ("int8", STATIC_CHANNELS, "float16", "w8"),
+    ],
+)
+def test_a_target_has_the_weights_that_it_keeps(weights, graph, activations, stored):
+    scheme = static_scheme(WeightScheme.named(weights), graph, activations=activations)
+    assert scheme.linear.name == stored
+    assert scheme.quantizes_activations == stored.startswith("a16")
+
+
+@pytest.mark.parametrize(
+    ("weights", "activations", "hint"),
+    [("fp16", "uint16", "--bits 4 or 8"), ("int8", "float16", "--bits 4")],
+)
+def test_weights_that_no_npu_runs_so(weights, activations, hint):
+    with pytest.raises(RequestError) as caught:
+        static_scheme(WeightScheme.named(weights), STATIC_BLOCKS, activations=activations)
+    assert hint in caught.value.hint

@@ -99,11 +99,13 @@ class OnnxRecipe(RecipeSection):
         return self.model_copy(update={"bits": default_bits(parameters)})
 
     def for_static(self, parameters: int) -> OnnxRecipe:
-        """The same for graphs of fixed shapes: "auto" means 16 bits for a small model, which an
-        NPU computes in anyway, and there is nothing but symmetric blocks."""
+        """The same for graphs of fixed shapes: there is nothing but symmetric blocks, and "auto"
+        means 16 bits for a small model, which an NPU computes in anyway, unless the method looks
+        for codes."""
         bits: int | float | str = self.bits
         if bits == "auto":
-            bits = 4 if default_bits(parameters) == 4 else 16
+            whole = self.method == "nearest" and default_bits(parameters) > 4
+            bits = 16 if whole else 4
         fixed = {"bits": bits, "symmetric": True, "scales": "float32", "offsets": False}
         return self.model_copy(update=fixed)
 
