@@ -108,6 +108,8 @@ class LoadSettings:
         passed_over: see `Placement`.
         progress: is called with how many of how many graphs are compiled, while a provider
             compiles the model; None to hear nothing.
+        batch_invariant: see `EngineInfo`; False lets an engine give that up for throughput, where
+            several answers are made at once.
     """
 
     requested_device: str
@@ -117,6 +119,7 @@ class LoadSettings:
     allow_fallback: bool = False
     passed_over: tuple[str, ...] = ()
     progress: Callable[[int, int], None] | None = None
+    batch_invariant: bool = True
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ class EngineInfo:
         prefill_step: 0 where keys and values do not depend on how many tokens a call has. Else
             only those of a prefill are the same whenever it is made again, and only up to a
             multiple of so many tokens; a call for one token gives others.
+        batch_invariant: whether a call's numbers do not depend on what is under way on other
+            sequences, nor on what the KV cache held before.
     """
 
     name: str
@@ -146,6 +151,7 @@ class EngineInfo:
     concurrency: int = 1
     threads: int | None = None
     prefill_step: int = 0
+    batch_invariant: bool = True
 
     @property
     def device(self) -> str:

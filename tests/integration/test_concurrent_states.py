@@ -50,7 +50,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[En
         source = request.getfixturevalue("tiny_gguf")
     with pytest.MonkeyPatch.context() as patch:
         # The least that llama.cpp makes, so that the cache also grows under way.
-        patch.setattr("edgesdk.engines.gguf.context.FIRST_CELLS", 256)
+        patch.setattr("edgesdk.engines.gguf.native_model.FIRST_CELLS", 256)
         opened = open_engine(source, threads=1, context=CONTEXT)
     yield opened
     opened.close()

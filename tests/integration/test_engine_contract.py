@@ -126,7 +126,7 @@ def _gguf_case(request: pytest.FixtureRequest, _: Any) -> Iterator[Case]:
     path: Path = request.getfixturevalue("smollm2_gguf")
     with pytest.MonkeyPatch.context() as patch:
         # The least that llama.cpp makes, so that short tests cross a border of the cache.
-        patch.setattr("edgesdk.engines.gguf.context.FIRST_CELLS", 256)
+        patch.setattr("edgesdk.engines.gguf.native_model.FIRST_CELLS", 256)
         engine = open_engine(path, threads=1, context=CONTEXT)
         bare = BareLlama(path)
         yield Case(

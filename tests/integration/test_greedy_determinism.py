@@ -24,9 +24,13 @@ QUESTIONS = (
 TOKENS = 12
 
 
-@pytest.fixture(scope="module", params=["int8", "int4"])
+@pytest.fixture(scope="module", params=["int8", "int4", "gguf"])
 def model(request: pytest.FixtureRequest) -> Iterator[Model]:
-    source = request.getfixturevalue(f"smollm2_{request.param}").path
+    if request.param == "gguf":
+        pytest.importorskip("llama_cpp")
+        source = request.getfixturevalue("smollm2_gguf")
+    else:
+        source = request.getfixturevalue(f"smollm2_{request.param}").path
     with edgesdk.load(source, threads=2, context=1024) as model:
         yield model
 

@@ -16,6 +16,11 @@ BATCH_TOKENS = 512
 # llama.cpp keeps a logits row for each position that asks for one, so long "all" requests go
 # through in slices.
 BATCH_ROWS = 64
+# ggml's kernels round by how many rows a batch has: matrices in groups of 4 rows, or from 8 rows on
+# (ggml-cpu/repack.cpp, tiled.cpp), attention from 64 rows on (ops.cpp). So where numbers are to
+# depend on nothing else, a prompt is cut at multiples of this position: whole groups make a batch
+# of any length, with the same numbers in each, and what is left over is a batch of its own.
+PREFILL_STEP = 64
 # While others want tokens too, a long prompt goes through in slices of this size: a step of theirs
 # then waits for so many positions at most.
 SHARED_SLICE = 64
@@ -24,6 +29,8 @@ _MAX_STEP_TOKENS = 8  # tokens of a step; drafts are checked in one
 # for this share of that batch's time at most. When that was in vain, so many batches do not wait.
 _MAX_WAIT_SHARE = 0.5
 _BATCHES_WITHOUT_WAITING = 16
+# A sequence that none of so many batches served has ended its answer, or waits for its app.
+_BATCHES_TO_REST = 16
 
 
 class LogitsBuffer:
@@ -42,6 +49,7 @@ class BatchRequest:
     Attributes:
         start: position of the first of `ids`.
         out: takes the logits of the last `out.rows` of them.
+        verifies: whether all rows have to be those of single steps as nearly as kernels allow.
         offset: how many of them are computed.
         seconds: what the batches with slices of it took.
         ticket: its caller's place in the queue; None before the first.
@@ -53,6 +61,7 @@ class BatchRequest:
     ids: list[int]
     start: int
     out: LogitsBuffer
+    verifies: bool = False
     offset: int = 0
     seconds: float = 0.0
     ticket: Ticket[BatchRequest] | None = None
@@ -76,6 +85,11 @@ class BatchSlice:
     count: int
     rows: int
 
+    @property
+    def end(self) -> int:
+        """How many tokens of the request are computed after it."""
+        return self.request.offset + self.count
+
     def commit(self, source: int, row_bytes: int) -> None:
         """Copy the rows at address `source` to where the caller wants them, and move on."""
         request = self.request
@@ -93,11 +107,13 @@ class BatchPlan:
     Args:
         max_tokens: of one request.
         cells: of the KV cache; llama.cpp ends the process at a batch of more tokens.
+        invariant: cut a prompt only where the numbers are always the same.
     """
 
-    def __init__(self, max_tokens: int, cells: int) -> None:
+    def __init__(self, max_tokens: int, cells: int, *, invariant: bool = False) -> None:
         self.slices: list[BatchSlice] = []
         self._max_tokens = max_tokens
+        self._invariant = invariant
         self._tokens = min(BATCH_TOKENS, cells)
         self._rows = BATCH_ROWS
 
@@ -108,11 +124,21 @@ class BatchPlan:
         count = min(left, self._max_tokens, self._tokens, silent + self._rows)
         if count == 0:
             return False
+        if self._invariant and not request.verifies:
+            count = _cut(request.start + request.offset, left, count)
         rows = max(count - silent, 0)
         self._tokens -= count
         self._rows -= rows
         self.slices.append(BatchSlice(request, count, rows))
         return True
+
+
+def _cut(start: int, left: int, count: int) -> int:
+    """How many of `left` tokens from position `start` on to compute, at most `count` of them."""
+    past = start % PREFILL_STEP
+    if past:
+        return min(left, PREFILL_STEP - past)
+    return left if left < PREFILL_STEP else count // PREFILL_STEP * PREFILL_STEP
 
 
 class TokenBatch:
@@ -138,13 +164,13 @@ class TokenBatch:
             logits=ctypes.cast(self._wanted.ctypes.data, fields["logits"]),
         )
 
-    def fill(self, slices: list[BatchSlice]) -> Any:
-        """The batch of `slices`, one after the other."""
+    def fill(self, slices: list[BatchSlice], native_ids: list[int]) -> Any:
+        """The batch of `slices`, one after the other, for sequences of these ids."""
         at = 0
-        for piece in slices:
+        for piece, native_id in zip(slices, native_ids, strict=True):
             request, count = piece.request, piece.count
             start = request.start + request.offset
-            address = self._table_at + self._table.itemsize * request.seq_id
+            address = self._table_at + self._table.itemsize * native_id
             # Single stores, because array operations are cold code after a pass over the weights.
             if count == 1:
                 self._tokens[at] = request.ids[request.offset]
@@ -200,6 +226,10 @@ class BatchPolicy:
         if len(mine.ids) <= SHARED_SLICE:
             return True  # it is no longer than a slice anyway
         return self._lock.waiting > 0 or self._others(mine) > 0
+
+    def rests(self, seq_id: int) -> bool:
+        """Whether a sequence was not served for a while."""
+        return self._latest.get(seq_id, 0) < self._batches - _BATCHES_TO_REST
 
     def _others(self, mine: BatchRequest) -> int:
         """How many other sequences the last two batches served."""

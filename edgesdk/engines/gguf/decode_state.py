@@ -31,6 +31,9 @@ class GgufDecodeState:
         self._context_length = context_length
         self._kv_identity = kv_identity
         self._tokens: list[int] = []
+        # How many positions the KV cache holds; those past the tokens are forgotten when it is
+        # used next. A recurrent model computes what stays again then, and not at each rewind.
+        self._filled = 0
         self._logits = LogitsBuffer(0, context.vocab_size)
         self._id = context.acquire()
 
@@ -59,34 +62,40 @@ class GgufDecodeState:
             context_length=self._context_length,
         )
         rows = checked_rows(logits, len(ids))
+        self._settle(seq_id)
         if rows != self._logits.rows:
             self._logits = LogitsBuffer(rows, self._context.vocab_size)
         try:
-            self._context.decode(seq_id, ids, held, self._logits, cancellation)
+            self._context.decode(
+                seq_id, ids, held, self._logits, cancellation, verifies=logits == "each"
+            )
         except BaseException:
             self._truncate(seq_id, held)
             raise
         self._tokens += ids
+        self._filled = len(self._tokens)
         return self._logits.array
 
     def rewind(self, length: int) -> None:
-        seq_id = self._open_id()
-        length = checked_length(length, held=len(self._tokens))
-        if length < len(self._tokens):
-            self._truncate(seq_id, length)
-            del self._tokens[length:]
+        self._open_id()
+        del self._tokens[checked_length(length, held=len(self._tokens)) :]
 
     def fork(self) -> GgufDecodeState:
         seq_id = self._open_id()
+        self._settle(seq_id)
         twin = GgufDecodeState(
             self._context, context_length=self._context_length, kv_identity=self._kv_identity
         )
-        self._context.copy(seq_id, twin._open_id())
+        if self._tokens:
+            self._context.copy(seq_id, twin._open_id())
         twin._tokens = list(self._tokens)
+        twin._filled = len(self._tokens)
         return twin
 
     def save(self, path: Path, metadata: StateMetadata | None = None) -> None:
-        state = self._context.state(self._open_id())
+        seq_id = self._open_id()
+        self._settle(seq_id)
+        state = self._context.state(seq_id)
         write_saved_state(path, self._kv_identity, self._tokens, [state], metadata)
 
     def restore(self, path: Path) -> dict[str, JsonValue]:
@@ -109,6 +118,7 @@ class GgufDecodeState:
             raise
         self._id = new
         self._tokens = tokens
+        self._filled = len(tokens)
         self._context.release(old)
         return metadata
 
@@ -121,7 +131,13 @@ class GgufDecodeState:
     def __del__(self) -> None:
         self.close()
 
+    def _settle(self, seq_id: int) -> None:
+        """Let the KV cache hold the tokens, and nothing else."""
+        if self._filled > len(self._tokens):
+            self._truncate(seq_id, len(self._tokens))
+
     def _truncate(self, seq_id: int, length: int) -> None:
+        self._filled = length
         if self._context.remove(seq_id, length):
             return
         # A recurrent state has no past to go back to, so what stays is computed again.

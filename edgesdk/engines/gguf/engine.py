@@ -11,6 +11,7 @@ from typing import Final
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo, LoadSettings, Placement
 from edgesdk.engines.devices import DeviceRecord
+from edgesdk.engines.gguf.batching import PREFILL_STEP
 from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.engines.gguf.decode_state import GgufDecodeState
 from edgesdk.engines.gguf.header_checks import check_header, read_header, remembered
@@ -81,7 +82,13 @@ def open_engine(
     model = _load(library, path)
     trained = api.llama_model_n_ctx_train(model)
     context_length = min(trained, settings.context or trained)
-    cache = LlamaContext(library, model, threads=settings.threads, context_length=context_length)
+    cache = LlamaContext(
+        library,
+        model,
+        threads=settings.threads,
+        context_length=context_length,
+        batch_invariant=settings.batch_invariant,
+    )
     info = EngineInfo(
         name=f"llama.cpp (llama-cpp-python {library.version})",
         requested_device=settings.requested_device,
@@ -93,6 +100,8 @@ def open_engine(
         load_seconds=time.perf_counter() - started,
         concurrency=record.concurrency,
         threads=settings.threads,
+        prefill_step=PREFILL_STEP if settings.batch_invariant else 0,
+        batch_invariant=settings.batch_invariant,
     )
     kv_identity = KvIdentity(
         engine="gguf",

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.gguf.batching import BATCH_ROWS, BATCH_TOKENS
-from edgesdk.engines.gguf.context import FIRST_CELLS
 from edgesdk.engines.gguf.header_checks import HINT, read_header
 from edgesdk.engines.gguf.library import load_library
+from edgesdk.engines.gguf.native_model import FIRST_CELLS
 from edgesdk.errors import EngineError, MissingExtra
 from edgesdk.system.gguf_header import GgufArray, GgufHeader, GgufTensorEntry, quoted
 from edgesdk.system.plan import MIB, PROCESS_BYTES, MemoryNeed
