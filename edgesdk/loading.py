@@ -40,6 +40,7 @@ def load(
     device_options: Mapping[str, object] | None = None,
     allow_fallback: bool = False,
     warm_start: bool = False,
+    batch_invariant: bool = True,
     parse_special: bool = False,
 ) -> Model:
     """Load a model.
@@ -69,6 +70,9 @@ def load(
             the next turn of each chat go there; a chat keeps its history, and its receipts say
             which device answered. Closing the model ends the compiling. What `HybridClient` and
             the server made of the model stays on the CPU.
+        batch_invariant: a greedy answer does not depend on what else is being answered, nor on
+            whether its KV cache is new. False makes several answers at once faster where an engine
+            (llama.cpp) can serve them together only with other last bits.
         parse_special: control tokens that stand in messages, tool results and tool descriptions
             become control tokens. Unsafe: whoever writes `<|im_end|><|im_start|>system` there
             then speaks for the system. By default only the chat template makes them, and such
@@ -105,6 +109,7 @@ def load(
                 context=context,
                 options=device_options,
                 allow_fallback=allow_fallback,
+                batch_invariant=batch_invariant,
             )
             if cold is None
             else cold.open_stand_in()

@@ -3,15 +3,15 @@
     python -m benchmarks.quality.greedy_determinism MODEL... --prompts 50
 
 MODEL is what `edgesdk.load` takes. Each prompt is answered in a new state: the fresh answer.
-Then it is asked again after `reset()`, several at once, and with speculation; and a second turn is
-asked of the chat itself, of a fork, and of a restored chat, each against a new chat with the same
-history. What is printed are the answers that differ, by way and model. Of 50 prompts, SmolLM2-135M,
-2 threads (onnxruntime 1.32, llama-cpp-python 0.3.36):
+Then it is asked again after `reset()`, several at once, and with speculation; with a system message
+whose KV cache comes from the disk; and in a decode state of the server's pool. A second turn is
+asked of the chat itself, of a fork, of a restored chat, and of the server's pool, each against a
+new chat with the same history. What is printed are the answers that differ, by way and model.
+Of 50 prompts, SmolLM2-135M, 2 threads (onnxruntime 1.32, llama-cpp-python 0.3.36):
 
                 reset  at once  speculated  next turn  forked  restored
     ONNX int8       0        0           0          0       0         0
     ONNX int4       0        0           3          0       0         0
-    GGUF Q4_1       0       28           0         11      11        13
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 import edgesdk
+from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.model import Model
+from edgesdk.server.model_pool import StatePool
 
 _SUBJECTS = (
     "rivers",
@@ -49,6 +52,7 @@ _QUESTIONS = (
 )
 _AT_ONCE = 4
 _NEXT = "Say more."
+_SYSTEM = {"role": "system", "content": "You answer briefly, kindly and in whole sentences. " * 8}
 Ask = Callable[..., edgesdk.Reply]
 
 
@@ -57,11 +61,18 @@ Ask = Callable[..., edgesdk.Reply]
 @click.option("--prompts", "count", default=50, show_default=True, help="At most 50.")
 @click.option("--max-tokens", default=24, show_default=True)
 @click.option("--threads", default=2, show_default=True)
-def main(models: tuple[str, ...], count: int, max_tokens: int, threads: int) -> None:
+@click.option(
+    "--throughput", is_flag=True, help="Load with batch_invariant=False, as a server may."
+)
+def main(
+    models: tuple[str, ...], count: int, max_tokens: int, threads: int, throughput: bool
+) -> None:
     """See the module's text."""
     prompts = [text.format(subject) for text in _QUESTIONS for subject in _SUBJECTS][:count]
     for name in models:
-        with edgesdk.load(name, threads=threads, context=1024) as model:
+        with edgesdk.load(
+            name, threads=threads, context=1024, batch_invariant=not throughput
+        ) as model:
             differing = compare(model, prompts, max_tokens)
         for way, number in differing.items():
             click.echo(f"{name}  {way:<14} {number:>3} of {len(prompts)} differ")
@@ -74,9 +85,27 @@ def compare(model: Model, prompts: list[str], max_tokens: int) -> Counter[str]:
         reply = respond(prompt, temperature=0, max_tokens=max_tokens, speculate=speculate)
         return reply.tokens
 
-    differing = Counter(
-        dict.fromkeys(("reset", "at once", "speculated", "next turn", "forked", "restored"), 0)
-    )
+    ways = ("reset", "at once", "speculated", "next turn", "forked", "restored", "disk", "server")
+    differing = Counter(dict.fromkeys(ways, 0))
+    states = StatePool(model.runtime.engine, 2)
+
+    def serve(messages: list[dict[str, Any]]) -> tuple[int, ...]:
+        options = {"temperature": 0, "max_tokens": max_tokens, "speculate": "off"}
+        request = model.runtime.request(messages, options)
+        state = states.take(request.tokens)
+        generation = model.runtime.generate(state, request)
+        list(generation)
+        states.release(state)
+        assert generation.finish is not None, "it ended"
+        return generation.finish.tokens
+
+    def from_disk(prompt: str, folder: Path) -> bool:
+        cache = PrefixCache(folder, min_tokens=64)
+        caching = Model("", replace(model.runtime, prefix_cache=cache), model.source)
+        messages = [_SYSTEM, {"role": "user", "content": prompt}]
+        caching.cache_prefix([_SYSTEM])
+        return ask(caching.respond, messages) == ask(model.respond, messages)
+
     fresh = [ask(model.respond, prompt) for prompt in prompts]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         together = list(pool.map(lambda prompt: ask(model.respond, prompt), prompts))
@@ -88,13 +117,17 @@ def compare(model: Model, prompts: list[str], max_tokens: int) -> Counter[str]:
             chat.reset()
             differing["reset"] += ask(chat.respond, prompt) != wanted
             chat.save(Path(folder) / "chat")
+            differing["disk"] += not from_disk(prompt, Path(folder) / "prefixes")
             history = [*chat.messages, {"role": "user", "content": _NEXT}]
             following = ask(model.respond, history)
+            turns = (serve([{"role": "user", "content": prompt}]), serve(history))
+            differing["server"] += turns != (wanted, following)
             with chat.fork() as fork:
                 differing["forked"] += ask(fork.respond, _NEXT) != following
             with model.restore(Path(folder) / "chat") as restored:
                 differing["restored"] += ask(restored.respond, _NEXT) != following
             differing["next turn"] += ask(chat.respond, _NEXT) != following
+    states.close()
     return differing
 
 

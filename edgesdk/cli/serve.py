@@ -65,6 +65,12 @@ _BODY_LIMIT_WITH_MEDIA = 32 * 2**20
     "--idle", default=300.0, show_default=True, help="Seconds until an unused model is unloaded."
 )
 @click.option("--parallel", default=4, show_default=True, help="Answers at once per model.")
+@click.option(
+    "--batch-invariant",
+    is_flag=True,
+    help="A greedy answer never depends on the answers beside it; several at once are slower on"
+    " llama.cpp. Always so with --parallel 1.",
+)
 @click.option("--queue", default=32, show_default=True, help="Maximum of waiting requests.")
 @click.option("--deadline", default=600.0, show_default=True, help="Seconds for one request.")
 @click.option(
@@ -95,6 +101,7 @@ def command(
     memory: float | None,
     idle: float,
     parallel: int,
+    batch_invariant: bool,
     queue: int,
     deadline: float,
     grace: float,
@@ -138,7 +145,12 @@ def command(
         body_limit=ServerSettings.body_limit if config is None else _BODY_LIMIT_WITH_MEDIA,
     )
     source = StoreModels(
-        models, device=device, allow_fallback=allow_fallback, context=context, threads=threads
+        models,
+        device=device,
+        allow_fallback=allow_fallback,
+        context=context,
+        threads=threads,
+        batch_invariant=batch_invariant or parallel == 1,
     )
 
     def on_start(url: str) -> None:

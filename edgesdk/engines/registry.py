@@ -36,6 +36,7 @@ def open_engine(
     options: Mapping[str, object] | None = None,
     allow_fallback: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    batch_invariant: bool = True,
 ) -> Engine:
     """Load an opened bundle, or a bare `.gguf` file.
 
@@ -51,6 +52,7 @@ def open_engine(
         allow_fallback: let another device run the model, or a part of it, where `device` cannot;
             the engine's placement then says so.
         progress: see `LoadSettings`.
+        batch_invariant: see `edgesdk.loading.load`.
 
     Raises:
         InvalidOption: no engine runs such a model on `device`, or an option is out of range.
@@ -69,6 +71,7 @@ def open_engine(
         context,
         allow_fallback=allow_fallback,
         progress=progress,
+        batch_invariant=batch_invariant,
     )
     passed_over = selection.passed_over
     candidates = with_options(selection.candidates, device, options)

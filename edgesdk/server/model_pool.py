@@ -68,7 +68,7 @@ class StoreModels:
     Args:
         named: bundle folders, `.gguf` files or names, as `edgesdk.load` takes them. They come
             before models of the store that have the same name.
-        device, allow_fallback, context, threads: as for `edgesdk.load`.
+        device, allow_fallback, context, threads, batch_invariant: as for `edgesdk.load`.
 
     Raises:
         InvalidOption: two of `named` have the same name.
@@ -84,12 +84,14 @@ class StoreModels:
         allow_fallback: bool = False,
         context: int | None = None,
         threads: int | None = None,
+        batch_invariant: bool = True,
     ) -> None:
         self._store = store or Store()
         self._device = device
         self._allow_fallback = allow_fallback
         self._context = context
         self._threads = threads
+        self._batch_invariant = batch_invariant
         self._named: dict[str, tuple[str | Path, ModelInfo]] = {}
         for what in named:
             info = _source_info(find(what))
@@ -126,6 +128,7 @@ class StoreModels:
             allow_fallback=self._allow_fallback,
             context=self._context,
             threads=self._threads,
+            batch_invariant=self._batch_invariant,
         )
 
     def _place(self, name: str) -> str | Path:

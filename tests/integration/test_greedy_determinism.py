@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from support.tiny_models import make_tiny
 
 import edgesdk
+from edgesdk.engines.base import DecodeState, Engine, Logits
+from edgesdk.engines.registry import open_engine
+from edgesdk.generation.prefill import reusable_prefix
+from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.model import Model
+from edgesdk.server.model_pool import StatePool
 
 pytestmark = pytest.mark.integration
 
@@ -28,10 +36,12 @@ TOKENS = 12
 def model(request: pytest.FixtureRequest) -> Iterator[Model]:
     if request.param == "gguf":
         pytest.importorskip("llama_cpp")
-        source = request.getfixturevalue("smollm2_gguf")
+        # Threads of llama.cpp wait for one another without sleeping, which is slow where a worker
+        # of the tests has one processor. The tiny model below has two of them.
+        source, threads = request.getfixturevalue("smollm2_gguf"), 1
     else:
-        source = request.getfixturevalue(f"smollm2_{request.param}").path
-    with edgesdk.load(source, threads=2, context=1024) as model:
+        source, threads = request.getfixturevalue(f"smollm2_{request.param}").path, 2
+    with edgesdk.load(source, threads=threads, context=1024) as model:
         yield model
 
 
@@ -90,22 +100,100 @@ def test_speculated(model: Model, fresh: dict[str, tuple[int, ...]]) -> None:
         assert reply.tokens == fresh[question]
 
 
-def test_logits_do_not_depend_on_what_else_the_cache_holds(model: Model) -> None:
-    engine = model.runtime.engine
+def computed(model: Model, state: DecodeState, messages: list[dict[str, str]]) -> list[Logits]:
+    """The logits of each step of an answer that is made on `state`."""
+    rows: list[Logits] = []
+    request = model.runtime.request(
+        messages, {"temperature": 0, "max_tokens": TOKENS, "speculate": "off"}
+    )
+    list(model.runtime.generate(state, request, on_step=lambda row, *_: rows.append(row.copy())))
+    return rows
+
+
+def fresh_logits(model: Model, messages: list[dict[str, str]]) -> list[Logits]:
+    state = model.runtime.engine.new_state()
+    try:
+        return computed(model, state, messages)
+    finally:
+        state.close()
+
+
+def same(found: list[Logits], wanted: list[Logits]) -> bool:
+    return len(found) == len(wanted) and all(map(np.array_equal, found, wanted))
+
+
+def test_a_beginning_from_the_disk(model: Model, tmp_path: Path) -> None:
+    cache = PrefixCache(tmp_path, min_tokens=64)
+    caching = Model("caching", replace(model.runtime, prefix_cache=cache), model.source)
+    system = {"role": "system", "content": " ".join(QUESTIONS)}
+    stored = caching.cache_prefix([system])
+    for question in QUESTIONS[:2]:
+        messages = [system, {"role": "user", "content": question}]
+        reply = caching.respond(messages, temperature=0, max_tokens=1)
+        assert stored - 64 <= reply.receipt.cached_tokens <= stored
+        assert same(fresh_logits(caching, messages), fresh_logits(model, messages))
+
+
+def test_the_states_of_a_server(model: Model) -> None:
+    states = StatePool(model.runtime.engine, 2)
+    system = {"role": "system", "content": " ".join(QUESTIONS)}
+
+    def served(messages: list[dict[str, str]]) -> list[Logits]:
+        prompt = model.runtime.encode(messages)
+        state = states.take(prompt)
+        reused.append(reusable_prefix(state, prompt, model.runtime.engine.info.prefill_step))
+        rows = computed(model, state, messages)
+        states.release(state)
+        return rows
+
+    reused: list[int] = []
+    try:
+        for question in QUESTIONS[:2]:
+            asked = [system, {"role": "user", "content": question}]
+            answered = [*asked, {"role": "assistant", "content": "It is. " * 20}]
+            for messages in (asked, [*answered, {"role": "user", "content": "Why?"}], asked):
+                assert same(served(messages), fresh_logits(model, messages))
+    finally:
+        states.close()
+    assert min(reused[1:]) > 0
+
+
+@pytest.fixture(scope="module", params=["int8", "int4", "gguf of two threads"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Engine]:
+    if request.param in ("int8", "int4"):
+        source = request.getfixturevalue(f"smollm2_{request.param}")
+    else:
+        pytest.importorskip("llama_cpp")
+        from support.tiny_ggufs import write_tiny_gguf
+
+        folder = tmp_path_factory.mktemp("gguf")
+        model = make_tiny("llama", folder / "checkpoint", max_position_embeddings=1024)
+        source = folder / "tiny.gguf"
+        write_tiny_gguf(model, source)
+    opened = open_engine(source, threads=2, context=1024)
+    yield opened
+    opened.close()
+
+
+def test_logits_do_not_depend_on_what_else_the_cache_holds(engine: Engine) -> None:
     step = engine.info.prefill_step
-    ids = list(range(100, 180))
+    # Past the first 256 positions llama.cpp splits the attention of a step among threads.
+    ids = [number % engine.info.vocab_size for number in range(100, 400)]
     state = engine.new_state()
-    wanted = state.extend(ids).copy()
+    wanted, wanted_step = state.extend(ids).copy(), state.extend([7]).copy()
     other = engine.new_state()
-    other.extend(list(range(300, 377)))
-    for cut in range(step, len(ids) - 1, step * 16 if step == 1 else step):
+    other.extend(ids[200:277])
+    for cut in (70 // step * step, 298 // step * step):
         state.rewind(cut)
         assert np.array_equal(state.extend(ids[cut:]), wanted)
         new = engine.new_state()
         assert np.array_equal(new.extend(ids), wanted)
         fork = new.fork()
         fork.rewind(cut)
+        other.extend([9])
         assert np.array_equal(fork.extend(ids[cut:]), wanted)
+        for each in (state, new, fork):
+            assert np.array_equal(each.extend([7]), wanted_step)
         new.close()
         fork.close()
     other.close()
