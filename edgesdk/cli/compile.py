@@ -20,6 +20,7 @@ _EPILOG = """\b
 Examples:
   edgesdk compile my-model-npu --device qualcomm --soc 60,57
   edgesdk compile ./bundle --device qualcomm --soc 69 --output ./bundle/compiled
+  edgesdk compile my-model-intel --device intel --platform 4000,5010
   edgesdk compile --list
   edgesdk compile --clear
 

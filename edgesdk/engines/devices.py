@@ -103,6 +103,19 @@ _HTP_PERFORMANCE_MODES = (
     *("low_balanced", "power_saver", "low_power_saver", "high_power_saver", "extreme_power_saver"),
 )
 
+# The generations of Intel's NPUs as OpenVINO 2026.4's NPU_PLATFORM names them, and what has them by
+# https://github.com/intel/linux-npu-driver/releases (v1.33.0).
+_INTEL_NPUS = tuple(
+    CompileTarget(name, title, (("NPU_PLATFORM", name),))
+    for name, title in (
+        ("4000", "NPU 4, Lunar Lake"),
+        ("5010", "NPU 5, Panther Lake"),
+        ("5020", "NPU 5 with one tile"),
+        ("6010", "NPU 6"),
+        ("3720", "NPU 3, Meteor Lake and Arrow Lake"),
+    )
+)
+
 # The order of the table, and of devices that nothing was measured of: the best first.
 DEVICES: tuple[DeviceRecord, ...] = (
     DeviceRecord(
@@ -218,6 +231,20 @@ DEVICES: tuple[DeviceRecord, ...] = (
         probe=f"{_PROBES}:openvino",
         platforms=("linux", "win32"),
         where="machines with an NPU or a GPU of Intel's",
+        runs=tuple(
+            GraphSupport(
+                graph=graph,
+                format="onnx",
+                opener="edgesdk.engines.openvino.engine:open_engine",
+                footprint=_STATIC_FOOTPRINT,
+                proof="software",
+                tests=(
+                    "tests/integration/test_engine_contract.py",
+                    "tests/integration/test_openvino.py",
+                ),
+            )
+            for graph in (STATIC_CHANNELS, STATIC_BLOCKS)
+        ),
         options=(
             DeviceOption("device", str, ("NPU", "GPU", "CPU")),
             # The others are OpenVINO's own, by its names and with its values.
@@ -235,6 +262,8 @@ DEVICES: tuple[DeviceRecord, ...] = (
                 ("NONE", "INIT", "JUST", "REP", "REG", "COMPUTE", "SPATIAL"),
             ),
         ),
+        compiler="edgesdk.engines.openvino.compiling:npu_compilation",
+        compile_targets=_INTEL_NPUS,
     ),
     DeviceRecord(
         name="Apple MLX",

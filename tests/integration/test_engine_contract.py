@@ -8,6 +8,7 @@ and for the Core ML one, which runs on an interpreter in Core ML's place.
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Case:
 
 
 CASES = ["onnx", "split", "gguf", "mlx", "webgpu", "coreml", "litert", "static", "sliding"]
+CASES += ["openvino"]
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -73,6 +75,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case
         "litert": _litert_case,
         "static": _static_case,
         "sliding": _sliding_case,
+        "openvino": _openvino_case,
     }[request.param]
     yield from make(request, tmp_path_factory)
 
@@ -161,7 +164,29 @@ def _sliding_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[C
     yield from _tiny_case(tmp_path_factory, "mistral", "cpu", **job)
 
 
-def _tiny_case(tmp_path_factory: Any, variant: str, device: str, **job: Any) -> Iterator[Case]:
+def _openvino_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    yield from _tiny_case(
+        tmp_path_factory,
+        "llama",
+        "intel",
+        # A GPU or an NPU would compute in float16.
+        options={"device": "CPU"},
+        target="intel",
+        window=CONTEXT,
+        prefill=16,
+    )
+
+
+def _tiny_case(
+    tmp_path_factory: Any,
+    variant: str,
+    device: str,
+    *,
+    options: dict[str, object] | None = None,
+    **job: Any,
+) -> Iterator[Case]:
     """In float32, against transformers."""
     folder = tmp_path_factory.mktemp(device)
     model = make_tiny(variant, folder / "checkpoint", max_position_embeddings=CONTEXT)
@@ -176,10 +201,10 @@ def _tiny_case(tmp_path_factory: Any, variant: str, device: str, **job: Any) -> 
             logits: Logits = model(torch.tensor([ids])).logits[0].numpy()
         return logits
 
-    engine = open_engine(bundle, device, threads=1)
+    engine = open_engine(bundle, device, threads=1, options=options)
     yield Case(
         engine=engine,
-        reopen=lambda: open_engine(bundle, device, threads=1),
+        reopen=lambda: open_engine(bundle, device, threads=1, options=options),
         reference=reference,
         same=lambda found, wanted: bool(np.allclose(found, wanted, atol=2e-3)),
         ids=np.random.default_rng(5).integers(0, VOCAB_SIZE, CONTEXT).tolist(),

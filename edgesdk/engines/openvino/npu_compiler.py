@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgesdk.engines.openvino.library import load_openvino, reason
-from edgesdk.errors import EngineError, InvalidOption
+from edgesdk.errors import EngineError
 from edgesdk.system.atomic_files import atomic_file, atomic_path
 
 PROGRAM_VARIABLE = "EDGESDK_INTEL_NPU_COMPILER"
-# Generations of NPUs, as the property NPU_PLATFORM of openvino 2026.4.1 names them.
-PLATFORMS = ("3720", "4000", "5010", "5020", "6010")
+# The property that names the generation of NPUs to compile for.
+PLATFORM = "NPU_PLATFORM"
 # OpenVINO writes what a blob is for near its end.
 _COMPATIBILITY = re.compile(rb"compiler=[ -~]+")
 _TAIL = 4096
@@ -29,9 +29,9 @@ _HOW_TO = "docs/how-to/intel-npu-blobs.md"
 
 
 class NpuCompiler(Protocol):
-    """Compiles one model for one platform."""
+    """Compiles one model."""
 
-    def __call__(self, model: Path, blob: Path, platform: str) -> None:
+    def __call__(self, model: Path, blob: Path) -> None:
         """Write `blob`, whole or not at all.
 
         Raises:
@@ -43,7 +43,7 @@ def npu_compiler(properties: Mapping[str, str]) -> NpuCompiler:
     """The compiler that is at hand: the program that the environment names, or OpenVINO's own.
 
     Args:
-        properties: OpenVINO's, beside the platform.
+        properties: OpenVINO's, the platform among them.
 
     Raises:
         MissingExtra: openvino is not installed, and no program is named.
@@ -68,20 +68,19 @@ class PackagedCompiler:
 
     Args:
         core: an `openvino.Core`.
-        properties: OpenVINO's, beside the platform.
+        properties: OpenVINO's, with the platform where that is another than the NPU's here.
     """
 
     def __init__(self, core: Any, properties: Mapping[str, str]) -> None:
         self._core = core
         self._properties = dict(properties)
 
-    def __call__(self, model: Path, blob: Path, platform: str) -> None:
-        properties = {**self._properties, "NPU_PLATFORM": platform}
+    def __call__(self, model: Path, blob: Path) -> None:
         try:
-            compiled = self._core.compile_model(str(model), "NPU", properties)
+            compiled = self._core.compile_model(str(model), "NPU", self._properties)
             content = compiled.export_model().getvalue()
         except RuntimeError as error:
-            raise _not_compiled(model, platform, reason(error)) from error
+            raise _not_compiled(model, self._properties, reason(error)) from error
         with atomic_file(blob) as stream:
             stream.write(content)
 
@@ -90,18 +89,17 @@ class CompilerProgram:
     """A program with the arguments MODEL BLOB NAME=VALUE..., which prints why it fails.
 
     Args:
-        properties: OpenVINO's, beside the platform.
+        properties: OpenVINO's, the platform among them.
     """
 
     def __init__(self, program: Path, properties: Mapping[str, str]) -> None:
         self._program = program
         self._properties = dict(properties)
 
-    def __call__(self, model: Path, blob: Path, platform: str) -> None:
+    def __call__(self, model: Path, blob: Path) -> None:
         with atomic_path(blob) as beside:
-            properties = {**self._properties, "NPU_PLATFORM": platform}
             command = [str(self._program), str(model), str(beside)]
-            command += [f"{name}={value}" for name, value in properties.items()]
+            command += [f"{name}={value}" for name, value in self._properties.items()]
             try:
                 done = subprocess.run(
                     command, capture_output=True, text=True, errors="replace", check=False
@@ -113,23 +111,9 @@ class CompilerProgram:
                 ) from error
             if done.returncode != 0:
                 said = reason(RuntimeError(done.stdout + done.stderr))
-                raise _not_compiled(model, platform, said)
+                raise _not_compiled(model, self._properties, said)
             if beside.stat().st_size == 0:
-                raise _not_compiled(model, platform, "it wrote nothing")
-
-
-def checked_platform(platform: str) -> str:
-    """A platform that the compiler knows.
-
-    Raises:
-        InvalidOption: it is another.
-    """
-    if platform not in PLATFORMS:
-        raise InvalidOption(
-            f"There is no Intel NPU platform {platform!r}.",
-            hint=f"Choose from: {', '.join(PLATFORMS)}.",
-        )
-    return platform
+                raise _not_compiled(model, self._properties, "it wrote nothing")
 
 
 def compatibility(blob: Path) -> str:
@@ -140,7 +124,8 @@ def compatibility(blob: Path) -> str:
     return "" if found is None else found.group().decode("ascii")
 
 
-def _not_compiled(model: Path, platform: str, why: str) -> EngineError:
+def _not_compiled(model: Path, properties: Mapping[str, str], why: str) -> EngineError:
+    platform = properties.get(PLATFORM, "the NPU that is here")
     return EngineError(
         f"Intel's NPU compiler cannot compile {model} for {platform}: {why}.",
         hint="Export the model with --target intel.",
