@@ -9,10 +9,11 @@ reads them with the finder: an answer is the same with and without it up to wher
 run shows both. An answer that ended by itself and would have been cut is a sound answer cut;
 whether the others were rightly cut is for people to read (`--show`).
 
-Greedy, one thread, ONNX; prompts answered, at the limit without and with the finder, sound cut:
+Greedy, one thread; prompts answered, at the limit without and with the finder, sound cut:
 
     SmolLM2-135M int8, limit 512    276   129    30   0
     SmolLM2-135M int4, limit 256    300   191   110   0
+    SmolLM2-135M Q4_1 (GGUF), 256   300   165   126   0
     Qwen2.5-Coder-1.5B int4, 256    104    32    30   0
     Qwen2.5-Coder-1.5B int8, 256     62    21    21   0
 
