@@ -29,8 +29,8 @@ Examples:
 
 The teacher is the checkpoint itself unless --teacher names another one: a checkpoint, a bundle or a
 .gguf with the same vocabulary. Its answers are kept, so that it reads each text once. The result is
-an ordinary checkpoint; distillation.json in it has what was measured. A run that was stopped goes
-on from its last checkpoint when the same command is given again.
+an ordinary checkpoint, with a report: distillation.html, and distillation.json for programs. A run
+that was stopped goes on from its last checkpoint when the same command is given again.
 
 \b
 A recipe is a TOML file. Its keys and what they are by default:

@@ -205,6 +205,9 @@ def test_a_distilled_student_is_a_checkpoint_that_answers(checkpoint, text, tmp_
     assert not (tmp_path / ".student.training").exists()
     report = json.loads((tmp_path / "student" / "distillation.json").read_text())
     assert report["after"]["kl"] == pytest.approx(result.after.kl)
+    page = (tmp_path / "student" / "distillation.html").read_text(encoding="utf-8")
+    assert f"{result.after.kl:.4f}" in page
+    assert "What each of them writes" in page
     bundle = export(
         ExportJob(tmp_path / "student", tmp_path / "bundle", "student", quality_tokens=0),
         SilentProgress(),

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.errors import RequestError, TrainingError, requires_extra
+from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.distill.divergence import divergence_named
 from edgesdk_export.distill.measure import HeldOut, measure
 from edgesdk_export.distill.recipe import DistillRecipe, TrainingRecipe
+from edgesdk_export.distill.report import Writing, report_html
 from edgesdk_export.distill.samples import Sample, read_samples, split_held_out
 from edgesdk_export.distill.students import (
     TrainableModel,
@@ -37,10 +40,13 @@ from edgesdk_export.distill.teachers import (
 )
 from edgesdk_export.distill.trainer import DistillTrainer, Objective, TeacherCollator
 from edgesdk_export.progress import ExportProgress
+from edgesdk_export.tokenizers import read_text
 
 _JOB_FILE = "job.json"
 _START_FOLDER, _ADAPTER_FOLDER = "start", "adapter"
-REPORT_FILE = "distillation.json"
+REPORT_FILE, PAGE_FILE = "distillation.json", "distillation.html"
+# How many held-out sequences the page shows continuations of, and their tokens.
+_SHOWN_SAMPLES, _SHOWN_TOKENS = 3, 32
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,8 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
         student, layers = _start(student, training, recipe, work, progress)
         progress.stage("Measuring the student", 1)
         before = measure(student.model, teacher, held_out)
+        given = _beginnings(held_out)
+        written = [_continued(student.model, ids) for ids in given]
         progress.advance(1)
         student, losses = _train(student, cached, training, recipe.training, work, progress)
         progress.stage("Measuring what it learned", 1)
@@ -121,8 +129,47 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
     finally:
         cached.close()
     result = Distilled(job.destination, before, after, layers, losses)
-    _seal(job, student, result, work)
+    decode = Tokenizer.from_str(student.text.tokenizer_json.decode()).decode
+    writings = [
+        Writing(
+            decode(ids),
+            decode(_taught(teacher, ids)),
+            decode(earlier),
+            decode(_continued(student.model, ids)),
+        )
+        for ids, earlier in zip(given, written, strict=True)
+    ]
+    _seal(job, student, result, writings, work)
     return result
+
+
+def _beginnings(samples: Sequence[Sample]) -> list[list[int]]:
+    """What the report shows continuations of: prompts of conversations, beginnings of texts."""
+    shown = samples[:_SHOWN_SAMPLES]
+    return [
+        list(sample.ids[: sample.prompt if sample.prompt > 1 else _SHOWN_TOKENS // 2])
+        for sample in shown
+    ]
+
+
+def _continued(model: Any, ids: list[int]) -> list[int]:
+    with torch.no_grad():
+        written = model.generate(
+            torch.tensor([ids], device=model.device),
+            max_new_tokens=_SHOWN_TOKENS,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    found: list[int] = written[0, len(ids) :].tolist()
+    return found
+
+
+def _taught(teacher: Teacher, ids: list[int]) -> list[int]:
+    """The teacher's continuation: it may run on any engine, so it is asked token by token."""
+    whole = list(ids)
+    for _ in range(_SHOWN_TOKENS):
+        whole.append(int(teacher.tokens(whole, 1).ids[-1, 0]))
+    return whole[len(ids) :]
 
 
 def _work_folder(job: DistillJob) -> Path:
@@ -154,11 +201,12 @@ def _teacher(job: DistillJob, student: TrainableModel) -> Teacher:
             source.file(source.manifest.tokenizer.file).read_bytes(), student.text.tokenizer_json
         )
         return EngineTeacher(source)
-    model = load_trainable(source)
-    require_same_vocabulary(model.text.tokenizer_json, student.text.tokenizer_json)
+    text = read_text(open_checkpoint(source))
+    require_same_vocabulary(text.tokenizer_json, student.text.tokenizer_json)
     if source.suffix == ".gguf":
         # Its own engine needs a quarter of the memory.
         return EngineTeacher(source)
+    model = load_trainable(source)
     return ModelTeacher(model.model, f"transformers {model.checkpoint.sha256()}")
 
 
@@ -315,7 +363,13 @@ def _ran_out_of_memory(error: BaseException) -> bool:
     return "DefaultCPUAllocator: " in str(error)
 
 
-def _seal(job: DistillJob, student: TrainableModel, result: Distilled, work: Path) -> None:
+def _seal(
+    job: DistillJob,
+    student: TrainableModel,
+    result: Distilled,
+    writings: Sequence[Writing],
+    work: Path,
+) -> None:
     """Write the checkpoint beside its place, then rename it there."""
     folder = work / "student"
     shutil.rmtree(folder, ignore_errors=True)
@@ -327,6 +381,16 @@ def _seal(job: DistillJob, student: TrainableModel, result: Distilled, work: Pat
     # The folder may be moved.
     del report["path"]
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
+    page = report_html(
+        student.checkpoint.name,
+        layers=result.layers,
+        before=result.before,
+        after=result.after,
+        losses=result.losses,
+        writings=writings,
+        recipe=json.dumps(report["recipe"], indent=2),
+    )
+    (folder / PAGE_FILE).write_text(page, encoding="utf-8")
     if job.destination.exists():
         shutil.rmtree(job.destination)
     folder.rename(job.destination)
