@@ -26,8 +26,11 @@ def write(bundle: str, device: str, path: str) -> None:
     from tokenizers import Tokenizer
 
     from edgesdk.bundle.opening import open_bundle
+    from edgesdk.engines import discovery
     from edgesdk.engines.registry import open_engine
 
+    # Probes start the interpreter again, which takes its time under emulation.
+    discovery._TIMEOUT_SECONDS = 600.0
     opened = open_bundle(Path(bundle))
     engine = open_engine(opened, device, threads=1)
     tokenizer = Tokenizer.from_file(str(opened.file(opened.manifest.tokenizer.file)))
