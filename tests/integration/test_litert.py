@@ -275,10 +275,20 @@ def test_a_window_that_no_prefill_divides(tmp_path: Path) -> None:
     assert engine.new_state().extend(TOKENS[:50]).shape == (1, 320)
 
 
+def test_padding_reaches_beyond_the_factors_of_short_texts(tmp_path: Path) -> None:
+    model = make_tiny("phi3-longrope", tmp_path / "checkpoint", original_max_position_embeddings=40)
+    engine = litert_engine(export(job_for(tmp_path, "fp32", window=None), SilentProgress()))
+    assert engine.info.context_length == 40
+    found = engine.new_state().extend(TOKENS[:40], logits="all")
+    with torch.no_grad():
+        wanted = model(torch.tensor([TOKENS[:40]])).logits[0].numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("variant", "window", "words"),
     [
-        ("llama", 257, "257 tokens is longer than the model's context of 256"),
+        ("llama", 257, "257 tokens is larger than the model's context of 256"),
         ("phi3-longrope", 33, "other factors in texts of more than 32 tokens"),
     ],
 )

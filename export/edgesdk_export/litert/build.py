@@ -27,11 +27,10 @@ from edgesdk_export.quality.layerwise import compare
 from edgesdk_export.quality.layerwise_models import LayerwiseCheckpoint
 from edgesdk_export.selftest.litert_logits import litert_logits
 from edgesdk_export.selftest.weight_noise import checkpoint_logits
+from edgesdk_export.static_sizes import DEFAULT_PREFILL, static_shape
 from edgesdk_export.weights import Decoder
 
 MODEL_FILE = "model.tflite"
-_DEFAULT_WINDOW = 1024
-_DEFAULT_PREFILL, _MAX_PREFILL = 128, 256
 
 
 def build_litert(
@@ -46,29 +45,19 @@ def build_litert(
     """Write the `.tflite` of a decoder into `folder`.
 
     Args:
-        prefill: tokens of a prompt that are computed at a time, a power of two; None = 128.
+        prefill: tokens of a prompt that are computed at a time, a power of two; None = 128, or what
+            the window has room for.
         window: tokens that a conversation may have; None = 1024, or what the model can.
 
     Raises:
         RequestError: the model cannot have such a window, or a number is out of range.
         ExportError: a weight cannot be stored.
     """
-    context = _context(decoder.spec, window)
-    spec = dataclasses.replace(decoder.spec, context_length=context)
+    sizes = _sizes(decoder.spec, prefill, window)
+    spec = dataclasses.replace(decoder.spec, context_length=sizes.window)
     # Prompts are cut at multiples of its tokens, so the last call needs places for all of them.
-    tokens = prefill or _DEFAULT_PREFILL
-    if tokens & (tokens - 1) or not 2 <= tokens <= _MAX_PREFILL:
-        raise RequestError(
-            f"A prefill of {tokens} tokens at a time is not a power of two from 2 to"
-            f" {_MAX_PREFILL}.",
-            hint="Choose --prefill 64, for instance.",
-        )
-    static = StaticShape(
-        prefill_tokens=tokens,
-        window=-(-context // tokens) * tokens,
-        logits_rows=tokens,
-        dtype="float32",
-    )
+    places = -(-sizes.window // sizes.prefill_tokens) * sizes.prefill_tokens
+    static = sizes.model_copy(update={"window": places})
     path = folder / MODEL_FILE
     progress.stage(f"Writing {scheme.linear.name} layers", spec.layers)
     stored_bits = write_tflite(
@@ -99,24 +88,19 @@ def build_litert(
     )
 
 
-def _context(spec: DecoderSpec, window: int | None) -> int:
-    """Tokens that a conversation may have."""
+def _sizes(spec: DecoderSpec, prefill: int | None, window: int | None) -> StaticShape:
+    """Tokens that a conversation may have, and that are computed at a time."""
     switches = [switch_of(rope, spec.context_length) for rope in ropes(spec).values()]
-    switch = min((each for each in switches if each is not None), default=None)
-    if window is None:
-        return min(_DEFAULT_WINDOW, spec.context_length, switch or spec.context_length)
-    if window > spec.context_length:
-        raise RequestError(
-            f"A window of {window} tokens is longer than the model's context of"
-            f" {spec.context_length}.",
-            hint=f"Choose --window {spec.context_length} or less.",
-        )
-    if switch is not None and window > switch:
+    context = min([spec.context_length, *(each for each in switches if each is not None)])
+    if window is not None and context < window <= spec.context_length:
         # Keys that are in the cache have been turned by the factors of short texts.
         raise RequestError(
             f"A window of {window} tokens is too long: this model turns positions by other"
-            f" factors in texts of more than {switch} tokens, and graphs of fixed shapes have one"
+            f" factors in texts of more than {context} tokens, and graphs of fixed shapes have one"
             " table of them.",
-            hint=f"Choose --window {switch} or less.",
+            hint=f"Choose --window {context} or less.",
         )
-    return window
+    shorter = dataclasses.replace(spec, context_length=context)
+    whole = 1 << (min(context, window or context).bit_length() - 1)
+    tokens = min(DEFAULT_PREFILL, whole) if prefill is None else prefill
+    return static_shape(shorter, prefill=tokens, window=window, dtype="float32")

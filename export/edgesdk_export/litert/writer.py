@@ -69,9 +69,12 @@ def write_tflite(
             if name.endswith(".down.weight"):
                 progress(int(name.split(".")[1]) + 1)
         for name, rope in ropes(spec).items():
-            for part, table in zip(rope_names(name), rope_tables(rope, static.window), strict=True):
+            tables = rope_tables(rope, spec.context_length)
+            for part, table in zip(rope_names(name), tables, strict=True):
                 stream.seek(places[part].offset)
-                stream.write(table.data)
+                # The places behind the context are those of padding.
+                rows = np.pad(table, ((0, static.window - len(table)), (0, 0)), mode="edge")
+                stream.write(rows.data)
         stream.truncate(max(place.offset + place.size for place in places.values()))
         stream.seek(0)
         stream.write(_flatbuffer(places, spec, static))
