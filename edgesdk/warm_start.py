@@ -88,7 +88,12 @@ def cold_device(source: Bundle | Path, settings: LoadSettings) -> ColdDevice | N
     # Loads onnxruntime, which models of other formats do not need.
     from edgesdk.engines.npu.compiling import is_compiled
 
-    if is_compiled(source, device, settings):
+    try:
+        if is_compiled(source, device, settings):
+            return None
+    # Whatever the provider's library raises, as where it compiles for NPUs and this is none. Its
+    # engine says better what is wrong, if anything is.
+    except Exception:
         return None
     return ColdDevice(source, device, fitting(source, _HOST)[0], settings)
 

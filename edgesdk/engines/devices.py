@@ -198,7 +198,11 @@ DEVICES: tuple[DeviceRecord, ...] = (
                 opener=_STATIC_ENGINE,
                 footprint=_STATIC_FOOTPRINT,
                 proof="simulator",
-                tests=("tests/integration/test_qnn.py", "tests/integration/test_qnn_traps.py"),
+                tests=(
+                    "tests/integration/test_qnn.py",
+                    "tests/integration/test_qnn_bundles.py",
+                    "tests/integration/test_qnn_traps.py",
+                ),
             ),
         ),
         kv_type="float16",

@@ -16,7 +16,8 @@ import onnx
 import pytest
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.families import read_decoder
-from edgesdk_export.npu.build import GRAPH_FILES
+from edgesdk_export.npu.build import GRAPH_FILES, check_prefill
+from edgesdk_export.npu.static_scheme import static_scheme
 from edgesdk_export.onnx import WeightScheme
 from edgesdk_quantize.formats import FP16, Int4Symmetric
 from onnx import TensorProto, helper
@@ -27,9 +28,10 @@ from support.tiny_models import VARIANTS, make_tiny
 
 from edgesdk.bundle.manifest import Manifest, StaticShape
 from edgesdk.bundle.opening import Bundle
+from edgesdk.engines.devices import STATIC_BLOCKS
 from edgesdk.engines.npu.onnx_compiler import OnnxCompiler, chosen_target, with_target
 from edgesdk.engines.registry import check_options
-from edgesdk.errors import EngineError, InvalidOption
+from edgesdk.errors import EngineError, InvalidOption, RequestError
 
 pytestmark = pytest.mark.integration
 
@@ -188,6 +190,60 @@ def test_our_blocks_have_no_zero_points(tmp_path: Path) -> None:
     products = [n for m in models for n in m.graph.node if n.op_type == "MatMulNBits"]
     assert len(products) == 30
     assert all(len(node.input) == 3 for node in products)
+
+
+def gated_mlp(tokens: int):
+    """A norm and an MLP of 8-bit weights and 16-bit activations, and what goes in."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((1, tokens, 64)).astype(np.float32)
+    weights = {"gain": np.ones(64, np.float32), "middle": np.uint16(32768)}
+    nodes = [norm("x", "gain", "normed")]
+
+    def on_grid(name: str, largest: float, on: str) -> str:
+        weights[f"{on}_step"] = np.float32(largest / 32768)
+        for kind, before, after in (
+            ("Quantize", name, f"{on}_codes"),
+            ("Dequantize", f"{on}_codes", on),
+        ):
+            made = helper.make_node(f"{kind}Linear", [before, f"{on}_step", "middle"], [after])
+            nodes.append(made)
+        return on
+
+    def linear(name: str, source: str, rows: int, columns: int, result: str) -> None:
+        matrix = random.standard_normal((rows, columns)) / np.sqrt(rows)
+        steps = (np.abs(matrix).max(0) / 127).astype(np.float32)
+        weights[f"{name}_matrix"] = np.round(matrix / steps).astype(np.int8)
+        weights[f"{name}_steps"] = steps
+        inputs = [f"{name}_matrix", f"{name}_steps"]
+        nodes.append(helper.make_node("DequantizeLinear", inputs, [f"{name}_floats"], axis=1))
+        rounded = on_grid(source, 5, f"{name}_in")
+        nodes.append(helper.make_node("MatMul", [rounded, f"{name}_floats"], [f"{name}_product"]))
+        on_grid(f"{name}_product", 6, result)
+
+    linear("gate", "normed", 64, 96, "gate")
+    linear("up", "normed", 64, 96, "up")
+    nodes.append(helper.make_node("Sigmoid", ["gate"], ["share"]))
+    nodes.append(helper.make_node("Mul", ["gate", "share"], ["active"]))
+    nodes.append(helper.make_node("Mul", ["active", "up"], ["gated"]))
+    linear("down", "gated", 96, 64, "y")
+    return graph(nodes, weights, {"x": x}, ("y", x.shape)), {"x": x}
+
+
+def test_quantized_activations_of_16_tokens_are_wrong(tmp_path: Path) -> None:
+    errors = {}
+    for tokens in (1, 8, 16, 32, 128):
+        model, inputs = gated_mlp(tokens)
+        found, _ = on_simulator(model, inputs, tmp_path)
+        errors[tokens] = np.abs(found - on_cpu(model, inputs)).max()
+    assert errors.pop(16) > 1
+    assert max(errors.values()) < 0.1
+
+
+def test_our_quantized_activations_are_never_of_16_tokens() -> None:
+    scheme = static_scheme(WeightScheme.named("int8"), STATIC_BLOCKS, activations="auto")
+    with pytest.raises(RequestError, match="wrong numbers of quantized activations of 16 tokens"):
+        check_prefill(scheme, 16)
+    check_prefill(scheme, 32)
 
 
 def test_its_backend_that_answers_zeros_is_refused() -> None:

@@ -48,7 +48,7 @@ TOKENS = [(7 * i * i + 3 * i) % 320 for i in range(48)]
 def exported(folder: Path, variant: str = "llama", **fields: Any) -> Bundle:
     if not (folder / "checkpoint").exists():
         make_tiny(variant, folder / "checkpoint")
-    settings = {"target": "npu", "scheme": "fp32", "quality_tokens": 0, "prefill": 16, **fields}
+    settings = {"target": "npu", "scheme": "fp32", "quality_tokens": 0, "prefill": 32, **fields}
     job = ExportJob(folder / "checkpoint", folder / "bundle", "tiny", replace=True, **settings)
     return export(job, SilentProgress())
 
@@ -109,7 +109,7 @@ def test_weights_are_what_their_format_makes_of_them(
     recipe = Recipe(
         name="test",
         onnx=OnnxRecipe(),
-        static=StaticRecipe(prefill=16, activations=activations),
+        static=StaticRecipe(prefill=32, activations=activations),
         calibration=CalibrationRecipe(tokens=512),
     )
     bundle = exported(tmp_path, variant, target=target, scheme=scheme, recipe=recipe)
@@ -145,7 +145,7 @@ def test_the_manifest_says_what_the_graphs_are(tiny: Bundle) -> None:
     assert manifest.roles == {"prefill": "prefill.onnx", "decode": "decode.onnx"}
     assert manifest.target == "npu"
     assert manifest.static is not None
-    assert (manifest.static.prefill_tokens, manifest.static.window) == (16, 256)
+    assert (manifest.static.prefill_tokens, manifest.static.window) == (32, 256)
     assert manifest.quality is not None
     assert manifest.quality.top1_agreement == 1
     # Both graphs read the one file.
@@ -246,7 +246,7 @@ def test_a_missing_graph_is_named(damaged: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"window": 128}, r"input 'mask' has shape \[1, 1, 16, 272\], not \[1, 1, 16, 144\]"),
+        ({"window": 128}, r"input 'mask' has shape \[1, 1, 32, 288\], not \[1, 1, 32, 160\]"),
         ({"dtype": "float16"}, "input 'mask' is float32, not float16"),
         ({"prefill_tokens": 24}, "24 is no power of two"),
         ({"mask_value": float("-inf")}, "mask_value"),

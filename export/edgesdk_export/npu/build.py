@@ -16,6 +16,7 @@ import edgesdk
 from edgesdk.bundle import static_io
 from edgesdk.bundle.manifest import Quantization, Role, StaticShape
 from edgesdk.bundle.spec import DecoderSpec
+from edgesdk.errors import RequestError
 from edgesdk_export.built_model import BuiltModel, StepProgress
 from edgesdk_export.calibration.calibrate import (
     CalibrationSettings,
@@ -48,6 +49,20 @@ GRAPH_FILES: dict[Role, str] = {"prefill": "prefill.onnx", "decode": "decode.onn
 _LOGITS_ROWS = 8
 
 
+# By onnxruntime-qnn 2.7.0; tests/integration/test_qnn_traps.py shows it.
+_MISCOMPILED = 16
+
+
+def check_prefill(scheme: StaticScheme, prefill: int) -> None:
+    """Raise RequestError for a size of prefill that is compiled to wrong numbers."""
+    if prefill == _MISCOMPILED and scheme.quantizes_activations:
+        raise RequestError(
+            f"Qualcomm's compiler makes wrong numbers of quantized activations of {prefill} tokens"
+            " at a time.",
+            hint="Choose --prefill 32, for instance.",
+        )
+
+
 def build_static(
     decoder: Decoder,
     folder: Path,
@@ -71,6 +86,7 @@ def build_static(
         ExportError: a weight cannot be stored, or the calibration text is too short.
         RequestError: a size is out of range, or the calibration does not go with the scheme.
     """
+    check_prefill(scheme, prefill)
     decoder = with_padded_heads(decoder)
     spec = decoder.spec
     shape = static_shape(
