@@ -20,6 +20,7 @@ import psutil
 from edgesdk import __version__
 from edgesdk.cli.output import format_bytes, print_json, result_console
 from edgesdk.engines.device_choice import kept_choices
+from edgesdk.engines.devices import HOST_PROVIDER
 from edgesdk.engines.discovery import probe_all
 from edgesdk.engines.npu.compile_cache import CompileCache
 from edgesdk.store import Store
@@ -122,14 +123,14 @@ def _libc() -> DoctorCheck:
 
 
 def _providers() -> Iterator[DoctorCheck]:
-    """Each provider that runs models, or that is installed; and one line for all others."""
+    """Each provider that is installed, or that an extra installs; and one line for all others."""
     absent = []
     for record, probe in probe_all():
-        if probe.state == "not installed" and not record.runs:
+        # Every machine has a processor; what drives other devices is there or not.
+        needed = record.provider == HOST_PROVIDER
+        if probe.state == "not installed" and not needed and not (record.runs and record.extra):
             absent.append(record.name if record.package is None else f"{record.package}")
             continue
-        # Every machine has a processor; what drives other devices is there or not.
-        needed = record.kind == "cpu" and record.extra is None and bool(record.runs)
         works = probe.state not in ("broken", "not installed")
         status: Status = "ok" if works else "missing" if needed else "warn"
         found = probe.found if probe.state == "ready" else f"{probe.state}: {probe.found}"

@@ -171,5 +171,5 @@ def loaded_model(
         )
     with model:
         if device != AUTO and model.device.passed_over:
-            console.print(f"Runs on {model.device}.", style="yellow")
+            console.print(f"Runs on {model.device}", style="yellow")
         yield model

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from edgesdk.bundle.manifest import BundleFormat
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines import devices
-from edgesdk.engines.devices import DeviceProbe, DeviceRecord, GraphSupport, graph_for
+from edgesdk.engines.devices import DeviceProbe, DeviceRecord, GraphSupport, Kind, graph_for
 from edgesdk.engines.discovery import probe
 from edgesdk.errors import DeviceUnavailable, EngineError, InvalidOption, UnsupportedBundle
 
@@ -147,7 +148,7 @@ def _unavailable(
     asked = "hardware here" if device == AUTO else f"the device {device!r}"
     return DeviceUnavailable(
         f"{place_of(source)} cannot run on {asked}. {'. '.join(text for text, _ in reasons)}.",
-        hint=" Or: ".join(dict.fromkeys(advice)) or "See: edgesdk doctor",
+        hint="; or ".join(dict.fromkeys(advice)) or "See: edgesdk doctor",
     )
 
 
@@ -169,7 +170,8 @@ def _no_engine(
             f" engine yet for {names}.",
             hint=f"Choose from: {runs_on}.",
         )
-    target = next(each.device for each in known if each.runs)
+    # A kind is a target too: what all of its devices run.
+    target = device if device in get_args(Kind) else known[0].device
     made = ""
     if isinstance(source, Bundle):
         made = f", which was exported for {source.manifest.target!r}"

@@ -99,10 +99,12 @@ def software_gpu() -> SoftwareGpu | str:
 
 def _fill(folder: Path) -> str | None:
     """Get the packages into `folder`; say what failed, if anything."""
+    update = f"apt-get update -qq && apt-get download -q {_DEBIAN}"
     install = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps")
     for command in (
         (*install, "--target", str(folder / "site"), *_PACKAGES),
-        ("apt-get", "download", "-q", _DEBIAN),
+        # Its lists may be old, or absent.
+        ("sh", "-c", f"apt-get download -q {_DEBIAN} || {{ {update}; }}"),
         ("sh", "-c", "dpkg -x ./*.deb debian && rm ./*.deb"),
     ):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -184,6 +184,9 @@ def test_a_bundle_for_another_target_says_where_it_runs_and_how_to_export_it(
         "Choose from: auto, host, shader. Or export it for that device: edgesdk export tiny-llama"
         " --target toy"
     )
+    with pytest.raises(InvalidOption, match="on the device 'npu'") as raised:
+        select(bundle("shader"), "npu")
+    assert str(raised.value).endswith("edgesdk export tiny-llama --target npu")
     with pytest.raises(UnsupportedBundle, match="exported for the device 'tpu'"):
         select(bundle("tpu"))
 
