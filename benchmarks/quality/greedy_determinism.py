@@ -3,7 +3,8 @@
     python -m benchmarks.quality.greedy_determinism MODEL... --prompts 50
 
 MODEL is what `edgesdk.load` takes. Each prompt is answered in a new state: the fresh answer.
-Then it is asked again after `reset()`, several at once, and with speculation; with a system message
+Then it is asked again after `reset()`, several at once, and with speculation ("lookup" is
+the way that promises nothing); with a system message
 whose KV cache comes from the disk; and in a decode state of the server's pool. A second turn is
 asked of the chat itself, of a fork, of a restored chat, and of the server's pool, each against a
 new chat with the same history. What is printed are the answers that differ, by way and model.
@@ -85,7 +86,8 @@ def compare(model: Model, prompts: list[str], max_tokens: int) -> Counter[str]:
         reply = respond(prompt, temperature=0, max_tokens=max_tokens, speculate=speculate)
         return reply.tokens
 
-    ways = ("reset", "at once", "speculated", "next turn", "forked", "restored", "disk", "server")
+    ways = ("reset", "at once", "speculated", "lookup", "next turn", "forked", "restored", "disk")
+    ways += ("server",)
     differing = Counter(dict.fromkeys(ways, 0))
     states = StatePool(model.runtime.engine, 2)
 
@@ -111,7 +113,8 @@ def compare(model: Model, prompts: list[str], max_tokens: int) -> Counter[str]:
         together = list(pool.map(lambda prompt: ask(model.respond, prompt), prompts))
     differing["at once"] = sum(a != b for a, b in zip(fresh, together, strict=True))
     for prompt, wanted in zip(prompts, fresh, strict=True):
-        differing["speculated"] += ask(model.respond, prompt, "lookup") != wanted
+        differing["speculated"] += ask(model.respond, prompt, "auto") != wanted
+        differing["lookup"] += ask(model.respond, prompt, "lookup") != wanted
         with model.chat() as chat, tempfile.TemporaryDirectory() as folder:
             ask(chat.respond, prompt)
             chat.reset()

@@ -64,9 +64,10 @@ def test_a_second_process_goes_on_without_prefill(case: Case, tmp_path: Path) ->
         wanted = chat.respond("And which is the longest?", max_tokens=12)
     before, text, prompt_tokens, cached_tokens = run_python(RESTORE, str(case.place), str(path))
     assert before == 3
-    assert first.receipt.prompt_tokens <= cached_tokens < prompt_tokens
+    step = case.model.runtime.engine.info.prefill_step
+    assert first.receipt.prompt_tokens - step < cached_tokens < prompt_tokens
     # The first answer, which single steps computed, and the second question.
-    assert prompt_tokens - cached_tokens < 24 + first.receipt.output_tokens
+    assert prompt_tokens - cached_tokens < 24 + first.receipt.output_tokens + step
     assert (text, prompt_tokens) == (wanted.text, wanted.receipt.prompt_tokens)
 
 
@@ -119,7 +120,7 @@ def test_forks_answer_as_the_chat_they_come_from(case: Case) -> None:
                 again = twin.respond("And which is the longest?", max_tokens=12)
         wanted = chat.respond("And which is the longest?", max_tokens=12)
     assert again.text == wanted.text
-    assert again.receipt.cached_tokens == wanted.receipt.cached_tokens > 300
+    assert again.receipt.cached_tokens == wanted.receipt.cached_tokens > 200
 
 
 def test_a_system_message_is_computed_by_one_process_only(case: Case, tmp_path: Path) -> None:

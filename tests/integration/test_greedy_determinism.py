@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edgesdk_export.pipeline import ExportJob, export
+from edgesdk_export.progress import SilentProgress
+from edgesdk_export.recipes.recipe import Recipe
+from edgesdk_export.recipes.sections import OnnxRecipe
 from support.tiny_models import make_tiny
 
 import edgesdk
 from edgesdk.engines.base import DecodeState, Engine, Logits
 from edgesdk.engines.registry import open_engine
-from edgesdk.generation.prefill import reusable_prefix
+from edgesdk.generation.prefill import prefill, reusable_prefix
 from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.model import Model
 from edgesdk.server.model_pool import StatePool
@@ -198,3 +202,37 @@ def test_logits_do_not_depend_on_what_else_the_cache_holds(engine: Engine) -> No
         fork.close()
     other.close()
     state.close()
+
+
+@pytest.fixture(scope="module")
+def tiny_checkpoint(tmp_path_factory: Any) -> Path:
+    folder: Path = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    sizes = {"hidden_size": 256, "intermediate_size": 384, "max_position_embeddings": 512}
+    make_tiny("llama", folder, **sizes)
+    return folder
+
+
+@pytest.mark.parametrize("bits", ["fp32", "fp16", (4, 64), (4, 128), (8, 64), (8, 128)])
+def test_every_number_format(bits: Any, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Onnxruntime has kernels for an odd last row of long blocks, and its attention takes 128 rows
+    at a time here, of which a single one in the end would be computed as a step is."""
+    if isinstance(bits, str):
+        job = ExportJob(tiny_checkpoint, tmp_path / "b", "tiny", scheme=bits, quality_tokens=0)
+    else:
+        recipe = Recipe(name="blocks", onnx=OnnxRecipe(bits=bits[0], block=bits[1]))
+        job = ExportJob(tiny_checkpoint, tmp_path / "b", "tiny", recipe=recipe, quality_tokens=0)
+    engine = open_engine(export(job, SilentProgress()), threads=2)
+    ids = np.random.default_rng(0).integers(0, 256, 200).tolist()
+    for count in (5, 64, 65, 129, 130, 199):
+        fresh = engine.new_state()
+        wanted = prefill(fresh, ids[:count]).copy()
+        for held in (16, 33, 129, 200):
+            state = engine.new_state()
+            prefill(state, ids[:held])
+            reused = reusable_prefix(state, ids[:count], engine.info.prefill_step)
+            assert reused >= min(count, held) - 3
+            state.rewind(reused)
+            assert np.array_equal(prefill(state, ids[reused:count]), wanted), (count, held)
+            state.close()
+        fresh.close()
+    engine.close()

@@ -116,5 +116,6 @@ def test_a_chat_goes_on_after_a_structure(model: Model) -> None:
     with model.chat() as chat:
         first = chat.respond("Describe Lima as JSON.", schema=City, max_tokens=200)
         reply = chat.respond("And in words?", max_tokens=5)
-    # ONNX computes the answer before once more, besides the question.
-    assert reply.receipt.cached_tokens >= first.receipt.prompt_tokens - 2
+    # The answer before is computed once more, besides the question.
+    step = model.runtime.engine.info.prefill_step
+    assert reply.receipt.cached_tokens > first.receipt.prompt_tokens - step - 2

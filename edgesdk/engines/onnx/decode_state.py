@@ -97,6 +97,9 @@ class OnnxDecodeState:
         count = len(ids)
         rows = checked_rows(logits, count)
         total = held + count
+        if logits != "each" and count > 1 and count % decoder.attention_rows == 1:
+            # The last row would be alone in its part of the attention, and round as a single step.
+            return self._extend_in_parts(ids, count - 3, logits, cancellation)
         with decoder.access:
             short = logits == "each" or count <= SHORT_CALL
             if not short and not self._can_take_long_calls(cancellation):

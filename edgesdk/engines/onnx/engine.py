@@ -103,8 +103,9 @@ def open_engine(
         load_seconds=time.perf_counter() - started,
         concurrency=record.concurrency,
         threads=settings.threads,
-        # Attention to one token adds in another order than attention to several.
-        prefill_step=1,
+        # Attention to one token adds in another order than attention to several, and so do matrices
+        # in blocks of 64 or 128 for the last of an odd number of tokens.
+        prefill_step=2,
     )
     return OnnxEngine(decoder, info)
 

@@ -64,6 +64,12 @@ class LoadedDecoder:
         return DeviceKvCache(self.cache_shape, memory)
 
     @property
+    def attention_rows(self) -> int:
+        """How many tokens onnxruntime's attention takes at a time on the CPU: one for each number
+        of a key and a value (MlasFlashAttention's `q_block_size`, confirmed by measurement)."""
+        return 2 * self.cache_shape.head_size
+
+    @property
     def access(self) -> contextlib.AbstractContextManager[Any]:
         """What a thread holds while it uses the device."""
         return HOST if self.device is None else self.device.access
