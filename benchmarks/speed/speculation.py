@@ -64,9 +64,9 @@ TASKS = {
 
 def rows_table(model: Model) -> None:
     """Print what several rows cost, and whether they agree with single ones."""
-    ids = model._runtime.encoder.chat([{"role": "user", "content": f"{FILE}\n{TEXT}"}])
+    ids = model.runtime.encoder.chat([{"role": "user", "content": f"{FILE}\n{TEXT}"}])
     held, tail = ids[: -ROWS[-1]], ids[-ROWS[-1] :]
-    state = model._runtime.engine.new_state()
+    state = model.runtime.engine.new_state()
     state.extend(held)
     single = [state.extend([token])[0].copy() for token in tail]
     ways: tuple[Rows, ...] = ("each", "all")

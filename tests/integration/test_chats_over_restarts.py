@@ -131,13 +131,12 @@ def test_a_system_message_is_computed_by_one_process_only(case: Case, tmp_path: 
     [kept] = folder.glob("*/*.kv")
     length = int(kept.name.partition("-")[0])
     text, tokens, cached = run_python(ASK, *arguments, "Name a town.")
-    assert cached == length > tokens - 16
+    step = case.model.runtime.engine.info.prefill_step
+    assert tokens - 16 < length
+    assert cached == length // step * step
     with case.model.chat(SYSTEM) as chat:
         wanted = chat.respond("Name a town.", max_tokens=8)
-    # llama.cpp rounds by how a text is cut into batches, so only onnxruntime repeats the answer.
-    assert wanted.receipt.prompt_tokens == tokens
-    if case.place.suffix != ".gguf":
-        assert text == wanted.text
+    assert (text, tokens) == (wanted.text, wanted.receipt.prompt_tokens)
 
 
 @pytest.mark.parametrize("policy", ["drop_oldest_turns", "summarize"])

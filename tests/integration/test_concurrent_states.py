@@ -153,7 +153,7 @@ def test_chats_at_once_keep_their_tokens(smollm2_gguf: Path) -> None:
             chat.close()
 
         together([lambda number=number: run(number) for number in range(4)])  # type: ignore[misc]
-        runtime = model._runtime
+        runtime = model.runtime
         for number, question in enumerate(questions):
             prompt = runtime.encoder.chat([{"role": "user", "content": question}])
             size, *answer = held[number]

@@ -19,7 +19,7 @@ import json, re, sys
 from pathlib import Path
 import edgesdk
 with edgesdk.load(Path(sys.argv[1]), threads=2, check_memory=False) as model:
-    engine = model._runtime.engine
+    engine = model.runtime.engine
     sequence, context = engine.new_state(), int(sys.argv[2])
     ids = [100 + (7 * n) % 10_000 for n in range(context)]
     for start in range(0, context - 1, 512):

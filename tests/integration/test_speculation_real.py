@@ -75,7 +75,7 @@ def test_a_copying_answer_is_drafted_where_rows_agree(model: Model) -> None:
     reply = model.respond(COPYING[0], max_tokens=64)
 
     # Whether they do is up to the processor, for quantized matrices.
-    assert reply.receipt.accepted_tokens > 0 or model._runtime.batched_verification.refuted
+    assert reply.receipt.accepted_tokens > 0 or model.runtime.batched_verification.refuted
 
 
 def test_a_seeded_answer_is_that_of_the_plain_loop(model: Model) -> None:
@@ -97,7 +97,7 @@ def test_lookup_accepts_only_what_the_model_would_say(model: Model, prompt: str)
     reply = model.respond(prompt, max_tokens=MOST, speculate="lookup")
 
     assert reply.receipt.accepted_tokens > 0
-    runtime = model._runtime
+    runtime = model.runtime
     state = runtime.engine.new_state()
     row = state.extend(runtime.encoder.chat([{"role": "user", "content": prompt}]))[0]
     for token in reply.tokens:

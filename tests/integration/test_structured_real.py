@@ -44,7 +44,7 @@ def model(
 @pytest.mark.parametrize("part", range(2))
 def test_noise_in_real_tokens_is_valid(model: Model, part: int) -> None:
     """Only the tokenizer counts here, so each schema meets one of them, at one temperature."""
-    tokenizer = model._runtime.encoder.tokenizer
+    tokenizer = model.runtime.encoder.tokenizer
     first = 2 * part + isinstance(tokenizer, BundleTokenizer)
     noise = noise_model(tokenizer)
     for seed in range(first, 200, 4):

@@ -19,8 +19,8 @@ def test_logits_are_measured_once_for_a_span_of_lengths() -> None:
     model.respond("Count twice.", speculate="auto")
 
     assert engine.states[-1].extended.index(before[0]) == 0
-    assert model._runtime.batched_verification.verdict(100) is True
-    assert model._runtime.batched_verification.verdict(1000) is None
+    assert model.runtime.batched_verification.verdict(100) is True
+    assert model.runtime.batched_verification.verdict(1000) is None
 
 
 def test_tokens_that_lie_across_a_border_of_spans_are_not_trusted() -> None:

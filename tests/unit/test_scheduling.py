@@ -173,7 +173,7 @@ def test_cancel_ends_an_answer_that_waits_for_the_engine() -> None:
     stream = stalled.model.stream("second")
     reader = threading.Thread(target=lambda: list(stream), daemon=True)
     reader.start()
-    until(lambda: stalled.model._runtime.scheduler.waiting == 1)
+    until(lambda: stalled.model.runtime.scheduler.waiting == 1)
     stream.cancel()
     reader.join(timeout=30)
     assert not reader.is_alive()

@@ -87,18 +87,16 @@ class OnnxDecodeState:
     ) -> Logits:
         self.check_open()
         decoder = self._decoder
-        held = len(self._tokens)
         ids = checked_ids(
             tokens,
-            held=held,
+            held=len(self._tokens),
             vocab_size=decoder.vocab_size,
             context_length=decoder.context_length,
         )
         count = len(ids)
-        rows = checked_rows(logits, count)
-        total = held + count
+        rows, total = checked_rows(logits, count), len(self._tokens) + count
+        # Else the last row would be alone in its part of the attention, and round as a single step.
         if logits != "each" and count > 1 and count % decoder.attention_rows == 1:
-            # The last row would be alone in its part of the attention, and round as a single step.
             return self._extend_in_parts(ids, count - 3, logits, cancellation)
         with decoder.access:
             short = logits == "each" or count <= SHORT_CALL
