@@ -20,7 +20,7 @@ from edgesdk_export.recipes.sections import CalibrationRecipe, OnnxRecipe, Stati
 from edgesdk_export.selftest.weight_noise import checkpoint_logits
 from edgesdk_export.weights import Decoder, LazyTensor
 from edgesdk_quantize.formats import Int4Symmetric
-from edgesdk_quantize.formats.qdq import A16W4, A16W8, Qdq
+from edgesdk_quantize.formats.qdq import A16W4, A16W8, W4, W8, Qdq
 from support.exported import made_once
 from support.reference_decoder import logits_of
 from support.tiny_models import make_tiny
@@ -95,6 +95,8 @@ def all_logits(engine: Engine, tokens: list[int]) -> np.ndarray:
         ("qualcomm", "int4", "auto", Int4Symmetric(32), None),
         ("qualcomm", "int8", "auto", A16W8, A16W8),
         ("npu", "int4", "uint16", A16W4, A16W8),
+        ("intel", "int4", "auto", W4, W8),
+        ("intel", "int8", "auto", W8, W8),
     ],
 )
 def test_weights_are_what_their_format_makes_of_them(
