@@ -71,8 +71,9 @@ class Receipt(Finish):
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Speed of the decode after the first token."""
-        timed = self.decode_steps > 0 and self.decode_seconds > 0
+        """Speed of the decode after the first token; None in software that stands for a device,
+        whose times say nothing."""
+        timed = self.decode_steps > 0 and self.decode_seconds > 0 and not self.placement.in_software
         return self.decode_steps / self.decode_seconds if timed else None
 
     def figures(self) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class Receipt(Finish):
             guessed = f" · {self.accepted_tokens:,} of {self.drafted_tokens:,} guesses right"
         cached = f" ({self.cached_tokens:,} cached)" if self.cached_tokens else ""
         first, speed, memory = "not measured", "not measured", "not measured"
-        if self.time_to_first_token is not None:
+        if self.time_to_first_token is not None and not self.placement.in_software:
             first = f"{self.time_to_first_token:.2f} s"
         if self.tokens_per_second is not None:
             speed = f"{self.tokens_per_second:.1f} tokens/s"

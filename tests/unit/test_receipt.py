@@ -34,6 +34,13 @@ def test_speed_is_that_of_the_tokens_after_the_first() -> None:
     assert receipt(decode_steps=0, decode_seconds=0.0).tokens_per_second is None
 
 
+def test_no_speed_is_told_of_software_that_stands_for_a_device() -> None:
+    simulated = dataclasses.replace(INFO, placement=Placement("qualcomm", in_software=True))
+    found = receipt_of(FINISH, simulated, load_seconds=2.0)
+    assert found.tokens_per_second is None
+    assert "first token not measured · speed not measured" in found.line()
+
+
 def test_figures_are_json_without_the_tokens_themselves() -> None:
     figures = receipt().figures()
     assert "tokens" not in figures
