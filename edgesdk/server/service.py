@@ -12,10 +12,11 @@ from typing import TypeVar
 import anyio
 
 from edgesdk.server.answers import AnswerSource, RunningAnswer, contained_error
-from edgesdk.server.api_errors import deadline_passed, queue_full, shutting_down
+from edgesdk.server.api_errors import ApiError, deadline_passed, queue_full, shutting_down
 from edgesdk.server.metrics import Metrics
 from edgesdk.server.model_pool import LoadedModel, ModelPool, ModelSource
 from edgesdk.server.settings import ServerSettings
+from edgesdk.system.forks import ForkGuard
 
 _Result = TypeVar("_Result")
 _EXTRA_THREADS = 4
@@ -37,6 +38,8 @@ class Service:
         self._pool = ModelPool(source, settings, self._executor)
         self._waiting: set[anyio.CancelScope] = set()
         self._running: set[RunningAnswer] = set()
+        # Made by the first use: a server may fork before it, as those do that load an app first.
+        self._fork_guard: ForkGuard | None = None
         self._show_gauges()
 
     async def start(
@@ -50,9 +53,10 @@ class Service:
 
         Raises:
             ApiError: the queue is full, the deadline passed, the server is shutting down, or the
-                model is unknown or cannot be loaded.
+                model is unknown or cannot be loaded; or this process is a fork of one that served.
             EdgeError: `prepare` raised it.
         """
+        self._refuse_forks()
         with ExitStack() as held:
             admission = self.queue.enter()
             held.callback(admission.leave)
@@ -69,7 +73,12 @@ class Service:
             return self._run(RunningAnswer(loaded, source), held)
 
     async def in_thread(self, work: Callable[[], _Result]) -> _Result:
-        """Run something that blocks."""
+        """Run something that blocks.
+
+        Raises:
+            ApiError: this process is a fork of one that served, and has none of its threads.
+        """
+        self._refuse_forks()
 
         def contained() -> _Result:
             try:
@@ -104,6 +113,16 @@ class Service:
         await self.drain()
         await self._pool.close()
         self._executor.shutdown()
+
+    def _refuse_forks(self) -> None:
+        if self._fork_guard is None:
+            self._fork_guard = ForkGuard("The server")
+        if self._fork_guard.crossed:
+            raise ApiError(
+                503,
+                "This process was forked from a server that had answered, whose models it cannot"
+                " use. Fork servers before their first request, or start them by 'spawn'.",
+            )
 
     async def _wait_for_turn(
         self,

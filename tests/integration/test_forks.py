@@ -95,6 +95,27 @@ client.close()
 sys.stdout.write(json.dumps(found))
 """
 
+SERVER = f"""{FORK}
+from starlette.testclient import TestClient
+from support.served import EchoEngine, FakeModels
+from edgesdk.server.app import create_app
+from edgesdk.server.service import Service
+from edgesdk.server.settings import ServerSettings
+service = Service(FakeModels(echo=EchoEngine), ServerSettings())
+
+def ask():
+    body = {{"model": "echo", "messages": [{{"role": "user", "content": "Hi"}}]}}
+    client = TestClient(create_app(service), "http://127.0.0.1")
+    answer = client.post("/v1/chat/completions", json=body).json()
+    if "error" in answer:
+        raise RuntimeError(answer["error"]["message"])
+    return answer["choices"][0]["message"]["content"]
+
+sys.stdout.write(json.dumps(in_fork({{"unused": ask}}) | {{"parent": ask()}} | {{
+    "used": in_fork({{"used": ask}})
+}}))
+"""
+
 
 @pytest.mark.parametrize("kind", ["gguf", "onnx", "mlx"])
 def test_a_model_that_was_loaded_before_a_fork(
@@ -126,3 +147,13 @@ def test_a_hybrid_client_and_its_files_that_were_used_before_a_fork(tmp_path: Pa
     for use, words in found["said"].items():
         assert words.startswith("RequestError: "), (use, words)
         assert "was opened before this process was forked" in words, use
+
+
+def test_a_server_that_was_used_before_a_fork() -> None:
+    found = run_python(SERVER, timeout=60)
+    # An app that is only loaded before the fork, as web servers do to save memory, serves in it.
+    assert found["said"] == {"unused": "nothing was raised"}
+    assert found["parent"] == "Hi"
+    words = found["used"]["said"]["used"]
+    assert words.startswith("RuntimeError: This process was forked from a server that had answered")
+    assert "spawn" in words
