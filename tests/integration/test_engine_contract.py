@@ -59,8 +59,10 @@ class Case:
     ids: list[int]
 
 
-CASES = ["onnx", "split", "gguf", "mlx", "webgpu", "coreml", "litert", "static", "sliding"]
-CASES += ["openvino"]
+CASES = [
+    *("onnx", "split", "gguf", "mlx", "webgpu", "coreml", "litert", "static", "sliding"),
+    "openvino",
+]
 
 
 @pytest.fixture(scope="module", params=CASES)
