@@ -34,7 +34,7 @@ def rounded(decoder, scheme):
 
     def fmt(name):
         if name == "embed.weight":
-            return scheme.embedding_for(decoder.spec.tied)
+            return scheme.embedding_for(decoder.spec.tied, decoder.spec.hidden_size)
         return scheme.embedding if name == "head.weight" else scheme.linear
 
     matrices = {name for name in decoder.weights if name.split(".")[-2] in MATRICES}
