@@ -1,7 +1,7 @@
 #!/bin/sh
 # Run edgesdk on Arm and compare it with this machine: `edgesdk run`, and the logits of bundles.
 #
-#   sh tools/arm_check/arm_check.sh FOLDER [BUNDLE...]
+#   DEBIAN_MIRROR=http://... sh tools/arm_check/arm_check.sh FOLDER [BUNDLE...]
 #
 # On Linux x86-64 with debootstrap, dpkg, curl and xz, in a Python that has edgesdk with its extra
 # `dev`. FOLDER gets an arm64 Debian without being root in it, aarch64 wheels, and qemu 10 (the one
@@ -12,7 +12,7 @@ set -eu
 here=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+mirror=${DEBIAN_MIRROR:?set it to a mirror of Debian, such as apt uses}
 python=${PYTHON:-python3}
 
 if [ ! -x "$work/qemu/usr/bin/qemu-aarch64" ]; then
