@@ -22,7 +22,7 @@ from edgesdk.system.gguf_header import read_gguf_header
 from edgesdk.system.plan import Plan, require_memory
 from edgesdk.system.power import Governor, PowerPolicy
 from edgesdk.system.resources import thread_count
-from edgesdk.text.prompts import PromptEncoder
+from edgesdk.text.prompts import PromptEncoder, encoder_of
 from edgesdk.text.template import ChatTemplate
 from edgesdk.warm_start import WarmStart, cold_device
 
@@ -261,18 +261,10 @@ def _bundle_encoder(bundle: Bundle) -> PromptEncoder:
 
     entry = bundle.manifest.tokenizer
     template, tool_template = (
-        None if name is None else ChatTemplate(bundle.text(name))
+        None if name is None else bundle.text(name)
         for name in (entry.chat_template, entry.tool_template)
     )
-    return PromptEncoder(
-        BundleTokenizer.open(bundle),
-        template,
-        entry.bos_token,
-        entry.eos_token,
-        entry.template_problem,
-        entry.special_tokens,
-        tool_template,
-    )
+    return encoder_of(BundleTokenizer.open(bundle), entry, template, tool_template)
 
 
 def _sampling(source: Bundle | Path) -> Sampling | None:

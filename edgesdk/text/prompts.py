@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from edgesdk.bundle.manifest import TokenizerEntry
 from edgesdk.errors import EmptyPrompt, RequestError, TemplateError
 from edgesdk.text.control_tokens import ControlTokens, control_tokens
 from edgesdk.text.template import ChatTemplate, Message
@@ -159,3 +160,18 @@ def _with_continuation(messages: Sequence[dict[str, Any]], text: str) -> list[di
     if last["role"] == "user" and isinstance(last["content"], str):
         return [*messages[:-1], {**last, "content": last["content"] + text}]
     return [*messages, {"role": "user", "content": text}]
+
+
+def encoder_of(
+    tokenizer: Tokenizer, entry: TokenizerEntry, template: str | None, tool_template: str | None
+) -> PromptEncoder:
+    """The text side of a model that a manifest's entry describes; templates are Jinja sources."""
+    return PromptEncoder(
+        tokenizer,
+        None if template is None else ChatTemplate(template),
+        entry.bos_token,
+        entry.eos_token,
+        entry.template_problem,
+        entry.special_tokens,
+        None if tool_template is None else ChatTemplate(tool_template),
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk_export.distill.divergence import divergence_named
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edgesdk_export.recipes.recipe import read_recipe_file
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -101,12 +96,7 @@ def load_distill_recipe(path: Path) -> DistillRecipe:
     Raises:
         RequestError: it cannot be read, is not TOML, or has a wrong key or value, which is named.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"The recipe {path} cannot be read: {error.strerror}.") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RequestError(f"The recipe {path} is not TOML: {error}.") from None
+    values = read_recipe_file(path)
     try:
         return DistillRecipe.model_validate(values)
     except ValidationError as error:

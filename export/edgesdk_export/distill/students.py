@@ -19,8 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edgesdk.errors import CheckpointError, RequestError
-from edgesdk.text.prompts import PromptEncoder
-from edgesdk.text.template import ChatTemplate
+from edgesdk.text.prompts import PromptEncoder, encoder_of
 from edgesdk.text.tokenizer import BundleTokenizer
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.distill.samples import Sample
@@ -95,20 +94,8 @@ def prompt_encoder(text: TextFiles, folder: Path) -> PromptEncoder:
     """Encode prompts as the runtime will; `folder` gets the tokenizer's file meanwhile."""
     path = folder / "tokenizer.json"
     path.write_bytes(text.tokenizer_json)
-    entry = text.entry
-    template, tool_template = (
-        None if source is None else ChatTemplate(source)
-        for source in (text.chat_template, text.tool_template)
-    )
-    return PromptEncoder(
-        BundleTokenizer(path, entry),
-        template,
-        entry.bos_token,
-        entry.eos_token,
-        entry.template_problem,
-        entry.special_tokens,
-        tool_template,
-    )
+    tokenizer = BundleTokenizer(path, text.entry)
+    return encoder_of(tokenizer, text.entry, text.chat_template, text.tool_template)
 
 
 def save_checkpoint(trained: TrainableModel, folder: Path) -> None:

@@ -309,13 +309,22 @@ def load_recipe(name: str) -> Recipe:
     )
 
 
-def _read(path: Path) -> Recipe:
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """Read a recipe's keys and values.
+
+    Raises:
+        RequestError: the file cannot be read or is not TOML.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(f"The recipe {path} cannot be read: {error.strerror}.") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RequestError(f"The recipe {path} is not TOML: {error}.") from None
+
+
+def _read(path: Path) -> Recipe:
+    values = read_recipe_file(path)
     try:
         return Recipe.model_validate({"name": path.stem, **values})
     except ValidationError as error:
