@@ -161,6 +161,8 @@ class Chat(Session[Turn, ReplyStream, Reply]):
             RequestError: an answer is under way, or `path` cannot be written.
         """
         with self._answering.held():
+            # What the CPU holds of it after a warm start, the device could not restore.
+            self._move_over()
             save_chat(Path(path), self._held_state(), system=self.system, turns=self._turns)
 
     def _make_turn(

@@ -69,8 +69,7 @@ def load(
         warm_start: where the device has to compile the model first, let the CPU answer meanwhile.
             `Model.warm_start` then says how far it is. Once the device is ready, new questions and
             the next turn of each chat go there; a chat keeps its history, and its receipts say
-            which device answered. Closing the model ends the compiling. What `HybridClient` and
-            the server made of the model stays on the CPU.
+            which device answered. Closing the model ends the compiling.
         batch_invariant: a greedy answer does not depend on what else is being answered, nor on
             whether its KV cache is new. False makes several answers at once faster where an engine
             (llama.cpp) can serve them together only with other last bits.

@@ -30,7 +30,8 @@ from edgesdk.errors import EdgeError, EngineError
 from edgesdk.runtime import Runtime
 
 _LOG = logging.getLogger("edgesdk.warm_start")
-_HOST = "cpu"
+# The device that answers meanwhile.
+STAND_IN = "cpu"
 # Compilers write gigabytes and may not end at once.
 _PATIENCE_SECONDS = 5.0
 
@@ -72,6 +73,15 @@ class ColdDevice:
         return _open(self.source, self.device, self.settings)
 
 
+def may_be_cold(source: Bundle | Path, device: str) -> bool:
+    """Whether `device` compiles such a model; no device is looked for.
+
+    Raises:
+        InvalidOption, UnsupportedBundle, EngineError: as `edgesdk.engines.selection.fitting`.
+    """
+    return bool(fitting(source, device)[0].record.compiler)
+
+
 def cold_device(source: Bundle | Path, settings: LoadSettings) -> ColdDevice | None:
     """The device that was asked for, where it has to compile the model first; else None.
 
@@ -95,7 +105,7 @@ def cold_device(source: Bundle | Path, settings: LoadSettings) -> ColdDevice | N
     # engine says better what is wrong, if anything is.
     except Exception:
         return None
-    return ColdDevice(source, device, fitting(source, _HOST)[0], settings)
+    return ColdDevice(source, device, fitting(source, STAND_IN)[0], settings)
 
 
 def _open(source: Bundle, candidate: DeviceCandidate, settings: LoadSettings) -> Engine:

@@ -90,15 +90,15 @@ def compare(model: Model, prompts: list[str], max_tokens: int) -> Counter[str]:
     ways = ("reset", "at once", "speculated", "lookup", "next turn", "forked", "restored", "disk")
     ways += ("server",)
     differing = Counter(dict.fromkeys(ways, 0))
-    states = StatePool(model.runtime.engine, 2)
+    states = StatePool(2)
 
     def serve(messages: list[dict[str, Any]]) -> tuple[int, ...]:
         options = {"temperature": 0, "max_tokens": max_tokens, "speculate": "off"}
         request = model.runtime.request(messages, options)
-        state = states.take(request.tokens)
+        state = states.take(model.runtime.engine, request.tokens)
         generation = model.runtime.generate(state, request)
         list(generation)
-        states.release(state)
+        states.release(model.runtime.engine, state)
         assert generation.finish is not None, "it ended"
         return generation.finish.tokens
 

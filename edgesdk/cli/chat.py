@@ -22,6 +22,7 @@ from edgesdk.cli.model_options import (
     loading_options,
     option_kwargs,
     print_cut_note,
+    warm_start_option,
 )
 from edgesdk.cli.output import write_new_file
 from edgesdk.cli.terminal import show_answer, terminal_without_echo
@@ -69,6 +70,7 @@ _HELP = "\n".join(
 )
 @decoding_options
 @loading_options
+@warm_start_option
 def command(
     model: str,
     system: str | None,
@@ -78,6 +80,7 @@ def command(
     allow_fallback: bool,
     context: int | None,
     threads: int | None,
+    warm_start: bool,
     **given: Any,
 ) -> None:
     """Chat with MODEL: a name in the store, a bundle folder or a .gguf file."""
@@ -94,6 +97,7 @@ def command(
             allow_fallback=allow_fallback,
             context=context,
             threads=threads,
+            warm_start=warm_start,
         ) as opened,
         (
             opened.chat(system, overflow=overflow)

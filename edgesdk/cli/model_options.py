@@ -52,6 +52,11 @@ _LOADING = (
     click.option("--context", type=int, help="Maximum number of tokens in the conversation."),
     click.option("--threads", type=int, help="CPU threads (default: one per physical core)."),
 )
+_WARM_START = click.option(
+    "--warm-start",
+    is_flag=True,
+    help="Where the device has to compile the model first, answer on the CPU meanwhile.",
+)
 _DECODING = (
     click.option(
         "--max-tokens",
@@ -120,6 +125,12 @@ def loading_options(command: _Command) -> _Command:
     return command
 
 
+def warm_start_option(command: _Command) -> _Command:
+    """Add --warm-start, for commands that last longer than one answer: the end of the process ends
+    the compiling."""
+    return _WARM_START(command)
+
+
 def decoding_options(command: _Command) -> _Command:
     """Add the options that become `edgesdk.Options`; `option_kwargs` collects them."""
     for option in reversed(_DECODING):
@@ -159,7 +170,13 @@ def print_cut_note(console: Console, reply: Reply, options: OptionsKwargs) -> No
 
 @contextmanager
 def loaded_model(
-    what: str, *, device: str, allow_fallback: bool, context: int | None, threads: int | None
+    what: str,
+    *,
+    device: str,
+    allow_fallback: bool,
+    context: int | None,
+    threads: int | None,
+    warm_start: bool = False,
 ) -> Iterator[Model]:
     """Open a model; a terminal shows that it is loading. Who asked for a device and got another is
     told so."""
@@ -167,7 +184,12 @@ def loaded_model(
     loading = console.status(f"Loading {what} ...") if console.is_terminal else nullcontext()
     with loading:
         model = load(
-            what, device=device, allow_fallback=allow_fallback, context=context, threads=threads
+            what,
+            device=device,
+            allow_fallback=allow_fallback,
+            context=context,
+            threads=threads,
+            warm_start=warm_start,
         )
     with model:
         if device != AUTO and model.device.passed_over:

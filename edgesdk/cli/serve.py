@@ -15,7 +15,7 @@ from edgesdk.cli.hybrid_config import (
     hybrid_clients,
     read_hybrid_config,
 )
-from edgesdk.cli.model_options import loading_options
+from edgesdk.cli.model_options import loading_options, warm_start_option
 from edgesdk.cli.output import message_console
 from edgesdk.errors import requires_extra
 
@@ -77,6 +77,7 @@ _BODY_LIMIT_WITH_MEDIA = 32 * 2**20
     "--grace", default=30.0, show_default=True, help="Seconds to finish answers at shutdown."
 )
 @loading_options
+@warm_start_option
 @click.option(
     "--config",
     "config_file",
@@ -109,6 +110,7 @@ def command(
     allow_fallback: bool,
     context: int | None,
     threads: int | None,
+    warm_start: bool,
     config_file: Path | None,
     cloud: str | None,
     cloud_model: str | None,
@@ -150,6 +152,7 @@ def command(
         allow_fallback=allow_fallback,
         context=context,
         threads=threads,
+        warm_start=warm_start,
         batch_invariant=batch_invariant or parallel == 1,
     )
 

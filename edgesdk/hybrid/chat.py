@@ -28,6 +28,7 @@ from edgesdk.hybrid.request import (
 )
 from edgesdk.hybrid.request_path import RequestPath
 from edgesdk.hybrid.stream import AsyncHybridStream, HybridStream
+from edgesdk.model import Model
 from edgesdk.overflow import Overflow, checked_policy, drop_oldest, low_watermark, prompt_limit
 from edgesdk.request import Request
 from edgesdk.runtime import Runtime
@@ -74,7 +75,7 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
     def __init__(
         self,
         path: RequestPath,
-        runtime: Runtime,
+        model: Model,
         detectors: Iterable[Detector],
         *,
         system: str | None = None,
@@ -85,10 +86,10 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
         past = past or HybridHistory()
         super().__init__(system=system, turns=past.turns)
         self._path = path
-        self._runtime = runtime
+        self._model = model
         self._detectors = tuple(detectors)
         self._redactor = Redactor(self._detectors, values=past.values)
-        self._states = states or ConversationState(runtime.engine)
+        self._states = states or ConversationState()
         self._strictest: UploadVerdict | None = past.strictest
         self._overflow = checked_overflow(overflow)
         self._num_dropped = 0
@@ -159,7 +160,7 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
         with self._answering.held():
             return HybridChat(
                 self._path,
-                self._runtime,
+                self._model,
                 self._detectors,
                 system=self.system,
                 overflow=self._overflow,
@@ -179,7 +180,8 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
             RequestError: an answer is under way, or `path` cannot be written.
         """
         with self._answering.held():
-            state = self._states.take([])
+            engine = self._model.runtime.engine
+            state = self._states.take(engine, [])
             try:
                 past = self._past()
                 save_chat(
@@ -190,7 +192,7 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
                     extra=past.extra(),
                 )
             finally:
-                self._states.release(state)
+                self._states.release(engine, state)
 
     def _make_turn(
         self,
@@ -201,7 +203,7 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
     ) -> HybridTurn:
         rules, changes = split_rules(kwargs)
         messages = [*self._system_messages, *history, *new_messages]
-        request = self._runtime.request(messages, changes, started=started)
+        request = self._model.runtime.request(messages, changes, started=started)
         return HybridTurn(history, new_messages, request, rules)
 
     def _answer(
@@ -216,7 +218,7 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
             start = len(self._system_messages)
             history = range(start, start + len(turn.history))
             hybrid, self._num_dropped = fit_to_device(
-                self._runtime, hybrid, history, self._num_dropped
+                self._model.runtime, hybrid, history, self._num_dropped
             )
         verdict = self._path.evaluate(hybrid, upload=turn.rules.upload, tags=turn.rules.tags)
         if self._strictest is not None:

@@ -110,8 +110,8 @@ class HybridClient(Closeable):
         bundle = model.runtime.engine.kv_identity.model
         learned = artifacts and artifacts.load(bundle, CONFIDENCE_ARTIFACT, Confidence)
         self._confidence = confidence or learned or Confidence()
-        preflight = Preflight(model.runtime, router or Router(), artifacts)
-        self._device = LocalModel(model.runtime, preflight, self_consistency)
+        preflight = Preflight(model, router or Router(), artifacts)
+        self._device = LocalModel(model, preflight, self_consistency)
         self._remote = RemoteModel(self._clouds, self._policy, budget, on_break, hedge_after)
         self.path = RequestPath(
             self._policy, preflight, self._device, self._remote, self._confidence,
@@ -166,7 +166,7 @@ class HybridClient(Closeable):
                 with "drop_oldest_turns" it sees the latest turns that fit, and the receipt says so.
         """
         return HybridChat(
-            self.path, self._model.runtime, self._policy.detectors, system=system, overflow=overflow
+            self.path, self._model, self._policy.detectors, system=system, overflow=overflow
         )
 
     def restore(self, path: str | Path, *, overflow: HybridOverflow = "error") -> HybridChat:
@@ -179,8 +179,8 @@ class HybridClient(Closeable):
                 engine or KV layout.
             ContextOverflow: it holds more tokens than this model was loaded for.
         """
-        runtime = self._model.runtime
-        state = runtime.engine.new_state()
+        engine = self._model.runtime.engine
+        state = engine.new_state()
         try:
             saved = restore_chat(Path(path), state)
             past = history_of(saved)
@@ -188,8 +188,8 @@ class HybridClient(Closeable):
             state.close()
             raise
         return HybridChat(
-            self.path, runtime, self._policy.detectors, system=saved.system, overflow=overflow,
-            past=past, states=ConversationState(runtime.engine, state),
+            self.path, self._model, self._policy.detectors, system=saved.system, overflow=overflow,
+            past=past, states=ConversationState((engine, state)),
         )  # fmt: skip
 
     def calibrate(

@@ -13,9 +13,10 @@ from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.confidence.confidence import Confidence, SignalMeter, Signals
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.reply import LocalDraft
-from edgesdk.hybrid.request import DecodeStates, HybridRequest, Messages, SharedState
+from edgesdk.hybrid.request import HybridRequest, Messages, SharedState
 from edgesdk.hybrid.router import Preflight
 from edgesdk.hybrid.self_consistency import SelfConsistency, sample_until_agreed
+from edgesdk.model import Model
 from edgesdk.options import Options
 from edgesdk.overflow import Overflow
 from edgesdk.receipt import receipt_of
@@ -30,21 +31,21 @@ class LocalModel:
     """Answers with the device's model. Several threads may use it."""
 
     def __init__(
-        self, runtime: Runtime, preflight: Preflight, self_consistency: SelfConsistency | None
+        self, model: Model, preflight: Preflight, self_consistency: SelfConsistency | None
     ) -> None:
-        self._runtime = runtime
+        self._model = model
         self._preflight = preflight
         self._self_consistency = self_consistency
 
     @property
     def bundle(self) -> str:
         """Hash of the model's bundle."""
-        return self._runtime.engine.kv_identity.model
+        return self._model.runtime.engine.kv_identity.model
 
     @property
     def encode(self) -> Encode:
         """Makes token ids of messages and tool specs."""
-        return self._runtime.encode
+        return self._model.runtime.encode
 
     def fingerprint(self, confidence: Confidence) -> str:
         """Identifies the settings that decide which answers are made.
@@ -135,9 +136,11 @@ class LocalModel:
         """Do the work of `answer`; yield None while there is nothing to show."""
         self._preflight.require_text(hybrid)
         request = hybrid.for_device
-        states = SharedState(self._runtime.engine, hybrid.states)
+        # All drafts of an answer come from one device, also where another gets ready meanwhile.
+        runtime = self._model.runtime
+        states = SharedState(runtime.engine, hybrid.states)
         drafting = Drafting(
-            self._runtime,
+            runtime,
             states,
             confidence,
             self._preflight.prompt_log_odds(hybrid.request.messages),
@@ -209,7 +212,7 @@ class Drafting:
     """Makes the drafts of one answer, which `confidence` judges."""
 
     runtime: Runtime
-    states: DecodeStates
+    states: SharedState
     confidence: Confidence
     prompt_log_odds: float = 0.0
     overflow: Overflow | None = None

@@ -114,54 +114,63 @@ def split_rules(changes: Mapping[str, Any]) -> tuple[RoutingRules, dict[str, Any
 
 
 class DecodeStates(Protocol):
-    """Lends decode states to drafts. What a state already holds is not computed again."""
+    """Lends decode states to answers. What a state already holds is not computed again.
 
-    def take(self, prompt: list[int]) -> DecodeState:
-        """Lend the state to answer `prompt` on; the draft releases it, or closes it."""
+    An answer names its engine: after a warm start another one takes over, to which the states of
+    the one before are of no use.
+    """
 
-    def release(self, state: DecodeState) -> None:
-        """Take a state back."""
+    def take(self, engine: Engine, prompt: list[int]) -> DecodeState:
+        """Lend a state of `engine` to answer `prompt` on; who takes it releases it, or closes it.
+        Those of other engines are freed."""
+
+    def release(self, engine: Engine, state: DecodeState) -> None:
+        """Take a state of `engine` back."""
 
 
 class ConversationState:
     """Implements `DecodeStates` for a conversation: its latest state waits for the next turn.
 
     Args:
-        state: holds some of it already; belongs to this from now on.
+        held: a state that holds some of it already, with its engine; belongs to this from now on.
     """
 
-    def __init__(self, engine: Engine, state: DecodeState | None = None) -> None:
-        self._engine = engine
-        self._state = state
+    def __init__(self, held: tuple[Engine, DecodeState] | None = None) -> None:
+        self._held = held
         self._guard = threading.Lock()
 
-    def take(self, prompt: list[int]) -> DecodeState:
+    def take(self, engine: Engine, prompt: list[int]) -> DecodeState:
         with self._guard:
-            state, self._state = self._state, None
-        return self._engine.new_state() if state is None else state
+            held, self._held = self._held, None
+        if held is not None:
+            of, state = held
+            if of is engine:
+                return state
+            state.close()
+        return engine.new_state()
 
-    def release(self, state: DecodeState) -> None:
+    def release(self, engine: Engine, state: DecodeState) -> None:
         with self._guard:
-            old, self._state = self._state, state
+            old, self._held = self._held, (engine, state)
         if old is not None:
-            old.close()
+            old[1].close()
 
     def fork(self) -> ConversationState:
         """A copy with the same KV cache."""
         with self._guard:
-            twin = None if self._state is None else self._state.fork()
-        return ConversationState(self._engine, twin)
+            held = self._held
+            return ConversationState(None if held is None else (held[0], held[1].fork()))
 
     def close(self) -> None:
         """Free the KV cache."""
         with self._guard:
-            old, self._state = self._state, None
+            old, self._held = self._held, None
         if old is not None:
-            old.close()
+            old[1].close()
 
 
 class SharedState:
-    """Implements `DecodeStates` for the drafts of one answer, which all use one state.
+    """Lends one state to all drafts of an answer, one after the other.
 
     Args:
         lender: lends it, and gets it back at the end; None for a new one.
@@ -173,19 +182,23 @@ class SharedState:
         self._held: DecodeState | None = None
 
     def take(self, prompt: list[int]) -> DecodeState:
+        """Lend the state to answer `prompt` on; the draft releases it, or closes it."""
         state, self._held = self._held, None
         if state is not None:
             return state
-        return self._engine.new_state() if self._lender is None else self._lender.take(prompt)
+        if self._lender is None:
+            return self._engine.new_state()
+        return self._lender.take(self._engine, prompt)
 
     def release(self, state: DecodeState) -> None:
+        """Take it back."""
         self._held = state
 
     def end(self) -> None:
         """Give the state back: no more drafts."""
         state, self._held = self._held, None
         if state is not None and self._lender is not None:
-            self._lender.release(state)
+            self._lender.release(self._engine, state)
         elif state is not None:
             state.close()
 

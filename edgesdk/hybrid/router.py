@@ -20,6 +20,7 @@ from edgesdk.hybrid.confidence.prompt_classifier import (
 )
 from edgesdk.hybrid.content import media_in, texts_in
 from edgesdk.hybrid.request import HybridRequest
+from edgesdk.model import Model
 from edgesdk.options import Options
 from edgesdk.receipt import Receipt
 from edgesdk.runtime import Runtime
@@ -66,11 +67,18 @@ class DeviceSpeed:
         self._prefill: deque[float] = deque(maxlen=_WINDOW)
         self._decode: deque[float] = deque(maxlen=_WINDOW)
         self._lengths: deque[int] = deque(maxlen=_WINDOW)
+        self._device: str | None = None
 
     def observe(self, receipt: Receipt) -> None:
-        """One more answer. Waiting for other answers is not in its times; rests are."""
+        """One more answer. Waiting for other answers is not in its times; rests are. After a warm
+        start another device answers, of which the measurements before say nothing."""
         computed = receipt.prompt_tokens - receipt.cached_tokens
         with self._guard:
+            if self._device not in (None, receipt.device):
+                self._known = None
+                self._prefill.clear()
+                self._decode.clear()
+            self._device = receipt.device
             if computed >= _MIN_PROMPT and receipt.prefill_seconds > 0:
                 self._prefill.append(computed / receipt.prefill_seconds)
             # The end token is a step that is no output, so this is a little too slow at worst.
@@ -174,14 +182,14 @@ class Preflight:
 
     def __init__(
         self,
-        runtime: Runtime,
+        model: Model,
         router: Router,
         artifacts: ArtifactStore | None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._runtime = runtime
-        bundle = runtime.engine.kv_identity.model
+        self._model = model
+        bundle = model.runtime.engine.kv_identity.model
         classifier = router.classifier
         if classifier is None and artifacts is not None:
             classifier = artifacts.load(bundle, CLASSIFIER_ARTIFACT, PromptClassifier)
@@ -200,7 +208,9 @@ class Preflight:
         """
         messages, options = hybrid.request.messages, hybrid.request.options
         with_tools = hybrid.request.tools is not None
-        lacking = missing_senses(messages) or missing_tools(messages, self._runtime, with_tools)
+        lacking = missing_senses(messages) or missing_tools(
+            messages, self._model.runtime, with_tools
+        )
         if lacking is not None:
             return lacking
         try:
@@ -260,7 +270,7 @@ class Preflight:
         return tokens + _TOKENS_PER_PICTURE * len(media_in(hybrid.request.messages))
 
     def _fills_context(self, tokens: int, options: Options) -> Rejection | None:
-        room = self._runtime.engine.info.context_length - tokens
+        room = self._model.runtime.engine.info.context_length - tokens
         if room < 1:
             return Rejection("context", "the prompt does not fit the device's model")
         if room < self._expected(options, unknown=1):

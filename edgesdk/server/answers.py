@@ -108,7 +108,7 @@ class DeviceSource:
 
     def answer(self) -> Generator[AnswerEvent, None, AnswerReply | None]:
         states, runtime = self.loaded.states, self.loaded.model.runtime
-        state = states.take(self.request.tokens)
+        state = states.take(runtime.engine, self.request.tokens)
         text = ""
         try:
             generation = runtime.generate(state, self.request, constraint=self.constraint)
@@ -119,7 +119,7 @@ class DeviceSource:
             # After an error nothing is known of the cache for sure.
             state.close()
             raise
-        states.release(state)
+        states.release(runtime.engine, state)
         finish = generation.finish
         assert finish is not None, "a generation that ended has a finish"
         receipt = receipt_of(finish, runtime.engine.info, load_seconds=runtime.load_seconds)

@@ -23,6 +23,7 @@ from edgesdk.server.api_errors import ApiError, model_not_loaded, unknown_model
 from edgesdk.server.settings import ServerSettings
 from edgesdk.store import Store, StoreEntry
 from edgesdk.store.reference import is_model_name
+from edgesdk.warm_start import STAND_IN, may_be_cold
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class StoreModels:
     Args:
         named: bundle folders, `.gguf` files or names, as `edgesdk.load` takes them. They come
             before models of the store that have the same name.
-        device, allow_fallback, context, threads, batch_invariant: as for `edgesdk.load`.
+        device, allow_fallback, context, threads, warm_start, batch_invariant: as for
+            `edgesdk.load`.
 
     Raises:
         InvalidOption: two of `named` have the same name.
@@ -84,6 +86,7 @@ class StoreModels:
         allow_fallback: bool = False,
         context: int | None = None,
         threads: int | None = None,
+        warm_start: bool = False,
         batch_invariant: bool = True,
     ) -> None:
         self._store = store or Store()
@@ -91,6 +94,7 @@ class StoreModels:
         self._allow_fallback = allow_fallback
         self._context = context
         self._threads = threads
+        self._warm_start = warm_start
         self._batch_invariant = batch_invariant
         self._named: dict[str, tuple[str | Path, ModelInfo]] = {}
         for what in named:
@@ -115,10 +119,17 @@ class StoreModels:
 
     def memory(self, name: str) -> int:
         source = find(self._place(name))
-        found = footprint(source, self._device)
-        need = found.need(min(self._context or found.context_length, found.context_length))
-        # The server's own process is there whichever model it loads.
-        return need.total - need.process
+        devices = [self._device]
+        if self._warm_start and may_be_cold(source, self._device):
+            # It has the model until its last answer is over.
+            devices.append(STAND_IN)
+        total = 0
+        for device in devices:
+            found = footprint(source, device)
+            need = found.need(min(self._context or found.context_length, found.context_length))
+            # The server's own process is there whichever model it loads.
+            total += need.total - need.process
+        return total
 
     def load(self, name: str) -> Model:
         what = self._place(name)
@@ -128,6 +139,7 @@ class StoreModels:
             allow_fallback=self._allow_fallback,
             context=self._context,
             threads=self._threads,
+            warm_start=self._warm_start,
             batch_invariant=self._batch_invariant,
         )
 
@@ -289,7 +301,7 @@ class ModelPool:
         except EdgeError as error:
             _log.warning("%s cannot be loaded: %s", model_info.name, error)
             raise model_not_loaded(model_info.name, error) from error
-        pool = StatePool(model.runtime.engine, settings.max_idle_states)
+        pool = StatePool(settings.max_idle_states)
         return LoadedModel(model_info, memory, model, pool, asyncio.Semaphore(settings.parallel))
 
     def _loaded(self, name: str, entry: PoolEntry) -> None:
@@ -348,44 +360,49 @@ class StatePool:
         max_states: most states that are kept; the one used longest ago makes room.
     """
 
-    def __init__(self, engine: Engine, max_states: int) -> None:
-        self._engine = engine
+    def __init__(self, max_states: int) -> None:
         self._max_states = max_states
         self._lock = threading.Lock()
-        self._idle: list[DecodeState] = []
+        self._idle: list[tuple[Engine, DecodeState]] = []
 
     def __len__(self) -> int:
         return len(self._idle)
 
-    def take(self, prompt: list[int]) -> DecodeState:
-        """The state to answer `prompt` on; release it, or close it.
+    def take(self, engine: Engine, prompt: list[int]) -> DecodeState:
+        """The state of an engine to answer `prompt` on; release it, or close it. Those of other
+        engines are freed: the model has moved to this one.
 
         Raises:
             EngineError: the engine failed.
         """
         with self._lock:
-            shared = [common_prefix(state.tokens, prompt) for state in self._idle]
+            left = [state for of, state in self._idle if of is not engine]
+            self._idle = [each for each in self._idle if each[0] is engine]
+            for state in left:
+                state.close()
+            shared = [common_prefix(state.tokens, prompt) for _, state in self._idle]
             best = max(range(len(shared)), key=shared.__getitem__, default=None)
             if best is None or shared[best] == 0:
-                return self._engine.new_state()
-            found, common = self._idle[best], shared[best]
+                return engine.new_state()
+            found, common = self._idle[best][1], shared[best]
             if 2 * common < len(found.tokens):
                 # Another conversation, with the same beginning: it is not to lose its own.
-                return found.fork() if common >= _MIN_FORK_TOKENS else self._engine.new_state()
-            return self._idle.pop(best)
+                return found.fork() if common >= _MIN_FORK_TOKENS else engine.new_state()
+            del self._idle[best]
+            return found
 
-    def release(self, state: DecodeState) -> None:
+    def release(self, engine: Engine, state: DecodeState) -> None:
         """Keep a state for later; the one used longest ago makes room."""
         with self._lock:
-            self._idle.append(state)
+            self._idle.append((engine, state))
             surplus = self._idle[: max(0, len(self._idle) - self._max_states)]
             del self._idle[: len(surplus)]
-        for old in surplus:
+        for _, old in surplus:
             old.close()
 
     def close(self) -> None:
         """Free all of them."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for state in idle:
+        for _, state in idle:
             state.close()

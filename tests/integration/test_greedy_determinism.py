@@ -139,15 +139,15 @@ def test_a_beginning_from_the_disk(model: Model, tmp_path: Path) -> None:
 
 
 def test_the_states_of_a_server(model: Model) -> None:
-    states = StatePool(model.runtime.engine, 2)
+    states = StatePool(2)
     system = {"role": "system", "content": " ".join(QUESTIONS)}
 
     def served(messages: list[dict[str, str]]) -> list[Logits]:
         prompt = model.runtime.encode(messages)
-        state = states.take(prompt)
+        state = states.take(model.runtime.engine, prompt)
         reused.append(reusable_prefix(state, prompt, model.runtime.engine.info.prefill_step))
         rows = computed(model, state, messages)
-        states.release(state)
+        states.release(model.runtime.engine, state)
         return rows
 
     reused: list[int] = []

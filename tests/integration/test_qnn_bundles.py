@@ -24,6 +24,9 @@ from edgesdk.engines.npu import onnx_compiler
 from edgesdk.engines.npu.compile_cache import CompileCache
 from edgesdk.engines.registry import open_engine
 from edgesdk.errors import EngineError, InvalidOption
+from edgesdk.hybrid.client import HybridClient
+from edgesdk.hybrid.reply import HybridReply
+from edgesdk.server.model_pool import StoreModels
 from edgesdk.store import Store
 
 pytestmark = pytest.mark.integration
@@ -233,6 +236,24 @@ def test_the_cpu_answers_until_the_device_is_ready(bundle: Path, home: Path) -> 
         assert model.warm_start is None
         history = [*chat.messages[:2], {"role": "user", "content": "And then?"}]
         assert model.respond(history, max_tokens=8).tokens == second.tokens
+
+
+def test_servers_and_hybrid_clients_move_to_the_device(bundle: Path, home: Path) -> None:
+    cold = StoreModels([str(bundle)], device="qualcomm", warm_start=True)
+    (name,) = [model.name for model in cold.list_models()]
+    plain = StoreModels([str(bundle)], device="qualcomm")
+    assert cold.memory(name) > 2 * plain.memory(name), "the CPU has it, too"
+    with cold.load(name) as model, HybridClient(model) as client, client.chat() as chat:
+
+        def device(reply: HybridReply) -> str:
+            assert reply.local is not None
+            return reply.local.receipt.device
+
+        assert device(chat.respond("Hello there.", max_tokens=8)) == "cpu"
+        assert model.warm_start is not None
+        assert model.warm_start.wait(120)
+        assert device(client.respond("Hello there.", max_tokens=8)) == "qualcomm"
+        assert device(chat.respond("And then?", max_tokens=8)) == "qualcomm"
 
 
 def test_closing_the_model_ends_the_compiling(bundle: Path, home: Path) -> None:

@@ -12,6 +12,7 @@ from support.fake_engine import FakeEngine, fake_model
 from support.untrained_gguf import write_untrained_gguf
 
 from edgesdk.cli import main
+from edgesdk.model import Model
 
 Run = Callable[..., tuple[int | str | None, str, str]]
 
@@ -91,3 +92,19 @@ def test_a_chat_makes_room_if_told_to(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert "error: The prompt has" in out
     _, out, _ = run("chat", "fake", "--overflow", "drop_oldest_turns", lines=lines)
     assert "1 turn dropped" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("given", [(), ("--warm-start",)])
+def test_a_chat_and_a_server_can_start_warm(run: Run, monkeypatch, given: tuple[str, ...]) -> None:
+    seen: list[bool] = []
+
+    def opened(*_: object, warm_start: bool, **__: object) -> Model:
+        seen.append(warm_start)
+        return fake_model()
+
+    monkeypatch.setattr("edgesdk.cli.model_options.load", opened)
+    monkeypatch.setattr("edgesdk.server.model_pool.StoreModels", opened)
+    monkeypatch.setattr("edgesdk.server.serving.serve", lambda *_, **__: None)
+    assert run("chat", "tiny", *given)[0] == 0
+    assert run("serve", *given)[0] == 0
+    assert seen == [bool(given)] * 2

@@ -75,9 +75,9 @@ def preflight(
     template: str | None = TEMPLATE,
     **changes: Any,
 ) -> Checked:
-    runtime = fake_model(FakeEngine(context_length=context_length), template=template).runtime
+    model = fake_model(FakeEngine(context_length=context_length), template=template)
     return Checked(
-        Preflight(runtime, gate or Router(), ArtifactStore(tmp_path), **changes), runtime
+        Preflight(model, gate or Router(), ArtifactStore(tmp_path), **changes), model.runtime
     )
 
 

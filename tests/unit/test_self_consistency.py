@@ -61,15 +61,15 @@ class Shown:
         messages: Any = HI,
         **options: Any,
     ) -> None:
-        runtime = fake_model(engine).runtime
-        preflight = Preflight(runtime, Router(), ArtifactStore(Path("nowhere")))
+        model = fake_model(engine)
+        preflight = Preflight(model, Router(), ArtifactStore(Path("nowhere")))
         request = Request(
             messages,
             Options(**options),
-            runtime.encode,
+            model.runtime.encode,
             cancellation=cancellation or CancellationToken(),
         )
-        steps = LocalModel(runtime, preflight, self_consistency).answer(
+        steps = LocalModel(model, preflight, self_consistency).answer(
             HybridRequest(request, Redactor(())), confidence, cloud_allowed=cloud_allowed
         )
         self.events: list[TextDelta | Restart] = []

@@ -216,48 +216,62 @@ async def test_a_model_that_fails_to_load_is_tried_again() -> None:
 def filled(engine: FakeEngine, pool: StatePool, tokens: list[int]) -> Any:
     state = engine.new_state()
     state.extend(tokens)
-    pool.release(state)
+    pool.release(engine, state)
     return state
 
 
 def test_the_next_turn_gets_the_sequence_of_the_last() -> None:
     engine = FakeEngine()
-    pool = StatePool(engine, 4)
+    pool = StatePool(4)
     filled(engine, pool, [1, 2, 9])
     mine = filled(engine, pool, [1, 2, 3, 4])
-    assert pool.take([1, 2, 3, 4, 5]) is mine
+    assert pool.take(engine, [1, 2, 3, 4, 5]) is mine
     assert len(pool) == 1
 
 
 def test_another_conversation_gets_a_fork_of_a_long_beginning() -> None:
     engine = FakeEngine()
-    pool = StatePool(engine, 4)
+    pool = StatePool(4)
     beginning = [7] * 100
     theirs = filled(engine, pool, [*beginning, *[8] * 200])
-    mine = pool.take([*beginning, 9])
+    mine = pool.take(engine, [*beginning, 9])
     assert mine is not theirs
     assert mine.tokens == theirs.tokens
     mine.rewind(100)
     assert len(theirs.tokens) == 300
-    assert pool.take([*beginning, *[8] * 200, 1]) is theirs
+    assert pool.take(engine, [*beginning, *[8] * 200, 1]) is theirs
 
 
 def test_a_beginning_that_is_not_worth_a_copy() -> None:
     engine = FakeEngine()
-    pool = StatePool(engine, 4)
+    pool = StatePool(4)
     filled(engine, pool, [7] * 100)
-    assert pool.take([7, 7, 1]).tokens == ()
-    assert pool.take([1]).tokens == ()
+    assert pool.take(engine, [7, 7, 1]).tokens == ()
+    assert pool.take(engine, [1]).tokens == ()
 
 
 @pytest.mark.parametrize("limit", [0, 2])
 def test_no_more_are_kept_than_that(limit: int) -> None:
     engine = FakeEngine()
-    pool = StatePool(engine, limit)
+    pool = StatePool(limit)
     states = [filled(engine, pool, [i]) for i in range(1, 5)]
     assert [s.closed for s in states] == [True] * (4 - limit) + [False] * limit
     pool.close()
     assert all(s.closed for s in states)
+
+
+def test_the_states_of_the_engine_before_are_freed() -> None:
+    cpu, npu = FakeEngine(), FakeEngine()
+    pool = StatePool(4)
+    under_way = pool.take(cpu, [1])
+    idle = filled(cpu, pool, [1, 2, 3])
+    mine = pool.take(npu, [1, 2, 3])
+    assert (mine.tokens, idle.closed, len(pool)) == ((), True, 0)
+    mine.extend([1, 2, 3])
+    pool.release(cpu, under_way)
+    pool.release(npu, mine)
+    assert pool.take(npu, [1, 2, 3, 4]) is mine
+    assert under_way.closed
 
 
 @pytest.mark.parametrize(("context", "planned"), [(None, 512), (64, 64), (10**9, 512)])
