@@ -26,6 +26,7 @@ from edgesdk.hybrid.storage.journal import (
     totals_of,
     training_set,
 )
+from edgesdk.hybrid.storage.parquet import write_parquet
 
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -56,6 +57,7 @@ Examples:
   edgesdk journal app.journal --since 7d --totals
   edgesdk journal app.journal --route cloud --last 50 --json | jq -r .reason
   edgesdk journal app.journal --training cloud-answers.jsonl
+  edgesdk journal app.journal --parquet device-17.parquet
 
 Prompts and answers are in the journal only if the app chose to keep them. An export or a training
 set then holds them unchanged, private values included.
@@ -76,6 +78,11 @@ _REASONS = 10
     "--export", type=click.Path(path_type=Path), help="Write the entries into this file, as JSON."
 )
 @click.option(
+    "--parquet",
+    type=click.Path(path_type=Path),
+    help="Write the entries into this Parquet file, for DuckDB, Spark or Ray.",
+)
+@click.option(
     "--training",
     type=click.Path(path_type=Path),
     help="Write the cloud's answers into this file, as chats for training.",
@@ -88,12 +95,16 @@ def command(
     last: int | None,
     only_totals: bool,
     export: Path | None,
+    parquet: Path | None,
     training: Path | None,
     as_json: bool,
 ) -> None:
     """Show the decisions in the journal at PATH: who answered each prompt, and why."""
-    if only_totals and (export or training):
-        raise click.UsageError("--totals shows sums; --export and --training write entries.")
+    writes = export or parquet or training
+    if only_totals and writes:
+        raise click.UsageError(
+            "--totals shows sums; --export, --parquet and --training write entries."
+        )
     if not path.is_file():
         # Opening it would make one.
         raise RequestError(
@@ -106,9 +117,11 @@ def command(
 
     if export is not None:
         _export(export, chosen(), as_json)
+    if parquet is not None:
+        _say_written(parquet, write_parquet(parquet, chosen()), as_json)
     if training is not None:
         _train(training, chosen(), as_json)
-    if export or training:
+    if writes:
         return
     if only_totals:
         totals = totals_of(chosen())

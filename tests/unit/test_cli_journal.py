@@ -13,6 +13,7 @@ import pytest
 from support.command_line import edgesdk_here
 
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
+from edgesdk.hybrid.storage.parquet import read_parquet
 
 NOW = time.time()
 KEPT = DecisionRecord(
@@ -148,3 +149,14 @@ def test_wrong_use(shell: Shell) -> None:
     assert not shell.path.exists()
     shell.path.write_text("these are words, not a database " * 50)
     assert "cannot be used" in shell(expect=1).stderr
+
+
+def test_parquet_for_other_tools(shell: Shell) -> None:
+    path = shell.folder / "device.parquet"
+    assert "6 lines" in shell("--parquet", str(path)).stdout
+    entries = list(read_parquet(path))
+    assert [entry.right for entry in entries] == [True, None, False, None, None, None]
+    assert entries[1].texts is not None
+    assert entries[1].texts.cloud == "Ja 0."
+    refused = shell("--parquet", str(path), "--totals", expect=2)
+    assert "--parquet" in refused.stderr

@@ -40,8 +40,7 @@ def store_static(
     """Write the data file `path`, a few rows of weights at a time.
 
     Args:
-        progress: called with the number of layers that are written, by this process or by an
-            earlier one: before the first, and after each.
+        progress: called with the number of layers that are written.
         quantizer, journal: see `edgesdk_export.onnx.writer.write_decoder`.
 
     Returns:
@@ -55,12 +54,10 @@ def store_static(
         store = WeightStore(decoder, data, ir.DataType.from_numpy(scheme.floats.dtype))
         embed = functools.partial(store.matrix, "embed", ("embed",), scheme.lookup)
         store.once("embed", embed)
-        sections = [f"layers.{index}" for index in range(spec.layers)]
-        progress(sum(store.has(section) for section in sections))
-        for index, section in enumerate(sections):
+        for index in range(spec.layers):
             write = functools.partial(_store_layer, store, decoder, scheme, quantizer, index)
-            if store.once(section, write):
-                progress(index + 1)
+            store.once(f"layers.{index}", write)
+            progress(index + 1)
         store.once("rest", functools.partial(_store_rest, store, decoder, scheme))
     weight_bytes = sum(tensor.nbytes for tensor in store.tensors.values())
     bits = weight_bytes * 8 / spec.parameters
