@@ -114,6 +114,25 @@ class Session(Closeable, Generic[_Turn, _Stream, _Reply]):
                 )
             self._turns = add_result(self._turns, call, result_text(result))
 
+    def rewind(self, turns: int) -> None:
+        """Go back to the end of an earlier turn; the messages after it are forgotten.
+
+        The KV cache of what is left is used by the next turn. The rules of a hybrid chat stay as
+        strict as they were.
+
+        Args:
+            turns: how many stay. A turn is a message of the user with all that followed.
+
+        Raises:
+            InvalidOption: there are fewer.
+            RequestError: an answer is under way.
+        """
+        with self._answering.held():
+            starts = [n for n, message in enumerate(self._turns) if message["role"] == "user"]
+            if not 0 <= turns <= len(starts):
+                raise InvalidOption(f"The chat has {len(starts)} turns; {turns} cannot stay.")
+            self._turns = self._turns[: [*starts, len(self._turns)][turns]]
+
     def reset(self) -> None:
         """Forget the conversation; `system` stays.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
@@ -14,7 +15,7 @@ from edgesdk.errors import InvalidOption, RequestError, TemplateError
 from edgesdk.generation.streaming import read_all, read_all_async
 from edgesdk.hybrid.content import text_messages
 from edgesdk.hybrid.privacy.detectors import Detector
-from edgesdk.hybrid.privacy.policy import Upload, UploadVerdict
+from edgesdk.hybrid.privacy.policy import Upload, UploadQuestion, UploadVerdict
 from edgesdk.hybrid.privacy.redaction import Placeholder, Redactor
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.request import (
@@ -124,6 +125,24 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
         """`stream` for asyncio; cancelling the task ends the answer."""
         return AsyncHybridStream(self.stream(prompt, **options))
 
+    def preview(self, prompt: str | None = None, **options: Unpack[HybridKwargs]) -> UploadQuestion:
+        """What a cloud would be sent if it were asked the user's next message; nothing is sent.
+
+        Its `upload` says by which rule: under "local_only" nothing leaves whatever it shows.
+
+        Args:
+            prompt, options: as for `respond`.
+
+        Raises:
+            RequestError: an answer is under way, or a detector failed.
+        """
+        with self._answering.held():
+            turn = self._next_turn(prompt, options, perf_counter())
+            messages = [*self._system_messages, *turn.history, *turn.new_messages]
+            # Its own redactor, so that the placeholders are those that would be sent.
+            hybrid = HybridRequest(turn.request.replaced(messages=messages), self._redactor)
+            return self._path.preview(hybrid, self._verdict(turn, hybrid))
+
     def act(
         self,
         prompt: str | None,
@@ -220,12 +239,16 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
             hybrid, self._num_dropped = fit_to_device(
                 self._model.runtime, hybrid, history, self._num_dropped
             )
-        verdict = self._path.evaluate(hybrid, upload=turn.rules.upload, tags=turn.rules.tags)
-        if self._strictest is not None:
-            verdict = verdict.tightened(self._strictest.upload, "an earlier turn")
+        verdict = self._verdict(turn, hybrid)
         strictest = turn.verdict
         turn.verdict = verdict if strictest is None else verdict.tightened(strictest.upload, "")
         return self._path.answer(hybrid, verdict, turn.rules.prefer, on_end)
+
+    def _verdict(self, turn: HybridTurn, hybrid: HybridRequest) -> UploadVerdict:
+        verdict = self._path.evaluate(hybrid, upload=turn.rules.upload, tags=turn.rules.tags)
+        if self._strictest is None:
+            return verdict
+        return verdict.tightened(self._strictest.upload, "an earlier turn")
 
     def _ends_turn(self, reply: HybridReply) -> bool:
         # What a limit of the app's own cut is still an answer, and may be gone on with.

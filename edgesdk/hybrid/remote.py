@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -106,17 +107,11 @@ class RemoteModel:
                 came is of no use; a `Restart` comes before it where pieces were given out, unless
                 they were the whole answer. Or the caller cancelled it, from any thread.
         """
-        self._check(hybrid.request, verdict)
+        hide = self._kinds_to_hide(hybrid, verdict)
         most = hybrid.request.options.max_tokens or max(
             cloud.max_output_tokens for cloud in self._clouds
         )
-        hide = None if verdict.upload == "redact" else self._policy.always_hidden
-        try:
-            sent = cloud_request(hybrid, hide=hide, max_output_tokens=most)
-        except Exception as error:
-            # A detector's, which may quote the prompt. What cannot be hidden is not sent.
-            reason = f"policy: hiding failed with {type(error).__name__}"
-            raise NoCloudAnswer(reason, "policy") from error
+        sent = _hidden(hybrid, hide, max_output_tokens=most)
         written = json.dumps(sent.body, ensure_ascii=False)
         if any(key in written for key in self._keys):
             raise NoCloudAnswer("policy: the request quotes the key of a cloud", "policy")
@@ -188,29 +183,69 @@ class RemoteModel:
                 )
             return self._client
 
-    def _check(self, request: Request, verdict: UploadVerdict) -> None:
+    def preview(self, hybrid: HybridRequest, verdict: UploadVerdict) -> UploadQuestion:
+        """What a cloud would be sent of a request; nothing is sent.
+
+        Raises:
+            NoCloudAnswer: a detector failed.
+        """
+        as_it_is, redacted = (
+            _hidden(hybrid, hide, max_output_tokens=1).body["messages"]
+            for hide in (self._policy.always_hidden, None)
+        )
+        names = tuple(cloud.name for cloud in self._clouds)
+        return UploadQuestion(
+            as_it_is, redacted, verdict.kinds, names, verdict.upload, verdict.reason
+        )
+
+    def _kinds_to_hide(
+        self, hybrid: HybridRequest, verdict: UploadVerdict
+    ) -> AbstractSet[str] | None:
+        """What is hidden of a request that may leave; None for all that is private.
+
+        Raises:
+            NoCloudAnswer: it may not leave.
+        """
+        request = hybrid.request
         if not self._clouds:
             raise NoCloudAnswer("there is no cloud")
         if verdict.upload == "local_only":
             raise NoCloudAnswer(f"policy: {verdict.reason}", "policy")
         if request.output_format is not None and request.output_format.response_format is None:
             raise NoCloudAnswer("the cloud cannot be held to this output format")
-        if verdict.upload == "ask":
-            question = UploadQuestion(
-                tuple(request.messages),
-                verdict.kinds,
-                tuple(cloud.name for cloud in self._clouds),
-            )
-            if self._policy.ask is None:
-                raise NoCloudAnswer("policy: nobody to ask for permission", "policy")
-            try:
-                allowed = self._policy.ask(question) is True
-            except Exception as error:
-                raise NoCloudAnswer(
-                    f"policy: asking for permission failed with {type(error).__name__}", "policy"
-                ) from error
-            if not allowed:
-                raise NoCloudAnswer("policy: permission was not given", "policy")
+        if verdict.upload != "ask":
+            return None if verdict.upload == "redact" else self._policy.always_hidden
+        if self._policy.ask is None:
+            raise NoCloudAnswer("policy: nobody to ask for permission", "policy")
+        question = self.preview(hybrid, verdict)
+        try:
+            permission = self._policy.ask(question)
+        except Exception as error:
+            raise NoCloudAnswer(
+                f"policy: asking for permission failed with {type(error).__name__}", "policy"
+            ) from error
+        if permission == "redact":
+            return None
+        # Nothing else that is true counts: a permission is given in so many words.
+        if permission is not True:
+            raise NoCloudAnswer("policy: permission was not given", "policy")
+        return self._policy.always_hidden
+
+
+def _hidden(
+    hybrid: HybridRequest, hide: AbstractSet[str] | None, *, max_output_tokens: int
+) -> CloudRequest:
+    """What a cloud is sent.
+
+    Raises:
+        NoCloudAnswer: a detector failed. What cannot be hidden is not sent.
+    """
+    try:
+        return cloud_request(hybrid, hide=hide, max_output_tokens=max_output_tokens)
+    except Exception as error:
+        # It may quote the prompt.
+        reason = f"policy: hiding failed with {type(error).__name__}"
+        raise NoCloudAnswer(reason, "policy") from error
 
 
 def _cause(error: CloudError | DeadlineExceeded, cost: Cost) -> NoAnswerCause:

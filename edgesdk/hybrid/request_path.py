@@ -14,7 +14,7 @@ from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.local import LocalModel
 from edgesdk.hybrid.offline.queue import OfflineQueue
 from edgesdk.hybrid.offline.sending import DeferredReply, DeferredRequests
-from edgesdk.hybrid.privacy.policy import Policy, Upload, UploadVerdict
+from edgesdk.hybrid.privacy.policy import Policy, Upload, UploadQuestion, UploadVerdict
 from edgesdk.hybrid.remote import NoAnswerCause, NoCloudAnswer, RemoteModel
 from edgesdk.hybrid.reply import HybridReply, LocalDraft, cut_phrase, local_reply
 from edgesdk.hybrid.request import HybridRequest, Messages, Prefer
@@ -71,6 +71,17 @@ class RequestPath:
         return self._policy.evaluate(
             hybrid.request.messages, call=upload, tags=tags, extras=hybrid.extras
         )
+
+    def preview(self, hybrid: HybridRequest, verdict: UploadVerdict) -> UploadQuestion:
+        """What a cloud would be sent if it were asked.
+
+        Raises:
+            RequestError: a detector failed; such a request stays on the device.
+        """
+        try:
+            return self._remote.preview(hybrid, verdict)
+        except NoCloudAnswer as error:
+            raise RequestError(f"Nothing can be shown, nor sent: {error}.") from error
 
     def may_leave(self, verdict: UploadVerdict, prefer: Prefer | None = None) -> bool:
         """Whether a cloud may answer a request."""

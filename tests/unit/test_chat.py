@@ -5,7 +5,13 @@ import time
 
 import pytest
 
-from edgesdk.errors import ContextOverflow, EmptyPrompt, EngineError, RequestError
+from edgesdk.errors import (
+    ContextOverflow,
+    EmptyPrompt,
+    EngineError,
+    InvalidOption,
+    RequestError,
+)
 from tests.support.fake_engine import FakeDecodeState, FakeEngine, fake_model
 
 
@@ -39,6 +45,25 @@ def test_the_cache_is_reused_as_far_as_the_answers_tokens_come_back() -> None:
     # The byte that is no text became U+FFFD in the history.
     assert first.text == "a\ufffdb"
     assert second.receipt.cached_tokens == first.receipt.prompt_tokens + 1
+
+
+def test_a_chat_goes_back_to_an_earlier_turn_and_keeps_its_cache() -> None:
+    engine = FakeEngine(b"Yes.")
+    chat = fake_model(engine).chat(system="Be brief.")
+    first = chat.respond("One?")
+    for question in ("Two?", "Three?"):
+        chat.respond(question)
+
+    chat.rewind(1)
+
+    assert chat.messages[1:] == _said("One?", "Yes.")
+    held = first.receipt.prompt_tokens + first.receipt.output_tokens
+    assert chat.respond("Other?").receipt.cached_tokens >= held
+    assert len(engine.states) == 1
+    chat.rewind(0)
+    assert len(chat.messages) == 1
+    with pytest.raises(InvalidOption, match="has 0 turns"):
+        chat.rewind(1)
 
 
 @pytest.mark.parametrize("how", ["cancel", "close", "leave"])

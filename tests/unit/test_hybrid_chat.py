@@ -27,7 +27,7 @@ from edgesdk.hybrid.chat import HybridChat
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.cloud_reply import TextDelta
 from edgesdk.hybrid.confidence.confidence import Confidence
-from edgesdk.hybrid.privacy.policy import Policy
+from edgesdk.hybrid.privacy.policy import Policy, UploadQuestion
 from edgesdk.session import save_chat
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -95,6 +95,47 @@ def test_placeholders_are_stable_within_a_conversation_and_nothing_elsewhere() -
         assert other.respond(f"What is {one[0]}?").text == f"What is {one[0]}?"
         assert other.respond("I am eve@z.net").text == "I am eve@z.net"
     assert b"@" not in cloud.sent()
+
+
+def test_a_preview_shows_what_is_then_sent_and_sends_nothing() -> None:
+    with (
+        TalkingCloud(lambda body: said("Done.")) as cloud,
+        client_with(cloud, policy=Policy("redact")) as client,
+        client.chat(system="You write for bob@y.org.") as chat,
+    ):
+        prompt = "Mail ann@x.io with sk-abcdefghijklmnopqrstuvwxyz0123456789ABCDEF"
+        shown = chat.preview(prompt)
+        assert cloud.bodies() == []
+        assert (shown.upload, shown.reason) == ("redact", "the default")
+        assert shown.kinds == {"EMAIL", "API_KEY"}
+        assert "ann@x.io" in shown.messages[-1]["content"]
+        assert "sk-abc" not in shown.messages[-1]["content"]
+        assert chat.preview(prompt, upload="local_only").upload == "local_only"
+        chat.respond(prompt, prefer="cloud")
+        (body,) = cloud.bodies()
+    assert body["messages"] == list(shown.redacted)
+    assert "ann@x.io" not in str(shown.redacted)
+
+
+@pytest.mark.parametrize("permission", [True, "redact", "yes", 1])
+def test_a_permission_says_how_a_request_leaves(permission: Any) -> None:
+    asked = []
+
+    def ask(question: UploadQuestion) -> Any:
+        asked.append(question)
+        return permission
+
+    with (
+        TalkingCloud(lambda body: said("Done.")) as cloud,
+        client_with(cloud, policy=Policy("ask", ask=ask)) as client,
+    ):
+        reply = client.respond("Mail ann@x.io")
+        bodies = cloud.bodies()
+    (question,) = asked
+    sent = {True: [question.messages], "redact": [question.redacted]}
+    known = permission is True or permission == "redact"
+    assert [body["messages"] for body in bodies] == (sent[permission] if known else [])
+    assert reply.route == ("cloud" if known else "local")
 
 
 def test_a_turn_that_was_to_stay_never_leaves_with_a_later_one() -> None:

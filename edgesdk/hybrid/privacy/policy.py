@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from edgesdk.hybrid.content import media_in, text_groups, without_texts
 from edgesdk.hybrid.privacy.builtin_detectors import BUILTIN_DETECTORS, SECRET_DETECTORS
@@ -18,21 +18,30 @@ _ORDER: tuple[Upload, ...] = get_args(Upload)
 _SECRET_KINDS = frozenset().union(*map(kinds_found_by, SECRET_DETECTORS))
 
 Messages = Sequence[Mapping[str, Any]]
+UploadPermission: TypeAlias = bool | Literal["redact"]
 
 
 @dataclass(frozen=True)
 class UploadQuestion:
-    """What the app is asked before an upload, where the rule is "ask".
+    """What an upload would send: what the app is asked where the rule is "ask", and previews.
 
     Attributes:
-        messages: that would be sent, as they are.
+        messages: as they would be sent by "allow"; API keys and private keys are replaced unless
+            the policy allows them.
+        redacted: as they would be sent by "redact": all that detectors find is replaced by
+            placeholders.
         kinds: of what the detectors found in them.
         endpoints: who would get them, first to last.
+        upload: the rule that holds.
+        reason: what that rule is for.
     """
 
     messages: Messages
+    redacted: Messages
     kinds: frozenset[str]
     endpoints: tuple[str, ...]
+    upload: Upload
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,8 @@ class Policy:
         media: for requests whose pictures, sounds or files would leave under "redact": no detector
             reads those, so that nothing in them can be hidden. "redact" sends them as they are,
             beside redacted texts.
-        ask: says whether a request may leave, where the rule is "ask"; without it none may.
+        ask: says whether a request may leave, where the rule is "ask": True for as it is, "redact"
+            for redacted. Without it none may.
 
     Raises:
         InvalidOption: a rule is none of "local_only", "ask", "redact", "allow", or no detector says
@@ -87,7 +97,7 @@ class Policy:
     decide: Callable[[Messages], Upload | None] | None = None
     detectors: Sequence[Detector] = BUILTIN_DETECTORS
     media: Upload = "local_only"
-    ask: Callable[[UploadQuestion], bool] | None = None
+    ask: Callable[[UploadQuestion], UploadPermission] | None = None
 
     def __post_init__(self) -> None:
         for rule in (self.default, self.media, *self.tags.values(), *self.kinds.values()):
