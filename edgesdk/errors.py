@@ -20,7 +20,8 @@ it sensibly, and each message ends with what to do about it.
     │   └── VocabulariesDiffer
     ├── BundleError                     ValueError   (a bundle cannot be opened)
     │   ├── DamagedBundle
-    │   └── UnsupportedBundle
+    │   ├── UnsupportedBundle
+    │   └── AdapterMismatch
     ├── TemplateError                   ValueError   (a chat template failed or overstepped)
     ├── EngineError                     RuntimeError (an engine failed to load or to run)
     │   └── DeviceUnavailable
@@ -133,6 +134,10 @@ class DamagedBundle(BundleError):
 
 class UnsupportedBundle(BundleError):
     """The bundle was written for a newer edgesdk, or for a device that is not here."""
+
+
+class AdapterMismatch(BundleError):
+    """The adapter was made for another bundle, or does not fit this one."""
 
 
 class TemplateError(EdgeError, ValueError):

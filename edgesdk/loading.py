@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
+from edgesdk.bundle.adapter import adapted_name, open_adapter
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.bundle.sampling import Sampling, sampling_of_metadata
 from edgesdk.engines.base import Engine, LoadSettings
@@ -37,6 +38,7 @@ def load(
     check_memory: bool = True,
     power: PowerPolicy | Governor | None = None,
     draft: str | Path | None = None,
+    adapter: str | Path | None = None,
     device_options: Mapping[str, object] | None = None,
     allow_fallback: bool = False,
     warm_start: bool = False,
@@ -62,6 +64,8 @@ def load(
             `edgesdk.system.power.Pace`. None asks no sensor.
         draft: a smaller model with the same tokenizer, named as `what` is, which guesses tokens
             for this one; see `Options.speculate`.
+        adapter: a folder that `edgesdk export --adapter` wrote for this bundle, which changes its
+            answers. `Model.with_adapter` adds others without loading the base again.
         device_options: of the device's provider, by name.
         allow_fallback: let another device run the model, or the CPU a part of it, where `device`
             cannot; `Model.device` and each receipt then say so. Without it that is an error.
@@ -79,6 +83,7 @@ def load(
 
     Raises:
         UnknownModel: there is no such file, nor such a name in the store.
+        AdapterMismatch: the adapter was made for another bundle.
         BundleError: the bundle is damaged, or the name is of a checkpoint that has to be
             exported first.
         MissingExtra: the engine's package is not installed.
@@ -91,6 +96,12 @@ def load(
     """
     started = perf_counter()
     source = find(what)
+    low_rank = None if adapter is None else open_adapter(Path(adapter))
+    if low_rank is not None and warm_start:
+        raise InvalidOption(
+            "A device that has to compile the model first runs no adapters.",
+            hint="Leave out warm_start.",
+        )
     governor = power if power is None or isinstance(power, Governor) else Governor(power)
     if governor is not None:
         threads = governor.threads(thread_count(threads))
@@ -109,6 +120,7 @@ def load(
                 options=device_options,
                 allow_fallback=allow_fallback,
                 batch_invariant=batch_invariant,
+                adapter=low_rank,
             )
             if cold is None
             else cold.open_stand_in()
@@ -139,6 +151,8 @@ def load(
         engine.close()
         raise
     name = source.manifest.name if isinstance(source, Bundle) else source.stem
+    if low_rank is not None:
+        name = adapted_name(name, low_rank)
     sampling = _sampling(source)
     prefixes = _opened_prefix_cache(prefix_cache)
 

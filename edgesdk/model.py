@@ -7,6 +7,7 @@ from time import perf_counter
 
 from typing_extensions import Unpack
 
+from edgesdk.bundle.adapter import adapted_name, open_adapter
 from edgesdk.bundle.opening import Bundle
 from edgesdk.chat import Chat
 from edgesdk.engines.base import EngineInfo, Placement
@@ -73,6 +74,11 @@ class Model(Closeable):
     def info(self) -> EngineInfo:
         """What runs, and where."""
         return self.runtime.engine.info
+
+    @property
+    def adapter(self) -> str | None:
+        """The name of the adapter that changes its answers; None for the model alone."""
+        return self.info.adapter
 
     @property
     def device(self) -> Placement:
@@ -203,6 +209,22 @@ class Model(Closeable):
             context=context,
             reusable=private_bytes(),
         )
+
+    def with_adapter(self, adapter: str | Path) -> Model:
+        """This model with an adapter (a folder), as a model of its own, which shares the base.
+
+        Both answer, at once if they are asked at once; so do any number of adapters. Chats, saved
+        chats and cached prefixes belong to one of them. Close each when it is not needed any more.
+        A draft model stays with this one.
+
+        Raises:
+            AdapterMismatch: the adapter was made for another bundle.
+            BundleError: there is no adapter there, or it is damaged.
+            EngineError: the engine that runs this model runs no adapters.
+        """
+        opened = open_adapter(Path(adapter))
+        runtime = self.runtime.with_adapter(opened)
+        return Model(adapted_name(self.name, opened), runtime, self._source)
 
     def close(self) -> None:
         """Free the model. Its chats must not be used afterwards."""

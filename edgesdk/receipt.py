@@ -60,6 +60,11 @@ class Receipt(Finish):
         return self.info.threads
 
     @property
+    def adapter(self) -> str | None:
+        """The adapter that changed the answer; None for the model alone."""
+        return self.info.adapter
+
+    @property
     def finish_reason(self) -> FinishReason:
         """Why the answer ended; see `edgesdk.generation.loop.Finish`."""
         return self.reason
@@ -83,6 +88,7 @@ class Receipt(Finish):
             for name in (
                 "route",
                 "engine",
+                "adapter",
                 "requested_device",
                 "device",
                 "threads",
@@ -122,11 +128,12 @@ class Receipt(Finish):
         if self.peak_memory_bytes is not None:
             memory = f"{self.peak_memory_bytes / 1e6:,.0f} MB"
         ended = "" if self.finish_reason == "stop" else f" · ended by {self.finish_reason}"
+        adapted = "" if self.adapter is None else f" · adapter {self.adapter}"
         shortened = "" if self.overflow is None else f" · {self.overflow.phrase()}"
         return (
             f"{self.prompt_tokens:,} tokens in{cached}, {self.output_tokens:,} out"
             f"{waited} · first token {first} · speed {speed}{guessed}{paused}"
-            f" · peak memory {memory} · {self._where()} · {self.engine}{shortened}{ended}"
+            f" · peak memory {memory} · {self._where()} · {self.engine}{adapted}{shortened}{ended}"
         )
 
     def _where(self) -> str:

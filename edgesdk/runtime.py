@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from time import perf_counter
 from typing import Any, Protocol
 
-from edgesdk.engines.base import DecodeState, Engine
+from edgesdk.bundle.adapter import Adapter
+from edgesdk.engines.base import DecodeState, Engine, adapted_engine
 from edgesdk.errors import EngineError, RequestError
 from edgesdk.generation.batched_verification import BatchedVerification
 from edgesdk.generation.constraint import Constraint
@@ -294,6 +296,24 @@ class Runtime:
         """The runtime that answers come from now: this one, or what took its place."""
         taken = None if self.successor is None else self.successor.take()
         return self if taken is None else taken
+
+    def with_adapter(self, adapter: Adapter) -> Runtime:
+        """The same loaded model with an adapter; the two are closed one by one.
+
+        Drafts come from the text only, because a draft model goes with the model alone.
+
+        Raises:
+            AdapterMismatch, EngineError: see `edgesdk.engines.base.adapted_engine`.
+        """
+        started = perf_counter()
+        engine = adapted_engine(self.engine, adapter)
+        return Runtime(
+            engine,
+            self.encoder,
+            perf_counter() - started,
+            self.prefix_cache,
+            sampling=self.sampling,
+        )
 
     def close(self) -> None:
         """Free the models."""

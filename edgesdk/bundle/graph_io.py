@@ -8,6 +8,8 @@
     past_key_values.{i}.value     float32 [batch, kv_heads, capacity, head_size]
     rope.cos, rope.sin            float32 [rows, rotary_size / 2]     have values where not given
     local_rope.cos, .sin          the same of windowed layers with a rope of their own
+    {matrix}.lora_a               float32 [columns, rank]           in the graphs of adapters only
+    {matrix}.lora_b               float32 [rank, rows]
 
     logits                        float32 [batch, sequence - logits_from, vocab]
     hidden_states                 float32 [batch, sequence - logits_from, hidden]   may be missing
@@ -21,6 +23,10 @@ and as present, so that a call writes its new keys and values in place.
 The file holds rope tables for the first positions only (`ROPE_POSITIONS`). Longer texts need
 those of `edgesdk.bundle.rope.rope_tables`. Graphs of older bundles hold whole tables and do not
 take these inputs.
+
+An adapter's graph adds x lora_a lora_b to what a matrix makes of x. The matrices are
+"layers.{i}.qkv" (the columns of q, k and v one after another), ".o", ".gate", ".up", ".down" of
+each layer, and "head".
 """
 
 from __future__ import annotations
@@ -62,3 +68,8 @@ def past_names(layer: int) -> tuple[str, str]:
 def present_names(layer: int) -> tuple[str, str]:
     """Names of the present key and value outputs of one layer."""
     return f"present.{layer}.key", f"present.{layer}.value"
+
+
+def lora_names(matrix: str) -> tuple[str, str]:
+    """Names of the inputs that take an adapter's weights for a matrix."""
+    return f"{matrix}.lora_a", f"{matrix}.lora_b"

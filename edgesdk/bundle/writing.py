@@ -5,11 +5,12 @@ from __future__ import annotations
 import glob
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgesdk.bundle.adapter import ADAPTER_MANIFEST, AdapterManifest
 from edgesdk.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edgesdk.bundle.opening import hash_file, is_bundle
 from edgesdk.errors import BundleError
@@ -18,6 +19,7 @@ from edgesdk.system.atomic_files import flush_file, flush_folder
 if TYPE_CHECKING:
     from filelock import FileLock
 
+_MANIFESTS = (MANIFEST_NAME, ADAPTER_MANIFEST)
 # Beside the bundle that is being made: the lock of the process that makes it, what it is made from,
 # what stood at its place before, and what its maker needs to go on after a kill.
 _LOCK, _INPUTS, _NEW, _OLD, _RESUME = "lock", "inputs", "bundle", "replaced", "resume"
@@ -25,7 +27,11 @@ _LOCK, _INPUTS, _NEW, _OLD, _RESUME = "lock", "inputs", "bundle", "replaced", "r
 
 @contextmanager
 def staged_folder(
-    destination: Path, *, replace: bool = False, inputs: str | None = None
+    destination: Path,
+    *,
+    replace: bool = False,
+    inputs: str | None = None,
+    replaceable: Callable[[Path], bool] = is_bundle,
 ) -> Iterator[Path]:
     """Give a folder that becomes `destination` when the block ends without an error.
 
@@ -41,13 +47,14 @@ def staged_folder(
 
     Args:
         inputs: one line that is the same if, and only if, the same files would be written.
+        replaceable: whether a folder is of the kind that `replace` allows to replace.
 
     Raises:
         BundleError: something stands at `destination` and may not be replaced.
     """
     hidden, lock = _reclaim(destination, inputs)
     try:
-        _refuse_occupied(destination, replace=replace)
+        _refuse_occupied(destination, replaceable, replace=replace)
         if hidden is None:
             hidden, lock = _create(destination, inputs)
         try:
@@ -55,7 +62,7 @@ def staged_folder(
             yield stage
             flush_folder(stage)
             stage.chmod(0o755)
-            _take_place(stage, destination, hidden / _OLD, replace=replace)
+            _take_place(stage, destination, hidden / _OLD, replaceable, replace=replace)
         except BaseException as error:
             _put_back(hidden / _OLD, destination)
             if isinstance(error, Exception) or inputs is None:
@@ -77,21 +84,30 @@ def resume_folder(stage: Path) -> Path:
     return folder
 
 
-def _refuse_occupied(destination: Path, *, replace: bool) -> None:
-    if destination.exists() and not (replace and is_bundle(destination)):
+def _refuse_occupied(
+    destination: Path, replaceable: Callable[[Path], bool], *, replace: bool
+) -> None:
+    if destination.exists() and not (replace and replaceable(destination)):
         raise BundleError(
             f"{destination} exists already.",
             hint="Name another place, or pass --force to replace a bundle."
-            if is_bundle(destination) or not destination.is_dir()
+            if replaceable(destination) or not destination.is_dir()
             else "It is not a bundle; name another place.",
         )
 
 
-def _take_place(stage: Path, destination: Path, old: Path, *, replace: bool) -> None:
+def _take_place(
+    stage: Path,
+    destination: Path,
+    old: Path,
+    replaceable: Callable[[Path], bool],
+    *,
+    replace: bool,
+) -> None:
     """Rename; who made the same bundle meanwhile and was faster is replaced only if allowed to."""
     while True:
         if destination.exists():
-            _refuse_occupied(destination, replace=replace)
+            _refuse_occupied(destination, replaceable, replace=replace)
             _remove(old)
             with suppress(FileNotFoundError):
                 destination.replace(old)
@@ -179,8 +195,26 @@ def _remove(path: Path) -> None:
 
 def write_manifest(folder: Path, manifest_without_files: Manifest) -> Manifest:
     """List and hash every file in `folder`, write the manifest, flush all of it to the disk."""
+    fields = manifest_without_files.model_dump()
+    manifest = Manifest.model_validate({**fields, "files": listed_files(folder)})
+    _write_flushed(folder / MANIFEST_NAME, manifest.to_json())
+    return manifest
+
+
+def write_adapter_manifest(
+    folder: Path, manifest_without_files: AdapterManifest
+) -> AdapterManifest:
+    """`write_manifest` for an adapter."""
+    fields = manifest_without_files.model_dump()
+    manifest = AdapterManifest.model_validate({**fields, "files": listed_files(folder)})
+    _write_flushed(folder / ADAPTER_MANIFEST, manifest.to_json())
+    return manifest
+
+
+def listed_files(folder: Path) -> list[FileEntry]:
+    """Every file in `folder` but its manifest, hashed, and flushed to the disk."""
     entries = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST_NAME):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in _MANIFESTS):
         flush_file(path)
         entries.append(
             FileEntry(
@@ -189,9 +223,9 @@ def write_manifest(folder: Path, manifest_without_files: Manifest) -> Manifest:
                 sha256=hash_file(path),
             )
         )
-    fields = manifest_without_files.model_dump()
-    manifest = Manifest.model_validate({**fields, "files": entries})
-    target = folder / MANIFEST_NAME
-    target.write_text(manifest.to_json(), encoding="utf-8")
+    return entries
+
+
+def _write_flushed(target: Path, text: str) -> None:
+    target.write_text(text, encoding="utf-8")
     flush_file(target)
-    return manifest

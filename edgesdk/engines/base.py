@@ -11,14 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
+from edgesdk.bundle.adapter import Adapter
 from edgesdk.engines.saved_state import KvIdentity, StateMetadata
-from edgesdk.errors import ContextOverflow, InvalidOption, RequestError
+from edgesdk.errors import ContextOverflow, EngineError, InvalidOption, RequestError
 from edgesdk.system.cancellation import CancellationToken
 
 Logits = npt.NDArray[np.float32]
@@ -110,6 +111,7 @@ class LoadSettings:
             compiles the model; None to hear nothing.
         batch_invariant: see `EngineInfo`; False lets an engine give that up for throughput, where
             several answers are made at once.
+        adapter: what changes the model's answers; None for the model alone.
     """
 
     requested_device: str
@@ -120,6 +122,7 @@ class LoadSettings:
     passed_over: tuple[str, ...] = ()
     progress: Callable[[int, int], None] | None = None
     batch_invariant: bool = True
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ class EngineInfo:
             multiple of so many tokens; a call for one token gives others.
         batch_invariant: whether a call's numbers do not depend on what is under way on other
             sequences, nor on what the KV cache held before.
+        adapter: the name of the adapter that changes its answers; None for the model alone.
     """
 
     name: str
@@ -152,6 +156,7 @@ class EngineInfo:
     threads: int | None = None
     prefill_step: int = 0
     batch_invariant: bool = True
+    adapter: str | None = None
 
     @property
     def device(self) -> str:
@@ -248,6 +253,41 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the model. Its states must not be used afterwards."""
+
+
+@runtime_checkable
+class AdaptableEngine(Engine, Protocol):
+    """An engine that can run its model with adapters, several at once."""
+
+    def with_adapter(self, adapter: Adapter) -> Engine:
+        """The same loaded model with `adapter`, as an engine of its own: its states are changed by
+        the adapter, and closing it leaves this engine open.
+
+        Raises:
+            AdapterMismatch: the adapter is for another model.
+            EngineError: it cannot be loaded, or this engine is closed.
+        """
+
+
+def adapted_engine(engine: Engine, adapter: Adapter) -> Engine:
+    """`engine` with an adapter.
+
+    Raises:
+        AdapterMismatch: the adapter is for another model.
+        EngineError: the engine runs no adapters, or cannot load this one.
+    """
+    if not isinstance(engine, AdaptableEngine):
+        raise no_adapters(engine.info.placement.device)
+    return engine.with_adapter(adapter)
+
+
+def no_adapters(device: str) -> EngineError:
+    """The error for a device whose engine runs no adapters."""
+    return EngineError(
+        f"Models on {device} run without adapters only.",
+        hint="Load an ONNX bundle for cpu, or a GGUF bundle; or merge the adapter:"
+        " edgesdk export CHECKPOINT --merge-adapter PEFT_FOLDER.",
+    )
 
 
 def checked_ids(

@@ -8,7 +8,15 @@ from typing import Final
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from edgesdk.engines.base import DecodeState, Engine, HiddenStates, Logits, Rows
+from edgesdk.bundle.adapter import Adapter
+from edgesdk.engines.base import (
+    DecodeState,
+    Engine,
+    HiddenStates,
+    Logits,
+    Rows,
+    adapted_engine,
+)
 from edgesdk.engines.saved_state import StateMetadata
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.power import Governor
@@ -25,6 +33,10 @@ class PacedEngine:
 
     def new_state(self) -> PacedDecodeState:
         return PacedDecodeState(self._engine.new_state(), self._governor)
+
+    def with_adapter(self, adapter: Adapter) -> PacedEngine:
+        """See `edgesdk.engines.base.AdaptableEngine`, which the other engine has to be."""
+        return PacedEngine(adapted_engine(self._engine, adapter), self._governor)
 
     def close(self) -> None:
         self._engine.close()

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
+from edgesdk.bundle.adapter import Adapter
 from edgesdk.bundle.manifest import BundleFormat
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines import devices
-from edgesdk.engines.base import Engine, LoadSettings
+from edgesdk.engines.base import Engine, LoadSettings, no_adapters
 from edgesdk.engines.device_choice import DeviceChoice, faster_pair, measured_choice
 from edgesdk.engines.devices import DeviceRecord, imported
 from edgesdk.engines.selection import AUTO, DeviceCandidate, fitting, select
@@ -37,6 +38,7 @@ def open_engine(
     allow_fallback: bool = False,
     progress: Callable[[int, int], None] | None = None,
     batch_invariant: bool = True,
+    adapter: Adapter | None = None,
 ) -> Engine:
     """Load an opened bundle, or a bare `.gguf` file.
 
@@ -53,8 +55,10 @@ def open_engine(
             the engine's placement then says so.
         progress: see `LoadSettings`.
         batch_invariant: see `edgesdk.loading.load`.
+        adapter: changes the model's answers.
 
     Raises:
+        AdapterMismatch: the adapter is for another model.
         InvalidOption: no engine runs such a model on `device`, or an option is out of range.
         DeviceUnavailable: the device is not here, or does not work.
         UnsupportedBundle: the bundle was exported for a device that is not known here.
@@ -72,6 +76,7 @@ def open_engine(
         allow_fallback=allow_fallback,
         progress=progress,
         batch_invariant=batch_invariant,
+        adapter=adapter,
     )
     passed_over = selection.passed_over
     candidates = with_options(selection.candidates, device, options)
@@ -79,11 +84,15 @@ def open_engine(
     def load_on(candidate: DeviceCandidate) -> Engine:
         own = options if takes_options(candidate.record, device) else {}
         opener = cast("EngineOpener", imported(candidate.support.opener))
-        return opener(
+        engine = opener(
             source,
             record=candidate.record,
             settings=replace(settings, options=own, passed_over=passed_over),
         )
+        if adapter is not None and engine.info.adapter is None:
+            engine.close()
+            raise no_adapters(candidate.record.device)
+        return engine
 
     # Others only stand in for what was asked for, however fast they are.
     asked = [each for each in candidates if takes_options(each.record, device)] or candidates

@@ -2,7 +2,7 @@
 
     8 bytes   b"EDGEKV" and the format version, little-endian uint16
     4 bytes   length of the header, little-endian uint32
-    header    JSON: engine, model, layout, tokens, metadata, payload_bytes
+    header    JSON: engine, model, layout, adapter, tokens, metadata, payload_bytes
     4 bytes   CRC-32 of the header
     payload   the KV cache of those tokens, in the engine's own layout
     4 bytes   CRC-32 of the payload
@@ -42,17 +42,19 @@ StateMetadata = Mapping[str, JsonValue]
 
 @dataclass(frozen=True)
 class KvIdentity:
-    """What a KV cache belongs to. It can be used only where all three are equal.
+    """What a KV cache belongs to. It can be used only where all four are equal.
 
     Attributes:
         engine: "onnx" or "gguf".
-        model: identity of the model, a hash in hex.
+        model: identity of the model with its adapter, a hash in hex.
         layout: how the payload is to be read: number type, layers, heads, version.
+        adapter: the name of the adapter; None for the model alone.
     """
 
     engine: str
     model: str
     layout: str
+    adapter: str | None = None
 
 
 class SavedState(NamedTuple):
@@ -69,6 +71,7 @@ class _Header(BaseModel):
     engine: str
     model: str
     layout: str
+    adapter: str | None = None
     tokens: list[Annotated[int, Field(ge=0, lt=2**31)]]
     metadata: dict[str, JsonValue]
     payload_bytes: Annotated[int, Field(ge=0)]
@@ -117,11 +120,13 @@ def _write(
         engine=kv_identity.engine,
         model=kv_identity.model,
         layout=kv_identity.layout,
+        adapter=kv_identity.adapter,
         tokens=list(tokens),
         metadata=dict(metadata),
         payload_bytes=sum(part.nbytes for part in payload),
     )
-    header = fields.model_dump_json().encode()
+    without = {"adapter"} if fields.adapter is None else None
+    header = fields.model_dump_json(exclude=without).encode()
     stream.write(_PROLOGUE.pack(_MAGIC, FORMAT_VERSION, len(header)))
     stream.write(header)
     stream.write(_CRC.pack(zlib.crc32(header)))
@@ -161,6 +166,7 @@ def _read_header(stream: BinaryIO, path: Path) -> _Header:
 def _check_identity(header: _Header, kv_identity: KvIdentity, path: Path) -> None:
     for what, found, wanted in (
         ("engine", header.engine, kv_identity.engine),
+        ("adapter", header.adapter or "none", kv_identity.adapter or "none"),
         ("model", header.model, kv_identity.model),
         ("KV layout", header.layout, kv_identity.layout),
     ):

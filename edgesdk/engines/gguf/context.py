@@ -29,11 +29,11 @@ from edgesdk.engines.gguf.batching import (
 from edgesdk.engines.gguf.combining_lock import CombiningLock, Ticket
 from edgesdk.engines.gguf.library import LlamaLibrary
 from edgesdk.engines.gguf.native_model import Bytes, KvCaches, NativeModel
+from edgesdk.engines.gguf.native_weights import NativeAdapter, NativeWeights
 from edgesdk.engines.gguf.separate_caches import SeparateCaches
 from edgesdk.engines.gguf.shared_cache import MAX_SEQUENCES, SharedCache
 from edgesdk.errors import EngineError
 from edgesdk.system.cancellation import CancellationToken, Cancelled
-from edgesdk.system.forks import ForkGuard
 
 _ABORTED = 2  # llama_decode was told to; what it had computed of the batch is gone
 _NO_ROOM = 1  # llama_decode found no free cells; its state is as before
@@ -47,34 +47,36 @@ class LlamaContext:
     """Sequence ids, and who waits for what. Safe to use from several threads.
 
     Args:
-        model: a llama_model pointer, which the context owns from now on.
+        weights: the model's, which the contexts of its adapters share.
         context_length: most tokens that one sequence may hold.
         batch_invariant: whether what is computed depends on a sequence's tokens alone; else
             several sequences share batches.
+        adapter: what all sequences here are changed by; None for the model alone.
     """
 
     def __init__(
         self,
         library: LlamaLibrary,
-        model: Any,
+        weights: NativeWeights,
         *,
         threads: int,
         context_length: int,
         batch_invariant: bool,
+        adapter: NativeAdapter | None = None,
     ) -> None:
         self._api = library.api
         self._library = library
         self._batch_invariant = batch_invariant
         self.lock: CombiningLock[BatchRequest] = CombiningLock()
-        self.fork_guard = ForkGuard("The model", EngineError)
+        self.fork_guard = weights.fork_guard
         self._policy = BatchPolicy(self.lock)
-        self._native = NativeModel(library, model, threads=threads, fork_guard=self.fork_guard)
+        self._native = NativeModel(library, weights, threads=threads, adapter=adapter)
         self._kv: KvCaches
         if batch_invariant:
             self._kv = SeparateCaches(self._native, rests=self._policy.rests)
         else:
             self._kv = SharedCache(self._native, context_length=context_length)
-        vocab = self._api.llama_model_get_vocab(model)
+        vocab = self._api.llama_model_get_vocab(weights.pointer)
         self.vocab_size: int = self._api.llama_vocab_n_tokens(vocab)
         self.vocab = vocab
         self._row_bytes = 4 * self.vocab_size
@@ -82,6 +84,15 @@ class LlamaContext:
         self._released_ids: collections.deque[int] = collections.deque()
         self._batch = TokenBatch(self._api, MAX_SEQUENCES)
         self._running: list[BatchSlice] = []
+
+    @property
+    def weights(self) -> NativeWeights:
+        """The model's weights.
+
+        Raises:
+            EngineError: the engine is closed.
+        """
+        return self._native.weights
 
     @property
     def model(self) -> Any:
@@ -173,7 +184,8 @@ class LlamaContext:
             return self._kv.load(seq_id, state, length)
 
     def close(self) -> None:
-        """Free the contexts and the model; every later call raises EngineError."""
+        """Free the contexts, and the model where nobody else has it; every later call raises
+        EngineError."""
         if self.fork_guard.crossed:
             return
         with self.lock.exclusive():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from edgesdk.bundle.adapter import Adapter
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo, LoadSettings, Placement
 from edgesdk.engines.devices import DeviceRecord
@@ -16,15 +18,18 @@ from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.engines.gguf.decode_state import GgufDecodeState
 from edgesdk.engines.gguf.header_checks import check_header, read_header, remembered
 from edgesdk.engines.gguf.library import LlamaLibrary, load_library
+from edgesdk.engines.gguf.native_weights import NativeWeights
 from edgesdk.engines.gguf.tokenizer import LlamaCppTokenizer
 from edgesdk.engines.saved_state import KvIdentity
 from edgesdk.errors import EngineError
+from edgesdk.system.resources import thread_count
 
 _SAMPLES, _SAMPLE_BYTES = 256, 2**16
 
 
 class GgufEngine:
-    """Implements `edgesdk.engines.base.Engine`. Sequences of several threads share batches."""
+    """Implements `edgesdk.engines.base.AdaptableEngine`. Sequences of several threads share
+    batches."""
 
     def __init__(
         self,
@@ -32,7 +37,9 @@ class GgufEngine:
         context: LlamaContext,
         info: EngineInfo,
         kv_identity: KvIdentity,
+        source: Bundle | Path,
     ) -> None:
+        self._source = source
         self._library = library
         self._context = context
         self.info: Final = info
@@ -56,6 +63,29 @@ class GgufEngine:
         template = self._library.api.llama_model_chat_template(self._context.model, key)
         return None if template is None else str(template.decode("utf-8", "replace"))
 
+    def with_adapter(self, adapter: Adapter) -> GgufEngine:
+        started = time.perf_counter()
+        weights = self._context.weights
+        if isinstance(self._source, Path):
+            raise EngineError(
+                f"{self._source} is a bare file, and adapters are for bundles.",
+                hint="Export it first: edgesdk export FILE --format gguf.",
+            )
+        bundle = self._source
+        adapter.require_base(bundle.sha256, bundle.path)
+        context = LlamaContext(
+            self._library,
+            weights,
+            threads=thread_count(self.info.threads),
+            context_length=self.info.context_length,
+            batch_invariant=self.info.batch_invariant,
+            adapter=weights.load_adapter(adapter.role_file("adapter")),
+        )
+        info = replace(self.info, adapter=adapter.name, load_seconds=time.perf_counter() - started)
+        identity = adapter.identity(bundle.sha256)
+        kv_identity = replace(self.kv_identity, model=identity, adapter=adapter.name)
+        return GgufEngine(self._library, context, info, kv_identity, bundle)
+
     def close(self) -> None:
         self._context.close()
 
@@ -70,7 +100,8 @@ def open_engine(
 
     Raises:
         MissingExtra: llama-cpp-python is not installed.
-        EngineError: llama.cpp cannot load the file.
+        AdapterMismatch: the adapter of `settings` is for another bundle.
+        EngineError: llama.cpp cannot load the file, or its adapter.
     """
     started = time.perf_counter()
     library = load_library()
@@ -79,12 +110,12 @@ def open_engine(
         path, identity = source.role_file("decoder"), source.sha256
     else:
         path, identity = source, ""
-    model = _load(library, path)
-    trained = api.llama_model_n_ctx_train(model)
+    weights = _load(library, path)
+    trained = api.llama_model_n_ctx_train(weights.pointer)
     context_length = min(trained, settings.context or trained)
     cache = LlamaContext(
         library,
-        model,
+        weights,
         threads=settings.threads,
         context_length=context_length,
         batch_invariant=settings.batch_invariant,
@@ -108,7 +139,13 @@ def open_engine(
         model=identity or fingerprint(path),
         layout=f"llama.cpp sequence state, {record.kv_type}, llama-cpp-python {library.version}",
     )
-    return GgufEngine(library, cache, info, kv_identity)
+    engine = GgufEngine(library, cache, info, kv_identity, source)
+    if settings.adapter is None:
+        return engine
+    try:
+        return engine.with_adapter(settings.adapter)
+    finally:
+        engine.close()
 
 
 def fingerprint(path: Path) -> str:
@@ -129,7 +166,7 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _load(library: LlamaLibrary, path: Path) -> object:
+def _load(library: LlamaLibrary, path: Path) -> NativeWeights:
     check_header(read_header(path), path)
     # A vocabulary takes megabytes.
     remembered.cache_clear()
@@ -143,7 +180,7 @@ def _load(library: LlamaLibrary, path: Path) -> object:
         raise EngineError(
             f"llama.cpp cannot load {path}: {said}.", hint="Download or export the model again."
         )
+    weights = NativeWeights(library, model)
     if not library.api.llama_model_has_decoder(model):
-        library.api.llama_model_free(model)
         raise EngineError(f"{path} is an encoder; it cannot generate text.")
-    return model
+    return weights

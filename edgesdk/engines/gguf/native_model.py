@@ -1,4 +1,4 @@
-"""A model that llama.cpp has loaded, and its contexts: the pointers, and the calls on them."""
+"""The contexts of a model that llama.cpp has loaded: the pointers, and the calls on them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgesdk.engines.gguf.batching import BATCH_ROWS, BATCH_TOKENS
 from edgesdk.engines.gguf.library import AbortFlag, LlamaLibrary
+from edgesdk.engines.gguf.native_weights import NativeAdapter, NativeWeights
 from edgesdk.errors import EngineError
 from edgesdk.system.forks import ForkGuard
 
@@ -73,38 +74,51 @@ class KvCaches(Protocol):
 class _Pointers:
     """What to free; shared with the finalizer, which must not hold the model itself."""
 
-    fork_guard: ForkGuard
-    model: Any
+    weights: NativeWeights | None
+    adapter: NativeAdapter | None
     contexts: list[Any] = field(default_factory=list)
 
 
 class NativeModel:
-    """Owns the pointers.
+    """Owns the contexts.
 
     Args:
-        model: a llama_model pointer, which this owns from now on.
+        weights: the model's, which others may share.
+        adapter: what all contexts here are changed by; None for the model alone.
     """
 
     def __init__(
-        self, library: LlamaLibrary, model: Any, *, threads: int, fork_guard: ForkGuard
+        self,
+        library: LlamaLibrary,
+        weights: NativeWeights,
+        *,
+        threads: int,
+        adapter: NativeAdapter | None = None,
     ) -> None:
         self.api = library.api
         self.threads = threads
         self.abort = AbortFlag(library)
         self._library = library
-        self._pointers = _Pointers(fork_guard, model)
-        self._free = weakref.finalize(self, _free_all, library.api, self._pointers)
+        self._pointers = _Pointers(weights, adapter)
+        self._free = weakref.finalize(
+            self, _free_all, library.api, self._pointers, weights.fork_guard
+        )
 
     @property
-    def pointer(self) -> Any:
-        """The llama_model pointer.
+    def weights(self) -> NativeWeights:
+        """The model's weights.
 
         Raises:
             EngineError: the engine is closed.
         """
-        if self._pointers.model is None:
+        if self._pointers.weights is None:
             raise EngineError("This engine is closed.", hint="Open the model again.")
-        return self._pointers.model
+        return self._pointers.weights
+
+    @property
+    def pointer(self) -> Any:
+        """The llama_model pointer; raises as `weights` does."""
+        return self.weights.pointer
 
     def open_context(self, cells: int, *, sequences: int = 1) -> Any:
         """A new llama_context pointer, whose cells all sequences share.
@@ -127,7 +141,17 @@ class NativeModel:
         if not context:
             raise self.error(f"llama.cpp could not make a KV cache of {cells} cells")
         self._pointers.contexts.append(context)
+        adapter = self._pointers.adapter
+        if adapter is not None:
+            self._set_adapter(context, adapter)
         return context
+
+    def _set_adapter(self, context: Any, adapter: NativeAdapter) -> None:
+        pointers = (self.api.llama_adapter_lora_p_ctypes * 1)(adapter.pointer)
+        # 1.0: the file has the scale.
+        if self.api.llama_set_adapters_lora(context, pointers, 1, (ctypes.c_float * 1)(1.0)):
+            self.free_context(context)
+            raise self.error("llama.cpp did not take an adapter")
 
     def free_context(self, context: Any) -> None:
         """Free one that `open_context` gave."""
@@ -173,7 +197,8 @@ class NativeModel:
         return EngineError(f"{what}: {said}." if said else f"{what}.")
 
     def close(self) -> None:
-        """Free the model and its contexts; every later call raises EngineError."""
+        """Free the contexts, and the model where nobody else has it; every later call raises
+        EngineError."""
         self._free()
 
 
@@ -182,12 +207,9 @@ def bytes_pointer(array: Bytes) -> Any:
     return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
-def _free_all(api: Any, pointers: _Pointers) -> None:
-    if pointers.fork_guard.crossed:
-        # llama.cpp would wait for threads that a fork has not; the process takes its copy along.
-        return
-    while pointers.contexts:
-        api.llama_free(pointers.contexts.pop())
-    if pointers.model is not None:
-        api.llama_model_free(pointers.model)
-        pointers.model = None
+def _free_all(api: Any, pointers: _Pointers, fork_guard: ForkGuard) -> None:
+    if not fork_guard.crossed:
+        while pointers.contexts:
+            api.llama_free(pointers.contexts.pop())
+    # They are freed with the last who holds them.
+    pointers.adapter = pointers.weights = None

@@ -284,7 +284,7 @@ class OnnxDecodeState:
             batch = VerificationBatch(
                 decoder.session,
                 cache,
-                decoder.rope_tables.inputs(cache.capacity),
+                {**decoder.rope_tables.inputs(cache.capacity), **decoder.low_rank},
                 len(ids),
                 decoder.vocab_size,
                 decoder.hidden_size,
@@ -339,7 +339,7 @@ class OnnxDecodeState:
                 self._binding.bind_ortvalue_input(past, value)
                 self._binding.bind_ortvalue_output(present, value)
         self._rope = self._decoder.rope_tables.inputs(self._cache.capacity)
-        for name, value in self._rope.items():
+        for name, value in {**self._rope, **self._decoder.low_rank}.items():
             self._binding.bind_ortvalue_input(name, value)
         self._bound = buffers
 

@@ -9,20 +9,22 @@ from typing import Any, Final
 import onnxruntime as ort
 
 from edgesdk.bundle import graph_io
+from edgesdk.bundle.adapter import Adapter
 from edgesdk.bundle.manifest import ModelShape
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import EngineInfo, LoadSettings
 from edgesdk.engines.devices import HOST_PROVIDER, DeviceRecord
-from edgesdk.engines.onnx.accuracy import with_accuracy_level
 from edgesdk.engines.onnx.decode_state import OnnxDecodeState
+from edgesdk.engines.onnx.decoder_sessions import DecoderSessions
 from edgesdk.engines.onnx.device_access import access_to
 from edgesdk.engines.onnx.kv_cache import CacheShape
 from edgesdk.engines.onnx.loaded_decoder import DecoderDevice, LoadedDecoder
-from edgesdk.engines.onnx.providers import open_session
+from edgesdk.engines.onnx.low_rank import check_low_rank_inputs, low_rank_inputs
+from edgesdk.engines.onnx.providers import LoadedSession
 from edgesdk.engines.onnx.rope_tables import RopeTables, ropes_of_inputs
 from edgesdk.engines.onnx.verification_batch import VerificationVerdict
 from edgesdk.engines.saved_state import KvIdentity
-from edgesdk.errors import DamagedBundle, EngineError, MissingExtra
+from edgesdk.errors import DamagedBundle, EngineError
 
 _FLOAT, _INT64, _INT32 = "tensor(float)", "tensor(int64)", "tensor(int32)"
 
@@ -31,20 +33,37 @@ _Port = tuple[str, tuple[int | None, ...]]
 
 
 class OnnxEngine:
-    """Implements `edgesdk.engines.base.Engine`. Sequences may run on several threads at once."""
+    """Implements `edgesdk.engines.base.AdaptableEngine`. Sequences may run on several threads at
+    once."""
 
-    def __init__(self, decoder: LoadedDecoder, info: EngineInfo) -> None:
+    def __init__(
+        self,
+        decoder: LoadedDecoder,
+        info: EngineInfo,
+        loaded: LoadedSession,
+        sessions: DecoderSessions,
+    ) -> None:
         self._decoder: LoadedDecoder | None = decoder
+        # A session that adapters share lives as long as an engine of one of them.
+        self._loaded: LoadedSession | None = loaded
+        self._sessions = sessions
         self.info: Final = info
         self.kv_identity: Final = decoder.kv_identity
 
     def new_state(self) -> OnnxDecodeState:
-        if self._decoder is None:
-            raise EngineError("This engine is closed.", hint="Open the model again.")
-        return OnnxDecodeState(self._decoder)
+        return OnnxDecodeState(self._open_decoder())
+
+    def with_adapter(self, adapter: Adapter) -> OnnxEngine:
+        self._open_decoder()
+        return _engine(self._sessions, adapter)
 
     def close(self) -> None:
-        self._decoder = None
+        self._decoder = self._loaded = None
+
+    def _open_decoder(self) -> LoadedDecoder:
+        if self._decoder is None:
+            raise EngineError("This engine is closed.", hint="Open the model again.")
+        return self._decoder
 
 
 def open_engine(
@@ -55,6 +74,7 @@ def open_engine(
     Where that is not the CPU, KV caches lie in the device's memory.
 
     Raises:
+        AdapterMismatch: the adapter of `settings` is for another bundle.
         DamagedBundle: the graph's inputs and outputs are not what the manifest promises.
         DeviceUnavailable: the device is not here any more.
         EngineError: onnxruntime cannot load the model, the provider runs a part of it only, or
@@ -63,19 +83,29 @@ def open_engine(
     """
     if not isinstance(source, Bundle):
         raise EngineError(f"{source} is not a bundle.", hint="Export the model to a bundle first.")
+    return _engine(DecoderSessions(source, record, settings), settings.adapter)
+
+
+def _engine(sessions: DecoderSessions, adapter: Adapter | None) -> OnnxEngine:
     started = time.perf_counter()
+    source, record, settings = sessions.source, sessions.record, sessions.settings
     shape = source.manifest.shape
-    path = source.role_file("decoder")
-    loaded = open_session(_graph(path, record), record, settings, folder=path.parent)
+    loaded = sessions.open(adapter)
     session = loaded.session
+    identity, low_rank, where = source.sha256, {}, source.role_file("decoder")
+    if adapter is not None:
+        identity, where = adapter.identity(source.sha256), adapter.role_file("decoder")
+        low_rank = dict(low_rank_inputs(adapter))
+        check_low_rank_inputs(session, low_rank, adapter.path)
     device = None
     if record.provider is not None and record.provider != HOST_PROVIDER:
         device = DecoderDevice(
             access_to(record.provider),
             loaded.memory,
-            VerificationVerdict(source.sha256, settings.threads, kernels=loaded.version),
+            VerificationVerdict(identity, settings.threads, kernels=loaded.version),
         )
-    check_graph(session.get_inputs(), session.get_outputs(), shape, where=str(path))
+    inputs = [port for port in session.get_inputs() if port.name not in low_rank]
+    check_graph(inputs, session.get_outputs(), shape, where=str(where))
     context_length = min(shape.context_length, settings.context or shape.context_length)
     decoder = LoadedDecoder(
         session=session,
@@ -85,14 +115,16 @@ def open_engine(
         context_length=context_length,
         kv_identity=KvIdentity(
             engine="onnx",
-            model=source.sha256,
+            model=identity,
             layout=f"{record.kv_type}, {shape.layers} layers, {shape.kv_heads} KV heads of "
             f"{shape.head_size}",
+            adapter=None if adapter is None else adapter.name,
         ),
         # Batches need caches in the host's memory.
-        verdict=VerificationVerdict(source.sha256, settings.threads) if device is None else None,
+        verdict=VerificationVerdict(identity, settings.threads) if device is None else None,
         device=device,
         rope_tables=RopeTables(ropes_of_inputs(session, source.decoder_spec())),
+        low_rank=low_rank,
     )
     info = EngineInfo(
         name=f"onnxruntime {ort.__version__}",
@@ -106,24 +138,9 @@ def open_engine(
         # Attention to one token adds in another order than attention to several, and so do matrices
         # in blocks of 64 or 128 for the last of an odd number of tokens.
         prefill_step=2,
+        adapter=None if adapter is None else adapter.name,
     )
-    return OnnxEngine(decoder, info)
-
-
-def _graph(path: Path, record: DeviceRecord) -> Path | bytes:
-    """The model file, or its bytes where the device wants another accuracy than it asks for."""
-    if record.accuracy_level is None:
-        return path
-    try:
-        changed = with_accuracy_level(path, record.accuracy_level, extra=record.extra or "export")
-    except MissingExtra:
-        raise
-    # onnx_ir raises what protobuf and the file system raise.
-    except Exception as error:
-        raise EngineError(
-            f"{path} cannot be read as a graph: {error}", hint="Check it with: edgesdk verify"
-        ) from error
-    return path if changed is None else changed
+    return OnnxEngine(decoder, info, loaded, sessions)
 
 
 def _hidden_size(session: ort.InferenceSession) -> int | None:

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from edgesdk.engines.onnx.device_access import HOST, DeviceAccess
 from edgesdk.engines.onnx.device_kv_cache import DeviceKvCache
 from edgesdk.engines.onnx.kv_cache import CacheShape, KvCache, StateCache
+from edgesdk.engines.onnx.low_rank import LowRankInputs
 from edgesdk.engines.onnx.rope_tables import RopeTables
 from edgesdk.engines.onnx.verification_batch import VerificationVerdict
 from edgesdk.engines.saved_state import KvIdentity
@@ -43,6 +44,7 @@ class LoadedDecoder:
             cannot, which is so wherever the cache is not in the host's memory.
         device: the device that computes; None for the CPU.
         rope_tables: those that the graph takes as inputs.
+        low_rank: an adapter's weights, by graph input; none for the model alone.
     """
 
     session: ort.InferenceSession
@@ -54,6 +56,7 @@ class LoadedDecoder:
     verdict: VerificationVerdict | None
     device: DecoderDevice | None = None
     rope_tables: RopeTables = field(default_factory=RopeTables)
+    low_rank: LowRankInputs = field(default_factory=dict)
     fork_guard: ForkGuard = field(default_factory=lambda: ForkGuard("The model", EngineError))
 
     def empty_cache(self) -> StateCache:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
+from edgesdk.bundle.adapter import Adapter
 from edgesdk.engines.base import EngineInfo, HiddenStates, Logits, Rows
 from edgesdk.engines.onnx.decode_state import OnnxDecodeState
 from edgesdk.engines.onnx.engine import OnnxEngine
@@ -54,6 +55,10 @@ class SplitEngine:
 
     def new_state(self) -> SplitDecodeState:
         return SplitDecodeState(self._prefill, self._decode.new_state())
+
+    def with_adapter(self, adapter: Adapter) -> SplitEngine:
+        """See `edgesdk.engines.base.AdaptableEngine`."""
+        return SplitEngine(self._prefill.with_adapter(adapter), self._decode.with_adapter(adapter))
 
     def close(self) -> None:
         self._prefill.close()

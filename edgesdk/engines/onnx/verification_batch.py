@@ -42,7 +42,7 @@ class VerificationBatch:
 
     Args:
         cache: aliased `MAX_VERIFIED_TOKENS` times.
-        rope: rope tables of the cache's capacity, by graph input.
+        shared: rope tables of the cache's capacity and an adapter's weights, by graph input.
         hidden_size: None where the graph gives no hidden states.
     """
 
@@ -50,14 +50,14 @@ class VerificationBatch:
         self,
         session: ort.InferenceSession,
         cache: KvCache,
-        rope: Mapping[str, ort.OrtValue],
+        shared: Mapping[str, ort.OrtValue],
         rows: int,
         vocab_size: int,
         hidden_size: int | None,
     ) -> None:
         self.binding = ort.IOBinding(session)
         self._views = cache.views
-        self._rope = rope
+        self._shared = shared
         self._offsets = np.arange(rows, dtype=np.int32)
         self._ids = np.zeros((rows, 1), np.int64)
         self._last_positions = np.zeros(rows, np.int32)
@@ -72,8 +72,8 @@ class VerificationBatch:
             (graph_io.TOTAL_SEQUENCE_LENGTH, self._total),
         ):
             self.binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-        for name, table in rope.items():
-            self.binding.bind_ortvalue_input(name, table)
+        for name, value in shared.items():
+            self.binding.bind_ortvalue_input(name, value)
         for layer, pair in enumerate(self._views):
             names = zip(graph_io.past_names(layer), graph_io.present_names(layer), strict=True)
             for (past, present), view in zip(names, pair, strict=True):

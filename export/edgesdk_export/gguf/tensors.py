@@ -68,7 +68,7 @@ class TargetTensor:
                 yield (
                     chunk
                     if self.interleaved_head is None
-                    else _interleave(chunk, self.interleaved_head)
+                    else interleave(chunk, self.interleaved_head)
                 )
 
 
@@ -111,7 +111,7 @@ def target_tensors(spec: DecoderSpec) -> tuple[TargetTensor, ...]:
     return tuple(tensors)
 
 
-def _interleave(rows: Float32, size: int) -> Float32:
+def interleave(rows: Float32, size: int) -> Float32:
     """Whole heads from the half-split to the interleaved rope order: value `s * size / 2 + i` of a
     head becomes value `2 i + s` (llama.cpp's `LlamaModel.permute`)."""
     tail = rows.shape[1:]
