@@ -91,6 +91,7 @@ class DeviceRecord:
         kind: what sort of processor that is.
         also: further kinds that it can drive, the best first.
         package: the distribution that has it; None where no package index has one.
+        version: of the provider, where it does not come with its package.
         module: the module whose absence means that the package is absent; None where edgesdk
             needs the package anyway.
         extra: the extra of edgesdk that installs the package; None where there is none.
@@ -124,6 +125,7 @@ class DeviceRecord:
     probe: str
     where: str
     also: tuple[Kind, ...] = ()
+    version: str = ""
     module: str | None = None
     extra: str | None = None
     isolated: bool = True

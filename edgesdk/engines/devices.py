@@ -9,6 +9,7 @@ manifest. A new provider is a record here and, at most, one module beside the en
 from __future__ import annotations
 
 from edgesdk.bundle.manifest import BundleFormat
+from edgesdk.engines.compile_targets import HTP_PERFORMANCE_MODES, INTEL_NPUS, SNAPDRAGONS
 from edgesdk.engines.device_record import (
     CompileTarget,
     DeviceOption,
@@ -79,42 +80,6 @@ _STATIC_FOOTPRINT = "edgesdk.engines.npu.footprint:footprint"
 _PROBES = "edgesdk.engines.probes"
 _PLUGIN = f"{_PROBES}:plugin"
 
-
-def _snapdragon(soc_model: int, htp_arch: int, title: str) -> CompileTarget:
-    """Both are always set: without either, Qualcomm's compiler leaves MatMulNBits on the CPU."""
-    options = (("soc_model", str(soc_model)), ("htp_arch", str(htp_arch)))
-    return CompileTarget(str(soc_model), title, options)
-
-
-# Models and architectures by Qualcomm's enumeration (QnnTypes.h of its AI Runtime SDK, and
-# https://docs.qualcomm.com/doc/80-63442-10/topic/QNN_general_overview.html#supported-snapdragon-devices),
-# names by https://ai.google.dev/edge/litert/next/qualcomm and Qualcomm's product pages.
-_SNAPDRAGONS = (
-    _snapdragon(60, 73, "Snapdragon X Elite, SC8380XP"),
-    _snapdragon(88, 81, "Snapdragon X2 Elite, SC8480XP"),
-    _snapdragon(36, 69, "Snapdragon 8 Gen 1, SM8450"),
-    _snapdragon(43, 73, "Snapdragon 8 Gen 2, SM8550"),
-    _snapdragon(57, 75, "Snapdragon 8 Gen 3, SM8650"),
-    _snapdragon(69, 79, "Snapdragon 8 Elite, SM8750"),
-    _snapdragon(87, 81, "Snapdragon 8 Elite Gen 5, SM8850"),
-)
-_HTP_PERFORMANCE_MODES = (
-    *("default", "burst", "balanced", "high_performance", "sustained_high_performance"),
-    *("low_balanced", "power_saver", "low_power_saver", "high_power_saver", "extreme_power_saver"),
-)
-
-# The generations of Intel's NPUs as OpenVINO 2026.4's NPU_PLATFORM names them, and what has them by
-# https://github.com/intel/linux-npu-driver/releases (v1.33.0).
-_INTEL_NPUS = tuple(
-    CompileTarget(name, title, (("NPU_PLATFORM", name),))
-    for name, title in (
-        ("4000", "NPU 4, Lunar Lake"),
-        ("5010", "NPU 5, Panther Lake"),
-        ("5020", "NPU 5 with one tile"),
-        ("6010", "NPU 6"),
-        ("3720", "NPU 3, Meteor Lake and Arrow Lake"),
-    )
-)
 
 # The order of the table, and of devices that nothing was measured of: the best first.
 DEVICES: tuple[DeviceRecord, ...] = (
@@ -211,7 +176,7 @@ DEVICES: tuple[DeviceRecord, ...] = (
             DeviceOption("htp_arch", int, (69, 73, 75, 79, 81)),
             # The backend "saver" answers zeros, "ir" and "cpu" are no devices.
             DeviceOption("backend_type", str, ("htp",)),
-            DeviceOption("htp_performance_mode", str, _HTP_PERFORMANCE_MODES),
+            DeviceOption("htp_performance_mode", str, HTP_PERFORMANCE_MODES),
             DeviceOption("htp_graph_finalization_optimization_mode", int, (0, 1, 2, 3)),
             DeviceOption("vtcm_mb", int, (1, 2, 4, 8, 16)),
             DeviceOption("qnn_context_priority", str, ("low", "normal", "normal_high", "high")),
@@ -222,7 +187,7 @@ DEVICES: tuple[DeviceRecord, ...] = (
             ("offload_graph_io_quantization", "0"),
         ),
         compiler="edgesdk.engines.npu.onnx_compiler:OnnxCompiler",
-        compile_targets=_SNAPDRAGONS,
+        compile_targets=SNAPDRAGONS,
     ),
     DeviceRecord(
         name="Intel OpenVINO",
@@ -267,7 +232,7 @@ DEVICES: tuple[DeviceRecord, ...] = (
             ),
         ),
         compiler="edgesdk.engines.openvino.compiling:npu_compilation",
-        compile_targets=_INTEL_NPUS,
+        compile_targets=INTEL_NPUS,
     ),
     DeviceRecord(
         name="Apple MLX",
@@ -376,10 +341,27 @@ DEVICES: tuple[DeviceRecord, ...] = (
         kind="npu",
         package="windowsml",
         module="windowsml",
-        probe=f"{_PROBES}:windows_ml",
+        probe="edgesdk.engines.windows_catalog:probe",
+        also=("gpu",),
         platforms=("win32",),
         where="Windows 11, among others for AMD's NPUs",
-        proof="not run",
+        runs=tuple(
+            GraphSupport(
+                graph=graph,
+                format="onnx",
+                opener="edgesdk.engines.windows_catalog:open_engine",
+                footprint=footprint,
+                proof="recorded",
+                tests=("tests/integration/test_windows_catalog.py",),
+            )
+            for graph, footprint in (
+                (STATIC_BLOCKS, _STATIC_FOOTPRINT),
+                (STATIC_CHANNELS, _STATIC_FOOTPRINT),
+                (FUSED_OPERATORS, _ONNX_FOOTPRINT),
+            )
+        ),
+        # Of the catalog; else the first that runs the model.
+        options=(DeviceOption("provider", str),),
     ),
     DeviceRecord(
         name="LiteRT",

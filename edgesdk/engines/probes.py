@@ -141,15 +141,6 @@ def cuda(record: DeviceRecord) -> DeviceProbe:
     return DeviceProbe("ready", f"{onnxruntime.__version__}; {processor_names(listed)}")
 
 
-def windows_ml(record: DeviceRecord) -> DeviceProbe:
-    """Which providers the catalog of Windows has for this machine, and which are ready."""
-    catalog: Any = importlib.import_module("windowsml").EpCatalog()
-    found = [f"{each.name} ({each.ready_state.name})" for each in catalog.find_all_providers()]
-    if not found:
-        return DeviceProbe("no device", f"{_version(record)}; the catalog has nothing for it")
-    return DeviceProbe("ready", f"{_version(record)}; {', '.join(found)}")
-
-
 def litert(record: DeviceRecord) -> DeviceProbe:
     """Whether LiteRT's interpreter loads. Outside Android it runs on the CPU."""
     importlib.import_module("ai_edge_litert.interpreter")

@@ -11,10 +11,11 @@ from typing import Any
 
 
 def run_python(code: str, *arguments: str, timeout: float = 300) -> Any:
-    """Run `code` with `arguments` in sys.argv[1:]; what it prints is read as JSON."""
+    """Run `code` with `arguments` in sys.argv[1:]; its last line is read as JSON, since
+    libraries print lines of their own."""
     done = _run(code, *arguments, timeout=timeout)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def run_killed_python(code: str, *arguments: str, timeout: float = 300) -> None:

@@ -108,6 +108,7 @@ def test_a_record_is_all_that_a_provider_needs(npu: DeviceRecord) -> None:
         "coreml",
         "webgpu",
         "cuda",
+        "windows",
         "litert",
     ]
     assert device_names("gguf") == ["cpu"]
@@ -116,7 +117,7 @@ def test_a_record_is_all_that_a_provider_needs(npu: DeviceRecord) -> None:
 
 def test_the_command_line_shows_each_record(npu: DeviceRecord, tmp_path: Path) -> None:
     usage = CliRunner().invoke(run.command, ["--help"]).output
-    assert "--device [auto|toy|cpu|qualcomm|intel|apple|coreml|webgpu|cuda|litert]" in usage
+    assert "--device [auto|toy|cpu|qualcomm|intel|apple|coreml|webgpu|cuda|windows|litert]" in usage
     checks = {check.name: check for check in run_checks(Store(tmp_path))}
     assert checks["toy-npu"] == DoctorCheck("toy-npu", "ok", "onnxruntime-toy 1.0", needed=False)
     assert [name for name, check in checks.items() if check.needed] == ["onnxruntime"]

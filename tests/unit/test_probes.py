@@ -3,8 +3,7 @@
 The answers were recorded from onnxruntime 1.32.0 with onnxruntime-qnn 2.7.0,
 onnxruntime-ep-openvino 1.8.1 and onnxruntime-ep-webgpu 0.4.0, from openvino 2026.4.1, from mlx
 0.32.4 and from ai-edge-litert 2.3.0, on Linux without an NPU or a GPU; the last one with
-SwiftShader. NPUs and GPUs are the same answers with another type. windowsml's are from its
-documentation: not run.
+SwiftShader. NPUs and GPUs are the same answers with another type.
 """
 
 from __future__ import annotations
@@ -188,16 +187,3 @@ def test_cuda_needs_an_onnxruntime_that_was_built_with_it(monkeypatch: pytest.Mo
         runtime: Any = FakeRuntime(providers=providers, registered=devices)
         monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
         assert probes.cuda(record).state == state
-
-
-def test_the_catalog_of_windows_names_its_providers(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [SimpleNamespace(name="VitisAIExecutionProvider", ready_state=DeviceType.NPU)]
-    catalog: Any = SimpleNamespace(
-        EpCatalog=lambda: SimpleNamespace(find_all_providers=lambda: found)
-    )
-    monkeypatch.setitem(sys.modules, "windowsml", catalog)
-    probe = probes.windows_ml(RECORDS["Windows ML"])
-    assert probe.state == "ready"
-    assert "VitisAIExecutionProvider (NPU)" in probe.found
-    found.clear()
-    assert probes.windows_ml(RECORDS["Windows ML"]).state == "no device"

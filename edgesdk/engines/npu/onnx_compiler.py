@@ -80,13 +80,14 @@ class OnnxCompiler:
     @property
     def key(self) -> CompileKey:
         assert self.record.package is not None, "what compiles is a package"
+        version = self.record.version or importlib.metadata.version(self.record.package)
         static = self.bundle.manifest.static
         return CompileKey(
             model=self.bundle.sha256,
             provider=self.record.name,
             versions=(
                 f"onnxruntime {ort.__version__}",
-                f"{self.record.package} {importlib.metadata.version(self.record.package)}",
+                f"{self.record.package} {version}",
             ),
             platform=_THIS_DEVICE if self.target is None else self.target.name,
             options=tuple(f"{name}={value}" for name, value in sorted(self._options().items())),

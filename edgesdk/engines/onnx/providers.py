@@ -138,19 +138,24 @@ def device_for(record: DeviceRecord, requested: str) -> Any:
     return found[0]
 
 
-def register(record: DeviceRecord) -> None:
+def register(record: DeviceRecord, library: Path | None = None) -> None:
     """Register the plugin library of a record with onnxruntime, unless it is registered.
+
+    Args:
+        library: the file, where the record names none.
 
     Raises:
         DeviceUnavailable: the library is not there, or does not load.
     """
-    if record.library is None or listed_devices(record):
+    if (record.library is None and library is None) or listed_devices(record):
         return
     with _registering:
         if listed_devices(record):
             return
         try:
-            path = cast("Callable[[], object]", imported(record.library))()
+            path: object = library
+            if record.library is not None:
+                path = cast("Callable[[], object]", imported(record.library))()
             ort.register_execution_provider_library(record.provider, str(path))
         # Whatever a foreign package and onnxruntime raise.
         except Exception as error:
