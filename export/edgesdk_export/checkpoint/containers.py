@@ -12,6 +12,7 @@ from edgesdk.errors import CheckpointError, DamagedCheckpoint, MissingExtra
 from edgesdk_export.checkpoint.checkpoint import Checkpoint, read_json
 from edgesdk_export.checkpoint.dequantize import dequantized, notes_on
 from edgesdk_export.checkpoint.safetensors_reader import read_safetensors_folder
+from edgesdk_export.checkpoint.trained_blocks import with_trained_blocks
 from edgesdk_export.checkpoint.weight_files import (
     nothing_to_open,
     refuse_adapter,
@@ -50,7 +51,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _open_safetensors(folder: Path) -> Checkpoint:
     config = read_json(folder / "config.json")
     stored, files = read_safetensors_folder(folder)
-    tensors = dequantized(stored, config, folder)
+    tensors = with_trained_blocks(folder, dequantized(stored, config, folder))
     return Checkpoint(
         path=folder,
         container="safetensors",

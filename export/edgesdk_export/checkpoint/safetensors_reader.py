@@ -118,19 +118,7 @@ def read_safetensors(path: Path) -> dict[str, SafetensorsTensor]:
     Raises:
         DamagedCheckpoint: the file is missing, is cut, or its header lies.
     """
-    if not path.is_file():
-        raise DamagedCheckpoint(f"{path} is missing.", hint=_AGAIN)
-    refuse_pointer(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(size - 8, _MAX_HEADER):
-            raise DamagedCheckpoint(
-                f"{path}: the header claims {length:,} bytes; the file has {size:,}.", hint=_AGAIN
-            )
-        text = file.read(length)
-    header = _parse_header(path, text)
+    header, length, size = _read_header(path)
     header.pop("__metadata__", None)
 
     data_start, data_size = 8 + length, size - 8 - length
@@ -153,6 +141,34 @@ def read_safetensors(path: Path) -> dict[str, SafetensorsTensor]:
             hint=_AGAIN,
         )
     return tensors
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of one file: texts by name.
+
+    Raises:
+        DamagedCheckpoint: see `read_safetensors`.
+    """
+    header, _, _ = _read_header(path)
+    found = header.get("__metadata__")
+    return found if isinstance(found, dict) else {}
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The header, its length in bytes, and that of the file."""
+    if not path.is_file():
+        raise DamagedCheckpoint(f"{path} is missing.", hint=_AGAIN)
+    refuse_pointer(path)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(size - 8, _MAX_HEADER):
+            raise DamagedCheckpoint(
+                f"{path}: the header claims {length:,} bytes; the file has {size:,}.", hint=_AGAIN
+            )
+        text = file.read(length)
+    return _parse_header(path, text), length, size
 
 
 def _parse_header(path: Path, text: bytes) -> dict[str, Any]:

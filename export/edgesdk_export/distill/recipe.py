@@ -5,10 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from edgesdk.errors import InvalidOption, RequestError
 from edgesdk_export.distill.divergence import divergence_named
+from edgesdk_export.distill.quantize_recipe import QuantizeRecipe
 from edgesdk_export.recipes.recipe import read_recipe_file
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -83,11 +91,22 @@ class TrainingRecipe(_Section):
 
 
 class DistillRecipe(_Section):
-    """A whole recipe. Every key has a default."""
+    """A whole recipe. Every key has a default.
+
+    Attributes:
+        quantize: the number format that the student trains through; None = none.
+    """
 
     student: StudentRecipe = StudentRecipe()
     data: DataRecipe = DataRecipe()
     training: TrainingRecipe = TrainingRecipe()
+    quantize: QuantizeRecipe | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DistillRecipe:
+        if self.quantize is not None and self.training.lora_rank:
+            raise ValueError("low-rank matrices take quantized weights off their grid")
+        return self
 
 
 def load_distill_recipe(path: Path) -> DistillRecipe:

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,14 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.errors import RequestError, TrainingError, requires_extra
 from edgesdk_export.checkpoint import open_checkpoint
+from edgesdk_export.checkpoint.trained_blocks import TrainedMatrix
 from edgesdk_export.distill.divergence import divergence_named
 from edgesdk_export.distill.measure import HeldOut, measure
+from edgesdk_export.distill.quantization_aware import (
+    QuantizedStudent,
+    quantized_student,
+    save_blocks,
+)
 from edgesdk_export.distill.recipe import DistillRecipe, TrainingRecipe
 from edgesdk_export.distill.report import Writing, report_html
 from edgesdk_export.distill.samples import Sample, read_samples, split_held_out
@@ -117,12 +123,15 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
     cached = CachedTeacher(teacher, work / "teacher.sqlite")
     try:
         student, layers = _start(student, training, recipe, work, progress)
+        quantized = quantized_student(student.model, work / _START_FOLDER, recipe.quantize)
         progress.stage("Measuring the student", 1)
         before = measure(student.model, teacher, held_out)
         given = _beginnings(held_out)
         written = [_continued(student.model, ids) for ids in given]
         progress.advance(1)
-        student, losses = _train(student, cached, training, recipe.training, work, progress)
+        student, blocks, losses = _train(
+            student, quantized, cached, training, recipe, work, progress
+        )
         progress.stage("Measuring what it learned", 1)
         after = measure(student.model, teacher, held_out)
         progress.advance(1)
@@ -139,7 +148,7 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
         )
         for ids, earlier in zip(given, written, strict=True)
     ]
-    _seal(job, student, result, writings, work)
+    _seal(job, student, blocks, result, writings, work)
     return result
 
 
@@ -250,13 +259,15 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
 def _train(
     student: TrainableModel,
+    quantized: QuantizedStudent | None,
     teacher: Teacher,
     samples: Sequence[Sample],
-    recipe: TrainingRecipe,
+    whole: DistillRecipe,
     work: Path,
     progress: ExportProgress,
-) -> tuple[TrainableModel, tuple[tuple[int, float], ...]]:
+) -> tuple[TrainableModel, Mapping[str, TrainedMatrix], tuple[tuple[int, float], ...]]:
     """Train to the end; where memory runs out, go on with smaller micro-batches."""
+    recipe = whole.training
     progress.stage("Training", recipe.steps)
     micro_batch = min(recipe.micro_batch, recipe.batch)
     while True:
@@ -278,6 +289,7 @@ def _train(
             micro_batch //= 2
             # Steps since the last checkpoint are made again, from the weights that it had.
             student = _restarted(student, work)
+            quantized = quantized_student(student.model, work / _START_FOLDER, whole.quantize)
             progress.stage(
                 f"Training, {micro_batch} sequences at a time because memory ran out", recipe.steps
             )
@@ -285,10 +297,15 @@ def _train(
         if recipe.lora_rank:
             learner.save_pretrained(str(work / _ADAPTER_FOLDER))
             student = dataclasses.replace(student, model=learner.merge_and_unload())
-        return student, tuple(
-            (int(entry["step"]), float(entry["loss"]))
-            for entry in trainer.state.log_history
-            if "loss" in entry
+        blocks = {} if quantized is None else quantized.finish()
+        return (
+            student,
+            blocks,
+            tuple(
+                (int(entry["step"]), float(entry["loss"]))
+                for entry in trainer.state.log_history
+                if "loss" in entry
+            ),
         )
 
 
@@ -366,6 +383,7 @@ def _ran_out_of_memory(error: BaseException) -> bool:
 def _seal(
     job: DistillJob,
     student: TrainableModel,
+    blocks: Mapping[str, TrainedMatrix],
     result: Distilled,
     writings: Sequence[Writing],
     work: Path,
@@ -375,6 +393,8 @@ def _seal(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     save_checkpoint(student, folder)
+    if job.recipe.quantize is not None:
+        save_blocks(folder, blocks, job.recipe.quantize)
     if (work / _ADAPTER_FOLDER).is_dir():
         (work / _ADAPTER_FOLDER).rename(folder / _ADAPTER_FOLDER)
     report = result.to_json() | {"recipe": job.recipe.model_dump(mode="json")}

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from edgesdk_quantize.formats import BlockFormat, PackedMatrix
+from edgesdk_quantize.formats.blocks import UInt8, take_rows
 
 from edgesdk.bundle.spec import DecoderSpec
-from edgesdk_export.weights import BlockTensor, Float32, LazyTensor
+from edgesdk_export.weights import BlockTensor, Float32, LazyTensor, PackedTensor
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,7 @@ class BlockWeightView(WeightView):
         """See `BlockTensor.blocks`."""
         first, last, order = self._stored_rows(start, stop)
         found = self.tensor.blocks(fmt, first, last)
-        zeros = None if found.zero_points is None else found.zero_points[order]
-        return PackedMatrix(found.data[order], found.scales[order], zeros)
+        return take_rows(found, order)
 
     def steps(self, block: int, start: int, stop: int) -> Float32 | None:
         """See `BlockTensor.steps`."""
@@ -111,8 +111,22 @@ class BlockWeightView(WeightView):
         return None if found is None else found[order]
 
 
+@dataclass(frozen=True)
+class PackedWeightView(BlockWeightView):
+    """A canonical matrix over one that is stored in blocks of ggml's; a `PackedTensor` too."""
+
+    packed_tensor: PackedTensor
+
+    def packed(self, start: int, stop: int) -> UInt8:
+        """See `PackedTensor.packed`."""
+        first, last, order = self._stored_rows(start, stop)
+        return self.packed_tensor.packed(first, last)[order]
+
+
 def weight_view(tensor: LazyTensor, source: WeightSource) -> WeightView:
     """A canonical weight, with blocks where the tensor has them and its values are unchanged."""
     if isinstance(tensor, BlockTensor) and source.add == 0:
+        if isinstance(tensor, PackedTensor):
+            return PackedWeightView(tensor, source, tensor)
         return BlockWeightView(tensor, source)
     return WeightView(tensor, source)

@@ -81,7 +81,6 @@ def build_gguf(
         sampling={} if sampling is None else sampling.gguf_metadata(),
         licence=checkpoint.licence,
         importance=importance,
-        source_tensors=checkpoint.tensors if checkpoint.container == "gguf" else None,
         journal=None if resume is None else resume.journal(MODEL_FILE),
         progress=progress.advance,
     )

@@ -8,15 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from edgesdk_quantize.formats.blocks import UInt8
 
 from edgesdk.bundle.spec import DecoderSpec, canonical_shapes
 from edgesdk_export.families.config_json import split_name
 from edgesdk_export.families.gguf_metadata import TENSOR_NAMES
 from edgesdk_export.families.registry import gguf_family
 from edgesdk_export.gguf.file_types import MatrixPlace, Role
-from edgesdk_export.weights import Decoder, Float32, require_finite, row_chunks
+from edgesdk_export.weights import (
+    Decoder,
+    Float32,
+    PackedTensor,
+    require_finite,
+    row_chunks,
+    row_ranges,
+)
+
+_Rows = TypeVar("_Rows", Float32, UInt8)
 
 _ROLES: dict[str, Role] = {
     "embed": "embedding",
@@ -71,6 +82,16 @@ class TargetTensor:
                     else interleave(chunk, self.interleaved_head)
                 )
 
+    def packed_chunks(self, decoder: Decoder) -> Iterator[UInt8]:
+        """Its rows as they are stored, where every part is a `PackedTensor`, a few at a time."""
+        head = self.interleaved_head
+        for part in self.parts:
+            weight = decoder.weights[part]
+            assert isinstance(weight, PackedTensor)
+            for start, stop in row_ranges(weight, multiple=head or 1):
+                rows = weight.packed(start, stop)
+                yield rows if head is None else interleave(rows, head)
+
 
 def target_tensors(spec: DecoderSpec) -> tuple[TargetTensor, ...]:
     """All weights of a decoder, in the order of `canonical_shapes`."""
@@ -111,7 +132,7 @@ def target_tensors(spec: DecoderSpec) -> tuple[TargetTensor, ...]:
     return tuple(tensors)
 
 
-def interleave(rows: Float32, size: int) -> Float32:
+def interleave(rows: _Rows, size: int) -> _Rows:
     """Whole heads from the half-split to the interleaved rope order: value `s * size / 2 + i` of a
     head becomes value `2 i + s` (llama.cpp's `LlamaModel.permute`)."""
     tail = rows.shape[1:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from edgesdk_export.gguf.decoder_metadata import decoder_metadata, rope_tensors
 from edgesdk_export.gguf.file_types import FileType, choose_types
 from edgesdk_export.gguf.tensors import TargetTensor, target_tensors
 from edgesdk_export.resume import SectionJournal
-from edgesdk_export.weights import Decoder, Float32, LazyTensor, PackedTensor, row_ranges
+from edgesdk_export.weights import Decoder, Float32, PackedTensor
 
 # By tensor name ("blk.0.attn_q.weight"): how much an error in each column matters, float32 [K].
 Importance = Mapping[str, Float32]
@@ -53,11 +53,11 @@ def write_gguf(
     licence: str | None = None,
     importance: Importance | None = None,
     types: Mapping[str, GgmlFormat] | None = None,
-    source_tensors: Mapping[str, LazyTensor] | None = None,
     journal: SectionJournal | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> WrittenGguf:
-    """Write a GGUF that llama.cpp runs. The same input gives the same bytes.
+    """Write a GGUF that llama.cpp runs. The same input gives the same bytes; a matrix that has its
+    type already is copied.
 
     Args:
         name: what the model calls itself.
@@ -65,8 +65,6 @@ def write_gguf(
         sampling: the `general.sampling.*` metadata.
         importance: what quantizers weigh errors with; tensors that it does not name have none.
         types: of matrices that depart from the mixture, by tensor name.
-        source_tensors: of the GGUF that the decoder was read from, by name: one that already has
-            the type that it is to get is copied.
         journal: of the file, where an earlier call may have been killed; see `write_container`.
         progress: called with the number of layers that are over.
 
@@ -79,13 +77,13 @@ def write_gguf(
     places = [tensor.place for tensor in stored if len(tensor.shape) > 1]
     chosen = choose_types(file_type, spec, places, weighted=importance is not None)
     chosen |= types or {}
-    copied = _copied(stored, chosen, source_tensors or {})
+    copied = [tensor.name for tensor in stored if _has_type(decoder, tensor, chosen)]
     plans = []
     for tensor in stored:
         fmt = chosen.get(tensor.name, ggml.F32)
         chunks: Callable[[], Iterable[Float32 | UInt8]]
         if tensor.name in copied:
-            chunks = functools.partial(_as_stored, copied[tensor.name])
+            chunks = functools.partial(tensor.packed_chunks, decoder)
         else:
             chunks = functools.partial(_rounded, decoder, tensor, fmt, importance or {})
         plans.append(TensorPlan(tensor.name, tensor.shape, fmt, chunks))
@@ -119,22 +117,13 @@ def write_gguf(
     return WrittenGguf(chosen, head, bits / weights, tuple(copied))
 
 
-def _copied(
-    stored: Sequence[TargetTensor],
-    chosen: Mapping[str, GgmlFormat],
-    source_tensors: Mapping[str, LazyTensor],
-) -> dict[str, PackedTensor]:
-    copied = {}
-    for tensor in stored:
-        found, fmt = source_tensors.get(tensor.name), chosen.get(tensor.name)
-        if isinstance(found, PackedTensor) and fmt is not None and found.dtype == fmt.name:
-            copied[tensor.name] = found
-    return copied
-
-
-def _as_stored(tensor: PackedTensor) -> Iterator[UInt8]:
-    for start, stop in row_ranges(tensor):
-        yield tensor.packed(start, stop)
+def _has_type(decoder: Decoder, tensor: TargetTensor, chosen: Mapping[str, GgmlFormat]) -> bool:
+    """Whether all parts of a tensor are stored in the type that it is to get."""
+    fmt = chosen.get(tensor.name)
+    weights = [decoder.weights[part] for part in tensor.parts]
+    return fmt is not None and all(
+        isinstance(weight, PackedTensor) and weight.dtype == fmt.name for weight in weights
+    )
 
 
 def _rounded(

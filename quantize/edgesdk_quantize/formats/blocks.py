@@ -230,6 +230,18 @@ def stack_rows(pieces: Sequence[PackedMatrix], bits: int) -> PackedMatrix:
     )
 
 
+def take_rows(packed: PackedMatrix, rows: slice | npt.NDArray[np.int64]) -> PackedMatrix:
+    """Some rows of a matrix, by their numbers."""
+    coded, offsets = packed.coded, packed.offsets
+    return PackedMatrix(
+        packed.data[rows],
+        packed.scales[rows],
+        None if packed.zero_points is None else packed.zero_points[rows],
+        None if coded is None else ScaleCodes(coded.codes[rows], coded.units[rows]),
+        None if offsets is None else take_rows(offsets, rows),
+    )
+
+
 def with_zero_points(packed: PackedMatrix, bits: int) -> PackedMatrix:
     """The same weights with zero-points stored; for a matrix some of whose rows need them."""
     if packed.zero_points is not None:
