@@ -8,12 +8,14 @@ the way that promises nothing); with a system message
 whose KV cache comes from the disk; and in a decode state of the server's pool. A second turn is
 asked of the chat itself, of a fork, of a restored chat, and of the server's pool, each against a
 new chat with the same history. What is printed are the answers that differ, by way and model.
-Of 50 prompts, SmolLM2-135M (onnxruntime 1.32, 2 threads; llama-cpp-python 0.3.36, 1 thread):
+Of 50 prompts, SmolLM2-135M (onnxruntime 1.32, llama-cpp-python 0.3.36, 2 threads):
 
                 reset  at once  lookup  next turn  forked  restored  disk  server
     ONNX int8       0        0       0          0       0         0
     ONNX int4       0        0       3          0       0         0
     GGUF Q4_1       0        0       0          0       0         0     0       0
+
+The GGUF's row is the same with 1 thread and with 2.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ class LlamaContext:
         weights: the model's, which the contexts of its adapters share.
         context_length: most tokens that one sequence may hold.
         batch_invariant: whether what is computed depends on a sequence's tokens alone; else
-            several sequences share batches.
+            several sequences share batches, unless layers see a window only: in a cache that is
+            shared, what a window has slid past is lost to a rewind.
         adapter: what all sequences here are changed by; None for the model alone.
     """
 
@@ -66,13 +67,14 @@ class LlamaContext:
     ) -> None:
         self._api = library.api
         self._library = library
-        self._batch_invariant = batch_invariant
         self.lock: CombiningLock[BatchRequest] = CombiningLock()
         self.fork_guard = weights.fork_guard
         self._policy = BatchPolicy(self.lock)
         self._native = NativeModel(library, weights, threads=threads, adapter=adapter)
+        self.batch_invariant = batch_invariant or self._native.windowed
+        self.windowed = self._native.windowed
         self._kv: KvCaches
-        if batch_invariant:
+        if self.batch_invariant:
             self._kv = SeparateCaches(self._native, rests=self._policy.rests)
         else:
             self._kv = SharedCache(self._native, context_length=context_length)
@@ -215,14 +217,14 @@ class LlamaContext:
         # Before the policy looks for others: a sequence that is gone must not cut a prompt in two,
         # which would round otherwise.
         self._collect()
-        if not self._batch_invariant:
+        if not self.batch_invariant:
             self._policy.wait_for_others(mine)
         if mine.cancelled:
             return
         max_tokens = SHARED_SLICE if self._policy.shares(mine) else BATCH_TOKENS
-        plan = BatchPlan(max_tokens, self._kv.cells, invariant=self._batch_invariant)
+        plan = BatchPlan(max_tokens, self._kv.cells, invariant=self.batch_invariant)
         plan.add(mine)
-        taken = [] if self._batch_invariant else self.lock.take(plan.add)
+        taken = [] if self.batch_invariant else self.lock.take(plan.add)
         try:
             if taken:
                 self._run_together(plan.slices)

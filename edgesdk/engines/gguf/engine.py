@@ -131,13 +131,14 @@ def open_engine(
         load_seconds=time.perf_counter() - started,
         concurrency=record.concurrency,
         threads=settings.threads,
-        prefill_step=PREFILL_STEP if settings.batch_invariant else 0,
-        batch_invariant=settings.batch_invariant,
+        prefill_step=PREFILL_STEP if cache.batch_invariant else 0,
+        batch_invariant=cache.batch_invariant,
     )
+    unit = "context" if cache.windowed else "sequence"
     kv_identity = KvIdentity(
         engine="gguf",
         model=identity or fingerprint(path),
-        layout=f"llama.cpp sequence state, {record.kv_type}, llama-cpp-python {library.version}",
+        layout=f"llama.cpp {unit} state, {record.kv_type}, llama-cpp-python {library.version}",
     )
     engine = GgufEngine(library, cache, info, kv_identity, source)
     if settings.adapter is None:

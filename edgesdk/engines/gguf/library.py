@@ -49,6 +49,11 @@ class LlamaLibrary:
             lines.append(self._errors.popleft())
         return "; ".join(lines)
 
+    def is_recurrent(self, model: Any) -> bool:
+        """Whether some layers of a llama_model keep a state that cannot be rewound."""
+        api = self.api
+        return bool(api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
+
 
 @functools.lru_cache(maxsize=1)
 def load_library() -> LlamaLibrary:
@@ -95,7 +100,7 @@ class AbortFlag:
     """
 
     def __init__(self, library: LlamaLibrary) -> None:
-        self._api = library.api
+        self._library = library
         self._block = np.full(_BLOCK_BYTES, 0xFF, np.uint8)
         self._function = _is_empty(library.api)
 
@@ -104,11 +109,11 @@ class AbortFlag:
 
         Recurrent models do without: their state cannot go back to where a batch began.
         """
-        api = self._api
-        forgetful = api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model)
-        if self._function is None or forgetful:
+        if self._function is None or self._library.is_recurrent(model):
             return
-        context_params.abort_callback = ctypes.cast(self._function, api.ggml_abort_callback)
+        context_params.abort_callback = ctypes.cast(
+            self._function, self._library.api.ggml_abort_callback
+        )
         context_params.abort_callback_data = ctypes.c_void_p(self._block.ctypes.data)
 
     def set(self) -> None:

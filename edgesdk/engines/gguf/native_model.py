@@ -17,6 +17,10 @@ from edgesdk.errors import EngineError
 from edgesdk.system.forks import ForkGuard
 
 FIRST_CELLS = 1024
+# A second sequence of a context, that holds cells of the first one too. llama.cpp lets new tokens
+# overwrite a cell that only one sequence has and that lies behind its window, and looks for such
+# cells from the first one on after a state was set.
+_KEEPER = 1
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -85,6 +89,11 @@ class NativeModel:
     Args:
         weights: the model's, which others may share.
         adapter: what all contexts here are changed by; None for the model alone.
+
+    Attributes:
+        windowed: whether layers see a window only, and all of them could still be rewound. What
+            llama.cpp gives as the state of one sequence lacks what the window has slid past; that
+            of a whole context does not.
     """
 
     def __init__(
@@ -97,6 +106,8 @@ class NativeModel:
     ) -> None:
         self.api = library.api
         self.threads = threads
+        slides = self.api.llama_model_n_swa(weights.pointer) > 0
+        self.windowed = slides and not library.is_recurrent(weights.pointer)
         self.abort = AbortFlag(library)
         self._library = library
         self._pointers = _Pointers(weights, adapter)
@@ -129,7 +140,7 @@ class NativeModel:
         params = self.api.llama_context_default_params()
         params.n_ctx = cells
         params.n_batch = params.n_ubatch = BATCH_TOKENS
-        params.n_seq_max = sequences
+        params.n_seq_max = sequences + self.windowed
         params.n_outputs_max = params.n_outputs_max_per_seq = BATCH_ROWS
         params.kv_unified = True
         # A windowed cache that drops what it has slid past could not be rewound.
@@ -159,27 +170,33 @@ class NativeModel:
         self.api.llama_free(context)
 
     def state(self, place: KvPlace) -> Bytes:
-        """The KV cache of one sequence.
+        """The KV cache of one sequence; of a windowed model, that of its whole context.
 
         Raises:
             EngineError: llama.cpp failed.
         """
-        size = self.api.llama_state_seq_get_size(place.context, place.native_id)
-        state = np.empty(size, np.uint8)
-        written = self.api.llama_state_seq_get_data(
-            place.context, bytes_pointer(state), size, place.native_id
-        )
-        if written != size:
+        api, context, own = self.api, place.context, place.native_id
+        if self.windowed:
+            state = np.empty(api.llama_state_get_size(context), np.uint8)
+            written = api.llama_state_get_data(context, bytes_pointer(state), state.size)
+        else:
+            state = np.empty(api.llama_state_seq_get_size(context, own), np.uint8)
+            written = api.llama_state_seq_get_data(context, bytes_pointer(state), state.size, own)
+        if written != state.size:
             raise self.error("llama.cpp could not copy out a sequence")
         return state
 
     def set_state(self, place: KvPlace, state: Bytes) -> bool:
         """Fill a sequence; False where llama.cpp refuses it."""
-        return bool(
-            self.api.llama_state_seq_set_data(
-                place.context, bytes_pointer(state), state.size, place.native_id
+        api, context, own = self.api, place.context, place.native_id
+        if not self.windowed:
+            return bool(
+                api.llama_state_seq_set_data(context, bytes_pointer(state), state.size, own)
             )
-        )
+        if not api.llama_state_set_data(context, bytes_pointer(state), state.size):
+            return False
+        api.llama_memory_seq_cp(api.llama_get_memory(context), own, _KEEPER, -1, -1)
+        return True
 
     def length(self, place: KvPlace) -> int:
         """How many positions a sequence has."""
@@ -189,6 +206,8 @@ class NativeModel:
     def truncate(self, place: KvPlace, start: int) -> bool:
         """See `KvCaches.truncate`."""
         memory = self.api.llama_get_memory(place.context)
+        if self.windowed:
+            self.api.llama_memory_seq_rm(memory, _KEEPER, start, -1)
         return bool(self.api.llama_memory_seq_rm(memory, place.native_id, start, -1))
 
     def error(self, what: str) -> EngineError:
