@@ -12,6 +12,7 @@ from edgesdk_export.families import read_decoder
 from edgesdk_export.npu.build import GRAPH_FILES
 from edgesdk_export.onnx import WeightScheme
 from edgesdk_quantize.formats import FP16, Int4Symmetric
+from support.float16_graphs import Float16Graphs
 from support.qnn_simulator import RECORD, SETTINGS, require_simulator
 from support.static_pairs import static_state
 from support.tiny_models import VARIANTS, make_tiny
@@ -30,9 +31,9 @@ SCHEMES = {
 }
 TOKENS = [(7 * i * i + 3 * i) % 320 for i in range(40)]
 SHAPE = StaticShape(prefill_tokens=16, window=64, logits_rows=16)
-# The logits of these models are random, and lie between -8 and 8. A token may lose its place only
-# to one that is nearer than what float16 rounds off.
-NEAR = 0.1
+# How much further than float16, rounded after every operator, the simulator may be from the CPU. It
+# was 1.1 to 2.0 times as far on all variants that run daily.
+FURTHER = 3
 DAILY = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
 CASES = [
     pytest.param(
@@ -74,12 +75,11 @@ def test_every_family_runs_whole_and_right(variant, scheme, tmp_path: Path) -> N
         assert loaded.placement.in_software
     graphs = OnnxStaticGraphs({graph: loaded.session for graph, loaded in opened.items()})
     found = logits(StaticDecodeState(replace(state._model, graphs=graphs)))
+    half = logits(StaticDecodeState(replace(state._model, graphs=Float16Graphs(tmp_path))))
     expected = logits(state)
-    cosine = (found * expected).sum(-1) / (
-        np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
-    )
-    assert cosine.min() > 0.999
+    assert np.square(found - expected).mean() < FURTHER**2 * np.square(half - expected).mean()
+    # The logits of these models are random, some equal in float16. A token may lose its place only
+    # to one that it led by less than what float16 rounds off.
     best = found.argmax(-1)
     behind = expected.max(-1) - np.take_along_axis(expected, best[:, None], -1)[:, 0]
-    assert behind.max() < NEAR
-    assert (best == expected.argmax(-1)).mean() >= 0.95
+    assert behind.max() <= np.abs(half - expected).max()

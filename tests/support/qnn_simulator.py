@@ -18,6 +18,7 @@ from onnx import helper
 from edgesdk.engines.base import LoadSettings
 from edgesdk.engines.devices import DEVICES, DeviceRecord
 from edgesdk.engines.npu.onnx_compiler import chosen_target, with_target
+from edgesdk.engines.npu.onnx_static_graphs import SESSION_CONFIG
 from edgesdk.engines.onnx.providers import device_for, session_options
 
 Array = npt.NDArray[Any]
@@ -69,9 +70,12 @@ def graph(
 
 
 def on_cpu(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> Array:
-    """Its output on the CPU, as float32."""
+    """Its output on the CPU, as float32, computed without rounding activations that the graph does
+    not round."""
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
+        model.SerializeToString(),
+        session_options(SETTINGS, SESSION_CONFIG),
+        providers=["CPUExecutionProvider"],
     )
     return np.asarray(session.run(None, dict(inputs))[0], np.float32)
 
