@@ -67,8 +67,9 @@ def load(
         adapter: a folder that `edgesdk export --adapter` wrote for this bundle, which changes its
             answers. `Model.with_adapter` adds others without loading the base again.
         device_options: of the device's provider, by name.
-        allow_fallback: let another device run the model, or the CPU a part of it, where `device`
-            cannot; `Model.device` and each receipt then say so. Without it that is an error.
+        allow_fallback: let another device run the model, or the CPU a part of it, or `device` all
+            of it in several partitions, where `device` cannot run it as a whole; `Model.device`
+            and each receipt then say so. Without it that is an error.
         warm_start: where the device has to compile the model first, let the CPU answer meanwhile.
             `Model.warm_start` then says how far it is. Once the device is ready, new questions and
             the next turn of each chat go there; a chat keeps its history, and its receipts say

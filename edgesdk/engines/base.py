@@ -105,7 +105,8 @@ class LoadSettings:
         threads: CPU threads.
         context: most tokens that one sequence may hold; None for the model's own limit.
         options: of the provider, checked against its record.
-        allow_fallback: whether a part of the model may run on the CPU beside the device.
+        allow_fallback: whether a part of the model may run on the CPU beside the device, and the
+            device may run a graph in several partitions.
         passed_over: see `Placement`.
         progress: is called with how many of how many graphs are compiled, while a provider
             compiles the model; None to hear nothing.

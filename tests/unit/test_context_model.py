@@ -16,7 +16,10 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 def model(operators: list[str], metadata: dict[str, str]) -> bytes:
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 300])
     weight = helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 2.0])
-    nodes = [helper.make_node(each, ["x"], ["x"], size=2**40) for each in operators]
+    nodes = [
+        helper.make_node(each, ["x"], ["x"], name=f"{each}.{place}", size=2**40)
+        for place, each in enumerate(operators)
+    ]
     made = helper.make_model(helper.make_graph(nodes, "g", [value], [value], [weight]))
     helper.set_model_props(made, metadata)
     return made.SerializeToString()
@@ -25,7 +28,7 @@ def model(operators: list[str], metadata: dict[str, str]) -> bytes:
 @given(st.lists(WORDS.filter(bool), max_size=5), st.dictionaries(WORDS.filter(bool), WORDS))
 def test_operators_and_metadata(operators, metadata) -> None:
     found = read_context_model(model(operators, metadata))
-    assert found.operators == tuple(operators)
+    assert found.nodes == tuple((each, f"{each}.{place}") for place, each in enumerate(operators))
     assert found.metadata == metadata
 
 

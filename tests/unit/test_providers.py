@@ -79,7 +79,10 @@ class FakeRuntime:
         parts = [
             SimpleNamespace(
                 ep_name=name,
-                get_nodes=lambda kinds=kinds: [SimpleNamespace(op_type=kind) for kind in kinds],
+                get_nodes=lambda kinds=kinds: [
+                    SimpleNamespace(op_type=kind, name=f"{kind}_{place}")
+                    for place, kind in enumerate(kinds)
+                ],
             )
             for name, kinds in self.assigned
         ]
@@ -216,6 +219,17 @@ def test_a_session_that_fails(runtime: FakeRuntime) -> None:
             r"runs 0 of 7 nodes .* in 0 parts.*\(2 Add, 1 Mul, 1 Cast, 1 Cos, \.\.\.\)",
             0,
         ),
+        (
+            [("QNNExecutionProvider", ["Mul"] * 9), ("QNNExecutionProvider", ["Softmax", "Add"])],
+            r"in 2 partitions, of these nodes: 9 from Mul_0 on, 2 from Softmax_0 on\.",
+            2,
+        ),
+        # As they are compiled, a node is a partition.
+        (
+            [("QNNExecutionProvider", ["EPContext"])] * 5,
+            r"in 5 partitions, of these nodes: (1 from EPContext_0 on, ){4}\.\.\.\.",
+            5,
+        ),
     ],
 )
 def test_a_graph_that_is_split_is_refused_unless_it_may_be(
@@ -223,8 +237,9 @@ def test_a_graph_that_is_split_is_refused_unless_it_may_be(
 ) -> None:
     runtime.listed = [device(QNN, "NPU", "Qualcomm")]
     runtime.assigned = assigned
-    with pytest.raises(EngineError, match=words):
+    with pytest.raises(EngineError, match=words) as raised:
         open_session(Path("m"), QNN, settings())
+    assert "allow_fallback=True" in str(raised.value.hint)
     placement = open_session(Path("m"), QNN, settings(allow_fallback=True)).placement
     assert placement.partitions == partitions
     total = sum(len(kinds) for _, kinds in assigned)

@@ -30,7 +30,7 @@ SHIPPED = "compiled"
 def open_compiled(
     bundle: Bundle, record: DeviceRecord, settings: LoadSettings
 ) -> dict[GraphName, LoadedSession]:
-    """The sessions of compiled graphs, each of one node.
+    """The sessions of compiled graphs, each of one node, or of several where `settings` allow it.
 
     Raises:
         InvalidOption: the options name no processor that the provider knows.
@@ -44,7 +44,7 @@ def open_compiled(
 
     def load(folder: Path) -> dict[GraphName, LoadedSession]:
         return {
-            graph: _whole(open_session(folder / graph_file(graph), record, settings), record)
+            graph: open_session(folder / graph_file(graph), record, settings)
             for graph in get_args(GraphName)
         }
 

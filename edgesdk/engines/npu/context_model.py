@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 # Field numbers in onnx.proto.
 _MODEL_GRAPH, _MODEL_METADATA = 7, 14
-_GRAPH_NODE, _NODE_OPERATOR = 1, 4
+_GRAPH_NODE, _NODE_NAME, _NODE_OPERATOR = 1, 3, 4
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
@@ -21,11 +21,11 @@ class ContextModel:
     """What a compiled ONNX file says.
 
     Attributes:
-        operators: the operator of each node, in order.
+        nodes: the operator and the name of each node, in order.
         metadata: what its provider wrote into it, by name.
     """
 
-    operators: tuple[str, ...]
+    nodes: tuple[tuple[str, str], ...]
     metadata: dict[str, str]
 
 
@@ -35,16 +35,17 @@ def read_context_model(data: bytes) -> ContextModel:
     Raises:
         ValueError: it is none.
     """
-    operators: list[str] = []
+    found: list[tuple[str, str]] = []
     metadata: dict[str, str] = {}
     for field, value in _fields(data):
         if field == _MODEL_GRAPH:
-            nodes = (node for kind, node in _fields(value) if kind == _GRAPH_NODE)
-            operators += [dict(_fields(node)).get(_NODE_OPERATOR, b"").decode() for node in nodes]
+            for node in (dict(_fields(part)) for kind, part in _fields(value) if kind == _GRAPH_NODE):
+                operator, name = node.get(_NODE_OPERATOR, b""), node.get(_NODE_NAME, b"")
+                found.append((operator.decode(), name.decode()))
         elif field == _MODEL_METADATA:
             entry = dict(_fields(value))
             metadata[entry.get(_ENTRY_KEY, b"").decode()] = entry.get(_ENTRY_VALUE, b"").decode()
-    return ContextModel(tuple(operators), metadata)
+    return ContextModel(tuple(found), metadata)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -130,12 +130,21 @@ class OnnxCompiler:
                 hint=f"Export the model with --target {self.record.device}.",
             ) from error
         found = read_context_model(destination.read_bytes())
-        if found.operators != (_CONTEXT_NODE,):
-            parts = ", ".join(f"{count} {name}" for name, count in Counter(found.operators).items())
+        others = Counter(operator for operator, _ in found.nodes if operator != _CONTEXT_NODE)
+        if others:
+            parts = ", ".join(f"{count} {name}" for name, count in others.items())
             raise EngineError(
                 f"{self.record.name} does not compile {source} as a whole{self._for()}: it leaves"
                 f" {parts}.",
                 hint=f"Export the model with --target {self.record.device}.",
+            )
+        if len(found.nodes) > 1 and not self.settings.allow_fallback:
+            names = ", ".join(name for _, name in found.nodes)
+            raise EngineError(
+                f"{self.record.name} compiles {source}{self._for()} into {len(found.nodes)}"
+                f" partitions ({names}), and not as a whole.",
+                hint=f"Export the model with --target {self.record.device}, or pass"
+                " allow_fallback=True to run it in partitions.",
             )
         return found.metadata.get(f"{_COMPATIBILITY}{self.record.provider}", "")
 

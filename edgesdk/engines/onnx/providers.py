@@ -23,8 +23,8 @@ from edgesdk.engines.probes import listed_devices, processor_names, real_devices
 from edgesdk.errors import DeviceUnavailable, EngineError
 
 _DOCTOR = "See: edgesdk doctor"
-# As many operators of the CPU are named in an error.
-_NAMED_OPERATORS = 4
+# As many operators of the CPU, or partitions, are named in an error.
+_NAMED_PARTS = 4
 _registering = threading.Lock()
 
 
@@ -60,7 +60,8 @@ def open_session(
 
     Raises:
         DeviceUnavailable: the provider lists no such device any more, or its library does not load.
-        EngineError: onnxruntime cannot load the graph, or the provider runs a part of it only.
+        EngineError: onnxruntime cannot load the graph, or the provider runs a part of it only, or
+            all of it in several partitions.
     """
     options = session_options(settings, config)
     if folder is not None:
@@ -173,30 +174,38 @@ def read_placement(
     """Ask a session which nodes its providers run.
 
     Raises:
-        EngineError: another provider than the record's runs a part, and `settings` do not allow it.
+        EngineError: another provider than the record's runs a part, or the record's compiled
+            several partitions, and `settings` do not allow it.
     """
     assigned = list(session.get_provider_graph_assignment_info())
     nodes: Counter[str] = Counter()
     others: Counter[str] = Counter()
-    own = []
+    own: list[list[Any]] = []
     for part in assigned:
         found = part.get_nodes()
         nodes[part.ep_name] += len(found)
         if part.ep_name == record.provider:
-            own.append(len(found))
+            own.append(found)
         else:
             others.update(node.op_type for node in found)
     if others and not settings.allow_fallback:
-        named = ", ".join(f"{count} {name}" for name, count in others.most_common(_NAMED_OPERATORS))
-        more = ", ..." if len(others) > _NAMED_OPERATORS else ""
+        named = ", ".join(f"{count} {name}" for name, count in others.most_common(_NAMED_PARTS))
+        more = ", ..." if len(others) > _NAMED_PARTS else ""
         raise EngineError(
-            f"{record.name} runs {sum(own)} of {nodes.total()} nodes of this graph, in"
+            f"{record.name} runs {sum(map(len, own))} of {nodes.total()} nodes of this graph, in"
             f" {len(own)} parts; the CPU would run the others ({named}{more}).",
             hint="Export the model for that device, or pass allow_fallback=True to share it with"
             " the CPU.",
         )
     # Providers with kernels of their own take node by node; others compile whole subgraphs.
-    compiled = len(own) == 1 or max(own, default=0) > 1
+    compiled = record.compiler or len(own) == 1 or max(map(len, own), default=0) > 1
+    if compiled and len(own) > 1 and not settings.allow_fallback:
+        raise EngineError(
+            f"{record.name} runs this graph in {len(own)} partitions, of"
+            f" these nodes: {_partitions(own)}. Between them values pass through the host.",
+            hint="Export the model for that device, or pass allow_fallback=True to run it in"
+            " partitions.",
+        )
     software = chosen is not None and not real_devices(record, [chosen])
     return Placement(
         device=record.device,
@@ -207,3 +216,9 @@ def read_placement(
         partitions=len(own) if compiled and chosen is not None else 0,
         passed_over=settings.passed_over,
     )
+
+
+def _partitions(found: list[list[Any]]) -> str:
+    """How many nodes each has, and its first."""
+    named = [f"{len(nodes)} from {nodes[0].name} on" for nodes in found[:_NAMED_PARTS]]
+    return ", ".join(named) + (", ..." if len(found) > _NAMED_PARTS else "")
