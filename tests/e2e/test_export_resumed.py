@@ -31,6 +31,25 @@ method = "weighted"
 tokens = 512
 """
 
+# The same of graphs of fixed shapes: codes of blocks that calibration looks for, and grids of
+# activations that it measures.
+CALIBRATED_STATIC = """
+[onnx]
+bits = 4
+method = "gptq"
+awq = true
+[calibration]
+tokens = 512
+"""
+QUANTIZED_ACTIVATIONS = """
+[onnx]
+bits = 8
+[static]
+activations = "uint16"
+[calibration]
+tokens = 512
+"""
+
 # Exports undisturbed, then with kills at the moments asked for, then with kills at random ones.
 RESUMING = """
 import json, os, random, signal, sys, time
@@ -38,7 +57,7 @@ from pathlib import Path
 from edgesdk_export.pipeline import ExportJob, export
 from edgesdk_export.recipes import load_recipe
 
-source, folder, form, recipe, moments = sys.argv[1:]
+source, folder, form, target, recipe, moments = sys.argv[1:]
 folder = Path(folder)
 
 class Watching:
@@ -58,7 +77,7 @@ def start(name, kill_at=None):
     watching = Watching(kill_at)
     job = ExportJob(
         checkpoint=Path(source), destination=folder / name, name="tiny", format=form,
-        recipe=load_recipe(recipe), quality_tokens=0,
+        target=target, recipe=load_recipe(recipe), quality_tokens=0,
     )
     export(job, watching)
     (folder / f"{name}.json").write_text(json.dumps(watching.seen))
@@ -95,12 +114,14 @@ def files_of(bundle: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in bundle.iterdir()}
 
 
-def resumed(tmp_path: Path, form: str, recipe: str, moments: list[tuple[str, int]]) -> dict:
+def resumed(
+    tmp_path: Path, form: str, recipe: str, moments: list[tuple[str, int]], target: str = "cpu"
+) -> dict:
     """The steps that the run after the last asked kill saw, by stage."""
     make_tiny("llama", tmp_path / "hf", num_hidden_layers=4)
     out = tmp_path / "out"
     out.mkdir()
-    arguments = [str(tmp_path / "hf"), str(out), form, recipe, json.dumps(moments)]
+    arguments = [str(tmp_path / "hf"), str(out), form, target, recipe, json.dumps(moments)]
     assert run_python(RESUMING, *arguments) == []
     for name in ("asked", "random"):
         assert files_of(out / name) == files_of(out / "clean")
@@ -142,3 +163,23 @@ def test_a_resumed_calibration_writes_the_same_gguf(tmp_path):
     seen = resumed(tmp_path, "gguf", str(recipe), kills)
     assert seen["Measuring importance"] == [4]
     assert min(seen[title]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stages", "weights"),
+    [
+        (CALIBRATED_STATIC, ["Searching channel scales", "Writing int4 layers"], "int4-symmetric"),
+        (QUANTIZED_ACTIVATIONS, ["Measuring activations", "Writing a16w8 layers"], "a16w8"),
+    ],
+    ids=["calibrated", "a16w8"],
+)
+def test_a_resumed_export_for_an_npu_writes_the_same_graphs(recipe, stages, weights, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(recipe)
+    kills = [(stage, done) for stage in stages for done in (1, 3)]
+    seen = resumed(tmp_path, "onnx", str(path), kills, target="npu")
+    manifest = open_bundle(tmp_path / "out" / "asked").manifest
+    assert manifest.static is not None
+    assert manifest.quantization.weights == weights
+    assert seen[stages[0]] == [4]
+    assert seen[stages[1]] == [3, 4]

@@ -39,7 +39,9 @@ def read_context_model(data: bytes) -> ContextModel:
     metadata: dict[str, str] = {}
     for field, value in _fields(data):
         if field == _MODEL_GRAPH:
-            for node in (dict(_fields(part)) for kind, part in _fields(value) if kind == _GRAPH_NODE):
+            for node in (
+                dict(_fields(part)) for kind, part in _fields(value) if kind == _GRAPH_NODE
+            ):
                 operator, name = node.get(_NODE_OPERATOR, b""), node.get(_NODE_NAME, b"")
                 found.append((operator.decode(), name.decode()))
         elif field == _MODEL_METADATA:

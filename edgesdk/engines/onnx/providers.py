@@ -198,11 +198,12 @@ def read_placement(
             " the CPU.",
         )
     # Providers with kernels of their own take node by node; others compile whole subgraphs.
-    compiled = record.compiler or len(own) == 1 or max(map(len, own), default=0) > 1
-    if compiled and len(own) > 1 and not settings.allow_fallback:
+    compiles = record.compiler or len(own) == 1 or max(map(len, own), default=0) > 1
+    partitions = len(own) if compiles and chosen is not None else 0
+    if partitions > 1 and not settings.allow_fallback:
         raise EngineError(
-            f"{record.name} runs this graph in {len(own)} partitions, of"
-            f" these nodes: {_partitions(own)}. Between them values pass through the host.",
+            f"{record.name} runs this graph in {partitions} partitions, of these nodes:"
+            f" {_partitions(own)}. Between them values pass through the host.",
             hint="Export the model for that device, or pass allow_fallback=True to run it in"
             " partitions.",
         )
@@ -213,7 +214,7 @@ def read_placement(
         processor="the CPU" if chosen is None else processor_names([chosen]),
         in_software=software,
         nodes=tuple(nodes.most_common()),
-        partitions=len(own) if compiled and chosen is not None else 0,
+        partitions=partitions,
         passed_over=settings.passed_over,
     )
 

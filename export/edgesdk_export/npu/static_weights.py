@@ -40,7 +40,8 @@ def store_static(
     """Write the data file `path`, a few rows of weights at a time.
 
     Args:
-        progress: called with the number of layers that are written.
+        progress: called with the number of layers that are written, by this process or by an
+            earlier one: before the first, and after each.
         quantizer, journal: see `edgesdk_export.onnx.writer.write_decoder`.
 
     Returns:
@@ -54,10 +55,12 @@ def store_static(
         store = WeightStore(decoder, data, ir.DataType.from_numpy(scheme.floats.dtype))
         embed = functools.partial(store.matrix, "embed", ("embed",), scheme.lookup)
         store.once("embed", embed)
-        for index in range(spec.layers):
+        sections = [f"layers.{index}" for index in range(spec.layers)]
+        progress(sum(store.has(section) for section in sections))
+        for index, section in enumerate(sections):
             write = functools.partial(_store_layer, store, decoder, scheme, quantizer, index)
-            store.once(f"layers.{index}", write)
-            progress(index + 1)
+            if store.once(section, write):
+                progress(index + 1)
         store.once("rest", functools.partial(_store_rest, store, decoder, scheme))
     weight_bytes = sum(tensor.nbytes for tensor in store.tensors.values())
     bits = weight_bytes * 8 / spec.parameters
