@@ -6,12 +6,13 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 import anyio
+import httpx
 import pytest
 
 from edgesdk.errors import CloudError, CloudUnreachable, DeadlineExceeded
 from edgesdk.hybrid.cloud.attempt import Attempt, SendProgress
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.cloud.endpoint_state import CircuitBreaker
+from edgesdk.hybrid.cloud.endpoint_state import EndpointState
 from edgesdk.hybrid.cloud.failover import first_to_answer
 from edgesdk.hybrid.cloud.spending import AttemptCharge
 from edgesdk.hybrid.cloud.wire import ChunkDelta
@@ -44,10 +45,11 @@ class Endpoint:
         finally:
             self.closed += 1
 
-    def attempt(self, index: int = 0) -> Attempt:
+    def attempt(self) -> Attempt:
         cloud = Cloud("http://localhost/v1", self.name)
         charge = AttemptCharge(cloud, (0, 0), None)
-        return Attempt(index, cloud, CircuitBreaker(), charge, self.chunks(), SendProgress())
+        state = EndpointState(cloud, httpx.AsyncClient())
+        return Attempt(state, charge, self.chunks(), SendProgress())
 
 
 async def said(attempt: Attempt) -> str:
@@ -66,11 +68,11 @@ async def test_of_two_that_begin_at_once_one_is_closed() -> None:
         # Both have their first token before anybody looks.
         one.go.set()
         two.go.set()
-        return two.attempt(1)
+        return two.attempt()
 
     found = await first_to_answer(one.attempt(), make_second, 0.0, discard=discarded.append)
     (other,) = discarded
-    winner, loser = (one, two) if found.cloud.model == "1" else (two, one)
+    winner, loser = (one, two) if found.endpoint.cloud.model == "1" else (two, one)
     assert (winner.closed, loser.closed) == (0, 1)
     assert other is not found
     assert await said(found) == winner.name + "a" + winner.name + "b"
@@ -87,12 +89,12 @@ async def test_the_first_may_begin_while_the_second_is_prepared() -> None:
         with anyio.CancelScope(shield=True):
             for _ in range(20):
                 await anyio.sleep(0)
-        return two.attempt(1)
+        return two.attempt()
 
     found = await first_to_answer(one.attempt(), make_second, 0.0, discard=discarded.append)
     assert await said(found) == "1a1b"
     # The second is neither kept nor forgotten.
-    assert [attempt.cloud.model for attempt in discarded] == ["2"]
+    assert [attempt.endpoint.cloud.model for attempt in discarded] == ["2"]
 
 
 async def test_without_need_there_is_no_other() -> None:
@@ -116,7 +118,7 @@ async def test_one_that_fails_leaves_the_answer_to_the_other(failing: str) -> No
 
     async def make_second() -> Attempt:
         bad.go.set()
-        return second.attempt(1)
+        return second.attempt()
 
     def heard(attempt: Attempt) -> None:
         discarded.append(attempt)
@@ -140,7 +142,7 @@ async def test_where_both_fail_each_is_heard_of() -> None:
     async def make_second() -> Attempt:
         one.go.set()
         two.go.set()
-        return two.attempt(1)
+        return two.attempt()
 
     found = await first_to_answer(one.attempt(), make_second, 0.0, discard=discarded.append)
     assert found.failure is one.error
@@ -164,7 +166,7 @@ async def test_who_is_cancelled_leaves_none_behind() -> None:
     discarded: list[Attempt] = []
 
     async def make_second() -> Attempt:
-        return two.attempt(1)
+        return two.attempt()
 
     async with anyio.create_task_group() as group:
         group.start_soon(
@@ -184,7 +186,7 @@ async def test_the_deadline_ends_both() -> None:
     async def make_second() -> Attempt:
         one.go.set()
         two.go.set()
-        return two.attempt(1)
+        return two.attempt()
 
     found = await first_to_answer(one.attempt(), make_second, 0.0, discard=discarded.append)
     assert (found.failure, discarded[0].failure) == (over, over)

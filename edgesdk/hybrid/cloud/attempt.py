@@ -23,7 +23,7 @@ from edgesdk.errors import (
 )
 from edgesdk.hybrid.cloud.cloud_reply import CloudReply
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.cloud.endpoint_state import CircuitBreaker, Parameters
+from edgesdk.hybrid.cloud.endpoint_state import EndpointState
 from edgesdk.hybrid.cloud.refusal import (
     Refusal,
     error_for_status,
@@ -81,29 +81,29 @@ class Attempt:
     """One request, with a look ahead to its first token.
 
     It tells the endpoint's circuit breaker and the budget how the request went: one of `succeed`,
-    `fail` and `abandon` must follow after its end. `chunks` are of `stream_chunks`, not yet begun.
+    `fail` and `abandon` must follow after its end.
+
+    Args:
+        chunks: of `stream_chunks`, not yet begun.
     """
 
     def __init__(
         self,
-        index: int,
-        cloud: Cloud,
-        breaker: CircuitBreaker,
+        endpoint: EndpointState,
         charge: AttemptCharge,
         chunks: AsyncGenerator[ChunkDelta, None],
         progress: SendProgress,
     ) -> None:
-        self.index = index
-        self.cloud = cloud
+        self.endpoint = endpoint
         self.failure: Exception | None = None
-        self._breaker = breaker
+        self._breaker = endpoint.breaker
         self._charge = charge
         self._chunks = chunks
         self._progress = progress
         self._ahead: list[ChunkDelta] = []
         self._started = monotonic()
         self._first_token: float | None = None
-        breaker.begin()
+        self._breaker.begin()
 
     async def look_ahead(self) -> None:
         """Read until there is something to show, or `failure` is set."""
@@ -159,11 +159,9 @@ class Attempt:
 
 
 async def stream_chunks(
-    http: httpx.AsyncClient,
-    cloud: Cloud,
+    endpoint: EndpointState,
     body: dict[str, Any],
     *,
-    parameters: Parameters,
     patience: Patience,
     idempotency_key: str,
     cancellation: CancellationToken,
@@ -171,12 +169,11 @@ async def stream_chunks(
 ) -> AsyncGenerator[ChunkDelta, None]:
     """Send a request, and yield what the endpoint streams until the reply is whole.
 
-    That is so at "[DONE]", or where the stream ends after a finish reason. Where `parameters` learn
-    from a refusal, the request is sent again. This is the one place where what the network and
-    other packages raise becomes an error of the SDK.
+    That is so at "[DONE]", or where the stream ends after a finish reason. Where a refusal tells
+    which parameters the endpoint takes, the request is sent again. This is the one place where what
+    the network and other packages raise becomes an error of the SDK.
 
     Args:
-        http: must not follow redirects.
         cancellation: its deadline holds; whoever cancels it ends the iteration.
 
     Raises:
@@ -184,6 +181,7 @@ async def stream_chunks(
         DeadlineExceeded: the deadline came first.
         RequestError: the request cannot be written as JSON.
     """
+    cloud, parameters = endpoint.cloud, endpoint.parameters
     timer = _StageTimer(cloud, cancellation)
     timer.start(patience.first_token, "its first token")
     request = {**body, "model": cloud.model, "stream": True}
@@ -195,7 +193,7 @@ async def stream_chunks(
             # Another body under the same key is a mistake for endpoints that heed it.
             number = progress.requests
             key = idempotency_key if number == 1 else f"{idempotency_key}-{number}"
-            async with _open(http, cloud, sent, key, timer, progress) as response:
+            async with _open(endpoint, sent, key, timer, progress) as response:
                 status = response.status_code
                 if 200 <= status < 300:
                     reading = _read(response, cloud, sent, patience, timer)
@@ -300,13 +298,13 @@ class _StageTimer:
 
 @asynccontextmanager
 async def _open(
-    http: httpx.AsyncClient,
-    cloud: Cloud,
+    endpoint: EndpointState,
     body: dict[str, Any],
     key: str,
     timer: _StageTimer,
     progress: SendProgress,
 ) -> AsyncIterator[httpx.Response]:
+    cloud, http = endpoint.cloud, endpoint.http
     headers = {
         "Accept": "text/event-stream",
         "Content-Type": "application/json",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import httpx
 from typing_extensions import Self
@@ -24,6 +24,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Preset:
     checked: str
     key_env: str | None = None
     url_env: str | None = None
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    max_tokens_field: MaxTokensField | None = None
     prices: str | None = None
     free: bool = False
 
@@ -99,15 +101,13 @@ def price_of(preset: Preset, model: str) -> tuple[float, float] | None:
         from genai_prices import Usage, calc_price
     except ImportError:
         return None
-    tokens = 1_000
     try:
         found = calc_price(
-            Usage(input_tokens=tokens, output_tokens=tokens), model, provider_id=preset.prices
+            Usage(input_tokens=1_000, output_tokens=1_000), model, provider_id=preset.prices
         )
     except LookupError:
         return None
-    scale = 1_000_000 / tokens
-    return float(found.input_price) * scale, float(found.output_price) * scale
+    return float(found.input_price) * 1_000, float(found.output_price) * 1_000
 
 
 @cache
@@ -123,7 +123,6 @@ _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?")
 _SECRET_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie")
 # A preset's name and a model, as "groq:llama-3.3-70b-versatile"; an address has slashes there.
 _PRESET_MODEL = re.compile(r"([a-z][a-z0-9-]*):(?!//)(.+)", re.DOTALL)
-MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
 
 
 @dataclass(frozen=True)
@@ -223,8 +222,7 @@ class Cloud:
         if self.max_output_tokens < 1:
             raise InvalidOption("max_output_tokens must not be under 1.")
         if self.max_tokens_field is not None:
-            names: tuple[MaxTokensField, ...] = ("max_tokens", "max_completion_tokens")
-            checked_choice("max_tokens_field", self.max_tokens_field, names)
+            checked_choice("max_tokens_field", self.max_tokens_field, get_args(MaxTokensField))
         if isinstance(self.omit, str):
             raise InvalidOption("omit is a list of names, not one text.")
         object.__setattr__(self, "omit", tuple(self.omit))
@@ -247,8 +245,8 @@ class Cloud:
         """
         found = find_preset(name)
         given = {key: value for key, value in changes.items() if value is not None}
-        given.setdefault("base_url", None)
-        given["base_url"] = given["base_url"] or found.address()
+        if "base_url" not in given:
+            given["base_url"] = found.address()
         given["api_key"] = api_key or found.key()
         given.setdefault("max_tokens_field", found.max_tokens_field)
         if "input_price" not in given and "output_price" not in given:

@@ -6,7 +6,9 @@ import logging
 import re
 from collections.abc import Mapping
 from time import monotonic
-from typing import Any
+from typing import Any, get_args
+
+import httpx
 
 from edgesdk.hybrid.cloud.endpoint import Cloud, MaxTokensField
 from edgesdk.hybrid.cloud.refusal import Refusal
@@ -99,7 +101,7 @@ class RetryBudget:
         self._tokens = max(self._tokens - 1, 0.0)
 
 
-_MAX_TOKENS: tuple[MaxTokensField, ...] = ("max_tokens", "max_completion_tokens")
+_MAX_TOKENS: tuple[MaxTokensField, ...] = get_args(MaxTokensField)
 # Without these a request still says what is wanted. Where a model refuses two that exclude each
 # other, the first of them goes.
 _OPTIONAL = ("stream_options", "seed", "top_p", "temperature", "parallel_tool_calls")
@@ -168,3 +170,17 @@ def _names(refusal: Refusal, parameter: str) -> bool:
     if refusal.parameter is not None:
         return refusal.parameter.rpartition(".")[2] == parameter
     return re.search(rf"(?<!\w){parameter}(?!\w)", refusal.message) is not None
+
+
+class EndpointState:
+    """An endpoint, what sends requests to it, and what was learned of it.
+
+    Args:
+        http: must not follow redirects.
+    """
+
+    def __init__(self, cloud: Cloud, http: httpx.AsyncClient) -> None:
+        self.cloud = cloud
+        self.http = http
+        self.breaker = CircuitBreaker()
+        self.parameters = Parameters(cloud)

@@ -33,7 +33,7 @@ from edgesdk.hybrid.cloud.attempt import (
 )
 from edgesdk.hybrid.cloud.cloud_reply import CloudEvent, CloudReply, ReplyAssembly, Restart
 from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.cloud.endpoint_state import CircuitBreaker, Parameters, RetryBudget
+from edgesdk.hybrid.cloud.endpoint_state import EndpointState, RetryBudget
 from edgesdk.hybrid.cloud.spending import CallSpending
 from edgesdk.hybrid.cloud.wire import InvalidChunk
 from edgesdk.system.cancellation import CancellationToken
@@ -68,8 +68,8 @@ class _Progress:
     spending: CallSpending
     key: str
     reserved: float
-    excluded: set[int] = field(default_factory=set)
-    hedged: set[int] = field(default_factory=set)
+    excluded: set[EndpointState] = field(default_factory=set)
+    hedged: set[EndpointState] = field(default_factory=set)
     left: int = 0
     sends: list[SendProgress] = field(default_factory=list)
     failures: list[FailedAttempt] = field(default_factory=list)
@@ -112,12 +112,9 @@ class Failover:
             raise InvalidOption("There is no cloud to ask.", hint="Name at least one.")
         if hedge_after is not None and not hedge_after >= 0:
             raise InvalidOption("hedge_after must not be under 0 seconds.")
-        self._clouds = clouds
-        self._https = https
+        self._endpoints = [*map(EndpointState, clouds, https)]
         self._on_break: OnBreak = checked_choice("on_break", on_break, get_args(OnBreak))
         self._hedge_after = hedge_after
-        self._breakers = [CircuitBreaker() for _ in clouds]
-        self._parameters = [Parameters(cloud) for cloud in clouds]
         self._retries = RetryBudget()
 
     async def reply(
@@ -148,7 +145,7 @@ class Failover:
         """
         reserved = 0.0
         if fallback and cancellation.timeout is not None:
-            reserved = cancellation.remaining / (1 + len(self._clouds))
+            reserved = cancellation.remaining / (1 + len(self._endpoints))
         call = _Progress(
             body, cancellation, spending or CallSpending(), key or uuid.uuid4().hex, reserved
         )
@@ -157,16 +154,16 @@ class Failover:
         unpaid: BudgetExceeded | None = None
         turns = self._turns(call)
         async with aclosing(turns):
-            async for index in turns:
+            async for endpoint in turns:
                 try:
-                    attempt = await self._begin(index, call)
+                    attempt = await self._begin(endpoint, call)
                 except BudgetExceeded as error:
-                    call.excluded.add(index)
+                    call.excluded.add(endpoint)
                     unpaid = error
                     continue
                 if self._hedge_after is not None:
                     attempt = await self._hedge(attempt, self._hedge_after, call)
-                name = attempt.cloud.name
+                cloud = attempt.endpoint.cloud
                 try:
                     if assembly.begun:
                         yield Restart(str(failure))
@@ -177,17 +174,17 @@ class Failover:
                                 yield event
                     for event in assembly.flush():
                         yield event
-                    complete = assembly.complete(name, call.count)
+                    complete = assembly.complete(cloud.name, call.count)
                 except DeadlineExceeded as late:
                     attempt.abandon()
                     if not assembly.begun:
                         late.attempts = tuple(call.failures)
                         raise
-                    yield _with_failures(assembly.partial("deadline", name, call.count), call)
+                    yield _with_failures(assembly.partial("deadline", cloud.name, call.count), call)
                     return
                 except (CloudError, InvalidChunk) as error:
                     if isinstance(error, InvalidChunk):
-                        error = broken_off(attempt.cloud, str(error))
+                        error = broken_off(cloud, str(error))
                     failure = error
                     self._fail(attempt, failure, call)
                     if assembly.begun and on_break == "incomplete":
@@ -207,31 +204,29 @@ class Failover:
             raise failure
         yield _with_failures(assembly.partial("incomplete", failure.endpoint, call.count), call)
 
-    async def _begin(self, index: int, call: _Progress) -> Attempt:
+    async def _begin(self, endpoint: EndpointState, call: _Progress) -> Attempt:
         """Make an attempt that is paid for, but not sent yet; raises BudgetExceeded."""
-        cloud, progress = self._clouds[index], SendProgress()
+        progress = SendProgress()
         # It may wait for a file that other processes write.
-        charge = await anyio.to_thread.run_sync(call.spending.reserve, cloud)
+        charge = await anyio.to_thread.run_sync(call.spending.reserve, endpoint.cloud)
         call.sends.append(progress)
         chunks = stream_chunks(
-            self._https[index],
-            cloud,
+            endpoint,
             call.body,
-            parameters=self._parameters[index],
-            patience=self._patience(index, call),
+            patience=self._patience(endpoint, call),
             idempotency_key=call.key,
             cancellation=call.cancellation,
             progress=progress,
         )
-        return Attempt(index, cloud, self._breakers[index], charge, chunks, progress)
+        return Attempt(endpoint, charge, chunks, progress)
 
-    def _patience(self, index: int, call: _Progress) -> Patience:
+    def _patience(self, endpoint: EndpointState, call: _Progress) -> Patience:
         """How long an attempt may take, so that those who come after it have time too."""
         # A hedge has its turn at the same time.
         left = call.left if self._hedge_after is None else max(call.left - 1, 0)
-        timeouts, last = self._clouds[index].timeouts, not left
+        timeouts, last = endpoint.cloud.timeouts, not left
         first_token = timeouts.until_first_token(last=last)
-        probe_seconds = self._breakers[index].probe_seconds
+        probe_seconds = endpoint.breaker.probe_seconds
         if probe_seconds is not None and not last:
             first_token = min(first_token, probe_seconds)
         share = call.remaining / (1 + left) if left or call.reserved else math.inf
@@ -242,24 +237,23 @@ class Failover:
         """Return `first`, or an attempt at the next endpoint that begins sooner."""
 
         async def make_second() -> Attempt | None:
-            count = len(self._clouds)
-            others = [(first.index + step) % count for step in range(1, count)]
-            index = next(
-                (i for i in others if i not in call.excluded and not self._breakers[i].open_for),
-                None,
+            place = self._endpoints.index(first.endpoint)
+            others = [*self._endpoints[place + 1 :], *self._endpoints[:place]]
+            endpoint = next(
+                (o for o in others if o not in call.excluded and not o.breaker.open_for), None
             )
             # Hedges come when endpoints are slow, which more requests do not make better.
-            if index is None or self._retries.exhausted:
+            if endpoint is None or self._retries.exhausted:
                 return None
             try:
-                second = await self._begin(index, call)
+                second = await self._begin(endpoint, call)
             except BudgetExceeded:
                 return None
             except Exception as error:
                 # The first goes on without it.
                 _LOG.warning("no second endpoint was asked: %s", type(error).__name__)
                 return None
-            call.hedged.add(index)
+            call.hedged.add(endpoint)
             return second
 
         def discard(attempt: Attempt) -> None:
@@ -276,40 +270,38 @@ class Failover:
             self._retries.fail()
         attempt.fail(failure)
         if isinstance(failure, CloudRefused):
-            call.excluded.add(attempt.index)
+            call.excluded.add(attempt.endpoint)
 
-    async def _turns(self, call: _Progress) -> AsyncGenerator[int, None]:
+    async def _turns(self, call: _Progress) -> AsyncGenerator[EndpointState, None]:
         """Yield which endpoint to ask next, after the pauses that are due."""
         for number in range(_MAX_ROUNDS):
             call.hedged.clear()
-            left = [index for index in range(len(self._clouds)) if index not in call.excluded]
+            left = [each for each in self._endpoints if each not in call.excluded]
             if not left:
                 return
             if number:
                 longest = min(_FIRST_PAUSE * 2**number, _MAX_PAUSE)
-                soonest = min(self._breakers[index].open_for for index in left)
+                soonest = min(each.breaker.open_for for each in left)
                 pause = max(random.uniform(0, longest), soonest)
                 if self._retries.exhausted or pause > min(_MAX_WAIT, call.remaining):
                     return
                 await anyio.sleep(pause)
-            closed = [index for index in left if not self._breakers[index].open_for]
+            closed = [each for each in left if not each.breaker.open_for]
             if not closed:
                 return
-            for place, index in enumerate(closed):
+            for place, endpoint in enumerate(closed):
                 if call.reserved and not call.remaining:
                     return
                 # Another endpoint is no retry, unless all have failed before.
                 is_retry = number and place
-                if index not in call.hedged and not (is_retry and self._retries.exhausted):
-                    call.left = len(
-                        [each for each in closed[place + 1 :] if each not in call.hedged]
-                    )
-                    yield index
+                if endpoint not in call.hedged and not (is_retry and self._retries.exhausted):
+                    call.left = len(set(closed[place + 1 :]) - call.hedged)
+                    yield endpoint
 
     def _all_open(self) -> CloudError:
         """Make the error for when no endpoint may be asked."""
-        soonest = min(range(len(self._clouds)), key=lambda i: self._breakers[i].open_for)
-        breaker, cloud = self._breakers[soonest], self._clouds[soonest]
+        soonest = min(self._endpoints, key=lambda each: each.breaker.open_for)
+        breaker, cloud = soonest.breaker, soonest.cloud
         return CloudUnreachable(
             f"{cloud.name} is left alone for {breaker.open_for:.0f} s more, because it failed:"
             f" {breaker.last_error}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -121,22 +121,14 @@ async def read_events(body: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
             no end to them.
     """
     stream = _CheckedBytes(body)
-    beginning = b""
-    async for data in stream:
-        beginning = (beginning + data).lstrip(_BLANK)
-        if beginning:
-            break
+    beginning = await stream.look_ahead()
     if beginning[:1] in (b"{", b"["):
-        async for data in stream:
-            beginning += data
-        yield beginning.decode("utf-8", "replace")
+        yield b"".join([data async for data in stream]).decode("utf-8", "replace")
         yield END
         return
     if not beginning or beginning.startswith(b"<"):
         raise InvalidChunk("it sent a page of HTML" if beginning else "it sent nothing")
-    response = httpx.Response(
-        200, headers={"Content-Type": "text/event-stream"}, stream=_Chained(beginning, stream)
-    )
+    response = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=stream)
     async with aclosing(EventSource(response).aiter_sse()) as events:
         async for event in events:
             stream.pending = 0
@@ -145,7 +137,7 @@ async def read_events(body: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
                 yield event.data
 
 
-class _CheckedBytes:
+class _CheckedBytes(httpx.AsyncByteStream):
     """Checks the bytes of a response, which httpx-sse does not, and drops the mark before them.
 
     Attributes:
@@ -154,10 +146,21 @@ class _CheckedBytes:
 
     def __init__(self, body: AsyncIterator[bytes]) -> None:
         self.pending = 0
+        self._beginning = b""
         self._bytes = self._check(body)
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._bytes
+    async def look_ahead(self) -> bytes:
+        """Return how the response begins, blanks left out; the iteration begins with it too."""
+        async for data in self._bytes:
+            self._beginning = (self._beginning + data).lstrip(_BLANK)
+            if self._beginning:
+                break
+        return self._beginning
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._beginning
+        async for data in self._bytes:
+            yield data
 
     async def _check(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
@@ -175,17 +178,6 @@ class _CheckedBytes:
                 # The events before it are whole.
                 yield bytes(error.object[: error.start])
                 raise InvalidChunk("it sent bytes that are no UTF-8") from None
-
-
-class _Chained(httpx.AsyncByteStream):
-    def __init__(self, beginning: bytes, rest: AsyncIterable[bytes]) -> None:
-        self._beginning = beginning
-        self._rest = rest
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._beginning
-        async for data in self._rest:
-            yield data
 
 
 def parse_chunk(data: str, *, whole: bool = False) -> ChunkDelta:
