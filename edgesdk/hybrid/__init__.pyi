@@ -25,7 +25,7 @@ from .cloud.spending import Budget as Budget
 from .cloud.spending import SpendingLimits as SpendingLimits
 from .storage.journal import Journal as Journal
 from .offline.queue import OfflineQueue as OfflineQueue
-from .offline.sending import DeferredReply as DeferredReply
+from .offline.queue import DeferredReply as DeferredReply
 
 # When the device tries, how sure it has to be, and what it learned.
 from .router import Router as Router

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Unpack
 
 from edgesdk.errors import InvalidOption, RequestError, TemplateError
@@ -69,7 +69,8 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
     the history as it was. One turn at a time.
 
     Args:
-        past: the conversation so far.
+        turns: the conversation so far, without its system message.
+        rules: what else was kept of it.
         states: hold some or all of it in a KV cache; the chat's own from now on.
     """
 
@@ -81,17 +82,19 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
         *,
         system: str | None = None,
         overflow: HybridOverflow = "error",
-        past: HybridHistory | None = None,
+        turns: Iterable[Message] = (),
+        rules: ChatRules | None = None,
         states: ConversationState | None = None,
     ) -> None:
-        past = past or HybridHistory()
-        super().__init__(system=system, turns=past.turns)
+        rules = rules or ChatRules()
+        super().__init__(system=system, turns=turns)
         self._path = path
         self._model = model
         self._detectors = tuple(detectors)
-        self._redactor = Redactor(self._detectors, values=past.values)
+        values = {Placeholder(each.kind, each.number): each.value for each in rules.values}
+        self._redactor = Redactor(self._detectors, values=values)
         self._states = states or ConversationState()
-        self._strictest: UploadVerdict | None = past.strictest
+        self._strictest = rules.strictest
         self._overflow = checked_overflow(overflow)
         self._num_dropped = 0
 
@@ -183,7 +186,8 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
                 self._detectors,
                 system=self.system,
                 overflow=self._overflow,
-                past=self._past(),
+                turns=self._turns,
+                rules=self._rules(),
                 states=self._states.fork(),
             )
 
@@ -202,13 +206,12 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
             engine = self._model.runtime.engine
             state = self._states.take(engine, [])
             try:
-                past = self._past()
                 save_chat(
                     Path(path),
                     state,
                     system=self.system,
-                    turns=past.turns,
-                    extra=past.extra(),
+                    turns=self._turns,
+                    extra=self._rules().model_dump(),
                 )
             finally:
                 self._states.release(engine, state)
@@ -248,7 +251,7 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
         verdict = self._path.evaluate(hybrid, upload=turn.rules.upload, tags=turn.rules.tags)
         if self._strictest is None:
             return verdict
-        return verdict.tightened(self._strictest.upload, "an earlier turn")
+        return verdict.tightened(self._strictest, "an earlier turn")
 
     def _ends_turn(self, reply: HybridReply) -> bool:
         # What a limit of the app's own cut is still an answer, and may be gone on with.
@@ -258,7 +261,7 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
 
     def _join(self, turn: HybridTurn) -> None:
         super()._join(turn)
-        self._strictest = turn.verdict
+        self._strictest = None if turn.verdict is None else turn.verdict.upload
 
     def _forget(self) -> None:
         self._strictest, self._num_dropped = None, 0
@@ -267,53 +270,49 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
     def _free(self) -> None:
         self._states.close()
 
-    def _past(self) -> HybridHistory:
-        return HybridHistory(self._turns, self._strictest, self._redactor.values)
+    def _rules(self) -> ChatRules:
+        values = [
+            RedactedValue(kind=placeholder.kind, number=placeholder.number, value=value)
+            for placeholder, value in self._redactor.values.items()
+        ]
+        return ChatRules(strictest=self._strictest, values=values)
 
 
-@dataclass(frozen=True)
-class HybridHistory:
-    """A conversation so far, without its system message.
+class RedactedValue(BaseModel):
+    """A private value, and its placeholder."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    kind: str
+    number: int
+    value: str
+
+
+class ChatRules(BaseModel):
+    """What a hybrid chat keeps of its conversation besides the turns, in memory as in a file.
 
     Attributes:
         strictest: the rule that holds for all later turns; None where there was none yet.
         values: what the conversation's placeholders stand for.
     """
 
-    turns: Messages = field(default_factory=list)
-    strictest: UploadVerdict | None = None
-    values: Mapping[Placeholder, str] = field(default_factory=dict)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    def extra(self) -> dict[str, JsonValue]:
-        """Return what a file keeps besides the turns: rules and private values."""
-        strictest = self.strictest
-        values = [
-            _StoredValue(kind=p.kind, number=p.number, value=v) for p, v in self.values.items()
-        ]
-        upload = None if strictest is None else strictest.upload
-        return _StoredHistory(strictest=upload, values=values).model_dump()
+    strictest: Upload | None = None
+    values: list[RedactedValue] = []
 
 
-def history_of(saved: SavedChat) -> HybridHistory:
-    """Read the history of a saved chat.
+def rules_of(saved: SavedChat) -> ChatRules:
+    """Read the rules of a saved chat.
 
-    A chat that no hybrid client saved has no rules of its own: those of the client it goes on with
+    One that no hybrid client saved has none of its own: those of the client that it goes on with
     hold.
     """
-    turns: Messages = [dict(message) for message in saved.turns]
-    if not saved.extra:
-        return HybridHistory(turns)
     try:
-        stored = _StoredHistory.model_validate(saved.extra)
+        return ChatRules.model_validate(saved.extra)
     except ValidationError as error:
-        raise RequestError(
-            f"The chat's rules cannot be read: {error.errors()[0]['msg']}."
-        ) from None
-    rule = stored.strictest
-    verdict = None if rule is None else UploadVerdict(rule, "an earlier turn")
-    return HybridHistory(
-        turns, verdict, {Placeholder(v.kind, v.number): v.value for v in stored.values}
-    )
+        first = error.errors()[0]["msg"]
+        raise RequestError(f"The chat's rules cannot be read: {first}.") from None
 
 
 def checked_overflow(policy: str) -> HybridOverflow:
@@ -343,11 +342,9 @@ def fit_to_device(
         The request, and how many messages are left out now.
     """
     request = hybrid.request
-    before, turns = (
-        request.messages[: history.start],
-        request.messages[history.start : history.stop],
-    )
-    new = request.messages[history.stop :]
+    messages = request.messages
+    before, new = messages[: history.start], messages[history.stop :]
+    turns = messages[history.start : history.stop]
     limit = prompt_limit(runtime.engine.info.context_length, request.options.max_tokens)
 
     def tokens(latest: Messages) -> int:
@@ -368,18 +365,3 @@ def fit_to_device(
     dropped = sum(message["role"] == "user" for message in turns[:num_dropped])
     overflow = Overflow("drop_oldest_turns", dropped, full, left)
     return replace(hybrid, local_messages=[*before, *latest, *new], overflow=overflow), num_dropped
-
-
-class _StoredValue(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    kind: str
-    number: int
-    value: str
-
-
-class _StoredHistory(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    strictest: Upload | None
-    values: list[_StoredValue]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import Unpack
 
 from edgesdk.generation.streaming import read_all, read_all_async
-from edgesdk.hybrid.chat import HybridChat, HybridOverflow, history_of
+from edgesdk.hybrid.chat import HybridChat, HybridOverflow, rules_of
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.cloud.spending import Budget
@@ -18,8 +18,7 @@ from edgesdk.hybrid.confidence.artifacts import profile_store, shipped_artifacts
 from edgesdk.hybrid.confidence.confidence import CONFIDENCE_ARTIFACT, Confidence
 from edgesdk.hybrid.confidence.threshold import Check, Progress
 from edgesdk.hybrid.local import LocalModel
-from edgesdk.hybrid.offline.queue import OfflineQueue
-from edgesdk.hybrid.offline.sending import DeferredReply
+from edgesdk.hybrid.offline.queue import DeferredReply, OfflineQueue
 from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.remote import RemoteModel
@@ -183,13 +182,13 @@ class HybridClient(Closeable):
         state = engine.new_state()
         try:
             saved = restore_chat(Path(path), state)
-            past = history_of(saved)
+            rules = rules_of(saved)
         except BaseException:
             state.close()
             raise
         return HybridChat(
             self.path, self._model, self._policy.detectors, system=saved.system, overflow=overflow,
-            past=past, states=ConversationState((engine, state)),
+            turns=saved.turns, rules=rules, states=ConversationState((engine, state)),
         )  # fmt: skip
 
     def calibrate(
@@ -220,7 +219,7 @@ class HybridClient(Closeable):
     def flush_queue(self) -> Iterator[DeferredReply]:
         """Send the requests in the offline queue, and yield their replies as they come.
 
-        The policy and the budget of now hold; see `edgesdk.hybrid.offline.sending.send_queued`.
+        The policy and the budget of now hold; see `edgesdk.hybrid.offline.queue.send_queued`.
         Several processes may do so at once.
 
         Raises:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from collections.abc import Generator
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -13,9 +13,10 @@ from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.confidence.confidence import Confidence, SignalMeter, Signals
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.reply import LocalDraft
-from edgesdk.hybrid.request import HybridRequest, Messages, SharedState
-from edgesdk.hybrid.router import Preflight
+from edgesdk.hybrid.request import ConversationState, HybridRequest, Messages
+from edgesdk.hybrid.router import Preflight, function_name
 from edgesdk.hybrid.self_consistency import SelfConsistency, sample_until_agreed
+from edgesdk.hybrid.stream import Steps
 from edgesdk.model import Model
 from edgesdk.options import Options
 from edgesdk.overflow import Overflow
@@ -25,6 +26,10 @@ from edgesdk.runtime import Runtime
 from edgesdk.structured.output_format import read_answer
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.tools.calls import ToolCalls
+
+# Tokens between two checks whether to abort: signals change slowly, and a check at every token
+# would cost more than it saves.
+CHECK_EVERY = 8
 
 
 class LocalModel:
@@ -52,28 +57,13 @@ class LocalModel:
 
         Empty for default settings. Settings that depend on the device's state are not in it.
         """
-        self_consistency, hint, prompts = (
-            self._self_consistency,
-            self._preflight.hint,
-            self._preflight.classifier,
-        )
-        settings: dict[str, object] = {}
-        if self_consistency is not None:
-            fields = {
-                name: value
-                for name, value in vars(self_consistency).items()
-                if name != "similarity"
-            }
-            threshold = confidence.threshold
+        settings = self._preflight.settings()
+        if self._self_consistency is not None:
             settings["self_consistency"] = {
-                **fields,
-                "similarity": _function_name(self_consistency.similarity),
-                "threshold": threshold,
+                **vars(self._self_consistency),
+                "similarity": function_name(self._self_consistency.similarity),
+                "threshold": confidence.threshold,
             }
-        if hint is not None:
-            settings["hint"] = _function_name(hint)
-        if prompts is not None:
-            settings["classifier"] = [asdict(prompts.regression), prompts.threshold]
         return json.dumps(settings, sort_keys=True) if settings else ""
 
     def answer(
@@ -93,20 +83,16 @@ class LocalModel:
 
         Raises:
             RequestError: the messages need more than a model of text has.
-            EdgeError: see `edgesdk.hybrid.local.Drafting.draft`.
+            DeadlineExceeded: the deadline passed before the first token.
+            ContextOverflow, EmptyPrompt, TemplateError, EngineError: see `edgesdk.model.Model`.
         """
         self_consistency = self._self_consistency if threshold <= 1 else None
-        steps = self._steps(hybrid, confidence, self_consistency, cloud_allowed=cloud_allowed)
-        try:
-            while True:
-                step = next(steps)
+        making = self._steps(hybrid, confidence, self_consistency, cloud_allowed=cloud_allowed)
+        with Steps(making) as steps:
+            for step in steps:
                 if step is not None:
                     yield step
-        except StopIteration as end:
-            draft: LocalDraft = end.value
-            return draft
-        finally:
-            steps.close()
+            return steps.result
 
     def draft_for_calibration(
         self, messages: Messages, options: Options, confidence: Confidence, *, cloud_allowed: bool
@@ -136,18 +122,23 @@ class LocalModel:
         """Do the work of `answer`; yield None while there is nothing to show."""
         self._preflight.require_text(hybrid)
         request = hybrid.for_device
-        # All drafts of an answer come from one device, also where another gets ready meanwhile.
-        runtime = self._model.runtime
-        states = SharedState(runtime.engine, hybrid.states)
-        drafting = Drafting(
+        # All drafts of an answer come from one device, also where another gets ready meanwhile, and
+        # on one state: a lender that serves others might give them another.
+        runtime, lender = self._model.runtime, hybrid.states
+        engine = runtime.engine
+        states = ConversationState(
+            None if lender is None else (engine, lender.take(engine, request.tokens))
+        )
+        draft = partial(
+            _draft,
             runtime,
-            states,
-            confidence,
-            self._preflight.prompt_log_odds(hybrid.request.messages),
-            hybrid.overflow,
+            states=states,
+            confidence=confidence,
+            prompt_log_odds=self._preflight.prompt_log_odds(hybrid.request.messages),
+            overflow=hybrid.overflow,
         )
         try:
-            first = yield from drafting.draft(request, may_abort=cloud_allowed)
+            first = yield from draft(request, may_abort=cloud_allowed)
             self._preflight.observe(first.receipt)
             if self_consistency is None or not self_consistency.applies_to(
                 first, confidence, cloud_allowed=cloud_allowed
@@ -160,39 +151,114 @@ class LocalModel:
                 changes: dict[str, Any] = {"options": options, "started": perf_counter()}
                 if instruction is not None:
                     changes["messages"] = _with_instruction(request.messages, instruction)
-                return self._silent(drafting, request.replaced(**changes))
+                return _silent(draft(request.replaced(**changes), may_abort=False))
 
             deadline = CancellationToken(request.options.deadline, started=request.started)
             best = yield from sample_until_agreed(
                 first, again, request.options, confidence, self_consistency, deadline
             )
         finally:
-            states.end()
+            states.give_back(lender)
         if best.text != first.text:
             yield Restart("the device's answers agree on another")
             yield TextDelta(best.text, "local")
         return best
 
-    def _silent(
-        self, drafting: Drafting, request: Request
-    ) -> Generator[None, None, LocalDraft | None]:
-        """Make one more answer, and show nothing of it; None where it did not come to its end."""
-        steps = drafting.draft(request, may_abort=False)
+
+def _draft(
+    runtime: Runtime,
+    request: Request,
+    *,
+    states: ConversationState,
+    confidence: Confidence,
+    prompt_log_odds: float,
+    overflow: Overflow | None,
+    may_abort: bool,
+) -> Generator[TextDelta, None, LocalDraft]:
+    """Yield the pieces of an answer; return the draft.
+
+    Args:
+        may_abort: whether to end it as soon as it is predicted to be wrong.
+    """
+    meter = SignalMeter(prompt_log_odds, confidence.probe)
+    constraint = runtime.constraint_for(request.answer_format)
+    state = states.take(runtime.engine, request.tokens)
+    pieces: list[str] = []
+    partial_signals: list[Signals] = []
+    next_check = confidence.decide_after
+    predicted_wrong = False
+    try:
+        generation = runtime.generate(
+            state,
+            request,
+            constraint=None if constraint is None else meter.observe(constraint),
+            on_step=meter.update,
+        )
         try:
-            while True:
-                next(steps)
-                yield None
-        except StopIteration as end:
-            draft: LocalDraft = end.value
-        except (DeadlineExceeded, ContextOverflow):
-            return None
+            for step in generation:
+                if step.text:
+                    pieces.append(step.text)
+                    yield TextDelta(step.text, "local")
+                # Of just so many tokens, however many there are: the engine decodes ahead.
+                while meter.tokens > next_check:
+                    partial_signals.append(meter.first(next_check))
+                    next_check += CHECK_EVERY
+                    predicted_wrong = predicted_wrong or confidence.predicts_wrong(
+                        partial_signals[-1]
+                    )
+                if predicted_wrong and may_abort:
+                    break
         finally:
-            steps.close()
-        return None if draft.receipt.finish_reason in ("cancelled", "deadline") else draft
+            generation.close()
+    except BaseException:
+        # After an error nothing is known of the cache for sure.
+        state.close()
+        raise
+    states.release(runtime.engine, state)
+    aborted = predicted_wrong and may_abort
+    finish = generation.finish
+    assert finish is not None, "a generation that was closed has a finish"
+    if finish.reason == "deadline" and not finish.tokens:
+        raise DeadlineExceeded("The deadline passed before the first token.")
+    text, signals = "".join(pieces), meter.signals()
+    parsed, format_error = None, None
+    if not request.is_plain and not aborted:
+        try:
+            parsed = read_answer(request.read, constraint, text, finish.reason)
+        except StructureError as error:
+            format_error = error
+    calls = ToolCalls()
+    if request.tools is not None and not aborted:
+        calls = request.read(text) if parsed is None else parsed
+    return LocalDraft(
+        text,
+        receipt_of(
+            finish, runtime.engine.info, load_seconds=runtime.load_seconds, overflow=overflow
+        ),
+        signals,
+        None if signals is None else confidence.of(signals),
+        aborted=aborted,
+        predicted_wrong=predicted_wrong,
+        parsed=None if request.output_format is None else parsed,
+        calls=calls,
+        format_error=format_error,
+        hidden_state=meter.hidden_state,
+        partial_signals=tuple(partial_signals),
+    )
 
 
-def _function_name(function: Callable[..., object]) -> str:
-    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+def _silent(
+    drafting: Generator[object, None, LocalDraft],
+) -> Generator[None, None, LocalDraft | None]:
+    """Make an answer, and show nothing of it; None where it did not come to its end."""
+    try:
+        with Steps(drafting) as steps:
+            for _ in steps:
+                yield None
+    except (DeadlineExceeded, ContextOverflow):
+        return None
+    draft = steps.result
+    return None if draft.receipt.finish_reason in ("cancelled", "deadline") else draft
 
 
 def _with_instruction(messages: Messages, instruction: str) -> Messages:
@@ -200,99 +266,3 @@ def _with_instruction(messages: Messages, instruction: str) -> Messages:
     if last["role"] != "user":
         return [*messages, {"role": "user", "content": instruction}]
     return [*before, {**last, "content": f"{last['content']}\n\n{instruction}"}]
-
-
-# Tokens between two checks whether to abort: signals change slowly, and a check at every token
-# would cost more than it saves.
-CHECK_EVERY = 8
-
-
-@dataclass(frozen=True)
-class Drafting:
-    """Makes the drafts of one answer, which `confidence` judges."""
-
-    runtime: Runtime
-    states: SharedState
-    confidence: Confidence
-    prompt_log_odds: float = 0.0
-    overflow: Overflow | None = None
-
-    def draft(self, request: Request, *, may_abort: bool) -> Generator[TextDelta, None, LocalDraft]:
-        """Yield the pieces of an answer; return the draft.
-
-        Args:
-            may_abort: whether to end it as soon as it is predicted to be wrong.
-
-        Raises:
-            ContextOverflow, EmptyPrompt, TemplateError, EngineError: see `edgesdk.model.Model`.
-            DeadlineExceeded: the deadline passed before the first token.
-        """
-        runtime, confidence = self.runtime, self.confidence
-        meter = SignalMeter(self.prompt_log_odds, confidence.probe)
-        constraint = runtime.constraint_for(request.answer_format)
-        state = self.states.take(request.tokens)
-        pieces: list[str] = []
-        partial_signals: list[Signals] = []
-        next_check = confidence.decide_after
-        predicted_wrong = False
-        try:
-            generation = runtime.generate(
-                state,
-                request,
-                constraint=None if constraint is None else meter.observe(constraint),
-                on_step=meter.update,
-            )
-            try:
-                for step in generation:
-                    if step.text:
-                        pieces.append(step.text)
-                        yield TextDelta(step.text, "local")
-                    # Of just so many tokens, however many there are: the engine decodes ahead.
-                    while meter.tokens > next_check:
-                        partial_signals.append(meter.first(next_check))
-                        next_check += CHECK_EVERY
-                        predicted_wrong = predicted_wrong or confidence.predicts_wrong(
-                            partial_signals[-1]
-                        )
-                    if predicted_wrong and may_abort:
-                        break
-            finally:
-                generation.close()
-        except BaseException:
-            # After an error nothing is known of the cache for sure.
-            state.close()
-            raise
-        self.states.release(state)
-        aborted = predicted_wrong and may_abort
-        finish = generation.finish
-        assert finish is not None, "a generation that was closed has a finish"
-        if finish.reason == "deadline" and not finish.tokens:
-            raise DeadlineExceeded("The deadline passed before the first token.")
-        text, signals = "".join(pieces), meter.signals()
-        parsed, format_error = None, None
-        if not request.is_plain and not aborted:
-            try:
-                parsed = read_answer(request.read, constraint, text, finish.reason)
-            except StructureError as error:
-                format_error = error
-        calls = ToolCalls()
-        if request.tools is not None and not aborted:
-            calls = request.read(text) if parsed is None else parsed
-        return LocalDraft(
-            text,
-            receipt_of(
-                finish,
-                runtime.engine.info,
-                load_seconds=runtime.load_seconds,
-                overflow=self.overflow,
-            ),
-            signals,
-            None if signals is None else confidence.of(signals),
-            aborted=aborted,
-            predicted_wrong=predicted_wrong,
-            parsed=None if request.output_format is None else parsed,
-            calls=calls,
-            format_error=format_error,
-            hidden_state=meter.hidden_state,
-            partial_signals=tuple(partial_signals),
-        )

@@ -50,13 +50,8 @@ _MIN_KEY_LENGTH = 12
 class RemoteModel:
     """Asks the clouds, within policy and budget.
 
-    Args:
-        clouds: in order of preference; without any, every question is refused.
-        on_break, hedge_after: see `edgesdk.hybrid.cloud.client.CloudClient`.
-
-    Raises:
-        InvalidOption: `on_break` has no such value, or the budget has a limit of money, but the
-            prices of a cloud are not known.
+    Arguments and errors are those of `edgesdk.hybrid.client.HybridClient`; without a cloud, every
+    question is refused.
     """
 
     def __init__(
@@ -266,14 +261,11 @@ def _reason(error: CloudError | DeadlineExceeded) -> str:
         CloudBusy: "was busy",
         CloudBroken: "broke off",
     }
-    known = [str(error.status) if error.status else "", _word(error.code)]
-    details = " ".join(each for each in known if each)
-    return f"the cloud {words[type(error)]}" + (f" ({details})" if details else "")
-
-
-def _word(code: str | None) -> str:
-    """Return an endpoint's code where it is a word of a fixed vocabulary, and quotes nobody."""
-    return code if code is not None and re.fullmatch(r"[a-z_]{3,40}", code) else ""
+    details = [] if error.status is None else [str(error.status)]
+    # A word of a fixed vocabulary quotes nobody.
+    if error.code is not None and re.fullmatch(r"[a-z_]{3,40}", error.code):
+        details.append(error.code)
+    return f"the cloud {words[type(error)]}" + (f" ({' '.join(details)})" if details else "")
 
 
 NoAnswerCause = Literal["policy", "budget", "away", "unfit", "failed"]
@@ -307,26 +299,25 @@ class NoCloudAnswer(Exception):
 
 
 class AttemptRestorer:
-    """Restores private values in the pieces of one attempt: its text, and its reasoning."""
+    """Restores private values in the pieces of one attempt: its reasoning, and its text."""
 
     def __init__(self, hybrid: HybridRequest) -> None:
-        self._said = StreamRestorer(hybrid.redactor, is_json=_is_json(hybrid.request))
-        self._thought = StreamRestorer(hybrid.redactor)
+        self._restorers: dict[type[TextDelta | ReasoningDelta], StreamRestorer] = {
+            ReasoningDelta: StreamRestorer(hybrid.redactor),
+            TextDelta: StreamRestorer(hybrid.redactor, is_json=_is_json(hybrid.request)),
+        }
 
     def feed(self, event: TextDelta | ReasoningDelta) -> Iterator[TextDelta | ReasoningDelta]:
         """What can be given out after `event`."""
-        if isinstance(event, ReasoningDelta):
-            if text := self._thought.feed(event.text):
-                yield ReasoningDelta(text)
-        elif text := self._said.feed(event.text):
-            yield TextDelta(text)
+        kind = type(event)
+        if text := self._restorers[kind].feed(event.text):
+            yield kind(text)
 
     def flush(self) -> Iterator[TextDelta | ReasoningDelta]:
         """Return what is left at the end."""
-        if text := self._thought.flush():
-            yield ReasoningDelta(text)
-        if text := self._said.flush():
-            yield TextDelta(text)
+        for kind, restorer in self._restorers.items():
+            if text := restorer.flush():
+                yield kind(text)
 
 
 def cloud_reply_of(

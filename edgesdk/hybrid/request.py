@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
+from typing_extensions import TypedDict
+
 from edgesdk.engines.base import DecodeState, Engine
 from edgesdk.hybrid.content import text_messages
 from edgesdk.hybrid.privacy.policy import Upload, check_upload
@@ -70,8 +72,8 @@ class HybridRequest:
 Prefer = Literal["local", "cloud"]
 
 
-class HybridKwargs(RequestKwargs, total=False):
-    """Those of `edgesdk.tools.tool_set.RequestKwargs`, and:
+class RoutingKwargs(TypedDict, total=False):
+    """Say who may answer.
 
     upload: the privacy rule of this question, in place of the default and the tags'.
     tags: of this question, for the policy's rules.
@@ -83,17 +85,17 @@ class HybridKwargs(RequestKwargs, total=False):
     prefer: Prefer | None
 
 
-class HybridActKwargs(OptionsKwargs, total=False):
-    """The fields of `Options`, and those of `HybridKwargs` that say who may answer."""
+class HybridKwargs(RequestKwargs, RoutingKwargs, total=False):
+    """Those of `edgesdk.tools.tool_set.RequestKwargs`, and who may answer."""
 
-    upload: Upload | None
-    tags: Iterable[str]
-    prefer: Prefer | None
+
+class HybridActKwargs(OptionsKwargs, RoutingKwargs, total=False):
+    """The fields of `Options`, and who may answer."""
 
 
 @dataclass(frozen=True)
 class RoutingRules:
-    """Who may answer a request; see `HybridKwargs`."""
+    """Who may answer a request; see `RoutingKwargs`."""
 
     upload: Upload | None
     tags: tuple[str, ...]
@@ -155,6 +157,15 @@ class ConversationState:
         if old is not None:
             old[1].close()
 
+    def give_back(self, lender: DecodeStates | None) -> None:
+        """Give the state to who lent it; free it where it was nobody's."""
+        with self._guard:
+            held, self._held = self._held, None
+        if held is not None and lender is not None:
+            lender.release(*held)
+        elif held is not None:
+            held[1].close()
+
     def fork(self) -> ConversationState:
         """A copy with the same KV cache."""
         with self._guard:
@@ -163,44 +174,7 @@ class ConversationState:
 
     def close(self) -> None:
         """Free the KV cache."""
-        with self._guard:
-            old, self._held = self._held, None
-        if old is not None:
-            old[1].close()
-
-
-class SharedState:
-    """Lends one state to all drafts of an answer, one after the other.
-
-    Args:
-        lender: lends it, and gets it back at the end; None for a new one.
-    """
-
-    def __init__(self, engine: Engine, lender: DecodeStates | None) -> None:
-        self._engine = engine
-        self._lender = lender
-        self._held: DecodeState | None = None
-
-    def take(self, prompt: list[int]) -> DecodeState:
-        """Lend the state to answer `prompt` on; the draft releases it, or closes it."""
-        state, self._held = self._held, None
-        if state is not None:
-            return state
-        if self._lender is None:
-            return self._engine.new_state()
-        return self._lender.take(self._engine, prompt)
-
-    def release(self, state: DecodeState) -> None:
-        """Take it back."""
-        self._held = state
-
-    def end(self) -> None:
-        """Give the state back: no more drafts."""
-        state, self._held = self._held, None
-        if state is not None and self._lender is not None:
-            self._lender.release(self._engine, state)
-        elif state is not None:
-            state.close()
+        self.give_back(None)
 
 
 def _as_text(request: Request, messages: Messages) -> Request:

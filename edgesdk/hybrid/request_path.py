@@ -12,15 +12,22 @@ from typing import TYPE_CHECKING
 from edgesdk.errors import EdgeError, RequestError
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.local import LocalModel
-from edgesdk.hybrid.offline.queue import OfflineQueue
-from edgesdk.hybrid.offline.sending import DeferredReply, DeferredRequests
+from edgesdk.hybrid.offline.queue import (
+    DeferredReply,
+    OfflineQueue,
+    QueuedRequest,
+    defer,
+    send_queued,
+)
 from edgesdk.hybrid.privacy.policy import Policy, Upload, UploadQuestion, UploadVerdict
+from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.remote import NoAnswerCause, NoCloudAnswer, RemoteModel
 from edgesdk.hybrid.reply import HybridReply, LocalDraft, cut_phrase, local_reply
 from edgesdk.hybrid.request import HybridRequest, Messages, Prefer
 from edgesdk.hybrid.router import Preflight, Rejection
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal, RecordedTexts
-from edgesdk.hybrid.stream import AnswerSteps, HybridEvent, HybridStream, Screen
+from edgesdk.hybrid.stream import AnswerSteps, HybridEvent, HybridStream, Screen, read_to_end
+from edgesdk.request import Request
 from edgesdk.system.forks import ForkGuard
 
 if TYPE_CHECKING:
@@ -60,9 +67,7 @@ class RequestPath:
         self._confidence = confidence
         self._fork_guard = ForkGuard("The hybrid client")
         self._journal = journal
-        self._deferred = DeferredRequests(
-            queue, policy, remote, local.encode, preflight.count, self._record
-        )
+        self._queue = queue
 
     def evaluate(
         self, hybrid: HybridRequest, *, upload: Upload | None = None, tags: Iterable[str] = ()
@@ -108,9 +113,9 @@ class RequestPath:
         )
 
     def flush_queue(self) -> Iterator[DeferredReply]:
-        """Send the offline queue; see `edgesdk.hybrid.offline.sending.send_queued`."""
+        """Send the offline queue; see `edgesdk.hybrid.offline.queue.send_queued`."""
         self._fork_guard.check()
-        return self._deferred.send_all()
+        return iter(()) if self._queue is None else send_queued(self._queue, self._send_queued)
 
     def _answer(
         self, hybrid: HybridRequest, verdict: UploadVerdict, prefer: Prefer | None
@@ -197,7 +202,7 @@ class RequestPath:
         if reply is not None and (reply.complete or stays):
             yield from screen.show(reply.text, "cloud", reason)
             return reply
-        queued = self._deferred.defer(cause, request, verdict)
+        queued = defer(self._queue, cause, request, verdict)
         cut_at_limit = reply is not None and reply.finish_reason == "length"
         if (local is None or local.aborted) and not cut_at_limit:
             device = self._device.answer(hybrid, self._confidence, cloud_allowed=False)
@@ -216,6 +221,24 @@ class RequestPath:
             local, reason, low_confidence=True, cost=cost, rejected_by=rejected_by, queued=queued,
             failures=failures,
         )  # fmt: skip
+
+    def _send_queued(self, queued: QueuedRequest, seconds: float, key: str) -> HybridReply:
+        """Ask the cloud, under the policy of now or of then, whichever is stricter.
+
+        If two processes send the same request, because one died, the cloud gets the same text and
+        key twice.
+        """
+        started = time.time()
+        options = replace(queued.options, deadline=seconds)
+        request = Request(queued.messages, options, self._device.encode)
+        hybrid = HybridRequest(request, Redactor(self._policy.detectors, seed=key), key=key)
+        now = self.evaluate(hybrid, upload=queued.call, tags=queued.tags)
+        verdict = now.tightened(queued.upload, "the rule when it was asked")
+        tokens = self._preflight.count(hybrid)
+        steps = self._remote.ask(hybrid, verdict, prompt_tokens=tokens)
+        reply = replace(read_to_end(steps), reason="asked again from the queue")
+        self._record(reply, request.messages, verdict, started)
+        return reply
 
     def _record(
         self, reply: HybridReply, messages: Messages, verdict: UploadVerdict, started: float

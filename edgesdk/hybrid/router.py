@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, NamedTuple, get_args
 
 from edgesdk.errors import InvalidOption, RequestError, TemplateError
@@ -229,19 +229,22 @@ class Preflight:
         return now or self._learned(messages)
 
     @property
-    def hint(self) -> Callable[[Messages], Hint | None] | None:
-        """The hint of the app."""
-        return self._router.hint
-
-    @property
     def classifier(self) -> PromptClassifier | None:
         """The prompt classifier that is used."""
         return self._router.classifier
 
+    def settings(self) -> dict[str, object]:
+        """Return those settings that decide about a prompt, whatever the device's state."""
+        found: dict[str, object] = {}
+        if self._router.hint is not None:
+            found["hint"] = function_name(self._router.hint)
+        if self.classifier is not None:
+            found["classifier"] = [asdict(self.classifier.regression), self.classifier.threshold]
+        return found
+
     def prompt_log_odds(self, messages: Messages) -> float:
         """What the classifier says of a prompt; 0 where there is no classifier."""
-        classifier = self._router.classifier
-        return 0.0 if classifier is None else classifier.log_odds(messages)
+        return 0.0 if self.classifier is None else self.classifier.log_odds(messages)
 
     def observe(self, receipt: Receipt) -> None:
         """The device gave an answer."""
@@ -328,13 +331,17 @@ class Preflight:
         )
 
     def _learned(self, messages: Messages) -> Rejection | None:
-        classifier = self._router.classifier
-        if classifier is None:
+        if self.classifier is None:
             return None
-        probability = classifier.probability(messages)
-        if probability >= classifier.threshold:
+        probability = self.classifier.probability(messages)
+        if probability >= self.classifier.threshold:
             return None
         return Rejection("prompt", f"prompts like this go wrong on the device ({probability:.2f})")
+
+
+def function_name(function: Callable[..., object]) -> str:
+    """Return the name by which a setting that is a function is told from another."""
+    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
 # By the types that OpenAI's API has for parts of a message.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.confidence.confidence import Confidence
@@ -204,15 +204,15 @@ def _options(
     time: CancellationToken,
 ) -> Options:
     length = _LENGTH_FACTOR * first.receipt.output_tokens + _LENGTH_MARGIN
-    changes: dict[str, Any] = {
-        "temperature": max(options.temperature, self_consistency.temperature),
+    return replace(
+        options,
+        temperature=max(options.temperature, self_consistency.temperature),
         # A repeatable request stays repeatable.
-        "seed": (options.seed or 0) + number if options.repeatable else None,
-        "max_tokens": self_consistency.max_tokens or options.max_tokens or length,
+        seed=(options.seed or 0) + number if options.repeatable else None,
+        max_tokens=self_consistency.max_tokens or options.max_tokens or length,
         # An instant at least: nothing left is no option's value, and ends the try at once.
-        "deadline": None if time.timeout is None else max(time.timeout, 1e-3),
-    }
-    return replace(options, **changes)
+        deadline=None if time.timeout is None else max(time.timeout, 1e-3),
+    )
 
 
 def _weigh(

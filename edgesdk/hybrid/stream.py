@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
 from dataclasses import replace
 from time import perf_counter
-from typing import Literal, TypeAlias, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 from edgesdk.errors import RequestError
 from edgesdk.generation.streaming import AsyncStream
@@ -17,20 +16,34 @@ from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
 
 HybridEvent: TypeAlias = TextDelta | ReasoningDelta | Restart
-_Result = TypeVar("_Result")
+_Step = TypeVar("_Step", covariant=True)
+_Result = TypeVar("_Result", covariant=True)
 _Route: TypeAlias = Literal["local", "cloud"]
 AnswerSteps: TypeAlias = Generator[HybridEvent, None, HybridReply]
 
 
-def read_to_end(steps: Generator[object, None, _Result]) -> _Result:
+class Steps(Closeable, Generic[_Step, _Result]):
+    """Iterates a generator; `result` is then what it returned."""
+
+    result: _Result
+
+    def __init__(self, generator: Generator[_Step, None, _Result]) -> None:
+        self._generator = generator
+
+    def __iter__(self) -> Iterator[_Step]:
+        self.result = yield from self._generator
+
+    def close(self) -> None:
+        """End the generator where it is."""
+        self._generator.close()
+
+
+def read_to_end(generator: Generator[object, None, _Result]) -> _Result:
     """Run a generator to its end, drop what it yields, and return its value."""
-    with closing(steps):
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                result: _Result = end.value
-                return result
+    with Steps(generator) as steps:
+        for _ in steps:
+            pass
+        return steps.result
 
 
 class Screen:
@@ -52,18 +65,13 @@ class Screen:
         self._append_only = append_only
 
     def replace_by(
-        self, steps: Generator[HybridEvent, None, _Result], reason: str
+        self, answering: Generator[HybridEvent, None, _Result], reason: str
     ) -> Generator[HybridEvent, None, _Result]:
         """Yield the pieces of another answer, and return its value; with the first of them what is
         there is withdrawn."""
         replaced = False
-        with closing(steps):
-            while True:
-                try:
-                    event = next(steps)
-                except StopIteration as end:
-                    result: _Result = end.value
-                    return result
+        with Steps(answering) as steps:
+            for event in steps:
                 if not replaced:
                     yield from self._clear(reason)
                     replaced = True
@@ -74,6 +82,7 @@ class Screen:
                 else:
                     self.route, self._reasoned = "cloud", True
                 yield event
+            return steps.result
 
     def show(self, text: str, route: _Route, reason: str) -> Iterator[HybridEvent]:
         """Yield what it takes until there is `text`, said by `route`, and nothing else."""

@@ -35,8 +35,7 @@ from edgesdk.errors import ContextOverflow
 from edgesdk.hybrid.client import HybridClient
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
-from edgesdk.hybrid.offline.queue import OfflineQueue
-from edgesdk.hybrid.offline.sending import DeferredReply
+from edgesdk.hybrid.offline.queue import DeferredReply, OfflineQueue
 from edgesdk.hybrid.privacy.policy import Policy
 from edgesdk.hybrid.storage.journal import Journal, training_set
 

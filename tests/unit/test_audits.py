@@ -21,12 +21,8 @@ from edgesdk.hybrid.cloud.wire import Usage
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.threshold import Labels
 from edgesdk.hybrid.monitor.audits import _MAX_QUEUED, AuditCandidate, Auditor, Audits
-from edgesdk.hybrid.monitor.guarantee import (
-    AuditOutcome,
-    CalibrationKey,
-    CalibrationStore,
-    GuaranteeMonitor,
-)
+from edgesdk.hybrid.monitor.guarantee import CalibrationKey, CalibrationStore
+from edgesdk.hybrid.monitor.monitor import GuaranteeMonitor
 from edgesdk.hybrid.privacy.policy import Policy, Upload, UploadVerdict
 from edgesdk.hybrid.remote import NoCloudAnswer
 from edgesdk.hybrid.reply import HybridReply, LocalDraft
@@ -96,7 +92,7 @@ class Audited:
     def __init__(self, folder: Path, remote: Asker, audits: Audits, keep_texts: bool) -> None:
         self.remote = remote
         self.journal = Journal(folder / "journal.sqlite", keep_texts=keep_texts)
-        self.outcomes: list[AuditOutcome] = []
+        self.outcomes: list[DecisionRecord] = []
         self.auditor = Auditor(
             audits,
             remote,  # type: ignore[arg-type]
@@ -134,7 +130,7 @@ def test_an_outcome_is_told_and_written_down(make: Make) -> None:
     one = make(keep_texts=True)
     one.auditor.offer(kept())
     (entry,) = one.entries(1)
-    assert one.outcomes == [AuditOutcome("x", 0.9, True)]
+    assert one.outcomes == [entry.decision]
     found = entry.decision
     assert (found.route, found.agreed, found.calibration) == ("audit", True, "x")
     assert (found.confidence, found.upload, found.reason) == (0.9, "redact", "the cloud agreed")
@@ -258,9 +254,15 @@ def test_bad_settings() -> None:
         HybridClient(fake_model(), audits=Audits())
 
 
+def outcome(calibration: str, confidence: float, agreed: bool) -> DecisionRecord:
+    return DecisionRecord(
+        0.0, "audit", "", "allow", confidence=confidence, calibration=calibration, agreed=agreed
+    )
+
+
 def outcomes(keeper: GuaranteeMonitor, agreed: list[bool], confidence: float = 0.8) -> None:
     for one in agreed:
-        keeper.observe_audit(AuditOutcome(keeper.calibration, confidence, one))
+        keeper.observe_audit(outcome(keeper.calibration, confidence, one))
 
 
 def test_audits_that_agree_change_nothing() -> None:
@@ -304,7 +306,7 @@ def test_drift_raises_the_threshold_where_audits_allow_it() -> None:
         # Of the surer 60% nearly none is wrong, of the others most are.
         sure = i % 5 < 3
         confidence = 0.9 + i / 10_000 if sure else 0.6
-        keeper.observe_audit(AuditOutcome(first, confidence, sure or i % 10 == 9))
+        keeper.observe_audit(outcome(first, confidence, sure or i % 10 == 9))
     guarantee = keeper.guarantee
     assert guarantee.status == "drifted"
     assert guarantee.record is not None
@@ -332,15 +334,15 @@ def test_audits_of_earlier_starts_count(tmp_path: Path) -> None:
     for _ in range(40):
         write(journal, "another", False, made.at + 1)
     alone = GuaranteeMonitor(BASE, NOW, calibrations=where)
-    alone.observe_audit(AuditOutcome(made.id, 0.8, False))
+    alone.observe_audit(outcome(made.id, 0.8, False))
     assert alone.guarantee.status == "holds"
     again = GuaranteeMonitor(BASE, NOW, calibrations=where, journal=journal)
-    again.observe_audit(AuditOutcome(made.id, 0.8, False))
+    again.observe_audit(outcome(made.id, 0.8, False))
     assert again.guarantee.status == "drifted"
     # An audit by a calibration that was replaced meanwhile says nothing of the new one.
     again.calibrate(LABELS, alpha=0.2, delta=0.05)
     for _ in range(40):
-        again.observe_audit(AuditOutcome(made.id, 0.8, False))
+        again.observe_audit(outcome(made.id, 0.8, False))
     assert again.guarantee.status == "holds"
 
 

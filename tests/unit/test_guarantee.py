@@ -25,7 +25,8 @@ from edgesdk.hybrid.confidence.threshold import (
     same_answer,
 )
 from edgesdk.hybrid.monitor import guarantee
-from edgesdk.hybrid.monitor.guarantee import CalibrationKey, GuaranteeMonitor
+from edgesdk.hybrid.monitor.guarantee import CalibrationKey
+from edgesdk.hybrid.monitor.monitor import GuaranteeMonitor
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal
 
 NOW = CalibrationKey("m", "ab" * 32, "", (), "c")

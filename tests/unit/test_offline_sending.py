@@ -12,10 +12,9 @@ from support.offline_queues import Clock, queue_at, request, texts
 from edgesdk.errors import InvalidOption, TemplateError
 from edgesdk.hybrid.cloud.cloud_reply import CloudReply
 from edgesdk.hybrid.cloud.spending import Cost
-from edgesdk.hybrid.offline.queue import OfflineQueue, QueuedRequest
-from edgesdk.hybrid.offline.sending import DeferredRequests, send_queued
+from edgesdk.hybrid.offline.queue import QueuedRequest, defer, send_queued
 from edgesdk.hybrid.privacy.policy import Policy
-from edgesdk.hybrid.remote import NoCloudAnswer, RemoteModel
+from edgesdk.hybrid.remote import NoCloudAnswer
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.options import Options
 from edgesdk.request import Request
@@ -199,26 +198,18 @@ def test_an_answer_that_came_too_late_is_not_given_out(tmp_path: Path) -> None:
     assert [late.id for late in others] == [1]
 
 
-def deferred_requests(queue: OfflineQueue | None) -> DeferredRequests:
-    policy = Policy()
-    remote = RemoteModel((), policy, None, "restart")
-    return DeferredRequests(
-        queue, policy, remote, lambda *all: [], lambda hybrid: 1, lambda *all: None
-    )
-
-
 def test_only_what_another_time_may_answer_is_kept(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
     plain = Request([{"role": "user", "content": "a"}], Options(), lambda messages, specs: [])
     verdict = Policy().evaluate(plain.messages)
     for cause in ("policy", "budget", "unfit", "failed"):
-        assert deferred_requests(queue).defer(cause, plain, verdict) is None  # type: ignore[arg-type]
+        assert defer(queue, cause, plain, verdict) is None  # type: ignore[arg-type]
     # What checks an answer of a form is code, which cannot wait.
     formed = replace(plain, output_format=OutputFormat(None, str))
-    assert deferred_requests(queue).defer("away", formed, verdict) is None
-    assert deferred_requests(None).defer("away", plain, verdict) is None
-    assert deferred_requests(queue).defer("away", plain, verdict) == 1
+    assert defer(queue, "away", formed, verdict) is None
+    assert defer(None, "away", plain, verdict) is None
+    assert defer(queue, "away", plain, verdict) == 1
     assert texts(queue) == ["a"]
     # An answer does not depend on the queue.
     queue.close()
-    assert deferred_requests(queue).defer("away", plain, verdict) is None
+    assert defer(queue, "away", plain, verdict) is None

@@ -25,6 +25,10 @@ from edgesdk.engines.base import HiddenStates
 from edgesdk.errors import InvalidOption, RequestError
 
 Matrix = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Folds = npt.NDArray[np.int_]
+Numbers = Sequence[float] | Matrix
+Flags = Sequence[bool] | Mask
 
 _STEPS = 50
 _TOLERANCE = 1e-8
@@ -66,7 +70,7 @@ class LogisticRegression:
 def train_regression(
     names: tuple[str, ...],
     features: Matrix,
-    right: npt.NDArray[np.bool_],
+    right: Mask,
     *,
     penalty: float | Sequence[float] = 1.0,
 ) -> LogisticRegression:
@@ -117,8 +121,6 @@ def sigmoid(values: Matrix) -> Matrix:
 
 
 _FOLDS = 5
-Mask = npt.NDArray[np.bool_]
-Folds = npt.NDArray[np.int_]
 
 
 def folds_of(prompts: Iterable[Sequence[Mapping[str, Any]]]) -> Folds:
@@ -140,15 +142,9 @@ def out_of_fold(folds: Folds, judged: Callable[[Mask, Mask], Matrix]) -> Matrix:
     return found
 
 
-Floats = npt.NDArray[np.float64]
-Numbers = Sequence[float] | Floats
-Flags = Sequence[bool] | npt.NDArray[np.bool_]
-
-
 def auroc(confidences: Numbers, right: Flags) -> float:
-    """Compute the probability that a right answer has a higher confidence than a wrong one.
-
-    Ties count half.
+    """Compute the probability that a right answer has a higher confidence than a wrong one, ties
+    counted half.
 
     The area under the ROC curve, by ranks (Hanley and McNeil 1982, doi:10.1148/radiology.143.1).
 
@@ -167,7 +163,8 @@ def auroc(confidences: Numbers, right: Flags) -> float:
     return (total - rights * (rights + 1) / 2) / (rights * wrongs)
 
 
-def checked_lengths(confidences: Numbers, right: Flags) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def checked_lengths(confidences: Numbers, right: Flags) -> tuple[Matrix, Mask]:
+    """Return both as arrays [n]; raises InvalidOption where they do not go together."""
     scores, flags = np.asarray(confidences, np.float64), np.asarray(right, np.bool_)
     if scores.shape != flags.shape or scores.ndim != 1:
         raise InvalidOption(f"There are {scores.size} confidences but {flags.size} labels.")
@@ -214,9 +211,7 @@ class HiddenStateProbe:
         return np.clip(odds, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)
 
 
-def train_probe(
-    states: HiddenStates, right: npt.NDArray[np.bool_], folds: Folds
-) -> tuple[HiddenStateProbe, Matrix]:
+def train_probe(states: HiddenStates, right: Mask, folds: Folds) -> tuple[HiddenStateProbe, Matrix]:
     """Train a probe on the states that answers of one model ended in.
 
     Args:
@@ -237,7 +232,7 @@ def train_probe(
     return _fit_probe(states, right), odds
 
 
-def _fit_probe(states: HiddenStates, right: npt.NDArray[np.bool_]) -> HiddenStateProbe:
+def _fit_probe(states: HiddenStates, right: Mask) -> HiddenStateProbe:
     """Fit a logistic regression on principal components, and join both to one linear map."""
     inputs = states.astype(np.float64)
     means, scales = inputs.mean(axis=0), inputs.std(axis=0)

@@ -26,7 +26,7 @@ from edgesdk.hybrid.confidence.linear_models import (
     out_of_fold,
     train_regression,
 )
-from edgesdk.hybrid.content import texts_in
+from edgesdk.hybrid.content import texts_of
 from edgesdk.text.prompts import Prompt, as_messages
 
 # The name of the artifact; see `edgesdk.hybrid.confidence.artifacts`.
@@ -207,16 +207,7 @@ def question_in(messages: Messages) -> str:
     """Return the text of the user's last message, or of the last message where no user spoke."""
     asked = [message for message in messages if message.get("role") == "user"]
     last = (asked or list(messages))[-1:]
-    return "\n".join(text for message in last for text in texts_in(_words(message)))
-
-
-def _words(message: Mapping[str, Any]) -> list[Any]:
-    """Return the texts of a message; pictures and the like have none."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return [content]
-    parts = content if isinstance(content, Sequence) else ()
-    return [part.get("text") or "" for part in parts if isinstance(part, Mapping)]
+    return "\n".join(text for message in last for text in texts_of(message))
 
 
 def _measured(messages: Messages) -> dict[str, float]:
@@ -225,7 +216,7 @@ def _measured(messages: Messages) -> dict[str, float]:
     if len(whole) > _MAX_CHARACTERS:
         half = _MAX_CHARACTERS // 2
         text = f"{whole[:half]}\n{whole[-half:]}"
-    every = sum(len(text) for message in messages for text in _words(message))
+    every = sum(len(text) for message in messages for text in texts_of(message))
     letters = _WORD.findall(text)
     numbers = [_magnitude(number) for number in _NUMBER.findall(text)]
     size = max(len(text), 1)

@@ -20,8 +20,10 @@ import numpy as np
 
 from edgesdk.errors import ContextOverflow, DeadlineExceeded, InvalidOption, RequestError
 from edgesdk.hybrid.confidence.confidence import SIGNAL_NAMES, Confidence, Signals
+from edgesdk.hybrid.confidence.linear_models import checked_lengths
 from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.storage.journal import JournalEntry
+from edgesdk.hybrid.stream import Steps
 from edgesdk.text.prompts import Prompt, as_messages
 
 # Where the sequence begins, as a share of the labels: with fewer one unlucky error would end it,
@@ -84,14 +86,10 @@ def calibrate(
     """
     if not (0 < alpha < 1 and 0 < delta < 1):
         raise InvalidOption("alpha and delta must lie between 0 and 1.")
-    if len(confidences) != len(right):
-        raise InvalidOption(f"There are {len(confidences)} confidences but {len(right)} labels.")
-    scores = np.asarray(confidences, np.float64)
-    if not np.isfinite(scores).all():
-        raise InvalidOption("A confidence is not a finite number.")
+    scores, flags = checked_lengths(confidences, right)
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
-    wrong = np.cumsum(~np.asarray(right, bool)[order])
+    wrong = np.cumsum(~flags[order])
     # A threshold keeps all answers of the same confidence or none.
     ends = [i + 1 for i in range(len(scores)) if i + 1 == len(scores) or scores[i + 1] < scores[i]]
     best = 0
@@ -256,18 +254,14 @@ def calibrate_labels(labels: Labels, *, alpha: float, delta: float) -> Calibrati
 
 
 def _finished_draft(
-    steps: Generator[object, None, LocalDraft | None], cancel: threading.Event | None
+    drafting: Generator[object, None, LocalDraft | None], cancel: threading.Event | None
 ) -> LocalDraft | None:
     """Run a draft to its end; None where it was cancelled, or there is none."""
-    try:
-        while cancel is None or not cancel.is_set():
-            next(steps)
-    except StopIteration as end:
-        draft: LocalDraft | None = end.value
-        return draft
-    finally:
-        steps.close()
-    return None
+    with Steps(drafting) as steps:
+        for _ in steps:
+            if cancel is not None and cancel.is_set():
+                return None
+        return steps.result
 
 
 # The answer that is expected, or what tells whether an answer is right.

@@ -14,14 +14,13 @@ from typing import TypeAlias
 
 from edgesdk.errors import InvalidOption
 from edgesdk.hybrid.confidence.threshold import same_answer
-from edgesdk.hybrid.monitor.guarantee import AuditOutcome
 from edgesdk.hybrid.privacy.policy import Messages, Policy, UploadVerdict
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.remote import NoCloudAnswer, RemoteModel
 from edgesdk.hybrid.reply import HybridReply, LocalDraft
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.request_path import decision_of, record_decision
-from edgesdk.hybrid.storage.journal import Journal
+from edgesdk.hybrid.storage.journal import DecisionRecord, Journal
 from edgesdk.hybrid.stream import read_to_end
 from edgesdk.request import Request
 from edgesdk.system.cancellation import CancellationToken
@@ -90,7 +89,7 @@ class Auditor(Closeable):
 
     Args:
         remote: of the auditor's own, so that its failures and waits are not those of users.
-        on_outcome: called with each outcome, in the thread, before it is recorded.
+        on_outcome: called with each audit, in the thread, before it is recorded.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class Auditor(Closeable):
         journal: Journal,
         *,
         bundle: str,
-        on_outcome: Callable[[AuditOutcome], None],
+        on_outcome: Callable[[DecisionRecord], None],
     ) -> None:
         self._audits = audits
         self._remote = remote
@@ -168,10 +167,18 @@ class Auditor(Closeable):
             return
         if result is not None:
             agreed, reason = self._judged(candidate, result)
-        confidence = candidate.draft.confidence
-        if agreed is not None and confidence is not None:
-            self._on_outcome(AuditOutcome(candidate.calibration, confidence, agreed))
-        self._record(candidate, result, agreed, reason, started)
+        # Recorded as the reply of both, which the user did not get.
+        reply = result or HybridReply(candidate.draft.text, "audit", reason)
+        reply = replace(reply, route="audit", reason=reason, local=candidate.draft)
+        decision = replace(
+            decision_of(reply, candidate.verdict, bundle=self._bundle, started=started),
+            calibration=candidate.calibration,
+            agreed=agreed,
+            finish_reason=result.finish_reason if result else "",
+        )
+        if agreed is not None:
+            self._on_outcome(decision)
+        record_decision(self._journal, decision, candidate.request.messages, reply)
 
     def _ask(self, candidate: AuditCandidate) -> HybridReply:
         request = candidate.request.replaced(
@@ -197,21 +204,3 @@ class Auditor(Closeable):
             # The error itself may quote the answers.
             return None, f"not audited: the judge failed with {type(error).__name__}"
         return agreed, "the cloud agreed" if agreed else "the cloud did not agree"
-
-    def _record(
-        self,
-        candidate: AuditCandidate,
-        result: HybridReply | None,
-        agreed: bool | None,
-        reason: str,
-        started: float,
-    ) -> None:
-        """Record an audit as the reply of both, which the user did not get."""
-        reply = result or HybridReply(candidate.draft.text, "audit", reason)
-        reply = replace(reply, route="audit", reason=reason, local=candidate.draft)
-        decision = decision_of(reply, candidate.verdict, bundle=self._bundle, started=started)
-        ended = result.finish_reason if result else ""
-        decision = replace(
-            decision, calibration=candidate.calibration, agreed=agreed, finish_reason=ended
-        )
-        record_decision(self._journal, decision, candidate.request.messages, reply)

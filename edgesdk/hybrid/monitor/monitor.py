@@ -1,12 +1,16 @@
-"""Ties threshold, risk guarantee and audits of one client together."""
+"""Keeps the risk guarantee in force: calibrations make it, audits watch it, drift ends it."""
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
+import time
+import uuid
 from collections.abc import Generator, Iterable, Sequence
-from typing import Any
+from dataclasses import replace
 
-from edgesdk.errors import InvalidOption
+from edgesdk.errors import InvalidOption, RequestError
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.spending import Budget
 from edgesdk.hybrid.confidence.confidence import Confidence
@@ -14,27 +18,205 @@ from edgesdk.hybrid.confidence.threshold import (
     Check,
     Labels,
     Progress,
+    calibrate_labels,
     label_answers,
     labels_in_journal,
 )
 from edgesdk.hybrid.local import LocalModel
 from edgesdk.hybrid.monitor.audits import AuditCandidate, Auditor, Audits
+from edgesdk.hybrid.monitor.drift import RiskMonitor, ShiftDetector
 from edgesdk.hybrid.monitor.guarantee import (
+    CalibrationKey,
     CalibrationRecord,
     CalibrationStore,
-    GuaranteeMonitor,
+    GuaranteeStatus,
     RiskGuarantee,
     calibration_key,
 )
 from edgesdk.hybrid.privacy.policy import Policy, UploadVerdict
 from edgesdk.hybrid.remote import RemoteModel
 from edgesdk.hybrid.reply import HybridReply, LocalDraft
-from edgesdk.hybrid.storage.journal import Journal
+from edgesdk.hybrid.request import Messages
+from edgesdk.hybrid.storage.journal import DecisionRecord, Journal
 from edgesdk.model import Model
 from edgesdk.options import Options
 from edgesdk.request import Request
 from edgesdk.system.closing import Closeable
 from edgesdk.text.prompts import Prompt
+
+_LOG = logging.getLogger("edgesdk.hybrid")
+# No answer has this confidence, so none is kept.
+_KEEPS_NOTHING = math.inf
+
+
+class GuaranteeMonitor:
+    """Keeps the guarantee in force, and changes it. Several threads may use it.
+
+    Args:
+        base: the app's own setting, which holds where nothing was calibrated.
+        now: what a calibration has to be made for.
+        calibrations: None keeps one as long as this lives.
+        journal: where audits are written down, to go on with those of earlier starts.
+    """
+
+    def __init__(
+        self,
+        base: Confidence,
+        now: CalibrationKey,
+        *,
+        calibrations: CalibrationStore | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        self._base = base
+        self._now = now
+        self._calibrations = calibrations
+        self._journal = journal
+        # One for what answers wait for, one for what may read and write files.
+        self._guard, self._working = threading.Lock(), threading.Lock()
+        self._guarantee = RiskGuarantee("none", base)
+        self._inputs = ShiftDetector(())
+        self._risk: RiskMonitor | None = None
+        self._risk_of = ""
+        self._audited: list[DecisionRecord] = []
+        stored = None if calibrations is None else calibrations.load(now)
+        if stored is not None:
+            self._adopt(stored)
+
+    @property
+    def guarantee(self) -> RiskGuarantee:
+        """The guarantee in force."""
+        return self._guarantee
+
+    @property
+    def calibration(self) -> str:
+        """The id of the calibration in force; empty where there is none."""
+        record = self._guarantee.record
+        return "" if record is None else record.id
+
+    def calibrate(self, labels: Labels, *, alpha: float, delta: float) -> CalibrationRecord:
+        """Calibrate the threshold with labels, for now and for later starts.
+
+        Where they allow no guarantee nothing is kept from now on, as nothing else would be safe.
+        """
+        record = CalibrationRecord(
+            id=uuid.uuid4().hex,
+            at=time.time(),
+            key=self._now,
+            calibration=calibrate_labels(labels, alpha=alpha, delta=delta),
+            skipped=labels.skipped,
+            confidences=labels.confidences,
+        )
+        with self._working:
+            self._adopt(record)
+            self._save(record)
+        return record
+
+    def observe_draft(self, draft: LocalDraft) -> None:
+        """Watch the confidence of a draft for a user's prompt."""
+        if draft.confidence is None or not draft.decidable:
+            return
+        with self._guard:
+            if self._inputs.update(draft.confidence):
+                self._guarantee = replace(self._guarantee, shifted=True)
+                _LOG.warning(
+                    "Confidences are not distributed any more as those of the labels were: the"
+                    " prompts may be others than were calibrated for. Label some, and calibrate."
+                )
+
+    def observe_audit(self, outcome: DecisionRecord) -> None:
+        """Count the outcome of an audit, if it had one."""
+        with self._working:
+            self._reload()
+            record = self._guarantee.record
+            if record is None or not _is_outcome(outcome, record.id):
+                return
+            risk, new = self._risk, [outcome]
+            if risk is None or self._risk_of != record.id:
+                risk = RiskMonitor(record.calibration.alpha, record.calibration.delta)
+                self._risk, self._risk_of, self._audited = risk, record.id, []
+                new = [*self._recorded(record), outcome]
+            for one in new:
+                self._audited.append(one)
+                risk.update(not one.agreed)
+            if risk.drifted:
+                self._drifted(record, self._audited[risk.since :])
+
+    def _drifted(self, record: CalibrationRecord, audited: list[DecisionRecord]) -> None:
+        """Guarantee what the newest audits allow.
+
+        Audits only saw answers that were kept, so the new threshold is stricter. They are those
+        since the change, so rather more of them are wrong than of other answers.
+        """
+        labels = Labels(
+            tuple(outcome.confidence or 0.0 for outcome in audited),
+            tuple(bool(outcome.agreed) for outcome in audited),
+        )
+        old = record.calibration
+        stricter = replace(
+            record,
+            id=uuid.uuid4().hex,
+            at=time.time(),
+            calibration=calibrate_labels(labels, alpha=old.alpha, delta=old.delta),
+            skipped=0,
+            confidences=(),
+            drifted=True,
+        )
+        self._adopt(stricter)
+        self._save(stricter)
+
+    def _adopt(self, loaded: CalibrationRecord | str) -> None:
+        guarantee = self._guarantee_of(loaded)
+        # Without a guarantee it does not matter whether the prompts change.
+        watched = guarantee.record if guarantee.status == "holds" else None
+        confidences = () if watched is None else watched.confidences
+        with self._guard:
+            self._guarantee, self._inputs = guarantee, ShiftDetector(confidences)
+        if guarantee.status != "holds":
+            _LOG.warning("%s", guarantee.phrase())
+
+    def _guarantee_of(self, loaded: CalibrationRecord | str) -> RiskGuarantee:
+        if isinstance(loaded, str):
+            nothing = replace(self._base, threshold=_KEEPS_NOTHING)
+            return RiskGuarantee("stale", nothing, reason=loaded)
+        threshold = loaded.calibration.threshold
+        status: GuaranteeStatus = "holds" if threshold is not None else "impossible"
+        lowest = _KEEPS_NOTHING if threshold is None else threshold
+        confidence = replace(self._base, threshold=lowest)
+        return RiskGuarantee("drifted" if loaded.drifted else status, confidence, loaded)
+
+    def _save(self, record: CalibrationRecord) -> None:
+        if self._calibrations is None:
+            return
+        try:
+            self._calibrations.save(record)
+        except RequestError as error:
+            _LOG.warning("a calibration holds until the end of this program only: %s", error)
+
+    def _reload(self) -> None:
+        """Adopt what another process calibrated, or found of drift."""
+        if self._calibrations is None:
+            return
+        stored = self._calibrations.load(self._now)
+        current = self._guarantee.record
+        if isinstance(stored, CalibrationRecord) and (current is None or stored.at > current.at):
+            self._adopt(stored)
+
+    def _recorded(self, record: CalibrationRecord) -> list[DecisionRecord]:
+        """Read the audits of this calibration from before this start."""
+        if self._journal is None:
+            return []
+        try:
+            entries = list(self._journal.entries(since=record.at, route="audit"))
+        except RequestError as error:
+            _LOG.warning("earlier audits could not be read: %s", error)
+            return []
+        return [entry.decision for entry in entries if _is_outcome(entry.decision, record.id)]
+
+
+def _is_outcome(audit: DecisionRecord, calibration: str) -> bool:
+    """Whether an audit tells something of the answers that a calibration keeps."""
+    judged = audit.agreed is not None and audit.confidence is not None
+    return judged and audit.calibration == calibration
 
 
 class Monitor(Closeable):
@@ -137,15 +319,12 @@ class Monitor(Closeable):
             RequestError: it was cancelled, or a prompt is none. Nothing was changed.
             Exception: whatever a check raises. Nothing was changed.
         """
-        labels: Labels
         if isinstance(labelled, Journal):
             bundle = self._model.runtime.engine.kv_identity.model
             labels = labels_in_journal(labelled.entries(), self._base, bundle=bundle)
         else:
 
-            def drafting(
-                messages: list[dict[str, Any]],
-            ) -> Generator[object, None, LocalDraft | None]:
+            def drafting(messages: Messages) -> Generator[object, None, LocalDraft | None]:
                 return self._device.draft_for_calibration(
                     messages, options, self._base, cloud_allowed=self._has_cloud
                 )

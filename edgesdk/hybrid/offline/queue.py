@@ -1,4 +1,4 @@
-"""An encrypted queue of requests on the disk, shared by several processes."""
+"""An encrypted queue on the disk, shared by several processes, for requests of other times."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from edgesdk.errors import InvalidOption, RequestError
+from edgesdk.errors import EdgeError, InvalidOption, RequestError
+from edgesdk.hybrid.cloud.spending import Cost
 from edgesdk.hybrid.offline.cipher import DecryptionFailed, QueueCipher, key_of_keyring
 from edgesdk.hybrid.privacy.policy import Upload, UploadVerdict
+from edgesdk.hybrid.remote import NoAnswerCause, NoCloudAnswer
+from edgesdk.hybrid.reply import HybridReply
 from edgesdk.hybrid.storage.database import Database
 from edgesdk.options import Options, options_from
+from edgesdk.request import Request
 from edgesdk.system.closing import Closeable
 
 _VERSION = 3
@@ -58,15 +62,9 @@ class QueuedRequest:
 
     def to_bytes(self) -> bytes:
         """Return what `from_bytes` reads; raises RequestError where a message is no JSON."""
-        fields = {
-            "messages": self.messages,
-            "options": {name: getattr(self.options, name) for name in _CLOUD_OPTIONS},
-            "upload": self.upload,
-            "call": self.call,
-            "tags": self.tags,
-        }
+        options = {name: getattr(self.options, name) for name in _CLOUD_OPTIONS}
         try:
-            return json.dumps(fields).encode("ascii")
+            return json.dumps({**vars(self), "options": options}).encode("ascii")
         except (TypeError, ValueError) as error:
             raise RequestError(f"A message that is no JSON cannot wait: {error}.") from error
 
@@ -81,13 +79,8 @@ def queued_request(
 def from_bytes(data: bytes) -> QueuedRequest:
     """Read what `QueuedRequest.to_bytes` gave."""
     fields = json.loads(data)
-    return QueuedRequest(
-        fields["messages"],
-        options_from(fields["options"]),
-        fields["upload"],
-        fields["call"],
-        tuple(fields["tags"]),
-    )
+    fields |= {"options": options_from(fields["options"]), "tags": tuple(fields["tags"])}
+    return QueuedRequest(**fields)
 
 
 @dataclass(frozen=True)
@@ -105,6 +98,21 @@ class QueueEntry:
     at: float
     attempts: int = 0
     failed: str | None = None
+
+
+@dataclass(frozen=True)
+class DeferredReply:
+    """The cloud's reply to a request that had to wait.
+
+    Attributes:
+        id: `HybridReply.queued` of the reply that the device gave meanwhile.
+        asked_at: seconds since the epoch.
+    """
+
+    id: int
+    asked_at: float
+    messages: list[dict[str, Any]]
+    reply: HybridReply
 
 
 class OfflineQueue(Closeable):
@@ -342,3 +350,71 @@ class Claim:
         """It was paid for, and brought no answer of use: leave it for a later time, unless that was
         the last attempt. Return whether it was, so that the request has failed."""
         return self._queue._count_attempt(self.entry.id, self._lease, reason)
+
+
+def defer(
+    queue: OfflineQueue | None, cause: NoAnswerCause, request: Request, verdict: UploadVerdict
+) -> int | None:
+    """Put a request that got no whole answer into the queue, if there is one; return its id there.
+
+    It is None where another time is no better. The checks of tools and output formats are the
+    caller's, and do not outlive it, so requests with them are not queued.
+    """
+    if queue is None or cause != "away" or not request.is_plain:
+        return None
+    try:
+        return queue.put(queued_request(request.messages, request.options, verdict))
+    except RequestError as problem:
+        _LOG.warning("a request was not kept for later: %s", problem)
+        return None
+
+
+def send_queued(
+    queue: OfflineQueue, send: Callable[[QueuedRequest, float, str], HybridReply]
+) -> Iterator[DeferredReply]:
+    """Send what is in the queue, one request after the other, until the cloud is away.
+
+    A request that cannot be paid now, or whose reply broke off, waits on. One that may not leave
+    any more, or that no endpoint takes, is dropped. One that is paid for and answered with nothing
+    of use is tried again a few times, and then has failed (`QueueEntry.failed`). A reply is out of
+    the queue before it is given out: a process that dies in between has lost it, one that dies
+    before has not, and the next one sends the same request with the same key.
+
+    Args:
+        send: takes a request, the seconds that it may take, and an idempotency key, which is the
+            same each time; raises NoCloudAnswer.
+
+    Raises:
+        RequestError: the queue cannot be used.
+    """
+    reached = 0
+    while (claim := queue.claim(after=reached)) is not None:
+        entry, request = claim.entry, claim.request
+        reached = entry.id
+        try:
+            reply = send(request, claim.seconds, claim.key)
+        except NoCloudAnswer as error:
+            _LOG.info("request %d of the queue: %s", entry.id, error)
+            if error.cause in ("policy", "unfit"):
+                claim.done()
+                continue
+            if error.cause == "failed" and error.cost != Cost():
+                if claim.unanswered(str(error)):
+                    _LOG.warning("request %d of the queue failed: %s", entry.id, error)
+                continue
+            claim.release()
+            if error.cause == "away":
+                return
+            continue
+        except EdgeError as error:
+            # It waits on, and keeps no other waiting.
+            _LOG.warning("request %d of the queue could not be sent: %s", entry.id, error)
+            claim.release()
+            continue
+        except BaseException:
+            claim.release()
+            raise
+        if reply.cloud is None or reply.cloud.broke_off:
+            claim.release()
+        elif claim.done():
+            yield DeferredReply(entry.id, entry.at, request.messages, reply)

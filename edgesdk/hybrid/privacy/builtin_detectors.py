@@ -50,16 +50,8 @@ def _is_chinese_id(text: str) -> bool:
     return mod_11_2.is_valid(text.upper())
 
 
-def _is_international_phone(text: str) -> bool:
-    return 8 <= len(re.sub(r"\D", "", text)) <= 15
-
-
-def _is_north_american_phone(text: str) -> bool:
-    return not is_well_known(text)
-
-
-def _is_uk_phone(text: str) -> bool:
-    return len(re.sub(r"\D", "", text)) in (10, 11) and not is_well_known(text)
+def _num_digits(text: str) -> int:
+    return sum(map(str.isdecimal, text))
 
 
 # A call, an attribute or an index in source code.
@@ -239,7 +231,7 @@ BUILTIN_DETECTORS: tuple[Detector, ...] = (
             rf"(?<![A-Za-z0-9_+])(?:\+\s?\(?|00)[1-9](?:[\s.\-()/]{{0,2}}\d){{6,14}}"
             rf"{_NO_DIGIT_AFTER}"
         ),
-        _is_international_phone,
+        lambda text: 8 <= _num_digits(text) <= 15,
     ),
     # China: mobile numbers, and area code with number.
     Pattern(
@@ -260,7 +252,7 @@ BUILTIN_DETECTORS: tuple[Detector, ...] = (
             rf"{_NO_DIGIT_BEFORE}(?<![A-Za-z0-9_])(?:1{_GAP})?(?:\([2-9]\d{{2}}\)\s?|[2-9]\d{{2}}{_GAP})"
             rf"[2-9]\d{{2}}{_GAP}\d{{4}}(?:\s?(?:x|ext\.?)\s?\d{{1,6}})?(?![A-Za-z0-9_])"
         ),
-        _is_north_american_phone,
+        lambda text: not is_well_known(text),
     ),
     # United Kingdom: a zero and ten digits (nine in a few places).
     Pattern(
@@ -269,7 +261,7 @@ BUILTIN_DETECTORS: tuple[Detector, ...] = (
             rf"{_NO_DIGIT_BEFORE}\(?0[1-37]\d{{1,4}}\)?[\s\-]?\d{{3,4}}[\s\-]?\d{{3,4}}"
             rf"{_NO_DIGIT_AFTER}"
         ),
-        _is_uk_phone,
+        lambda text: _num_digits(text) in (10, 11) and not is_well_known(text),
     ),
     NationalPhones(),
 )

@@ -48,11 +48,8 @@ class Detector(Protocol):
 
 def kinds_found_by(detector: Detector) -> frozenset[str]:
     """Return the kinds that a detector says that it finds."""
-    kinds = getattr(detector, "kinds", None)
-    if kinds is None:
-        kind = getattr(detector, "kind", None)
-        return frozenset() if kind is None else frozenset({kind})
-    return frozenset(kinds)
+    kind = getattr(detector, "kind", None)
+    return frozenset(getattr(detector, "kinds", None) or (() if kind is None else (kind,)))
 
 
 def merge_overlapping(spans: Iterable[PrivateSpan]) -> list[PrivateSpan]:
@@ -77,13 +74,6 @@ def merge_overlapping(spans: Iterable[PrivateSpan]) -> list[PrivateSpan]:
     return merged
 
 
-Check = Callable[[str], bool]
-
-
-def _any(text: str) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Pattern:
     """Finds the matches of `expression` that pass `check`.
@@ -94,13 +84,13 @@ class Pattern:
 
     kind: str
     expression: re.Pattern[str]
-    check: Check = _any
+    check: Callable[[str], bool] = lambda text: True
 
     def find(self, text: str) -> Iterator[PrivateSpan]:
         """See `Detector.find`."""
+        groups = self.expression.groupindex
         at = 0
         while found := self.expression.search(text, at):
-            groups = self.expression.groupindex
             group = next((g for g in ("secret", "quoted") if g in groups and found[g]), 0)
             if self.check(found[group]):
                 yield PrivateSpan(self.kind, found.start(group), found.end(group))
@@ -313,11 +303,7 @@ def find_private(detectors: Iterable[Detector], text: str) -> list[PrivateSpan]:
     """Find private spans in all readings of a text; they may overlap.
 
     No span begins or ends within an escape, such as the backslash and the n of a line feed: what
-    is left of the text can be decoded as before.
-
-    Raises:
-        TextTooLarge: see `MAX_CHARACTERS`.
-        Exception: a detector's.
+    is left of the text can be decoded as before. It raises what `find_in_parts` does.
     """
     _check_size(len(text))
     found = []

@@ -163,11 +163,6 @@ class Policy:
         return min(found or [fallback], key=lambda rule: _ORDER.index(rule[0]))
 
 
-def strictest(*verdicts: UploadVerdict) -> UploadVerdict:
-    """Return the first of the strictest verdicts."""
-    return min(verdicts, key=lambda verdict: _ORDER.index(verdict.upload))
-
-
 def check_upload(rule: str) -> Upload:
     """Return `rule` if it is one; raises InvalidOption otherwise."""
     return checked_choice("A rule for uploads", rule, _ORDER)
