@@ -14,7 +14,7 @@ from edgesdk.hybrid.privacy.policy import UploadVerdict
 from edgesdk.hybrid.reply import HybridReceipt, HybridReply, LocalDraft, Timing, local_reply
 from edgesdk.hybrid.request import HybridRequest, Prefer
 from edgesdk.hybrid.request_path import RequestPath
-from edgesdk.hybrid.stream import HybridEvent
+from edgesdk.hybrid.stream import HybridEvent, Steps
 from edgesdk.receipt import receipt_of
 from edgesdk.reply import Reply
 from edgesdk.request import Request
@@ -72,12 +72,11 @@ class RunningAnswer:
 
     def compute(self) -> None:
         """Make it; for a worker thread. Raises nothing."""
-        steps = self.source.answer()
         try:
-            while True:
-                self.events.put(next(steps))
-        except StopIteration as end:
-            self.reply = end.value
+            with Steps(self.source.answer()) as steps:
+                for event in steps:
+                    self.events.put(event)
+            self.reply = steps.result
         except BaseException as error:
             self._error = contained_error(error)
 
@@ -139,36 +138,32 @@ class DeviceSource:
         metrics.count_answer(model, local)
 
 
+@dataclass(frozen=True)
 class HybridSource:
     """Implements `AnswerSource` with a hybrid client: the device's model, or a cloud.
 
-    Args:
+    Attributes:
         path: of the model's hybrid client.
         verdict: whether the request may leave the device.
     """
 
+    path: RequestPath
+    hybrid: HybridRequest
+    verdict: UploadVerdict
+    prefer: Prefer | None
     reason = None
 
-    def __init__(
-        self,
-        path: RequestPath,
-        hybrid: HybridRequest,
-        verdict: UploadVerdict,
-        prefer: Prefer | None,
-    ) -> None:
-        self.may_withdraw = path.may_leave(verdict, prefer)
-        self._path = path
-        self._hybrid = hybrid
-        self._verdict = verdict
-        self._prefer = prefer
+    @property
+    def may_withdraw(self) -> bool:
+        return self.path.may_leave(self.verdict, self.prefer)
 
     def answer(self) -> Generator[AnswerEvent, None, AnswerReply | None]:
-        with self._path.answer(self._hybrid, self._verdict, self._prefer) as stream:
+        with self.path.answer(self.hybrid, self.verdict, self.prefer) as stream:
             yield from stream
-        return None if self._hybrid.request.cancellation.cancelled else stream.reply
+        return None if self.hybrid.request.cancellation.cancelled else stream.reply
 
     def cancel(self) -> None:
-        self._hybrid.request.cancellation.cancel()
+        self.hybrid.request.cancellation.cancel()
 
     def count(self, metrics: Metrics, model: str, reply: AnswerReply) -> None:
         assert isinstance(reply, HybridReply), "a hybrid client answered"

@@ -60,23 +60,17 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The JSON that OpenAI's clients make their exceptions from."""
-        return {
-            "error": {
-                "message": self.message,
-                "type": _TYPES.get(self.status, "invalid_request_error")
-                if self.status < 500
-                else "server_error",
-                "param": self.param,
-                "code": self.code,
-            }
+        kind = _TYPES.get(self.status, "invalid_request_error")
+        error = {
+            "message": self.message,
+            "type": kind if self.status < 500 else "server_error",
+            "param": self.param,
+            "code": self.code,
         }
+        return {"error": error}
 
 
-_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    429: "rate_limit_error",
-}
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 def unknown_model(name: str) -> ApiError:
@@ -88,22 +82,14 @@ def unknown_model(name: str) -> ApiError:
 
 def missing_parameter(param: str) -> ApiError:
     """The error where a request lacks a field."""
-    return ApiError(
-        400,
-        f"The parameter {param!r} is missing.",
-        param=param,
-        code="missing_required_parameter",
-    )
+    message = f"The parameter {param!r} is missing."
+    return ApiError(400, message, param=param, code="missing_required_parameter")
 
 
 def queue_full(seconds: float) -> ApiError:
     """The error where the queue is full; `seconds` later there may be room."""
-    return ApiError(
-        429,
-        "Too many requests are waiting.",
-        code="queue_full",
-        retry_after=max(1, math.ceil(seconds)),
-    )
+    wait = max(1, math.ceil(seconds))
+    return ApiError(429, "Too many requests are waiting.", code="queue_full", retry_after=wait)
 
 
 def shutting_down() -> ApiError:
@@ -113,23 +99,14 @@ def shutting_down() -> ApiError:
 
 def deadline_passed() -> ApiError:
     """The error where the deadline passed before the first token."""
-    return ApiError(
-        503,
-        "The server's deadline for a request passed before the first token.",
-        code="deadline_exceeded",
-        retry_after=5,
-    )
+    message = "The server's deadline for a request passed before the first token."
+    return ApiError(503, message, code="deadline_exceeded", retry_after=5)
 
 
 def model_not_loaded(name: str, error: EdgeError) -> ApiError:
     """The error where a model exists but cannot be loaded."""
-    return ApiError(
-        503,
-        f"The model {name!r} cannot be loaded: {error}",
-        code="model_not_loaded",
-        param="model",
-        retry_after=10,
-    )
+    message = f"The model {name!r} cannot be loaded: {error}"
+    return ApiError(503, message, code="model_not_loaded", param="model", retry_after=10)
 
 
 def to_api_error(error: EdgeError, *, param: str) -> ApiError:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 from typing_extensions import TypedDict
 
 from edgesdk.options import Options
 from edgesdk.server.api_errors import ApiError, missing_parameter
 from edgesdk.server.callable_tools import ToolDefinition
-from edgesdk.server.chat_messages import PARTS_TAG, STRICT, TEXT_TAG, ChatMessage
+from edgesdk.server.chat_messages import PARTS_TAG, TEXT_TAG, ChatMessage, StrictModel
 
 # OpenAI's default for the old endpoint.
 _DEFAULT_COMPLETION_TOKENS = 16
@@ -34,19 +34,15 @@ class _Penalties(TypedDict, total=False):
     dry_sequence_breakers: list[str]
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(StrictModel):
     """Says what a stream carries besides the text."""
-
-    model_config = STRICT
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class JsonSchemaFormat(BaseModel):
+class JsonSchemaFormat(StrictModel):
     """The JSON Schema of an answer. The answer is held to it, with or without `strict`."""
-
-    model_config = STRICT
 
     name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
     description: str | None = None
@@ -55,19 +51,15 @@ class JsonSchemaFormat(BaseModel):
     strict: bool | None = None
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(StrictModel):
     """Says whether an answer is any text, any JSON object, or JSON of a schema."""
-
-    model_config = STRICT
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
 
 
-class BaseRequest(BaseModel):
+class BaseRequest(StrictModel):
     """The fields that both endpoints have."""
-
-    model_config = STRICT
 
     model: str
     stream: bool | None = None
@@ -158,13 +150,13 @@ class BaseRequest(BaseModel):
             raise ApiError(
                 400, "stream_options goes with stream=true only.", param="stream_options"
             )
-        both = (self.repetition_penalty, self.repeat_penalty)
-        if None not in both and len(set(both)) == 2:
-            raise ApiError(
-                400,
-                "repetition_penalty and repeat_penalty contradict each other.",
-                param="repeat_penalty",
-            )
+        self._check_equal("repeat_penalty", "repetition_penalty")
+
+    def _check_equal(self, param: str, other: str) -> None:
+        """Raise 400 where two names of one parameter have different values."""
+        both = (getattr(self, param), getattr(self, other))
+        if None not in both and both[0] != both[1]:
+            raise ApiError(400, f"{param} and {other} contradict each other.", param=param)
 
     def _max_tokens(self) -> int | None:
         return self.max_tokens
@@ -190,13 +182,7 @@ class ChatRequest(BaseRequest):
 
     def check(self) -> None:
         super().check()
-        both = (self.max_tokens, self.max_completion_tokens)
-        if None not in both and len(set(both)) == 2:
-            raise ApiError(
-                400,
-                "max_tokens and max_completion_tokens contradict each other.",
-                param="max_tokens",
-            )
+        self._check_equal("max_tokens", "max_completion_tokens")
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs goes with logprobs=true only.", param="top_logprobs")
 
@@ -248,18 +234,13 @@ def _validation_error(error: ValidationError) -> ApiError:
         return ApiError(400, f"The body is not valid JSON: {first['msg']}.", code="invalid_json")
     param = _path(first["loc"])
     if first["type"] == "extra_forbidden":
-        return ApiError(
-            400,
-            f"The parameter {param!r} is not supported.",
-            param=param,
-            code="unsupported_parameter",
-        )
+        message = f"The parameter {param!r} is not supported."
+        return ApiError(400, message, param=param, code="unsupported_parameter")
     if first["type"] == "missing":
         return missing_parameter(str(param))
     where = "The body" if param is None else f"The parameter {param!r}"
-    return ApiError(
-        400, f"{where} is not valid: {first['msg']}.", param=param, code="invalid_value"
-    )
+    message = f"{where} is not valid: {first['msg']}."
+    return ApiError(400, message, param=param, code="invalid_value")
 
 
 def _path(steps: tuple[int | str, ...]) -> str | None:

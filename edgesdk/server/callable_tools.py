@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from edgesdk.errors import InvalidOption
 from edgesdk.server.api_errors import ApiError
-from edgesdk.server.chat_messages import STRICT
+from edgesdk.server.chat_messages import StrictModel
 from edgesdk.structured.schema_check import SchemaChecker
 from edgesdk.tools.calls import CALL_START, ToolCall, parse_calls
 
@@ -27,10 +27,8 @@ _MAX_TOOLS_CHARACTERS = 2 * MAX_SCHEMA_CHARACTERS
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
-class FunctionDefinition(BaseModel):
+class FunctionDefinition(StrictModel):
     """A function that the model may call; `parameters` is a JSON Schema."""
-
-    model_config = STRICT
 
     name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
     description: str | None = None
@@ -38,10 +36,8 @@ class FunctionDefinition(BaseModel):
     strict: bool | None = None
 
 
-class ToolDefinition(BaseModel):
+class ToolDefinition(StrictModel):
     """A tool of a request."""
-
-    model_config = STRICT
 
     type: Literal["function"]
     function: FunctionDefinition
@@ -60,19 +56,6 @@ class ToolDefinition(BaseModel):
             "parameters": self.parameters,
         }
         return {"type": "function", "function": function}
-
-
-@dataclass(frozen=True)
-class ToolChoice:
-    """The tools that `tool_choice` allows.
-
-    Attributes:
-        required: whether the answer is nothing but calls.
-        names: the tools that may be called; None for all.
-    """
-
-    required: bool
-    names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +106,10 @@ def callable_tools_of(
             schema that can be checked.
     """
     choice = _tool_choice(tool_choice)
-    if choice is None or not (tools or choice.required):
+    if choice is None:
+        return None
+    required, chosen = choice
+    if not (tools or required):
         return None
     if not tools:
         raise ApiError(400, "This tool_choice goes with tools only.", param="tool_choice")
@@ -137,7 +123,7 @@ def callable_tools_of(
         if name in checks:
             raise ApiError(400, f"Two tools are named {name!r}.", param=f"{at}.name")
         checks[name] = argument_check(tool.parameters, param=f"{at}.parameters")
-    names = checks if choice.names is None else choice.names
+    names = checks if chosen is None else chosen
     absent = [name for name in names if name not in checks]
     if absent:
         raise ApiError(
@@ -147,7 +133,7 @@ def callable_tools_of(
         specs=tuple(tool.for_template() for tool in tools),
         checks={name: checks[name] for name in names},
         strict=frozenset(t.function.name for t in tools if t.function.strict) & set(names),
-        must_call=choice.required,
+        must_call=required,
         parallel=parallel is not False,
     )
 
@@ -176,22 +162,20 @@ def argument_check(schema: dict[str, Any], *, param: str) -> Callable[[dict[str,
         raise ApiError(400, error.message, param=param, code=code) from None
 
 
-def _tool_choice(given: Any) -> ToolChoice | None:
-    """None for no tool at all."""
-    if given == "none":
-        return None
-    if given is None or given == "auto":
-        return ToolChoice(required=False)
-    if given == "required":
-        return ToolChoice(required=True)
+def _tool_choice(given: Any) -> tuple[bool, tuple[str, ...] | None] | None:
+    """Whether the answer must be calls, and of which tools (None: of all); None for no calls."""
     match given:
+        case "none":
+            return None
+        case None | "auto" | "required":
+            return given == "required", None
         case {"type": "function", "function": {"name": str(name)}}:
-            return ToolChoice(required=True, names=(name,))
+            return True, (name,)
         case {
             "type": "allowed_tools",
             "allowed_tools": {"mode": "auto" | "required" as mode, "tools": [_, *_] as tools},
         }:
-            return ToolChoice(required=mode == "required", names=tuple(map(_tool_name, tools)))
+            return mode == "required", tuple(map(_tool_name, tools))
     raise ApiError(
         400,
         "tool_choice must be 'none', 'auto', 'required',"

@@ -11,68 +11,58 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from edgesdk.server.api_errors import ApiError
 from edgesdk.text.prompts import as_messages
 
-STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+class StrictModel(BaseModel):
+    """A part of a request. It takes no other fields, and converts no values."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class TextPart(BaseModel):
+class TextPart(StrictModel):
     """Text."""
-
-    model_config = STRICT
 
     type: Literal["text"]
     text: str
 
 
-class ImageUrl(BaseModel):
+class ImageUrl(StrictModel):
     """The address of a picture, or its bytes as a data URL."""
-
-    model_config = STRICT
 
     url: Annotated[str, Field(min_length=1)]
     detail: Literal["auto", "low", "high"] | None = None
 
 
-class ImagePart(BaseModel):
+class ImagePart(StrictModel):
     """A picture."""
-
-    model_config = STRICT
 
     type: Literal["image_url"]
     image_url: ImageUrl
 
 
-class InputAudio(BaseModel):
+class InputAudio(StrictModel):
     """A sound, in base64."""
-
-    model_config = STRICT
 
     data: Annotated[str, Field(min_length=1)]
     format: str
 
 
-class AudioPart(BaseModel):
+class AudioPart(StrictModel):
     """A sound."""
-
-    model_config = STRICT
 
     type: Literal["input_audio"]
     input_audio: InputAudio
 
 
-class InputFile(BaseModel):
+class InputFile(StrictModel):
     """A file: its bytes as a data URL, or the id that the cloud gave it."""
-
-    model_config = STRICT
 
     file_data: str | None = None
     file_id: str | None = None
     filename: str | None = None
 
 
-class FilePart(BaseModel):
+class FilePart(StrictModel):
     """A file."""
-
-    model_config = STRICT
 
     type: Literal["file"]
     file: InputFile
@@ -87,10 +77,8 @@ Content = Annotated[
 ]
 
 
-class MessageFunctionCall(BaseModel):
+class MessageFunctionCall(StrictModel):
     """The function that an assistant called; `arguments` is JSON."""
-
-    model_config = STRICT
 
     name: Annotated[str, Field(min_length=1)]
     arguments: str
@@ -98,10 +86,8 @@ class MessageFunctionCall(BaseModel):
     parsed_arguments: Any = None
 
 
-class MessageToolCall(BaseModel):
+class MessageToolCall(StrictModel):
     """A call in an assistant's message."""
-
-    model_config = STRICT
 
     id: str
     type: Literal["function"] = "function"
@@ -109,14 +95,12 @@ class MessageToolCall(BaseModel):
     index: int | None = None
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(StrictModel):
     """A message of a conversation.
 
     Clients may send an answer back as it came, so the fields that answers have are accepted, also
     those that say nothing to a model.
     """
-
-    model_config = STRICT
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None

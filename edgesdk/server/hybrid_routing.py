@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from typing import Literal, TypeVar, get_args
 
-from pydantic import BaseModel
 from starlette.datastructures import Headers
 
 from edgesdk.hybrid.client import HybridClient
@@ -14,7 +13,7 @@ from edgesdk.hybrid.privacy.policy import Policy, UploadVerdict
 from edgesdk.hybrid.request import Prefer
 from edgesdk.model import Model
 from edgesdk.server.api_errors import ApiError
-from edgesdk.server.chat_messages import STRICT
+from edgesdk.server.chat_messages import StrictModel
 from edgesdk.system.checks import checked_choice
 from edgesdk.system.closing import Closeable
 
@@ -77,15 +76,13 @@ class HybridClients(Closeable):
             client.close()
 
 
-class RequestRouting(BaseModel):
+class RequestRouting(StrictModel):
     """Says who may answer one request: its field `edgesdk`, or its headers.
 
     Attributes:
         upload: the request's own rule; None for the server's.
         prefer: see `HybridClient.stream`.
     """
-
-    model_config = STRICT
 
     upload: RequestUpload | None = None
     prefer: Prefer | None = None

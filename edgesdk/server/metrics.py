@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -20,56 +21,37 @@ class Metrics:
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "edgesdk_requests",
-            "Requests by path and status.",
-            ["path", "status"],
-            registry=registry,
+        self._registry = CollectorRegistry()
+        counter = partial(Counter, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry)
+        model = ["model"]
+        self._requests = counter(
+            "edgesdk_requests", "Requests by path and status.", ["path", "status"]
         )
-        self._prompt = Counter(
-            "edgesdk_prompt_tokens", "Tokens of prompts.", ["model"], registry=registry
-        )
-        self._cached = Counter(
-            "edgesdk_cached_tokens", "Those that a KV cache held.", ["model"], registry=registry
-        )
-        self._output = Counter(
-            "edgesdk_output_tokens", "Tokens of answers.", ["model"], registry=registry
-        )
-        self._ended = Counter(
-            "edgesdk_answers",
-            "Answers by how they ended.",
-            ["model", "reason"],
-            registry=registry,
-        )
-        self._calls = Counter(
-            "edgesdk_tool_calls", "Calls of tools in answers.", ["model"], registry=registry
-        )
-        self._routes = Counter(
+        self._prompt = counter("edgesdk_prompt_tokens", "Tokens of prompts.", model)
+        self._cached = counter("edgesdk_cached_tokens", "Those that a KV cache held.", model)
+        self._output = counter("edgesdk_output_tokens", "Tokens of answers.", model)
+        self._ended = counter("edgesdk_answers", "Answers by how they ended.", ["model", "reason"])
+        self._calls = counter("edgesdk_tool_calls", "Calls of tools in answers.", model)
+        self._routes = counter(
             "edgesdk_hybrid_answers",
             "Answers that a cloud might have given, by who gave them.",
             ["model", "route"],
-            registry=registry,
         )
-        self._money = Counter(
-            "edgesdk_cloud_cost",
-            "Of cloud answers, in the prices' currency.",
-            ["model"],
-            registry=registry,
+        self._money = counter(
+            "edgesdk_cloud_cost", "Of cloud answers, in the prices' currency.", model
         )
-        self._first = Histogram(
+        self._first = histogram(
             "edgesdk_time_to_first_token_seconds",
             "From the request to its first token.",
-            ["model"],
+            model,
             buckets=_SECONDS,
-            registry=registry,
         )
-        self._rate = Histogram(
+        self._rate = histogram(
             "edgesdk_tokens_per_second",
             "Of the decode after the first token, by answer.",
-            ["model"],
+            model,
             buckets=_RATES,
-            registry=registry,
         )
         self.gauge("edgesdk_resident_memory_bytes", "Memory of the process.", _resident_memory)
 

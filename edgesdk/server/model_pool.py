@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Protocol, TypeVar
@@ -91,11 +92,17 @@ class StoreModels:
     ) -> None:
         self._store = store or Store()
         self._device = device
-        self._allow_fallback = allow_fallback
         self._context = context
-        self._threads = threads
         self._warm_start = warm_start
-        self._batch_invariant = batch_invariant
+        self._load = partial(
+            load,
+            device=device,
+            allow_fallback=allow_fallback,
+            context=context,
+            threads=threads,
+            warm_start=warm_start,
+            batch_invariant=batch_invariant,
+        )
         self._named: dict[str, tuple[str | Path, ModelInfo]] = {}
         for what in named:
             info = _source_info(find(what))
@@ -132,16 +139,7 @@ class StoreModels:
         return total
 
     def load(self, name: str) -> Model:
-        what = self._place(name)
-        return load(
-            what,
-            device=self._device,
-            allow_fallback=self._allow_fallback,
-            context=self._context,
-            threads=self._threads,
-            warm_start=self._warm_start,
-            batch_invariant=self._batch_invariant,
-        )
+        return self._load(self._place(name))
 
     def _place(self, name: str) -> str | Path:
         return self._named[name][0] if name in self._named else self._store.get(name).path

@@ -268,11 +268,8 @@ def _requested_format(request: ChatRequest) -> OutputFormat | None:
     if wanted is None or wanted.type == "text":
         return None
     if request.stop:
-        raise ApiError(
-            400,
-            f"stop and {_FORMAT} exclude each other: it would cut the JSON short.",
-            param="stop",
-        )
+        message = f"stop and {_FORMAT} exclude each other: it would cut the JSON short."
+        raise ApiError(400, message, param="stop")
     if wanted.type == "json_object":
         with _errors_at(_FORMAT):
             return output_format_of("schema", {"type": "object"})
@@ -283,9 +280,8 @@ def _requested_format(request: ChatRequest) -> OutputFormat | None:
     if schema is None:
         raise missing_parameter(param)
     if len(json.dumps(schema)) > MAX_SCHEMA_CHARACTERS:
-        raise ApiError(
-            400, f"The schema is longer than {MAX_SCHEMA_CHARACTERS:,} characters.", param=param
-        )
+        message = f"The schema is longer than {MAX_SCHEMA_CHARACTERS:,} characters."
+        raise ApiError(400, message, param=param)
     with _errors_at(param):
         return output_format_of("schema", schema)
 

@@ -110,9 +110,7 @@ class ChatResponseBuilder(ResponseBuilder):
     _object = "chat.completion"
     _chunk_object = "chat.completion.chunk"
 
-    def __init__(self, metadata: ResponseMetadata) -> None:
-        super().__init__(metadata)
-        self._num_calls = 0
+    _num_calls = 0
 
     def first_chunks(self) -> list[Json]:
         content = None if self._metadata.may_call else ""
@@ -184,9 +182,7 @@ class CompletionResponseBuilder(ResponseBuilder):
     _id_prefix = "cmpl"
     _object = _chunk_object = "text_completion"
 
-    def __init__(self, metadata: ResponseMetadata) -> None:
-        super().__init__(metadata)
-        self._text_offset = 0
+    _text_offset = 0
 
     def first_chunks(self) -> list[Json]:
         return []
@@ -288,10 +284,8 @@ def _report(reply: AnswerReply) -> Json:
 def _finish_reason(reply: AnswerReply, *, calls: bool) -> str:
     """OpenAI's word for why an answer ended; one that a deadline ended was cut short too."""
     reason = reply.finish_reason
-    if calls and reason == "stop":
-        return "tool_calls"
-    if not calls and reason == "tool_calls":
-        return "stop"
+    if reason in ("stop", "tool_calls"):
+        return "tool_calls" if calls else "stop"
     return reason if reason in _FINISH_REASONS else "length"
 
 

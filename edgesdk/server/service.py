@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from time import monotonic, perf_counter
 from typing import TypeVar
 
@@ -58,13 +58,13 @@ class Service:
         """
         self._refuse_forks()
         with ExitStack() as held:
-            admission = self.queue.enter()
-            held.callback(admission.leave)
+            waiting = held.enter_context(ExitStack())
+            waiting.enter_context(self.queue.wait())
             left = self.settings.deadline - (perf_counter() - started)
             with anyio.move_on_after(left) as scope:
                 self._waiting.add(scope)
                 try:
-                    loaded, source = await self._wait_for_turn(model, prepare, admission, held)
+                    loaded, source = await self._wait_for_turn(model, prepare, waiting, held)
                 finally:
                     self._waiting.discard(scope)
             if scope.cancelled_caught:
@@ -128,7 +128,7 @@ class Service:
         self,
         model: str,
         prepare: Callable[[LoadedModel], AnswerSource],
-        admission: Admission,
+        waiting: ExitStack,
         held: ExitStack,
     ) -> tuple[LoadedModel, AnswerSource]:
         entry = await self._pool.enter(model)
@@ -138,7 +138,8 @@ class Service:
         source = await self.in_thread(lambda: prepare(loaded))
         await loaded.answer_slots.acquire()
         held.callback(loaded.answer_slots.release)
-        admission.start()
+        waiting.close()
+        held.enter_context(self.queue.run())
         return loaded, source
 
     def _run(self, answer: RunningAnswer, held: ExitStack) -> RunningAnswer:
@@ -195,8 +196,9 @@ class AdmissionQueue:
         self.running = 0
         self.closed = False
 
-    def enter(self) -> Admission:
-        """Admit a request.
+    @contextmanager
+    def wait(self) -> Iterator[None]:
+        """Count a request that waits.
 
         Raises:
             ApiError: the queue is full (429), or the server is shutting down (503).
@@ -206,39 +208,24 @@ class AdmissionQueue:
             ahead = self.waiting / max(1, self.running)
             raise queue_full(min(_MAX_RETRY_SECONDS, self._seconds * ahead))
         self.waiting += 1
-        return Admission(self)
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Count an answer under way, and learn from it when one that is turned away may come
+        again."""
+        self.running += 1
+        started = monotonic()
+        try:
+            yield
+        finally:
+            self.running -= 1
+            self._seconds += 0.2 * (monotonic() - started - self._seconds)
 
     def check_open(self) -> None:
         """Raise 503 if the server is shutting down."""
         if self.closed:
             raise shutting_down()
-
-    def observe(self, seconds: float) -> None:
-        """Take in how long an answer took, for the advice when to come again."""
-        self._seconds += 0.2 * (seconds - self._seconds)
-
-
-class Admission:
-    """One request in the queue: first it waits, then its answer runs, then it leaves."""
-
-    def __init__(self, queue: AdmissionQueue) -> None:
-        self._queue = queue
-        self._started: float | None = None
-        self._left = False
-
-    def start(self) -> None:
-        """Its turn has come."""
-        self._queue.waiting -= 1
-        self._queue.running += 1
-        self._started = monotonic()
-
-    def leave(self) -> None:
-        """It is over; harmless where it was already."""
-        if self._left:
-            return
-        self._left = True
-        if self._started is None:
-            self._queue.waiting -= 1
-        else:
-            self._queue.running -= 1
-            self._queue.observe(monotonic() - self._started)
