@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typing_extensions import Unpack
 
+from edgesdk.errors import InvalidOption
 from edgesdk.generation.streaming import read_all, read_all_async
 from edgesdk.hybrid.chat import HybridChat, HybridOverflow, rules_of
 from edgesdk.hybrid.cloud.endpoint import Cloud
@@ -16,7 +18,12 @@ from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.cloud.spending import Budget
 from edgesdk.hybrid.confidence.artifacts import profile_store, shipped_artifacts
 from edgesdk.hybrid.confidence.confidence import CONFIDENCE_ARTIFACT, Confidence
-from edgesdk.hybrid.confidence.threshold import Check, Progress
+from edgesdk.hybrid.confidence.threshold import (
+    Check,
+    Progress,
+    label_answers,
+    labels_in_journal,
+)
 from edgesdk.hybrid.local import LocalModel
 from edgesdk.hybrid.offline.queue import DeferredReply, OfflineQueue
 from edgesdk.hybrid.privacy.policy import Policy
@@ -64,7 +71,7 @@ class HybridClient(Closeable):
             nothing for the others. None uses nothing that was learned on this device, only what
             the bundle brings, and a calibration then lasts as long as the client.
         audits: checks a few kept answers in the background; see
-            `edgesdk.hybrid.monitor.monitor.Monitor`.
+            `edgesdk.hybrid.monitor.audits.Audits`.
         on_break: what becomes of a cloud's answer that breaks off after its first token:
             "restart" begins it again elsewhere, "incomplete" ends it with what there is.
         hedge_after: seconds without a first token after which the next endpoint is asked too, and
@@ -201,15 +208,45 @@ class HybridClient(Closeable):
         cancel: threading.Event | None = None,
         **options: Unpack[OptionsKwargs],
     ) -> CalibrationRecord:
-        """Find the threshold whose kept answers are wrong at most in the share `alpha`.
+        """Find the loosest threshold with a risk guarantee, and use it from now on.
 
-        That holds with probability 1 - `delta`; see
-        `edgesdk.hybrid.monitor.monitor.Monitor.calibrate`.
+        With probability 1 - `delta`, at most the share `alpha` of the answers that the device keeps
+        is wrong. In a profile the threshold also holds at the next starts. Where the labels allow
+        no guarantee, nothing is kept any more; the result's `calibration` says so in its `phrase`,
+        and how many more labels might do.
+
+        The guarantee covers requests that may leave the device. Where the router or
+        self-consistency make a difference, other requests are answered in another way, and nothing
+        is guaranteed of them.
+
+        Args:
+            labelled: prompts, drawn as those to come will be, none of which trained the
+                confidence, each with the expected answer (see
+                `edgesdk.hybrid.confidence.threshold.same_answer`) or what tells whether an answer
+                is right; or a journal with labels, with which nothing is run.
+            options: with which answers are made later.
+            progress: called after each prompt with how many are done, and how many there are or
+                None.
+            cancel: ends it when set, between two tokens.
+
+        Raises:
+            InvalidOption: alpha or delta is no probability.
+            RequestError: it was cancelled, or a prompt is none. Nothing was changed.
+            Exception: whatever a check raises. Nothing was changed.
         """
-        return self._opened_monitor().calibrate(
-            labelled, self._model.runtime.options(options), alpha=alpha, delta=delta,
-            progress=progress, cancel=cancel,
-        )  # fmt: skip
+        made_with = self._model.runtime.options(options)
+        if isinstance(labelled, Journal):
+            bundle = self._model.runtime.engine.kv_identity.model
+            labels = labels_in_journal(labelled.entries(), self._confidence, bundle=bundle)
+        else:
+            drafting = partial(
+                self._device.draft_for_calibration,
+                options=made_with,
+                confidence=self._confidence,
+                cloud_allowed=bool(self._clouds),
+            )
+            labels = label_answers(labelled, drafting, progress=progress, cancel=cancel)
+        return self._opened_monitor().calibrate(labels, alpha=alpha, delta=delta)
 
     @property
     def guarantee(self) -> RiskGuarantee:
@@ -241,11 +278,30 @@ class HybridClient(Closeable):
             return self.path.monitor
 
     def _new_monitor(self, audits: Audits | None) -> Monitor:
-        from edgesdk.hybrid.monitor.guarantee import CalibrationStore
+        from edgesdk.hybrid.monitor.audits import Auditor
+        from edgesdk.hybrid.monitor.guarantee import CalibrationStore, calibration_key
         from edgesdk.hybrid.monitor.monitor import Monitor
 
-        return Monitor(
-            self._model, self._device, self._confidence, self._clouds, self._policy, self._budget,
-            self._journal, audits=audits,
+        # By the app's own setting answers are made, whatever threshold then decides about them: a
+        # threshold must not change what it was chosen for.
+        base, fingerprint = self._confidence, self._device.fingerprint(self._confidence)
+        monitor = Monitor(
+            base,
+            calibration_key(self._model, self._clouds, base, fingerprint),
             calibrations=None if self._profile is None else CalibrationStore(self._profile.folder),
-        )  # fmt: skip
+            journal=self._journal,
+            routed=bool(fingerprint and self._clouds),
+        )
+        if audits is not None:
+            if self._journal is None:
+                raise InvalidOption(
+                    "Audits need a journal, because only many of them together tell something.",
+                    hint="Give the client a Journal, or no audits.",
+                )
+            # With a cloud client of its own, so that its failures and waits are not the users'.
+            remote = RemoteModel(self._clouds, self._policy, self._budget, "restart")
+            monitor.auditor = Auditor(
+                audits, remote, self._policy, self._journal,
+                bundle=self._device.bundle, on_outcome=monitor.observe_audit,
+            )  # fmt: skip
+        return monitor

@@ -22,7 +22,7 @@ from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.threshold import Labels
 from edgesdk.hybrid.monitor.audits import _MAX_QUEUED, AuditCandidate, Auditor, Audits
 from edgesdk.hybrid.monitor.guarantee import CalibrationKey, CalibrationStore
-from edgesdk.hybrid.monitor.monitor import GuaranteeMonitor
+from edgesdk.hybrid.monitor.monitor import Monitor
 from edgesdk.hybrid.privacy.policy import Policy, Upload, UploadVerdict
 from edgesdk.hybrid.remote import NoCloudAnswer
 from edgesdk.hybrid.reply import HybridReply, LocalDraft
@@ -260,13 +260,13 @@ def outcome(calibration: str, confidence: float, agreed: bool) -> DecisionRecord
     )
 
 
-def outcomes(keeper: GuaranteeMonitor, agreed: list[bool], confidence: float = 0.8) -> None:
+def outcomes(keeper: Monitor, agreed: list[bool], confidence: float = 0.8) -> None:
     for one in agreed:
         keeper.observe_audit(outcome(keeper.calibration, confidence, one))
 
 
 def test_audits_that_agree_change_nothing() -> None:
-    keeper = GuaranteeMonitor(BASE, NOW)
+    keeper = Monitor(BASE, NOW)
     keeper.calibrate(LABELS, alpha=0.2, delta=0.05)
     before = keeper.guarantee
     outcomes(keeper, [i % 10 > 0 for i in range(300)])
@@ -278,7 +278,7 @@ def test_drift_that_audits_show_keeps_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     where = CalibrationStore(tmp_path)
-    keeper = GuaranteeMonitor(BASE, NOW, calibrations=where)
+    keeper = Monitor(BASE, NOW, calibrations=where)
     made = keeper.calibrate(LABELS, alpha=0.2, delta=0.05)
     assert not caplog.records
     # With the good time before, there would seem to be few wrong ones.
@@ -291,14 +291,14 @@ def test_drift_that_audits_show_keeps_nothing(
     assert "more answers were wrong than had been promised" in caplog.text
     assert keeper.calibration != made.id
     # The next start knows; only labels make it good.
-    again = GuaranteeMonitor(BASE, NOW, calibrations=where)
+    again = Monitor(BASE, NOW, calibrations=where)
     assert again.guarantee == keeper.guarantee
     again.calibrate(LABELS, alpha=0.2, delta=0.05)
-    assert GuaranteeMonitor(BASE, NOW, calibrations=where).guarantee.status == "holds"
+    assert Monitor(BASE, NOW, calibrations=where).guarantee.status == "holds"
 
 
 def test_drift_raises_the_threshold_where_audits_allow_it() -> None:
-    keeper = GuaranteeMonitor(BASE, NOW)
+    keeper = Monitor(BASE, NOW)
     old = keeper.calibrate(LABELS, alpha=0.2, delta=0.05).calibration.threshold
     assert old is not None
     first = keeper.calibration
@@ -327,16 +327,16 @@ def write(journal: Journal, calibration: str, agreed: bool | None, at: float) ->
 
 def test_audits_of_earlier_starts_count(tmp_path: Path) -> None:
     journal, where = Journal(tmp_path / "journal.sqlite"), CalibrationStore(tmp_path)
-    first = GuaranteeMonitor(BASE, NOW, calibrations=where, journal=journal)
+    first = Monitor(BASE, NOW, calibrations=where, journal=journal)
     made = first.calibrate(LABELS, alpha=0.2, delta=0.05)
     for agreed in (None, *[False] * 5):
         write(journal, made.id, agreed, made.at + 1)
     for _ in range(40):
         write(journal, "another", False, made.at + 1)
-    alone = GuaranteeMonitor(BASE, NOW, calibrations=where)
+    alone = Monitor(BASE, NOW, calibrations=where)
     alone.observe_audit(outcome(made.id, 0.8, False))
     assert alone.guarantee.status == "holds"
-    again = GuaranteeMonitor(BASE, NOW, calibrations=where, journal=journal)
+    again = Monitor(BASE, NOW, calibrations=where, journal=journal)
     again.observe_audit(outcome(made.id, 0.8, False))
     assert again.guarantee.status == "drifted"
     # An audit by a calibration that was replaced meanwhile says nothing of the new one.
@@ -347,9 +347,9 @@ def test_audits_of_earlier_starts_count(tmp_path: Path) -> None:
 
 
 def test_what_another_process_calibrated_or_found_holds_here(tmp_path: Path) -> None:
-    one = GuaranteeMonitor(BASE, NOW, calibrations=CalibrationStore(tmp_path))
+    one = Monitor(BASE, NOW, calibrations=CalibrationStore(tmp_path))
     one.calibrate(LABELS, alpha=0.2, delta=0.05)
-    other = GuaranteeMonitor(BASE, NOW, calibrations=CalibrationStore(tmp_path))
+    other = Monitor(BASE, NOW, calibrations=CalibrationStore(tmp_path))
     outcomes(one, [False] * 40)
     assert (one.guarantee.status, other.guarantee.status) == ("drifted", "holds")
     outcomes(other, [True])
@@ -359,7 +359,7 @@ def test_what_another_process_calibrated_or_found_holds_here(tmp_path: Path) -> 
 def test_prompts_that_became_others_are_told_as_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    keeper = GuaranteeMonitor(BASE, NOW)
+    keeper = Monitor(BASE, NOW)
     keeper.calibrate(LABELS, alpha=0.2, delta=0.05)
     for i in range(300):
         # Neither answers without a token nor those predicted to be wrong are of the labels.
@@ -384,7 +384,7 @@ def test_replies_are_offered_only_where_confidence_chose(tmp_path: Path) -> None
     with HybridClient(
         fake_model(), journal=journal, audits=Audits(), confidence=confidence
     ) as client:
-        auditor = client.path.monitor._auditor
+        auditor = client.path.monitor.auditor
         assert auditor is not None
         auditor.offer = offered.append  # type: ignore[method-assign]
         replies: list[HybridReply] = [

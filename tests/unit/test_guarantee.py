@@ -26,7 +26,7 @@ from edgesdk.hybrid.confidence.threshold import (
 )
 from edgesdk.hybrid.monitor import guarantee
 from edgesdk.hybrid.monitor.guarantee import CalibrationKey
-from edgesdk.hybrid.monitor.monitor import GuaranteeMonitor
+from edgesdk.hybrid.monitor.monitor import Monitor
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal
 
 NOW = CalibrationKey("m", "ab" * 32, "", (), "c")
@@ -180,7 +180,7 @@ def test_what_a_check_raises_comes_out_and_nothing_is_changed() -> None:
 
 def test_missing_labels_are_counted_in_prompts() -> None:
     """Of which only each fourth has an answer that counts."""
-    keeper = GuaranteeMonitor(BASE, NOW)
+    keeper = Monitor(BASE, NOW)
     labels = Labels((0.9,) * 10, (True,) * 10)
     alone = keeper.calibrate(labels, alpha=0.2, delta=0.05).calibration.missing
     assert alone == 4
@@ -373,7 +373,7 @@ def test_200_calibrations_break_their_promise_as_rarely_as_they_say() -> None:
         labels = Labels(
             tuple(confidence[counted].tolist()), tuple(right[counted].tolist()), 100 - len(counted)
         )
-        keeper = GuaranteeMonitor(BASE, NOW)
+        keeper = Monitor(BASE, NOW)
         keeper.calibrate(labels, alpha=0.2, delta=0.05)
         if keeper.guarantee.status == "holds":
             promises += 1

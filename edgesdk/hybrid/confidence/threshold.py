@@ -178,8 +178,8 @@ def label_answers(
     """Have the device answer the prompts, and check the answers.
 
     Args:
-        labelled, progress, cancel: see `edgesdk.hybrid.monitor.monitor.Monitor.calibrate`, which
-            raises the same.
+        labelled, progress, cancel: see `edgesdk.hybrid.client.HybridClient.calibrate`, which raises
+            the same.
         drafting: makes an answer as it will be made later; None where none would be made.
     """
     total = len(labelled) if isinstance(labelled, list | tuple) else None

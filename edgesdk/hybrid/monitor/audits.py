@@ -88,7 +88,6 @@ class Auditor(Closeable):
     that wait, and waits for the thread.
 
     Args:
-        remote: of the auditor's own, so that its failures and waits are not those of users.
         on_outcome: called with each audit, in the thread, before it is recorded.
     """
 

@@ -7,23 +7,15 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 
-from edgesdk.errors import InvalidOption, RequestError
-from edgesdk.hybrid.cloud.endpoint import Cloud
-from edgesdk.hybrid.cloud.spending import Budget
+from edgesdk.errors import RequestError
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.confidence.threshold import (
-    Check,
     Labels,
-    Progress,
     calibrate_labels,
-    label_answers,
-    labels_in_journal,
 )
-from edgesdk.hybrid.local import LocalModel
-from edgesdk.hybrid.monitor.audits import AuditCandidate, Auditor, Audits
+from edgesdk.hybrid.monitor.audits import AuditCandidate, Auditor
 from edgesdk.hybrid.monitor.drift import RiskMonitor, ShiftDetector
 from edgesdk.hybrid.monitor.guarantee import (
     CalibrationKey,
@@ -31,25 +23,19 @@ from edgesdk.hybrid.monitor.guarantee import (
     CalibrationStore,
     GuaranteeStatus,
     RiskGuarantee,
-    calibration_key,
 )
-from edgesdk.hybrid.privacy.policy import Policy, UploadVerdict
-from edgesdk.hybrid.remote import RemoteModel
+from edgesdk.hybrid.privacy.policy import UploadVerdict
 from edgesdk.hybrid.reply import HybridReply, LocalDraft
-from edgesdk.hybrid.request import Messages
 from edgesdk.hybrid.storage.journal import DecisionRecord, Journal
-from edgesdk.model import Model
-from edgesdk.options import Options
 from edgesdk.request import Request
 from edgesdk.system.closing import Closeable
-from edgesdk.text.prompts import Prompt
 
 _LOG = logging.getLogger("edgesdk.hybrid")
 # No answer has this confidence, so none is kept.
 _KEEPS_NOTHING = math.inf
 
 
-class GuaranteeMonitor:
+class Monitor(Closeable):
     """Keeps the guarantee in force, and changes it. Several threads may use it.
 
     Args:
@@ -57,6 +43,11 @@ class GuaranteeMonitor:
         now: what a calibration has to be made for.
         calibrations: None keeps one as long as this lives.
         journal: where audits are written down, to go on with those of earlier starts.
+        routed: whether requests that may leave are answered in another way than others, by the
+            router or self-consistency.
+
+    Attributes:
+        auditor: compares kept answers with the cloud's; None for nobody.
     """
 
     def __init__(
@@ -66,7 +57,10 @@ class GuaranteeMonitor:
         *,
         calibrations: CalibrationStore | None = None,
         journal: Journal | None = None,
+        routed: bool = False,
     ) -> None:
+        self.auditor: Auditor | None = None
+        self._routed = routed
         self._base = base
         self._now = now
         self._calibrations = calibrations
@@ -81,6 +75,11 @@ class GuaranteeMonitor:
         stored = None if calibrations is None else calibrations.load(now)
         if stored is not None:
             self._adopt(stored)
+
+    @property
+    def confidence(self) -> Confidence:
+        """The confidence whose threshold decides now."""
+        return self._guarantee.confidence
 
     @property
     def guarantee(self) -> RiskGuarantee:
@@ -212,133 +211,8 @@ class GuaranteeMonitor:
             return []
         return [entry.decision for entry in entries if _is_outcome(entry.decision, record.id)]
 
-
-def _is_outcome(audit: DecisionRecord, calibration: str) -> bool:
-    """Whether an audit tells something of the answers that a calibration keeps."""
-    judged = audit.agreed is not None and audit.confidence is not None
-    return judged and audit.calibration == calibration
-
-
-class Monitor(Closeable):
-    """Keeps the threshold in force, and what is guaranteed of it. Several threads may use it.
-
-    Args:
-        device: makes the answers.
-        base: the app's own setting, by which answers are made, whatever threshold then decides
-            about them: a threshold must not change what it was chosen for.
-        calibrations: those of the client's profile; None keeps one for as long as this lives.
-        audits: the app's consent to audits; None for none.
-
-    Raises:
-        InvalidOption: there are to be audits, but no journal.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        device: LocalModel,
-        base: Confidence,
-        clouds: Sequence[Cloud],
-        policy: Policy,
-        budget: Budget | None,
-        journal: Journal | None,
-        *,
-        calibrations: CalibrationStore | None = None,
-        audits: Audits | None = None,
-    ) -> None:
-        self._model = model
-        self._device = device
-        self._has_cloud = bool(clouds)
-        self._base = base
-        self._fingerprint = device.fingerprint(base)
-        self._guarantee = GuaranteeMonitor(
-            base,
-            calibration_key(model, clouds, base, self._fingerprint),
-            calibrations=calibrations,
-            journal=journal,
-        )
-        self._auditor: Auditor | None = None
-        if audits is not None:
-            if journal is None:
-                raise InvalidOption(
-                    "Audits need a journal, because only many of them together tell something.",
-                    hint="Give the client a Journal, or no audits.",
-                )
-            self._auditor = Auditor(
-                audits,
-                RemoteModel(clouds, policy, budget, "restart"),
-                policy,
-                journal,
-                bundle=model.runtime.engine.kv_identity.model,
-                on_outcome=self._guarantee.observe_audit,
-            )
-
-    @property
-    def confidence(self) -> Confidence:
-        """The confidence whose threshold decides now."""
-        return self._guarantee.guarantee.confidence
-
-    @property
-    def guarantee(self) -> RiskGuarantee:
-        """The risk guarantee in force."""
-        return self._guarantee.guarantee
-
-    def calibrate(
-        self,
-        labelled: Iterable[tuple[Prompt, Check]] | Journal,
-        options: Options,
-        *,
-        alpha: float,
-        delta: float,
-        progress: Progress | None = None,
-        cancel: threading.Event | None = None,
-    ) -> CalibrationRecord:
-        """Find the loosest threshold with a risk guarantee, and use it from now on.
-
-        With probability 1 - `delta`, at most the share `alpha` of the answers that the device keeps
-        is wrong. In a profile the threshold also holds at the next starts. Where the labels allow
-        no guarantee, nothing is kept any more; the result's `calibration` says so in its `phrase`,
-        and how many more labels might do.
-
-        The guarantee covers requests that may leave the device. Where the router or
-        self-consistency make a difference, other requests are answered in another way, and nothing
-        is guaranteed of them.
-
-        Args:
-            labelled: prompts, drawn as those to come will be, none of which trained the
-                confidence, each with the expected answer (see
-                `edgesdk.hybrid.confidence.threshold.same_answer`) or what tells whether an answer
-                is right; or a journal with labels, with which nothing is run.
-            options: with which answers are made later.
-            progress: called after each prompt with how many are done, and how many there are or
-                None.
-            cancel: ends it when set, between two tokens.
-
-        Raises:
-            InvalidOption: alpha or delta is no probability.
-            RequestError: it was cancelled, or a prompt is none. Nothing was changed.
-            Exception: whatever a check raises. Nothing was changed.
-        """
-        if isinstance(labelled, Journal):
-            bundle = self._model.runtime.engine.kv_identity.model
-            labels = labels_in_journal(labelled.entries(), self._base, bundle=bundle)
-        else:
-
-            def drafting(messages: Messages) -> Generator[object, None, LocalDraft | None]:
-                return self._device.draft_for_calibration(
-                    messages, options, self._base, cloud_allowed=self._has_cloud
-                )
-
-            labels = label_answers(labelled, drafting, progress=progress, cancel=cancel)
-        return self._guarantee.calibrate(labels, alpha=alpha, delta=delta)
-
     def observe_answer(
-        self,
-        request: Request,
-        verdict: UploadVerdict,
-        reply: HybridReply,
-        *,
-        chosen: bool,
+        self, request: Request, verdict: UploadVerdict, reply: HybridReply, *, chosen: bool
     ) -> None:
         """Watch an answer that a user has got; returns at once.
 
@@ -349,15 +223,18 @@ class Monitor(Closeable):
         if local is None or not chosen:
             return
         # Requests that may not leave skip the router and self-consistency; the labels did not.
-        may_leave = verdict.upload != "local_only"
-        if not self._fingerprint or (not reply.rejected_by and may_leave) or not self._has_cloud:
-            self._guarantee.observe_draft(local)
-        if self._auditor is not None and reply.route == "local" and not reply.low_confidence:
-            self._auditor.offer(
-                AuditCandidate(request, verdict, local, self._guarantee.calibration)
-            )
+        if not self._routed or (not reply.rejected_by and verdict.upload != "local_only"):
+            self.observe_draft(local)
+        if self.auditor is not None and reply.route == "local" and not reply.low_confidence:
+            self.auditor.offer(AuditCandidate(request, verdict, local, self.calibration))
 
     def close(self) -> None:
         """End all audits."""
-        if self._auditor is not None:
-            self._auditor.close()
+        if self.auditor is not None:
+            self.auditor.close()
+
+
+def _is_outcome(audit: DecisionRecord, calibration: str) -> bool:
+    """Whether an audit tells something of the answers that a calibration keeps."""
+    judged = audit.agreed is not None and audit.confidence is not None
+    return judged and audit.calibration == calibration
