@@ -260,19 +260,19 @@ def _excess(
     )
 
 
+@dataclass(frozen=True)
 class Reservation:
     """Money set aside for one call."""
 
-    def __init__(self, database: Database, row: int) -> None:
-        self._database = database
-        self._row = row
+    database: Database
+    row: int
 
     def settle(self, actual: Cost) -> None:
         """Count `actual` instead, also where that is more than was reserved, or nothing."""
-        with self._database.transaction() as database:
+        with self.database.transaction() as database:
             database.execute(
                 "UPDATE spending SET money = ?, tokens = ? WHERE id = ?",
-                (actual.money, actual.tokens, self._row),
+                (actual.money, actual.tokens, self.row),
             )
 
 
@@ -306,13 +306,11 @@ class CallSpending:
         max_tokens = self._prompt_tokens, self._output_tokens
         max_cost = cost_of(cloud, *max_tokens)
         with self._guard:
+            reservation = None
             try:
                 self._record()
-                reservation = (
-                    None
-                    if self._budget is None
-                    else self._budget.reserve(max_cost, spent_before=self.cost)
-                )
+                if self._budget is not None:
+                    reservation = self._budget.reserve(max_cost, spent_before=self.cost)
             except RequestError as error:
                 raise BudgetExceeded(
                     f"It is not known how much may be spent: {error}",
@@ -394,9 +392,7 @@ class AttemptCharge:
 
 def cost_of(cloud: Cloud, prompt_tokens: int, output_tokens: int) -> Cost:
     """Return what an endpoint asks for so many tokens."""
-    prompt_tokens, output_tokens = (
-        min(tokens, _MAX_TOKENS) for tokens in (prompt_tokens, output_tokens)
-    )
+    prompt_tokens, output_tokens = min(prompt_tokens, _MAX_TOKENS), min(output_tokens, _MAX_TOKENS)
     money = prompt_tokens * (cloud.input_price or 0) + output_tokens * (cloud.output_price or 0)
     return Cost(money / 1e6, prompt_tokens + output_tokens)
 

@@ -314,6 +314,7 @@ class OfflineQueue(Closeable):
             ) from None
 
 
+@dataclass(frozen=True)
 class Claim:
     """A request that one caller has for itself. `done`, `release` or `unanswered` must follow.
 
@@ -322,34 +323,25 @@ class Claim:
         seconds: to send it in.
     """
 
-    def __init__(
-        self,
-        queue: OfflineQueue,
-        entry: QueueEntry,
-        request: QueuedRequest,
-        key: str,
-        lease: str,
-        seconds: float,
-    ) -> None:
-        self.entry = entry
-        self.request = request
-        self.key = key
-        self.seconds = seconds
-        self._queue = queue
-        self._lease = lease
+    queue: OfflineQueue
+    entry: QueueEntry
+    request: QueuedRequest
+    key: str
+    lease: str
+    seconds: float
 
     def done(self) -> bool:
         """Take it out of the queue; False if it was not the caller's any more."""
-        return self._queue._end(self.entry.id, self._lease, drop=True)
+        return self.queue._end(self.entry.id, self.lease, drop=True)
 
     def release(self) -> None:
         """Leave it in the queue, for a later time."""
-        self._queue._end(self.entry.id, self._lease, drop=False)
+        self.queue._end(self.entry.id, self.lease, drop=False)
 
     def unanswered(self, reason: str) -> bool:
         """It was paid for, and brought no answer of use: leave it for a later time, unless that was
         the last attempt. Return whether it was, so that the request has failed."""
-        return self._queue._count_attempt(self.entry.id, self._lease, reason)
+        return self.queue._count_attempt(self.entry.id, self.lease, reason)
 
 
 def defer(
