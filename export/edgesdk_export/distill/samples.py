@@ -56,7 +56,7 @@ def read_samples(
     """
     samples: list[Sample] = []
     for path in paths:
-        for where, document in _documents(path):
+        for where, document in read_documents(path):
             try:
                 samples += _samples_of(document, encoder, end=end, max_length=max_length)
             except RequestError as error:
@@ -79,7 +79,12 @@ def split_held_out(samples: list[Sample], share: float) -> tuple[list[Sample], l
     return [sample for sample in samples if id(sample) not in chosen], held
 
 
-def _documents(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read_documents(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The documents of a file, each with where it is: a text, or the lines of a .jsonl.
+
+    Raises:
+        RequestError: the file cannot be read, or a line is no JSON object.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
