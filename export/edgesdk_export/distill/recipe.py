@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -39,10 +39,18 @@ class StudentRecipe(_Section):
 
     Attributes:
         layers: how many decoder layers are left of the checkpoint; None leaves it as it is.
-        measured_sequences: on how many sequences leaving out a layer is measured.
+        heads: how many attention heads are left in each layer; None = all of the groups left.
+        kv_heads: how many groups of heads with keys and values of their own; None = all.
+        channels: how many channels of the FFN's middle; None = all.
+        vocabulary: "whole", or the tokens "used" by the data, and what they are merged from.
+        measured_sequences: on how many sequences it is measured what can be left out.
     """
 
     layers: Annotated[int, Field(gt=0)] | None = None
+    heads: Annotated[int, Field(gt=0)] | None = None
+    kv_heads: Annotated[int, Field(gt=0)] | None = None
+    channels: Annotated[int, Field(gt=0)] | None = None
+    vocabulary: Literal["whole", "used"] = "whole"
     measured_sequences: Annotated[int, Field(gt=0)] = 8
 
 

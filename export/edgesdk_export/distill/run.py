@@ -30,9 +30,9 @@ from edgesdk_export.distill.quantization_aware import (
 from edgesdk_export.distill.recipe import DistillRecipe, TrainingRecipe
 from edgesdk_export.distill.report import Writing, report_html
 from edgesdk_export.distill.samples import Sample, read_samples, split_held_out
+from edgesdk_export.distill.student_start import start_student
 from edgesdk_export.distill.students import (
     TrainableModel,
-    cut_layers,
     load_trainable,
     prompt_encoder,
     save_checkpoint,
@@ -45,6 +45,7 @@ from edgesdk_export.distill.teachers import (
     require_same_vocabulary,
 )
 from edgesdk_export.distill.trainer import DistillTrainer, Objective, TeacherCollator
+from edgesdk_export.distill.vocabulary import TrimmedTeacher
 from edgesdk_export.progress import ExportProgress
 from edgesdk_export.tokenizers import read_text
 
@@ -120,9 +121,15 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
     training, held_out = split_held_out(samples, recipe.data.held_out)
     progress.advance(1)
     teacher = _teacher(job, student)
+    start = start_student(
+        student, recipe.student, [*training, *held_out], work / _START_FOLDER, progress
+    )
+    student, layers = start.student, start.layers
+    if start.vocabulary is not None:
+        teacher = TrimmedTeacher(teacher, start.vocabulary)
+        training, held_out = map(start.vocabulary.renumbered, (training, held_out))
     cached = CachedTeacher(teacher, work / "teacher.sqlite")
     try:
-        student, layers = _start(student, training, recipe, work, progress)
         quantized = quantized_student(student.model, work / _START_FOLDER, recipe.quantize)
         progress.stage("Measuring the student", 1)
         before = measure(student.model, teacher, held_out)
@@ -217,29 +224,6 @@ def _teacher(job: DistillJob, student: TrainableModel) -> Teacher:
         return EngineTeacher(source)
     model = load_trainable(source)
     return ModelTeacher(model.model, f"transformers {model.checkpoint.sha256()}")
-
-
-def _start(
-    student: TrainableModel,
-    samples: Sequence[Sample],
-    recipe: DistillRecipe,
-    work: Path,
-    progress: ExportProgress,
-) -> tuple[TrainableModel, tuple[int, ...]]:
-    """The student before it learns anything, and its layers; kept for a run that goes on."""
-    folder = work / _START_FOLDER
-    mark = folder / "layers.json"
-    if mark.is_file():
-        return _restarted(student, work), tuple(json.loads(mark.read_text()))
-    keep, whole = recipe.student.layers, int(student.model.config.num_hidden_layers)
-    layers = tuple(range(whole))
-    if keep is not None and keep != whole:
-        progress.stage("Leaving layers out", whole - keep)
-        measured = samples[: recipe.student.measured_sequences]
-        layers = cut_layers(student.model, keep, measured, lambda gone, _: progress.advance(gone))
-    student.model.save_pretrained(folder)
-    mark.write_text(json.dumps(layers))
-    return student, layers
 
 
 def _restarted(student: TrainableModel, work: Path) -> TrainableModel:
