@@ -18,12 +18,7 @@ from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.cloud.spending import Budget
 from edgesdk.hybrid.confidence.artifacts import profile_store, shipped_artifacts
 from edgesdk.hybrid.confidence.confidence import CONFIDENCE_ARTIFACT, Confidence
-from edgesdk.hybrid.confidence.threshold import (
-    Check,
-    Progress,
-    label_answers,
-    labels_in_journal,
-)
+from edgesdk.hybrid.confidence.threshold import Check, Progress, label_answers, labels_in_journal
 from edgesdk.hybrid.local import LocalModel
 from edgesdk.hybrid.offline.queue import DeferredReply, OfflineQueue
 from edgesdk.hybrid.privacy.policy import Policy

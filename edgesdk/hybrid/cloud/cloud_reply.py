@@ -7,13 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edgesdk.errors import FailedAttempt
-from edgesdk.hybrid.cloud.wire import (
-    ChunkDelta,
-    InvalidChunk,
-    ToolCallDelta,
-    Usage,
-    parse_json,
-)
+from edgesdk.hybrid.cloud.wire import ChunkDelta, InvalidChunk, ToolCallDelta, Usage, parse_json
 from edgesdk.tools.calls import ToolCall
 
 

@@ -22,10 +22,7 @@ from edgesdk.hybrid.confidence.linear_models import (
     train_probe,
     train_regression,
 )
-from edgesdk.hybrid.confidence.prompt_classifier import (
-    PromptClassifier,
-    train_out_of_fold,
-)
+from edgesdk.hybrid.confidence.prompt_classifier import PromptClassifier, train_out_of_fold
 from edgesdk.hybrid.confidence.threshold import Check, passes
 from edgesdk.hybrid.storage.journal import JournalEntry
 from edgesdk.model import Model

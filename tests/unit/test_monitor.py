@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesdk.errors import InvalidOption
-from edgesdk.hybrid.monitor.drift import RiskMonitor, ShiftDetector, ks_p_value
+from edgesdk.hybrid.monitor.monitor import RiskMonitor, ShiftDetector, ks_p_value
 
 
 def alarm(watch: RiskMonitor, wrong: np.ndarray) -> int | None:
