@@ -134,7 +134,8 @@ class HybridChat(Session[HybridTurn, HybridStream, HybridReply]):
         Its `upload` says by which rule: under "local_only" nothing leaves whatever it shows.
 
         Args:
-            prompt, options: as for `respond`.
+            prompt: as for `respond`.
+            options: likewise.
 
         Raises:
             RequestError: an answer is under way, or a detector failed.
