@@ -17,6 +17,7 @@ from rich.console import Console
 
 from edgesdk.chat import Chat
 from edgesdk.cli.model_options import (
+    adapter_option,
     decoding_options,
     loaded_model,
     loading_options,
@@ -71,6 +72,7 @@ _HELP = "\n".join(
 @decoding_options
 @loading_options
 @warm_start_option
+@adapter_option
 def command(
     model: str,
     system: str | None,
@@ -81,6 +83,7 @@ def command(
     context: int | None,
     threads: int | None,
     warm_start: bool,
+    adapter: Path | None,
     **given: Any,
 ) -> None:
     """Chat with MODEL: a name in the store, a bundle folder or a .gguf file."""
@@ -98,6 +101,7 @@ def command(
             context=context,
             threads=threads,
             warm_start=warm_start,
+            adapter=adapter,
         ) as opened,
         (
             opened.chat(system, overflow=overflow)

@@ -10,6 +10,7 @@ import click
 
 from edgesdk.bundle.manifest import BundleFormat, checkpoint_name
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
+from edgesdk.cli.adapter_export import adapter_stem, export_adapter_for, refuse_bundle_options
 from edgesdk.cli.output import (
     format_bytes,
     message_console,
@@ -36,6 +37,11 @@ Examples:
   edgesdk export ./some-falcon --via optimum
   edgesdk export smollm2-135m-instruct --target litert
   edgesdk export ./my-finetune --target npu --window 2048
+  edgesdk export smollm2-135m-instruct --merge-adapter ./my-lora
+  edgesdk export --adapter ./my-lora ./my-bundle
+
+With --adapter, the argument is a bundle, and what is written is an adapter of some megabytes for it
+(default: the folder ADAPTER-for-BUNDLE here). Load it with edgesdk run BUNDLE --adapter FOLDER.
 
 Without --bits, models under 300 million parameters get 8 bits and larger ones 4. The quality is
 measured against the checkpoint that came in, on the same tokens, and stored in the bundle.
@@ -119,6 +125,17 @@ as recipe.toml. --bits and --type overrule it.
     type=click.IntRange(min=0),
     help="Tokens to measure on (0: do not measure; default: 8192, or 2048 for large models).",
 )
+@click.option(
+    "--adapter",
+    "peft_folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A LoRA that PEFT saved, to turn into an adapter for the bundle CHECKPOINT.",
+)
+@click.option(
+    "--merge-adapter",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A LoRA that PEFT saved, to add to the checkpoint's weights before they are quantized.",
+)
 @click.option("--skip-existing", is_flag=True, help="Keep a bundle that is there already.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print the bundle's manifest as JSON.")
@@ -137,16 +154,24 @@ def command(
     prefill: int | None,
     text_file: Path | None,
     quality_tokens: int | None,
+    peft_folder: Path | None,
+    merge_adapter: Path | None,
     skip_existing: bool,
     force: bool,
     as_json: bool,
 ) -> None:
     """Turn a checkpoint into a quantized bundle, and measure what that cost."""
+    if peft_folder is not None:
+        refuse_bundle_options(click.get_current_context())
+        export_adapter_for(
+            checkpoint, peft_folder, name=name, output=output, force=force, as_json=as_json
+        )
+        return
     store = Store()
     source, base, licence = resolve_checkpoint(store, checkpoint)
     bundle_format = bundle_format or first_format(target)
     scheme = _scheme(bundle_format, recipe, bits, gguf_type)
-    bundle_name = name or _named_for(base, bundle_format, target, recipe, scheme)
+    bundle_name = name or _named_for(base, bundle_format, target, recipe, scheme, merge_adapter)
     destination = output or store.bundle_path(bundle_name)
     if skip_existing and is_bundle(destination):
         bundle = open_bundle(destination)
@@ -173,6 +198,7 @@ def command(
             window=window,
             prefill=prefill,
             licence=licence,
+            merge_adapter=merge_adapter,
             replace=force,
         )
         try:
@@ -213,10 +239,17 @@ def _weights_of(bundle_format: BundleFormat, recipe: str, bits: str) -> str:
 
 
 def _named_for(
-    base: str, bundle_format: BundleFormat, target: str, recipe: str, scheme: str | None
+    base: str,
+    bundle_format: BundleFormat,
+    target: str,
+    recipe: str,
+    scheme: str | None,
+    merged: Path | None,
 ) -> str:
-    """The bundle's name: the checkpoint's, then the recipe, what runs it, and the weights."""
-    endings = [] if recipe == "fast" else [derive_name(Path(recipe).stem)]
+    """The bundle's name: the checkpoint's, then the adapter, the recipe, what runs it, and the
+    weights."""
+    endings = [] if merged is None else [derive_name(adapter_stem(merged))]
+    endings += [] if recipe == "fast" else [derive_name(Path(recipe).stem)]
     # The types of a GGUF have names of their own; others share "int8" and "int4".
     if bundle_format not in ("onnx", "gguf") or (bundle_format == "gguf" and scheme is None):
         endings.append(bundle_format)

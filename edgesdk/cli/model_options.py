@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
@@ -131,6 +132,15 @@ def warm_start_option(command: _Command) -> _Command:
     return _WARM_START(command)
 
 
+def adapter_option(command: _Command) -> _Command:
+    """Add --adapter."""
+    return click.option(
+        "--adapter",
+        type=click.Path(path_type=Path),
+        help="A folder of edgesdk export --adapter, which changes the model's answers.",
+    )(command)
+
+
 def decoding_options(command: _Command) -> _Command:
     """Add the options that become `edgesdk.Options`; `option_kwargs` collects them."""
     for option in reversed(_DECODING):
@@ -177,6 +187,7 @@ def loaded_model(
     context: int | None,
     threads: int | None,
     warm_start: bool = False,
+    adapter: Path | None = None,
 ) -> Iterator[Model]:
     """Open a model; a terminal shows that it is loading. Who asked for a device and got another is
     told so."""
@@ -190,6 +201,7 @@ def loaded_model(
             context=context,
             threads=threads,
             warm_start=warm_start,
+            adapter=adapter,
         )
     with model:
         if device != AUTO and model.device.passed_over:

@@ -6,11 +6,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from edgesdk.cli.model_options import (
+    adapter_option,
     decoding_options,
     loaded_model,
     loading_options,
@@ -31,6 +33,7 @@ Examples:
   edgesdk run ./my-bundle --temperature 0.7 --seed 1 "A poem about rain."
   git diff | edgesdk run model.gguf --system "Write a commit message." -
   edgesdk run smollm2-135m-instruct "Name a river." --json | jq -r .text
+  edgesdk run ./my-bundle --adapter ./my-adapter "Name a river."
 """
 
 
@@ -40,6 +43,7 @@ Examples:
 @click.option("--system", help="The system message.")
 @decoding_options
 @loading_options
+@adapter_option
 @click.option("--json", "as_json", is_flag=True, help="Print text and receipt as one JSON object.")
 @click.option("--no-receipt", is_flag=True, help="Do not print the receipt on stderr.")
 def command(
@@ -50,6 +54,7 @@ def command(
     allow_fallback: bool,
     context: int | None,
     threads: int | None,
+    adapter: Path | None,
     as_json: bool,
     no_receipt: bool,
     **given: Any,
@@ -69,6 +74,7 @@ def command(
             allow_fallback=allow_fallback,
             context=context,
             threads=threads,
+            adapter=adapter,
         ) as opened,
         _started(opened, text, system, options) as stream,
         contextlib.closing(iterate_in_thread(stream)) as pieces,

@@ -76,6 +76,14 @@ _BODY_LIMIT_WITH_MEDIA = 32 * 2**20
 @click.option(
     "--grace", default=30.0, show_default=True, help="Seconds to finish answers at shutdown."
 )
+@click.option(
+    "--adapter",
+    "adapters",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A folder of edgesdk export --adapter, served as MODEL:ADAPTER; can be given several"
+    " times.",
+)
 @loading_options
 @warm_start_option
 @click.option(
@@ -106,6 +114,7 @@ def command(
     queue: int,
     deadline: float,
     grace: float,
+    adapters: tuple[Path, ...],
     device: str,
     allow_fallback: bool,
     context: int | None,
@@ -127,6 +136,7 @@ def command(
     with the headers X-Edgesdk-Upload and X-Edgesdk-Prefer, or with its field edgesdk.
     """
     with requires_extra("server", needed_for="edgesdk serve"):
+        from edgesdk.server.adapted_models import AdaptedModels
         from edgesdk.server.model_pool import StoreModels
         from edgesdk.server.serving import keep_memory_flat, serve
         from edgesdk.server.settings import ServerSettings
@@ -146,7 +156,7 @@ def command(
         # Pictures and files are for the cloud.
         body_limit=ServerSettings.body_limit if config is None else _BODY_LIMIT_WITH_MEDIA,
     )
-    source = StoreModels(
+    stored = StoreModels(
         models,
         device=device,
         allow_fallback=allow_fallback,
@@ -155,6 +165,7 @@ def command(
         warm_start=warm_start,
         batch_invariant=batch_invariant or parallel == 1,
     )
+    source = AdaptedModels(stored, adapters) if adapters else stored
 
     def on_start(url: str) -> None:
         click.echo(f"{url}/v1")

@@ -125,7 +125,7 @@ class StoreModels:
         return None if entry is None else _stored_info(entry)
 
     def memory(self, name: str) -> int:
-        source = find(self._place(name))
+        source = find(self.place(name))
         devices = [self._device]
         if self._warm_start and may_be_cold(source, self._device):
             # It has the model until its last answer is over.
@@ -138,10 +138,14 @@ class StoreModels:
             total += need.total - need.process
         return total
 
-    def load(self, name: str) -> Model:
-        return self._load(self._place(name))
+    def load(self, name: str, adapter: Path | None = None) -> Model:
+        """Load a model, with an adapter or without; adapters are not warm-started."""
+        if adapter is None:
+            return self._load(self.place(name))
+        return self._load(self.place(name), adapter=adapter, warm_start=False)
 
-    def _place(self, name: str) -> str | Path:
+    def place(self, name: str) -> str | Path:
+        """What `edgesdk.load` takes for the model of that name."""
         return self._named[name][0] if name in self._named else self._store.get(name).path
 
 

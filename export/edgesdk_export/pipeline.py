@@ -16,6 +16,7 @@ from edgesdk.bundle.opening import Bundle, open_bundle
 from edgesdk.bundle.writing import resume_folder, staged_folder, write_manifest
 from edgesdk.engines.devices import DEFAULT_TARGET, graph_for
 from edgesdk.errors import ExportError, RequestError, requires_extra
+from edgesdk_export.adapters.merging import adapter_hash, with_merged_adapter
 from edgesdk_export.built_model import BuiltModel
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.coreml.build import build_coreml
@@ -85,6 +86,7 @@ class ExportJob:
         window, prefill: of graphs of fixed shapes: the tokens that a conversation may have, and
             those of a prompt that are computed at a time; None = as the recipe says.
         licence: where the checkpoint does not say.
+        merge_adapter: the folder of a LoRA that PEFT saved, which is added to the weights.
         replace: whether a bundle that stands at `destination` may be replaced.
     """
 
@@ -102,6 +104,7 @@ class ExportJob:
     window: int | None = None
     prefill: int | None = None
     licence: str | None = None
+    merge_adapter: Path | None = None
     replace: bool = False
 
 
@@ -131,6 +134,8 @@ def export(job: ExportJob, progress: ExportProgress) -> Bundle:
                 checkpoint, folder, Path(work), recipe, job, resume, progress
             )
             text, notes = settled.text, checkpoint.notes + settled.notes
+            if job.merge_adapter is not None:
+                notes += (f"The LoRA {job.merge_adapter.resolve().name} is merged into it.",)
             _write_text(folder, text)
             _write_recipe(folder, recipe.resolved_for(job.format, built.shape.parameters))
             notes += _test(built, text, progress)
@@ -182,6 +187,7 @@ def _inputs(job: ExportJob, recipe: str) -> str | None:
             "window": job.window,
             "prefill": job.prefill,
             "licence": job.licence,
+            "merge_adapter": adapter_hash(job.merge_adapter),
             **hashes,
             **names,
         },
@@ -189,8 +195,9 @@ def _inputs(job: ExportJob, recipe: str) -> str | None:
 
 
 def _recipe(job: ExportJob) -> Recipe:
-    if job.via == "optimum" and job.format != "onnx":
-        raise RequestError(f"optimum makes no {job.format.upper()}.", hint="Leave out --via.")
+    if job.via == "optimum" and (job.format != "onnx" or job.merge_adapter is not None):
+        what = job.format.upper() if job.merge_adapter is None else "merged model"
+        raise RequestError(f"optimum makes no {what}.", hint="Leave out --via.")
     recipe = job.recipe or load_recipe("fast")
     if job.scheme is not None:
         recipe = recipe.with_weights(job.format, job.scheme)
@@ -219,7 +226,7 @@ def _build(
     if job.via == "optimum":
         built = build_with_optimum(checkpoint, folder, recipe.onnx_scheme, progress, work=work)
         return built, settle_text(found, built.shape.vocab_size, where=where), recipe
-    decoder = read_decoder(checkpoint)
+    decoder = with_merged_adapter(read_decoder(checkpoint), job.merge_adapter, where=where)
     settled = settle_text(found, decoder.spec.vocab_size, where=where)
     text = settled.text
     parameters = decoder.spec.parameters

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from edgesdk.bundle.spec import DecoderSpec, canonical_shapes
 from edgesdk.errors import ConfigMismatch
-from edgesdk_export.weights import Decoder, Float32, LazyTensor
+from edgesdk_export.weights import Float32
 
 
 @dataclass(frozen=True)
@@ -87,36 +85,3 @@ def check_fits(weights: LowRankWeights, spec: DecoderSpec, where: str) -> None:
                 f" has {wanted[0]} x {wanted[1]}.",
                 hint="Give the bundle of the model that the adapter was trained on.",
             )
-
-
-@dataclass(frozen=True)
-class _MergedMatrix:
-    """A matrix with its low-rank change; a `LazyTensor`."""
-
-    tensor: LazyTensor
-    change: LowRankChange
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.tensor.shape
-
-    @property
-    def dtype(self) -> str:
-        return self.tensor.dtype
-
-    def rows(self, start: int, stop: int) -> Float32:
-        added = self.change.up[start:stop] @ self.change.down
-        return self.tensor.rows(start, stop) + added.astype(np.float32, copy=False)
-
-
-def merged(decoder: Decoder, weights: LowRankWeights) -> Decoder:
-    """The decoder with the changes in its weights, which are still read when they are asked for.
-
-    Raises:
-        ConfigMismatch: see `check_fits`.
-    """
-    check_fits(weights, decoder.spec, "this checkpoint")
-    changed: dict[str, LazyTensor] = dict(decoder.weights)
-    for name, change in weights.changes.items():
-        changed[f"{name}.weight"] = _MergedMatrix(decoder.weights[f"{name}.weight"], change)
-    return Decoder(decoder.spec, changed)
