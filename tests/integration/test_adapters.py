@@ -320,14 +320,12 @@ def dequantized(bundle, model):
     state = copy.deepcopy(model.state_dict())
     for matrix, parts in matrix_parts(spec).items():
         shapes = [canonical_shapes(spec)[f"{part}.weight"] for part in parts]
-        codes = stored[f"{matrix}.codes"].numpy()
+        columns, scales = shapes[0][1], stored[f"{matrix}.scales"].numpy()
+        # An embedding of its own is only gathered from.
+        found = stored[f"{matrix}.codes" if f"{matrix}.codes" in stored else f"{matrix}.rows"]
+        codes = found.numpy().reshape(*scales.shape, -1)
         zeros = f"{matrix}.zero_points"
-        packed = PackedMatrix(
-            codes,
-            stored[f"{matrix}.scales"].numpy(),
-            stored[zeros].numpy() if zeros in stored else None,
-        )
-        columns = shapes[0][1]
+        packed = PackedMatrix(codes, scales, stored[zeros].numpy() if zeros in stored else None)
         bits = codes.shape[2] * 8 * codes.shape[1] // columns
         rows = np.split(
             dequantize(packed, bits=bits, columns=columns),
@@ -335,9 +333,9 @@ def dequantized(bundle, model):
         )
         for part, values in zip(parts, rows, strict=True):
             state[names[f"{part}.weight"]] = torch.from_numpy(np.ascontiguousarray(values))
-    found = copy.deepcopy(model)
-    found.load_state_dict(state)
-    return found
+    changed = copy.deepcopy(model)
+    changed.load_state_dict(state)
+    return changed
 
 
 def test_on_an_int4_bundle_it_is_the_adapter_of_the_stored_weights(tmp_path):
