@@ -6,10 +6,18 @@ The text is the Python language reference, cut into windows that the KV window h
 before each place is given (teacher forcing), so that a place where both differ does not change the
 next ones. Of each window the first tokens go through the prefill graph, which is drawn again so
 that it gives logits of all its tokens, and the last ones through the decode graph. Then a chat is
-held with the bundle as it is, through `edgesdk.load`.
+held with the bundle as it is on each, through `edgesdk.load`.
 
 The CPU computes in float32 with the very weights that are stored. Every window is printed as it
 ends, so a run that is stopped has said what it found: a simulator takes minutes for a window.
+
+SmolLM2-135M-Instruct of `--target qualcomm --bits 4 --window 128 --prefill 64`, on the simulator of
+onnxruntime-qnn 2.7.0, window 1:
+
+    prefill  118 of 120 places, cosine >= 0.99983; the CPU's lead at the two others: 0.016, 0.016
+    decode     8 of   8 places, cosine >= 0.99955
+
+Its chat of 16 tokens (`--prefill 8`) had the CPU's text.
 """
 
 from __future__ import annotations
@@ -30,6 +38,8 @@ from edgesdk.bundle.opening import Bundle, open_bundle
 from edgesdk.engines.base import Engine, Logits
 from edgesdk.engines.registry import open_engine
 
+PROMPT = "Name three things that float on water."
+
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
@@ -46,9 +56,9 @@ def main(
     """See the module's text."""
     if count:
         compare(open_bundle(bundle), device, count, length, decoded)
-    if chat_tokens:
-        with edgesdk.load(bundle, device=device) as model:
-            reply = model.chat().respond("Hello!", max_tokens=chat_tokens, temperature=0)
+    for each in (device, "cpu") if chat_tokens else ():
+        with edgesdk.load(bundle, device=each) as model:
+            reply = model.chat().respond(PROMPT, max_tokens=chat_tokens, temperature=0)
             click.echo(f"{model.device.line()}\n{len(reply.tokens)} tokens: {reply.text!r}")
 
 
