@@ -49,6 +49,7 @@ class GraphSupport:
         footprint: "module:function" that says what memory a model takes.
         proof: what the support rests on.
         tests: the files of tests that show it.
+        kinds: those of the record's kinds that run it; empty for all.
         joiner: "module:function" that makes one engine of two that such openers gave: the first
             computes prompts, the second answers. Empty where their KV caches cannot go over.
     """
@@ -59,6 +60,7 @@ class GraphSupport:
     footprint: str
     proof: Proof
     tests: tuple[str, ...]
+    kinds: tuple[Kind, ...] = ()
     joiner: str = ""
 
 
@@ -98,6 +100,8 @@ class DeviceRecord:
         probe: "module:function" that finds out how far it works here, of this record.
         isolated: whether it is probed in a process of its own, because a driver may crash.
         platforms: values of `sys.platform` where its hardware can be; empty for all.
+        device_files: of which Linux has one where a driver found its hardware; empty where that is
+            not known. Where the CPU may run a model, too, it is not even probed without one.
         provider: onnxruntime's name of it; None where another library runs the model.
         library: "module:function" that gives the path of the plugin library to register with
             onnxruntime; None where it is built in.
@@ -130,6 +134,7 @@ class DeviceRecord:
     extra: str | None = None
     isolated: bool = True
     platforms: tuple[str, ...] = ()
+    device_files: tuple[str, ...] = ()
     provider: str | None = None
     library: str | None = None
     runs: tuple[GraphSupport, ...] = ()

@@ -199,20 +199,34 @@ DEVICES: tuple[DeviceRecord, ...] = (
         extra="openvino",
         probe=f"{_PROBES}:openvino",
         platforms=("linux", "win32"),
+        # The last is Windows's, for Linux on it.
+        device_files=("/dev/dri", "/dev/accel", "/dev/dxg"),
         where="machines with an NPU or a GPU of Intel's",
-        runs=tuple(
+        runs=(
+            *(
+                GraphSupport(
+                    graph=graph,
+                    format="onnx",
+                    opener="edgesdk.engines.openvino.engine:open_engine",
+                    footprint=_STATIC_FOOTPRINT,
+                    proof="software",
+                    tests=(
+                        "tests/integration/test_engine_contract.py",
+                        "tests/integration/test_openvino.py",
+                    ),
+                )
+                for graph in (STATIC_CHANNELS, STATIC_BLOCKS)
+            ),
             GraphSupport(
-                graph=graph,
+                graph=FUSED_OPERATORS,
                 format="onnx",
-                opener="edgesdk.engines.openvino.engine:open_engine",
-                footprint=_STATIC_FOOTPRINT,
+                opener="edgesdk.engines.openvino.dynamic_engine:open_engine",
+                footprint=_ONNX_FOOTPRINT,
                 proof="software",
-                tests=(
-                    "tests/integration/test_engine_contract.py",
-                    "tests/integration/test_openvino.py",
-                ),
-            )
-            for graph in (STATIC_CHANNELS, STATIC_BLOCKS)
+                tests=("tests/integration/test_engine_contract.py",),
+                # NPUs take fixed shapes only.
+                kinds=("gpu",),
+            ),
         ),
         options=(
             DeviceOption("device", str, ("NPU", "GPU", "CPU")),
@@ -353,6 +367,7 @@ DEVICES: tuple[DeviceRecord, ...] = (
                 footprint=footprint,
                 proof="recorded",
                 tests=("tests/integration/test_windows_catalog.py",),
+                kinds=() if footprint == _STATIC_FOOTPRINT else ("gpu",),
             )
             for graph, footprint in (
                 (STATIC_BLOCKS, _STATIC_FOOTPRINT),

@@ -33,6 +33,11 @@ class DeviceCandidate:
     support: GraphSupport
     found: DeviceProbe | None = None
 
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of processors on which the provider runs such a model, the best first."""
+        return self.support.kinds or self.record.kinds
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -91,7 +96,7 @@ def fitting(source: Bundle | Path, device: str = AUTO) -> list[DeviceCandidate]:
     fits.sort(key=lambda each: each.record.runs.index(each.support))
     # "cpu" is a device and a kind; a name comes first.
     chosen = [each for each in fits if each.record.device == device]
-    chosen = chosen or [each for each in fits if device in (AUTO, *each.record.kinds)]
+    chosen = chosen or [each for each in fits if device in (AUTO, *each.kinds)]
     if not chosen:
         raise _no_engine(source, model_format, device, fits)
     return chosen
@@ -104,6 +109,7 @@ def _working(
     if len(candidates) == 1 and candidates[0].record.kind == "cpu":
         # Its engine says best what is missing, and a probe may cost a process.
         return candidates, []
+    on_cpu = any(each.record.kind == "cpu" for each in candidates)
     works: list[DeviceCandidate] = []
     reasons: list[tuple[str, str | None]] = []
     for each in candidates:
@@ -112,8 +118,11 @@ def _working(
         if not by_name and record.platforms and sys.platform not in record.platforms:
             reasons.append((f"{record.name}: it is for {record.where}", None))
             continue
+        if device == AUTO and on_cpu and _lacks_device_files(record):
+            reasons.append((f"{record.name}: no driver of it is loaded", None))
+            continue
         found = probe(record)
-        reason = _reason_against(record, found, device, by_name=by_name)
+        reason = _reason_against(each, found, device, by_name=by_name)
         if reason is None:
             works.append(DeviceCandidate(record, each.support, found))
         else:
@@ -121,14 +130,22 @@ def _working(
     return works, reasons
 
 
+def _lacks_device_files(record: DeviceRecord) -> bool:
+    if sys.platform != "linux" or not record.device_files:
+        return False
+    return not any(Path(file).exists() for file in record.device_files)
+
+
 def _reason_against(
-    record: DeviceRecord, found: DeviceProbe, device: str, *, by_name: bool
+    candidate: DeviceCandidate, found: DeviceProbe, device: str, *, by_name: bool
 ) -> str | None:
     """Why a provider cannot be taken, given what its probe found; None where it can."""
+    record = candidate.record
     if found.state == "ready":
-        if by_name or device == AUTO or device in (found.kinds or record.kinds):
+        wanted = candidate.kinds if device == AUTO else (device,)
+        if by_name or not {*wanted}.isdisjoint(found.kinds or record.kinds):
             return None
-        return f"it finds no {device.upper()} ({found.found})"
+        return f"it finds no {' or '.join(wanted).upper()} ({found.found})"
     if found.state == "software" and by_name:
         return None
     words = {

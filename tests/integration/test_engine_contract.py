@@ -59,7 +59,10 @@ class Case:
     ids: list[int]
 
 
-CASES = ["onnx", "split", "gguf", "mlx", "coreml", "litert", "static", "sliding", "openvino"]
+CASES = [
+    *("onnx", "split", "gguf", "mlx", "coreml", "litert", "static", "sliding", "openvino"),
+    "openvino, any length",
+]
 # test_webgpu.py runs these tests in an environment that has it, and a GPU in software.
 if importlib.util.find_spec("onnxruntime_ep_webgpu") is not None:
     CASES.append("webgpu")
@@ -78,6 +81,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case
         "static": _static_case,
         "sliding": _sliding_case,
         "openvino": _openvino_case,
+        "openvino, any length": _openvino_case_of_any_length,
     }[request.param]
     yield from make(request, tmp_path_factory)
 
@@ -164,6 +168,14 @@ def _sliding_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[C
     # Layers that look at 8 tokens, and 32 slots.
     job = {"target": "npu", "window": 32, "prefill": 16}
     yield from _tiny_case(tmp_path_factory, "mistral", "cpu", **job)
+
+
+def _openvino_case_of_any_length(
+    request: pytest.FixtureRequest, tmp_path_factory: Any
+) -> Iterator[Case]:
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    yield from _onnx_case(request, tmp_path_factory, "intel")
 
 
 def _openvino_case(_: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Case]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,9 +30,11 @@ import edgesdk
 from edgesdk.bundle.manifest import StaticShape
 from edgesdk.bundle.opening import Bundle, open_bundle
 from edgesdk.cli import compile
-from edgesdk.engines.base import Engine, Logits
+from edgesdk.engines.base import Engine, LoadSettings, Logits
+from edgesdk.engines.devices import DEVICES, HOST_PROVIDER
 from edgesdk.engines.npu.compile_cache import CompileCache
 from edgesdk.engines.npu.decode_state import LoadedStaticModel, StaticDecodeState
+from edgesdk.engines.onnx import engine as onnx_engine
 from edgesdk.engines.openvino.library import load_openvino
 from edgesdk.engines.openvino.npu_compiler import PROGRAM_VARIABLE
 from edgesdk.engines.openvino.static_graphs import OpenVinoStaticGraphs
@@ -334,3 +337,57 @@ def test_chats_fork_save_and_go_on(smollm2_fp32: Bundle, tmp_path: Path) -> None
         assert len({answer.text for answer in answers}) == 1
         yes = model.respond("Is the sky blue?", choices=["yes", "no"], temperature=0, max_tokens=8)
         assert yes.text in ("yes", "no")
+
+
+def exported_for_the_cpu(variant: str, folder: Path, scheme: str) -> Bundle:
+    make_tiny(variant, folder / "checkpoint")
+    job = ExportJob(folder / "checkpoint", folder / "cpu", "tiny", scheme=scheme, quality_tokens=0)
+    export(job, SilentProgress())
+    return open_bundle(folder / "cpu")
+
+
+def logits_one_by_one(engine: Engine) -> Logits:
+    """Of a prompt, and of tokens after it."""
+    state = engine.new_state()
+    rows = [state.extend(TOKENS[:32], logits="all").copy()]
+    return np.concatenate(rows + [state.extend([token]).copy() for token in TOKENS[32:]])
+
+
+# Windows, a rope of its own for some layers, norms of queries and keys, and longer ropes.
+@pytest.mark.parametrize("variant", ["mistral", "qwen3", "gemma3", "llama-llama3"])
+def test_the_graph_for_the_cpu_gives_the_logits_of_transformers(variant: str, tmp_path) -> None:
+    model = make_tiny(variant, tmp_path / "checkpoint")
+    with torch.no_grad():
+        wanted = model(torch.tensor([TOKENS])).logits[0].numpy()
+    engine = open_engine(exported_for_the_cpu(variant, tmp_path, "fp32"), "intel", threads=1)
+    np.testing.assert_allclose(logits_one_by_one(engine), wanted, atol=1e-3)
+
+
+def test_the_4_bit_graph_for_the_cpu_gives_the_logits_of_its_weights(tmp_path: Path) -> None:
+    bundle = exported_for_the_cpu("llama", tmp_path, "int4")
+    cpu = next(record for record in DEVICES if record.provider == HOST_PROVIDER)
+    settings = LoadSettings("cpu", threads=1)
+    exact = onnx_engine.open_engine(
+        bundle, record=replace(cpu, accuracy_level=1), settings=settings
+    )
+    found = logits_one_by_one(open_engine(bundle, "intel", threads=1))
+    np.testing.assert_allclose(found, logits_one_by_one(exact), atol=1e-3)
+    with edgesdk.load(bundle.path, device="intel", threads=1) as model:
+        reply = model.complete("a", max_tokens=4)
+        assert reply.receipt.device == "intel"
+        assert "CPU" in str(model.device)
+
+
+def test_a_graph_for_the_cpu_that_openvino_does_not_know(tmp_path: Path) -> None:
+    bundle = exported_for_the_cpu("gemma2", tmp_path, "fp32")
+    with pytest.raises(EngineError, match="GroupQueryAttention") as caught:
+        open_engine(bundle, "intel", threads=1)
+    assert "--target intel" in str(caught.value.hint)
+
+
+def test_a_graph_for_the_cpu_is_for_no_npu(tmp_path: Path) -> None:
+    bundle = exported_for_the_cpu("llama", tmp_path, "fp32")
+    with pytest.raises(InvalidOption, match="--target npu"):
+        open_engine(bundle, "npu")
+    with pytest.raises(DeviceUnavailable):
+        open_engine(bundle, "intel", options={"device": "NPU"})
