@@ -39,6 +39,7 @@ A recipe is a TOML file. Its keys and what they are by default:
   [data]      max_length = 512, held_out = 0.05
   [training]  loss = "forward_kl" (or reverse_kl, jensen_shannon, skewed_kl, skewed_reverse_kl),
               teacher_tokens = 64, cross_entropy = 0.0, on_policy = 0.0, sampled_tokens = 64,
+              cross_entropy_end, on_policy_end (as at the start), hidden_states = 0.0,
               steps = 500, batch = 8, micro_batch = 4, learning_rate = 2e-4, warmup = 0.05,
               lora_rank = 0, save_every = 100, seed = 0
   [quantize]  weights (none; "int4-128", "q4_0", ...), scales = "float32", embedding = "auto",

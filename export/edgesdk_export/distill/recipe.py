@@ -74,6 +74,9 @@ class TrainingRecipe(_Section):
         teacher_tokens: how many of the teacher's likeliest tokens count by themselves.
         cross_entropy: the share of plain cross-entropy in the loss.
         on_policy: the share of steps on the student's own writing.
+        cross_entropy_end, on_policy_end: what the shares come to in the last step, in equal steps;
+            None = they stay.
+        hidden_states: what the layers' distance from the teacher's counts in the loss; 0 = nothing.
         sampled_tokens: how long that is.
         steps: optimizer steps.
         batch: sequences of a step.
@@ -87,6 +90,9 @@ class TrainingRecipe(_Section):
     teacher_tokens: Annotated[int, Field(gt=0)] = 64
     cross_entropy: Share = 0.0
     on_policy: Share = 0.0
+    cross_entropy_end: Share | None = None
+    on_policy_end: Share | None = None
+    hidden_states: Annotated[float, Field(ge=0)] = 0.0
     sampled_tokens: Annotated[int, Field(gt=0)] = 64
     steps: Annotated[int, Field(gt=0)] = 500
     batch: Annotated[int, Field(gt=0)] = 8

@@ -21,6 +21,7 @@ from edgesdk.errors import RequestError, TrainingError, requires_extra
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.checkpoint.trained_blocks import TrainedMatrix
 from edgesdk_export.distill.divergence import divergence_named
+from edgesdk_export.distill.hidden_states import HiddenStateMatching
 from edgesdk_export.distill.measure import HeldOut, measure
 from edgesdk_export.distill.quantization_aware import (
     QuantizedStudent,
@@ -125,6 +126,15 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
         student, recipe.student, [*training, *held_out], work / _START_FOLDER, progress
     )
     student, layers = start.student, start.layers
+    matching = None
+    if recipe.training.hidden_states:
+        matching = HiddenStateMatching(
+            student.model,
+            teacher,
+            layers,
+            recipe.training.hidden_states,
+            None if start.vocabulary is None else start.vocabulary.kept,
+        )
     if start.vocabulary is not None:
         teacher = TrimmedTeacher(teacher, start.vocabulary)
         training, held_out = map(start.vocabulary.renumbered, (training, held_out))
@@ -137,7 +147,7 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
         written = [_continued(student.model, ids) for ids in given]
         progress.advance(1)
         student, blocks, losses = _train(
-            student, quantized, cached, training, recipe, work, progress
+            student, quantized, matching, cached, training, recipe, work, progress
         )
         progress.stage("Measuring what it learned", 1)
         after = measure(student.model, teacher, held_out)
@@ -244,6 +254,7 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
 def _train(
     student: TrainableModel,
     quantized: QuantizedStudent | None,
+    matching: HiddenStateMatching | None,
     teacher: Teacher,
     samples: Sequence[Sample],
     whole: DistillRecipe,
@@ -256,7 +267,7 @@ def _train(
     micro_batch = min(recipe.micro_batch, recipe.batch)
     while True:
         learner = _with_lora(student, recipe)
-        trainer = _trainer(learner, teacher, samples, recipe, work, micro_batch)
+        trainer = _trainer(learner, teacher, matching, samples, recipe, work, micro_batch)
         trainer.add_callback(_ProgressCallback(progress))
         # It prints each logged value as a dict; the progress and the report have them.
         trainer.remove_callback(PrinterCallback)
@@ -273,6 +284,7 @@ def _train(
             micro_batch //= 2
             # Steps since the last checkpoint are made again, from the weights that it had.
             student = _restarted(student, work)
+            matching = None if matching is None else matching.of(student.model)
             quantized = quantized_student(student.model, work / _START_FOLDER, whole.quantize)
             progress.stage(
                 f"Training, {micro_batch} sequences at a time because memory ran out", recipe.steps
@@ -308,6 +320,7 @@ def _with_lora(student: TrainableModel, recipe: TrainingRecipe) -> Any:
 def _trainer(
     learner: Any,
     teacher: Teacher,
+    matching: HiddenStateMatching | None,
     samples: Sequence[Sample],
     recipe: TrainingRecipe,
     work: Path,
@@ -318,6 +331,8 @@ def _trainer(
         teacher_tokens=recipe.teacher_tokens,
         cross_entropy=recipe.cross_entropy,
         on_policy=recipe.on_policy,
+        cross_entropy_end=recipe.cross_entropy_end,
+        on_policy_end=recipe.on_policy_end,
         sampled_tokens=recipe.sampled_tokens,
     )
     arguments = TrainingArguments(
@@ -342,6 +357,7 @@ def _trainer(
     return DistillTrainer(
         objective=objective,
         teacher=teacher,
+        hidden_states=matching,
         model=learner,
         args=arguments,
         train_dataset=list(enumerate(samples)),

@@ -40,7 +40,7 @@ class ModelTeacher:
     """A transformers model that teaches. It shares the student's device."""
 
     def __init__(self, model: Any, identity: str) -> None:
-        self._model = model.eval()
+        self.model = model.eval()
         self._identity = identity
 
     @property
@@ -49,13 +49,13 @@ class ModelTeacher:
 
     @property
     def vocab_size(self) -> int:
-        return int(self._model.config.vocab_size)
+        return int(self.model.config.vocab_size)
 
     def tokens(self, ids: Sequence[int], k: int) -> TeacherTokens:
         """See `Teacher.tokens`."""
-        batch = torch.tensor([list(ids)], device=self._model.device)
+        batch = torch.tensor([list(ids)], device=self.model.device)
         with torch.no_grad():
-            logits = self._model(input_ids=batch, use_cache=False).logits[0]
+            logits = self.model(input_ids=batch, use_cache=False).logits[0]
         return likeliest(logits.float(), k)
 
 

@@ -20,6 +20,7 @@ from transformers import Trainer
 
 from edgesdk.errors import TrainingError
 from edgesdk_export.distill.divergence import Divergence, TeacherTokens, student_cells
+from edgesdk_export.distill.hidden_states import HiddenStateMatching
 from edgesdk_export.distill.samples import Sample
 from edgesdk_export.distill.teachers import Teacher
 
@@ -36,6 +37,8 @@ class Objective:
         teacher_tokens: how many of the teacher's likeliest tokens count by themselves.
         cross_entropy: the share of plain cross-entropy on the text in the loss, 0 to 1.
         on_policy: the share of batches that the student writes itself, 0 to 1.
+        cross_entropy_end, on_policy_end: what the shares come to in the last step, in equal steps;
+            None = they stay.
         sampled_tokens: how many tokens it then writes.
     """
 
@@ -44,6 +47,8 @@ class Objective:
     cross_entropy: float = 0.0
     on_policy: float = 0.0
     sampled_tokens: int = 64
+    cross_entropy_end: float | None = None
+    on_policy_end: float | None = None
 
 
 class TeacherCollator:
@@ -93,12 +98,21 @@ class DistillTrainer(Trainer):
     Args:
         objective: see there.
         teacher: who judges what the student writes itself.
+        hidden_states: compares layers with the teacher's, too; None = does not.
         kwargs: of Trainer; its `data_collator` is a `TeacherCollator`.
     """
 
-    def __init__(self, *, objective: Objective, teacher: Teacher, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        teacher: Teacher,
+        hidden_states: HiddenStateMatching | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self._objective = objective
+        self._hidden_states = hidden_states
         self._teacher = teacher
         # So that it counts the learned tokens of a whole step, over accumulated micro-batches.
         self.model_accepts_loss_kwargs = True
@@ -130,6 +144,12 @@ class DistillTrainer(Trainer):
             teacher_ids[:, :-1][learned], log_probs[:, :-1][learned], self._teacher.vocab_size
         )
         loss = self._loss(logits, teacher, targets[learned])
+        if self._hidden_states is not None:
+            # Position i predicts token i + 1.
+            read = functional.pad(batch["labels"][:, 1:] != _IGNORED, (0, 1))
+            loss = loss + self._hidden_states.loss(
+                batch["input_ids"], batch["attention_mask"], read
+            )
         count = num_items_in_batch if num_items_in_batch is not None else learned.sum()
         mean = loss / torch.as_tensor(count, device=loss.device).clamp(min=1)
         if not torch.isfinite(mean):
@@ -142,7 +162,7 @@ class DistillTrainer(Trainer):
         return (mean, outputs) if return_outputs else mean
 
     def _loss(self, logits: Tensor, teacher: TeacherTokens, targets: Tensor) -> Tensor:
-        share = self._objective.cross_entropy
+        share = self._now(self._objective.cross_entropy, self._objective.cross_entropy_end)
         total = logits.new_zeros((), dtype=torch.float32)
         if share < 1:
             cells = student_cells(logits, teacher)
@@ -156,7 +176,14 @@ class DistillTrainer(Trainer):
     def _writes_itself(self) -> bool:
         # By the step alone, so that a resumed run decides as the first one did.
         draw = random.Random(f"{self.args.seed} {self.state.global_step}").random()
-        return draw < self._objective.on_policy
+        return draw < self._now(self._objective.on_policy, self._objective.on_policy_end)
+
+    def _now(self, start: float, end: float | None) -> float:
+        """A share in this step."""
+        if end is None:
+            return start
+        done = self.state.global_step / max(1, self.state.max_steps - 1)
+        return start + (end - start) * done
 
     def _own_writing(self, model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The student's own continuations of the prompts of a batch, judged by the teacher."""
