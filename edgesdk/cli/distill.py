@@ -43,7 +43,7 @@ A recipe is a TOML file. Its keys and what they are by default:
               steps = 500, batch = 8, micro_batch = 4, learning_rate = 2e-4, warmup = 0.05,
               lora_rank = 0, save_every = 100, seed = 0
   [quantize]  weights (none; "int4-128", "q4_0", ...), scales = "float32", embedding = "auto",
-              train = "weights" (or "scales")
+              train = "weights" (or "scales"), start = "nearest" (or "calibrated")
 """
 
 

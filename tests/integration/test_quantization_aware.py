@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from edgesdk_export.calibration.channel_scales import apply_awq
+from edgesdk_export.calibration.format_mix import one_format
+from edgesdk_export.calibration.quantizers import SequentialQuantizer
 from edgesdk_export.checkpoint import open_checkpoint
 from edgesdk_export.checkpoint.safetensors_reader import read_safetensors
 from edgesdk_export.checkpoint.trained_blocks import TRAINED_BLOCKS_FILE
@@ -16,6 +19,7 @@ from edgesdk_export.distill.quantization_aware import (
 from edgesdk_export.distill.quantize_recipe import QuantizeRecipe
 from edgesdk_export.distill.recipe import DistillRecipe
 from edgesdk_export.distill.run import DistillJob, distill
+from edgesdk_export.distill.samples import Sample
 from edgesdk_export.distill.students import load_trainable, save_checkpoint
 from edgesdk_export.families import read_decoder
 from edgesdk_export.onnx.stored_weights import matrix_parts, read_stored
@@ -28,6 +32,7 @@ from edgesdk_export.recipes.recipe import load_recipe
 from edgesdk_export.recipes.sections import CalibrationRecipe
 from edgesdk_export.weights import read_whole
 from edgesdk_quantize.formats import PackedMatrix
+from edgesdk_quantize.methods.gptq import RoundingOptions
 from support.tiny_models import make_tiny
 
 from edgesdk.errors import DamagedCheckpoint, RequestError
@@ -295,3 +300,33 @@ def test_heads_that_a_graph_pads_are_refused(tmp_path):
 def test_recipes_that_cannot_be(sections, said):
     with pytest.raises(ValueError, match=said):
         DistillRecipe.model_validate(sections)
+
+
+# --- a calibrated start ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", ["int4-32", "int4-offset-32"])
+def test_a_calibrated_start_is_what_calibration_gives(checkpoint, weights):
+    """The same codes and grids that the exporter's GPTQ comes to, on the same sequences."""
+    samples = [Sample(tuple((i * 7 + row) % 256 for i in range(48))) for row in range(12)]
+    recipe = QuantizeRecipe(weights=weights, start="calibrated")
+    student, plain = load_trainable(checkpoint), load_trainable(checkpoint)
+    quantized_student(plain.model, checkpoint, recipe.model_copy(update={"start": "nearest"}))
+    whole = logits_of(load_trainable(checkpoint).model)
+    quantized = quantized_student(student.model, checkpoint, recipe, samples)
+    begun = logits_of(student.model)
+    assert (begun - whole).square().mean() < (logits_of(plain.model) - whole).square().mean()
+    decoder = read_decoder(open_checkpoint(checkpoint))
+    linear = recipe.export_recipe().onnx_scheme(decoder.spec.parameters).linear
+    formats = one_format(decoder.spec, linear)
+    windows = Windows(np.array([sample.ids for sample in samples]))
+    moved = apply_awq(decoder, windows, formats)
+    packed = SequentialQuantizer(moved, windows, formats, RoundingOptions()).layer(0)
+    blocks = quantized.finish()
+    for matrix in ("gate", "down"):
+        expected = packed[f"layers.0.{matrix}"]
+        found = blocks[f"model.layers.0.mlp.{matrix}_proj.weight"].stored
+        np.testing.assert_array_equal(found.data, expected.data)
+        np.testing.assert_allclose(found.scales, expected.scales, rtol=1e-5)
+    # To the last bits of the scales, which are coded once more.
+    torch.testing.assert_close(logits_of(student.model), begun)

@@ -9,16 +9,22 @@ the value that its code stands for, and the blocks go with the checkpoint
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from edgesdk_quantize.formats import FloatFormat
+from edgesdk_quantize.formats import BlockFormat, FloatFormat, PackedMatrix
 from edgesdk_quantize.formats.ggml import GgmlFormat
-from edgesdk_quantize.formats.trained_grids import TrainedFormat, first_grid, is_trainable
+from edgesdk_quantize.formats.trained_grids import (
+    TrainedFormat,
+    first_grid,
+    is_trainable,
+    packed_grid,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,8 +32,10 @@ from edgesdk.bundle.spec import DecoderSpec, canonical_shapes
 from edgesdk.errors import RequestError
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.checkpoint.trained_blocks import TrainedMatrix, write_trained_blocks
+from edgesdk_export.distill.calibrated_start import calibrate_start
 from edgesdk_export.distill.number_grid import NumberGrid
 from edgesdk_export.distill.quantize_recipe import QuantizeRecipe
+from edgesdk_export.distill.samples import Sample
 from edgesdk_export.families import read_decoder
 from edgesdk_export.families.registry import reader_of
 from edgesdk_export.gguf.file_types import choose_types
@@ -56,19 +64,27 @@ class TensorFormat:
 
 
 def quantized_student(
-    model: Any, folder: Path, recipe: QuantizeRecipe | None
+    model: Any, folder: Path, recipe: QuantizeRecipe | None, samples: Sequence[Sample] = ()
 ) -> QuantizedStudent | None:
     """A model in the number formats that it trains through; None where the recipe has none.
 
     Args:
         folder: the model's checkpoint.
+        samples: what a start is calibrated on.
 
     Raises:
         RequestError, CheckpointError: see `tensor_formats` and `QuantizedStudent`.
     """
     if recipe is None:
         return None
-    return QuantizedStudent(model, tensor_formats(open_checkpoint(folder), recipe), recipe.train)
+    checkpoint = open_checkpoint(folder)
+    formats = tensor_formats(checkpoint, recipe)
+    packed: Mapping[str, PackedMatrix] = {}
+    if recipe.start == "calibrated":
+        scheme = recipe.export_recipe().onnx_scheme(read_decoder(checkpoint).spec.parameters)
+        assert isinstance(scheme.linear, BlockFormat)
+        packed = calibrate_start(model, checkpoint, scheme.linear, samples)
+    return QuantizedStudent(model, formats, recipe.train, packed)
 
 
 def save_blocks(folder: Path, blocks: Mapping[str, TrainedMatrix], recipe: QuantizeRecipe) -> None:
@@ -143,12 +159,19 @@ class QuantizedStudent:
     Args:
         formats: of its matrices; see `tensor_formats`.
         train: see `QuantizeRecipe`.
+        packed: matrices whose grid is known, by name; others get the one that their format finds.
 
     Raises:
         RequestError: a matrix is not found in the model, or does not fit its format.
     """
 
-    def __init__(self, model: Any, formats: Mapping[str, TensorFormat], train: str) -> None:
+    def __init__(
+        self,
+        model: Any,
+        formats: Mapping[str, TensorFormat],
+        train: str,
+        packed: Mapping[str, PackedMatrix] = MappingProxyType({}),
+    ) -> None:
         self._model = model
         self._grids: dict[str, QuantizedLinear] = {}
         self._kept: dict[str, TrainedMatrix] = {}
@@ -163,7 +186,7 @@ class QuantizedStudent:
                 ) from None
             if found.trained and isinstance(module, nn.Linear):
                 assert not isinstance(found.fmt, FloatFormat)
-                self._replace(path, _with_grid(module, found.fmt, train))
+                self._replace(path, _with_grid(module, found.fmt, train, packed.get(name)))
             else:
                 self._round(name, module, found.fmt)
 
@@ -205,9 +228,15 @@ class QuantizedStudent:
             weight.copy_(torch.from_numpy(values))
 
 
-def _with_grid(linear: nn.Linear, fmt: TrainedFormat, train: str) -> QuantizedLinear:
-    rows = linear.weight.detach().cpu().numpy()
-    grid = NumberGrid(fmt, first_grid(fmt, rows))
+def _with_grid(
+    linear: nn.Linear, fmt: TrainedFormat, train: str, packed: PackedMatrix | None
+) -> QuantizedLinear:
+    if packed is None:
+        first = first_grid(fmt, linear.weight.detach().cpu().numpy())
+    else:
+        assert isinstance(fmt, BlockFormat)
+        first = packed_grid(fmt, packed)
+    grid = NumberGrid(fmt, first)
     if train == "scales":
         grid.fix_codes(linear.weight)
         linear.weight.requires_grad_(False)

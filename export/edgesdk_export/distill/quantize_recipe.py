@@ -31,18 +31,22 @@ class QuantizeRecipe(RecipeSection):
         embedding: of an ONNX bundle's embedding and head; see `OnnxRecipe`.
         train: "weights", and scales with them; or "scales" (and offsets) alone, with the codes that
             training begins with.
+        start: of an ONNX bundle's codes: "nearest", each block by itself; or "calibrated" on the
+            data, as recipe "best" does (AWQ, GPTQ): takes minutes, and begins where that ends.
     """
 
     weights: Annotated[str, AfterValidator(_known_weights)]
     scales: Literal["float32", "uint8"] = "float32"
     embedding: str = "auto"
     train: Literal["weights", "scales"] = "weights"
+    start: Literal["nearest", "calibrated"] = "nearest"
 
     @model_validator(mode="after")
     def _consistent(self) -> QuantizeRecipe:
         if self.scales == "uint8" and "symmetric" in self.weights:
             raise ValueError("symmetric blocks have negative scales, which are stored as float32")
-        self.export_recipe()
+        if self.export_recipe().onnx is None and self.start == "calibrated":
+            raise ValueError("a GGUF's training begins with ggml's own codes: start = nearest")
         return self
 
     def export_recipe(self) -> Recipe:

@@ -122,9 +122,8 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
     training, held_out = split_held_out(samples, recipe.data.held_out)
     progress.advance(1)
     teacher = _teacher(job, student)
-    start = start_student(
-        student, recipe.student, [*training, *held_out], work / _START_FOLDER, progress
-    )
+    folder = work / _START_FOLDER
+    start = start_student(student, recipe.student, [*training, *held_out], folder, progress)
     student, layers = start.student, start.layers
     matching = None
     if recipe.training.hidden_states:
@@ -140,7 +139,7 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
         training, held_out = map(start.vocabulary.renumbered, (training, held_out))
     cached = CachedTeacher(teacher, work / "teacher.sqlite")
     try:
-        quantized = quantized_student(student.model, work / _START_FOLDER, recipe.quantize)
+        quantized = quantized_student(student.model, folder, recipe.quantize, training)
         progress.stage("Measuring the student", 1)
         before = measure(student.model, teacher, held_out)
         given = _beginnings(held_out)
@@ -285,7 +284,9 @@ def _train(
             # Steps since the last checkpoint are made again, from the weights that it had.
             student = _restarted(student, work)
             matching = None if matching is None else matching.of(student.model)
-            quantized = quantized_student(student.model, work / _START_FOLDER, whole.quantize)
+            quantized = quantized_student(
+                student.model, work / _START_FOLDER, whole.quantize, samples
+            )
             progress.stage(
                 f"Training, {micro_batch} sequences at a time because memory ran out", recipe.steps
             )
