@@ -338,16 +338,25 @@ def _ids_of(tokens: npt.ArrayLike) -> tuple[list[int], int, int]:
     return given.tolist(), int(given.min()), int(given.max())
 
 
-def checked_rows(logits: str, count: int) -> int:
-    """How many of `count` positions get logits: 1 for "last", else all of them.
+def checked_extension(
+    tokens: npt.ArrayLike | list[int],
+    logits: str,
+    *,
+    held: int,
+    vocab_size: int,
+    context_length: int,
+) -> tuple[list[int], int]:
+    """What `DecodeState.extend` was called with: the ids, and how many of the last get logits.
 
     Raises:
+        RequestError, ContextOverflow: see `checked_ids`.
         InvalidOption: `logits` is not one of `edgesdk.engines.base.Rows`.
     """
+    ids = checked_ids(tokens, held=held, vocab_size=vocab_size, context_length=context_length)
     if logits == "last":
-        return 1
+        return ids, 1
     if logits in ("all", "each"):
-        return count
+        return ids, len(ids)
     raise InvalidOption(f"logits must be 'last', 'all' or 'each', not {logits!r}.")
 
 

@@ -58,6 +58,23 @@ class Footprint(Protocol):
 
 
 @dataclass(frozen=True)
+class FixedFootprint:
+    """Implements `Footprint` for graphs of fixed shapes: a short text takes what a long one does.
+
+    Attributes:
+        memory: what any context takes.
+    """
+
+    context_length: int
+    kv_bytes_per_token: int
+    read_bytes_per_token: int
+    memory: MemoryNeed
+
+    def need(self, context: int) -> MemoryNeed:
+        return self.memory
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a model needs with a context, and what the device has. Sizes are in bytes.
 

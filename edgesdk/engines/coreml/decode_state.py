@@ -22,9 +22,9 @@ from edgesdk.engines.base import (
     HiddenStates,
     Logits,
     Rows,
+    checked_extension,
     checked_ids,
     checked_length,
-    checked_rows,
 )
 from edgesdk.engines.coreml.functions import CacheState, CoreMlFunctions
 from edgesdk.engines.coreml.step_inputs import StepInputs
@@ -84,13 +84,13 @@ class CoreMlDecodeState:
         cancellation: CancellationToken | None = None,
     ) -> Logits:
         state, loaded = self._open_state(), self._loaded
-        ids = checked_ids(
+        ids, rows = checked_extension(
             tokens,
+            logits,
             held=len(self._tokens),
             vocab_size=loaded.spec.vocab_size,
             context_length=loaded.context_length,
         )
-        rows = checked_rows(logits, len(ids))
         singles = rows if logits == "each" else 0
         start = len(self._tokens)
         total = start + len(ids)

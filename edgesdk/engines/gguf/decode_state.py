@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from edgesdk.engines.base import Logits, Rows, checked_ids, checked_length, checked_rows
+from edgesdk.engines.base import Logits, Rows, checked_extension, checked_ids, checked_length
 from edgesdk.engines.gguf.batching import LogitsBuffer
 from edgesdk.engines.gguf.context import LlamaContext
 from edgesdk.engines.saved_state import (
@@ -55,13 +55,13 @@ class GgufDecodeState:
     ) -> Logits:
         seq_id = self._open_id()
         held = len(self._tokens)
-        ids = checked_ids(
+        ids, rows = checked_extension(
             tokens,
+            logits,
             held=held,
             vocab_size=self._context.vocab_size,
             context_length=self._context_length,
         )
-        rows = checked_rows(logits, len(ids))
         self._settle(seq_id)
         if rows != self._logits.rows:
             self._logits = LogitsBuffer(rows, self._context.vocab_size)

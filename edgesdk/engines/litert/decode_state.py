@@ -21,9 +21,9 @@ from edgesdk.engines.base import (
     HiddenStates,
     Logits,
     Rows,
+    checked_extension,
     checked_ids,
     checked_length,
-    checked_rows,
 )
 from edgesdk.engines.saved_state import (
     KvIdentity,
@@ -118,13 +118,13 @@ class LitertDecodeState:
     ) -> Logits:
         caches = self._open_caches()
         loaded, held = self._loaded, len(self._tokens)
-        ids = checked_ids(
+        ids, rows = checked_extension(
             tokens,
+            logits,
             held=held,
             vocab_size=loaded.vocab_size,
             context_length=loaded.context_length,
         )
-        rows = checked_rows(logits, len(ids))
         wanted_from = held + len(ids) - rows
         run = _Extension(loaded, self._tokens + ids, caches, cancellation)
         if loaded.alike:

@@ -6,12 +6,11 @@ The factors come from what the interpreter holds, and give the peaks that were m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.errors import EngineError
-from edgesdk.system.plan import MIB, PROCESS_BYTES, MemoryNeed
+from edgesdk.system.plan import MIB, PROCESS_BYTES, FixedFootprint, MemoryNeed
 
 _RUNTIME_BYTES = 40 * MIB
 _TOKENIZER_BYTES_PER_ENTRY = 750
@@ -22,35 +21,7 @@ _COPIES_OF_WEIGHTS = 3
 _COPIES_OF_CACHES = 6
 
 
-@dataclass(frozen=True)
-class LitertFootprint:
-    """Implements `edgesdk.system.plan.Footprint`. The window is taken whole, however much of it a
-    conversation fills."""
-
-    context_length: int
-    kv_bytes_per_token: int
-    weights_bytes: int
-    window: int
-    prefill_tokens: int
-    heads: int
-    vocab_size: int
-
-    @property
-    def read_bytes_per_token(self) -> int:
-        return self.weights_bytes
-
-    def need(self, context: int) -> MemoryNeed:
-        scores = 2 * self.heads * self.window
-        return MemoryNeed(
-            process=PROCESS_BYTES,
-            runtime=_RUNTIME_BYTES + self.vocab_size * _TOKENIZER_BYTES_PER_ENTRY,
-            weights=_COPIES_OF_WEIGHTS * self.weights_bytes,
-            kv_cache=_COPIES_OF_CACHES * self.window * self.kv_bytes_per_token,
-            scratch=4 * self.prefill_tokens * (scores + 2 * self.vocab_size),
-        )
-
-
-def footprint(source: Bundle | Path) -> LitertFootprint:
+def footprint(source: Bundle | Path) -> FixedFootprint:
     """The footprint of a LiteRT bundle.
 
     Raises:
@@ -61,13 +32,20 @@ def footprint(source: Bundle | Path) -> LitertFootprint:
         raise EngineError(
             f"{where} is not a LiteRT bundle.", hint="Export the model with --target litert."
         )
-    manifest, static = source.manifest, source.manifest.static
-    return LitertFootprint(
-        context_length=manifest.shape.context_length,
-        kv_bytes_per_token=manifest.shape.kv_bytes_per_token(),
-        weights_bytes=source.role_file("decoder").stat().st_size,
-        window=static.window,
-        prefill_tokens=static.prefill_tokens,
-        heads=manifest.shape.heads,
-        vocab_size=manifest.shape.vocab_size,
+    shape, static = source.manifest.shape, source.manifest.static
+    per_token = shape.kv_bytes_per_token()
+    weights = source.role_file("decoder").stat().st_size
+    scores = 2 * shape.heads * static.window
+    return FixedFootprint(
+        context_length=shape.context_length,
+        kv_bytes_per_token=per_token,
+        read_bytes_per_token=weights,
+        memory=MemoryNeed(
+            process=PROCESS_BYTES,
+            runtime=_RUNTIME_BYTES + shape.vocab_size * _TOKENIZER_BYTES_PER_ENTRY,
+            weights=_COPIES_OF_WEIGHTS * weights,
+            # The window is taken whole, however much of it a conversation fills.
+            kv_cache=_COPIES_OF_CACHES * static.window * per_token,
+            scratch=4 * static.prefill_tokens * (scores + 2 * shape.vocab_size),
+        ),
     )

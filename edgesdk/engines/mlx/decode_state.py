@@ -22,9 +22,9 @@ from edgesdk.engines.base import (
     HiddenStates,
     Logits,
     Rows,
+    checked_extension,
     checked_ids,
     checked_length,
-    checked_rows,
 )
 from edgesdk.engines.mlx.decoder import LayerCache, MlxDecoder
 from edgesdk.engines.saved_state import (
@@ -111,13 +111,13 @@ class MlxDecodeState:
     ) -> Logits:
         self._open_cache()
         loaded = self._loaded
-        ids = checked_ids(
+        ids, rows = checked_extension(
             tokens,
+            logits,
             held=len(self._tokens),
             vocab_size=loaded.vocab_size,
             context_length=loaded.context_length,
         )
-        rows = checked_rows(logits, len(ids))
         found, hidden = loaded.run(
             lambda: self._compute(ids, rows, logits == "each", cancellation), cancellation
         )

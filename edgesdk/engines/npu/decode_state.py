@@ -21,9 +21,9 @@ from edgesdk.engines.base import (
     HiddenStates,
     Logits,
     Rows,
+    checked_extension,
     checked_ids,
     checked_length,
-    checked_rows,
 )
 from edgesdk.engines.npu.kv_window import Floats, KvWindow, fill_mask
 from edgesdk.engines.npu.rope_rows import RopeRows
@@ -88,13 +88,13 @@ class StaticDecodeState:
     ) -> Logits:
         self._open_window()
         model, held = self._model, len(self._tokens)
-        ids = checked_ids(
+        ids, rows = checked_extension(
             tokens,
+            logits,
             held=held,
             vocab_size=model.spec.vocab_size,
             context_length=model.context_length,
         )
-        rows = checked_rows(logits, len(ids))
         if logits == "each":
             found, hidden = self._compute_each(ids, cancellation)
         else:

@@ -21,9 +21,9 @@ from edgesdk.engines.base import (
     HiddenStates,
     Logits,
     Rows,
+    checked_extension,
     checked_ids,
     checked_length,
-    checked_rows,
 )
 from edgesdk.engines.onnx.kv_cache import KvCache, StateCache
 from edgesdk.engines.onnx.loaded_decoder import LoadedDecoder
@@ -87,14 +87,14 @@ class OnnxDecodeState:
     ) -> Logits:
         self.check_open()
         decoder = self._decoder
-        ids = checked_ids(
+        ids, rows = checked_extension(
             tokens,
+            logits,
             held=len(self._tokens),
             vocab_size=decoder.vocab_size,
             context_length=decoder.context_length,
         )
-        count = len(ids)
-        rows, total = checked_rows(logits, count), len(self._tokens) + count
+        count, total = len(ids), len(self._tokens) + len(ids)
         # Else the last row would be alone in its part of the attention, and round as a single step.
         if logits != "each" and count > 1 and count % decoder.attention_rows == 1:
             return self._extend_in_parts(ids, count - 3, logits, cancellation)

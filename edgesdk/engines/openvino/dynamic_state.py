@@ -17,9 +17,9 @@ from edgesdk.engines.base import (
     HiddenStates,
     Logits,
     Rows,
+    checked_extension,
     checked_ids,
     checked_length,
-    checked_rows,
 )
 from edgesdk.engines.openvino.library import reason
 from edgesdk.engines.saved_state import (
@@ -89,23 +89,24 @@ class OpenVinoDecodeState:
     ) -> Logits:
         self._require_open()
         loaded, held = self._loaded, len(self._tokens)
-        ids = checked_ids(
+        ids, rows = checked_extension(
             tokens,
+            logits,
             held=held,
             vocab_size=loaded.shape.vocab_size,
             context_length=loaded.context_length,
         )
-        first = held + len(ids) - checked_rows(logits, len(ids))
+        first = held + len(ids) - rows
         cache, all_ids = self._cache, self._tokens + ids
         found: list[Logits] = []
         hidden: list[HiddenStates] = []
         for start, stop in _cuts(held, len(all_ids), singly=logits == "each"):
             if cancellation is not None:
                 cancellation.raise_if_cancelled()
-            rows, states, cache = self._run(all_ids[start:stop], start, cache, first)
+            each, states, cache = self._run(all_ids[start:stop], start, cache, first)
             # A graph gives a row at least, wanted or not.
             if stop > first:
-                found.append(rows)
+                found.append(each)
                 hidden += [] if states is None else [states]
         self._tokens, self._cache = all_ids, cache
         self._latest = np.concatenate(hidden) if hidden else None
