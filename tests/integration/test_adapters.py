@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ from edgesdk_export.onnx.stored_weights import matrix_parts, read_stored
 from edgesdk_export.pipeline import ExportJob, export
 from edgesdk_export.progress import SilentProgress
 from edgesdk_quantize.formats.blocks import PackedMatrix, dequantize
+from support.command_line import edgesdk_here
 from support.peft_adapters import save_lora
+from support.served import served
 from support.tiny_models import make_tiny
+from tiny_onnx_bundle import write_tiny_bundle
 
 import edgesdk
 from edgesdk.bundle.adapter import Adapter
@@ -31,6 +35,7 @@ from edgesdk.errors import (
     AdapterMismatch,
     BundleError,
     DamagedBundle,
+    ExportError,
     InvalidOption,
     RequestError,
 )
@@ -351,3 +356,47 @@ def test_on_an_int4_bundle_it_is_the_adapter_of_the_stored_weights(tmp_path):
     state = open_engine(bundle, "cpu", adapter=adapter).new_state()
     assert np.abs(state.extend(TOKENS, logits="all") - changed).mean() < 2 * noise
     assert np.abs(changed - alone).mean() > 10 * noise
+
+
+def test_the_command_line_makes_an_adapter_and_answers_with_it(tiny, tmp_path):
+    peft, folder = tiny.adapters[0].path.with_name("first-peft"), tmp_path / "mine"
+    bundle = str(tiny.bundle.path)
+    made = edgesdk_here(
+        *("export", "--adapter", str(peft), bundle, "--output", str(folder), "--name", "Mine"),
+        home=tmp_path,
+    )
+    assert "mine: an adapter of rank 4 for tiny" in made.stdout
+    asked = ("run", bundle, "--device", "cpu", "--adapter", str(folder), "--json", "Hello")
+    said = json.loads(edgesdk_here(*asked, "--max-tokens", "2", home=tmp_path).stdout)
+    assert said["receipt"]["adapter"] == "mine"
+    refused = edgesdk_here(
+        *("export", "--adapter", str(peft), bundle, "--bits", "4"), home=tmp_path, expect=2
+    )
+    assert "--bits is of bundles" in refused.stderr
+
+
+def test_a_server_lists_adapters_and_answers_with_them(tiny, tmp_path):
+    store = StoreModels([str(tiny.bundle.path)], store=Store(tmp_path), device="cpu")
+    models = AdaptedModels(store, [each.path for each in tiny.adapters])
+    text = "Where do rivers rise?"
+    with served(models, max_models=3) as server:
+        names = [entry["id"] for entry in server.get("/v1/models").json()["data"]]
+        assert names == ["tiny", "tiny:first", "tiny:second"]
+        answers = []
+        for name in names:
+            asked = {"model": name, "prompt": text, "max_tokens": 6, "temperature": 0}
+            done = server.post("/v1/completions", json=asked)
+            assert done.status_code == 200, done.text
+            answers.append(done.json()["choices"][0]["text"])
+        assert len(set(answers)) == 3
+        missing = server.post("/v1/completions", json={"model": "tiny:third", "prompt": text})
+        assert missing.status_code == 404
+
+
+def test_bundles_that_run_no_adapters_are_refused(tiny, tmp_path):
+    # Whoever drew its graph did not say what it computes.
+    foreign = write_tiny_bundle(tmp_path / "foreign")
+    peft = tiny.adapters[0].path.with_name("first-peft")
+    with pytest.raises(ExportError, match=r"runs no adapters.*--merge-adapter"):
+        export_adapter(AdapterJob(peft, foreign.path, tmp_path / "adapter", "first"))
+    assert not (tmp_path / "adapter").exists()

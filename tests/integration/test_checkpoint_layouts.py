@@ -220,8 +220,12 @@ def two_models(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "what", "remedy"),
     [
-        (lora_alone, r"LORA adapter of someone/base, and no model", r"merge_and_unload"),
-        (lora_without_its_config, r"LORA adapter of a base model that it does not", r"Merge"),
+        (lora_alone, r"LORA adapter of someone/base, and no model", r"--merge-adapter FOLDER"),
+        (
+            lora_without_its_config,
+            r"LORA adapter of a base model that it does not",
+            r"--adapter",
+        ),
         (
             lora_beside_its_base,
             r"LORA adapter \(adapter_model.*beside a model",

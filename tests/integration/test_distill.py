@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from edgesdk_export.adapters.export import AdapterJob, export_adapter
 from edgesdk_export.distill.divergence import divergence_named
 from edgesdk_export.distill.measure import measure
 from edgesdk_export.distill.recipe import DistillRecipe
@@ -239,6 +240,23 @@ def test_low_rank_training_leaves_an_adapter_and_the_merged_student(checkpoint, 
     with torch.no_grad():
         one, other = merged(input_ids=ids).logits, adapted(input_ids=ids).logits
     assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_the_adapter_that_training_leaves_goes_onto_the_bundle(checkpoint, text, tmp_path):
+    whole = recipe(training={"lora_rank": 2, "steps": 4})
+    student = distill(
+        DistillJob(checkpoint, (text,), tmp_path / "student", whole), SilentProgress()
+    ).path
+    job = ExportJob(checkpoint, tmp_path / "bundle", "tiny", scheme="fp32", quality_tokens=0)
+    export(job, SilentProgress())
+    adapter = export_adapter(
+        AdapterJob(student / "adapter", job.destination, tmp_path / "adapter", "trained")
+    )
+    with edgesdk.load(job.destination, device="cpu", adapter=adapter.path) as model:
+        found = model.runtime.engine.new_state().extend(SAMPLES[0].ids, logits="all")
+    with torch.no_grad():
+        expected = load_trainable(student).model(input_ids=torch.tensor([SAMPLES[0].ids])).logits
+    np.testing.assert_allclose(found, expected[0], atol=1e-3)
 
 
 def test_a_gguf_is_trained_and_saved_like_any_checkpoint(gguf_checkpoint, text, tmp_path):

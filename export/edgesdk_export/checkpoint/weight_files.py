@@ -69,8 +69,8 @@ def refuse_adapter(folder: Path, *, beside_weights: bool) -> None:
     kind = settings.get("peft_type", "LORA")
     base = settings.get("base_model_name_or_path") or "a base model that it does not name"
     merge = (
-        "Merge it first, with peft: AutoPeftModelForCausalLM.from_pretrained(FOLDER)"
-        ".merge_and_unload().save_pretrained(MERGED); then export MERGED."
+        "Export the base model with --merge-adapter FOLDER, or make an adapter for its bundle:"
+        " edgesdk export --adapter FOLDER BUNDLE."
     )
     if not beside_weights:
         raise CheckpointError(
