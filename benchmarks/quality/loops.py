@@ -16,6 +16,7 @@ Greedy, one thread; prompts answered, at the limit without and with the finder, 
     SmolLM2-135M Q4_1 (GGUF), 256   300   165   126   0
     Qwen2.5-Coder-1.5B int4, 256    104    32    30   0
     Qwen2.5-Coder-1.5B int8, 256     62    21    21   0
+    Qwen2.5-Coder-1.5B Q4_K_M, 256   44    12    11   0
 
 With DRY (`--dry-multiplier 0.8`) the same GGUF leaves 3 cycles in 254 prompts to the finder, and
 131 of them still run to the limit: DRY changes what is said over and over, it does not end it. So
