@@ -20,6 +20,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from edgesdk.errors import UnsupportedBundle
 from edgesdk.loading import load
+from edgesdk.model import Model
 
 MODEL_NAME = "edgesdk"
 # The harness's own, where a task says nothing.
@@ -30,7 +31,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
     """A model as the harness asks it: log-likelihoods of texts, and greedy or sampled answers.
 
     Args:
-        bundle: what `edgesdk.load` takes: a name in the store, a folder, or a `.gguf`.
+        bundle: what `edgesdk.load` takes: a name in the store, a folder, or a `.gguf`; or a model
+            that is loaded already, for which the others do not count.
         run_device: where it runs, as `edgesdk.load` names devices.
         threads, context: as `edgesdk.load` has them.
         device, batch_size, max_batch_size: the harness gives them to every model, the device as
@@ -39,7 +41,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
 
     def __init__(
         self,
-        bundle: str,
+        bundle: str | Model,
         run_device: str = "auto",
         threads: int | None = None,
         context: int | None = None,
@@ -48,8 +50,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        self._bundle = bundle
-        self._model = load(bundle, device=run_device, threads=threads, context=context)
+        if isinstance(bundle, str):
+            bundle = load(bundle, device=run_device, threads=threads, context=context)
+        self._model = bundle
         self._encoder = self._model.runtime.encoder
 
     @property
@@ -68,7 +71,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
 
     @property
     def tokenizer_name(self) -> str:
-        return self._bundle.replace("/", "__")
+        return self._model.name.replace("/", "__")
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template's source, which the harness puts into its results."""
@@ -86,7 +89,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         template = self._encoder.template
         if template is None:
             raise UnsupportedBundle(
-                f"{self._bundle} has no chat template.", hint="Leave --apply_chat_template out."
+                f"{self._model.name} has no chat template.", hint="Leave --apply_chat_template out."
             )
         text = template.render(
             chat_history,
@@ -171,7 +174,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         token = None if text is None else self._encoder.tokenizer.added_tokens.get(text)
         if token is None:
             raise UnsupportedBundle(
-                f"{self._bundle} names no token that ends a text, which the harness needs.",
+                f"{self._model.name} names no token that ends a text, which the harness needs.",
                 hint="Export the model again from a checkpoint whose tokenizer names one.",
             )
         return token
@@ -184,7 +187,7 @@ def register() -> None:
 
 
 def evaluate(
-    bundle: str,
+    bundle: str | Model,
     tasks: Sequence[str],
     *,
     include_path: Path | None = None,

@@ -74,6 +74,7 @@ _SUBCOMMANDS = {
     "export": Subcommand("edgesdk.cli.export:command", "Turn a checkpoint into a bundle."),
     "distill": Subcommand("edgesdk.cli.distill:command", "Train a small model on a big one."),
     "generate": Subcommand("edgesdk.cli.generate:command", "Have a cloud model write answers."),
+    "flywheel": Subcommand("edgesdk.cli.flywheel:command", "Train on what was escalated."),
     "compile": Subcommand("edgesdk.cli.compile:command", "Compile a bundle for NPUs."),
     "package": Subcommand("edgesdk.cli.package:command", "Pack a bundle for an app on a phone."),
     "quality": Subcommand("edgesdk.cli.quality:command", "Measure the quality of bundles."),

@@ -182,7 +182,7 @@ async def stream_chunks(
         RequestError: the request cannot be written as JSON.
     """
     cloud, parameters = endpoint.cloud, endpoint.parameters
-    timer = _StageTimer(cloud, cancellation)
+    timer = AttemptTimer(cloud, cancellation)
     timer.start(patience.first_token, "its first token")
     request = {**body, "model": cloud.model, "stream": True}
     request["stream_options"] = {"include_usage": True}
@@ -193,7 +193,7 @@ async def stream_chunks(
             # Another body under the same key is a mistake for endpoints that heed it.
             number = progress.requests
             key = idempotency_key if number == 1 else f"{idempotency_key}-{number}"
-            async with _open(endpoint, sent, key, timer, progress) as response:
+            async with open_response(endpoint, sent, key, timer, progress) as response:
                 status = response.status_code
                 if 200 <= status < 300:
                     reading = _read(response, cloud, sent, patience, timer)
@@ -201,13 +201,13 @@ async def stream_chunks(
                         async for delta in deltas:
                             yield delta
                     return
-                refusal = await _read_refusal(response, timer)
+                refusal = await read_error_body(response, timer)
             if not parameters.learn(status, refusal, sent):
                 raise error_for_status(cloud, status, response.headers, refusal, sent)
     except EdgeError:
         raise
     except Exception as error:
-        raise broken_off(cloud, hide_quotes(_reason(error), cloud, request)) from error
+        raise broken_off(cloud, hide_quotes(failure_reason(error), cloud, request)) from error
 
 
 def broken_off(cloud: Cloud, reason: str) -> CloudBroken:
@@ -220,7 +220,7 @@ async def _read(
     cloud: Cloud,
     sent: dict[str, Any],
     patience: Patience,
-    timer: _StageTimer,
+    timer: AttemptTimer,
 ) -> AsyncGenerator[ChunkDelta, None]:
     """Yield the chunks of a reply until it is whole."""
     begun = finished = False
@@ -260,7 +260,7 @@ async def _read(
             yield delta
 
 
-class _StageTimer:
+class AttemptTimer:
     """Limits each wait: to what is left of the current stage, and to the deadline."""
 
     def __init__(self, cloud: Cloud, cancellation: CancellationToken) -> None:
@@ -297,13 +297,25 @@ class _StageTimer:
 
 
 @asynccontextmanager
-async def _open(
+async def open_response(
     endpoint: EndpointState,
     body: dict[str, Any],
     key: str,
-    timer: _StageTimer,
+    timer: AttemptTimer,
     progress: SendProgress,
+    *,
+    url: str | None = None,
 ) -> AsyncIterator[httpx.Response]:
+    """Send a request, and give the response, whose body is not read yet.
+
+    Args:
+        key: idempotency key.
+        url: where it goes; None for chat completions.
+
+    Raises:
+        CloudUnreachable: no response came.
+        RequestError: the request cannot be written as JSON.
+    """
     cloud, http = endpoint.cloud, endpoint.http
     headers = {
         "Accept": "text/event-stream",
@@ -315,7 +327,7 @@ async def _open(
     own = {name.lower() for name in cloud.headers}
     headers = {name: value for name, value in headers.items() if name.lower() not in own}
     request = http.build_request(
-        "POST", cloud.chat_url, content=_encoded(body), headers={**headers, **cloud.headers}
+        "POST", url or cloud.chat_url, content=_encoded(body), headers={**headers, **cloud.headers}
     )
     # Reading is limited by `timer`, which also sees bytes that trickle.
     timeout = httpx.Timeout(None, connect=cloud.timeouts.connect)
@@ -328,7 +340,7 @@ async def _open(
         raise
     except (httpx.TransportError, OSError) as error:
         raise CloudUnreachable(
-            f"{cloud.name} cannot be reached: {_reason(error)}.", endpoint=cloud.name
+            f"{cloud.name} cannot be reached: {failure_reason(error)}.", endpoint=cloud.name
         ) from error
     try:
         yield response
@@ -349,7 +361,7 @@ def _encoded(body: dict[str, Any]) -> bytes:
         ) from None
 
 
-async def _read_refusal(response: httpx.Response, timer: _StageTimer) -> Refusal:
+async def read_error_body(response: httpx.Response, timer: AttemptTimer) -> Refusal:
     """Read an error's body; what cannot be read says nothing."""
     body = b""
     try:
@@ -365,7 +377,8 @@ async def _read_refusal(response: httpx.Response, timer: _StageTimer) -> Refusal
     return read_refusal(body.decode("utf-8-sig", "replace"))
 
 
-def _reason(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
+    """Say why a request failed, without anything that may be private."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -105,16 +105,27 @@ class CloudClient(Closeable):
         Its errors come from the iteration. A fork of the process that made the client gets a
         RequestError.
         """
-        self._fork_guard.check()
-        with self._guard:
-            if self._portal is None:
-                self._portal = self._stack.enter_context(start_blocking_portal())
-                never_freed_in_forks(self._stack)
-            portal = self._portal
+        portal = self._started()
         events = self._failover.reply(
             body, cancellation or CancellationToken(), spending, on_break, key, fallback=fallback
         )
         return CloudStream(portal, events)
+
+    def completion(
+        self,
+        body: dict[str, Any],
+        *,
+        cancellation: CancellationToken | None = None,
+        spending: CallSpending | None = None,
+    ) -> dict[str, Any]:
+        """Return one text completion, which is not streamed, as the endpoint's JSON.
+
+        Arguments and errors are those of `Failover.completion`. It tells what a chat does not: the
+        log-probabilities of a text that is given.
+        """
+        return self._started().call(
+            self._failover.completion, body, cancellation or CancellationToken(), spending
+        )
 
     def close(self) -> None:
         """End all requests and free the connections; in a fork they are the parent's."""
@@ -125,6 +136,15 @@ class CloudClient(Closeable):
                 self._portal.call(http.aclose)
         self._stack.close()
         self._portal = None
+
+    def _started(self) -> BlockingPortal:
+        """The event loop's portal; it is started when first needed."""
+        self._fork_guard.check()
+        with self._guard:
+            if self._portal is None:
+                self._portal = self._stack.enter_context(start_blocking_portal())
+                never_freed_in_forks(self._stack)
+            return self._portal
 
 
 def _http_client(cloud: Cloud) -> httpx.AsyncClient:

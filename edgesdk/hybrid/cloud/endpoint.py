@@ -265,6 +265,11 @@ class Cloud:
         """The address of chat completions."""
         return f"{self.base_url.rstrip('/')}/chat/completions"
 
+    @property
+    def completions_url(self) -> str:
+        """The address of text completions."""
+        return f"{self.base_url.rstrip('/')}/completions"
+
     def _take_preset(self, name: str, model: str) -> None:
         defaults = Cloud("http://localhost/v1", "m")
         given = {

@@ -32,6 +32,7 @@ from edgesdk.hybrid.cloud.attempt import (
     stream_chunks,
 )
 from edgesdk.hybrid.cloud.cloud_reply import CloudEvent, CloudReply, ReplyAssembly, Restart
+from edgesdk.hybrid.cloud.completion import completion_reply, request_completion
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.endpoint_state import EndpointState, RetryBudget
 from edgesdk.hybrid.cloud.spending import CallSpending
@@ -203,6 +204,40 @@ class Failover:
             failure.attempts = tuple(call.failures)
             raise failure
         yield _with_failures(assembly.partial("incomplete", failure.endpoint, call.count), call)
+
+    async def completion(
+        self,
+        body: dict[str, Any],
+        cancellation: CancellationToken,
+        spending: CallSpending | None = None,
+    ) -> dict[str, Any]:
+        """Return one text completion as the endpoint's JSON; errors are those of `reply`."""
+        key = uuid.uuid4().hex
+        call = _Progress(body, cancellation, spending or CallSpending(), key, 0.0)
+        failure = self._all_open()
+        turns = self._turns(call)
+        async with aclosing(turns):
+            async for endpoint in turns:
+                attempt = await self._begin(endpoint, call)
+                patience = self._patience(endpoint, call)
+                try:
+                    found = await request_completion(
+                        endpoint, body, patience, key, cancellation, call.sends[-1]
+                    )
+                except CloudError as error:
+                    failure = error
+                    self._fail(attempt, failure, call)
+                except BaseException:
+                    attempt.abandon()
+                    raise
+                else:
+                    attempt.succeed(completion_reply(found, endpoint.cloud.name, call.count))
+                    self._retries.succeed()
+                    return found
+                finally:
+                    await attempt.close()
+        failure.attempts = tuple(call.failures)
+        raise failure
 
     async def _begin(self, endpoint: EndpointState, call: _Progress) -> Attempt:
         """Make an attempt that is paid for, but not sent yet; raises BudgetExceeded."""
