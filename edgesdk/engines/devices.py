@@ -223,7 +223,10 @@ DEVICES: tuple[DeviceRecord, ...] = (
                 opener="edgesdk.engines.openvino.dynamic_engine:open_engine",
                 footprint=_ONNX_FOOTPRINT,
                 proof="software",
-                tests=("tests/integration/test_engine_contract.py",),
+                tests=(
+                    "tests/integration/test_engine_contract.py",
+                    "tests/integration/test_openvino.py",
+                ),
                 # NPUs take fixed shapes only.
                 kinds=("gpu",),
             ),
