@@ -41,7 +41,7 @@ A recipe is a TOML file. Its keys and what they are by default:
               teacher_tokens = 64, cross_entropy = 0.0, on_policy = 0.0, sampled_tokens = 64,
               cross_entropy_end, on_policy_end (as at the start), hidden_states = 0.0,
               steps = 500, batch = 8, micro_batch = 4, learning_rate = 2e-4, warmup = 0.05,
-              lora_rank = 0, save_every = 100, seed = 0
+              lora_rank = 0, save_every = 100, seed = 0, bfloat16 (where that is faster)
   [quantize]  weights (none; "int4-128", "q4_0", ...), scales = "float32", embedding = "auto",
               train = "weights" (or "scales"), start = "nearest" (or "calibrated")
 """
@@ -101,7 +101,9 @@ def command(
     except KeyboardInterrupt:
         click.echo("The same command goes on from the last checkpoint.", err=True)
         raise
-    _report(result, as_json=as_json)
+    # Of several processes one says it.
+    if os.environ.get("RANK", "0") == "0":
+        _report(result, as_json=as_json)
 
 
 def _report(result: Distilled, *, as_json: bool) -> None:

@@ -193,12 +193,12 @@ class StageProgressBar:
         self._title, self._steps = "", 0
         self._clock = StageTimer(0, 0.0)
         self._task: TaskID | None = None
-        self._said = 0.0
+        self._said, self._note = 0.0, ""
 
     def stage(self, title: str, steps: int) -> None:
         if self._task is not None:
             self._bar.stop_task(self._task)
-        self._title, self._steps, self._said = title, steps, self._now()
+        self._title, self._steps, self._said, self._note = title, steps, self._now(), ""
         self._clock = StageTimer(steps, self._said)
         self._task = self._bar.add_task(title, total=steps, clock=self._clock, now=self._now)
         self._say(f"({steps} {'step' if steps == 1 else 'steps'})")
@@ -209,12 +209,18 @@ class StageProgressBar:
         if self._task is not None:
             self._bar.update(self._task, completed=done)
         if self._clock.found > found:
-            self._say(f"({done} were finished by the export before)")
+            self._say(f"({done} were finished by the run before)")
         elif now - self._said >= _SECONDS_BETWEEN_LINES:
             self._said = now
             left = self._clock.left(now)
             rest = "" if left is None else f", about {format_seconds(left)} left"
-            self._say(f"{done}/{self._steps}, {format_seconds(self._clock.spent(now))}{rest}")
+            spent = format_seconds(self._clock.spent(now))
+            self._say(f"{done}/{self._steps}, {spent}{rest}{self._note}")
+
+    def note(self, text: str) -> None:
+        self._note = f", {text}"
+        if self._task is not None:
+            self._bar.update(self._task, description=self._title + self._note)
 
     def _say(self, text: str) -> None:
         if not self._console.is_terminal:

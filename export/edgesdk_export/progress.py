@@ -15,6 +15,9 @@ class ExportProgress(Protocol):
         """`done` steps of the stage are over. The first call may say with how many it begins: none,
         or those that an earlier process finished."""
 
+    def note(self, text: str) -> None:
+        """Something that is worth seeing beside the steps, until there is another note: a loss."""
+
 
 class SilentProgress:
     """Progress that nobody watches."""
@@ -23,4 +26,7 @@ class SilentProgress:
         """Nothing."""
 
     def advance(self, done: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
         """Nothing."""

@@ -75,9 +75,26 @@ def test_a_log_gets_a_line_now_and_then() -> None:
 def test_a_log_says_what_was_finished_before() -> None:
     assert lines_of([(0.1, 5), (20.1, 6)], 7) == [
         "Writing layers (7 steps)",
-        "Writing layers (5 were finished by the export before)",
+        "Writing layers (5 were finished by the run before)",
         "Writing layers 6/7, 20 s, about 20 s left",
     ]
+
+
+def test_a_note_is_seen_until_the_next_stage() -> None:
+    time, out = [0.0], io.StringIO()
+    console = Console(file=out, width=100)
+    with Progress(console=console, disable=True) as bar:
+        stages = StageProgressBar(bar, console, lambda: time[0])
+        stages.stage("Training", 2)
+        stages.note("loss 0.5")
+        time[0] = 20.0
+        stages.advance(1)
+        stages.stage("Measuring", 2)
+        time[0] = 40.0
+        stages.advance(1)
+    lines = out.getvalue().splitlines()
+    assert lines[1] == "Training 1/2, 20 s, about 20 s left, loss 0.5"
+    assert lines[3] == "Measuring 1/2, 20 s, about 20 s left"
 
 
 def test_a_terminal_gets_a_bar_with_the_time_left() -> None:

@@ -98,3 +98,21 @@ def test_a_teacher_that_is_sure_leaves_no_rest():
 def test_an_unknown_loss_is_named():
     with pytest.raises(InvalidOption, match="no loss 'forward'"):
         divergence_named("forward")
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 10.0])
+def test_gradients_are_those_of_each_operation(sharpness):
+    # The second one leaves almost nothing to the rest, where it is summed in another way.
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(5, 40, generator=generator) * sharpness).requires_grad_()
+    taught = likeliest(logits.detach() + torch.randn(5, 40, generator=generator), 6)
+    above = torch.randn(5, 7, generator=generator)
+    log_probs = logits.double().log_softmax(-1)
+    kept = torch.zeros(5, 40, dtype=torch.bool).scatter(1, taught.ids, True)
+    rest = log_probs.masked_fill(kept, float("-inf")).logsumexp(-1, keepdim=True)
+    expected = torch.cat([log_probs.gather(-1, taught.ids), rest], dim=-1)
+    (wanted,) = torch.autograd.grad(expected, logits, above.double())
+    cells = student_cells(logits, taught)
+    (found,) = torch.autograd.grad(cells, logits, above)
+    assert torch.allclose(cells.double(), expected, atol=1e-3, rtol=1e-4)
+    assert torch.allclose(found, wanted.float(), atol=1e-4, rtol=1e-4)

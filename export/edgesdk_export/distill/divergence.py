@@ -11,16 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from edgesdk.errors import InvalidOption
 
 # Log-probabilities below this are taken as this: a cell that one side excludes costs much, not
 # infinitely much, and has no gradient that is not a number.
 _MIN_LOG = -50.0
+# Above this share of the kept tokens the rest is summed, not subtracted.
+_MAX_KEPT = 1 - 1e-3
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,48 @@ def student_cells(logits: Tensor, teacher: TeacherTokens) -> Tensor:
     Args:
         logits: [positions, vocab].
     """
-    logits = logits.float()
-    total = logits.logsumexp(-1, keepdim=True)
-    kept = logits.gather(-1, teacher.ids) - total
     if teacher.ids.shape[-1] >= teacher.vocab_size:
-        return kept
-    others = logits.scatter(-1, teacher.ids, float("-inf"))
-    return torch.cat([kept, others.logsumexp(-1, keepdim=True) - total], dim=-1)
+        logits = logits.float()
+        return logits.gather(-1, teacher.ids) - logits.logsumexp(-1, keepdim=True)
+    cells: Tensor = _Cells.apply(logits, teacher.ids)  # type: ignore[no-untyped-call]
+    return cells
+
+
+class _Cells(torch.autograd.Function):
+    """`student_cells` where there is a rest.
+
+    Over a vocabulary of 50,000 tokens these few operations take a third of a training step when
+    each is differentiated by itself. The gradient is known: with p the student's probabilities, R
+    its rest and g what comes from above, it is g_j - p_j * sum(g) for a token that the teacher
+    names, and p_j * (g_rest / R - sum(g)) for any other.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
+        values = logits.float()
+        total = values.logsumexp(-1, keepdim=True)
+        kept = values.gather(-1, ids) - total
+        share = kept.exp().sum(-1, keepdim=True)
+        rest = torch.log1p(-share.clamp(max=_MAX_KEPT))
+        # Near 1 the difference has no digits left; those few rows are summed.
+        close = share[:, 0] >= _MAX_KEPT
+        if bool(close.any()):
+            others = values[close].scatter(-1, ids[close], float("-inf"))
+            rest[close] = others.logsumexp(-1, keepdim=True) - total[close]
+        ctx.save_for_backward(logits, ids, total, rest)
+        return torch.cat([kept, rest], dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:
+        logits, ids, total, rest = ctx.saved_tensors
+        whole = above.sum(-1, keepdim=True)
+        probs = (logits.float() - total).exp_()
+        named = above[:, :-1] - whole * probs.gather(-1, ids)
+        # Where nothing is left over, nothing of it can move.
+        others = above[:, -1:] * torch.exp(-rest.clamp(min=_MIN_LOG))
+        gradient = probs.mul_(others - whole).scatter_(-1, ids, named)
+        return gradient.to(logits.dtype), None
 
 
 # (log p of the teacher, log q of the student), [positions, cells] each, to nats [positions].

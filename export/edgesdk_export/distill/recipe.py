@@ -83,6 +83,7 @@ class TrainingRecipe(_Section):
         micro_batch: sequences that are in memory at once; fewer where memory runs out.
         learning_rate: the highest; it rises over `warmup` of the steps, then falls as a cosine.
         lora_rank: rank of LoRA matrices that are trained instead of all weights; 0 for all.
+        bfloat16: whether to multiply in it; None = where the machine is faster at that.
         save_every: steps between checkpoints, from which a stopped run goes on.
     """
 
@@ -100,6 +101,7 @@ class TrainingRecipe(_Section):
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
     warmup: Share = 0.05
     lora_rank: Annotated[int, Field(ge=0)] = 0
+    bfloat16: bool | None = None
     save_every: Annotated[int, Field(gt=0)] = 100
     seed: int = 0
 

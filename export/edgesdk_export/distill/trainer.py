@@ -9,7 +9,7 @@ lacks: the loss, the batches with a teacher's answers in them, and the student's
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,9 @@ class TeacherCollator:
 
     def __init__(self, teacher: Teacher, objective: Objective, *, pad: int) -> None:
         self._teacher = teacher
-        self._k = min(objective.teacher_tokens, teacher.vocab_size)
+        # Cross-entropy alone needs no teacher.
+        alone = objective.cross_entropy == 1 and objective.cross_entropy_end in (None, 1)
+        self._k = 0 if alone else min(objective.teacher_tokens, teacher.vocab_size)
         self._pad = pad
 
     def __call__(self, items: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
@@ -81,8 +83,9 @@ class TeacherCollator:
             ids[row, :size] = torch.tensor(sample.ids)
             mask[row, :size] = 1
             labels[row, sample.prompt : size] = ids[row, sample.prompt : size]
-            found = self._teacher.tokens(sample.ids, self._k)
-            teacher_ids[row, :size], log_probs[row, :size] = found.ids, found.log_probs
+            if self._k:
+                found = self._teacher.tokens(sample.ids, self._k)
+                teacher_ids[row, :size], log_probs[row, :size] = found.ids, found.log_probs
         return {
             "input_ids": ids,
             "attention_mask": mask,
@@ -117,6 +120,20 @@ class DistillTrainer(Trainer):
         # So that it counts the learned tokens of a whole step, over accumulated micro-batches.
         self.model_accepts_loss_kwargs = True
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """The batches of a step, some of which the student writes itself, and their tokens."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches or not self._writes_itself():
+            return batches, count
+        # Before tokens are counted: what is written has another length than what was read.
+        # Drawn by the step alone: a resumed run gets its random state only after this.
+        with torch.random.fork_rng():
+            torch.manual_seed(self.args.seed + self.state.global_step)
+            batches = [self._own_writing(batch) for batch in batches]
+        return batches, self._get_num_items_in_batch(batches, device)
+
     def compute_loss(
         self,
         model: Any,
@@ -131,27 +148,31 @@ class DistillTrainer(Trainer):
         """
         batch = dict(inputs)
         numbers = batch.pop("samples")
-        if model.training and self._writes_itself():
-            batch = self._own_writing(model, batch)
         teacher_ids, log_probs = batch.pop("teacher_ids"), batch.pop("teacher_log_probs")
         outputs = model(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
         )
-        targets = batch["labels"][:, 1:]
-        learned = targets != _IGNORED
-        logits = outputs.logits[:, :-1][learned]
+        # Position i predicts token i + 1. Rows are selected by number: the gradient of a mask is
+        # several times as slow.
+        targets = functional.pad(batch["labels"][:, 1:], (0, 1), value=_IGNORED).flatten()
+        learned = (targets != _IGNORED).nonzero()[:, 0]
+        logits = outputs.logits.flatten(0, 1).index_select(0, learned)
         teacher = TeacherTokens(
-            teacher_ids[:, :-1][learned], log_probs[:, :-1][learned], self._teacher.vocab_size
+            teacher_ids.flatten(0, 1)[learned],
+            log_probs.flatten(0, 1)[learned],
+            self._teacher.vocab_size,
         )
         loss = self._loss(logits, teacher, targets[learned])
         if self._hidden_states is not None:
-            # Position i predicts token i + 1.
             read = functional.pad(batch["labels"][:, 1:] != _IGNORED, (0, 1))
             loss = loss + self._hidden_states.loss(
                 batch["input_ids"], batch["attention_mask"], read
             )
-        count = num_items_in_batch if num_items_in_batch is not None else learned.sum()
+        count = num_items_in_batch if num_items_in_batch is not None else len(learned)
         mean = loss / torch.as_tensor(count, device=loss.device).clamp(min=1)
+        if num_items_in_batch is not None:
+            # It counts the tokens of all processes, whose gradients are averaged, not added.
+            mean = mean * self.accelerator.num_processes
         if not torch.isfinite(mean):
             raise TrainingError(
                 f"The loss became {float(mean)} in step {self.state.global_step + 1}, on the"
@@ -160,6 +181,15 @@ class DistillTrainer(Trainer):
                 " samples.",
             )
         return (mean, outputs) if return_outputs else mean
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Raises where a weight is no number: the last checkpoint must be one to go on from."""
+        if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
+            raise TrainingError(
+                f"A weight became no number in step {self.state.global_step}.",
+                hint="Go on from the last checkpoint with a lower learning rate.",
+            )
+        super()._save_checkpoint(model, trial)
 
     def _loss(self, logits: Tensor, teacher: TeacherTokens, targets: Tensor) -> Tensor:
         share = self._now(self._objective.cross_entropy, self._objective.cross_entropy_end)
@@ -185,25 +215,33 @@ class DistillTrainer(Trainer):
         done = self.state.global_step / max(1, self.state.max_steps - 1)
         return start + (end - start) * done
 
-    def _own_writing(self, model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _own_writing(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The student's own continuations of the prompts of a batch, judged by the teacher."""
-        writer = self.accelerator.unwrap_model(model)
+        writer = self.accelerator.unwrap_model(self.model)
         writer.eval()
+        prompts = _prompts(batch)
         written = [
-            Sample(tuple(self._continued(writer, prompt)), len(prompt))
-            for prompt in _prompts(batch)
+            Sample((*prompt, *answer), len(prompt))
+            for prompt, answer in zip(prompts, self._continued(writer, prompts), strict=True)
         ]
         writer.train()
         collator = self.data_collator
         assert isinstance(collator, TeacherCollator)
         made = collator.batch(written)
-        return {name: value.to(batch["input_ids"].device) for name, value in made.items()}
+        return {**batch, **{name: value.to(writer.device) for name, value in made.items()}}
 
-    def _continued(self, writer: Any, prompt: Tensor) -> list[int]:
-        with torch.no_grad():
+    def _continued(self, writer: Any, prompts: Sequence[list[int]]) -> list[list[int]]:
+        """What the student says after each prompt, up to a token that ends an answer."""
+        length = max(map(len, prompts))
+        # Padding comes first, so that all go on at the same place.
+        padding = [length - len(prompt) for prompt in prompts]
+        ids = torch.tensor([[0] * n + ids for n, ids in zip(padding, prompts, strict=True)])
+        mask = torch.tensor([[0] * n + [1] * (length - n) for n in padding])
+        ends = _end_tokens(writer)
+        with torch.no_grad(), self.compute_loss_context_manager():
             written = writer.generate(
-                input_ids=prompt[None],
-                attention_mask=torch.ones_like(prompt[None]),
+                input_ids=ids.to(writer.device),
+                attention_mask=mask.to(writer.device),
                 max_new_tokens=self._objective.sampled_tokens,
                 do_sample=True,
                 temperature=1.0,
@@ -211,16 +249,26 @@ class DistillTrainer(Trainer):
                 top_p=1.0,
                 pad_token_id=0,
             )
-        ids: list[int] = written[0].tolist()
-        return ids
+        return [_up_to(row, ends) for row in written[:, length:].tolist()]
 
 
-def _prompts(batch: Mapping[str, Tensor]) -> list[Tensor]:
+def _end_tokens(writer: Any) -> frozenset[int]:
+    found = writer.generation_config.eos_token_id
+    return frozenset([] if found is None else [found] if isinstance(found, int) else found)
+
+
+def _up_to(ids: list[int], ends: frozenset[int]) -> list[int]:
+    """The tokens to the first of `ends`, and that one: after it `generate` pads."""
+    stop = next((place for place, token in enumerate(ids) if token in ends), len(ids) - 1)
+    return ids[: stop + 1]
+
+
+def _prompts(batch: Mapping[str, Tensor]) -> list[list[int]]:
     """What the student goes on from: the prompts of conversations, the first half of texts."""
     prompts = []
     for ids, mask, labels in zip(
         batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
     ):
         size, given = int(mask.sum()), int((labels == _IGNORED)[: int(mask.sum())].sum())
-        prompts.append(ids[: given if given > 1 else max(1, size // 2)])
+        prompts.append(ids[: given if given > 1 else max(1, size // 2)].tolist())
     return prompts

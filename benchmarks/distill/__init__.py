@@ -1,0 +1,1 @@
+"""Measure what distilling gives a student that was cut from SmolLM2-135M."""
