@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from edgesdk.errors import RequestError, TrainingError, requires_extra
@@ -97,7 +98,7 @@ def train(training: Training, progress: ExportProgress) -> Trained:
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train(resume_from_checkpoint=_last_checkpoint(work))
-        except (OSError, MemoryError, RuntimeError) as error:
+        except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
             if _is_full(error):
                 raise _full_disk(work, error) from None
             if not _ran_out_of_memory(error):
