@@ -53,3 +53,24 @@ def test_a_header_is_read_once_for_each_load(
 def test_a_gguf_answers_on_this_processor(smollm2_gguf) -> None:
     """In a process of its own: kernels that were compiled wrongly kill theirs."""
     assert run_python(ANSWER, str(smollm2_gguf))
+
+
+_LOADED_AT_ONCE = """
+import json, threading
+from edgesdk.engines.gguf.library import load_library
+together, found = threading.Barrier(8), []
+def load():
+    together.wait()
+    found.append(load_library())
+threads = [threading.Thread(target=load) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(json.dumps(len({id(library) for library in found})))
+"""
+
+
+def test_threads_that_load_it_at_once_share_one() -> None:
+    """A second log callback would be freed while llama.cpp still calls it."""
+    assert run_python(_LOADED_AT_ONCE) == 1

@@ -18,7 +18,7 @@ from edgesdk.engines import devices
 from edgesdk.engines.base import Engine, LoadSettings
 from edgesdk.engines.devices import DeviceOption, DeviceProbe, DeviceRecord, GraphSupport
 from edgesdk.engines.discovery import probe
-from edgesdk.engines.gguf.library import load_library
+from edgesdk.engines.gguf import library
 from edgesdk.engines.registry import (
     device_names,
     footprint,
@@ -165,7 +165,7 @@ def test_options_below_one(tmp_path: Path, option: str) -> None:
 def test_without_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     with pytest.raises(MissingExtra, match=r"edgesdk\[gguf\]"):
-        load_library.__wrapped__()
+        library._library.__wrapped__()
 
 
 def test_the_registry_loads_no_engine() -> None:

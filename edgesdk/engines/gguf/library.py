@@ -6,6 +6,7 @@ import collections
 import ctypes
 import functools
 import logging
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,22 @@ class LlamaLibrary:
         return bool(api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
 
 
-@functools.lru_cache(maxsize=1)
+_LOADING = threading.Lock()
+
+
 def load_library() -> LlamaLibrary:
-    """Import llama.cpp. Its log goes to the logger "edgesdk.llama_cpp", at level DEBUG.
+    """Import llama.cpp, once. Its log goes to the logger "edgesdk.llama_cpp", at level DEBUG.
 
     Raises:
         MissingExtra: llama-cpp-python is not installed.
     """
+    # Two threads that load it at once would each set a log callback, of which one is then freed.
+    with _LOADING:
+        return _library()
+
+
+@functools.lru_cache(maxsize=1)
+def _library() -> LlamaLibrary:
     try:
         import llama_cpp
         from llama_cpp import llama_cpp as api
