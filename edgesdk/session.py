@@ -115,10 +115,9 @@ class Session(Closeable, Generic[_Turn, _Stream, _Reply]):
             self._turns = add_result(self._turns, call, result_text(result))
 
     def rewind(self, turns: int) -> None:
-        """Go back to the end of an earlier turn; the messages after it are forgotten.
+        """Go back to the end of an earlier turn; what is left is not computed again.
 
-        The KV cache of what is left is used by the next turn. The rules of a hybrid chat stay as
-        strict as they were.
+        The rules of a hybrid chat stay as strict as they were.
 
         Args:
             turns: how many stay. A turn is a message of the user with all that followed.
@@ -132,6 +131,20 @@ class Session(Closeable, Generic[_Turn, _Stream, _Reply]):
             if not 0 <= turns <= len(starts):
                 raise InvalidOption(f"The chat has {len(starts)} turns; {turns} cannot stay.")
             self._turns = self._turns[: [*starts, len(self._turns)][turns]]
+
+    def add_messages(self, messages: Iterable[Message]) -> None:
+        """Add messages that were said elsewhere, in OpenAI's form; the next turn computes them.
+
+        Raises:
+            RequestError: one is no message or a system message, or an answer is under way.
+        """
+        with self._answering.held():
+            added = as_messages(list(messages))
+            if any(message["role"] == "system" for message in added):
+                raise RequestError(
+                    "A conversation has one system message.", hint="Set chat.system instead."
+                )
+            self._turns = [*self._turns, *added]
 
     def reset(self) -> None:
         """Forget the conversation; `system` stays.

@@ -66,6 +66,19 @@ def test_a_chat_goes_back_to_an_earlier_turn_and_keeps_its_cache() -> None:
         chat.rewind(1)
 
 
+def test_messages_that_were_said_elsewhere_are_gone_on_with() -> None:
+    engine = FakeEngine(b"Yes.")
+    chat = fake_model(engine).chat(system="Be brief.")
+    chat.add_messages(_said("One?", "No."))
+    chat.respond("Two?")
+    assert chat.messages[1:] == _said("One?", "No.", "Two?", "Yes.")
+    assert b"One?" in bytes(engine.states[0].tokens)
+    with pytest.raises(RequestError, match="one system message"):
+        chat.add_messages([{"role": "system", "content": "Be long."}])
+    with pytest.raises(RequestError, match="not a message"):
+        chat.add_messages(["Hi"])  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize("how", ["cancel", "close", "leave"])
 def test_a_turn_that_was_stopped_leaves_the_history_as_it_was(how: str) -> None:
     chat = fake_model().chat()
