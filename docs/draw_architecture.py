@@ -20,6 +20,7 @@ PACKAGES = {
     "edgesdk": ROOT / "edgesdk",
     "edgesdk_quantize": ROOT / "quantize" / "edgesdk_quantize",
     "edgesdk_export": ROOT / "export" / "edgesdk_export",
+    "edgesdk_desktop": ROOT / "samples" / "desktop_chat" / "edgesdk_desktop",
 }
 # What an app touches: the modules that lie directly in edgesdk/, without the errors and the
 # options, which all use.

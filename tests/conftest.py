@@ -20,6 +20,9 @@ from edgesdk.store import Store
 settings.register_profile("edgesdk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("edgesdk")
 
+# Windows are drawn where there is no screen too.
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
 _EXPORT = """
 import contextlib, os, re, runpy, sys
 from pathlib import Path

@@ -81,6 +81,7 @@ _SUBCOMMANDS = {
     "eval": Subcommand("edgesdk.cli.eval:command", "Run benchmarks' tasks on a model."),
     "run": Subcommand("edgesdk.cli.run:command", "Answer one prompt."),
     "chat": Subcommand("edgesdk.cli.chat:command", "Chat with a model."),
+    "desktop": Subcommand("edgesdk.cli.desktop:command", "Chat in a window."),
     "fit": Subcommand("edgesdk.cli.fit:command", "Check whether a model fits this device."),
     "serve": Subcommand("edgesdk.cli.serve:command", "Serve models over OpenAI's HTTP API."),
     "journal": Subcommand("edgesdk.cli.journal:command", "Show the decisions of a hybrid client."),

@@ -1,0 +1,47 @@
+"""Markdown of answers, cut into what a window shows."""
+
+from __future__ import annotations
+
+from edgesdk_desktop.markdown_blocks import Code, Prose, markdown_blocks
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def test_code_stands_apart_with_its_language() -> None:
+    blocks = markdown_blocks("Look:\n\n```python title\nx = '<b>'\n```\n\n- a\n- **b**")
+    prose, code, end = blocks
+    assert code == Code("python", "x = '<b>'")
+    assert prose == Prose("<p>Look:</p>")
+    assert isinstance(end, Prose)
+    assert "<li><strong>b</strong></li>" in end.html.replace("\n", "")
+
+
+def test_a_fence_that_is_still_open_is_code_already() -> None:
+    assert markdown_blocks("```py\nx = 1\ny") == (Code("py", "x = 1\ny"),)
+
+
+def test_tables_are_tables_once_their_line_is_there() -> None:
+    (begun,) = markdown_blocks("| a | b |")
+    (whole,) = markdown_blocks("| a | b |\n|---|---|\n| 1 | 你好 🎉 |")
+    assert isinstance(begun, Prose)
+    assert isinstance(whole, Prose)
+    assert "<table>" not in begun.html
+    assert "<td>你好 🎉</td>" in whole.html
+
+
+def test_nothing_is_loaded_because_an_answer_says_so() -> None:
+    text = '<img src="http://x/y.png"> <script>1</script>\n\n![z](http://x/z.png)'
+    html = "".join(block.html for block in markdown_blocks(text) if isinstance(block, Prose))
+    assert "<img" not in html
+    assert "<script" not in html
+    (link,) = markdown_blocks("[a](javascript:alert)")
+    assert isinstance(link, Prose)
+    assert "href" not in link.html
+
+
+@given(st.text(alphabet="`#|-*_ \n<>[]()!ab1.&~\\", max_size=80))
+def test_any_text_has_blocks_and_loses_no_code(text: str) -> None:
+    for block in markdown_blocks(text):
+        assert isinstance(block, Prose | Code)
+        if isinstance(block, Prose):
+            assert "<script" not in block.html
