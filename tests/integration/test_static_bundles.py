@@ -146,7 +146,7 @@ def test_calibrated_codes_of_blocks_lose_less(method: str, tmp_path: Path) -> No
         assert bundle.manifest.quantization.weights == "int4-symmetric"
         assert bundle.manifest.quality is not None
         divergence[chosen] = bundle.manifest.quality.kl_mean
-    # By 8 and 16 % on this model.
+    # By 8 % and more on this model.
     assert divergence[method] < 0.95 * divergence["nearest"]
 
 
