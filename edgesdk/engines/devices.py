@@ -369,7 +369,7 @@ DEVICES: tuple[DeviceRecord, ...] = (
                 opener="edgesdk.engines.windows_catalog:open_engine",
                 footprint=footprint,
                 proof="recorded",
-                tests=("tests/integration/test_windows_catalog.py",),
+                tests=("tests/integration/test_windows_ml.py",),
                 kinds=() if footprint == _STATIC_FOOTPRINT else ("gpu",),
             )
             for graph, footprint in (

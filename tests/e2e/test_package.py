@@ -70,7 +70,7 @@ def test_the_public_names_are_those_of_the_stub() -> None:
         edgesdk.lod  # noqa: B018
 
 
-def test_wheel_has_three_packages_and_no_other(tmp_path: Path) -> None:
+def test_wheel_has_its_packages_and_no_other(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -85,7 +85,7 @@ def test_wheel_has_three_packages_and_no_other(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert top == {"edgesdk", "edgesdk_export", "edgesdk_quantize"}
+    assert top == {"edgesdk", "edgesdk_desktop", "edgesdk_export", "edgesdk_quantize"}
     for package in top:
         assert f"{package}/py.typed" in names
 
