@@ -41,7 +41,7 @@ class ChatCache:
                 restored.close()
         if chat is None or turns == 0:
             chat, turns = self._client.chat(overflow="drop_oldest_turns"), 0
-        elif len(chat.messages) > len(path) or turns < _turns(chat.messages):
+        elif turns < _turns(chat.messages):
             # The other branch stays as it is.
             chat = chat.fork()
             chat.rewind(turns)

@@ -18,11 +18,13 @@ class EngineClient(QObject):
 
     Signals:
         event_came: an `edgesdk_desktop.protocol.Event`.
-        died: the process ended by itself; it is started again.
+        died: the process ended by itself.
+        restarted: another one was started in its place, which knows nothing yet.
     """
 
     event_came = Signal(object)
     died = Signal()
+    restarted = Signal()
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -70,7 +72,12 @@ class EngineClient(QObject):
         self._decoder.reset()
         self.died.emit()
         # Not in a circle where it cannot start at all.
-        QTimer.singleShot(500, self.start)
+        QTimer.singleShot(500, self._restart)
+
+    def _restart(self) -> None:
+        if not self._closing:
+            self.start()
+            self.restarted.emit()
 
 
 def _event(line: str) -> Event:

@@ -11,7 +11,6 @@ import os
 import queue
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +41,6 @@ from edgesdk_desktop.protocol import (
     Request,
     Restarted,
     SaveSession,
-    SessionSaved,
     SetCloud,
     Stop,
     UploadShown,
@@ -139,7 +137,7 @@ class EngineProcess:
         self._model = edgesdk.load(request.model, device=request.device, context=context)
         self._connect()
         info = self._model.info
-        self._send(Loaded(request.model, str(info.placement), info.context_length))
+        self._send(Loaded(request.model, str(info.placement)))
 
     def _unload(self) -> None:
         self._disconnect()
@@ -179,7 +177,6 @@ class EngineProcess:
         with self._guard:
             self._stopped = False
         chat = chats.chat_of(request.path, request.session)
-        started, first = time.perf_counter(), None
         with chat.stream(
             request.text, upload=request.privacy, max_tokens=request.max_tokens
         ) as stream:
@@ -191,12 +188,10 @@ class EngineProcess:
                 for event in stream:
                     match event:
                         case TextDelta():
-                            first = first or time.perf_counter() - started
                             self._send(AnswerPiece(request.answer, event.text))
                         case ReasoningDelta():
                             self._send(AnswerPiece(request.answer, event.text, reasoning=True))
                         case Restart():
-                            first = None
                             self._send(Restarted(request.answer, event.reason))
                 reply = stream.reply
             finally:
@@ -229,14 +224,14 @@ class EngineProcess:
         self._send(_shown(question, asked=False))
 
     def _save(self, request: SaveSession) -> None:
-        problem = ""
-        if self._chats is not None and request.path:
-            Path(request.file).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._chats.chat_of(request.path).save(request.file)
-            except EdgeError as error:
-                problem = str(error)
-        self._send(SessionSaved(request.file, problem))
+        if self._chats is None or not request.path:
+            return
+        Path(request.file).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._chats.chat_of(request.path).save(request.file)
+        except EdgeError as error:
+            # The conversation itself is stored; it only has to be computed again.
+            _LOG.warning("%s", error)
 
     def _loaded(self) -> edgesdk.Model:
         if self._model is None:

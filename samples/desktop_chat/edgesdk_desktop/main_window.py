@@ -70,6 +70,7 @@ class MainWindow(QMainWindow):
         self._apply_theme(self._theme)
         engine.event_came.connect(self._on_event)
         engine.died.connect(self._on_death)
+        engine.restarted.connect(self._begin)
         self._keeper = QTimer(self)
         self._keeper.setInterval(_WRITE_DOWN_MS)
         self._keeper.timeout.connect(self._write_down)
@@ -234,17 +235,16 @@ class MainWindow(QMainWindow):
             self.parts.tell(words, wrong=True)
 
     def _on_death(self) -> None:
-        model, self._loaded = self._loaded, ""
+        self._loaded = ""
         if self._writing is not None:
             self._end_failed("The engine stopped unexpectedly and was started again.")
         self.parts.tell("The engine stopped unexpectedly. It is started again.", wrong=True)
-        QTimer.singleShot(600, lambda: self._begin(model))
 
-    def _begin(self, model: str = "") -> None:
+    def _begin(self) -> None:
         """Tell a new engine what is set."""
         if url := self._setting("cloud_url"):
             self._engine.send(protocol.SetCloud(url, self._setting("cloud_model")))
-        if name := model or self._setting("model"):
+        if name := self._setting("model"):
             self.load(name)
         else:
             self._engine.send(protocol.ListModels())

@@ -111,7 +111,7 @@ class MessageView(QFrame):
 
     def _updated(self, number: int, block: Block) -> bool:
         """Show a block in the widget of another one, where that is of the same kind."""
-        old, widget = self._blocks[number]
+        _, widget = self._blocks[number]
         if isinstance(block, Prose) and isinstance(widget, _Document):
             widget.setHtml(block.html)
         elif isinstance(block, Code) and isinstance(widget, _CodeView):
@@ -119,7 +119,7 @@ class MessageView(QFrame):
         else:
             return False
         self._blocks[number] = (block, widget)
-        return type(old) is type(block)
+        return True
 
     def _actions(self, branches: Sequence[str]) -> QHBoxLayout:
         row = QHBoxLayout()

@@ -137,7 +137,6 @@ class Loaded:
 
     model: str
     placement: str
-    context: int
 
 
 @dataclass(frozen=True)
@@ -204,14 +203,6 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class SessionSaved:
-    """A session was written, or could not be (`problem`)."""
-
-    file: str
-    problem: str = ""
-
-
-@dataclass(frozen=True)
 class Failed:
     """A request failed.
 
@@ -231,7 +222,7 @@ Request: TypeAlias = (
 )
 Event: TypeAlias = (
     ModelsListed | PullProgress | Pulled | Loaded | CloudSet | AnswerPiece | Restarted | Answered
-    | UploadShown | Counted | SessionSaved | Failed
+    | UploadShown | Counted | Failed
 )  # fmt: skip
 _CLASSES = {cls.__name__: cls for cls in (*Request.__args__, *Event.__args__)}
 
