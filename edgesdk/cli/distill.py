@@ -84,9 +84,11 @@ def command(
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     with requires_extra("distill", needed_for="Distilling"):
-        from edgesdk_export.distill.recipe import DistillRecipe, load_distill_recipe
+        from edgesdk_export.distill.recipe import DistillRecipe, read_training_recipe
         from edgesdk_export.distill.run import DistillJob, distill
-    recipe = DistillRecipe() if recipe_file is None else load_distill_recipe(recipe_file)
+    recipe = DistillRecipe()
+    if recipe_file is not None:
+        recipe = read_training_recipe(recipe_file, DistillRecipe)
     if layers is not None:
         student = recipe.student.model_copy(update={"layers": layers})
         recipe = recipe.model_copy(update={"student": student})

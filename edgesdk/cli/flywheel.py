@@ -120,16 +120,20 @@ def turn_command(
     asked here.
     """
     with requires_extra("distill", needed_for="The flywheel"):
+        from edgesdk_export.distill.recipe import read_training_recipe
         from edgesdk_export.distill.verifiers import same_as_expected, verifier_named
-        from edgesdk_export.flywheel.recipe import FlywheelRecipe, load_flywheel_recipe
+        from edgesdk_export.flywheel.recipe import FlywheelRecipe
         from edgesdk_export.flywheel.regression import RegressionSet
         from edgesdk_export.flywheel.turn import FlywheelJob, turn
+    recipe = FlywheelRecipe()
+    if recipe_file is not None:
+        recipe = read_training_recipe(recipe_file, FlywheelRecipe)
     job = FlywheelJob(
         folder,
         journals,
         None if checkpoint is None else resolve_checkpoint(Store(), checkpoint)[0],
         bundle,
-        FlywheelRecipe() if recipe_file is None else load_flywheel_recipe(recipe_file),
+        recipe,
         RegressionSet(
             tuple(path for path in regression_files if path.suffix != ".jsonl"),
             tuple(path for path in regression_files if path.suffix == ".jsonl"),

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from edgesdk_export.distill.recipe import load_distill_recipe
+from edgesdk_export.distill.recipe import DistillRecipe, read_training_recipe
 from edgesdk_export.distill.run import DistillJob, distill
 from edgesdk_export.progress import SilentProgress
 from support.command_line import MAIN, environment
@@ -63,7 +63,7 @@ def losses(student: Path) -> list[float]:
 def alone(places, tmp_path_factory) -> list[float]:
     """The losses of one process that is left alone."""
     student = tmp_path_factory.mktemp("alone") / "student"
-    recipe = load_distill_recipe(places / "recipe.toml")
+    recipe = read_training_recipe(places / "recipe.toml", DistillRecipe)
     job = DistillJob(places / "hf", (places / "text.txt",), student, recipe)
     distill(job, SilentProgress())
     found = losses(student)
@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(places, alone, tmp_path):
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(places, alone, tmp_path):
-    recipe = load_distill_recipe(places / "recipe.toml")
+    recipe = read_training_recipe(places / "recipe.toml", DistillRecipe)
     room = 2_400_000
     with small_disk(tmp_path / "small", room) as disk:
         job = DistillJob(places / "hf", (places / "text.txt",), disk / "student", recipe)

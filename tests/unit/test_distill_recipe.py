@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from edgesdk_export.distill.recipe import DistillRecipe, load_distill_recipe
+from edgesdk_export.distill.recipe import DistillRecipe, read_training_recipe
 
 from edgesdk.errors import RequestError
 
@@ -11,7 +11,7 @@ from edgesdk.errors import RequestError
 def test_every_key_has_a_default(tmp_path):
     path = tmp_path / "empty.toml"
     path.write_text("")
-    assert load_distill_recipe(path) == DistillRecipe()
+    assert read_training_recipe(path, DistillRecipe) == DistillRecipe()
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,9 @@ def test_what_is_wrong_is_named_with_its_place(text, said, tmp_path):
     path = tmp_path / "wrong.toml"
     path.write_text(text)
     with pytest.raises(RequestError, match=said):
-        load_distill_recipe(path)
+        read_training_recipe(path, DistillRecipe)
 
 
 def test_a_recipe_that_is_not_there(tmp_path):
     with pytest.raises(RequestError, match="cannot be read"):
-        load_distill_recipe(tmp_path / "none.toml")
+        read_training_recipe(tmp_path / "none.toml", DistillRecipe)

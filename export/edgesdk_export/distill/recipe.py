@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -30,11 +30,16 @@ def _known_loss(name: str) -> str:
     return name
 
 
-class _Section(BaseModel):
+class TrainingSection(BaseModel):
+    """A part of a training's recipe: frozen, and without unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class StudentRecipe(_Section):
+AnyRecipe = TypeVar("AnyRecipe", bound=TrainingSection)
+
+
+class StudentRecipe(TrainingSection):
     """What the student is.
 
     Attributes:
@@ -54,7 +59,7 @@ class StudentRecipe(_Section):
     measured_sequences: Annotated[int, Field(gt=0)] = 8
 
 
-class DataRecipe(_Section):
+class DataRecipe(TrainingSection):
     """What the student reads.
 
     Attributes:
@@ -66,7 +71,7 @@ class DataRecipe(_Section):
     held_out: Annotated[float, Field(gt=0, le=0.5)] = 0.05
 
 
-class TrainingRecipe(_Section):
+class TrainingRecipe(TrainingSection):
     """How the student learns.
 
     Attributes:
@@ -106,7 +111,7 @@ class TrainingRecipe(_Section):
     seed: int = 0
 
 
-class DistillRecipe(_Section):
+class DistillRecipe(TrainingSection):
     """A whole recipe. Every key has a default.
 
     Attributes:
@@ -125,15 +130,15 @@ class DistillRecipe(_Section):
         return self
 
 
-def load_distill_recipe(path: Path) -> DistillRecipe:
-    """Read a recipe.
+def read_training_recipe(path: Path, kind: type[AnyRecipe]) -> AnyRecipe:
+    """Read a recipe of this kind.
 
     Raises:
         RequestError: it cannot be read, is not TOML, or has a wrong key or value, which is named.
     """
     values = read_recipe_file(path)
     try:
-        return DistillRecipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

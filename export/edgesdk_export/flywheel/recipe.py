@@ -1,25 +1,18 @@
-"""Read a flywheel's recipe: a TOML file that says how a turn learns, compares and decides."""
+"""A flywheel's recipe: a TOML file that says how a turn learns, compares and decides."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from edgesdk.errors import RequestError
-from edgesdk_export.recipes.recipe import read_recipe_file
+from edgesdk_export.distill.recipe import Share, TrainingSection
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(gt=0)]
 
 
-class _TurnSection(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CollectingRecipe(_TurnSection):
+class CollectingRecipe(TrainingSection):
     """What is learned from.
 
     Attributes:
@@ -35,7 +28,7 @@ class CollectingRecipe(_TurnSection):
     max_length: Annotated[int, Field(ge=16, le=2**17)] = 512
 
 
-class LearningRecipe(_TurnSection):
+class LearningRecipe(TrainingSection):
     """How it is learned.
 
     Attributes:
@@ -57,7 +50,7 @@ class LearningRecipe(_TurnSection):
     seed: int = 0
 
 
-class DecidingRecipe(_TurnSection):
+class DecidingRecipe(TrainingSection):
     """When the new model takes the place of the old one, and how it is calibrated.
 
     Attributes:
@@ -76,23 +69,9 @@ class DecidingRecipe(_TurnSection):
     delta: Probability = 0.05
 
 
-class FlywheelRecipe(_TurnSection):
+class FlywheelRecipe(TrainingSection):
     """A whole recipe. Every key has a default."""
 
     collecting: CollectingRecipe = CollectingRecipe()
     learning: LearningRecipe = LearningRecipe()
     deciding: DecidingRecipe = DecidingRecipe()
-
-
-def load_flywheel_recipe(path: Path) -> FlywheelRecipe:
-    """Read a recipe.
-
-    Raises:
-        RequestError: it cannot be read, is not TOML, or has a wrong key or value, which is named.
-    """
-    try:
-        return FlywheelRecipe.model_validate(read_recipe_file(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise RequestError(f"The recipe {path}: {place}: {first['msg']}.") from None
