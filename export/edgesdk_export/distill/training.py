@@ -97,7 +97,7 @@ def train(training: Training, progress: ExportProgress) -> Trained:
         # It prints each logged value as a dict; the progress and the report have them.
         trainer.remove_callback(PrinterCallback)
         try:
-            trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+            trainer.train(resume_from_checkpoint=last_checkpoint(work / _CHECKPOINTS))
         except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
             if _is_full(error):
                 raise _full_disk(work, error) from None
@@ -200,7 +200,7 @@ def _trainer(
         logging_steps=max(1, recipe.steps // 100),
         save_steps=recipe.save_every,
         save_total_limit=2,
-        bf16=_has_bf16() if recipe.bfloat16 is None else recipe.bfloat16,
+        bf16=has_bf16() if recipe.bfloat16 is None else recipe.bfloat16,
         # It would look for bfloat16 on a GPU alone.
         use_cpu=not torch.accelerator.is_available(),
         seed=recipe.seed,
@@ -223,16 +223,16 @@ def _trainer(
     )
 
 
-def _has_bf16() -> bool:
+def has_bf16() -> bool:
     """Whether the machine multiplies in bfloat16 faster than in float32."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
-def _last_checkpoint(work: Path) -> str | None:
-    folders = (work / _CHECKPOINTS).glob("checkpoint-*")
-    whole = [folder for folder in folders if _is_whole(folder)]
+def last_checkpoint(checkpoints: Path) -> str | None:
+    """The latest of the trainer's checkpoints in a folder that was written whole; None for none."""
+    whole = [folder for folder in checkpoints.glob("checkpoint-*") if _is_whole(folder)]
     latest = max(whole, key=_step, default=None)
     return None if latest is None else str(latest)
 
@@ -261,7 +261,7 @@ def _full_disk(work: Path, error: BaseException) -> TrainingError:
     for folder in (work / _CHECKPOINTS).glob("checkpoint-*"):
         if not _is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
-    last = _last_checkpoint(work)
+    last = last_checkpoint(work / _CHECKPOINTS)
     kept = "no checkpoint is kept" if last is None else f"step {_step(Path(last))} is kept"
     return TrainingError(
         f"The disk that holds {work} is full: {error}; {kept}.",

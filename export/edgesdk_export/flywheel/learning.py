@@ -18,11 +18,11 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from edgesdk.errors import TrainingError, requires_extra
 from edgesdk_export.distill.samples import Sample
 from edgesdk_export.distill.students import TrainableModel, save_checkpoint
+from edgesdk_export.distill.training import has_bf16, last_checkpoint
 from edgesdk_export.flywheel.frozen_layers import states_below
 from edgesdk_export.flywheel.recipe import LearningRecipe
 from edgesdk_export.progress import ExportProgress
@@ -63,10 +63,7 @@ def learn(
         callbacks=[_Watch(progress)],
     )
     trainer.remove_callback(PrinterCallback)
-    last: str | None = None
-    if work.is_dir():
-        last = get_last_checkpoint(str(work))  # type: ignore[no-untyped-call, unused-ignore]
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=last_checkpoint(work))
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.lora_rank:
         learner.save_pretrained(str(folder))
@@ -138,8 +135,6 @@ class _Batches:
 
 def _arguments(recipe: LearningRecipe, work: Path) -> TrainingArguments:
     cuda = torch.cuda.is_available()
-    # Where the processor has no such instructions, bfloat16 is slower than float32.
-    bf16 = torch.cuda.is_bf16_supported() if cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return TrainingArguments(
         output_dir=str(work),
         max_steps=recipe.steps,
@@ -152,7 +147,7 @@ def _arguments(recipe: LearningRecipe, work: Path) -> TrainingArguments:
         logging_nan_inf_filter=False,
         save_steps=recipe.save_every,
         save_total_limit=2,
-        bf16=bf16,
+        bf16=has_bf16(),
         use_cpu=not cuda,
         seed=recipe.seed,
         report_to=[],
