@@ -75,7 +75,7 @@ def completion_reply(found: dict[str, Any], endpoint: str, attempts: int) -> Clo
 
 
 async def _read_object(response: httpx.Response, timer: AttemptTimer) -> dict[str, Any]:
-    data = b""
+    data = bytearray()
     with timer:
         async for piece in response.aiter_bytes():
             data += piece
