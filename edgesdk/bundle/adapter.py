@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from edgesdk.bundle.manifest import Count, FileEntry, Sha256
+from edgesdk.bundle.manifest import Count, FileEntry, Sha256, parse_versioned
 from edgesdk.bundle.opening import hash_file
-from edgesdk.errors import AdapterMismatch, BundleError, DamagedBundle, UnsupportedBundle
+from edgesdk.errors import AdapterMismatch, BundleError, DamagedBundle
 
 ADAPTER_MANIFEST = "edgesdk-adapter.json"
 ADAPTER_FORMAT_VERSION = 1
@@ -159,7 +159,14 @@ def open_adapter(path: Path) -> Adapter:
     if manifest_path.stat().st_size > _MAX_MANIFEST_BYTES:
         raise DamagedBundle(f"{manifest_path} is larger than a manifest can be.", hint=_HINT)
     text = manifest_path.read_bytes()
-    manifest = _parsed(text, manifest_path)
+    manifest = parse_versioned(
+        AdapterManifest,
+        ADAPTER_FORMAT_VERSION,
+        text,
+        where=str(manifest_path),
+        of="adapter",
+        hint=_HINT,
+    )
     for entry in manifest.files:
         file = path / entry.name
         if not file.is_file():
@@ -167,23 +174,3 @@ def open_adapter(path: Path) -> Adapter:
         if file.stat().st_size != entry.size or hash_file(file) != entry.sha256:
             raise DamagedBundle(f"{file} is damaged: its hash is another.", hint=_HINT)
     return Adapter(path, manifest, hashlib.sha256(text).hexdigest())
-
-
-def _parsed(text: bytes, where: Path) -> AdapterManifest:
-    try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DamagedBundle(f"{where} is not valid JSON: {error}.", hint=_HINT) from None
-    version = raw.get("format_version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version != ADAPTER_FORMAT_VERSION:
-        raise UnsupportedBundle(
-            f"{where} has format version {version}; this edgesdk reads version"
-            f" {ADAPTER_FORMAT_VERSION}.",
-            hint="Upgrade edgesdk, or export the adapter again.",
-        )
-    try:
-        return AdapterManifest.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the top level"
-        raise DamagedBundle(f"{where}: {place}: {first['msg']}.", hint=_HINT) from None

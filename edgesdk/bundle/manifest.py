@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -18,6 +18,8 @@ from edgesdk.errors import DamagedBundle, UnsupportedBundle
 
 MANIFEST_NAME = "edgesdk.json"
 FORMAT_VERSION = 2
+
+AnyManifest = TypeVar("AnyManifest", bound=BaseModel)
 
 BundleFormat = Literal["onnx", "gguf", "coreml", "litert"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -278,22 +280,34 @@ def parse_manifest(text: str | bytes, *, where: str) -> Manifest:
         UnsupportedBundle: it was written for another version of the format.
         DamagedBundle: it is not JSON, or a field is missing, unknown or out of range.
     """
+    return parse_versioned(Manifest, FORMAT_VERSION, text, where=where, of="model", hint=_HINT)
+
+
+def parse_versioned(
+    kind: type[AnyManifest], known: int, text: str | bytes, *, where: str, of: str, hint: str
+) -> AnyManifest:
+    """Read a manifest of a kind whose `format_version` is to be `known`; see `parse_manifest`.
+
+    Args:
+        of: what it describes, as "model".
+        hint: what to do where it is damaged.
+    """
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DamagedBundle(f"{where} is not valid JSON: {error}.", hint=_HINT) from None
+        raise DamagedBundle(f"{where} is not valid JSON: {error}.", hint=hint) from None
     version = raw.get("format_version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version != FORMAT_VERSION:
+    if isinstance(version, int) and version != known:
         raise UnsupportedBundle(
-            f"{where} has format version {version}; this edgesdk reads version {FORMAT_VERSION}.",
-            hint="Upgrade edgesdk, or export the model again.",
+            f"{where} has format version {version}; this edgesdk reads version {known}.",
+            hint=f"Upgrade edgesdk, or export the {of} again.",
         )
     try:
-        return Manifest.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the top level"
-        raise DamagedBundle(f"{where}: {place}: {first['msg']}.", hint=_HINT) from None
+        raise DamagedBundle(f"{where}: {place}: {first['msg']}.", hint=hint) from None
 
 
 _HINT = "Pull or export the model again."
