@@ -8,7 +8,7 @@ at the end, so that all engines refuse the same calls with the same words.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -358,6 +358,15 @@ def checked_extension(
     if logits in ("all", "each"):
         return ids, len(ids)
     raise InvalidOption(f"logits must be 'last', 'all' or 'each', not {logits!r}.")
+
+
+def chunks(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
+    """Cut positions [start, stop) at multiples of `step`, however the tokens were handed over, so
+    that computing a beginning again makes the same chunks of it."""
+    while start < stop:
+        end = min(stop, (start // step + 1) * step)
+        yield start, end
+        start = end
 
 
 def checked_length(length: int, *, held: int) -> int:

@@ -7,7 +7,6 @@ states, which coremltools reads and writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from edgesdk.engines.base import (
     checked_extension,
     checked_ids,
     checked_length,
+    chunks,
 )
 from edgesdk.engines.coreml.functions import CacheState, CoreMlFunctions
 from edgesdk.engines.coreml.step_inputs import StepInputs
@@ -92,19 +92,18 @@ class CoreMlDecodeState:
             context_length=loaded.context_length,
         )
         singles = rows if logits == "each" else 0
-        start = len(self._tokens)
-        total = start + len(ids)
+        held = len(self._tokens)
+        total = held + len(ids)
         first = total - rows
         found: list[Logits] = []
         hidden: list[HiddenStates] = []
         # A call that fails or is cancelled has written behind the tokens only.
-        for size in _chunk_sizes(start, len(ids), singles, loaded.shape.prefill_tokens):
-            done = start - len(self._tokens)
-            function, inputs = loaded.inputs.of(ids[done : done + size], start, total)
+        whole = chunks(held, total - singles, loaded.shape.prefill_tokens)
+        for start, end in (*whole, *chunks(total - singles, total, 1)):
+            function, inputs = loaded.inputs.of(ids[start - held : end - held], start, total)
             outputs = loaded.functions.run(function, inputs, state, cancellation)
-            start += size
-            wanted = slice(max(first - start + size, 0), size)
-            if start > first:
+            wanted = slice(max(first - start, 0), end - start)
+            if end > first:
                 found.append(np.asarray(outputs[coreml_io.LOGITS], np.float32)[0, wanted])
                 hidden.append(np.asarray(outputs[coreml_io.HIDDEN_STATES], np.float32)[0, wanted])
         self._tokens += ids
@@ -164,14 +163,3 @@ class CoreMlDecodeState:
         if self._state is None:
             raise EngineError("This decode state is closed.", hint="Ask the engine for a new one.")
         return self._state
-
-
-def _chunk_sizes(start: int, count: int, singles: int, prefill: int) -> Iterator[int]:
-    """Sizes of the calls for `count` tokens from position `start` on, the last `singles` of which
-    come one by one. Chunks end at multiples of `prefill`, however the tokens were handed over."""
-    stop = start + count - singles
-    while start < stop:
-        size = min(stop - start, prefill - start % prefill)
-        yield size
-        start += size
-    yield from [1] * singles

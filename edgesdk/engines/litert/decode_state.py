@@ -7,7 +7,7 @@ a fork shares them, and a rewind is a smaller number. What lies behind the token
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from edgesdk.engines.base import (
     checked_extension,
     checked_ids,
     checked_length,
+    chunks,
 )
 from edgesdk.engines.saved_state import (
     KvIdentity,
@@ -218,7 +219,7 @@ class _Extension:
     def compute(self, start: int, stop: int, *, wanted_from: int) -> None:
         """The tokens from `start` to `stop`, the quickest way, and the rows of those from
         `wanted_from` on."""
-        for first, end in self._cuts(start, stop):
+        for first, end in chunks(start, stop, self._loaded.prefill_tokens):
             if end - first > _SINGLE_STEPS:
                 self._prefill(first, end, max(first, wanted_from))
             else:
@@ -227,16 +228,8 @@ class _Extension:
 
     def prefill(self, start: int, stop: int, *, wanted_from: int) -> None:
         """The same, in calls of "prefill" only."""
-        for first, end in self._cuts(start, stop):
+        for first, end in chunks(start, stop, self._loaded.prefill_tokens):
             self._prefill(first, end, max(first, wanted_from))
-
-    def _cuts(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """The tokens from `start` to `stop`, cut at multiples of what "prefill" takes."""
-        size = self._loaded.prefill_tokens
-        while start < stop:
-            end = min(stop, start // size * size + size)
-            yield start, end
-            start = end
 
     def step(self, at: int, *, wanted: bool = True) -> None:
         """One token."""

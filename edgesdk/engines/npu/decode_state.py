@@ -24,6 +24,7 @@ from edgesdk.engines.base import (
     checked_extension,
     checked_ids,
     checked_length,
+    chunks,
 )
 from edgesdk.engines.npu.kv_window import Floats, KvWindow, fill_mask
 from edgesdk.engines.npu.rope_rows import RopeRows
@@ -187,20 +188,20 @@ class StaticDecodeState:
         is_long = self._model.rope_rows.is_long(total)
         if is_long != self._long:
             self._computed, self._long = 0, is_long
-        start = before = self._computed
-        if start == 0:
+        before = self._computed
+        if before == 0:
             window.end = 0
         logits: list[Logits] = []
         hidden: list[HiddenStates] = []
         try:
-            for size in self._chunk_sizes(start, total, rows):
+            for start, end in self._chunks(before, total, rows):
                 if cancellation is not None:
                     cancellation.raise_if_cancelled()
+                size = end - start
                 call = self._call("decode" if size == 1 else "prefill")
-                call.run(tokens[start : start + size], start, total)
+                call.run(tokens[start:end], start, total)
                 window.write(start, call.new[:, :, -size:])
-                wanted = min(size, start + size - (total - rows))
-                start += size
+                wanted = min(size, end - (total - rows))
                 if wanted > 0:
                     logits.append(call.logits[-wanted:].astype(np.float32))
                     hidden.append(call.hidden[-wanted:].astype(np.float32))
@@ -215,15 +216,15 @@ class StaticDecodeState:
         self._computed = total
         return np.concatenate(logits), np.concatenate(hidden)
 
-    def _chunk_sizes(self, start: int, total: int, rows: int) -> Iterator[int]:
-        """How many tokens each run of a graph has: those without logits in whole chunks, those
-        with logits as many at once as the graph gives rows for."""
+    def _chunks(self, start: int, total: int, rows: int) -> Iterator[tuple[int, int]]:
+        """Which tokens each run of a graph has: those without logits in whole chunks, those with
+        logits as many at once as the graph gives rows for."""
         shape = self._model.shape
         if rows == 1:
-            yield from _cut(start, total, shape.prefill_tokens)
+            yield from chunks(start, total, shape.prefill_tokens)
             return
-        yield from _cut(start, total - rows, shape.prefill_tokens)
-        yield from _cut(total - rows, total, shape.logits_rows)
+        yield from chunks(start, total - rows, shape.prefill_tokens)
+        yield from chunks(total - rows, total, shape.logits_rows)
 
     def _call(self, graph: GraphName) -> _Call:
         if graph not in self._calls:
@@ -291,11 +292,3 @@ def _arrays(
             arrays[name] = caches[2 * layer + part][None]
     zeros = ports.keys() - arrays.keys()
     return arrays | {name: np.zeros(ports[name][1], ports[name][0]) for name in zeros}
-
-
-def _cut(start: int, stop: int, size: int) -> Iterator[int]:
-    """Sizes of the pieces of [start, stop) that end at multiples of `size`."""
-    while start < stop:
-        taken = min(stop - start, size - start % size)
-        yield taken
-        start += taken

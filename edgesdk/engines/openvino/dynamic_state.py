@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from edgesdk.engines.base import (
     checked_extension,
     checked_ids,
     checked_length,
+    chunks,
 )
 from edgesdk.engines.openvino.library import reason
 from edgesdk.engines.saved_state import (
@@ -100,7 +100,7 @@ class OpenVinoDecodeState:
         cache, all_ids = self._cache, self._tokens + ids
         found: list[Logits] = []
         hidden: list[HiddenStates] = []
-        for start, stop in _cuts(held, len(all_ids), singly=logits == "each"):
+        for start, stop in chunks(held, len(all_ids), 1 if logits == "each" else STEP):
             if cancellation is not None:
                 cancellation.raise_if_cancelled()
             each, states, cache = self._run(all_ids[start:stop], start, cache, first)
@@ -189,12 +189,3 @@ class OpenVinoDecodeState:
     def _require_open(self) -> None:
         if self._request is None:
             raise EngineError("This decode state is closed.", hint="Ask the engine for a new one.")
-
-
-def _cuts(start: int, stop: int, *, singly: bool) -> Iterator[tuple[int, int]]:
-    """Where the tokens from `start` to `stop` are cut."""
-    step = 1 if singly else STEP
-    while start < stop:
-        end = min(stop, (start // step + 1) * step)
-        yield start, end
-        start = end
