@@ -9,19 +9,14 @@ from typing import Any, Final
 from edgesdk.bundle import graph_io
 from edgesdk.bundle.manifest import ModelShape
 from edgesdk.bundle.opening import Bundle
-from edgesdk.engines.base import (
-    EngineInfo,
-    LoadSettings,
-    Placement,
-)
+from edgesdk.engines.base import EngineInfo, LoadSettings
 from edgesdk.engines.devices import DeviceRecord
 from edgesdk.engines.openvino.dynamic_state import STEP, LoadedDynamicModel, OpenVinoDecodeState
-from edgesdk.engines.openvino.library import listed_devices, load_openvino, reason
+from edgesdk.engines.openvino.library import listed_devices, load_openvino
+from edgesdk.engines.openvino.loading import compiled_graph, engine_info, new_core
 from edgesdk.engines.openvino.places import choose_place
 from edgesdk.engines.openvino.static_graphs import port_of
-from edgesdk.engines.saved_state import (
-    KvIdentity,
-)
+from edgesdk.engines.saved_state import KvIdentity
 from edgesdk.errors import DamagedBundle, EngineError
 from edgesdk.system.forks import ForkGuard
 
@@ -64,22 +59,18 @@ def open_engine(
         raise EngineError(f"{source} is not a bundle.", hint="Export the model to a bundle first.")
     started = time.perf_counter()
     openvino = load_openvino()
-    core = openvino.Core()
-    core.set_property("CPU", {"INFERENCE_NUM_THREADS": settings.threads})
+    core = new_core(openvino, settings)
     # An NPU takes graphs of fixed shapes only.
     listed = [device for device in listed_devices(core) if device.kind != "NPU"]
     place = choose_place(listed, settings.requested_device, settings.options)
     path = source.role_file("decoder")
-    try:
-        compiled = core.compile_model(
-            str(path), place.target, {**_PROPERTIES, **dict(place.properties)}
-        )
-    # A property that does not fit raises another error than a graph that does not.
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise EngineError(
-            f"OpenVINO cannot compile {path} for {place}: {reason(error)}.",
-            hint="Export the model with --target intel.",
-        ) from error
+    compiled = compiled_graph(
+        core,
+        path,
+        place,
+        {**_PROPERTIES, **place.properties},
+        hint="Export the model with --target intel.",
+    )
     shape = source.manifest.shape
     limit = min(shape.context_length, graph_io.ROPE_POSITIONS)
     loaded = LoadedDynamicModel(
@@ -95,22 +86,15 @@ def open_engine(
         ),
         fork_guard=ForkGuard("The model", EngineError),
     )
-    info = EngineInfo(
-        name=f"OpenVINO {openvino.__version__.partition('-')[0]} on {place.runs_on.kind}",
-        requested_device=settings.requested_device,
-        placement=Placement(
-            record.device,
-            record.name,
-            str(place),
-            in_software=place.in_software,
-            passed_over=settings.passed_over,
-        ),
+    info = engine_info(
+        openvino,
+        place,
+        record=record,
+        settings=settings,
         vocab_size=shape.vocab_size,
         context_length=loaded.context_length,
-        load_seconds=time.perf_counter() - started,
-        concurrency=record.concurrency,
-        threads=settings.threads if place.in_software else None,
         prefill_step=STEP,
+        started=started,
     )
     return OpenVinoEngine(loaded, info)
 

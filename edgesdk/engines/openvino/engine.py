@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from edgesdk.bundle import static_io
 from edgesdk.bundle.opening import Bundle
-from edgesdk.engines.base import EngineInfo, LoadSettings, Placement
+from edgesdk.engines.base import LoadSettings
 from edgesdk.engines.devices import DeviceRecord
 from edgesdk.engines.npu.compile_cache import CompileCache, load_compiled
 from edgesdk.engines.npu.compiled_graphs import SHIPPED
@@ -21,10 +21,10 @@ from edgesdk.engines.npu.static_engine import (
 )
 from edgesdk.engines.npu.static_graphs import GraphName
 from edgesdk.engines.openvino.compiling import blob_file, compilation_here
-from edgesdk.engines.openvino.library import listed_devices, load_openvino, reason
+from edgesdk.engines.openvino.library import listed_devices, load_openvino
+from edgesdk.engines.openvino.loading import compiled_graph, engine_info, new_core
 from edgesdk.engines.openvino.places import OpenVinoPlace, choose_place
 from edgesdk.engines.openvino.static_graphs import OpenVinoStaticGraphs, found_ports
-from edgesdk.errors import EngineError
 
 _Compiled = dict[GraphName, Any]
 
@@ -44,8 +44,7 @@ def open_engine(
     started = time.perf_counter()
     bundle, shape, spec = static_bundle(source)
     openvino = load_openvino()
-    core = openvino.Core()
-    core.set_property("CPU", {"INFERENCE_NUM_THREADS": settings.threads})
+    core = new_core(openvino, settings)
     place = choose_place(listed_devices(core), settings.requested_device, settings.options)
     if place.compiles_blobs:
         compiled = _from_blobs(core, bundle, record, place, settings.options)
@@ -60,39 +59,30 @@ def open_engine(
             where = str(bundle.role_file(graph))
             check_ports(kind, found_ports(ports, wanted), wanted, where)
     loaded = loaded_model(bundle, OpenVinoStaticGraphs(openvino, compiled), settings.context)
-    info = EngineInfo(
-        name=f"OpenVINO {openvino.__version__.partition('-')[0]} on {place.runs_on.kind}",
-        requested_device=settings.requested_device,
-        placement=Placement(
-            record.device,
-            record.name,
-            str(place),
-            in_software=place.in_software,
-            passed_over=settings.passed_over,
-        ),
+    info = engine_info(
+        openvino,
+        place,
+        record=record,
+        settings=settings,
         vocab_size=spec.vocab_size,
         context_length=loaded.context_length,
-        load_seconds=time.perf_counter() - started,
-        concurrency=record.concurrency,
-        threads=settings.threads if place.in_software else None,
         prefill_step=shape.prefill_tokens,
+        started=started,
     )
     return StaticEngine(loaded, info)
 
 
 def _from_graphs(core: Any, bundle: Bundle, place: OpenVinoPlace) -> _Compiled:
-    compiled: _Compiled = {}
-    for graph in get_args(GraphName):
-        path = bundle.role_file(graph)
-        try:
-            compiled[graph] = core.compile_model(str(path), place.target, dict(place.properties))
-        # A property that does not fit raises another error than a graph that does not.
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise EngineError(
-                f"OpenVINO cannot compile {path} for {place}: {reason(error)}.",
-                hint="Export the model again with --target intel.",
-            ) from error
-    return compiled
+    return {
+        graph: compiled_graph(
+            core,
+            bundle.role_file(graph),
+            place,
+            place.properties,
+            hint="Export the model again with --target intel.",
+        )
+        for graph in get_args(GraphName)
+    }
 
 
 def _from_blobs(
