@@ -1,4 +1,4 @@
-"""Each sample runs, with a real model, as it stands."""
+"""Each sample runs as it stands: with a real model, or with a tiny one where it trains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from types import ModuleType
 
 import httpx
 import pytest
+from edgesdk_export.pipeline import ExportJob, export
+from edgesdk_export.progress import SilentProgress
+from support.fake_engine import fake_model
+from support.sure_engine import SureEngine
 from support.talking_cloud import TalkingCloud, said
+from support.tiny_models import make_tiny
 
 import edgesdk
 
@@ -23,7 +28,6 @@ def sample(name: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # What a class of the module is annotated with is looked up there.
-
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
@@ -100,3 +104,74 @@ def test_a_device_is_chosen(smollm2_gguf: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert "onnxruntime" in printed
     assert "It runs on cpu" in printed
+
+
+@pytest.fixture(scope="module")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("samples") / "tiny"
+    make_tiny("llama", folder)
+    return folder
+
+
+def test_a_router_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a model that adds numbers below ten, and is sure of nothing else."""
+    monkeypatch.chdir(tmp_path)
+    module = sample("train_a_router")
+    sums = {f"is {a} + {b}?": (str(a + b), 0.9) for a in range(10) for b in range(10)}
+    model = fake_model(SureEngine({**sums, "is ": ("7", 0.2)}))
+    monkeypatch.setattr(module.edgesdk, "load", lambda name: model)
+    module.main("fake", 60)
+    printed = capsys.readouterr().out.splitlines()
+    assert "AUROC of 1.00" in printed[0]
+    assert "at most 20% of those to come" in printed[1]
+    assert ["kept" in printed[2], "escalated" in printed[3]] == [True, True]
+    assert list((tmp_path / "sums-profile").rglob("calibration.json"))
+
+
+@pytest.mark.nightly
+def test_a_router_is_trained_for_a_real_model(
+    smollm2_gguf: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sample("train_a_router").main(str(smollm2_gguf), 80)
+    learned, *_, hard = capsys.readouterr().out.splitlines()
+    assert float(learned.split()[-1]) > 0.8
+    assert "escalated" in hard
+
+
+def test_a_recipe_is_exported_by(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample("export_with_a_recipe").main(tiny_checkpoint, tmp_path / "mine")
+    printed = capsys.readouterr().out
+    assert printed.startswith("mine: int4")
+    assert "top-1 agreement" in printed
+
+
+def test_a_student_is_distilled(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"{i} times {i} is {i * i}." for i in range(150)))
+    sample("distill_a_student").main(tiny_checkpoint, tmp_path / "small", [text], 2, steps=4)
+    left, cut, trained, *_ = capsys.readouterr().out.splitlines()
+    assert left.count(",") == 1
+    before, after = (float(line.split()[3].rstrip(",")) for line in (cut, trained))
+    assert after < before
+    assert (tmp_path / "small-bundle" / "edgesdk.json").is_file()
+
+
+def test_an_adapter_is_made(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = ExportJob(tiny_checkpoint, tmp_path / "bundle", "tiny", quality_tokens=0)
+    export(job, SilentProgress())
+    sample("make_an_adapter").main(tiny_checkpoint, tmp_path / "bundle", tmp_path / "out", steps=4)
+    printed = capsys.readouterr().out
+    without, adapted = printed.removeprefix("without: ").split("ahoy: ")
+    assert without.strip() != adapted.strip()
