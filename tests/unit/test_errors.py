@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from edgesdk import errors
 from edgesdk.errors import EdgeError, MissingExtra, requires_extra
 
+TROUBLESHOOTING = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 CLASSES = {
     name: found
     for name, found in vars(errors).items()
@@ -38,6 +40,15 @@ def test_the_drawing_is_the_tree() -> None:
         name: found.__mro__[1].__name__ for name, found in CLASSES.items() if found is not EdgeError
     }
     assert _drawn() == real
+
+
+def test_each_has_an_entry_that_says_what_it_means_why_and_what_to_do() -> None:
+    pieces = re.split(r"^### `(\w+)`$", TROUBLESHOOTING.read_text(encoding="utf-8"), flags=re.M)
+    names, entries = pieces[1::2], pieces[2::2]
+    assert sorted(names) == sorted(CLASSES)
+    for name, entry in zip(names, entries, strict=True):
+        marks = re.findall(r"^- \*\*(\w+):\*\* \S", entry, flags=re.M)
+        assert marks == ["Means", "Why", "Do"], name
 
 
 @pytest.mark.parametrize("name", sorted(set(CLASSES) - {"EdgeError", "StoreError"}))
