@@ -41,6 +41,9 @@ class OptionsKwargs(TypedDict, total=False):
     priority: int
     speculate: Speculation | None
     stop_on_repetition: bool
+    min_tokens: int
+    ignore_eos: bool
+    stop_token_ids: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,10 @@ class Options:
         stop_on_repetition: end an answer that goes in a cycle, with the finish reason "repetition".
             One turn of the cycle is left. Answers that have an output format never end so; see
             `edgesdk.generation.repetition`.
+        min_tokens: no token ends the answer before it has so many. Without effect on an answer that
+            has an output format, which ends where its format does.
+        ignore_eos: no token ends the answer at all, for measurements; as for `min_tokens`.
+        stop_token_ids: tokens that end the answer, besides the model's own.
 
     Raises:
         InvalidOption: a value is of a wrong type or out of its range.
@@ -112,6 +119,9 @@ class Options:
     priority: int = 0
     speculate: Speculation | None = None
     stop_on_repetition: bool = True
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1, optional=True)
@@ -134,10 +144,13 @@ class Options:
         _number("priority", self.priority, -10, 10)
         if self.speculate is not None:
             checked_choice("speculate", self.speculate, get_args(Speculation))
-        if not isinstance(self.stop_on_repetition, bool):
-            raise InvalidOption(
-                f"stop_on_repetition must be True or False, not {self.stop_on_repetition!r}."
-            )
+        for name in ("stop_on_repetition", "ignore_eos"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidOption(f"{name} must be True or False, not {getattr(self, name)!r}.")
+        _whole("min_tokens", self.min_tokens, 0)
+        for token in self.stop_token_ids:
+            _whole("A token id in stop_token_ids", token, 0)
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         object.__setattr__(self, "stop", _texts("stop", self.stop))
         breakers = _texts("dry_sequence_breakers", self.dry_sequence_breakers)
         object.__setattr__(self, "dry_sequence_breakers", breakers)

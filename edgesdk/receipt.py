@@ -22,12 +22,15 @@ class Receipt(Finish):
         load_seconds: time that loading the model took, once.
         peak_memory_bytes: most resident memory that this process ever had.
         overflow: what was done so that the turn fits the context; None if it fitted.
+        generic_tools: whether tools were described in edgesdk's words, because the model's chat
+            template has none: such a model was not trained to call them.
     """
 
     info: EngineInfo
     load_seconds: float
     peak_memory_bytes: int | None
     overflow: Overflow | None = None
+    generic_tools: bool = False
 
     @property
     def route(self) -> Literal["local"]:
@@ -106,6 +109,7 @@ class Receipt(Finish):
                 "finish_reason",
                 "drafted_tokens",
                 "accepted_tokens",
+                "generic_tools",
             )
         } | {
             "placement": self.placement.figures(),
@@ -129,11 +133,13 @@ class Receipt(Finish):
             memory = f"{self.peak_memory_bytes / 1e6:,.0f} MB"
         ended = "" if self.finish_reason == "stop" else f" · ended by {self.finish_reason}"
         adapted = "" if self.adapter is None else f" · adapter {self.adapter}"
+        generic = " · generic tools" if self.generic_tools else ""
         shortened = "" if self.overflow is None else f" · {self.overflow.phrase()}"
         return (
             f"{self.prompt_tokens:,} tokens in{cached}, {self.output_tokens:,} out"
             f"{waited} · first token {first} · speed {speed}{guessed}{paused}"
-            f" · peak memory {memory} · {self._where()} · {self.engine}{adapted}{shortened}{ended}"
+            f" · peak memory {memory} · {self._where()} · {self.engine}{adapted}{generic}"
+            f"{shortened}{ended}"
         )
 
     def _where(self) -> str:
@@ -149,7 +155,12 @@ class Receipt(Finish):
 
 
 def receipt_of(
-    finish: Finish, info: EngineInfo, *, load_seconds: float, overflow: Overflow | None = None
+    finish: Finish,
+    info: EngineInfo,
+    *,
+    load_seconds: float,
+    overflow: Overflow | None = None,
+    generic_tools: bool = False,
 ) -> Receipt:
     """The receipt of an answer that the engine of `info` gave."""
     return Receipt(
@@ -158,6 +169,7 @@ def receipt_of(
         load_seconds=load_seconds,
         peak_memory_bytes=peak_memory_bytes(),
         overflow=overflow,
+        generic_tools=generic_tools,
     )
 
 

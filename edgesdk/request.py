@@ -15,6 +15,7 @@ from edgesdk.system.cancellation import CancellationToken
 from edgesdk.text.tokenizer import Tokenizer
 from edgesdk.tools.call_messages import Message, used_ids
 from edgesdk.tools.calls import parse_calls
+from edgesdk.tools.cut_calls import distinct_calls, whole_calls
 from edgesdk.tools.tool_format import ToolFormat
 from edgesdk.tools.tool_set import ToolSet, ToolSpec, make_tool_set
 
@@ -85,7 +86,11 @@ class Request:
     def read(self, text: str) -> Any:
         """The value of a whole answer of the device: its calls where there are tools."""
         if self.tools is not None:
-            return self.tools.check(parse_calls(text, self.specs), used_ids(self.messages))
+            calls = parse_calls(text, self.specs)
+            if self.tools.must_call:
+                # An answer that repeats a call is ended in it.
+                calls = distinct_calls(whole_calls(text, self.specs)) or calls
+            return self.tools.check(calls, used_ids(self.messages))
         return None if self.output_format is None else self.output_format.read(text)
 
     def replaced(self, **changes: Any) -> Request:

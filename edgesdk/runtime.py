@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from time import perf_counter
@@ -14,9 +14,10 @@ from edgesdk.engines.base import DecodeState, Engine, adapted_engine
 from edgesdk.errors import EngineError, RequestError
 from edgesdk.generation.batched_verification import BatchedVerification
 from edgesdk.generation.constraint import Constraint
-from edgesdk.generation.loop import Finish, Generation, StepCallback, generate
+from edgesdk.generation.loop import Finish, Generation, Step, StepCallback, generate
 from edgesdk.generation.prefill import prefill, reusable_prefix
 from edgesdk.generation.prefix_cache import PrefixCache
+from edgesdk.generation.prompt_logprobs import prompt_steps
 from edgesdk.generation.repetition import RepetitionFinder
 from edgesdk.generation.scheduling import EngineScheduler, ScheduledDecodeState
 from edgesdk.generation.speculation import (
@@ -27,12 +28,13 @@ from edgesdk.generation.speculation import (
     Speculator,
     VerificationCosts,
 )
+from edgesdk.generation.stopping import StopFilter
 from edgesdk.options import Options, options_from
 from edgesdk.overflow import Overflow
 from edgesdk.receipt import Receipt, receipt_of
 from edgesdk.reply import Reply, ReplyStream, StepSource
 from edgesdk.request import Request, request_from
-from edgesdk.structured.grammar_constraint import GrammarVocabulary
+from edgesdk.structured.grammar_constraint import EndedConstraint, GrammarVocabulary
 from edgesdk.structured.output_format import OutputFormat, read_answer
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.text.prompts import PromptEncoder, shared_prefix
@@ -150,7 +152,12 @@ class Runtime:
         """
         if output_format is None or output_format.grammar is None:
             return None
-        return self.vocabulary.constraint(output_format.grammar)
+        constraint = self.vocabulary.constraint(output_format.grammar)
+        if output_format.is_over is None:
+            return constraint
+        return EndedConstraint(
+            constraint, output_format.is_over, self.encoder.tokenizer.token_bytes
+        )
 
     def generate(
         self,
@@ -186,7 +193,23 @@ class Runtime:
             speculator=speculator,
             constraint=constraint,
             repetition=self._repetition_finder(request, constraint),
+            stops=StopFilter(
+                options.stops, is_call=None if request.tools is None else has_begun_calls
+            ),
             on_step=on_step,
+        )
+
+    def prompt_steps(self, state: DecodeState, request: Request) -> Iterator[Step]:
+        """The tokens of a request's prompt, with their log-probabilities where it asks for these;
+        see `edgesdk.generation.prompt_logprobs`."""
+        options = request.options
+        cancellation = request.cancellation.child(options.deadline, started=request.started)
+        return prompt_steps(
+            ScheduledDecodeState(state, self.scheduler, options.priority, cancellation),
+            request.tokens,
+            self.encoder.tokenizer,
+            logprobs=request.logprobs,
+            top_logprobs=request.top_logprobs,
         )
 
     @cached_property
@@ -199,6 +222,21 @@ class Runtime:
         """What the template of prompts with tools knows of them."""
         return detect_tool_format(self.encoder.tool_template or self.encoder.template)
 
+    def uses_generic_tools(self, request: Request) -> bool:
+        """Whether a request's tools are described in words that the model was not trained on."""
+        return bool(request.specs) and self._has_generic_tools
+
+    @cached_property
+    def _has_generic_tools(self) -> bool:
+        generic = not self.tool_format.tools
+        if generic:
+            _LOG.warning(
+                "%s: its chat template knows no tools; they are described in a generic way, which"
+                " it was not trained on",
+                self.engine.info.name,
+            )
+        return generic
+
     @cached_property
     def _format_without_tools(self) -> ToolFormat:
         """What the template of other prompts can write of calls that were made before."""
@@ -207,20 +245,31 @@ class Runtime:
         return detect_tool_format(self.encoder.template)
 
     def encode(
-        self, messages: Sequence[dict[str, Any]], specs: Sequence[dict[str, Any]] = ()
+        self,
+        messages: Sequence[dict[str, Any]],
+        specs: Sequence[dict[str, Any]] = (),
+        *,
+        continues: bool = False,
     ) -> list[int]:
         """Ids of a conversation, which may have tool calls and results.
 
         Args:
             messages, specs: in the form of OpenAI's API; see
                 `edgesdk.tools.tool_format.ToolFormat`.
+            continues: the last message is the beginning of the answer.
 
         Raises:
             TemplateError, InvalidText, RequestError: see `PromptEncoder.chat`.
         """
-        tool_format = self.tool_format if specs else self._format_without_tools
+        begun = str(messages[-1]["content"]) if continues else ""
+        messages = messages[:-1] if continues else messages
+        tool_format = self._format_without_tools
+        if specs:
+            tool_format = self.tool_format
+            # Said once, when it comes to that.
+            _ = self._has_generic_tools
         return self.encoder.chat(
-            tool_format.conversation(messages, specs), tools=list(specs) or None
+            tool_format.conversation(messages, specs), tools=list(specs) or None, begun=begun
         )
 
     def stream(
@@ -236,7 +285,11 @@ class Runtime:
 
         def receipt(finish: Finish) -> Receipt:
             return receipt_of(
-                finish, self.engine.info, load_seconds=self.load_seconds, overflow=overflow()
+                finish,
+                self.engine.info,
+                load_seconds=self.load_seconds,
+                overflow=overflow(),
+                generic_tools=self.uses_generic_tools(request),
             )
 
         read = None if request.is_plain else partial(read_answer, request.read, constraint)

@@ -15,7 +15,7 @@ from edgesdk.errors import EngineError
 from edgesdk.generation.constraint import Constraint
 from edgesdk.generation.prefill import check_fits, prefill, reusable_prefix
 from edgesdk.generation.repetition import RepetitionFinder
-from edgesdk.generation.sampling import Sampler, log_probability, top_log_probabilities
+from edgesdk.generation.sampling import Sampler, log_probability, top_log_probabilities, without
 from edgesdk.generation.speculation import Speculator
 from edgesdk.generation.stopping import StopFilter
 from edgesdk.options import Options
@@ -110,6 +110,7 @@ class Generation(Iterator[Step]):
         speculator: Speculator | None,
         constraint: Constraint | None,
         repetition: RepetitionFinder | None,
+        stops: StopFilter | None,
         on_step: StepCallback | None,
     ) -> None:
         self.finish: Finish | None = None
@@ -127,7 +128,9 @@ class Generation(Iterator[Step]):
         self._restore_prefix = restore_prefix
         self._speculator = speculator
         self._constraint = constraint
+        self._ends = tokenizer.eos_token_ids | set(options.stop_token_ids)
         self._repetition = repetition
+        self._stops = stops or StopFilter(options.stops)
         self._on_step = on_step
         self._answer: list[int] = []
         # Of the answer, and not given out yet, because it may be a turn of a cycle.
@@ -155,8 +158,8 @@ class Generation(Iterator[Step]):
 
     def _run(self) -> Generator[Step, None, None]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        stops = StopFilter(self._options.stops)
-        ends, token_bytes = self._tokenizer.eos_token_ids, self._tokenizer.token_bytes
+        stops = self._stops
+        ends, token_bytes = self._ends, self._tokenizer.token_bytes
         answer = self._answer
         constraint = self._constraint
         most = min(self._room, self._options.max_tokens or self._room)
@@ -264,7 +267,7 @@ class Generation(Iterator[Step]):
             token = choice[0]
             self._ahead.append(choice)
             answer.append(token)
-            if token != guess or token in self._tokenizer.eos_token_ids:
+            if token != guess or token in self._ends:
                 break
         self._state.rewind(len(self._prompt) + len(answer) - 1)
         speculator.record_verified(len(draft), answer[len(self._answer) : -1])
@@ -273,6 +276,9 @@ class Generation(Iterator[Step]):
         """The token after `answer`, by row `at` of the latest logits."""
         row = rows[at]
         scores = row if self._constraint is None else self._constraint.masked(row)
+        goes_on = self._options.ignore_eos or len(answer) < self._options.min_tokens
+        if goes_on and self._constraint is None:
+            scores = without(row, self._ends)
         token = self._sampler.choose(scores, self._prompt, answer)
         if self._on_step is not None:
             states = self._state.hidden_states
@@ -358,6 +364,7 @@ def generate(
     speculator: Speculator | None = None,
     constraint: Constraint | None = None,
     repetition: RepetitionFinder | None = None,
+    stops: StopFilter | None = None,
     on_step: StepCallback | None = None,
 ) -> Generation:
     """Start an answer to `prompt`; nothing is computed until it is iterated.
@@ -380,6 +387,7 @@ def generate(
         speculator: drafts tokens of this one answer, and is closed at its end; None for the plain
             loop.
         constraint: holds the answer to its format; at its start.
+        stops: finds the stop texts; at its start. None for one that looks for them everywhere.
         on_step: called with the logits, float32 [vocab], the token chosen by them, and the hidden
             state behind them, float32 [hidden] or None, for each token of the answer and the one
             that ends it; the arrays are valid during the call.
@@ -407,5 +415,6 @@ def generate(
         speculator=speculator,
         constraint=constraint,
         repetition=repetition,
+        stops=stops,
         on_step=on_step,
     )

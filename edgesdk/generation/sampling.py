@@ -114,6 +114,13 @@ def add_bias(logits: Logits, bias: Mapping[int, float]) -> None:
         logits[list(bias)] += np.fromiter(bias.values(), np.float32, len(bias))
 
 
+def without(logits: Logits, tokens: Iterable[int]) -> Logits:
+    """A copy of logits in which these ids cannot be chosen; ids beyond the end are left out."""
+    kept: Logits = logits.copy()
+    kept[[token for token in tokens if token < len(kept)]] = -np.inf
+    return kept
+
+
 def penalize_repetition(logits: Logits, seen: Iterable[int], penalty: float) -> None:
     """Divide positive logits of `seen` ids by `penalty`, multiply negative ones."""
     if penalty != 1:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class StopFilter:
     """Passes text on until a stop text is complete.
 
     Where texts overlap, the one that completes first counts; the outcome does not depend on how
     the text was cut into pieces.
+
+    Args:
+        is_call: whether an answer so far calls tools. From there on no stop text counts: it would
+            cut the call. None where there are no tools.
     """
 
-    def __init__(self, stops: tuple[str, ...]) -> None:
+    def __init__(
+        self, stops: tuple[str, ...], *, is_call: Callable[[str], bool] | None = None
+    ) -> None:
         self._stops = stops
+        self._is_call = is_call
+        self._text = ""
         self._held = ""
         self.stopped = False
 
@@ -19,6 +29,11 @@ class StopFilter:
         """What may be shown after `text` arrived; `stopped` tells whether it is the last."""
         if not self._stops:
             return text
+        if self._is_call is not None:
+            self._text += text
+            if self._is_call(self._text):
+                self._stops = ()
+                return self.flush() + text
         held = self._held + text
         # (where it ends, where it starts): the earliest end, and the longest of those.
         found = [(at + len(stop), at) for stop in self._stops if (at := held.find(stop)) >= 0]

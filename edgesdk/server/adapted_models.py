@@ -12,7 +12,8 @@ from edgesdk.bundle.opening import Bundle
 from edgesdk.errors import AdapterMismatch, EngineError, InvalidOption
 from edgesdk.loading import find
 from edgesdk.model import Model
-from edgesdk.server.model_pool import ModelInfo, StoreModels
+from edgesdk.server.model_pool import StoreModels
+from edgesdk.server.model_source import ModelInfo
 
 
 class AdaptedModels:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from time import perf_counter
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 from starlette.datastructures import Headers
@@ -15,14 +16,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from edgesdk.errors import CloudBroken, EdgeError
+from edgesdk.errors import EdgeError
 from edgesdk.generation.loop import Step
 from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
-from edgesdk.hybrid.storage.journal import Route
-from edgesdk.server.answers import AnswerEvent, RunningAnswer
+from edgesdk.server.answers import AnswerEvent, AnswerSource, RunningAnswer
 from edgesdk.server.api_errors import ApiError, deadline_passed, shutting_down, to_api_error
 from edgesdk.server.callable_tools import AnswerReader
-from edgesdk.server.hybrid_routing import HoldPolicy
+from edgesdk.server.event_stream import EventStream
+from edgesdk.server.model_pool import LoadedModel
 from edgesdk.server.request_parsing import ParsedRequest
 from edgesdk.server.responses import (
     AnswerReply,
@@ -30,21 +31,19 @@ from edgesdk.server.responses import (
     ResponseBuilder,
     ResponseMetadata,
     ResponsePart,
+    merged,
     reply_headers,
     routing_headers,
 )
 from edgesdk.server.service import Service
+from edgesdk.server.stream_buffer import StreamBuffer
 from edgesdk.tools.calls import ToolCall
 
 _MAX_BODY_SECONDS = 30.0
 # A client hears of a refusal only after it has sent its body, so that much of one is read.
 _DRAIN_FACTOR = 16
-_STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
-_DONE = b"data: [DONE]\n\n"
+Prepare: TypeAlias = Callable[[LoadedModel], AnswerSource]
+_Result = TypeVar("_Result")
 _log = logging.getLogger("edgesdk.server")
 
 
@@ -71,8 +70,9 @@ class AnswerEndpoint:
         except ClientDisconnect:
             return
         except ApiError as error:
-            await _send_error(error, "messages", scope, receive, send)
+            await error.response()(scope, receive, send)
             return
+        stream = EventStream(scope, send)
         async with anyio.create_task_group() as group:
 
             async def watch() -> None:
@@ -81,11 +81,12 @@ class AnswerEndpoint:
                 group.cancel_scope.cancel()
 
             group.start_soon(watch)
-            await self._answer(body, started, scope, receive, send)
+            group.start_soon(stream.keep_alive)
+            await self._answer(body, started, scope, receive, stream)
             group.cancel_scope.cancel()
 
     async def _answer(
-        self, body: bytes, started: float, scope: Scope, receive: Receive, send: Send
+        self, body: bytes, started: float, scope: Scope, receive: Receive, stream: EventStream
     ) -> None:
         param = "messages"
         try:
@@ -94,36 +95,94 @@ class AnswerEndpoint:
                 lambda: self._parse(body, Headers(scope=scope), started)
             )
             param = parsed.param
-            answer = await self._service.start(parsed.model, started, parsed.prepare)
-            try:
-                builder = parsed.builder(_metadata(parsed, answer))
-                if parsed.stream:
-                    await self._send_stream(parsed, answer, builder, send)
-                    return
-                steps = [event async for event in answer.events if isinstance(event, Step)]
-            finally:
-                answer.cancel()
-            reply = _finished_reply(answer)
-            parts = _all_parts(reply, parsed.reader())
-            self._count_calls(answer, parts)
-            response = JSONResponse(
-                builder.complete(steps, parts, reply), headers=reply_headers(reply)
-            )
-            await response(scope, receive, send)
+            if parsed.stream:
+                stream.allow_pings()
+            if parsed.stream and parsed.others:
+                await self._send_streams(parsed, started, stream)
+            elif parsed.stream:
+                await self._send_stream(parsed, started, stream)
+            else:
+                whole, headers = await self._whole(parsed, started)
+                await stream.send_response(JSONResponse(whole, headers=headers), receive)
         except Exception as error:
-            await _send_error(error, param, scope, receive, send)
+            await stream.send_error(_api_error(error, param), receive)
+
+    async def _whole(self, parsed: ParsedRequest, started: float) -> tuple[Json, dict[str, str]]:
+        """The body and the headers of a response that is sent as a whole."""
+        wholes = await gathered(
+            [
+                partial(self._whole_answer, parsed, prepare, index, started)
+                for index, prepare in enumerate((parsed.prepare, *parsed.others))
+            ],
+            limit=self._service.settings.parallel,
+        )
+        body = merged([body for body, _ in wholes], per_prompt=parsed.per_prompt)
+        return body, reply_headers(wholes[0][1])
+
+    async def _whole_answer(
+        self, parsed: ParsedRequest, prepare: Prepare, index: int, started: float
+    ) -> tuple[Json, AnswerReply]:
+        async with self._started(parsed, prepare, started) as answer:
+            steps = [event async for event in answer.events if isinstance(event, Step)]
+        reply = _finished_reply(answer)
+        parts = _all_parts(reply, parsed.reader())
+        self._count_calls(answer, parts)
+        builder = parsed.builder(_metadata(parsed, answer, index))
+        return builder.complete(steps, parts, reply), reply
+
+    @asynccontextmanager
+    async def _started(
+        self, parsed: ParsedRequest, prepare: Prepare, started: float
+    ) -> AsyncIterator[RunningAnswer]:
+        answer = await self._service.start(
+            parsed.model, started, prepare, keep_alive=parsed.keep_alive
+        )
+        try:
+            yield answer
+        finally:
+            answer.cancel()
 
     async def _send_stream(
-        self, parsed: ParsedRequest, answer: RunningAnswer, builder: ResponseBuilder, send: Send
+        self, parsed: ParsedRequest, started: float, stream: EventStream
     ) -> None:
-        buffer = StreamBuffer(parsed.hold if answer.source.may_withdraw else "nothing")
-        async with aclosing(_buffered(answer, buffer)) as events:
-            # Nothing is sent before the first event: until then an error has a status, and most
-            # often it is known by then who answers.
-            first = await anext(events, None)
-            headers = _stream_headers(parsed, answer, buffer)
-            chunks = self._chunks(parsed, answer, builder, _with_first(first, events))
-            await _send_events(chunks, headers, send)
+        async with self._started(parsed, parsed.prepare, started) as answer:
+            builder = parsed.builder(_metadata(parsed, answer))
+            buffer = StreamBuffer(parsed.hold if answer.source.may_withdraw else "nothing")
+            async with aclosing(_buffered(answer, buffer)) as events:
+                # Nothing is sent before the first event: until then an error has a status, and most
+                # often it is known by then who answers.
+                first = await anext(events, None)
+                chunks = self._chunks(parsed, answer, builder, _with_first(first, events))
+                await stream.start(_stream_headers(parsed, answer, buffer))
+                await stream.send_all(chunks)
+                if parsed.wants_usage:
+                    await stream.send(builder.usage_chunk(_finished_reply(answer)))
+                await stream.send_end()
+
+    async def _send_streams(
+        self, parsed: ParsedRequest, started: float, stream: EventStream
+    ) -> None:
+        """Send several answers at once, each of whose chunks has its index."""
+        usage: dict[int, Json] = {}
+
+        async def send(prepare: Prepare, index: int) -> None:
+            async with self._started(parsed, prepare, started) as answer:
+                builder = parsed.builder(_metadata(parsed, answer, index))
+                events = _buffered(answer, StreamBuffer("nothing"))
+                await stream.send_all(self._chunks(parsed, answer, builder, events))
+                usage[index] = builder.usage_chunk(_finished_reply(answer))
+
+        await gathered(
+            [
+                partial(send, prepare, index)
+                for index, prepare in enumerate((parsed.prepare, *parsed.others))
+            ],
+            limit=self._service.settings.parallel,
+        )
+        if parsed.wants_usage:
+            chunks = [usage[index] for index in sorted(usage)]
+            await stream.send(merged(chunks, per_prompt=parsed.per_prompt))
+        await stream.send_end()
 
     async def _chunks(
         self,
@@ -131,100 +190,62 @@ class AnswerEndpoint:
         answer: RunningAnswer,
         builder: ResponseBuilder,
         events: AsyncIterator[AnswerEvent],
-    ) -> AsyncIterator[bytes]:
-        """The stream's events (server-sent events, as OpenAI uses them); raises nothing."""
+    ) -> AsyncIterator[Json]:
+        """The chunks of one answer, but for its usage."""
         reader = parsed.reader()
         steps: list[Step] = []
-        try:
-            for chunk in builder.first_chunks():
-                yield _sse_event(chunk)
-            async for event in events:
-                if isinstance(event, Restart):
-                    reader = parsed.reader()
-                if isinstance(event, Step):
-                    steps.append(event)
-                parts = _parts_of(event, reader)
-                self._count_calls(answer, parts)
-                for part in parts:
-                    for chunk in builder.part_chunks(part, steps):
-                        yield _sse_event(chunk)
-                    steps = []
-            reply = _finished_reply(answer)
-        except Exception as error:
-            yield _sse_event(_api_error(error, parsed.param).body())
-            return
+        for chunk in builder.first_chunks():
+            yield chunk
+        async for event in events:
+            if isinstance(event, Restart):
+                reader = parsed.reader()
+            if isinstance(event, Step):
+                steps.append(event)
+            parts = _parts_of(event, reader)
+            self._count_calls(answer, parts)
+            for part in parts:
+                for chunk in builder.part_chunks(part, steps):
+                    yield chunk
+                steps = []
+        reply = _finished_reply(answer)
         local = reply.receipt.route == "local"
-        parts = [*reader.flush()] if local else [*reply.tool_calls]
+        parts = [*reader.flush(cut=_is_cut(reply))] if local else [*reply.tool_calls]
         self._count_calls(answer, parts)
         if steps and not parts and parsed.logprobs:
             parts = [""]
         for part in parts:
             for chunk in builder.part_chunks(part, steps):
-                yield _sse_event(chunk)
+                yield chunk
             steps = []
-        yield _sse_event(builder.last_chunk(reply))
-        if parsed.wants_usage:
-            yield _sse_event(builder.usage_chunk(reply))
-        yield _DONE
+        yield builder.last_chunk(reply)
 
     def _count_calls(self, answer: RunningAnswer, parts: list[ResponsePart]) -> None:
         calls = sum(isinstance(part, ToolCall) for part in parts)
         self._service.metrics.count_calls(answer.loaded.model_info.name, calls)
 
 
-class StreamBuffer:
-    """Holds back what a client that only appends text must not be shown yet.
+async def gathered(
+    works: Sequence[Callable[[], Coroutine[Any, Any, _Result]]], *, limit: int
+) -> list[_Result]:
+    """What works return, of which so many run at once; the first error ends them all."""
+    if len(works) == 1:
+        return [await works[0]()]
+    slots = asyncio.Semaphore(limit)
 
-    Such a client cannot take back what it has shown. So pieces are held back until nobody will
-    withdraw them, as far as the policy says.
+    async def run(work: Callable[[], Coroutine[Any, Any, _Result]]) -> _Result:
+        async with slots:
+            return await work()
 
-    Attributes:
-        route: who said what was shown; None until something was.
-        reason: why the device's draft was withdrawn; None where it was not, or nobody said.
-    """
-
-    def __init__(self, policy: HoldPolicy) -> None:
-        self.route: Route | None = None
-        self.reason: str | None = None
-        self._policy = policy
-        self._held: list[AnswerEvent] = []
-
-    def feed(self, event: AnswerEvent) -> list[AnswerEvent]:
-        """What may be shown now.
-
-        Raises:
-            CloudBroken: what was shown is withdrawn, and the client could not be told.
-        """
-        if isinstance(event, Restart):
-            return self._restart(event)
-        route = _route_of(event)
-        if self._policy == "answer" or (self._policy == "decision" and route == "local"):
-            self._held.append(event)
-            return []
-        self.route = route
-        return [event]
-
-    def flush(self) -> list[AnswerEvent]:
-        """What was held back, at the answer's end."""
-        held, self._held = self._held, []
-        return held
-
-    def _restart(self, event: Restart) -> list[AnswerEvent]:
-        self._held.clear()
-        if self.route is None:
-            self.reason = event.reason
-            return []
-        if self._policy == "nothing":
-            return [event]
-        raise CloudBroken(
-            f"The answer was withdrawn under way: {event.reason}.", endpoint="", hint="Ask again."
-        )
+    tasks = [asyncio.create_task(run(work)) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
-def _route_of(event: AnswerEvent) -> Route:
-    if isinstance(event, Step):
-        return "local"
-    return event.route if isinstance(event, TextDelta) else "cloud"
+def _is_cut(reply: AnswerReply) -> bool:
+    return reply.finish_reason not in ("stop", "tool_calls")
 
 
 def _parts_of(event: AnswerEvent, reader: AnswerReader) -> list[ResponsePart]:
@@ -240,18 +261,20 @@ def _parts_of(event: AnswerEvent, reader: AnswerReader) -> list[ResponsePart]:
 def _all_parts(reply: AnswerReply, reader: AnswerReader) -> list[ResponsePart]:
     if reply.receipt.route == "cloud":
         return [reply.text, *reply.tool_calls]
-    return [*reader.feed(reply.text), *reader.flush()]
+    return [*reader.feed(reply.text), *reader.flush(cut=_is_cut(reply))]
 
 
-def _metadata(parsed: ParsedRequest, answer: RunningAnswer) -> ResponseMetadata:
+def _metadata(parsed: ParsedRequest, answer: RunningAnswer, index: int = 0) -> ResponseMetadata:
     model = answer.loaded.model
     return ResponseMetadata(
-        model=parsed.model,
+        model=parsed.model or answer.loaded.model_info.name,
         engine=None if answer.source.may_withdraw else model.info.name,
         tokenizer=model.runtime.encoder.tokenizer,
         logprobs=parsed.logprobs,
         may_call=parsed.may_call,
         usage_follows=parsed.wants_usage,
+        index=index,
+        key=parsed.key,
     )
 
 
@@ -326,32 +349,6 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
             415, "The Content-Type must be application/json.", code="unsupported_media_type"
         )
     return bytes(body)
-
-
-def _sse_event(content: Json) -> bytes:
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return f"data: {text}\n\n".encode()
-
-
-async def _send_events(
-    events: AsyncIterator[bytes], headers: Mapping[str, str], send: Send
-) -> None:
-    """Send a stream of events, which must raise nothing; `headers` are in Latin-1."""
-    extra = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-    start = {"type": "http.response.start", "status": 200, "headers": [*_STREAM_HEADERS, *extra]}
-    await send(start)
-    async for event in events:
-        await send({"type": "http.response.body", "body": event, "more_body": True})
-        # Neither sending nor an event that is there already gives way to the loop by itself, and
-        # it is the loop that notices a client's leaving.
-        await asyncio.sleep(0)
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _send_error(
-    error: Exception, param: str, scope: Scope, receive: Receive, send: Send
-) -> None:
-    await _api_error(error, param).response()(scope, receive, send)
 
 
 def _api_error(error: Exception, param: str) -> ApiError:

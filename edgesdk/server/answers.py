@@ -97,12 +97,16 @@ class DeviceSource:
     Attributes:
         constraint: holds the answer to a format; None for any text.
         reason: why no cloud is asked; None on a server that has none.
+        echo: the prompt comes before the answer, as a part of it.
+        answers: whether anything but the prompt is wanted.
     """
 
     loaded: LoadedModel
     request: Request
     constraint: Constraint | None = None
     reason: str | None = None
+    echo: bool = False
+    answers: bool = True
     may_withdraw = False
 
     def answer(self) -> Generator[AnswerEvent, None, AnswerReply | None]:
@@ -110,10 +114,14 @@ class DeviceSource:
         state = states.take(runtime.engine, self.request.tokens)
         text = ""
         try:
-            generation = runtime.generate(state, self.request, constraint=self.constraint)
-            for step in generation:
+            for step in runtime.prompt_steps(state, self.request) if self.echo else ():
                 text += step.text
                 yield step
+            generation = runtime.generate(state, self.request, constraint=self.constraint)
+            for step in generation:
+                if self.answers:
+                    text += step.text
+                    yield step
         except BaseException:
             # After an error nothing is known of the cache for sure.
             state.close()
@@ -121,7 +129,13 @@ class DeviceSource:
         states.release(runtime.engine, state)
         finish = generation.finish
         assert finish is not None, "a generation that ended has a finish"
-        receipt = receipt_of(finish, runtime.engine.info, load_seconds=runtime.load_seconds)
+        finish = finish if self.answers else replace(finish, tokens=())
+        receipt = receipt_of(
+            finish,
+            runtime.engine.info,
+            load_seconds=runtime.load_seconds,
+            generic_tools=runtime.uses_generic_tools(self.request),
+        )
         if self.reason is None:
             return Reply(text, finish.reason, receipt, finish.tokens)
         draft = LocalDraft(text, receipt, signals=None, confidence=None, aborted=False)

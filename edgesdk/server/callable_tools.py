@@ -7,6 +7,7 @@ where that never comes about, it is text for the user after all.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +17,10 @@ from pydantic import Field
 
 from edgesdk.errors import InvalidOption
 from edgesdk.server.api_errors import ApiError
-from edgesdk.server.chat_messages import StrictModel
+from edgesdk.server.chat_messages import MessageModel
 from edgesdk.structured.schema_check import SchemaChecker
 from edgesdk.tools.calls import CALL_START, ToolCall, parse_calls
+from edgesdk.tools.cut_calls import distinct_calls, whole_calls
 
 # Compiling and checking a schema take about a second up to here, and some more in proportion.
 MAX_SCHEMA_CHARACTERS = 100_000
@@ -27,7 +29,7 @@ _MAX_TOOLS_CHARACTERS = 2 * MAX_SCHEMA_CHARACTERS
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
-class FunctionDefinition(StrictModel):
+class FunctionDefinition(MessageModel):
     """A function that the model may call; `parameters` is a JSON Schema."""
 
     name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
@@ -36,7 +38,7 @@ class FunctionDefinition(StrictModel):
     strict: bool | None = None
 
 
-class ToolDefinition(StrictModel):
+class ToolDefinition(MessageModel):
     """A tool of a request."""
 
     type: Literal["function"]
@@ -134,7 +136,8 @@ def callable_tools_of(
         checks={name: checks[name] for name in names},
         strict=frozenset(t.function.name for t in tools if t.function.strict) & set(names),
         must_call=required,
-        parallel=parallel is not False,
+        # A tool that is demanded by its name is called once.
+        parallel=parallel is not False and not _is_named(tool_choice),
     )
 
 
@@ -167,10 +170,10 @@ def _tool_choice(given: Any) -> tuple[bool, tuple[str, ...] | None] | None:
     match given:
         case "none":
             return None
-        case None | "auto" | "required":
-            return given == "required", None
-        case {"type": "function", "function": {"name": str(name)}}:
-            return True, (name,)
+        case None | "auto" | "required" | "any":
+            return given in ("required", "any"), None
+        case {"type": "function"}:
+            return True, (_tool_name(given),)
         case {
             "type": "allowed_tools",
             "allowed_tools": {"mode": "auto" | "required" as mode, "tools": [_, *_] as tools},
@@ -185,13 +188,20 @@ def _tool_choice(given: Any) -> tuple[bool, tuple[str, ...] | None] | None:
     )
 
 
+def _is_named(given: Any) -> bool:
+    return isinstance(given, dict) and given.get("type") == "function"
+
+
 def _tool_name(tool: Any) -> str:
     match tool:
-        case {"type": "function", "function": {"name": str(name)}}:
+        case {"type": "function", "function": {"name": str(name)}} | {
+            "type": "function",
+            "name": str(name),
+        }:
             return name
     raise ApiError(
         400,
-        "A tool in allowed_tools must be {'type': 'function', 'function': {'name': ...}}.",
+        "A tool in tool_choice must be {'type': 'function', 'function': {'name': ...}}.",
         param="tool_choice",
         code="invalid_value",
     )
@@ -215,8 +225,8 @@ class AnswerReader(Protocol):
     def feed(self, text: str) -> list[AnswerPart]:
         """What is certain after this piece; no text in it is empty."""
 
-    def flush(self) -> list[AnswerPart]:
-        """What was held back, at the answer's end."""
+    def flush(self, *, cut: bool = False) -> list[AnswerPart]:
+        """What was held back, at the answer's end; `cut`: it ended before it was whole."""
 
 
 class PlainTextReader:
@@ -225,7 +235,7 @@ class PlainTextReader:
     def feed(self, text: str) -> list[AnswerPart]:
         return [text] if text else []
 
-    def flush(self) -> list[AnswerPart]:
+    def flush(self, *, cut: bool = False) -> list[AnswerPart]:
         return []
 
 
@@ -239,7 +249,7 @@ class ToolCallReader:
         # Mistral's calls begin with a name, where their mark has no text.
         self._whole_call = (*_WHOLE_CALL_PREFIXES, *(f"{name}{{" for name in callable_tools.checks))
         self._state: Callable[[], list[AnswerPart] | None] = self._at_start
-        self._found_call = False
+        self._calls: tuple[ToolCall, ...] = ()
 
     def feed(self, text: str) -> list[AnswerPart]:
         self._held += text
@@ -248,13 +258,24 @@ class ToolCallReader:
             parts += found
         return parts
 
-    def flush(self) -> list[AnswerPart]:
+    def flush(self, *, cut: bool = False) -> list[AnswerPart]:
         held, self._held = self._held, ""
         calls = self._read_calls(held)
         if calls:
             return calls
+        if self._tools.must_call or (cut and self._has_begun_call(held)):
+            # A call that does not end is neither a call nor something for the user.
+            return self._checked(whole_calls(held, self._tools.specs))
         # Space between calls is not for the user.
-        return [held] if held and not (self._found_call and held.isspace()) else []
+        return [held] if held and not (self._calls and held.isspace()) else []
+
+    def _has_begun_call(self, held: str) -> bool:
+        names = "|".join(map(re.escape, self._tools.checks))
+        bare = re.match(rf'[\s\[{{`a-z]*"(?:name|function)"\s*:\s*"(?:{names})"', held)
+        held = held.strip()
+        partial = len(held) > 1 and any(start.startswith(held) for start in _STARTS)
+        marked = held.startswith(("[TOOL_CALLS]", "<|python_tag|>"))
+        return self._state == self._in_call or bool(bare) or partial or marked
 
     def _at_start(self) -> list[AnswerPart] | None:
         """Before the first character: tell whether all of the answer may be a call."""
@@ -302,12 +323,20 @@ class ToolCallReader:
         return None
 
     def _read_calls(self, text: str) -> list[AnswerPart]:
-        found = self._tools.check_calls(parse_calls(text, self._tools.specs))
+        return self._checked(parse_calls(text, self._tools.specs))
+
+    def _checked(self, calls: Sequence[ToolCall]) -> list[AnswerPart]:
+        """Calls that can be run. Where the model must call, those that it repeats are left out."""
+        found = self._tools.check_calls(calls)
         if found is None:
             return []
-        self._found_call = True
         if not self._tools.parallel:
             self._state = self._drop_the_rest
+        if self._tools.must_call:
+            before = len(self._calls)
+            self._calls = distinct_calls([*self._calls, *found])
+            return list(self._calls[before:])
+        self._calls = (*self._calls, *found)
         return list(found)
 
 

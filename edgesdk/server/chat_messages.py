@@ -18,42 +18,49 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class TextPart(StrictModel):
+class MessageModel(StrictModel):
+    """A part of a message or of a tool. Its other fields, as `cache_control`, are marks of clients
+    and clouds, which say nothing to a model on this machine."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class TextPart(MessageModel):
     """Text."""
 
     type: Literal["text"]
     text: str
 
 
-class ImageUrl(StrictModel):
+class ImageUrl(MessageModel):
     """The address of a picture, or its bytes as a data URL."""
 
     url: Annotated[str, Field(min_length=1)]
     detail: Literal["auto", "low", "high"] | None = None
 
 
-class ImagePart(StrictModel):
+class ImagePart(MessageModel):
     """A picture."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
 
 
-class InputAudio(StrictModel):
+class InputAudio(MessageModel):
     """A sound, in base64."""
 
     data: Annotated[str, Field(min_length=1)]
     format: str
 
 
-class AudioPart(StrictModel):
+class AudioPart(MessageModel):
     """A sound."""
 
     type: Literal["input_audio"]
     input_audio: InputAudio
 
 
-class InputFile(StrictModel):
+class InputFile(MessageModel):
     """A file: its bytes as a data URL, or the id that the cloud gave it."""
 
     file_data: str | None = None
@@ -61,7 +68,7 @@ class InputFile(StrictModel):
     filename: str | None = None
 
 
-class FilePart(StrictModel):
+class FilePart(MessageModel):
     """A file."""
 
     type: Literal["file"]
@@ -77,42 +84,35 @@ Content = Annotated[
 ]
 
 
-class MessageFunctionCall(StrictModel):
+class MessageFunctionCall(MessageModel):
     """The function that an assistant called; `arguments` is JSON."""
 
     name: Annotated[str, Field(min_length=1)]
     arguments: str
-    # OpenAI's client parses the arguments, and sends the result back with them.
-    parsed_arguments: Any = None
 
 
-class MessageToolCall(StrictModel):
+class MessageToolCall(MessageModel):
     """A call in an assistant's message."""
 
     id: str
     type: Literal["function"] = "function"
     function: MessageFunctionCall
-    index: int | None = None
 
 
-class ChatMessage(StrictModel):
+class ChatMessage(MessageModel):
     """A message of a conversation.
 
-    Clients may send an answer back as it came, so the fields that answers have are accepted, also
-    those that say nothing to a model.
+    Clients may send an answer back as it came, with all the fields that answers have.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     name: str | None = None
-    refusal: str | None = None
     # The reasoning of a cloud's model, in DeepSeek's API and in OpenRouter's.
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[MessageToolCall] | None = None
     tool_call_id: str | None = None
-    annotations: list[Any] | None = None
-    parsed: Any = None
     audio: None = None
     function_call: None = None
 

@@ -7,11 +7,12 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.base import DecodeState, Engine
@@ -20,48 +21,12 @@ from edgesdk.errors import EdgeError, InvalidOption
 from edgesdk.generation.prefill import common_prefix
 from edgesdk.loading import find, load
 from edgesdk.model import Model
-from edgesdk.server.api_errors import ApiError, model_not_loaded, unknown_model
+from edgesdk.server.api_errors import ApiError, model_not_loaded
+from edgesdk.server.model_source import ModelInfo, ModelSource, find_model
 from edgesdk.server.settings import ServerSettings
 from edgesdk.store import Store, StoreEntry
 from edgesdk.store.reference import is_model_name
 from edgesdk.warm_start import STAND_IN, may_be_cold
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """A model that can be loaded.
-
-    Attributes:
-        size: bytes of its files.
-        created: when its files were written, in seconds since 1970.
-    """
-
-    name: str
-    size: int
-    created: int
-
-
-class ModelSource(Protocol):
-    """Finds models by name. Several threads call it."""
-
-    def list_models(self) -> list[ModelInfo]:
-        """All models, by name."""
-
-    def find(self, name: str) -> ModelInfo | None:
-        """The model of that name, if there is one."""
-
-    def memory(self, name: str) -> int:
-        """The bytes that a loaded model needs when one conversation fills its context.
-
-        They count the weights in the engine's own layout, the engine itself, the KV cache and
-        scratch memory; see `edgesdk.system.plan`.
-
-        Raises:
-            EdgeError: the model cannot be opened.
-        """
-
-    def load(self, name: str) -> Model:
-        """Load a model; raises as `edgesdk.load` does."""
 
 
 class StoreModels:
@@ -103,9 +68,12 @@ class StoreModels:
             warm_start=warm_start,
             batch_invariant=batch_invariant,
         )
+        # Reading a model's header takes a while.
+        self._known: dict[Path, ModelInfo] = {}
         self._named: dict[str, tuple[str | Path, ModelInfo]] = {}
         for what in named:
-            info = _source_info(find(what))
+            source = find(what)
+            info = replace(_source_info(source), named=True, **self._abilities(source))
             if info.name in self._named:
                 raise InvalidOption(
                     f"Two models are called {info.name!r}.", hint="Serve one of them elsewhere."
@@ -113,7 +81,7 @@ class StoreModels:
             self._named[info.name] = (what, info)
 
     def list_models(self) -> list[ModelInfo]:
-        stored = (_stored_info(entry) for entry in self._store.list())
+        stored = (self._stored_info(entry) for entry in self._store.list())
         found = {info.name: info for info in stored if info is not None}
         found |= {name: info for name, (_, info) in self._named.items()}
         return sorted(found.values(), key=lambda info: info.name)
@@ -122,7 +90,7 @@ class StoreModels:
         if name in self._named:
             return self._named[name][1]
         entry = self._store.find(name) if is_model_name(name) else None
-        return None if entry is None else _stored_info(entry)
+        return None if entry is None else self._stored_info(entry)
 
     def memory(self, name: str) -> int:
         source = find(self.place(name))
@@ -148,13 +116,24 @@ class StoreModels:
         """What `edgesdk.load` takes for the model of that name."""
         return self._named[name][0] if name in self._named else self._store.get(name).path
 
+    def _stored_info(self, entry: StoreEntry) -> ModelInfo | None:
+        """None where the model is damaged, or is a checkpoint that must be exported first."""
+        runnable = entry.kind == "bundle" or entry.path.suffix.lower() == ".gguf"
+        if entry.problem is not None or not runnable:
+            return None
+        written = int(entry.path.stat().st_mtime)
+        known = self._known.get(entry.path)
+        if known is None or known.created != written:
+            info = ModelInfo(entry.name, entry.size, written)
+            with suppress(EdgeError):
+                info = replace(info, **self._abilities(find(entry.path)))
+            self._known[entry.path] = known = info
+        return known
 
-def _stored_info(entry: StoreEntry) -> ModelInfo | None:
-    """None where the model is damaged, or is a checkpoint that must be exported first."""
-    runnable = entry.kind == "bundle" or entry.path.suffix.lower() == ".gguf"
-    if entry.problem is not None or not runnable:
-        return None
-    return ModelInfo(entry.name, entry.size, int(entry.path.stat().st_mtime))
+    def _abilities(self, source: Bundle | Path) -> dict[str, Any]:
+        """What a model's files say of what it can do."""
+        length = footprint(source, self._device).context_length
+        return {"context_length": min(self._context or length, length)}
 
 
 def _source_info(source: Bundle | Path) -> ModelInfo:
@@ -200,6 +179,8 @@ class PoolEntry:
         memory: the bytes that it is reckoned to take.
         used: when it was last in use, by the pool's clock.
         users: how many requests use it now.
+        keep_alive: seconds without use after which it is unloaded, below 0 for never; None for
+            what the settings say.
     """
 
     model_info: ModelInfo
@@ -207,6 +188,7 @@ class PoolEntry:
     loading: asyncio.Task[LoadedModel]
     used: float
     users: int = 0
+    keep_alive: float | None = None
 
     @property
     def is_loaded(self) -> bool:
@@ -243,16 +225,19 @@ class ModelPool:
         self._gate = asyncio.Lock()
         self._changed = asyncio.Event()
 
-    async def enter(self, name: str) -> PoolEntry:
+    async def enter(self, name: str, keep_alive: float | None = None) -> PoolEntry:
         """Start to use a model, which may still be loading; `leave` ends the use.
+
+        Args:
+            name: as a client says it; see `find_model`.
+            keep_alive: seconds that it stays loaded afterwards; None for what was said before.
 
         Raises:
             ApiError: there is no such model (404), or it is too large for this server or cannot be
                 opened (503).
         """
-        model_info = await self._thread(lambda: self._source.find(name))
-        if model_info is None:
-            raise unknown_model(name)
+        model_info = await self._thread(lambda: find_model(self._source, name))
+        name = model_info.name
         async with self._gate:
             entry = self._entries.get(name)
             if entry is None:
@@ -262,6 +247,7 @@ class ModelPool:
                 entry = self._entries[name] = PoolEntry(model_info, memory, task, self._clock())
                 task.add_done_callback(lambda _: self._loaded(name, entry))
             entry.users += 1
+            entry.keep_alive = entry.keep_alive if keep_alive is None else keep_alive
             return entry
 
     def leave(self, entry: PoolEntry) -> None:
@@ -275,11 +261,12 @@ class ModelPool:
         return [entry.loading.result() for entry in self._entries.values() if entry.is_loaded]
 
     async def evict_idle(self) -> None:
-        """Unload models that nobody used for `idle_seconds`."""
-        oldest = self._clock() - self._settings.idle_seconds
+        """Unload models that nobody used for `idle_seconds`, or as long as was asked for."""
         async with self._gate:
             for entry in self._evictable():
-                if entry.used <= oldest:
+                usual = self._settings.idle_seconds
+                most = usual if entry.keep_alive is None else entry.keep_alive
+                if 0 <= most <= self._clock() - entry.used:
                     await self._evict(entry)
 
     async def close(self) -> None:

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from starlette.datastructures import Headers
 
-from edgesdk.errors import InvalidOption, MissingExtra, StructureError
 from edgesdk.generation.prefill import check_fits
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.request import Request
 from edgesdk.runtime import Runtime
 from edgesdk.server.answers import AnswerSource, DeviceSource, HybridSource
-from edgesdk.server.api_errors import ApiError, missing_parameter
-from edgesdk.server.api_requests import ChatRequest, CompletionRequest, ResponseFormat, parse
+from edgesdk.server.api_errors import ApiError
+from edgesdk.server.api_requests import (
+    BaseRequest,
+    ChatRequest,
+    CompletionRequest,
+    keep_alive_seconds,
+    parse,
+)
 from edgesdk.server.callable_tools import (
-    MAX_SCHEMA_CHARACTERS,
     AnswerReader,
-    CallableTools,
     PlainTextReader,
     ToolCallReader,
     callable_tools_of,
 )
-from edgesdk.server.chat_messages import template_messages, uses_tools
+from edgesdk.server.chat_messages import template_messages
 from edgesdk.server.hybrid_routing import (
     HoldPolicy,
     HybridClients,
@@ -35,6 +37,7 @@ from edgesdk.server.hybrid_routing import (
     requested_routing,
 )
 from edgesdk.server.model_pool import LoadedModel
+from edgesdk.server.request_formats import errors_at, for_cloud, requested_format, tool_set_of
 from edgesdk.server.responses import (
     ChatResponseBuilder,
     CompletionResponseBuilder,
@@ -42,18 +45,10 @@ from edgesdk.server.responses import (
     ResponseMetadata,
 )
 from edgesdk.server.settings import ServerSettings
-from edgesdk.structured.output_format import OutputFormat, output_format_of
-from edgesdk.structured.schema_check import SchemaChecker
-from edgesdk.text.tokenizer import Tokenizer
-from edgesdk.tools.call_grammar import tool_call_format, with_enforceable_schemas
-from edgesdk.tools.calls import ToolCall, ToolCalls
-from edgesdk.tools.tool_format import ToolFormat
-from edgesdk.tools.tool_set import ToolSet
 
-_FORMAT = "response_format"
 # Why the device answers alone although the server has a cloud.
 _COMPLETION_REASON = "a cloud answers chats only"
-_LOGPROBS_REASON = "log-probabilities are the device's own"
+_DEVICE_REASON = "it asks for what only the device's own model can do"
 
 
 @dataclass(frozen=True)
@@ -69,6 +64,10 @@ class ParsedRequest:
         param: the field that holds the prompt, for error messages.
         hybrid: whether the response says who answered.
         hold: what a stream holds back while a cloud may still answer.
+        others: as `prepare`, for further answers of the same request.
+        per_prompt: how many of the answers are to one prompt.
+        key: is in the id of each of its answers.
+        keep_alive: seconds that the model stays loaded afterwards; None for the server's own.
     """
 
     model: str
@@ -82,6 +81,10 @@ class ParsedRequest:
     param: str
     hybrid: bool
     hold: HoldPolicy = "nothing"
+    others: tuple[Callable[[LoadedModel], AnswerSource], ...] = ()
+    per_prompt: int = 1
+    keep_alive: float | None = None
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 class HybridChatRequest(ChatRequest):
@@ -106,43 +109,58 @@ def parse_chat(
     Raises:
         ApiError, InvalidOption, RequestError: it asks for something that cannot be done.
     """
-    request: ChatRequest
-    routing = RequestRouting()
     if hybrid is None:
-        request = parse(ChatRequest, body)
-    else:
-        request = parse(HybridChatRequest, body)
-        routing = requested_routing(request.edgesdk, headers, hybrid.policy)
-    # The probabilities are of the device's model, so nobody else can answer.
-    clients = None if request.logprobs else hybrid
-    output_format = _requested_format(request)
+        return chat_request(parse(ChatRequest, body), started, settings=settings)
+    request = parse(HybridChatRequest, body)
+    routing = requested_routing(request.edgesdk, headers, hybrid.policy)
+    return chat_request(request, started, settings=settings, hybrid=hybrid, routing=routing)
+
+
+def chat_request(
+    request: ChatRequest,
+    started: float,
+    *,
+    settings: ServerSettings,
+    hybrid: HybridClients | None = None,
+    routing: RequestRouting | None = None,
+) -> ParsedRequest:
+    """What a chat request asks for, whichever API it came by; see `parse_chat`."""
+    routing = routing or RequestRouting()
+    # What only the device's own model can do, nobody else answers.
+    clients = None if _is_for_device(request) else hybrid
+    output_format = requested_format(request)
     if clients is not None:
-        output_format = _for_cloud(output_format, request.response_format)
+        output_format = for_cloud(output_format, request.response_format)
     tools = callable_tools_of(request.tools, request.tool_choice, request.parallel_tool_calls)
-    if tools is not None:
-        _check_tool_fields(request, tools)
     messages = template_messages(request.messages, media=clients is not None)
-    options = request.options(deadline=settings.deadline)
     hold: HoldPolicy = "nothing"
     if clients is not None:
         hold = clients.hold
         # Such answers are of use only as a whole.
-        whole = output_format is not None if tools is None else tools.must_call
+        whole = output_format is not None or (tools is not None and tools.must_call)
         if not request.stream or (whole and hold == "decision"):
             hold = "answer"
 
-    def prepare(loaded: LoadedModel) -> AnswerSource:
+    def prepare(loaded: LoadedModel, index: int = 0) -> AnswerSource:
         runtime = loaded.model.runtime
+        _check_context(request, loaded)
         plain = tools is None and output_format is None
+        options = request.options(
+            deadline=settings.deadline, sampling=runtime.sampling if plain else None, index=index
+        )
+        if output_format is not None and tools is None:
+            # An answer with a format ends where its format does; a stop text would cut it short.
+            options = replace(options, stop=())
+        tool_set = None
+        if tools is not None:
+            tool_set = tool_set_of(tools, request.tool_choice, runtime, output_format)
         generation_request = Request(
             messages,
-            request.options(deadline=settings.deadline, sampling=runtime.sampling)
-            if plain
-            else options,
-            runtime.encode,
-            # Calls that are demanded have a format of their own.
-            None if tools else output_format,
-            None if tools is None else _tool_set(tools, request.tool_choice, runtime),
+            options,
+            partial(runtime.encode, continues=request.continues),
+            # What holds the answer to calls, or to the format, is one.
+            output_format if tool_set is None or clients is not None else None,
+            tool_set,
             started=started,
             logprobs=bool(request.logprobs),
             top_logprobs=request.top_logprobs or 0,
@@ -153,18 +171,10 @@ def parse_chat(
             hybrid_request = HybridRequest(
                 generation_request, redactor, loaded.states, append_only=hold == "decision"
             )
-            path = clients.client(request.model, loaded.model).path
+            path = clients.client(loaded.model_info.name, loaded.model).path
             verdict = path.evaluate(hybrid_request, upload=routing.upload)
             return HybridSource(path, hybrid_request, verdict, routing.prefer)
-        if (tools or uses_tools(request.messages)) and not runtime.tool_format.tools:
-            raise ApiError(
-                400,
-                "This model's chat template knows no tools. Use a model that was trained to call"
-                " them.",
-                param="tools" if tools else "messages",
-                code="unsupported_parameter",
-            )
-        reason = None if hybrid is None else _LOGPROBS_REASON
+        reason = None if hybrid is None else _DEVICE_REASON
         return _device_source(loaded, generation_request, reason)
 
     return ParsedRequest(
@@ -179,6 +189,9 @@ def parse_chat(
         param="messages",
         hybrid=hybrid is not None,
         hold=hold,
+        others=tuple(partial(prepare, index=index) for index in range(1, request.n or 1)),
+        per_prompt=request.n or 1,
+        keep_alive=keep_alive_seconds(request),
     )
 
 
@@ -195,25 +208,39 @@ def parse_completion(
     A completion goes on with a text. A chat's endpoint has no place for that, so no cloud is asked.
     """
     request = parse(CompletionRequest, body)
+    output_format = requested_format(request)
     logprobs = request.logprobs is not None
 
-    def prepare(loaded: LoadedModel) -> AnswerSource:
-        prompt = _completion_prompt(request, loaded.model.runtime)
+    def prepare(place: int, index: int, loaded: LoadedModel) -> AnswerSource:
+        runtime = loaded.model.runtime
+        _check_context(request, loaded)
+        prompts = request.prompts
+        param = "prompt" if prompts == [request.prompt] else f"prompt.{place}"
+        ids = _completion_prompt(prompts[place], runtime, param)
+        sampling = runtime.sampling if output_format is None else None
+        options = request.options(deadline=settings.deadline, sampling=sampling, index=index)
         generation_request = Request(
             [],
-            request.options(deadline=settings.deadline, sampling=loaded.model.runtime.sampling),
-            lambda messages, specs: prompt,
+            options if output_format is None else replace(options, stop=()),
+            lambda messages, specs: ids,
+            output_format,
             started=started,
             logprobs=logprobs,
             top_logprobs=request.logprobs or 0,
         )
-        return _device_source(
+        source = _device_source(
             loaded, generation_request, None if hybrid is None else _COMPLETION_REASON
         )
+        return replace(source, echo=bool(request.echo), answers=request.max_tokens != 0)
 
+    first, *others = (
+        partial(prepare, place, index)
+        for place in range(len(request.prompts))
+        for index in range(request.n or 1)
+    )
     return ParsedRequest(
         request.model,
-        prepare,
+        first,
         CompletionResponseBuilder,
         reader=PlainTextReader,
         logprobs=logprobs,
@@ -222,7 +249,30 @@ def parse_completion(
         wants_usage=request.wants_usage,
         param="prompt",
         hybrid=hybrid is not None,
+        others=tuple(others),
+        per_prompt=request.n or 1,
+        keep_alive=keep_alive_seconds(request),
     )
+
+
+def _is_for_device(request: ChatRequest) -> bool:
+    """Whether a request asks for what only the device's own model can do."""
+    several = request.n not in (None, 1)
+    ends = request.min_tokens or request.ignore_eos or request.stop_token_ids
+    return bool(request.logprobs or request.continues or several or ends)
+
+
+def _check_context(request: BaseRequest, loaded: LoadedModel) -> None:
+    """Raise 400 where a request wants a longer context than the model was loaded with."""
+    length = loaded.model.info.context_length
+    if request.num_ctx is not None and request.num_ctx > length:
+        raise ApiError(
+            400,
+            f"The model is loaded with a context of {length:,} tokens; the server's --context sets"
+            " that, as far as the model goes.",
+            param="num_ctx",
+            code="invalid_value",
+        )
 
 
 def _device_source(loaded: LoadedModel, request: Request, reason: str | None) -> DeviceSource:
@@ -233,135 +283,22 @@ def _device_source(loaded: LoadedModel, request: Request, reason: str | None) ->
         ContextOverflow, TemplateError, InvalidText: the prompt does not fit or cannot be encoded.
     """
     check_fits(len(request.tokens), loaded.model.info.context_length)
-    with _errors_at(_FORMAT if request.tools is None else "tools"):
+    with errors_at("response_format" if request.tools is None else "tools"):
         constraint = loaded.model.runtime.constraint_for(request.answer_format)
     return DeviceSource(loaded, request, constraint, reason)
 
 
-def _completion_prompt(request: CompletionRequest, runtime: Runtime) -> list[int]:
-    encoder, prompt = runtime.encoder, request.prompt
+def _completion_prompt(prompt: str | list[int], runtime: Runtime, param: str) -> list[int]:
+    encoder = runtime.encoder
     if isinstance(prompt, str):
         return encoder.plain(prompt)
-    first = prompt[0]
-    if isinstance(first, str):
-        return encoder.plain(first)
-    ids, size = [*map(int, prompt)], encoder.tokenizer.vocab_size
-    for index, token in enumerate(ids):
+    size = encoder.tokenizer.vocab_size
+    for index, token in enumerate(prompt):
         if not 0 <= token < size:
             raise ApiError(
                 400,
                 f"The tokens of this model are from 0 to {size - 1:,}.",
-                param=f"prompt.{index}",
+                param=f"{param}.{index}",
                 code="invalid_value",
             )
-    return ids
-
-
-def _requested_format(request: ChatRequest) -> OutputFormat | None:
-    """The output format that `response_format` asks for; None for any text.
-
-    Raises:
-        ApiError: 400; it cannot be enforced, or goes with something else of the request. 501 if
-            llguidance is not installed.
-    """
-    wanted = request.response_format
-    if wanted is None or wanted.type == "text":
-        return None
-    if request.stop:
-        message = f"stop and {_FORMAT} exclude each other: it would cut the JSON short."
-        raise ApiError(400, message, param="stop")
-    if wanted.type == "json_object":
-        with _errors_at(_FORMAT):
-            return output_format_of("schema", {"type": "object"})
-    param = f"{_FORMAT}.json_schema"
-    if wanted.json_schema is None:
-        raise missing_parameter(param)
-    schema, param = wanted.json_schema.definition, f"{param}.schema"
-    if schema is None:
-        raise missing_parameter(param)
-    if len(json.dumps(schema)) > MAX_SCHEMA_CHARACTERS:
-        message = f"The schema is longer than {MAX_SCHEMA_CHARACTERS:,} characters."
-        raise ApiError(400, message, param=param)
-    with _errors_at(param):
-        return output_format_of("schema", schema)
-
-
-def _check_tool_fields(request: ChatRequest, tools: CallableTools) -> None:
-    """Raise 400 where fields do not go together with tools."""
-    wanted = request.response_format
-    if wanted is not None and wanted.type != "text" and not tools.must_call:
-        raise ApiError(
-            400,
-            "response_format and tools exclude each other, unless tool_choice demands a call.",
-            param="response_format",
-        )
-    if request.stop and (tools.must_call or tools.strict):
-        raise ApiError(
-            400, "stop excludes calls that must be whole: it would cut them short.", param="stop"
-        )
-
-
-def _call_format(
-    tools: CallableTools, tool_format: ToolFormat, tokenizer: Tokenizer
-) -> OutputFormat | None:
-    """What holds an answer to calls, or its calls to their schemas; None where nothing does.
-
-    Raises:
-        InvalidOption: a schema cannot be enforced.
-        MissingExtra: llguidance is not installed.
-    """
-    specs = [spec for spec in tools.specs if spec["function"]["name"] in tools.checks]
-    if tools.must_call:
-        return tool_call_format(
-            tool_format, specs, tokenizer, choice="required", parallel=tools.parallel
-        )
-    if not tools.strict:
-        return None
-    specs = [
-        spec if spec["function"]["name"] in tools.strict else with_enforceable_schemas([spec])[0]
-        for spec in specs
-    ]
-    return tool_call_format(tool_format, specs, tokenizer, choice="auto", parallel=tools.parallel)
-
-
-def _for_cloud(
-    output_format: OutputFormat | None, wanted: ResponseFormat | None
-) -> OutputFormat | None:
-    """Add to the output format what the client wrote; a cloud gets that word by word."""
-    if output_format is None or wanted is None:
-        return None
-    schema = {"type": "object"} if wanted.json_schema is None else wanted.json_schema.definition
-    assert schema is not None, "_requested_format demands one"
-    response_format: dict[str, Any] | None = wanted.model_dump(exclude_none=True, by_alias=True)
-    try:
-        SchemaChecker(schema)
-    except InvalidOption:
-        # A cloud cannot be held to what cannot be checked.
-        response_format = None
-    return replace(output_format, response_format=response_format)
-
-
-def _tool_set(tools: CallableTools, choice: Any, runtime: Runtime) -> ToolSet:
-    """The tools as a request has them, for one model."""
-    with _errors_at("tools"):
-        call_format = _call_format(tools, runtime.tool_format, runtime.encoder.tokenizer)
-
-    def check(calls: Iterable[ToolCall], used_ids: Collection[str]) -> ToolCalls:
-        allowed = list(calls) if tools.parallel else list(calls)[:1]
-        return ToolCalls(
-            call if tools.can_run(call) else replace(call, problem="it does not fit the tools")
-            for call in allowed
-        )
-
-    return ToolSet(tools.specs, check, call_format, choice or "auto", tools.parallel)
-
-
-@contextmanager
-def _errors_at(param: str) -> Iterator[None]:
-    """Turn errors of output formats into errors of the request's field `param`."""
-    try:
-        yield
-    except (InvalidOption, StructureError) as error:
-        raise ApiError(400, str(error), param=param, code="invalid_value") from None
-    except MissingExtra as error:
-        raise ApiError(501, str(error), param=param, code="missing_extra") from None
+    return prompt

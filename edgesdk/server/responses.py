@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
@@ -15,7 +15,7 @@ from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.reply import Reply
 from edgesdk.server.callable_tools import AnswerPart
-from edgesdk.server.model_pool import ModelInfo
+from edgesdk.server.model_source import ModelInfo
 from edgesdk.text.tokenizer import Tokenizer
 from edgesdk.tools.calls import ToolCall
 
@@ -39,6 +39,8 @@ class ResponseMetadata:
         logprobs: whether the answer lists the log-probabilities of its tokens.
         may_call: whether the answer may be calls of tools instead of text.
         usage_follows: each chunk of the stream then has a `usage`, null except in the last.
+        index: of the answer among those of its request.
+        key: of the request.
     """
 
     model: str
@@ -47,6 +49,7 @@ class ResponseMetadata:
     logprobs: bool = False
     may_call: bool = False
     usage_follows: bool = False
+    index: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -145,7 +148,7 @@ class ChatResponseBuilder(ResponseBuilder):
         if calls:
             message |= {"content": text or None, "tool_calls": calls}
         choice = {
-            "index": 0,
+            "index": self._metadata.index,
             "message": message,
             "finish_reason": _finish_reason(reply, calls=bool(calls)),
             "logprobs": self._logprobs(steps),
@@ -153,7 +156,7 @@ class ChatResponseBuilder(ResponseBuilder):
         return self._complete(choice, reply)
 
     def _delta(self, delta: Json, reason: str | None = None, steps: Iterable[Step] = ()) -> Json:
-        choice: Json = {"index": 0, "delta": delta, "finish_reason": reason}
+        choice: Json = {"index": self._metadata.index, "delta": delta, "finish_reason": reason}
         choice["logprobs"] = self._logprobs(steps)
         return self._chunk(choice)
 
@@ -200,7 +203,7 @@ class CompletionResponseBuilder(ResponseBuilder):
         return self._complete(self._choice("".join(map(str, parts)), reason, steps), reply)
 
     def _choice(self, text: str, reason: str | None, steps: list[Step]) -> Json:
-        choice = {"index": 0, "text": text, "finish_reason": reason}
+        choice = {"index": self._metadata.index, "text": text, "finish_reason": reason}
         return choice | {"logprobs": self._logprobs(steps)}
 
     def _logprobs(self, steps: list[Step]) -> Json | None:
@@ -213,15 +216,32 @@ class CompletionResponseBuilder(ResponseBuilder):
             text = self._metadata.text_of(step.token)
             columns["tokens"].append(text)
             columns["token_logprobs"].append(step.logprob)
-            columns["top_logprobs"].append(
-                {
-                    self._metadata.text_of(token): max(logprob, _MIN_LOGPROB)
-                    for token, logprob in step.likeliest
-                }
-            )
+            likeliest = {
+                self._metadata.text_of(token): max(logprob, _MIN_LOGPROB)
+                for token, logprob in step.likeliest
+            }
+            # Nothing tells how likely the first token of a prompt is.
+            columns["top_logprobs"].append(None if step.logprob is None else likeliest)
             columns["text_offset"].append(self._text_offset)
             self._text_offset += len(text)
         return columns
+
+
+def merged(bodies: Sequence[Json], *, per_prompt: int) -> Json:
+    """One body of the bodies of several answers; each prompt is counted once.
+
+    Args:
+        per_prompt: how many of the answers, which follow each other, are to one prompt.
+    """
+    if len(bodies) == 1:
+        return bodies[0]
+    usages = [body.get("usage") or {} for body in bodies]
+    prompt = sum(usage.get("prompt_tokens", 0) for usage in usages[::per_prompt])
+    answers = sum(usage.get("completion_tokens", 0) for usage in usages)
+    usage = {"prompt_tokens": prompt, "completion_tokens": answers}
+    choices = [choice for body in bodies for choice in body["choices"]]
+    total = {"usage": {**usage, "total_tokens": prompt + answers}}
+    return {**bodies[0], "choices": choices, **total}
 
 
 def reply_headers(reply: AnswerReply) -> dict[str, str]:
@@ -276,6 +296,9 @@ def _report(reply: AnswerReply) -> Json:
             "seconds": receipt.seconds,
             "failures": [asdict(failure) for failure in receipt.failures],
         }
+    elif reply.receipt.generic_tools:
+        # The model's chat template knows no tools.
+        report["tools"] = "generic"
     if reply.finish_reason not in _FINISH_REASONS:
         report["finish_reason"] = reply.finish_reason
     return {"edgesdk": report} if report else {}

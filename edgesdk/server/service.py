@@ -14,7 +14,8 @@ import anyio
 from edgesdk.server.answers import AnswerSource, RunningAnswer, contained_error
 from edgesdk.server.api_errors import ApiError, deadline_passed, queue_full, shutting_down
 from edgesdk.server.metrics import Metrics
-from edgesdk.server.model_pool import LoadedModel, ModelPool, ModelSource
+from edgesdk.server.model_pool import LoadedModel, ModelPool, PoolEntry
+from edgesdk.server.model_source import ModelSource
 from edgesdk.server.settings import ServerSettings
 from edgesdk.system.forks import ForkGuard
 
@@ -43,13 +44,19 @@ class Service:
         self._show_gauges()
 
     async def start(
-        self, model: str, started: float, prepare: Callable[[LoadedModel], AnswerSource]
+        self,
+        model: str,
+        started: float,
+        prepare: Callable[[LoadedModel], AnswerSource],
+        *,
+        keep_alive: float | None = None,
     ) -> RunningAnswer:
         """Start an answer when its turn has come.
 
         Args:
             started: `time.perf_counter()` when the request came.
             prepare: what can be done before that; runs in a worker thread.
+            keep_alive: see `ModelPool.enter`.
 
         Raises:
             ApiError: the queue is full, the deadline passed, the server is shutting down, or the
@@ -64,7 +71,9 @@ class Service:
             with anyio.move_on_after(left) as scope:
                 self._waiting.add(scope)
                 try:
-                    loaded, source = await self._wait_for_turn(model, prepare, waiting, held)
+                    entry = await self._pool.enter(model, keep_alive)
+                    held.callback(self._pool.leave, entry)
+                    loaded, source = await self._wait_for_turn(entry, prepare, waiting, held)
                 finally:
                     self._waiting.discard(scope)
             if scope.cancelled_caught:
@@ -126,13 +135,11 @@ class Service:
 
     async def _wait_for_turn(
         self,
-        model: str,
+        entry: PoolEntry,
         prepare: Callable[[LoadedModel], AnswerSource],
         waiting: ExitStack,
         held: ExitStack,
     ) -> tuple[LoadedModel, AnswerSource]:
-        entry = await self._pool.enter(model)
-        held.callback(self._pool.leave, entry)
         # The model stays, and others may wait for it, when this request is given up.
         loaded = await asyncio.shield(entry.loading)
         source = await self.in_thread(lambda: prepare(loaded))

@@ -16,7 +16,7 @@ import uvicorn
 from edgesdk.errors import InvalidOption
 from edgesdk.server.app import create_app
 from edgesdk.server.hybrid_routing import HybridClients
-from edgesdk.server.model_pool import ModelSource
+from edgesdk.server.model_source import ModelSource
 from edgesdk.server.service import Service
 from edgesdk.server.settings import ServerSettings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from edgesdk.engines.base import Logits
 from edgesdk.errors import InvalidOption, MissingExtra, StructureError
+from edgesdk.generation.constraint import Constraint
 from edgesdk.system.panics import panics_as
 from edgesdk.text.tokenizer import Tokenizer
 
@@ -117,6 +119,44 @@ class GrammarConstraint:
     def has_answer(self) -> bool:
         """Whether an answer can start, or be empty."""
         return any(self._matcher.compute_bitmask()) and not self._matcher.is_error()
+
+
+class EndedConstraint:
+    """Implements `edgesdk.generation.constraint.Constraint` over another one, and ends the answer
+    where it has said all that it will.
+
+    Args:
+        is_over: whether a text is such an answer.
+        token_bytes: the text of a token.
+    """
+
+    def __init__(
+        self,
+        constraint: Constraint,
+        is_over: Callable[[str], bool],
+        token_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._constraint = constraint
+        self._is_over = is_over
+        self._token_bytes = token_bytes
+        self._text = b""
+        self._over = False
+
+    def masked(self, logits: Logits) -> Logits:
+        return self._constraint.masked(logits)
+
+    def accept(self, token: int) -> None:
+        self._constraint.accept(token)
+        self._text += self._token_bytes(token)
+        self._over = self._is_over(self._text.decode("utf-8", "replace"))
+
+    @property
+    def complete(self) -> bool:
+        return self._over or self._constraint.complete
+
+    @property
+    def finished(self) -> bool:
+        return self._over or self._constraint.finished
 
 
 class _TokenizerAdapter:

@@ -49,12 +49,15 @@ class OutputFormat:
             words for the format, so that only the device can be held to it.
         validate: from a text that nothing held to its value; raises RejectedStructure where the
             text has not the format.
+        is_over: whether an answer so far has said all that it will, though its grammar would let it
+            go on; None where only the grammar tells.
     """
 
     grammar: str | None
     read: Callable[[str], Any]
     response_format: dict[str, Any] | None = None
     validate: Callable[[str], Any] | None = None
+    is_over: Callable[[str], bool] | None = None
 
 
 def format_from_kwargs(kwargs: Mapping[str, object], options: Options) -> OutputFormat | None:

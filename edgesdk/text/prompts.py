@@ -11,7 +11,7 @@ from edgesdk.bundle.manifest import TokenizerEntry
 from edgesdk.errors import EmptyPrompt, RequestError, TemplateError
 from edgesdk.text.control_tokens import ControlTokens, control_tokens
 from edgesdk.text.template import ChatTemplate, Message
-from edgesdk.text.template_text import TemplateText
+from edgesdk.text.template_text import TemplateText, concat, from_assistant
 from edgesdk.text.tokenizer import Tokenizer
 
 Prompt: TypeAlias = str | Sequence[Message]
@@ -41,12 +41,19 @@ class PromptEncoder:
     parse_special: bool = False
 
     def chat(
-        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        begun: str = "",
     ) -> list[int]:
         """Encode a conversation that the assistant is to continue; `tools` as in `render`.
 
         Where the model wants a BOS token and the template writes none, one is put in front, as
         llama.cpp does.
+
+        Args:
+            begun: how the assistant's answer begins.
 
         Raises:
             TemplateError: there is no template, or it failed.
@@ -66,7 +73,7 @@ class PromptEncoder:
             eos_token=self.eos_token,
             special_tokens=self.special_tokens,
         )
-        return self._encode(text)
+        return self._encode(concat((text, from_assistant(begun))) if begun else text)
 
     def template_for(self, tools: Sequence[Mapping[str, Any]] | None) -> ChatTemplate | None:
         """The template of a prompt with these tools: with some, it may be one of its own."""

@@ -12,6 +12,7 @@ from edgesdk.structured.grammar_constraint import load_llguidance
 from edgesdk.structured.output_format import OutputFormat, json_grammar
 from edgesdk.text.tokenizer import Tokenizer
 from edgesdk.tools.calls import parse_calls
+from edgesdk.tools.cut_calls import repeats_itself
 from edgesdk.tools.spelled_calls import resolved, types_of
 from edgesdk.tools.tool_format import HERMES, CallSyntax, ToolFormat
 
@@ -28,6 +29,7 @@ def tool_call_format(
     *,
     choice: str = "auto",
     parallel: bool = True,
+    answer: OutputFormat | None = None,
 ) -> OutputFormat:
     """Make the output format of answers that call tools; its value is a tuple of `ToolCall`.
 
@@ -40,6 +42,8 @@ def tool_call_format(
             calls open with no mark of their own, free text may not start with "{". Where it is
             not known how the model writes calls, "auto" allows any text.
         parallel: whether one answer may make several calls, where the family can.
+        answer: what an answer without calls must look like, for "auto"; None for any text. It may
+            be read as calls where it looks like them.
 
     Raises:
         InvalidOption: there are no tools, none has the name that was chosen, or the schema of
@@ -58,13 +62,13 @@ def tool_call_format(
         raise InvalidOption("There are no tools.", hint="Give tools, or leave the choice out.")
     read = partial(parse_calls, specs=list(specs))
     syntax = tool_format.syntax
-    if syntax is None and choice == "auto":
+    if syntax is None and choice == "auto" and answer is None:
         return OutputFormat(load_llguidance().LLMatcher.grammar_from_regex(_TEXT), read=read)
     syntax = syntax or HERMES
     several = syntax.between is not None and parallel
     again = f"({_spelled(syntax.between or '', tokenizer)} call)*" if several else ""
     rules = [
-        _start(syntax, tokenizer, free=choice == "auto"),
+        _start(syntax, tokenizer, free=choice == "auto", answered=answer is not None),
         f"calls: call {again} {_spelled(syntax.closing, tokenizer)}",
         f"call: {' | '.join(f'call_{place}' for place in range(len(functions)))}",
         *(
@@ -78,7 +82,12 @@ def tool_call_format(
     grammar: str = load_llguidance().LLMatcher.grammar_from_lark(
         "%llguidance {}\n" + "\n".join(rules)
     )
-    return OutputFormat(grammar, read=read)
+    if answer is not None and answer.grammar is not None:
+        grammar = json.dumps(
+            {"grammars": [{"lark_grammar": grammar}, _named_answer(answer.grammar)]}
+        )
+    repeats = partial(repeats_itself, specs=list(specs)) if several and choice != "auto" else None
+    return OutputFormat(grammar, read=read, is_over=repeats)
 
 
 def with_enforceable_schemas(specs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -112,7 +121,14 @@ def arguments_schema(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     return schema
 
 
-def _start(syntax: CallSyntax, tokenizer: Tokenizer, *, free: bool) -> str:
+def _named_answer(grammar: str) -> dict[str, Any]:
+    """The grammar of answers, as the one that rules call `@answer`."""
+    is_lark = not grammar.startswith("{")
+    made = {"lark_grammar": grammar} if is_lark else json.loads(grammar)["grammars"][0]
+    return {**made, "name": "answer"}
+
+
+def _start(syntax: CallSyntax, tokenizer: Tokenizer, *, free: bool, answered: bool) -> str:
     mark = syntax.mark
     before, _, after = syntax.opening.partition(mark) if mark else ("", "", syntax.opening)
     control = _control_token(mark, tokenizer)
@@ -120,6 +136,8 @@ def _start(syntax: CallSyntax, tokenizer: Tokenizer, *, free: bool) -> str:
     calls = f"{_text(before)} {opened} {_text(after)} calls"
     if not free:
         return f"start: {calls}"
+    if answered:
+        return f"start: @answer | {calls}"
     if not mark:
         return f"start: TEXT | {calls}\nTEXT: /(\\s*[^\\s{{](.|\\n)*)?/"
     if control is not None:

@@ -136,14 +136,14 @@ def test_a_seed_makes_sampling_repeatable(client: openai.OpenAI) -> None:
     assert len({ask(seed) for seed in range(4)}) > 1
 
 
-def test_temperature_is_1_by_default_as_openai_has_it(client: openai.OpenAI) -> None:
+def test_the_likeliest_token_is_the_default_as_in_the_library(client: openai.OpenAI) -> None:
     texts = {
         client.chat.completions.create(model="hello", messages=user("Hi"), seed=seed, max_tokens=30)
         .choices[0]
         .message.content
         for seed in range(4)
     }
-    assert len(texts) > 1
+    assert texts == {"Hello there."}
 
 
 def test_logprobs(client: openai.OpenAI) -> None:
@@ -225,12 +225,12 @@ def test_models(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("change", "param", "code"),
     [
-        ({"n": 2}, "n", "unsupported_value"),
+        ({"n": 0}, "n", "invalid_value"),
         ({"temperature": 3}, "temperature", "invalid_value"),
         ({"temperature": "hot"}, "temperature", "invalid_value"),
         ({"top_p": 0}, "top_p", "invalid_value"),
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
-        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", None),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "invalid_value"),
         ({"top_logprobs": 2}, "top_logprobs", None),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
         ({"stream_options": {"include_usage": True}}, "stream_options", None),
@@ -241,12 +241,12 @@ def test_models(client: openai.OpenAI) -> None:
         ({"messages": [{"role": "user", "content": " "}]}, None, None),
         ({"messages": [{"role": "user"}]}, None, None),
         ({"logit_bias": {"999999": 1}}, None, None),
-        ({"logit_bias": {"x": 1}}, "logit_bias.x.[key]", "invalid_value"),
+        ({"logit_bias": {"x": 1}}, "logit_bias.x", "invalid_value"),
         ({"stop": [""]}, None, None),
         (
             {"extra_body": {"repetition_penalty": 1.1, "repeat_penalty": 1.2}},
-            "repeat_penalty",
-            None,
+            "repetition_penalty",
+            "invalid_value",
         ),
         ({"extra_body": {"dry_base": 0.5}}, "dry_base", "invalid_value"),
         ({"extra_body": {"stop_on_repetition": "no way"}}, "stop_on_repetition", "invalid_value"),
@@ -346,7 +346,7 @@ def test_penalties_by_the_names_that_other_servers_have(client: openai.OpenAI) -
 
 
 def test_an_unknown_model(client: openai.OpenAI) -> None:
-    for name in ("absent", "../../etc/passwd", "A B", ""):
+    for name in ("absent", "../../etc/passwd", "A B"):
         with pytest.raises(openai.NotFoundError) as caught:
             client.chat.completions.create(model=name, messages=user("Hi"))
         assert caught.value.code == "model_not_found"

@@ -23,7 +23,7 @@ class Weather(BaseModel):
 
 
 def tool(model: type[BaseModel] = Weather, **more: Any) -> Any:
-    function = {"name": model.__name__.lower(), "description": model.__doc__ or ""}
+    function: dict[str, Any] = {"name": model.__name__.lower(), "description": model.__doc__ or ""}
     function |= {"parameters": model.model_json_schema(), **more}
     return {"type": "function", "function": function}
 
@@ -210,11 +210,81 @@ def test_a_strict_tool_is_called_right_or_not_at_all(client: openai.OpenAI) -> N
     assert ask(client, "In words.", tools=[tool(strict=True)]).message.content == "In words."
 
 
-def test_a_demanded_call_that_max_tokens_cuts_is_no_call(client: openai.OpenAI) -> None:
-    choice = ask(client, call(), tool_choice="required", max_tokens=30)
-    assert choice.finish_reason == "length"
-    assert choice.message.tool_calls is None
-    assert choice.message.content == call()[:30]
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choice", ["required", "auto"])
+@pytest.mark.parametrize("cut", [3, 12, 30])
+def test_a_call_that_max_tokens_cuts_leaves_no_markup(
+    client: openai.OpenAI, choice: str, cut: int, stream: bool
+) -> None:
+    asked: Any = {"tool_choice": choice, "stream": stream, "tools": [tool(), NOW]}
+    reply: Any = client.chat.completions.create(
+        model="echo",
+        messages=user(call("now", {}) + call()),
+        temperature=0,
+        max_tokens=len(call("now", {})) + cut,
+        **asked,
+    )
+    if stream:
+        deltas = [chunk.choices[0] for chunk in reply]
+        assert not any(delta.delta.content for delta in deltas)
+        names = [c.function.name for d in deltas for c in d.delta.tool_calls or []]
+        assert ([name for name in names if name], deltas[-1].finish_reason) == (["now"], "length")
+        return
+    assert said(reply.choices[0]) == [("now", {})]
+    assert reply.choices[0].message.content is None
+    assert reply.choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_calls_that_are_demanded_end_with_the_first_repeat(
+    client: openai.OpenAI, stream: bool
+) -> None:
+    text = (call() + call("now", {})) * 3
+    asked: dict[str, Any] = {"tools": [tool(), NOW], "tool_choice": "required", "temperature": 0}
+    reply: Any = client.chat.completions.create(
+        model="echo", messages=user(text), stream=stream, **asked
+    )
+    if stream:
+        found = [c for chunk in reply for c in chunk.choices[0].delta.tool_calls or []]
+        assert [made.function.name for made in found if made.id] == ["weather", "now"]
+        return
+    assert said(reply.choices[0]) == [("weather", {"city": "Lima", "days": 3}), ("now", {})]
+    assert reply.choices[0].finish_reason == "tool_calls"
+    # It ended there: at most the third call was computed.
+    assert reply.usage.completion_tokens <= 2 * len(call()) + len(call("now", {}))
+
+
+def test_a_named_tool_is_called_once(client: openai.OpenAI) -> None:
+    named: Any = {"type": "function", "function": {"name": "now"}}
+    choice = ask(client, call("now", {}) * 5, tool_choice=named)
+    assert said(choice) == [("now", {})]
+
+
+FORM = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "calls"),
+    [
+        ('{"a":1}', '{"a":1}', []),
+        (call("now", {}), None, [("now", {})]),
+        # Other values are neither.
+        ('{"b":1}', '{"a":1}', []),
+    ],
+)
+def test_tools_with_a_form_are_calls_or_else_an_answer_of_the_form(
+    client: openai.OpenAI, text: str, content: str | None, calls: list[Any]
+) -> None:
+    schema = {"name": "form", "schema": FORM | {"additionalProperties": False}}
+    form = {"type": "json_schema", "json_schema": schema}
+    choice = ask(client, text, response_format=form, stop=["1", "now"])
+    assert (choice.message.content, said(choice)) == (content, calls)
+
+
+def test_stop_texts_count_before_calls_and_not_in_them(client: openai.OpenAI) -> None:
+    assert said(ask(client, f"I look.\n{call()}", stop=["Lima", "arguments"]))
+    stopped = ask(client, f"I look.\n{call()}", stop="look")
+    assert (stopped.message.content, said(stopped)) == ("I ", [])
 
 
 def test_a_round_trip(client: openai.OpenAI, server: Served) -> None:
@@ -305,8 +375,6 @@ def test_an_empty_result_is_a_result(client: openai.OpenAI) -> None:
         ({"tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "'x'"),
         ({"tool_choice": "maybe"}, "tool_choice", "must be"),
         ({"tool_choice": 3}, "tool_choice", "must be"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "exclude"),
-        ({"tool_choice": "required", "stop": "x"}, "stop", "cut"),
         ({"tools": [tool(description="x" * 200_000)]}, "tools", "200,000"),
     ],
 )
@@ -363,17 +431,20 @@ def test_a_schema_that_cannot_be_enforced_may_be_called_but_not_demanded(
     assert caught.value.param == "tools"
 
 
-def test_a_model_that_knows_no_tools() -> None:
+def test_a_model_that_knows_no_tools_gets_them_in_generic_words(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with (
         served(FakeModels(echo=EchoEngine)) as server,
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client,
     ):
-        with pytest.raises(openai.BadRequestError, match="chat template knows no tools") as caught:
-            ask(client, "x")
-        assert caught.value.param == "tools"
-        with pytest.raises(openai.BadRequestError, match="chat template knows no tools") as caught:
-            ask(client, "", messages=[*user("x"), assistant(made_call()), result()], tools=[])
-        assert caught.value.param == "messages"
+        reply: Any = client.chat.completions.create(
+            model="echo", messages=user(call()), tools=[tool()], temperature=0
+        )
+        assert said(reply.choices[0]) == [("weather", {"city": "Lima", "days": 3})]
+        assert reply.edgesdk == {"tools": "generic"}
+        ask(client, "x")
+        assert caplog.text.count("knows no tools") == 1
         assert ask(client, "Hi", tool_choice="none").message.content == "Hi"
 
 

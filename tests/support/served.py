@@ -17,7 +17,7 @@ from support.fake_engine import END, OPEN, TEMPLATE, VOCAB, FakeEngine, fake_mod
 from edgesdk.engines.base import Logits
 from edgesdk.model import Model
 from edgesdk.server.hybrid_routing import HybridClients
-from edgesdk.server.model_pool import ModelInfo
+from edgesdk.server.model_source import ModelInfo
 from edgesdk.server.service import Service
 from edgesdk.server.serving import DrainingServer, listen
 from edgesdk.server.settings import ServerSettings
