@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal, TypeAlias, get_args
 
-from edgesdk.generation.loop import Finish, Generation, Step
+from edgesdk.generation.finish import Finish
+from edgesdk.generation.loop import Generation, Step
 from edgesdk.options import Options
 from edgesdk.request import Request
 from edgesdk.system.checks import checked_choice

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgesdk.engines.base import EngineInfo, Placement
-from edgesdk.generation.loop import Finish, FinishReason
+from edgesdk.generation.finish import Finish, FinishReason
 from edgesdk.overflow import Overflow
 from edgesdk.system.resources import double_counted_bytes
 
@@ -69,7 +69,7 @@ class Receipt(Finish):
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Why the answer ended; see `edgesdk.generation.loop.Finish`."""
+        """Why the answer ended; see `edgesdk.generation.finish.Finish`."""
         return self.reason
 
     @property

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 from edgesdk.errors import DeadlineExceeded, RequestError
-from edgesdk.generation.loop import Finish, FinishReason, Step
+from edgesdk.generation.finish import Finish, FinishReason
+from edgesdk.generation.loop import Step
 from edgesdk.generation.streaming import AsyncStream
 from edgesdk.receipt import Receipt
 from edgesdk.system.cancellation import CancellationToken

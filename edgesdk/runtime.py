@@ -14,7 +14,8 @@ from edgesdk.engines.base import DecodeState, Engine, adapted_engine
 from edgesdk.errors import EngineError, RequestError
 from edgesdk.generation.batched_verification import BatchedVerification
 from edgesdk.generation.constraint import Constraint
-from edgesdk.generation.loop import Finish, Generation, Step, StepCallback, generate
+from edgesdk.generation.finish import Finish
+from edgesdk.generation.loop import Generation, Step, StepCallback, generate
 from edgesdk.generation.prefill import prefill, reusable_prefix
 from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.generation.prompt_logprobs import prompt_steps

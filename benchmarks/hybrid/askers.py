@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.hybrid.outcomes import Likeliest, Outcome, Try, written_state
 from benchmarks.hybrid.prompts import Prompt
 from edgesdk.engines.base import DecodeState, HiddenStates, Logits
-from edgesdk.generation.loop import Finish
+from edgesdk.generation.finish import Finish
 from edgesdk.hybrid.confidence.confidence import SignalMeter
 from edgesdk.hybrid.self_consistency import SelfConsistency
 from edgesdk.model import Model

@@ -6,13 +6,13 @@ import codecs
 import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from edgesdk.engines.base import DecodeState, EngineInfo, HiddenStates, Logits
 from edgesdk.errors import EngineError
 from edgesdk.generation.constraint import Constraint
+from edgesdk.generation.finish import Finish, FinishReason
 from edgesdk.generation.prefill import check_fits, prefill, reusable_prefix
 from edgesdk.generation.repetition import RepetitionFinder
 from edgesdk.generation.sampling import Sampler, log_probability, top_log_probabilities, without
@@ -21,8 +21,6 @@ from edgesdk.generation.stopping import StopFilter
 from edgesdk.options import Options
 from edgesdk.system.cancellation import CancellationToken, Cancelled
 from edgesdk.text.tokenizer import Tokenizer
-
-FinishReason = Literal["stop", "length", "repetition", "cancelled", "deadline"]
 
 
 class Step(NamedTuple):
@@ -39,43 +37,6 @@ class Step(NamedTuple):
     text: str
     logprob: float | None
     likeliest: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class Finish:
-    """How an answer ended, and what it took.
-
-    Attributes:
-        reason: "stop" (the model, a stop text or a constraint ended it), "length" (max_tokens, or
-            the context was full), "repetition" (it went in a cycle, of which one turn is left; see
-            `edgesdk.generation.repetition`), "cancelled" or "deadline".
-        tokens: ids of the answer, the end token and what a cycle repeated left out.
-        prompt_tokens: how many ids the prompt has, of which
-        cached_tokens: so many were in the KV cache.
-        prefill_seconds: time spent on the rest of the prompt.
-        decode_seconds: time spent after the first token; the time between steps is not in it.
-        decode_steps: tokens that were chosen in that time, the end token counted.
-        time_to_first_token: seconds from the start to the first token, waiting included; None if
-            none came.
-        drafted_tokens: guesses that the model verified, of which
-        accepted_tokens: so many were right.
-        queue_seconds: time spent waiting while the engine worked for others; neither prefill nor
-            decode has it.
-        paused_seconds: time that a power policy rested; a part of prefill and decode.
-    """
-
-    reason: FinishReason
-    tokens: tuple[int, ...]
-    prompt_tokens: int
-    cached_tokens: int
-    prefill_seconds: float
-    decode_seconds: float
-    decode_steps: int
-    time_to_first_token: float | None
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-    queue_seconds: float = 0.0
-    paused_seconds: float = 0.0
 
 
 # A token, its log-probability if asked for, and the likeliest ids with theirs.
@@ -346,6 +307,7 @@ class Generation(Iterator[Step]):
             accepted_tokens=speculator.accepted if speculator else 0,
             queue_seconds=self._cancellation.queue_seconds,
             paused_seconds=self._cancellation.paused_seconds,
+            stop_text=self._stops.stop_text,
         )
 
 

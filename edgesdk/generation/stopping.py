@@ -14,6 +14,9 @@ class StopFilter:
     Args:
         is_call: whether an answer so far calls tools. From there on no stop text counts: it would
             cut the call. None where there are no tools.
+
+    Attributes:
+        stop_text: the one that completed; None before that.
     """
 
     def __init__(
@@ -23,7 +26,12 @@ class StopFilter:
         self._is_call = is_call
         self._text = ""
         self._held = ""
-        self.stopped = False
+        self.stop_text: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text completed."""
+        return self.stop_text is not None
 
     def feed(self, text: str) -> str:
         """What may be shown after `text` arrived; `stopped` tells whether it is the last."""
@@ -38,9 +46,10 @@ class StopFilter:
         # (where it ends, where it starts): the earliest end, and the longest of those.
         found = [(at + len(stop), at) for stop in self._stops if (at := held.find(stop)) >= 0]
         if found:
-            self.stopped = True
+            end, start = min(found)
+            self.stop_text = held[start:end]
             self._held = ""
-            return held[: min(found)[1]]
+            return held[:start]
         keep = max(_overlap(held, stop) for stop in self._stops)
         shown = len(held) - keep
         self._held = held[shown:]

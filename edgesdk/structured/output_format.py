@@ -10,7 +10,7 @@ from typing import Any
 
 from edgesdk.errors import IncompleteStructure, InvalidOption, RejectedStructure
 from edgesdk.generation.constraint import Constraint
-from edgesdk.generation.loop import FinishReason
+from edgesdk.generation.finish import FinishReason
 from edgesdk.options import Options, OptionsKwargs
 from edgesdk.structured.grammar_constraint import load_llguidance
 from edgesdk.structured.json_schema import check_keywords, endless_reference, subschemas

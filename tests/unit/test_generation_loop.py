@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesdk.errors import ContextOverflow, EmptyPrompt, EngineError
-from edgesdk.generation.loop import Finish, Generation, Step, generate
+from edgesdk.generation.finish import Finish
+from edgesdk.generation.loop import Generation, Step, generate
 from edgesdk.generation.prefill import PREFILL_CHUNK
 from edgesdk.options import Options
 from edgesdk.system.cancellation import CancellationToken

@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 from edgesdk.engines.base import EngineInfo, Placement
-from edgesdk.generation.loop import Finish
+from edgesdk.generation.finish import Finish
 from edgesdk.overflow import Overflow
 from edgesdk.receipt import Receipt, receipt_of
 

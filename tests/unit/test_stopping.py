@@ -58,3 +58,11 @@ def test_text_that_only_looked_like_a_stop_text_comes_out_whole() -> None:
 
 def test_text_comes_at_once_where_no_stop_text_can_start() -> None:
     assert _stream(("zz",), ["abc", "def"])[2] == ["abc", "def"]
+
+
+def test_the_stop_text_that_ended_an_answer_is_named() -> None:
+    stops = StopFilter(("zzz", " there"))
+    assert stops.feed("Hello t") == "Hello"
+    assert stops.stop_text is None
+    assert stops.feed("here.") == ""
+    assert stops.stop_text == " there"
