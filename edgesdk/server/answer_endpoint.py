@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
@@ -12,18 +11,19 @@ from typing import Any, TypeAlias, TypeVar
 
 import anyio
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from edgesdk.errors import EdgeError
 from edgesdk.generation.loop import Step
 from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.server.answers import AnswerEvent, AnswerSource, RunningAnswer
-from edgesdk.server.api_errors import ApiError, deadline_passed, shutting_down, to_api_error
+from edgesdk.server.api_errors import ApiError, api_error, deadline_passed, shutting_down
 from edgesdk.server.callable_tools import AnswerReader
+from edgesdk.server.dialects.wire_formats import wire_format_of
 from edgesdk.server.event_stream import EventStream
 from edgesdk.server.model_pool import LoadedModel
+from edgesdk.server.request_body import read_body
 from edgesdk.server.request_parsing import ParsedRequest
 from edgesdk.server.responses import (
     AnswerReply,
@@ -39,12 +39,8 @@ from edgesdk.server.service import Service
 from edgesdk.server.stream_buffer import StreamBuffer
 from edgesdk.tools.calls import ToolCall
 
-_MAX_BODY_SECONDS = 30.0
-# A client hears of a refusal only after it has sent its body, so that much of one is read.
-_DRAIN_FACTOR = 16
 Prepare: TypeAlias = Callable[[LoadedModel], AnswerSource]
 _Result = TypeVar("_Result")
-_log = logging.getLogger("edgesdk.server")
 
 
 class AnswerEndpoint:
@@ -66,11 +62,11 @@ class AnswerEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
         try:
-            body = await _read_body(scope, receive, self._service.settings.body_limit)
+            body = await read_body(scope, receive, self._service.settings.body_limit)
         except ClientDisconnect:
             return
         except ApiError as error:
-            await error.response()(scope, receive, send)
+            await wire_format_of(scope["path"]).error_response(error)(scope, receive, send)
             return
         stream = EventStream(scope, send)
         async with anyio.create_task_group() as group:
@@ -105,7 +101,7 @@ class AnswerEndpoint:
                 whole, headers = await self._whole(parsed, started)
                 await stream.send_response(JSONResponse(whole, headers=headers), receive)
         except Exception as error:
-            await stream.send_error(_api_error(error, param), receive)
+            await stream.send_error(api_error(error, param), receive)
 
     async def _whole(self, parsed: ParsedRequest, started: float) -> tuple[Json, dict[str, str]]:
         """The body and the headers of a response that is sent as a whole."""
@@ -147,6 +143,7 @@ class AnswerEndpoint:
     ) -> None:
         async with self._started(parsed, parsed.prepare, started) as answer:
             builder = parsed.builder(_metadata(parsed, answer))
+            stream.error_chunk = builder.error_chunk
             buffer = StreamBuffer(parsed.hold if answer.source.may_withdraw else "nothing")
             async with aclosing(_buffered(answer, buffer)) as events:
                 # Nothing is sent before the first event: until then an error has a status, and most
@@ -155,8 +152,9 @@ class AnswerEndpoint:
                 chunks = self._chunks(parsed, answer, builder, _with_first(first, events))
                 await stream.start(_stream_headers(parsed, answer, buffer))
                 await stream.send_all(chunks)
-                if parsed.wants_usage:
-                    await stream.send(builder.usage_chunk(_finished_reply(answer)))
+                usage = builder.usage_chunk(_finished_reply(answer))
+                if usage is not None:
+                    await stream.send(usage)
                 await stream.send_end()
 
     async def _send_streams(
@@ -170,7 +168,9 @@ class AnswerEndpoint:
                 builder = parsed.builder(_metadata(parsed, answer, index))
                 events = _buffered(answer, StreamBuffer("nothing"))
                 await stream.send_all(self._chunks(parsed, answer, builder, events))
-                usage[index] = builder.usage_chunk(_finished_reply(answer))
+                counted = builder.usage_chunk(_finished_reply(answer))
+                if counted is not None:
+                    usage[index] = counted
 
         await gathered(
             [
@@ -179,7 +179,7 @@ class AnswerEndpoint:
             ],
             limit=self._service.settings.parallel,
         )
-        if parsed.wants_usage:
+        if usage:
             chunks = [usage[index] for index in sorted(usage)]
             await stream.send(merged(chunks, per_prompt=parsed.per_prompt))
         await stream.send_end()
@@ -217,7 +217,8 @@ class AnswerEndpoint:
             for chunk in builder.part_chunks(part, steps):
                 yield chunk
             steps = []
-        yield builder.last_chunk(reply)
+        for chunk in builder.last_chunks(reply):
+            yield chunk
 
     def _count_calls(self, answer: RunningAnswer, parts: list[ResponsePart]) -> None:
         calls = sum(isinstance(part, ToolCall) for part in parts)
@@ -270,6 +271,7 @@ def _metadata(parsed: ParsedRequest, answer: RunningAnswer, index: int = 0) -> R
         model=parsed.model or answer.loaded.model_info.name,
         engine=None if answer.source.may_withdraw else model.info.name,
         tokenizer=model.runtime.encoder.tokenizer,
+        prompt_tokens=answer.source.prompt_tokens,
         logprobs=parsed.logprobs,
         may_call=parsed.may_call,
         usage_follows=parsed.wants_usage,
@@ -321,41 +323,3 @@ async def _with_first(
         yield first
         async for event in rest:
             yield event
-
-
-async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The body of a JSON request.
-
-    Raises:
-        ApiError: it is not declared as JSON (415), too large (413), or too slow to come (408).
-        ClientDisconnect: the client went away.
-    """
-    declared = Headers(scope=scope).get("content-type", "")
-    body = bytearray()
-    size = 0
-    with anyio.move_on_after(_MAX_BODY_SECONDS) as timeout:
-        async for part in Request(scope, receive).stream():
-            size += len(part)
-            if size <= limit:
-                body += part
-            elif size > _DRAIN_FACTOR * limit:
-                break
-    if timeout.cancelled_caught:
-        raise ApiError(408, "The request's body did not come in time.", code="body_too_slow")
-    if size > limit:
-        raise ApiError(413, f"The body is larger than {limit:,} bytes.", code="body_too_large")
-    if declared.partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(
-            415, "The Content-Type must be application/json.", code="unsupported_media_type"
-        )
-    return bytes(body)
-
-
-def _api_error(error: Exception, param: str) -> ApiError:
-    """What a client is told of an error."""
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, EdgeError):
-        return to_api_error(error, param=param)
-    _log.error("An answer failed", exc_info=error)
-    return ApiError(500, "The server failed; its log says more.", code="internal_error")

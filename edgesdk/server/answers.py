@@ -31,6 +31,7 @@ class AnswerSource(Protocol):
     Attributes:
         may_withdraw: whether pieces of it may be withdrawn, because a cloud may answer instead.
         reason: why nobody else answers, where that is known beforehand.
+        prompt_tokens: how many tokens of the device's model the prompt has.
     """
 
     @property
@@ -38,6 +39,9 @@ class AnswerSource(Protocol):
 
     @property
     def reason(self) -> str | None: ...
+
+    @property
+    def prompt_tokens(self) -> int: ...
 
     def answer(self) -> Generator[AnswerEvent, None, AnswerReply | None]:
         """The events of the answer, and its reply, if there is one; for a worker thread."""
@@ -109,6 +113,10 @@ class DeviceSource:
     answers: bool = True
     may_withdraw = False
 
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.request.tokens)
+
     def answer(self) -> Generator[AnswerEvent, None, AnswerReply | None]:
         states, runtime = self.loaded.states, self.loaded.model.runtime
         state = states.take(runtime.engine, self.request.tokens)
@@ -170,6 +178,10 @@ class HybridSource:
     @property
     def may_withdraw(self) -> bool:
         return self.path.may_leave(self.verdict, self.prefer)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.hybrid.request.tokens)
 
     def answer(self) -> Generator[AnswerEvent, None, AnswerReply | None]:
         with self.path.answer(self.hybrid, self.verdict, self.prefer) as stream:

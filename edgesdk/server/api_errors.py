@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
 from typing import Any
-
-from starlette.responses import JSONResponse
 
 from edgesdk.errors import (
     ContextOverflow,
@@ -20,6 +18,7 @@ from edgesdk.errors import (
 )
 
 _MAX_CHARACTERS = 800
+_log = logging.getLogger("edgesdk.server")
 
 
 class ApiError(Exception):
@@ -51,12 +50,12 @@ class ApiError(Exception):
         self.param = param
         self.retry_after = retry_after
 
-    def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        """The error as a response; `headers` stand in place of its own."""
-        own = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the response."""
         if self.status == 401:
-            own = {"www-authenticate": "Bearer"}
-        return JSONResponse(self.body(), self.status, own if headers is None else headers)
+            return {"www-authenticate": "Bearer"}
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
     def body(self) -> dict[str, Any]:
         """The JSON that OpenAI's clients make their exceptions from."""
@@ -128,3 +127,13 @@ def to_api_error(error: EdgeError, *, param: str) -> ApiError:
     if isinstance(error, DeadlineExceeded):
         return deadline_passed()
     return ApiError(500, str(error))
+
+
+def api_error(error: Exception, param: str) -> ApiError:
+    """What a client is told of an error; `param` is as for `to_api_error`."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, EdgeError):
+        return to_api_error(error, param=param)
+    _log.error("An answer failed", exc_info=error)
+    return ApiError(500, "The server failed; its log says more.", code="internal_error")

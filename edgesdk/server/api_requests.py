@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import from_json, to_json
 from typing_extensions import TypedDict
 
@@ -304,6 +304,7 @@ def _window(last_n: int | None) -> int | None:
 
 
 _Request = TypeVar("_Request", bound=BaseRequest)
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 def parse(kind: type[_Request], body: bytes) -> _Request:
@@ -312,19 +313,31 @@ def parse(kind: type[_Request], body: bytes) -> _Request:
     Raises:
         ApiError: 400; it says which field is wrong, and how.
     """
-    given: Any = None
-    # Validation says better what is wrong with it.
-    with suppress(ValueError):
-        given = from_json(body)
+    given = _value(body)
     if isinstance(given, dict):
-        given = accepted_fields(given, kind.model_fields)
-        body = to_json(given)
-    try:
-        request = kind.model_validate_json(body)
-    except ValidationError as error:
-        raise _validation_error(error, given) from None
+        body = to_json(accepted_fields(given, kind.model_fields))
+    request = validated(kind, body)
     request.check()
     return request
+
+
+def validated(kind: type[_Model], body: bytes) -> _Model:
+    """A body as a model of pydantic's.
+
+    Raises:
+        ApiError: 400; it says which field is wrong, and how.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _validation_error(error, _value(body)) from None
+
+
+def _value(body: bytes) -> Any:
+    """The body's value; None where it is no JSON, of which validation says better what is wrong."""
+    with suppress(ValueError):
+        return from_json(body)
+    return None
 
 
 def _validation_error(error: ValidationError, given: Any) -> ApiError:

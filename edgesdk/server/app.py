@@ -26,6 +26,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgesdk.server.answer_endpoint import AnswerEndpoint
 from edgesdk.server.api_errors import ApiError, unknown_model
+from edgesdk.server.dialects.routes import dialect_routes
+from edgesdk.server.dialects.wire_formats import wire_format_of
 from edgesdk.server.hybrid_routing import PREFER_HEADER, UPLOAD_HEADER, HybridClients
 from edgesdk.server.metrics import Metrics
 from edgesdk.server.request_parsing import parse_chat, parse_completion
@@ -50,7 +52,8 @@ class Guard:
             try:
                 self._check(Headers(scope=scope), scope["path"])
             except ApiError as error:
-                await error.response()(scope, receive, send)
+                refusal = wire_format_of(scope["path"]).error_response(error)
+                await refusal(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -64,9 +67,12 @@ class Guard:
             raise ApiError(403, f"Pages from {origin!r} may not use this server.", code="origin")
         if settings.api_key is not None and path not in _OPEN_PATHS:
             scheme, _, key = headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer":
+                # Anthropic's clients send it so.
+                key = headers.get("x-api-key", "")
             given = key.strip().encode("utf-8", "surrogateescape")
             wanted = settings.api_key.strip().encode("utf-8", "surrogateescape")
-            if not hmac.compare_digest(given, wanted) or scheme.lower() != "bearer":
+            if not hmac.compare_digest(given, wanted):
                 raise ApiError(401, "The API key is missing or wrong.", code="invalid_api_key")
 
 
@@ -131,6 +137,7 @@ def create_app(service: Service, hybrid: HybridClients | None = None) -> ASGIApp
         Route("/v1/models/{name}", model),
         Route("/v1/chat/completions", AnswerEndpoint(service, chat), methods=["POST"]),
         Route("/v1/completions", AnswerEndpoint(service, completion), methods=["POST"]),
+        *dialect_routes(service, hybrid),
     ]
     known = {route.path for route in routes}
     middleware = [Middleware(_RequestCounter, metrics=service.metrics, known=known)]
@@ -188,7 +195,7 @@ class _RequestCounter:
 
 def _api_error_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error.response()
+    return wire_format_of(request.url.path).error_response(error)
 
 
 def _http_error_response(request: Request, error: Exception) -> Response:
@@ -198,4 +205,4 @@ def _http_error_response(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not possible at {request.url.path}.",
     }
     shown = ApiError(error.status_code, messages.get(error.status_code, error.detail))
-    return shown.response(error.headers or {})
+    return wire_format_of(request.url.path).error_response(shown, error.headers or {})

@@ -8,12 +8,14 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from edgesdk.generation.loop import Step
 from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart
 from edgesdk.hybrid.reply import HybridReply
+from edgesdk.receipt import Receipt
 from edgesdk.reply import Reply
+from edgesdk.server.api_errors import ApiError
 from edgesdk.server.callable_tools import AnswerPart
 from edgesdk.server.model_source import ModelInfo
 from edgesdk.text.tokenizer import Tokenizer
@@ -41,6 +43,7 @@ class ResponseMetadata:
         usage_follows: each chunk of the stream then has a `usage`, null except in the last.
         index: of the answer among those of its request.
         key: of the request.
+        prompt_tokens: how many tokens of the device's model the prompt has.
     """
 
     model: str
@@ -49,6 +52,7 @@ class ResponseMetadata:
     logprobs: bool = False
     may_call: bool = False
     usage_follows: bool = False
+    prompt_tokens: int = 0
     index: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -58,8 +62,30 @@ class ResponseMetadata:
         return self.tokenizer.token_bytes(token).decode("utf-8", "replace")
 
 
-class ResponseBuilder(ABC):
-    """Builds one answer of one endpoint, in chunks or as a whole."""
+class ResponseBuilder(Protocol):
+    """Builds one answer of one API, in chunks or as a whole."""
+
+    def first_chunks(self) -> list[Json]:
+        """The chunks before the first part."""
+
+    def part_chunks(self, part: ResponsePart, steps: list[Step]) -> list[Json]:
+        """The chunks of a part of the answer, and of the device's `steps` since the last one."""
+
+    def last_chunks(self, reply: AnswerReply) -> list[Json]:
+        """The chunks that say why the answer ended."""
+
+    def usage_chunk(self, reply: AnswerReply) -> Json | None:
+        """The chunk that counts tokens, after all others; None where none is to come."""
+
+    def complete(self, steps: list[Step], parts: list[ResponsePart], reply: AnswerReply) -> Json:
+        """All of the answer at once."""
+
+    def error_chunk(self, error: ApiError) -> Json:
+        """The chunk that ends a stream where an error does."""
+
+
+class OpenAiBuilder(ABC):
+    """What answers of OpenAI's two completion endpoints share."""
 
     _id_prefix: str
     _object: str
@@ -69,24 +95,17 @@ class ResponseBuilder(ABC):
         self._metadata = metadata
 
     @abstractmethod
-    def first_chunks(self) -> list[Json]:
-        """The chunks before the first part."""
+    def last_chunks(self, reply: AnswerReply) -> list[Json]:
+        """The chunks that say why the answer ended."""
 
-    @abstractmethod
-    def part_chunks(self, part: ResponsePart, steps: list[Step]) -> list[Json]:
-        """The chunks of a part of the answer, and of the device's `steps` since the last one."""
+    def usage_chunk(self, reply: AnswerReply) -> Json | None:
+        if not self._metadata.usage_follows:
+            return None
+        usage = {"usage": answer_usage(reply)}
+        return self._body(self._chunk_object, []) | usage | answer_report(reply)
 
-    @abstractmethod
-    def last_chunk(self, reply: AnswerReply) -> Json:
-        """The chunk that says why the answer ended."""
-
-    @abstractmethod
-    def complete(self, steps: list[Step], parts: list[ResponsePart], reply: AnswerReply) -> Json:
-        """All of the answer at once."""
-
-    def usage_chunk(self, reply: AnswerReply) -> Json:
-        """The chunk that counts tokens, after all others."""
-        return self._body(self._chunk_object, []) | _usage(reply) | _report(reply)
+    def error_chunk(self, error: ApiError) -> Json:
+        return error.body()
 
     def _body(self, kind: str, choices: list[Json]) -> Json:
         return {
@@ -103,11 +122,12 @@ class ResponseBuilder(ABC):
         return body | ({"usage": None} if self._metadata.usage_follows else {})
 
     def _complete(self, choice: Json, reply: AnswerReply) -> Json:
-        return self._body(self._object, [choice]) | _usage(reply) | _report(reply)
+        usage = {"usage": answer_usage(reply)}
+        return self._body(self._object, [choice]) | usage | answer_report(reply)
 
 
-class ChatResponseBuilder(ResponseBuilder):
-    """Builds an answer of `/v1/chat/completions`."""
+class ChatResponseBuilder(OpenAiBuilder):
+    """Implements `ResponseBuilder` for an answer of `/v1/chat/completions`."""
 
     _id_prefix = "chatcmpl"
     _object = "chat.completion"
@@ -129,22 +149,22 @@ class ChatResponseBuilder(ResponseBuilder):
             return [self._delta({}) | {"edgesdk": {"restart": part.reason}}]
         index, self._num_calls = self._num_calls, self._num_calls + 1
         opened = {"index": index, **_call_entry(part, arguments="")}
-        arguments = {"index": index, "function": {"arguments": _arguments(part)}}
+        arguments = {"index": index, "function": {"arguments": arguments_json(part)}}
         return [
             self._delta({"tool_calls": [opened]}, steps=steps),
             self._delta({"tool_calls": [arguments]}),
         ]
 
-    def last_chunk(self, reply: AnswerReply) -> Json:
+    def last_chunks(self, reply: AnswerReply) -> list[Json]:
         reason = _finish_reason(reply, calls=self._num_calls > 0)
-        return self._delta({}, reason) | _report(reply)
+        return [self._delta({}, reason) | answer_report(reply)]
 
     def complete(self, steps: list[Step], parts: list[ResponsePart], reply: AnswerReply) -> Json:
         text = "".join(part for part in parts if isinstance(part, str))
-        calls = [_call_entry(p, _arguments(p)) for p in parts if isinstance(p, ToolCall)]
+        calls = [_call_entry(p, arguments_json(p)) for p in parts if isinstance(p, ToolCall)]
         message: Json = {"role": "assistant", "content": text, "refusal": None}
-        if isinstance(reply, HybridReply) and reply.reasoning:
-            message["reasoning_content"] = reply.reasoning
+        if reasoning := answer_reasoning(reply):
+            message["reasoning_content"] = reasoning
         if calls:
             message |= {"content": text or None, "tool_calls": calls}
         choice = {
@@ -179,8 +199,8 @@ class ChatResponseBuilder(ResponseBuilder):
         }
 
 
-class CompletionResponseBuilder(ResponseBuilder):
-    """Builds an answer of `/v1/completions`."""
+class CompletionResponseBuilder(OpenAiBuilder):
+    """Implements `ResponseBuilder` for an answer of `/v1/completions`."""
 
     _id_prefix = "cmpl"
     _object = _chunk_object = "text_completion"
@@ -194,9 +214,9 @@ class CompletionResponseBuilder(ResponseBuilder):
         assert isinstance(part, str), "a completion has nothing but text"
         return [self._chunk(self._choice(part, None, steps))]
 
-    def last_chunk(self, reply: AnswerReply) -> Json:
+    def last_chunks(self, reply: AnswerReply) -> list[Json]:
         reason = _finish_reason(reply, calls=False)
-        return self._chunk(self._choice("", reason, [])) | _report(reply)
+        return [self._chunk(self._choice("", reason, [])) | answer_report(reply)]
 
     def complete(self, steps: list[Step], parts: list[ResponsePart], reply: AnswerReply) -> Json:
         reason = _finish_reason(reply, calls=False)
@@ -264,11 +284,11 @@ def model_entry(info: ModelInfo) -> Json:
     return {"id": info.name, "object": "model", "created": info.created, "owned_by": "edgesdk"}
 
 
-def _usage(reply: AnswerReply) -> Json:
-    """Tokens as the one who answered counts them; null where it does not."""
+def answer_usage(reply: AnswerReply) -> Json | None:
+    """Tokens as the one who answered counts them; None where it does not."""
     receipt = reply.receipt
     if receipt.prompt_tokens is None or receipt.output_tokens is None:
-        return {"usage": None}
+        return None
     usage: Json = {
         "prompt_tokens": receipt.prompt_tokens,
         "completion_tokens": receipt.output_tokens,
@@ -276,10 +296,23 @@ def _usage(reply: AnswerReply) -> Json:
     }
     if receipt.cached_tokens is not None:
         usage["prompt_tokens_details"] = {"cached_tokens": receipt.cached_tokens}
-    return {"usage": usage}
+    return usage
 
 
-def _report(reply: AnswerReply) -> Json:
+def answer_reasoning(reply: AnswerReply) -> str:
+    """What the one who answered thought before; "" where it did not, or nobody knows."""
+    return reply.reasoning if isinstance(reply, HybridReply) else ""
+
+
+def local_receipt(reply: AnswerReply) -> Receipt | None:
+    """The device's receipt, where the answer is the device's."""
+    receipt = reply.receipt
+    if isinstance(receipt, Receipt):
+        return receipt
+    return receipt.local if receipt.route == "local" else None
+
+
+def answer_report(reply: AnswerReply) -> Json:
     """The field `edgesdk`: who answered where there is a cloud, and what ended the answer where
     OpenAI has no word for it."""
     report: Json = {}
@@ -317,5 +350,6 @@ def _call_entry(call: ToolCall, arguments: str) -> Json:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _arguments(call: ToolCall) -> str:
+def arguments_json(call: ToolCall) -> str:
+    """The arguments of a call as text."""
     return json.dumps(call.arguments, ensure_ascii=False)

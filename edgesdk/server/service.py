@@ -81,6 +81,20 @@ class Service:
             self.queue.check_open()
             return self._run(RunningAnswer(loaded, source), held)
 
+    async def use(self, model: str, work: Callable[[LoadedModel], _Result]) -> _Result:
+        """Run something short with a model, loaded or not, in a worker thread; it needs no turn.
+
+        Raises:
+            ApiError: the server is shutting down, or the model is unknown or cannot be loaded.
+        """
+        self.queue.check_open()
+        entry = await self._pool.enter(model)
+        try:
+            loaded = await asyncio.shield(entry.loading)
+            return await self.in_thread(lambda: work(loaded))
+        finally:
+            self._pool.leave(entry)
+
     async def in_thread(self, work: Callable[[], _Result]) -> _Result:
         """Run something that blocks.
 
