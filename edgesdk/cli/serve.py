@@ -57,7 +57,7 @@ _BODY_LIMIT_WITH_MEDIA = 32 * 2**20
     "--origin",
     "origins",
     multiple=True,
-    help="A web origin that may use the server; can be given several times.",
+    help="A web origin whose pages may use the server, or '*' for all; can be given several times.",
 )
 @click.option("--max-models", default=2, show_default=True, help="Maximum of loaded models.")
 @click.option("--memory", type=click.FloatRange(min=0), help="Maximum of GB for all models.")

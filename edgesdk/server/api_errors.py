@@ -117,7 +117,9 @@ def to_api_error(error: EdgeError, *, param: str) -> ApiError:
     if isinstance(error, UnknownModel):
         return ApiError(404, str(error), code="model_not_found", param="model")
     if isinstance(error, ContextOverflow):
-        return ApiError(400, str(error), code="context_length_exceeded", param=param)
+        # The words that LiteLLM, LangChain and CrewAI look for.
+        message = f"This model's maximum context length is {error.limit + 1:,} tokens. {error}"
+        return ApiError(400, message, code="context_length_exceeded", param=param)
     if isinstance(error, RequestError | TemplateError):
         return ApiError(400, str(error))
     if isinstance(error, StructureError):

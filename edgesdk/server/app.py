@@ -1,21 +1,22 @@
 """The HTTP application: its paths, who may use them, and what is counted.
 
 A web page in a browser can send requests to this machine, too. Three things keep it out: its Host
-header names another host (DNS rebinding), its Origin is not allowed, and the server takes only
-`application/json`, for which a browser asks the server first.
+header names another host (DNS rebinding), its Origin is neither the server's own nor allowed, and
+the server takes only `application/json`, for which a browser asks the server first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -25,19 +26,22 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgesdk.server.answer_endpoint import AnswerEndpoint
-from edgesdk.server.api_errors import ApiError, unknown_model
+from edgesdk.server.api_errors import ApiError
 from edgesdk.server.dialects.routes import dialect_routes
 from edgesdk.server.dialects.wire_formats import wire_format_of
-from edgesdk.server.hybrid_routing import PREFER_HEADER, UPLOAD_HEADER, HybridClients
+from edgesdk.server.hybrid_routing import HybridClients
 from edgesdk.server.metrics import Metrics
+from edgesdk.server.model_source import find_model
 from edgesdk.server.request_parsing import parse_chat, parse_completion
 from edgesdk.server.responses import REASON_HEADER, ROUTE_HEADER, model_entry
 from edgesdk.server.service import Service
-from edgesdk.server.settings import ServerSettings
+from edgesdk.server.settings import ANY_ORIGIN, ServerSettings
 from edgesdk.system.checks import is_loopback
 
 # A health check has no key, and it shows no more than that the server runs.
 _OPEN_PATHS = frozenset({"/health"})
+REQUEST_ID = "x-request-id"
+_MAX_ID_CHARACTERS = 128
 
 
 class Guard:
@@ -63,17 +67,31 @@ class Guard:
         if settings.is_loopback and not is_loopback(host):
             raise ApiError(403, "This server answers to its loopback address only.", code="host")
         origin = headers.get("origin")
-        if origin is not None and origin not in settings.origins:
-            raise ApiError(403, f"Pages from {origin!r} may not use this server.", code="origin")
+        if origin is not None and not self._allows(origin, headers):
+            raise ApiError(
+                403,
+                f"Pages from {origin!r} may not use this server, unless it is started with"
+                f" --origin {origin!r}, or with --origin '*' for any page.",
+                code="origin",
+            )
         if settings.api_key is not None and path not in _OPEN_PATHS:
-            scheme, _, key = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer":
-                # Anthropic's clients send it so.
-                key = headers.get("x-api-key", "")
-            given = key.strip().encode("utf-8", "surrogateescape")
+            given = _key(headers).encode("utf-8", "surrogateescape")
             wanted = settings.api_key.strip().encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(given, wanted):
                 raise ApiError(401, "The API key is missing or wrong.", code="invalid_api_key")
+
+    def _allows(self, origin: str, headers: Headers) -> bool:
+        """Whether pages of an origin may use the server; its own pages always may."""
+        allowed = self._settings.origins
+        own = origin.partition("://")[2] == headers.get("host", "")
+        return own or origin in allowed or ANY_ORIGIN in allowed
+
+
+def _key(headers: Headers) -> str:
+    """The key that a client sends, as OpenAI's or as Anthropic's do."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    given = key if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    return given.strip()
 
 
 def _host_name(host: str) -> str:
@@ -108,14 +126,13 @@ def create_app(service: Service, hybrid: HybridClients | None = None) -> ASGIApp
 
     async def models(request: Request) -> Response:
         infos = await service.in_thread(service.source.list_models)
-        return JSONResponse({"object": "list", "data": [model_entry(info) for info in infos]})
+        data = [model_entry(info, loaded=service.is_loaded(info.name)) for info in infos]
+        return JSONResponse({"object": "list", "data": data})
 
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
-        info = await service.in_thread(lambda: service.source.find(name))
-        if info is None:
-            raise unknown_model(name)
-        return JSONResponse(model_entry(info))
+        info = await service.in_thread(lambda: find_model(service.source, name))
+        return JSONResponse(model_entry(info, loaded=service.is_loaded(info.name)))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -134,7 +151,7 @@ def create_app(service: Service, hybrid: HybridClients | None = None) -> ASGIApp
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/v1/models", models),
-        Route("/v1/models/{name}", model),
+        Route("/v1/models/{name:path}", model),
         Route("/v1/chat/completions", AnswerEndpoint(service, chat), methods=["POST"]),
         Route("/v1/completions", AnswerEndpoint(service, completion), methods=["POST"]),
         *dialect_routes(service, hybrid),
@@ -148,12 +165,10 @@ def create_app(service: Service, hybrid: HybridClients | None = None) -> ASGIApp
                 CORSMiddleware,
                 allow_origins=service.settings.origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=[
-                    "authorization",
-                    "content-type",
-                    *((UPLOAD_HEADER, PREFER_HEADER) if hybrid else ()),
-                ],
-                expose_headers=(ROUTE_HEADER, REASON_HEADER) if hybrid else (),
+                # Clients add headers of their own, as OpenAI's do with x-stainless-*.
+                allow_headers=["*"],
+                expose_headers=(REQUEST_ID, "retry-after", ROUTE_HEADER, REASON_HEADER),
+                allow_private_network=True,
             )
         )
     middleware.append(Middleware(Guard, settings=service.settings))
@@ -166,7 +181,8 @@ def create_app(service: Service, hybrid: HybridClients | None = None) -> ASGIApp
 
 
 class _RequestCounter:
-    """ASGI middleware that counts requests by path and status."""
+    """ASGI middleware that counts requests by path and status, and gives each an id, unless the
+    client did."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, known: set[str]) -> None:
         self._app = app
@@ -178,11 +194,14 @@ class _RequestCounter:
             await self._app(scope, receive, send)
             return
         status = _CLIENT_GONE
+        given = Headers(scope=scope).get(REQUEST_ID, "")[:_MAX_ID_CHARACTERS]
+        key = given if given.isascii() and given.isprintable() and given else uuid.uuid4().hex
 
         async def observed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = key
             await send(message)
 
         try:

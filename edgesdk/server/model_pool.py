@@ -26,6 +26,7 @@ from edgesdk.server.model_source import ModelInfo, ModelSource, find_model
 from edgesdk.server.settings import ServerSettings
 from edgesdk.store import Store, StoreEntry
 from edgesdk.store.reference import is_model_name
+from edgesdk.system.gguf_header import read_gguf_header
 from edgesdk.warm_start import STAND_IN, may_be_cold
 
 
@@ -125,7 +126,7 @@ class StoreModels:
         known = self._known.get(entry.path)
         if known is None or known.created != written:
             info = ModelInfo(entry.name, entry.size, written)
-            with suppress(EdgeError):
+            with suppress(EdgeError, OSError):
                 info = replace(info, **self._abilities(find(entry.path)))
             self._known[entry.path] = known = info
         return known
@@ -133,7 +134,23 @@ class StoreModels:
     def _abilities(self, source: Bundle | Path) -> dict[str, Any]:
         """What a model's files say of what it can do."""
         length = footprint(source, self._device).context_length
-        return {"context_length": min(self._context or length, length)}
+        template = _template_source(source)
+        abilities = ["completion"]
+        abilities += [] if template is None else ["chat"]
+        abilities += ["tools"] if template is not None and "tools" in template else []
+        return {
+            "context_length": min(self._context or length, length),
+            "capabilities": tuple(abilities),
+        }
+
+
+def _template_source(source: Bundle | Path) -> str | None:
+    """The Jinja text of a model's chat template; None where it has none."""
+    if isinstance(source, Path):
+        template = read_gguf_header(source).metadata.get("tokenizer.chat_template")
+        return template if isinstance(template, str) else None
+    name = source.manifest.tokenizer.chat_template
+    return None if name is None else source.file(name).read_text(encoding="utf-8")
 
 
 def _source_info(source: Bundle | Path) -> ModelInfo:
@@ -259,6 +276,10 @@ class ModelPool:
     def loaded_models(self) -> list[LoadedModel]:
         """The models that are loaded."""
         return [entry.loading.result() for entry in self._entries.values() if entry.is_loaded]
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether the model of that name is loaded."""
+        return name in self._entries and self._entries[name].is_loaded
 
     async def evict_idle(self) -> None:
         """Unload models that nobody used for `idle_seconds`, or as long as was asked for."""

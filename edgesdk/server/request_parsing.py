@@ -48,7 +48,6 @@ from edgesdk.server.settings import ServerSettings
 
 # Why the device answers alone although the server has a cloud.
 _COMPLETION_REASON = "a cloud answers chats only"
-_DEVICE_REASON = "it asks for what only the device's own model can do"
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,8 @@ def chat_request(
 ) -> ParsedRequest:
     """What a chat request asks for, whichever API it came by; see `parse_chat`."""
     routing = routing or RequestRouting()
-    # What only the device's own model can do, nobody else answers.
-    clients = None if _is_for_device(request) else hybrid
+    reason = None if hybrid is None else _device_reason(request)
+    clients = hybrid if reason is None else None
     output_format = requested_format(request)
     if clients is not None:
         output_format = for_cloud(output_format, request.response_format)
@@ -174,7 +173,6 @@ def chat_request(
             path = clients.client(loaded.model_info.name, loaded.model).path
             verdict = path.evaluate(hybrid_request, upload=routing.upload)
             return HybridSource(path, hybrid_request, verdict, routing.prefer)
-        reason = None if hybrid is None else _DEVICE_REASON
         return _device_source(loaded, generation_request, reason)
 
     return ParsedRequest(
@@ -255,11 +253,15 @@ def parse_completion(
     )
 
 
-def _is_for_device(request: ChatRequest) -> bool:
-    """Whether a request asks for what only the device's own model can do."""
+def _device_reason(request: ChatRequest) -> str | None:
+    """Why only the device's own model can answer; None where a cloud can too."""
+    if request.logprobs:
+        return "log-probabilities are the device's own"
     several = request.n not in (None, 1)
     ends = request.min_tokens or request.ignore_eos or request.stop_token_ids
-    return bool(request.logprobs or request.continues or several or ends)
+    if request.continues or several or ends:
+        return "it asks for what only the device's own model can do"
+    return None
 
 
 def _check_context(request: BaseRequest, loaded: LoadedModel) -> None:

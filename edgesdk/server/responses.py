@@ -122,8 +122,8 @@ class OpenAiBuilder(ABC):
         return body | ({"usage": None} if self._metadata.usage_follows else {})
 
     def _complete(self, choice: Json, reply: AnswerReply) -> Json:
-        usage = {"usage": answer_usage(reply)}
-        return self._body(self._object, [choice]) | usage | answer_report(reply)
+        shown = {"usage": answer_usage(reply)} | answer_report(reply) | answer_timings(reply)
+        return self._body(self._object, [choice]) | shown
 
 
 class ChatResponseBuilder(OpenAiBuilder):
@@ -157,7 +157,7 @@ class ChatResponseBuilder(OpenAiBuilder):
 
     def last_chunks(self, reply: AnswerReply) -> list[Json]:
         reason = _finish_reason(reply, calls=self._num_calls > 0)
-        return [self._delta({}, reason) | answer_report(reply)]
+        return [self._delta({}, reason) | answer_report(reply) | answer_timings(reply)]
 
     def complete(self, steps: list[Step], parts: list[ResponsePart], reply: AnswerReply) -> Json:
         text = "".join(part for part in parts if isinstance(part, str))
@@ -216,7 +216,8 @@ class CompletionResponseBuilder(OpenAiBuilder):
 
     def last_chunks(self, reply: AnswerReply) -> list[Json]:
         reason = _finish_reason(reply, calls=False)
-        return [self._chunk(self._choice("", reason, [])) | answer_report(reply)]
+        chunk = self._chunk(self._choice("", reason, []))
+        return [chunk | answer_report(reply) | answer_timings(reply)]
 
     def complete(self, steps: list[Step], parts: list[ResponsePart], reply: AnswerReply) -> Json:
         reason = _finish_reason(reply, calls=False)
@@ -279,9 +280,19 @@ def routing_headers(route: str, reason: str | None) -> dict[str, str]:
     return headers
 
 
-def model_entry(info: ModelInfo) -> Json:
-    """A model in the list of models."""
-    return {"id": info.name, "object": "model", "created": info.created, "owned_by": "edgesdk"}
+def model_entry(info: ModelInfo, *, loaded: bool) -> Json:
+    """A model in the list of models, with the names that other servers have for its context."""
+    return {
+        "id": info.name,
+        "object": "model",
+        "created": info.created,
+        "owned_by": "edgesdk",
+        "context_length": info.context_length,
+        "max_model_len": info.context_length,
+        "capabilities": list(info.capabilities),
+        "size": info.size,
+        "loaded": loaded,
+    }
 
 
 def answer_usage(reply: AnswerReply) -> Json | None:
@@ -310,6 +321,28 @@ def local_receipt(reply: AnswerReply) -> Receipt | None:
     if isinstance(receipt, Receipt):
         return receipt
     return receipt.local if receipt.route == "local" else None
+
+
+def answer_timings(reply: AnswerReply) -> Json:
+    """What the device took, as llama-server says it; nothing where its times say nothing."""
+    receipt = local_receipt(reply)
+    if receipt is None or receipt.placement.in_software:
+        return {}
+    computed = receipt.prompt_tokens - receipt.cached_tokens
+    timings: Json = {"cache_n": receipt.cached_tokens}
+    for name, count, seconds in (
+        ("prompt", computed, receipt.prefill_seconds),
+        ("predicted", receipt.output_tokens, receipt.decode_seconds),
+    ):
+        timings |= {
+            f"{name}_n": count,
+            f"{name}_ms": 1000 * seconds,
+            f"{name}_per_token_ms": 1000 * seconds / count if count else None,
+            f"{name}_per_second": count / seconds if seconds else None,
+        }
+    if receipt.drafted_tokens:
+        timings |= {"draft_n": receipt.drafted_tokens, "draft_n_accepted": receipt.accepted_tokens}
+    return {"timings": timings}
 
 
 def answer_report(reply: AnswerReply) -> Json:

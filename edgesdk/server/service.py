@@ -95,6 +95,10 @@ class Service:
         finally:
             self._pool.leave(entry)
 
+    def is_loaded(self, model: str) -> bool:
+        """Whether a model is in memory."""
+        return self._pool.is_loaded(model)
+
     async def in_thread(self, work: Callable[[], _Result]) -> _Result:
         """Run something that blocks.
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from edgesdk.errors import InvalidOption
 from edgesdk.system.checks import is_loopback
 
+ANY_ORIGIN = "*"
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -17,7 +19,8 @@ class ServerSettings:
         host: an address or name of this machine.
         port: 0 for any that is free.
         api_key: clients must send it; only a loopback address needs none.
-        origins: web origins, such as "http://localhost:3000", whose pages may use the server.
+        origins: web origins, such as "http://localhost:3000", whose pages may use the server
+            besides its own pages; "*" is all.
         max_models: most models that are loaded at the same time.
         memory_limit: most bytes that all loaded models may need together, each with one
             conversation that fills its context; None for no limit.

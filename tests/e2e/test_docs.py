@@ -50,6 +50,12 @@ def test_the_table_of_devices_is_that_of_the_records() -> None:
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
+def test_the_list_of_fields_is_that_of_the_requests() -> None:
+    page = runpy.run_path(str(DOCS / "write_request_fields.py"))["page"]
+    written = (DOCS / "reference" / "request-fields.md").read_text(encoding="utf-8")
+    assert page() == written, "run python docs/write_request_fields.py"
+
+
 def test_the_files_that_the_walks_name_exist() -> None:
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     named = re.findall(r"`([\w/]+/[\w/]+\.py)`", text)
