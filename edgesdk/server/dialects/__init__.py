@@ -5,6 +5,12 @@ and builds the response in its own API's form.
 
     wire_formats         how each API writes streams and errors
     conversation         what the adapters write
+    translation          endpoints whose requests are translated
+    routes               their paths
     anthropic_requests   `/v1/messages`
     anthropic_answers    its responses
+    responses_requests   `/v1/responses`
+    responses_answers    its responses
+    responses_routes     its paths
+    response_store       what `previous_response_id` goes on with
 """

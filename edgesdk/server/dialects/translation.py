@@ -1,0 +1,80 @@
+"""Endpoints whose requests are translated to chat completions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
+
+from pydantic_core import to_json
+from starlette.datastructures import Headers
+from starlette.routing import Route
+
+from edgesdk.server.answer_endpoint import AnswerEndpoint
+from edgesdk.server.api_requests import ChatRequest, parse
+from edgesdk.server.chat_messages import template_messages
+from edgesdk.server.dialects.conversation import Json
+from edgesdk.server.hybrid_routing import HybridClients
+from edgesdk.server.model_pool import LoadedModel
+from edgesdk.server.request_body import JsonEndpoint
+from edgesdk.server.request_parsing import ParsedRequest, parse_chat
+from edgesdk.server.responses import ResponseBuilder, ResponseMetadata
+from edgesdk.server.service import Service
+
+# A request as a chat completion, and what builds its response.
+Translated: TypeAlias = tuple[Json, Callable[[ResponseMetadata], ResponseBuilder]]
+
+
+def answering(
+    path: str,
+    translate: Callable[[bytes], Translated],
+    service: Service,
+    hybrid: HybridClients | None,
+) -> Route:
+    """A path whose requests take the way of chat completions.
+
+    Args:
+        translate: reads a body; raises `ApiError` where it is wrong.
+    """
+
+    def parsed(body: bytes, headers: Headers, started: float) -> ParsedRequest:
+        chat, builder = translate(body)
+        settings = service.settings
+        request = parse_chat(to_json(chat), headers, started, settings=settings, hybrid=hybrid)
+        # No other API has a way to withdraw what was shown.
+        hold = "decision" if request.hold == "nothing" else request.hold
+        return replace(request, builder=builder, hold=hold)
+
+    return Route(path, AnswerEndpoint(service, parsed), methods=["POST"])
+
+
+def counting(
+    path: str,
+    chat_body: Callable[[bytes], Json],
+    written: Callable[[int], Json],
+    service: Service,
+) -> Route:
+    """A path that says how many tokens the prompt of a request has."""
+
+    async def count(body: bytes) -> Json:
+        chat = await service.in_thread(partial(chat_body, body))
+        return written(len(await prompt_of(service, chat)))
+
+    return Route(path, JsonEndpoint(count, service.settings.body_limit), methods=["POST"])
+
+
+async def prompt_of(service: Service, chat: Json) -> list[int]:
+    """The tokens that a chat completion would give its model.
+
+    Raises:
+        ApiError, EdgeError: it has none.
+    """
+    request = parse(ChatRequest, to_json(chat))
+    messages = template_messages(request.messages)
+    specs = [tool.for_template() for tool in request.tools or ()]
+
+    def encode(loaded: LoadedModel) -> list[int]:
+        return loaded.model.runtime.encode(messages, specs, continues=request.continues)
+
+    return await service.use(request.model, encode)
