@@ -84,6 +84,7 @@ def test_two_processes_learn_what_one_does(places, alone, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 
+@pytest.mark.nightly
 def test_a_killed_run_goes_on_to_the_same_losses(places, alone, tmp_path):
     student, work = tmp_path / "student", tmp_path / ".student.training"
     command = [*MAIN, *arguments(places, student)]

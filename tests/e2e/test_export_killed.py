@@ -68,7 +68,7 @@ def killed_at_each_step(source: Path, target: Path, form: str, *, replace: bool)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
-@pytest.mark.parametrize("form", ["onnx", "gguf"])
+@pytest.mark.parametrize("form", ["onnx", pytest.param("gguf", marks=pytest.mark.nightly)])
 def test_a_kill_leaves_no_bundle_and_the_last_export_clears_up(form, tmp_path):
     if form == "gguf":
         pytest.importorskip("llama_cpp")

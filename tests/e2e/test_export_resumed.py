@@ -154,6 +154,7 @@ def test_a_resumed_calibration_writes_the_same_onnx(tmp_path):
     assert seen["Writing int4 layers"] == [3, 4]
 
 
+@pytest.mark.nightly
 def test_a_resumed_calibration_writes_the_same_gguf(tmp_path):
     pytest.importorskip("llama_cpp")
     recipe = tmp_path / "mine.toml"

@@ -304,7 +304,7 @@ QUESTION = [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34
 ANSWER = [504, 3575, 282, 4649, 314, 7042, 30, 2]
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int4"])
+@pytest.mark.parametrize("weights", [pytest.param("fp32", marks=pytest.mark.nightly), "int4"])
 def test_smollm2_answers_as_onnxruntime_does(
     weights: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

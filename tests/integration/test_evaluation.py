@@ -126,6 +126,7 @@ def test_the_command_prints_a_table(bundle, task):
     assert b"acc" in done.stdout
 
 
+@pytest.mark.nightly
 def test_the_harness_own_command_line_knows_the_model(bundle, task):
     command = [sys.executable, "-m", "edgesdk.evaluation", "run", "--model", "edgesdk"]
     command += ["--model_args", f"bundle={bundle},threads=1", "--tasks", "tiny_choice"]

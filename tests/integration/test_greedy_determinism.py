@@ -36,7 +36,9 @@ QUESTIONS = (
 TOKENS = 12
 
 
-@pytest.fixture(scope="module", params=["int8", "int4", "gguf"])
+@pytest.fixture(
+    scope="module", params=["int8", pytest.param("int4", marks=pytest.mark.nightly), "gguf"]
+)
 def model(request: pytest.FixtureRequest) -> Iterator[Model]:
     if request.param == "gguf":
         pytest.importorskip("llama_cpp")

@@ -427,6 +427,7 @@ def test_smollm2_answers_as_the_cpu_engine_does(smollm2: Bundle, smollm2_fp32: B
     engine.close()
 
 
+@pytest.mark.nightly
 def test_a_chat_with_structure_and_tools_on_litert(smollm2: Bundle) -> None:
     with edgesdk.load(smollm2.path, device="litert") as model, model.chat() as chat:
         assert model.info.device == "litert"

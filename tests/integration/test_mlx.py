@@ -211,6 +211,7 @@ def test_cancelling_leaves_the_state_as_it_was(engine: Engine) -> None:
     )
 
 
+@pytest.mark.nightly
 def test_a_chat_with_structure_and_tools_on_mlx(smollm2_int4: Bundle) -> None:
     with edgesdk.load(smollm2_int4.path, device="apple") as model, model.chat() as chat:
         assert model.runtime.engine.info.device == "apple"

@@ -138,7 +138,7 @@ def test_quality_is_that_of_the_bundle_as_engines_run_it(
     kl = np.concatenate(kls)
     assert len(kl) == stored.tokens
     assert kl.mean() == pytest.approx(stored.kl_mean, rel=0.02)
-    assert np.quantile(kl, 0.99) == pytest.approx(stored.kl_p99, rel=0.05)
+    assert np.quantile(kl, 0.99) == pytest.approx(stored.kl_p99, rel=0.1)
     assert np.concatenate(same).mean() == pytest.approx(stored.top1_agreement, abs=0.01)
 
 
