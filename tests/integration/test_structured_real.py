@@ -64,7 +64,12 @@ def test_a_real_model_fills_a_schema(model: Model, temperature: float) -> None:
 
 
 def test_a_real_model_keeps_to_generated_schemas(model: Model) -> None:
-    """Whole and valid, or the error that says why not: there is nothing between."""
+    """Whole and valid, or the error that says why not: there is nothing between.
+
+    Each schema meets one of the engines.
+    """
+    tokenizer = model.runtime.encoder.tokenizer
+    seeds = range(int(isinstance(tokenizer, BundleTokenizer)), 200, 2)
 
     def is_whole(seed: int) -> bool:
         schema = brief_schema(seed)
@@ -84,9 +89,9 @@ def test_a_real_model_keeps_to_generated_schemas(model: Model) -> None:
 
     cut: list[IncompleteStructure] = []
     with ThreadPoolExecutor(4) as pool:
-        whole = list(pool.map(is_whole, range(200)))
+        whole = list(pool.map(is_whole, seeds))
     # The rest fill 48 tokens with decimals and with names in other alphabets.
-    assert sum(whole) > 150
+    assert sum(whole) > 75
     for error in cut:
         assert "max_tokens" in str(error)
         # A text of digits is a number already, which more digits could have made valid.

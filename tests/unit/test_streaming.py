@@ -40,7 +40,7 @@ class Stream:
 
 # In a process of its own: an interrupt that comes a moment too late would end the tests.
 INTERRUPTED = """
-import json, signal, sys, threading
+import json, signal, sys, threading, time
 from contextlib import closing
 from test_streaming import Stream
 from edgesdk.generation.streaming import iterate_in_thread
@@ -49,6 +49,8 @@ stream = Stream()
 
 def press():
     assert stream.busy.wait(30)
+    # An interrupt just before the main thread waits would be seen at its next piece only.
+    time.sleep(0.2)
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
 threading.Thread(target=press).start()
