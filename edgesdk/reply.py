@@ -14,7 +14,7 @@ from edgesdk.receipt import Receipt
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
 from edgesdk.tools.call_messages import call_message
-from edgesdk.tools.calls import ToolCall, ToolCalls, text_before_calls
+from edgesdk.tools.calls import ToolCall, ToolCalls
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Reply:
     @property
     def message(self) -> dict[str, Any]:
         """The answer as a message of the conversation, in the form of OpenAI's API."""
-        words = text_before_calls(self.text) if self.tool_calls else self.text
+        calls = self.tool_calls
+        words = calls.words if isinstance(calls, ToolCalls) and calls else self.text
         return call_message(words, self.tool_calls)
 
 
@@ -151,7 +152,7 @@ class ReplyStream(Closeable, Iterator[str]):
         finish = self._generation.finish
         assert finish is not None, "a generation that ended has a finish"
         receipt = self._receipt(finish)
-        calls = parsed if isinstance(parsed, ToolCalls) else ToolCalls()
+        calls = parsed if isinstance(parsed, ToolCalls) else ()
         self._reply = Reply(
             "".join(self._pieces),
             "tool_calls" if calls and finish.reason == "stop" else finish.reason,

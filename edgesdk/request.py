@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -12,9 +12,10 @@ from edgesdk.errors import InvalidOption
 from edgesdk.options import Options, options_from
 from edgesdk.structured.output_format import OUTPUT_FORMATS, OutputFormat, format_from_kwargs
 from edgesdk.system.cancellation import CancellationToken
+from edgesdk.text.shown_tokens import ShownTokens
 from edgesdk.text.tokenizer import Tokenizer
 from edgesdk.tools.call_messages import Message, used_ids
-from edgesdk.tools.calls import parse_calls
+from edgesdk.tools.calls import ToolCalls, has_begun_calls, is_call_mark, parse_calls
 from edgesdk.tools.cut_calls import distinct_calls, whole_calls
 from edgesdk.tools.tool_format import ToolFormat
 from edgesdk.tools.tool_set import ToolSet, ToolSpec, make_tool_set
@@ -83,13 +84,28 @@ class Request:
         """The format of the device's answer: the output format, or that of calls."""
         return self.output_format if self.tools is None else self.tools.call_format
 
+    @property
+    def is_call(self) -> Callable[[str], bool] | None:
+        """Whether an answer so far may hold calls; None where it may make none."""
+        if self.tools is None:
+            return None
+        return partial(has_begun_calls, syntax=self.tools.syntax)
+
+    def shown(self, tokenizer: Tokenizer) -> Tokenizer:
+        """The tokenizer of the answer, in whose text the marks of calls are seen."""
+        if self.tools is None:
+            return tokenizer
+        return ShownTokens(tokenizer, partial(is_call_mark, syntax=self.tools.syntax))
+
     def read(self, text: str) -> Any:
         """The value of a whole answer of the device: its calls where there are tools."""
         if self.tools is not None:
-            calls = parse_calls(text, self.specs)
+            syntax = self.tools.syntax
+            calls = parse_calls(text, self.specs, syntax)
             if self.tools.must_call:
                 # An answer that repeats a call is ended in it.
-                calls = distinct_calls(whole_calls(text, self.specs)) or calls
+                whole = distinct_calls(whole_calls(text, self.specs, syntax))
+                calls = ToolCalls(whole, calls.words) if whole else calls
             return self.tools.check(calls, used_ids(self.messages))
         return None if self.output_format is None else self.output_format.read(text)
 

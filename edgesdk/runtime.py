@@ -40,7 +40,6 @@ from edgesdk.structured.output_format import OutputFormat, read_answer
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.text.prompts import PromptEncoder, shared_prefix
 from edgesdk.tools.call_messages import Message
-from edgesdk.tools.calls import has_begun_calls
 from edgesdk.tools.tool_format import ToolFormat, detect_tool_format
 
 _LOG = logging.getLogger("edgesdk.generation.prefix_cache")
@@ -183,7 +182,7 @@ class Runtime:
         return generate(
             ScheduledDecodeState(state, self.scheduler, options.priority, cancellation),
             request.tokens,
-            self.encoder.tokenizer,
+            request.shown(self.encoder.tokenizer),
             options,
             info=self.engine.info,
             cancellation=cancellation,
@@ -194,9 +193,7 @@ class Runtime:
             speculator=speculator,
             constraint=constraint,
             repetition=self._repetition_finder(request, constraint),
-            stops=StopFilter(
-                options.stops, is_call=None if request.tools is None else has_begun_calls
-            ),
+            stops=StopFilter(options.stops, is_call=request.is_call),
             on_step=on_step,
         )
 
@@ -383,16 +380,12 @@ class Runtime:
         """What ends an answer that goes in a cycle; an answer with a format may repeat itself."""
         if not request.options.stop_on_repetition or constraint is not None:
             return None
-        token_bytes = self.encoder.tokenizer.token_bytes
+        token_bytes = request.shown(self.encoder.tokenizer).token_bytes
         question = request.question
         if not request.messages:
             # A text is continued; what it repeats may go on.
             question = b"".join(map(token_bytes, request.tokens)).decode("utf-8", "replace")
-        return RepetitionFinder(
-            token_bytes,
-            question=question,
-            is_call=None if request.tools is None else has_begun_calls,
-        )
+        return RepetitionFinder(token_bytes, question=question, is_call=request.is_call)
 
     def _speculator(
         self, prompt: list[int], options: Options, cancellation: CancellationToken

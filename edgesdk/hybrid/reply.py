@@ -15,7 +15,7 @@ from edgesdk.hybrid.storage.journal import Route
 from edgesdk.overflow import Overflow
 from edgesdk.receipt import Receipt
 from edgesdk.tools.call_messages import call_message
-from edgesdk.tools.calls import ToolCall, ToolCalls, text_before_calls
+from edgesdk.tools.calls import ToolCall, ToolCalls
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,10 @@ class HybridReply:
     def message(self) -> dict[str, Any]:
         """The answer as a message of the conversation, in the form of OpenAI's API."""
         words = self.text
-        if self.tool_calls and self.route == "local":
-            words = text_before_calls(self.text)
-        return call_message(words, self.tool_calls)
+        calls = self.tool_calls
+        if calls and self.route == "local":
+            words = calls.words if isinstance(calls, ToolCalls) else ""
+        return call_message(words, calls)
 
     @property
     def receipt(self) -> HybridReceipt:

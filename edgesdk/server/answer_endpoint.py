@@ -121,7 +121,7 @@ class AnswerEndpoint:
         async with self._started(parsed, prepare, started) as answer:
             steps = [event async for event in answer.events if isinstance(event, Step)]
         reply = _finished_reply(answer)
-        parts = _all_parts(reply, parsed.reader())
+        parts = _all_parts(reply, parsed.reader(answer.loaded))
         self._count_calls(answer, parts)
         builder = parsed.builder(_metadata(parsed, answer, index))
         return builder.complete(steps, parts, reply), reply
@@ -192,13 +192,13 @@ class AnswerEndpoint:
         events: AsyncIterator[AnswerEvent],
     ) -> AsyncIterator[Json]:
         """The chunks of one answer, but for its usage."""
-        reader = parsed.reader()
+        reader = parsed.reader(answer.loaded)
         steps: list[Step] = []
         for chunk in builder.first_chunks():
             yield chunk
         async for event in events:
             if isinstance(event, Restart):
-                reader = parsed.reader()
+                reader = parsed.reader(answer.loaded)
             if isinstance(event, Step):
                 steps.append(event)
             parts = _parts_of(event, reader)

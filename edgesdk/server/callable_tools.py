@@ -19,7 +19,8 @@ from edgesdk.errors import InvalidOption
 from edgesdk.server.api_errors import ApiError
 from edgesdk.server.chat_messages import MessageModel
 from edgesdk.structured.schema_check import SchemaChecker
-from edgesdk.tools.calls import CALL_START, ToolCall, parse_calls
+from edgesdk.tools.call_syntax import CallSyntax
+from edgesdk.tools.calls import ToolCall, call_marks, end_of_calls, first_call_mark, parse_calls
 from edgesdk.tools.cut_calls import distinct_calls, whole_calls
 
 # Compiling and checking a schema take about a second up to here, and some more in proportion.
@@ -210,11 +211,6 @@ def _tool_name(tool: Any) -> str:
 AnswerPart: TypeAlias = str | ToolCall
 
 _DECODER = json.JSONDecoder()
-# Each way that a call in the middle of an answer may begin.
-_STARTS = (
-    *("<tool_call>", "<tool_calls>", "<|tool_call|>", "<|tool_calls|>", "<function_call>"),
-    *("<function_calls>", "<functioncall>", "<function=", "[TOOL_CALLS]"),
-)
 # What an answer starts with that is a call as a whole, as Llama and models without tags have it.
 _WHOLE_CALL_PREFIXES = ("{", "[", "<|python_tag|>", "```json", "```\n")
 
@@ -240,10 +236,16 @@ class PlainTextReader:
 
 
 class ToolCallReader:
-    """Implements `AnswerReader` where tools may be called."""
+    """Implements `AnswerReader` where tools may be called.
 
-    def __init__(self, callable_tools: CallableTools) -> None:
+    Args:
+        syntax: how the model writes calls; None where that is not known.
+    """
+
+    def __init__(self, callable_tools: CallableTools, syntax: CallSyntax | None = None) -> None:
         self._tools = callable_tools
+        self._syntax = syntax
+        self._marks = call_marks(syntax)
         self._held = ""
         self._close = ""
         # Mistral's calls begin with a name, where their mark has no text.
@@ -265,7 +267,7 @@ class ToolCallReader:
             return calls
         if self._tools.must_call or (cut and self._has_begun_call(held)):
             # A call that does not end is neither a call nor something for the user.
-            return self._checked(whole_calls(held, self._tools.specs))
+            return self._checked(whole_calls(held, self._tools.specs, self._syntax))
         # Space between calls is not for the user.
         return [held] if held and not (self._calls and held.isspace()) else []
 
@@ -273,8 +275,8 @@ class ToolCallReader:
         names = "|".join(map(re.escape, self._tools.checks))
         bare = re.match(rf'[\s\[{{`a-z]*"(?:name|function)"\s*:\s*"(?:{names})"', held)
         held = held.strip()
-        partial = len(held) > 1 and any(start.startswith(held) for start in _STARTS)
-        marked = held.startswith(("[TOOL_CALLS]", "<|python_tag|>"))
+        partial = len(held) > 1 and any(mark.startswith(held) for mark in self._marks)
+        marked = held.startswith(self._marks)
         return self._state == self._in_call or bool(bare) or partial or marked
 
     def _at_start(self) -> list[AnswerPart] | None:
@@ -293,19 +295,14 @@ class ToolCallReader:
 
     def _in_text(self) -> list[AnswerPart] | None:
         """Let text go up to where a call may start, without the space before that."""
-        found = CALL_START.search(self._held)
-        unclosed = self._held.find("[TOOL_CALLS]")
-        starts = [place for place in (found.start() if found else -1, unclosed) if place >= 0]
-        certain = self._held[: min(starts)] if starts else _without_partial_start(self._held)
+        found = first_call_mark(self._held, self._syntax)
+        certain = self._held[: found[0]] if found else self._without_partial_mark(self._held)
         text = certain.rstrip()
         self._held = self._held[len(text) :]
-        if found and found.start() == min(starts):
-            bar, tag = found[1], found[2]
-            self._close = "</function>" if tag is None else f"<{bar}/{tag}{bar}>"
-            self._state = self._in_call
-        elif starts:
-            self._state = self._until_the_end
-        return [text] if text else [] if starts else None
+        if found:
+            self._close = end_of_calls(found[1], self._syntax)
+            self._state = self._in_call if self._close else self._until_the_end
+        return [text] if text else [] if found else None
 
     def _in_call(self) -> list[AnswerPart] | None:
         end = self._held.find(self._close)
@@ -318,12 +315,20 @@ class ToolCallReader:
         self._state = self._in_text
         return self._read_calls(block) or [block]
 
+    def _without_partial_mark(self, text: str) -> str:
+        """A text without what may be the beginning of a mark at its end."""
+        cut = max(
+            (n for mark in self._marks for n in range(1, len(mark)) if text.endswith(mark[:n])),
+            default=0,
+        )
+        return text[: len(text) - cut]
+
     def _drop_the_rest(self) -> list[AnswerPart] | None:
         self._held = ""
         return None
 
     def _read_calls(self, text: str) -> list[AnswerPart]:
-        return self._checked(parse_calls(text, self._tools.specs))
+        return self._checked(parse_calls(text, self._tools.specs, self._syntax))
 
     def _checked(self, calls: Sequence[ToolCall]) -> list[AnswerPart]:
         """Calls that can be run. Where the model must call, those that it repeats are left out."""
@@ -338,15 +343,6 @@ class ToolCallReader:
             return list(self._calls[before:])
         self._calls = (*self._calls, *found)
         return list(found)
-
-
-def _without_partial_start(text: str) -> str:
-    """A text without what may be the beginning of a call's start at its end."""
-    cut = max(
-        (n for start in _STARTS for n in range(1, len(start)) if text.endswith(start[:n])),
-        default=0,
-    )
-    return text[: len(text) - cut]
 
 
 def _ends_inside_a_string(call: str) -> bool:

@@ -142,7 +142,8 @@ def tool_set_of(
             for call in allowed
         )
 
-    return ToolSet(tools.specs, check, call_format, choice or "auto", tools.parallel)
+    syntax = runtime.tool_format.syntax
+    return ToolSet(tools.specs, check, call_format, syntax, choice or "auto", tools.parallel)
 
 
 def _call_format(

@@ -57,7 +57,7 @@ class ParsedRequest:
     Attributes:
         prepare: makes the source of the answer for a loaded model; for a worker thread.
         builder: builds the response.
-        reader: splits the device's text into text and calls.
+        reader: splits the text of the device's model into text and calls.
         logprobs: whether the response lists the log-probabilities of the tokens.
         may_call: whether the answer may be calls of tools.
         param: the field that holds the prompt, for error messages.
@@ -72,7 +72,7 @@ class ParsedRequest:
     model: str
     prepare: Callable[[LoadedModel], AnswerSource]
     builder: Callable[[ResponseMetadata], ResponseBuilder]
-    reader: Callable[[], AnswerReader]
+    reader: Callable[[LoadedModel], AnswerReader]
     logprobs: bool
     may_call: bool
     stream: bool
@@ -175,11 +175,16 @@ def chat_request(
             return HybridSource(path, hybrid_request, verdict, routing.prefer)
         return _device_source(loaded, generation_request, reason)
 
+    def reader(loaded: LoadedModel) -> AnswerReader:
+        if tools is None:
+            return PlainTextReader()
+        return ToolCallReader(tools, loaded.model.runtime.tool_format.syntax)
+
     return ParsedRequest(
         request.model,
         prepare,
         ChatResponseBuilder,
-        reader=PlainTextReader if tools is None else lambda: ToolCallReader(tools),
+        reader=reader,
         logprobs=bool(request.logprobs),
         may_call=tools is not None,
         stream=bool(request.stream),
@@ -240,7 +245,7 @@ def parse_completion(
         request.model,
         first,
         CompletionResponseBuilder,
-        reader=PlainTextReader,
+        reader=lambda loaded: PlainTextReader(),
         logprobs=logprobs,
         may_call=False,
         stream=bool(request.stream),

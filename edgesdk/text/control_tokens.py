@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from edgesdk.text.template_text import ASSISTANT, TEMPLATE, TemplateText
+from edgesdk.text.tokenizer import Tokenizer
 
 
 class Piece(NamedTuple):
@@ -102,6 +103,15 @@ def control_tokens(
         {text: token for text, token in texts.items() if token in special},
         {text: token for text, token in texts.items() if token not in special and text in literals},
     )
+
+
+def silent_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """The added tokens that stand for no text, by the name that templates write."""
+    return {
+        text: token
+        for text, token in tokenizer.added_tokens.items()
+        if text and not tokenizer.token_bytes(token)
+    }
 
 
 def _any_of(texts: Sequence[str] | Mapping[str, int]) -> re.Pattern[str]:

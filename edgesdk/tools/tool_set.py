@@ -14,6 +14,7 @@ from edgesdk.tools.calls import ToolCall, ToolCalls
 from edgesdk.tools.functions import Tool
 
 if TYPE_CHECKING:
+    from edgesdk.tools.call_syntax import CallSyntax
     from edgesdk.tools.tool_format import ToolFormat
 
 ToolSpec: TypeAlias = dict[str, Any]
@@ -44,6 +45,7 @@ class ToolSet:
             cannot be run.
         call_format: holds the device's answer to calls that are well-formed and fit the schemas;
             None for nothing.
+        syntax: how the device's model writes calls; None where that is not known.
         choice: OpenAI's `tool_choice`.
         parallel: whether one answer may make several calls.
         functions: those of the tools that are Python functions, by name.
@@ -52,6 +54,7 @@ class ToolSet:
     specs: tuple[ToolSpec, ...]
     check: Callable[[Iterable[ToolCall], Collection[str]], ToolCalls]
     call_format: OutputFormat | None = None
+    syntax: CallSyntax | None = None
     choice: Any = "auto"
     parallel: bool = True
     functions: Mapping[str, Tool] = field(default_factory=dict)
@@ -95,6 +98,7 @@ def make_tool_set(
         tuple(specs.values()),
         lambda calls, used_ids: check_tool_calls(calls, specs, functions, used_ids),
         call_format,
+        tool_format.syntax,
         choice
         if choice in ("auto", "required")
         else {"type": "function", "function": {"name": choice}},
@@ -111,11 +115,13 @@ def check_tool_calls(
     """Give calls new ids, and a `problem` where they do not fit.
 
     Args:
+        calls: what `parse_calls` gave.
         specs, functions: what `tools_by_name` gave.
         used_ids: of the calls before.
     """
     found = [_check_call(call, specs, functions) for call in calls]
-    return ToolCalls(_assign_ids(found, used_ids))
+    words = calls.words if isinstance(calls, ToolCalls) else ""
+    return ToolCalls(tuple(_assign_ids(found, used_ids)), words)
 
 
 def tools_by_name(tools: Any) -> tuple[dict[str, ToolSpec], dict[str, Tool]]:

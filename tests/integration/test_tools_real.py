@@ -12,8 +12,8 @@ import edgesdk
 from edgesdk.errors import ToolRoundsExceeded
 from edgesdk.model import Model
 from edgesdk.tools.call_messages import call_message
+from edgesdk.tools.call_table import HERMES, SMOLLM
 from edgesdk.tools.calls import ToolCall
-from edgesdk.tools.tool_format import HERMES, SMOLLM
 
 pytestmark = pytest.mark.integration
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import MappingProxyType
 from typing import Any
 
 import jsonschema
@@ -16,8 +17,10 @@ from edgesdk.request import Request
 from edgesdk.structured.grammar_constraint import GrammarVocabulary
 from edgesdk.structured.output_format import OutputFormat
 from edgesdk.tools.call_grammar import tool_call_format, with_enforceable_schemas
+from edgesdk.tools.call_syntax import CallSyntax
+from edgesdk.tools.call_table import HERMES, MISTRAL_NAMED, QWEN_CODER, SMOLLM
 from edgesdk.tools.calls import ToolCall, parse_calls
-from edgesdk.tools.tool_format import HERMES, SMOLLM, CallSyntax, ToolFormat
+from edgesdk.tools.tool_format import ToolFormat
 from tests.support.fake_engine import VOCAB, ByteTokenizer
 from tests.support.random_engine import noise_model
 
@@ -27,6 +30,8 @@ CONTROL = 1
 class MarkTokenizer(ByteTokenizer):
     """Byte 1 is the control token [TOOL_CALLS]."""
 
+    added_tokens = MappingProxyType({"[TOOL_CALLS]": CONTROL})
+
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
         return list(text.encode().replace(b"[TOOL_CALLS]", bytes([CONTROL])))
 
@@ -35,32 +40,20 @@ class MarkTokenizer(ByteTokenizer):
 
 
 TOKENIZER = MarkTokenizer()
-LLAMA = CallSyntax(
-    "", ("name", "arguments"), ('{"name": "', '", "parameters": ', "}"), None, "", (", ", ": ")
-)
+LLAMA = CallSyntax(('{"name": "', '", "parameters": ', "}"))
 MISTRAL = CallSyntax(
-    "[TOOL_CALLS][",
-    ("name", "arguments", "id"),
     ('{"name": "', '", "arguments": ', ', "id": "', '"}'),
-    ", ",
-    "]",
+    ("name", "arguments", "id"),
+    opening="[TOOL_CALLS][",
+    between=", ",
+    closing="]",
 )
 ARGUMENTS_FIRST = CallSyntax(
-    "<tool_call>\n",
+    ('<tool_call>\n{ "arguments": ', ', "name": "', '"}\n</tool_call>'),
     ("arguments", "name"),
-    ('{ "arguments": ', ', "name": "', '"}'),
-    "\n</tool_call> \n<tool_call>\n",
-    "\n</tool_call>",
+    between=" \n",
 )
-NAMED = CallSyntax("[TOOL_CALLS]", ("name", "arguments"), ("", "[ARGS]", ""), "[TOOL_CALLS]", "")
-PARAMETERS = CallSyntax(
-    "<tool_call>\n",
-    ("name", "arguments"),
-    ("<function=", ">\n", ""),
-    "</function>\n</tool_call>\n<tool_call>\n",
-    "</function>\n</tool_call>",
-    parameter=("<parameter=", ">\n", "\n</parameter>\n"),
-)
+NAMED, PARAMETERS = MISTRAL_NAMED, QWEN_CODER
 SYNTAXES = {
     "named": NAMED,
     "hermes": HERMES,
@@ -146,6 +139,8 @@ def test_calls_whose_values_have_no_quotes_are_held_to_their_tools(choice: str) 
 class ArgsTokenizer(MarkTokenizer):
     """Byte 4 is the control token [ARGS]."""
 
+    added_tokens = MappingProxyType({"[TOOL_CALLS]": CONTROL, "[ARGS]": 4})
+
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
         return list(bytes(super().encode(text)).replace(b"[ARGS]", bytes([4])))
 
@@ -217,9 +212,11 @@ def test_parallel_calls_can_be_forbidden() -> None:
         assert not _allows(structure, HERMES.write([LIMA, WEEK]), whole=False)
 
 
-def test_an_unknown_syntax_leaves_words_free_and_is_asked_for_in_hermes_words() -> None:
+def test_an_unknown_syntax_leaves_words_free_and_no_call_can_be_demanded() -> None:
     assert _allows(_structure(None), '<get>{"city": 5}')
-    assert _allows(_structure(None, choice="required"), HERMES.write([LIMA]))
+    for choice in ("required", "get"):
+        with pytest.raises(InvalidOption, match="does not show how to write one"):
+            _structure(None, choice=choice)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES.values(), ids=SYNTAXES)
@@ -244,7 +241,7 @@ def test_noise_that_is_held_to_calls_is_calls_with_valid_arguments(syntax: CallS
                 model.runtime.engine.new_state(), request, on_end=lambda reply: None
             )
         )
-        [call] = reply.parsed
+        [call] = reply.tool_calls
         assert call.problem is None
         jsonschema.validate(call.arguments, schemas[call.name])
 

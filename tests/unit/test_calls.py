@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesdk.tools.calls import ToolCall, parse_calls, text_before_calls
-from edgesdk.tools.tool_format import HERMES
+from edgesdk.tools.call_table import HERMES
+from edgesdk.tools.calls import ToolCall, parse_calls
 
 LIMA = ToolCall("weather", {"city": "Lima"})
 OSLO = ToolCall("weather", {"city": "Oslo"})
@@ -43,8 +43,12 @@ _OSLO = '{"name": "weather", "arguments": {"city": "Oslo"}}'
         ('[TOOL_CALLS]weather[ARGS]{"city": "Lima"}', [LIMA]),
         ('I look.[TOOL_CALLS] weather [ARGS] {"city": "Lima"}', [LIMA]),
         (
-            '[TOOL_CALLS]weather[CALL_ID]abc123def[ARGS]{"city": "Lima"}[TOOL_CALLS]now[ARGS]{}',
-            [ToolCall("weather", {"city": "Lima"}, id="abc123def"), ToolCall("now", {})],
+            '[TOOL_CALLS]weather[CALL_ID]abc123def[ARGS]{"city": "Lima"}'
+            "[TOOL_CALLS]now[CALL_ID]abc123deg[ARGS]{}",
+            [
+                ToolCall("weather", {"city": "Lima"}, id="abc123def"),
+                ToolCall("now", {}, id="abc123deg"),
+            ],
         ),
         ('weather{"city": "Lima"}', [LIMA]),
         ('weather{"city": "Lima"}weather{"city": "Oslo"}', [LIMA, OSLO]),
@@ -107,15 +111,15 @@ def test_an_answer_in_words_or_other_json_is_no_call(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('<tool_call>{"name": "weather", "argum', "not valid JSON"),
+        ('<tool_call>{"name": "weather", "argum', "call of weather is not valid"),
         ("<tool_call></tool_call>", "empty"),
         ("<tool_call>5</tool_call>", "not an object"),
         ('<tool_call>{"name": "f", "arguments": [1]}</tool_call>', "of f are not an object"),
         ('<tool_call>{"name": "f", "arguments": "{"}</tool_call>', "of f are not valid JSON"),
-        ('[TOOL_CALLS]f[ARGS]{"a": ', "not valid JSON"),
-        ('<function=f>{"a": </function>', "of f are not valid JSON"),
-        ("<tool_call>\n<function=f>\n<parameter=a>\n1", "parameter of f does not end"),
-        ("<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>1", "argument of f does not end"),
+        ('[TOOL_CALLS]f[ARGS]{"a": ', "call of f is not valid"),
+        ('<function=f>{"a": </function>', "call of f is not valid"),
+        ("<tool_call>\n<function=f>\n<parameter=a>\n1", "an argument does not end"),
+        ("<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>1", "an argument does not end"),
     ],
 )
 def test_a_tagged_call_that_is_broken_says_why(text: str, problem: str) -> None:
@@ -164,7 +168,7 @@ def test_a_tag_within_an_untagged_call_begins_none() -> None:
     call = json.dumps({"name": "f", "arguments": arguments})
     for text in (call, f"[{call}]", f"```json\n{call}\n```"):
         assert parse_calls(text) == (ToolCall("f", arguments),)
-        assert text_before_calls(text) == ""
+        assert parse_calls(text).words == ""
 
 
 def test_mistral_calls_have_ids() -> None:
@@ -214,4 +218,4 @@ def test_values_without_quotes_are_of_the_type_that_the_schema_wants(
     ],
 )
 def test_words_before_a_call_are_told_from_it(call: str) -> None:
-    assert text_before_calls(f"I look.\n{call}") == "I look."
+    assert parse_calls(f"I look.\n{call}").words == "I look."

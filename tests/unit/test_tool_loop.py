@@ -17,8 +17,8 @@ from edgesdk.errors import (
     RequestError,
     ToolRoundsExceeded,
 )
+from edgesdk.tools.call_table import HERMES
 from edgesdk.tools.calls import ToolCall
-from edgesdk.tools.tool_format import HERMES
 from tests.support.fake_engine import TEMPLATE, FakeDecodeState, fake_model
 from tests.support.script_engine import ScriptEngine, call, script_chat
 
