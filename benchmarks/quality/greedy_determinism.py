@@ -33,7 +33,7 @@ import click
 import edgesdk
 from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.model import Model
-from edgesdk.server.model_pool import StatePool
+from edgesdk.server.state_pool import StatePool
 
 _SUBJECTS = (
     "rivers",

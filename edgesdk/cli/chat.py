@@ -56,7 +56,7 @@ _HELP = "\n".join(
 
 @click.command("chat", epilog=_EPILOG)
 @click.argument("model")
-@click.option("--system", help="The system message.")
+@click.option("--system", "-sys", "system", help="The system message.")
 @click.option(
     "--restore",
     type=click.Path(path_type=Path),

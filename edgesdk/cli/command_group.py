@@ -34,9 +34,16 @@ class Subcommand:
 class LazyGroup(click.Group):
     """A group that knows its subcommands' names and help lines without importing them."""
 
-    def __init__(self, *args: Any, subcommands: Mapping[str, Subcommand], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        subcommands: Mapping[str, Subcommand],
+        aliases: Mapping[str, str],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._subcommands = subcommands
+        self._aliases = aliases
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Their names, in the order in which a newcomer meets them."""
@@ -44,14 +51,15 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the subcommand of that name."""
-        found = self._subcommands.get(cmd_name)
+        found = self._subcommands.get(self._aliases.get(cmd_name, cmd_name))
         return None if found is None else found.load()
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does; an unknown name gets the nearest ones."""
-        name = args[0]
+        name = self._aliases.get(args[0], args[0])
+        args = [name, *args[1:]]
         if name not in self._subcommands and not name.startswith("-"):
             from edgesdk.system.checks import suggestion
 
@@ -78,15 +86,19 @@ _SUBCOMMANDS = {
     "compile": Subcommand("edgesdk.cli.compile:command", "Compile a bundle for NPUs."),
     "package": Subcommand("edgesdk.cli.package:command", "Pack a bundle for an app on a phone."),
     "quality": Subcommand("edgesdk.cli.quality:command", "Measure the quality of bundles."),
+    "bench": Subcommand("edgesdk.cli.bench:command", "Measure how fast a model is."),
     "eval": Subcommand("edgesdk.cli.eval:command", "Run benchmarks' tasks on a model."),
     "run": Subcommand("edgesdk.cli.run:command", "Answer one prompt."),
     "chat": Subcommand("edgesdk.cli.chat:command", "Chat with a model."),
     "desktop": Subcommand("edgesdk.cli.desktop:command", "Chat in a window."),
     "fit": Subcommand("edgesdk.cli.fit:command", "Check whether a model fits this device."),
     "serve": Subcommand("edgesdk.cli.serve:command", "Serve models over OpenAI's HTTP API."),
+    "ps": Subcommand("edgesdk.cli.ps:command", "List the models that a server has loaded."),
     "journal": Subcommand("edgesdk.cli.journal:command", "Show the decisions of a hybrid client."),
     "doctor": Subcommand("edgesdk.cli.doctor:command", "Check what works on this machine."),
 }
+# What users of ollama type by habit.
+_ALIASES = {"ls": "list", "rm": "remove"}
 _EXAMPLES = """\b
 Examples:
   edgesdk pull smollm2-135m-instruct
@@ -99,6 +111,7 @@ Examples:
 @click.command(
     cls=LazyGroup,
     subcommands=_SUBCOMMANDS,
+    aliases=_ALIASES,
     epilog=_EXAMPLES,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

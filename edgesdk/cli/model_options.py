@@ -50,8 +50,22 @@ _LOADING = (
         is_flag=True,
         help="Let another device run it where that one cannot, and say so.",
     ),
-    click.option("--context", type=int, help="Maximum number of tokens in the conversation."),
-    click.option("--threads", type=int, help="CPU threads (default: one per physical core)."),
+    # The second names are llama.cpp's.
+    click.option(
+        "--context",
+        "-c",
+        "--ctx-size",
+        "context",
+        type=int,
+        help="Maximum number of tokens in the conversation.",
+    ),
+    click.option(
+        "--threads",
+        "-t",
+        "threads",
+        type=int,
+        help="CPU threads (default: one per physical core).",
+    ),
 )
 _WARM_START = click.option(
     "--warm-start",
@@ -61,13 +75,18 @@ _WARM_START = click.option(
 _DECODING = (
     click.option(
         "--max-tokens",
-        type=click.IntRange(min=0),
+        "-n",
+        "--n-predict",
+        "max_tokens",
+        type=click.IntRange(min=-1),
         default=MAX_TOKENS,
         show_default=True,
-        help="Maximum number of tokens in an answer; 0 for as many as the context holds.",
+        help="Maximum number of tokens in an answer; 0 or -1 for as many as the context holds.",
     ),
     click.option(
         "--temperature",
+        "--temp",
+        "temperature",
         type=float,
         help="0 always takes the most likely token (default: what the model recommends, or 0).",
     ),
@@ -82,9 +101,11 @@ _DECODING = (
         type=float,
         help="Sample among tokens at least this likely, relative to the most likely one.",
     ),
-    click.option("--seed", type=int, help="Make sampling repeatable."),
+    click.option("--seed", "-s", "seed", type=int, help="Make sampling repeatable."),
     click.option(
         "--repetition-penalty",
+        "--repeat-penalty",
+        "repetition_penalty",
         type=float,
         help="Above 1, make words less likely that the prompt or the answer has.",
     ),
@@ -154,8 +175,8 @@ def option_kwargs(given: dict[str, Any]) -> OptionsKwargs:
     for name, value in given.items():
         if value not in (None, ()):
             changes[name] = value  # type: ignore[literal-required]  # click has the same names
-    # 0 stands for no limit.
-    changes["max_tokens"] = given["max_tokens"] or None
+    # 0 and -1 stand for no limit.
+    changes["max_tokens"] = given["max_tokens"] if given["max_tokens"] > 0 else None
     return changes
 
 

@@ -40,7 +40,7 @@ Examples:
 @click.command("run", epilog=_EPILOG)
 @click.argument("model")
 @click.argument("prompt", required=False)
-@click.option("--system", help="The system message.")
+@click.option("--system", "-sys", "system", help="The system message.")
 @decoding_options
 @loading_options
 @adapter_option

@@ -22,7 +22,7 @@ from edgesdk.engines.registry import open_engine
 from edgesdk.generation.prefill import prefill, reusable_prefix
 from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.model import Model
-from edgesdk.server.model_pool import StatePool
+from edgesdk.server.state_pool import StatePool
 
 pytestmark = pytest.mark.integration
 

@@ -53,6 +53,47 @@ def test_the_help_of_each_subcommand_shows_examples_unwrapped(edgesdk: Run, name
     assert f"    edgesdk {name}" in result.out
 
 
+@pytest.mark.parametrize(("alias", "name"), [("ls", "list"), ("rm", "remove")])
+def test_what_users_of_ollama_type_by_habit(edgesdk: Run, alias: str, name: str) -> None:
+    assert edgesdk(alias, "--help") == edgesdk(name, "--help")
+
+
+def test_the_names_that_options_have_in_llama_cpp() -> None:
+    from edgesdk.cli.model_options import option_kwargs
+    from edgesdk.cli.run import command
+
+    given = [
+        "m",
+        "p",
+        "-n",
+        "-1",
+        "-c",
+        "512",
+        "-t",
+        "2",
+        "-s",
+        "3",
+        "--temp",
+        "0.5",
+        "--repeat-penalty",
+        "1.1",
+        "-sys",
+        "Brief",
+    ]
+    read = command.make_context("run", given).params
+    assert (read["context"], read["threads"], read["system"]) == (512, 2, "Brief")
+    assert option_kwargs({name: read[name] for name in ("max_tokens", "seed", "temperature")}) == {
+        "max_tokens": None,
+        "seed": 3,
+        "temperature": 0.5,
+    }
+
+
+def test_ps_says_that_there_is_no_server(edgesdk: Run) -> None:
+    result = edgesdk("ps", "--url", "http://127.0.0.1:9")
+    assert "does not answer as a server of edgesdk" in error_line(result)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -18,8 +18,9 @@ from support.untrained_gguf import write_untrained_gguf
 import edgesdk
 from edgesdk.errors import EngineError
 from edgesdk.server.api_errors import ApiError
-from edgesdk.server.model_pool import ModelPool, PoolEntry, StatePool, StoreModels
+from edgesdk.server.model_pool import ModelPool, PoolEntry, StoreModels
 from edgesdk.server.settings import ServerSettings
+from edgesdk.server.state_pool import StatePool
 from edgesdk.store import Store
 
 
