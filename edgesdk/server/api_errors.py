@@ -117,8 +117,11 @@ def to_api_error(error: EdgeError, *, param: str) -> ApiError:
     if isinstance(error, UnknownModel):
         return ApiError(404, str(error), code="model_not_found", param="model")
     if isinstance(error, ContextOverflow):
-        # The words that LiteLLM, LangChain and CrewAI look for.
-        message = f"This model's maximum context length is {error.limit + 1:,} tokens. {error}"
+        # The words that LiteLLM, LangChain and CrewAI look for, and llama-server's clients.
+        message = (
+            f"This model's maximum context length is {error.limit + 1:,} tokens; the request"
+            f" exceeds the available context size. {error}"
+        )
         return ApiError(400, message, code="context_length_exceeded", param=param)
     if isinstance(error, RequestError | TemplateError):
         return ApiError(400, str(error))

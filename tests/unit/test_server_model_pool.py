@@ -206,7 +206,7 @@ async def test_a_model_that_fails_to_load_is_tried_again() -> None:
                 await entry.loading
             pool.leave(entry)
             assert caught.value.status == 503
-            assert caught.value.response().headers["retry-after"]
+            assert caught.value.retry_after
             await settled()
             assert len(models.loads) == attempt
         with pytest.raises(ApiError) as missing:
