@@ -2,6 +2,10 @@ from . import errors as errors
 from . import hybrid as hybrid
 from .bundle.opening import open_bundle as open_bundle
 from .chat import Chat as Chat
+from .embedding.embedder import Embedder as Embedder
+from .embedding.loading import load_embedder as load_embedder
+from .embedding.loading import load_reranker as load_reranker
+from .embedding.reranker import Reranker as Reranker
 from .engines.discovery import Device as Device
 from .engines.discovery import devices as devices
 from .errors import CloudError as CloudError

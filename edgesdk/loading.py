@@ -85,8 +85,8 @@ def load(
     Raises:
         UnknownModel: there is no such file, nor such a name in the store.
         AdapterMismatch: the adapter was made for another bundle.
-        BundleError: the bundle is damaged, or the name is of a checkpoint that has to be
-            exported first.
+        BundleError: the bundle is damaged or an encoder's, or the name is of a checkpoint that has
+            to be exported first.
         MissingExtra: the engine's package is not installed.
         TemplateError: the model's chat template is not valid.
         InvalidOption: no engine runs the model on that device, an option is out of range, or the
@@ -97,6 +97,7 @@ def load(
     """
     started = perf_counter()
     source = find(what)
+    _refuse_encoder(source)
     low_rank = None if adapter is None else open_adapter(Path(adapter))
     if low_rank is not None and warm_start:
         raise InvalidOption(
@@ -136,7 +137,7 @@ def load(
             f" (as 'edgesdk export {what}' does)",
         ) from None
     try:
-        encoder = _bundle_encoder(source) if isinstance(source, Bundle) else _gguf_encoder(engine)
+        encoder = bundle_encoder(source) if isinstance(source, Bundle) else _gguf_encoder(engine)
         encoder = replace(encoder, parse_special=parse_special)
         draft_model = None
         if draft is not None:
@@ -173,6 +174,15 @@ def load(
     warming = WarmStart(cold.order, lambda: runtime_of(cold.open_device()))
     warming.start()
     return Model(name, runtime_of(engine, warming), source, warming)
+
+
+def _refuse_encoder(source: Bundle | Path) -> None:
+    if isinstance(source, Bundle) and "encoder" in source.manifest.roles:
+        loader = "load_embedder" if source.manifest.reranking is None else "load_reranker"
+        raise BundleError(
+            f"The bundle {source.path} is an encoder; it cannot generate text.",
+            hint=f"Load it with edgesdk.{loader}.",
+        )
 
 
 def plan(
@@ -231,7 +241,7 @@ def _load_draft(
         source, device, threads=threads, context=context, allow_fallback=allow_fallback
     )
     try:
-        encoder = _bundle_encoder(source) if isinstance(source, Bundle) else _gguf_encoder(engine)
+        encoder = bundle_encoder(source) if isinstance(source, Bundle) else _gguf_encoder(engine)
         check_same_tokens(target.tokenizer, encoder.tokenizer, name=str(what))
     except BaseException:
         engine.close()
@@ -270,7 +280,8 @@ def _in_store(name: str) -> Bundle | Path:
     )
 
 
-def _bundle_encoder(bundle: Bundle) -> PromptEncoder:
+def bundle_encoder(bundle: Bundle) -> PromptEncoder:
+    """The text side of a decoder's bundle."""
     from edgesdk.text.tokenizer import BundleTokenizer
 
     entry = bundle.manifest.tokenizer

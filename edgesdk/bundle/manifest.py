@@ -25,8 +25,12 @@ BundleFormat = Literal["onnx", "gguf", "coreml", "litert"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(gt=0, lt=2**40)]
 # What a file is for: "decoder" reads prompts and writes answers; where one graph of fixed shapes
-# cannot do both, "prefill" and "decode" share the work. The others are beside it.
-Role = Literal["decoder", "prefill", "decode", "adapter", "draft", "embedding", "confidence"]
+# cannot do both, "prefill" and "decode" share the work. "encoder" reads texts and writes none. The
+# others are beside it.
+Role = Literal[
+    "decoder", "prefill", "decode", "encoder", "adapter", "draft", "embedding", "confidence"
+]
+Pooling = Literal["mean", "cls", "last"]
 # Engines go through all layers when they open a bundle. No decoder has more than some hundreds.
 Layers = Annotated[int, Field(gt=0, le=4096)]
 
@@ -129,6 +133,36 @@ class TokenizerEntry(_Record):
     special_tokens: dict[str, str] = {}
 
 
+class EmbeddingEntry(_Record):
+    """How the hidden states of a text become its vector.
+
+    Attributes:
+        pooling: their mean, the first one ("cls"), or the last one.
+        normalize: whether vectors get the length 1.
+        max_tokens: of a text, special tokens included.
+        prompts: what is put before a text, by the name of its purpose ("query").
+        default_prompt: the one that is put there where nobody asks for another.
+        suffix: ids that a decoder reads after a text; an encoder's stand in its tokenizer.
+    """
+
+    pooling: Pooling = "mean"
+    normalize: bool = True
+    max_tokens: Count
+    prompts: dict[str, str] = {}
+    default_prompt: str | None = None
+    suffix: tuple[Annotated[int, Field(ge=0)], ...] = ()
+
+
+class RerankingEntry(_Record):
+    """How a query and a document become a score.
+
+    `max_tokens` is of both together; `sigmoid` says whether the score is made one from 0 to 1.
+    """
+
+    max_tokens: Count
+    sigmoid: bool = True
+
+
 class SourceCheckpoint(_Record):
     """The checkpoint that came in. `sha256` covers its weight files, in name order."""
 
@@ -228,6 +262,8 @@ class Manifest(_Record):
         static: the sizes of "prefill" and "decode"; None where "decoder" takes texts of any length.
         sampling: what the model's makers recommend; None for the likeliest token, always.
         notes: what its user should know of the export, a sentence each.
+        embedding: of a model that makes vectors of texts; also of a decoder that does.
+        reranking: of an encoder that scores pairs of texts.
     """
 
     format_version: Literal[2] = 2
@@ -247,6 +283,8 @@ class Manifest(_Record):
     exporter: str
     versions: dict[str, str]
     notes: tuple[str, ...] = ()
+    embedding: EmbeddingEntry | None = None
+    reranking: RerankingEntry | None = None
     files: tuple[FileEntry, ...]
 
     @model_validator(mode="after")

@@ -52,6 +52,8 @@ class GraphSupport:
         kinds: those of the record's kinds that run it; empty for all.
         joiner: "module:function" that makes one engine of two that such openers gave: the first
             computes prompts, the second answers. Empty where their KV caches cannot go over.
+        encoder: "module:function" that loads an encoder; see
+            `edgesdk.engines.registry.EncoderOpener`. Empty where it runs none.
     """
 
     graph: str
@@ -62,6 +64,7 @@ class GraphSupport:
     tests: tuple[str, ...]
     kinds: tuple[Kind, ...] = ()
     joiner: str = ""
+    encoder: str = ""
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ _ONNX_FOOTPRINT = "edgesdk.engines.onnx.footprint:footprint"
 STATIC_BLOCKS, STATIC_CHANNELS = "static-blocks", "static-channels"
 _STATIC_ENGINE = "edgesdk.engines.npu.engine:open_engine"
 _STATIC_FOOTPRINT = "edgesdk.engines.npu.footprint:footprint"
+_OPENVINO_TESTS = tuple(f"tests/integration/test_{x}.py" for x in ("engine_contract", "openvino"))
 _PROBES = "edgesdk.engines.probes"
 _PLUGIN = f"{_PROBES}:plugin"
 
@@ -100,6 +101,7 @@ DEVICES: tuple[DeviceRecord, ...] = (
                 opener=_ONNX_ENGINE,
                 footprint=_ONNX_FOOTPRINT,
                 joiner="edgesdk.engines.onnx.split_engine:SplitEngine",
+                encoder="edgesdk.engines.onnx.encoder:open_encoder",
                 proof="hardware",
                 tests=("tests/integration/test_engine_contract.py",),
             ),
@@ -136,6 +138,7 @@ DEVICES: tuple[DeviceRecord, ...] = (
                 format="gguf",
                 opener="edgesdk.engines.gguf.engine:open_engine",
                 footprint="edgesdk.engines.gguf.footprint:footprint",
+                encoder="edgesdk.engines.gguf.encoder:open_encoder",
                 proof="hardware",
                 tests=("tests/integration/test_engine_contract.py",),
             ),
@@ -210,10 +213,7 @@ DEVICES: tuple[DeviceRecord, ...] = (
                     opener="edgesdk.engines.openvino.engine:open_engine",
                     footprint=_STATIC_FOOTPRINT,
                     proof="software",
-                    tests=(
-                        "tests/integration/test_engine_contract.py",
-                        "tests/integration/test_openvino.py",
-                    ),
+                    tests=_OPENVINO_TESTS,
                 )
                 for graph in (STATIC_CHANNELS, STATIC_BLOCKS)
             ),
@@ -223,10 +223,7 @@ DEVICES: tuple[DeviceRecord, ...] = (
                 opener="edgesdk.engines.openvino.dynamic_engine:open_engine",
                 footprint=_ONNX_FOOTPRINT,
                 proof="software",
-                tests=(
-                    "tests/integration/test_engine_contract.py",
-                    "tests/integration/test_openvino.py",
-                ),
+                tests=_OPENVINO_TESTS,
                 # NPUs take fixed shapes only.
                 kinds=("gpu",),
             ),

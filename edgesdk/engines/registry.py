@@ -14,6 +14,7 @@ from edgesdk.engines import devices
 from edgesdk.engines.base import Engine, LoadSettings, no_adapters
 from edgesdk.engines.device_choice import DeviceChoice, faster_pair, measured_choice
 from edgesdk.engines.devices import DeviceRecord, imported
+from edgesdk.engines.encoder_engine import EncoderEngine
 from edgesdk.engines.selection import AUTO, DeviceCandidate, fitting, select
 from edgesdk.errors import EngineError, InvalidOption, MissingExtra
 from edgesdk.system.plan import Footprint
@@ -26,6 +27,35 @@ class EngineOpener(Protocol):
     def __call__(
         self, source: Bundle | Path, *, record: DeviceRecord, settings: LoadSettings
     ) -> Engine: ...
+
+
+class EncoderOpener(Protocol):
+    """Loads the encoder of a bundle."""
+
+    def __call__(
+        self, source: Bundle, *, record: DeviceRecord, settings: LoadSettings
+    ) -> EncoderEngine: ...
+
+
+def open_encoder(
+    source: Bundle, device: str = AUTO, *, threads: int | None = None
+) -> EncoderEngine:
+    """Load the encoder of an opened bundle.
+
+    Raises:
+        InvalidOption: no engine runs such an encoder on `device`.
+        UnsupportedBundle: the bundle was exported for a device that is not known here.
+        MissingExtra: the provider's package is not installed.
+        BundleError, EngineError: it cannot be loaded.
+    """
+    settings = LoadSettings(device, thread_count(threads))
+    for candidate in fitting(source, device):
+        if candidate.support.encoder:
+            opener = cast("EncoderOpener", imported(candidate.support.encoder))
+            return opener(source, record=candidate.record, settings=settings)
+    raise InvalidOption(
+        f"No engine runs encoders on the device {device!r}.", hint='Leave out the device: "auto".'
+    )
 
 
 def open_engine(

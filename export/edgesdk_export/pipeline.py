@@ -20,7 +20,10 @@ from edgesdk_export.adapters.merging import adapter_hash, with_merged_adapter
 from edgesdk_export.built_model import BuiltModel
 from edgesdk_export.checkpoint import Checkpoint, open_checkpoint
 from edgesdk_export.coreml.build import build_coreml
+from edgesdk_export.embedding_settings import decoder_embedding
+from edgesdk_export.encoder_export import export_encoder
 from edgesdk_export.families import read_decoder
+from edgesdk_export.families.encoder_reader import is_encoder
 from edgesdk_export.gguf.build import build_gguf
 from edgesdk_export.npu import static_scheme
 from edgesdk_export.npu.build import build_static
@@ -124,6 +127,9 @@ def export(job: ExportJob, progress: ExportProgress) -> Bundle:
     _require_target(job)
     # Before the folder: a checkpoint that is not there is no reason to lose what was kept.
     checkpoint = open_checkpoint(job.checkpoint)
+    if is_encoder(checkpoint):
+        with _explain_full_disk(job):
+            return export_encoder(job, checkpoint, recipe, progress)
     inputs = _inputs(job, recipe.to_toml())
     staged = staged_folder(job.destination, replace=job.replace, inputs=inputs)
     with _explain_full_disk(job), staged as folder:
@@ -148,7 +154,7 @@ def export(job: ExportJob, progress: ExportProgress) -> Bundle:
 
 
 def _require_target(job: ExportJob) -> None:
-    graph = _graph_of(job)
+    graph = graph_for(job.target, job.format)
     if graph not in _GRAPHS[job.format]:
         raise RequestError(
             f"No graph for the device {job.target!r} can be written as {job.format.upper()}.",
@@ -163,10 +169,6 @@ def _require_target(job: ExportJob) -> None:
         raise RequestError(
             f"optimum makes no graph for the device {job.target!r}.", hint="Leave out --via."
         )
-
-
-def _graph_of(job: ExportJob) -> str | None:
-    return graph_for(job.target, job.format)
 
 
 def _inputs(job: ExportJob, recipe: str) -> str | None:
@@ -230,7 +232,7 @@ def _build(
     settled = settle_text(found, decoder.spec.vocab_size, where=where)
     text = settled.text
     parameters = decoder.spec.parameters
-    graph = _graph_of(job)
+    graph = graph_for(job.target, job.format)
     if graph in static_scheme.GRAPHS:
         recipe = recipe.for_static(parameters, prefill=job.prefill, window=job.window)
     calibration = recipe.calibration_for(job.format, job.calibration_text)
@@ -398,6 +400,7 @@ def _manifest(
             **built.versions,
         },
         notes=notes,
+        embedding=decoder_embedding(checkpoint, built.shape.context_length),
         files=(),
     )
 

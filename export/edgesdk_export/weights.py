@@ -11,6 +11,7 @@ import numpy.typing as npt
 from edgesdk_quantize.formats import BlockFormat, PackedMatrix
 from edgesdk_quantize.formats.blocks import check_finite
 
+from edgesdk.bundle.encoder_spec import EncoderSpec
 from edgesdk.bundle.spec import DecoderSpec
 from edgesdk.errors import ExportError
 
@@ -59,6 +60,14 @@ class Decoder:
     """
 
     spec: DecoderSpec
+    weights: Mapping[str, LazyTensor]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder that can be exported; `weights` has the names of `encoder_shapes(spec)`."""
+
+    spec: EncoderSpec
     weights: Mapping[str, LazyTensor]
 
 

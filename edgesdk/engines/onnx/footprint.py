@@ -87,7 +87,7 @@ def footprint(source: Bundle | Path) -> OnnxFootprint:
     bits = 32 if manifest.quantization.head == "fp32" else 9
     return OnnxFootprint(
         context_length=shape.context_length,
-        kv_bytes_per_token=shape.kv_bytes_per_token(),
+        kv_bytes_per_token=0 if "encoder" in manifest.roles else shape.kv_bytes_per_token(),
         weights_bytes=sum(file.size for file in manifest.files if file.name not in text_files),
         embedding_bytes=0 if tied else shape.vocab_size * shape.hidden_size * bits // 8,
         heads=shape.heads,

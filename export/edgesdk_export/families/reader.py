@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -10,7 +11,7 @@ import numpy as np
 from edgesdk.bundle.spec import DecoderSpec, canonical_shapes
 from edgesdk.errors import ConfigMismatch
 from edgesdk_export.checkpoint import Checkpoint
-from edgesdk_export.families.mapping import CheckpointMapping, weight_view
+from edgesdk_export.families.mapping import CheckpointMapping, WeightSource, weight_view
 from edgesdk_export.families.registry import reader_of
 from edgesdk_export.weights import Decoder, LazyTensor, read_whole, row_chunks
 
@@ -34,21 +35,24 @@ def read_decoder(checkpoint: Checkpoint) -> Decoder:
     _refuse_uneven_heads(checkpoint, reading.spec)
     spec = replace(reading.spec, tied=_is_tied(checkpoint, reading))
     _refuse_leftovers(checkpoint, reading)
-    return Decoder(spec, _views(checkpoint, reading, spec))
+    return Decoder(spec, weight_views(checkpoint, reading.sources, canonical_shapes(spec)))
 
 
-def _views(
-    checkpoint: Checkpoint, reading: CheckpointMapping, spec: DecoderSpec
+def weight_views(
+    checkpoint: Checkpoint,
+    sources: Mapping[str, WeightSource],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, LazyTensor]:
+    """Canonical weights over a checkpoint's tensors; raises as `read_decoder` does."""
     fused_rows: dict[str, int] = {}
-    for source in reading.sources.values():
+    for source in sources.values():
         if source.stop is not None:
             fused_rows[source.tensor] = max(source.stop, fused_rows.get(source.tensor, 0))
 
     weights: dict[str, LazyTensor] = {}
     probed: set[str] = set()
-    for name, shape in canonical_shapes(spec).items():
-        source = reading.sources[name]
+    for name, shape in shapes.items():
+        source = sources[name]
         stored = (fused_rows.get(source.tensor, shape[0]), *shape[1:])
         tensor = checkpoint.tensors.get(source.tensor)
         if tensor is None:

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from edgesdk_quantize.formats.qdq import Qdq
 
 from edgesdk.bundle.manifest import SourceBlocks
+from edgesdk.bundle.spec import canonical_shapes
 from edgesdk_export.npu.static_scheme import StaticFormat, StaticScheme
 from edgesdk_export.onnx.external_data import ExternalDataWriter
 from edgesdk_export.onnx.scheme import LayerQuantizer
@@ -52,7 +53,8 @@ def store_static(
     """
     spec = decoder.spec
     with ExternalDataWriter(path, journal) as data:
-        store = WeightStore(decoder, data, ir.DataType.from_numpy(scheme.floats.dtype))
+        dtype = ir.DataType.from_numpy(scheme.floats.dtype)
+        store = WeightStore(decoder.weights, canonical_shapes(spec), data, dtype)
         embed = functools.partial(store.matrix, "embed", ("embed",), scheme.lookup)
         store.once("embed", embed)
         sections = [f"layers.{index}" for index in range(spec.layers)]

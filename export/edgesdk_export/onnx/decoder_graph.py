@@ -8,12 +8,11 @@ import onnx_ir as ir
 from edgesdk.bundle import graph_io
 from edgesdk.bundle.spec import DecoderSpec
 from edgesdk_export.onnx.attention import SequenceLengths, attention, lengths
-from edgesdk_export.onnx.graph_builder import CONTRIB, GraphBuilder, Weights, sizes
+from edgesdk_export.onnx.graph_builder import CONTRIB, GraphBuilder, Weights
 from edgesdk_export.onnx.operators import (
     ResidualStream,
-    block_scales,
-    block_size,
     linear,
+    lookup,
     norm,
     rms_norm,
 )
@@ -58,30 +57,7 @@ def decoder_model(spec: DecoderSpec, weights: Weights) -> ir.Model:
 
 def embed(graph: GraphBuilder, spec: DecoderSpec, input_ids: ir.Value) -> ResidualStream:
     """Token ids int64 [batch, sequence] as hidden states."""
-    if graph.has("embed.rows"):
-        coded = graph.has("embed.scale_codes")
-        blocks = sizes(graph.weight("embed.scale_codes" if coded else "embed.scales"))[1]
-        rows = graph.weight("embed.rows")
-        hidden = graph.op(
-            "GatherBlockQuantized",
-            "embed/gather",
-            [
-                rows,
-                input_ids,
-                block_scales(graph, "embed"),
-                graph.weight("embed.zero_points") if graph.has("embed.zero_points") else None,
-            ],
-            domain=CONTRIB,
-            bits=8 * sizes(rows)[1] // spec.hidden_size,
-            block_size=block_size(spec.hidden_size, blocks),
-            gather_axis=0,
-            quantize_axis=1,
-        )
-    else:
-        table = graph.weight("embed.weight")
-        hidden = graph.op("Gather", "embed/gather", [table, input_ids])
-        if table.dtype != ir.DataType.FLOAT:
-            hidden = graph.op("Cast", "embed/cast", [hidden], to=ir.DataType.FLOAT.value)
+    hidden = lookup(graph, "embed", input_ids, spec.hidden_size)
     if spec.embedding_scale != 1.0:
         scale = graph.constant("embed/scale", spec.embedding_scale, np.float32)
         hidden = graph.op("Mul", "embed/scaled", [hidden, scale])

@@ -117,6 +117,34 @@ def block_size(columns: int, blocks: int) -> int:
     return max(16, 1 << (math.ceil(columns / blocks) - 1).bit_length())
 
 
+def lookup(graph: GraphBuilder, at: str, ids: ir.Value, columns: int) -> ir.Value:
+    """Rows `ids` int64 [batch, sequence] of the stored matrix `at`, as float32 [..., columns]."""
+    if graph.has(at + ".rows"):
+        coded = graph.has(at + ".scale_codes")
+        blocks = sizes(graph.weight(at + (".scale_codes" if coded else ".scales")))[1]
+        rows, zeros = graph.weight(at + ".rows"), at + ".zero_points"
+        return graph.op(
+            "GatherBlockQuantized",
+            f"{at}/gather",
+            [
+                rows,
+                ids,
+                block_scales(graph, at),
+                graph.weight(zeros) if graph.has(zeros) else None,
+            ],
+            domain=CONTRIB,
+            bits=8 * sizes(rows)[1] // columns,
+            block_size=block_size(columns, blocks),
+            gather_axis=0,
+            quantize_axis=1,
+        )
+    table = graph.weight(at + ".weight")
+    found = graph.op("Gather", f"{at}/gather", [table, ids])
+    if table.dtype == ir.DataType.FLOAT:
+        return found
+    return graph.op("Cast", f"{at}/cast", [found], to=ir.DataType.FLOAT.value)
+
+
 def norm(
     graph: GraphBuilder, at: str, stream: ResidualStream, epsilon: float
 ) -> tuple[ir.Value, ir.Value]:

@@ -56,13 +56,14 @@ def computed_tables(
     for layer in layers:
         name, rope = graph_io.rope_name(spec, layer), spec.rope_of(layer)
         if name not in tables:
-            tables[name] = _computed(graph, name, rope, total, spec.context_length)
+            tables[name] = computed_values(graph, name, rope, total, spec.context_length)
     return tables
 
 
-def _computed(
+def computed_values(
     graph: GraphBuilder, name: str, rope: RopeSpec, total: ir.Value, context_length: int
 ) -> RopeValues:
+    """The tables of one rope, as in `computed_tables`."""
     turned = graph.constant(f"{name}/frequencies", frequencies(rope, long=False), np.float32)
     switch = switch_of(rope, context_length)
     if switch is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,7 +86,7 @@ def write_decoder(
     spec = decoder.spec
     check_runnable(spec, scheme)
     with ExternalDataWriter(folder / DATA_FILE, journal) as data:
-        store = WeightStore(decoder, data)
+        store = WeightStore(decoder.weights, canonical_shapes(spec), data)
         _store_all(store, spec, scheme, progress, quantizer)
     ir.save(decoder_model(spec, StoredTensors(store.tensors)), folder / MODEL_FILE)
     weight_bytes = sum(
@@ -167,21 +167,23 @@ def _store_rest(store: WeightStore, spec: DecoderSpec, scheme: WeightScheme) -> 
 
 
 class WeightStore:
-    """Writes a decoder's weights under their stored names, and remembers the headers.
+    """Writes a model's weights under their stored names, and remembers the headers.
 
     Args:
+        weights, shapes: by canonical name.
         dtype: of vectors and of the scales of blocks.
     """
 
     def __init__(
         self,
-        decoder: Decoder,
+        weights: Mapping[str, LazyTensor],
+        shapes: Mapping[str, tuple[int, ...]],
         data: ExternalDataWriter,
         dtype: ir.DataType = ir.DataType.FLOAT,
     ) -> None:
         self._dtype = dtype
-        self._weights = decoder.weights
-        self._shapes = canonical_shapes(decoder.spec)
+        self._weights = weights
+        self._shapes = shapes
         self._data = data
         self.tensors: dict[str, ir.ExternalTensor] = {}
         self.requantization_loss = RequantizationLoss()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,11 +91,22 @@ def checkpoint_logits(decoder: Decoder, ids: Ids, errors: WeightErrors | None) -
 def with_weight_noise(decoder: Decoder, errors: WeightErrors) -> Decoder:
     """The decoder with Gaussian errors in its matrices; those of the head are in the embedding
     too."""
-    weights: dict[str, LazyTensor] = {}
-    for name, tensor in decoder.weights.items():
-        size = errors.head if name.startswith(("embed.", "head.")) else errors.linear
-        weights[name] = _NoisyTensor(tensor, size, name) if len(tensor.shape) > 1 else tensor
-    return Decoder(decoder.spec, weights)
+    sizes = {
+        name: errors.head if name.startswith(("embed.", "head.")) else errors.linear
+        for name, tensor in decoder.weights.items()
+        if len(tensor.shape) > 1
+    }
+    return Decoder(decoder.spec, noisy_weights(decoder.weights, sizes))
+
+
+def noisy_weights(
+    weights: Mapping[str, LazyTensor], sizes: Mapping[str, float]
+) -> dict[str, LazyTensor]:
+    """Weights with Gaussian errors of a relative size in the matrices that are named."""
+    return {
+        name: _NoisyTensor(tensor, sizes[name], name) if name in sizes else tensor
+        for name, tensor in weights.items()
+    }
 
 
 def add_noise(values: Float32, size: float, seed: str) -> Float32:

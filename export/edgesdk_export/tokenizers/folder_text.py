@@ -30,13 +30,7 @@ def read_folder_text(checkpoint: Checkpoint) -> TextFiles:
     """
     folder = checkpoint.folder
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} holds no tokenizer.json.",
-            hint="Make one: transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...).",
-        )
-    original = path.read_bytes()
-    tokenizer = _load(path, original)
+    original, tokenizer = _read_tokenizer(path)
     settings = _optional_json(folder / "tokenizer_config.json")
     named = special_tokens(settings, _optional_json(folder / "special_tokens_map.json"), tokenizer)
     generation = _optional_json(folder / "generation_config.json")
@@ -126,9 +120,34 @@ def special_tokens(
     return {name: text for name, text in texts.items() if text is not None}
 
 
-def _load(path: Path, raw: bytes) -> Tokenizer:
+def read_encoder_tokenizer(checkpoint: Checkpoint) -> bytes:
+    """`tokenizer.json` with the special tokens that it puts around a text, without padding or
+    truncation; raises as `read_folder_text`."""
+    original, _ = _read_tokenizer(checkpoint.folder / "tokenizer.json")
+    parts = {**json.loads(original), "truncation": None, "padding": None}
+    return json.dumps(parts, ensure_ascii=False).encode()
+
+
+def added_suffix(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The ids that a checkpoint's tokenizer puts after a text."""
+    _, tokenizer = _read_tokenizer(checkpoint.folder / "tokenizer.json")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    bare = tokenizer.encode("a", add_special_tokens=False).ids
+    whole: list[int] = tokenizer.encode("a").ids
+    first = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+    return tuple(whole[first + len(bare) :])
+
+
+def _read_tokenizer(path: Path) -> tuple[bytes, Tokenizer]:
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path.parent} holds no tokenizer.json.",
+            hint="Make one: transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...).",
+        )
+    raw = path.read_bytes()
     try:
-        return Tokenizer.from_buffer(raw)
+        return raw, Tokenizer.from_buffer(raw)
     except Exception as error:  # the library raises bare Exceptions
         raise DamagedCheckpoint(
             f"{path} cannot be loaded: {error}.", hint="Download the checkpoint again."
