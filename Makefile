@@ -31,6 +31,7 @@ test-fast: $(VENV)/.dev-ready
 models: $(VENV)/.dev-ready
 	$(BIN)/edgesdk pull smollm2-135m-instruct
 	$(BIN)/edgesdk pull qwen2.5-coder-1.5b-instruct
+	$(BIN)/edgesdk pull all-minilm-l6-v2
 
 lint: $(VENV)/.dev-ready
 	$(BIN)/ruff check .

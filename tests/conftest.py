@@ -39,7 +39,8 @@ print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_t
 def _find(file_name: str, store_name: str) -> Path:
     folder = os.environ.get("EDGESDK_TEST_MODELS")
     if folder is not None and (Path(folder) / file_name).is_file():
-        return Path(folder) / file_name
+        found = Path(folder) / file_name
+        return found.parent if found.suffix == ".safetensors" else found
     entry = Store().find(store_name, "checkpoint")
     if entry is not None:
         return entry.path
@@ -83,6 +84,12 @@ def smollm2_gguf() -> Path:
 def qwen_coder_gguf() -> Path:
     """Qwen2.5-Coder-1.5B-Instruct, GGUF Q4_K_M."""
     return _find("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", "qwen2.5-coder-1.5b-instruct")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """all-MiniLM-L6-v2, safetensors with the files of sentence-transformers."""
+    return _find("all-minilm-l6-v2/model.safetensors", "all-minilm-l6-v2")
 
 
 @pytest.fixture(scope="session")

@@ -292,6 +292,8 @@ class Manifest(_Record):
         names = [entry.name for entry in self.files]
         if len(set(names)) != len(names):
             raise ValueError("a file is listed twice")
+        if "encoder" in self.roles and (self.embedding is None) == (self.reranking is None):
+            raise ValueError("an encoder either embeds or scores")
         # A Core ML package is a folder.
         folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
         for role_file in self.roles.values():

@@ -36,7 +36,10 @@ _CHECKPOINT = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
     *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.*", "*.jinja"),
     *("LICENSE*", "LICENCE*"),
+    # How sentence-transformers makes vectors.
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
 )
+_POOLING = "*_Pooling/config.json"
 
 
 @dataclass(frozen=True)
@@ -296,7 +299,8 @@ def choose_checkpoint_files(
     if MANIFEST_NAME in top:
         return present
     if any(name.endswith(".safetensors") for name in top):
-        return [n for n in top if any(fnmatch.fnmatchcase(n, p) for p in _CHECKPOINT)]
+        kept = [n for n in top if any(fnmatch.fnmatchcase(n, p) for p in _CHECKPOINT)]
+        return [*kept, *fnmatch.filter(present, _POOLING)]
     ggufs = [name for name in present if name.endswith(".gguf")]
     if len(ggufs) == 1:
         return ggufs

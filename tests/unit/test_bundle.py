@@ -160,7 +160,8 @@ def test_a_file_is_found_by_its_role(good: Path) -> None:
     [
         ({"decoder": "other.onnx"}, "'other.onnx' is not among its files"),
         ({"decoder": "model.onnx", "draft": "draft.onnx"}, "'draft.onnx' is not among its files"),
-        ({"encoder": "model.onnx"}, "roles.encoder"),
+        ({"reader": "model.onnx"}, "roles.reader"),
+        ({"encoder": "model.onnx"}, "an encoder either embeds or scores"),
         ({}, "roles"),
     ],
 )
