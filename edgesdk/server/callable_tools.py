@@ -247,7 +247,7 @@ class ToolCallReader:
         self._syntax = syntax
         self._marks = call_marks(syntax)
         self._held = ""
-        self._close = ""
+        self._mark = self._close = ""
         # Mistral's calls begin with a name, where their mark has no text.
         self._whole_call = (*_WHOLE_CALL_PREFIXES, *(f"{name}{{" for name in callable_tools.checks))
         self._state: Callable[[], list[AnswerPart] | None] = self._at_start
@@ -300,20 +300,26 @@ class ToolCallReader:
         text = certain.rstrip()
         self._held = self._held[len(text) :]
         if found:
-            self._close = end_of_calls(found[1], self._syntax)
+            self._mark = found[1]
+            self._close = end_of_calls(self._mark, self._syntax)
             self._state = self._in_call if self._close else self._until_the_end
         return [text] if text else [] if found else None
 
     def _in_call(self) -> list[AnswerPart] | None:
-        end = self._held.find(self._close)
-        while end >= 0 and _ends_inside_a_string(self._held[:end]):
+        begun = self._held.index(self._mark) + len(self._mark)
+        end = self._held.find(self._close, begun)
+        while end >= 0 and _ends_inside_a_string(self._held[begun:end]):
             end = self._held.find(self._close, end + 1)
         if end < 0:
             return None
         end += len(self._close)
         block, self._held = self._held[:end], self._held[end:]
         self._state = self._in_text
-        return self._read_calls(block) or [block]
+        calls = parse_calls(block, self._tools.specs, self._syntax)
+        if any(call.problem for call in calls):
+            # A malformed call is neither a call nor something for the user.
+            return []
+        return self._checked(calls) or [block]
 
     def _without_partial_mark(self, text: str) -> str:
         """A text without what may be the beginning of a mark at its end."""
@@ -346,9 +352,9 @@ class ToolCallReader:
 
 
 def _ends_inside_a_string(call: str) -> bool:
-    """Whether the JSON after the tag is cut between quotes, where the closing tag is no tag."""
+    """Whether the JSON of a call is cut between quotes, where the closing tag is no tag."""
     try:
-        _DECODER.raw_decode(call[call.index(">") + 1 :].lstrip())
+        _DECODER.raw_decode(call.lstrip())
     except json.JSONDecodeError as error:
         return error.msg.startswith("Unterminated string")
     except RecursionError:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from edgesdk.tools.call_rules import CallRules
+from edgesdk.tools.schema_types import types_of
 
 Arguments = dict[str, Any]
 _DECODER = json.JSONDecoder()
@@ -22,6 +23,8 @@ LITERALS = {"True": True, "False": False, "None": None, "true": True, "false": F
 # As Python writes JSON, on which most models were trained. Small ones that may write any space
 # tend to never stop doing so.
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# What Python has for values that have names in JSON.
+_CONSTANTS = {"boolean": ("True", "False"), "null": ("None",)}
 _SPACE = re.compile(r"\s*")
 _MAX_PYTHON = 20_000
 
@@ -90,7 +93,7 @@ class JsonObject:
     def rule(self, schema: Mapping[str, Any], rules: CallRules) -> str:
         item, key = self.separators
         if self.indent is not None:
-            return rules.json(schema, {"whitespace_pattern": r"\s{0,40}"})
+            return rules.json(schema, {"whitespace_pattern": r"[ \n]{0,40}"})
         return rules.json(schema, {**SPACING, "item_separator": item, "key_separator": key})
 
 
@@ -127,6 +130,10 @@ class PythonKeywords:
                 name: schema[name] for name in ("$defs", "definitions") if name in schema
             }
             value = given if isinstance(given, dict) else {}
+            types = types_of(value, schema)
+            if types and types <= _CONSTANTS.keys():
+                words = [word for kind in sorted(types) for word in _CONSTANTS[kind]]
+                return f"{rules.text(f'{key}=')} ({' | '.join(map(rules.text, words))})"
             return f"{rules.text(f'{key}=')} {rules.json({**definitions, **value}, SPACING)}"
 
         return rules.listed(schema, item, rules.text(", "))

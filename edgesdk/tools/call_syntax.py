@@ -70,8 +70,9 @@ class CallSyntax:
     @cached_property
     def last_mark(self) -> str:
         """What ends the calls of an answer; "" where nothing does."""
-        marks = re.findall(r"<[^<>\n]+>|\[/[A-Z_]+\]", self.texts[-1] + self.closing)
-        return marks[-1] if marks else ""
+        ending = (self.texts[-1] + self.closing).rstrip()
+        found = re.search(r"(?:<[^<>\n]+>|\[/[A-Z_]+\])[^<>\[\]]*\Z", ending)
+        return found[0] if found else ""
 
     @cached_property
     def marks(self) -> str:

@@ -169,9 +169,6 @@ def _parse_untagged(text: str) -> tuple[ToolCall, ...]:
         body = body.removeprefix(mark).lstrip()
     fenced = _FENCED.match(body)
     body = fenced[1].strip() if fenced else body
-    if body.startswith("{{") and body.endswith("}}"):
-        # So the template of Qwen2.5-Coder shows it, which was to be filled in by Python.
-        body = body[1:-1]
     if not body.startswith(("{", "[")):
         return ()
     # Without a tag, JSON may as well be what the user asked for: it has to look like a call.
@@ -195,6 +192,10 @@ def _parse_tagged(text: str) -> Iterator[ToolCall]:
 
 
 def _parse_block(block: str, *, only_clear: bool = False) -> Iterator[ToolCall]:
+    block = block.strip()
+    if block.startswith("{{") and block.endswith("}}"):
+        # So the template of Qwen2.5-Coder shows it, which was to be filled in by Python.
+        block = block[1:-1]
     try:
         values, end = _parse_values(block, 0)
         if end < len(block):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import MappingProxyType
 from typing import Any
 
 import jsonschema
@@ -21,25 +20,11 @@ from edgesdk.tools.call_syntax import CallSyntax
 from edgesdk.tools.call_table import HERMES, MISTRAL_NAMED, QWEN_CODER, SMOLLM
 from edgesdk.tools.calls import ToolCall, parse_calls
 from edgesdk.tools.tool_format import ToolFormat
-from tests.support.fake_engine import VOCAB, ByteTokenizer
+from tests.support.control_tokenizer import ControlTokenizer
+from tests.support.fake_engine import VOCAB
 from tests.support.random_engine import noise_model
 
-CONTROL = 1
-
-
-class MarkTokenizer(ByteTokenizer):
-    """Byte 1 is the control token [TOOL_CALLS]."""
-
-    added_tokens = MappingProxyType({"[TOOL_CALLS]": CONTROL})
-
-    def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
-        return list(text.encode().replace(b"[TOOL_CALLS]", bytes([CONTROL])))
-
-    def token_bytes(self, token: int) -> bytes:
-        return b"" if token == CONTROL else super().token_bytes(token)
-
-
-TOKENIZER = MarkTokenizer()
+TOKENIZER = ControlTokenizer(["[TOOL_CALLS]"])
 LLAMA = CallSyntax(('{"name": "', '", "parameters": ', "}"))
 MISTRAL = CallSyntax(
     ('{"name": "', '", "arguments": ', ', "id": "', '"}'),
@@ -95,7 +80,7 @@ def _allows(structure: OutputFormat, text: str, *, whole: bool = True) -> bool:
     """Whether an answer may be, or begin with, `text`."""
     constraint = GrammarVocabulary(TOKENIZER).constraint(structure.grammar)
     for token in TOKENIZER.encode(text):
-        if not np.isfinite(constraint.masked(np.zeros(VOCAB, np.float32))[token]):
+        if not np.isfinite(constraint.masked(np.zeros(VOCAB + 2, np.float32))[token]):
             return False
         constraint.accept(token)
     return constraint.complete or not whole
@@ -136,25 +121,13 @@ def test_calls_whose_values_have_no_quotes_are_held_to_their_tools(choice: str) 
     assert _allows(structure, PARAMETERS.write([ToolCall("get", {"city": "a\n<b>\n</c>"})]))
 
 
-class ArgsTokenizer(MarkTokenizer):
-    """Byte 4 is the control token [ARGS]."""
-
-    added_tokens = MappingProxyType({"[TOOL_CALLS]": CONTROL, "[ARGS]": 4})
-
-    def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
-        return list(bytes(super().encode(text)).replace(b"[ARGS]", bytes([4])))
-
-    def token_bytes(self, token: int) -> bytes:
-        return b"" if token == 4 else super().token_bytes(token)
-
-
 def test_marks_within_a_call_may_be_control_tokens() -> None:
-    tokenizer = ArgsTokenizer()
+    tokenizer = ControlTokenizer(["[TOOL_CALLS]", "[ARGS]"])
     tool_format = ToolFormat(tools=True, calls=2, results=True, syntax=NAMED)
     structure = tool_call_format(tool_format, SPECS, tokenizer, choice="required")
     constraint = GrammarVocabulary(tokenizer).constraint(structure.grammar)
     for token in tokenizer.encode(NAMED.write([LIMA, WEEK])):
-        assert np.isfinite(constraint.masked(np.zeros(VOCAB, np.float32))[token])
+        assert np.isfinite(constraint.masked(np.zeros(VOCAB + 2, np.float32))[token])
         constraint.accept(token)
     assert constraint.complete
     # Neither mark has a text.

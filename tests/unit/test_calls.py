@@ -31,6 +31,7 @@ _OSLO = '{"name": "weather", "arguments": {"city": "Oslo"}}'
         (f"<|python_tag|>{_LIMA}; {_OSLO}", [LIMA, OSLO]),
         (f"```json\n{_LIMA}\n```", [LIMA]),
         (f"{{{_LIMA}}}", [LIMA]),
+        (f"<tool_call>\n{{{_LIMA}}}\n</tool_call>", [LIMA]),
         (f'{{"type": "function", "function": {_LIMA}}}', [LIMA]),
         ('<tool_call>{"name": "now"}</tool_call>', [ToolCall("now", {})]),
         (

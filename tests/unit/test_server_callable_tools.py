@@ -153,8 +153,17 @@ def test_how_an_answer_is_cut_into_pieces_makes_no_difference(
 @given(text=ANSWERS)
 def test_without_a_call_no_letter_is_lost(text: str) -> None:
     parts = read(list(text))
-    if not cities(parts):
+    # What is between the marks of a call is one, well or badly formed.
+    if not cities(parts) and "</tool_call>" not in text:
         assert text_of(parts) == text
+
+
+def test_a_malformed_call_is_not_shown_and_one_of_no_tool_is_text() -> None:
+    for malformed in ("<tool_call></tool_call>", '<tool_call>{"name": weather}</tool_call>'):
+        assert text_of(read(list(f"Well. {malformed} So."))) == "Well. So."
+        assert cities(read(list(malformed + call()))) == ["Lima"]
+    absent = '<tool_call>{"name": "absent"}</tool_call>'
+    assert text_of(read(list(absent))) == absent
 
 
 def test_text_comes_as_soon_as_it_cannot_be_a_call() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgesdk.model import Model
+from edgesdk.runtime import Runtime
 from edgesdk.server.callable_tools import ToolCallReader, ToolDefinition, callable_tools_of
 from edgesdk.structured.grammar_constraint import GrammarVocabulary
+from edgesdk.text.prompts import PromptEncoder
 from edgesdk.text.template import ChatTemplate
 from edgesdk.tools.bare_object import BareObject
 from edgesdk.tools.call_grammar import tool_call_format
@@ -21,7 +25,9 @@ from edgesdk.tools.tagged_values import TaggedValues
 from edgesdk.tools.tool_call import ToolCall
 from edgesdk.tools.tool_format import ToolFormat, detect_tool_format
 from tests.support import call_templates
+from tests.support.control_tokenizer import ControlTokenizer
 from tests.support.fake_engine import VOCAB, ByteTokenizer
+from tests.support.random_engine import NoiseEngine
 
 TOKENIZER = ByteTokenizer()
 LOGITS = np.zeros(VOCAB, np.float32)
@@ -90,7 +96,7 @@ def _allows(tool_format: ToolFormat, text: str, choice: str, *, whole: bool = Tr
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_demanded_call_is_one_in_the_models_own_syntax(name: str) -> None:
     syntax = _syntax(name)
-    arguments = {"city": "a <b>\n{x} \u00e9", "days": [1, 2], "share": 2.5}
+    arguments = {"city": "a <b>\n{x} \u00e9", "days": [1, 2], "wind": True, "share": 2.5}
     for calls in ([OSLO], [ToolCall("weather", arguments, id="call00000")], [OSLO, OSLO]):
         # Texts in Python have the quotes of JSON where they are held to it.
         text = syntax.write(calls).plain
@@ -140,6 +146,27 @@ def test_a_call_that_is_cut_off_is_neither_text_nor_run(name: str) -> None:
         reader = ToolCallReader(tools, syntax)
         parts = [*reader.feed(text[:end]), *reader.flush(cut=True)]
         assert not [part for part in parts if isinstance(part, str)]
+
+
+def weather(city: Literal["Lima", "Oslo"], days: int, wind: bool) -> None:
+    """Tell the weather."""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_noise_that_must_call_does_so_where_marks_are_control_tokens(name: str) -> None:
+    syntax = _syntax(name)
+    tokenizer = ControlTokenizer(re.findall(r"<[^<>]*>|\[[A-Z_]+\]", syntax.marks))
+    template = ChatTemplate(call_templates.SYNTAXES[name][0])
+    encoder = PromptEncoder(tokenizer, template, None, None)
+    model = Model("noise", Runtime(NoiseEngine(tokenizer.vocab_size), encoder, 0.0))
+    for seed in range(3):
+        reply = model.respond(
+            "?", tools=[weather], tool_choice="weather", temperature=1.5, seed=seed, max_tokens=500
+        )
+        [call] = reply.tool_calls
+        assert (call.name, call.problem) == ("weather", None)
+        assert call.arguments.keys() == {"city", "days", "wind"}
+        assert reply.message["content"] == ""
 
 
 _JSON = st.recursive(
