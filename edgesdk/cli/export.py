@@ -170,8 +170,10 @@ def command(
     store = Store()
     source, base, licence = resolve_checkpoint(store, checkpoint)
     bundle_format = bundle_format or first_format(target)
-    scheme = _scheme(bundle_format, recipe, bits, gguf_type)
-    bundle_name = name or _named_for(base, bundle_format, target, recipe, scheme, merge_adapter)
+    scheme = scheme_of(bundle_format, recipe, bits, gguf_type)
+    bundle_name = name or bundle_name_for(
+        base, bundle_format, target, recipe, scheme, merge_adapter
+    )
     destination = output or store.bundle_path(bundle_name)
     if skip_existing and is_bundle(destination):
         bundle = open_bundle(destination)
@@ -208,10 +210,10 @@ def command(
             if via == "edgesdk":
                 message_console().print("The same command goes on from the last finished layer.")
             raise
-    _report(bundle, as_json=as_json)
+    report_bundle(bundle, as_json=as_json)
 
 
-def _scheme(
+def scheme_of(
     bundle_format: BundleFormat, recipe: str, bits: str | None, gguf_type: str | None
 ) -> str | None:
     """The weights that take the place of the recipe's, if any."""
@@ -238,7 +240,7 @@ def _weights_of(bundle_format: BundleFormat, recipe: str, bits: str) -> str:
     )
 
 
-def _named_for(
+def bundle_name_for(
     base: str,
     bundle_format: BundleFormat,
     target: str,
@@ -271,7 +273,7 @@ def resolve_checkpoint(store: Store, checkpoint: str) -> tuple[Path, str, str | 
     return entry.path, entry.name, entry.licence
 
 
-def _report(bundle: Bundle, *, as_json: bool) -> None:
+def report_bundle(bundle: Bundle, *, as_json: bool) -> None:
     manifest = bundle.manifest
     if as_json:
         print_json({"path": str(bundle.path), **manifest.model_dump(mode="json")})

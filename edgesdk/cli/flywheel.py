@@ -173,7 +173,10 @@ def history_command(folder: Path, as_json: bool) -> None:
 @_FOLDER
 def rollback_command(folder: Path) -> None:
     """Make the model before the current one current again."""
-    _print_current(_opened(folder).roll_back().to_json())
+    wheel = _opened(folder)
+    with wheel.locked():
+        before = wheel.roll_back()
+    _print_current(before.to_json())
 
 
 def _opened(folder: Path) -> FlywheelFolder:

@@ -27,10 +27,12 @@ from edgesdk_export.distill.trainer import DistillTrainer, Objective, TeacherCol
 from edgesdk_export.pipeline import ExportJob, export
 from edgesdk_export.progress import SilentProgress
 from peft import PeftModel
+from support.command_line import edgesdk_here
 from support.tiny_models import make_tiny
 from transformers import TrainingArguments
 
 import edgesdk
+from edgesdk.bundle.opening import open_bundle
 from edgesdk.errors import RequestError, TooLittleData, TrainingError, VocabulariesDiffer
 
 pytestmark = pytest.mark.integration
@@ -193,6 +195,26 @@ def test_the_cheapest_layers_go(checkpoint):
         cut_layers(whole.model, 3, SAMPLES[:1])
 
 
+def test_one_command_ends_in_bundles_that_answer(checkpoint, text, tmp_path):
+    """From a checkpoint to a student, two bundles and a page that tells of all of them."""
+    student, home = tmp_path / "small", tmp_path / "home"
+    arguments = ["distill", checkpoint, text, "--layers", 2, "--steps", 2, "--output", student]
+    exports = ["--export", "onnx", "--export", "gguf", "--bits", "8"]
+    edgesdk_here(*map(str, arguments), *exports, home=home)
+    report = json.loads((student / "distillation.json").read_text())
+    page = (student / "distillation.html").read_text(encoding="utf-8")
+    names = [bundle["name"] for bundle in report["bundles"]]
+    assert names == ["small-int8", "small-q8_0"]
+    for name, told in zip(names, report["bundles"], strict=True):
+        bundle = open_bundle(home / "bundles" / name)
+        assert told["size"] == bundle.size
+        assert f"{bundle.size / 1e6:.1f} MB" in page
+        with edgesdk.load(bundle.path) as model:
+            assert model.complete("1 times", max_tokens=4).tokens
+    with pytest.raises(AssertionError, match="--bits goes with --export only"):
+        edgesdk_here(*map(str, arguments), "--bits", "8", home=home)
+
+
 def test_a_distilled_student_is_a_checkpoint_that_answers(checkpoint, text, tmp_path):
     job = DistillJob(
         checkpoint,
@@ -316,6 +338,7 @@ class CountedTeacher:
     asked: int = 0
     identity: str = "counted"
     vocab_size: int = 320
+    most_tokens: int = 320
 
     def tokens(self, ids, k):
         self.asked += 1

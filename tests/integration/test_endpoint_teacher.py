@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import torch
 from edgesdk_export.distill.endpoint_teacher import EndpointTeacher
+from edgesdk_export.distill.recipe import DistillRecipe
+from edgesdk_export.distill.run import DistillJob, distill
 from edgesdk_export.distill.students import load_trainable
 from edgesdk_export.distill.teachers import ModelTeacher
+from edgesdk_export.progress import SilentProgress
 from support.scripted_server import Script, status
 from support.talking_cloud import TalkingCloud
 from support.tiny_models import make_tiny
@@ -127,3 +130,35 @@ def test_echoed_log_probabilities_teach_too(whole, ids):
                 assert float(value) == pytest.approx(float(known[token]), abs=1e-4)
     # What the endpoint does not know is tried once.
     assert [("echo" in body) for body in server.bodies()] == [False, True, True]
+
+
+def test_a_student_learns_from_an_endpoint_what_it_learns_from_the_model(tmp_path):
+    make_tiny("llama", tmp_path / "hf", num_hidden_layers=3)
+    whole = load_trainable(tmp_path / "hf")
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"{i} times {i} is {i * i}." for i in range(40)))
+    recipe = DistillRecipe.model_validate(
+        {
+            "student": {"layers": 2},
+            "data": {"max_length": 32, "held_out": 0.1},
+            "training": {"steps": 3, "batch": 4, "teacher_tokens": 20, "bfloat16": False},
+        }
+    )
+    jobs = [DistillJob(tmp_path / "hf", (text,), tmp_path / "by-model", recipe)]
+    with TalkingCloud(Vllm(whole.model, whole.text.tokenizer_json)) as server:
+        cloud = server.cloud()
+        jobs += [DistillJob(tmp_path / "hf", (text,), tmp_path / "by-endpoint", recipe, cloud)]
+        by_model, by_endpoint = [distill(job, SilentProgress()) for job in jobs]
+        sequences = {json.dumps(body["prompt"]) for body in server.bodies()}
+        # No sequence is read twice.
+        assert len(sequences) == len(server.bodies())
+    for mine, theirs in zip(by_endpoint.losses, by_model.losses, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3)
+    for mine, theirs in (
+        (by_endpoint.before, by_model.before),
+        (by_endpoint.after, by_model.after),
+    ):
+        # 20 tokens and the rest tell less than all tokens.
+        assert 0 < mine.kl <= theirs.kl
+        assert mine.top1 == pytest.approx(theirs.top1, abs=0.02)
+        assert mine.perplexity == pytest.approx(theirs.perplexity, rel=1e-2)

@@ -52,3 +52,13 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "current.json").write_text("{")
     with pytest.raises(RequestError, match="is damaged"):
         FlywheelFolder(tmp_path).promoted()
+
+
+def test_one_process_at_a_time_turns_it(folder: FlywheelFolder) -> None:
+    with folder.locked():
+        with pytest.raises(RequestError, match="being turned already"), folder.locked():
+            pass
+        # Who only looks need not wait.
+        assert FlywheelFolder(folder.path).current == FIRST
+    with folder.locked():
+        pass

@@ -29,6 +29,8 @@ from edgesdk_export.distill.divergence import TeacherTokens
 _UNTOLD = -1e4
 # What a token that is no text by itself is decoded to.
 _NO_TEXT = "\ufffd"
+# What vLLM gives unless its --max-logprobs says otherwise.
+_MOST_TOKENS = 20
 _HINT = "Let the teacher write answers instead (edgesdk generate), and train on those."
 
 Likeliest = dict[int, float]
@@ -42,16 +44,24 @@ class EndpointTeacher:
     Args:
         tokenizer_json: the student's; each sequence is checked to be the same tokens there.
         vocab_size: of the student's logits.
+        most_tokens: how many log-probabilities of a position the endpoint gives.
 
     Raises:
         InvalidOption: the endpoint cannot be used.
     """
 
-    def __init__(self, cloud: Cloud, tokenizer_json: bytes, vocab_size: int) -> None:
+    def __init__(
+        self,
+        cloud: Cloud,
+        tokenizer_json: bytes,
+        vocab_size: int,
+        most_tokens: int = _MOST_TOKENS,
+    ) -> None:
         self._cloud = cloud
         self._client = CloudClient([cloud])
         self._tokenizer = Tokenizer.from_str(tokenizer_json.decode())
         self._vocab_size = vocab_size
+        self._most_tokens = min(most_tokens, vocab_size)
         self._way: Literal["ids", "text"] | None = None
 
     @property
@@ -62,6 +72,10 @@ class EndpointTeacher:
     def vocab_size(self) -> int:
         return self._vocab_size
 
+    @property
+    def most_tokens(self) -> int:
+        return self._most_tokens
+
     def tokens(self, ids: Sequence[int], k: int) -> TeacherTokens:
         """See `Teacher.tokens`.
 
@@ -70,6 +84,7 @@ class EndpointTeacher:
             TrainingError: it gives no log-probabilities of a text, or fewer than `k` at a time.
             CloudError: it does not answer.
         """
+        k = min(k, self.most_tokens)
         rows = [*self._rows(list(ids), k), {}]
         found_ids = torch.zeros((len(rows), k), dtype=torch.int64)
         log_probs = torch.full((len(rows), k), _UNTOLD)

@@ -21,12 +21,14 @@ from tokenizers import Tokenizer
 
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.errors import RequestError
+from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk_export.checkpoint import open_checkpoint
+from edgesdk_export.distill.endpoint_teacher import EndpointTeacher
 from edgesdk_export.distill.hidden_states import HiddenStateMatching
 from edgesdk_export.distill.measure import HeldOut, measure
 from edgesdk_export.distill.quantization_aware import quantized_student, save_blocks
 from edgesdk_export.distill.recipe import DistillRecipe
-from edgesdk_export.distill.report import Writing, report_html
+from edgesdk_export.distill.report import Writing, write_report
 from edgesdk_export.distill.samples import Sample, read_samples, split_held_out
 from edgesdk_export.distill.student_start import start_student
 from edgesdk_export.distill.students import (
@@ -54,7 +56,6 @@ from edgesdk_export.progress import ExportProgress, SilentProgress
 from edgesdk_export.tokenizers import read_text
 
 _JOB_FILE = "job.json"
-REPORT_FILE, PAGE_FILE = "distillation.json", "distillation.html"
 # How many held-out sequences the page shows continuations of, and their tokens.
 _SHOWN_SAMPLES, _SHOWN_TOKENS = 3, 32
 
@@ -68,7 +69,8 @@ class DistillJob:
         data: .txt and .jsonl files; see `read_samples`.
         destination: the folder of the trained checkpoint.
         recipe: how.
-        teacher: a checkpoint, a bundle or a `.gguf`; None = the checkpoint itself.
+        teacher: a checkpoint, a bundle or a `.gguf`, or an endpoint that gives log-probabilities
+            (see `EndpointTeacher`); None = the checkpoint itself.
         replace: whether a folder that stands at `destination` may be replaced.
         teacher_cache: a file for the teacher's answers that several runs share; None keeps them
             beside the destination until the run is done.
@@ -78,7 +80,7 @@ class DistillJob:
     data: tuple[Path, ...]
     destination: Path
     recipe: DistillRecipe = field(default_factory=DistillRecipe)
-    teacher: Path | None = None
+    teacher: Path | Cloud | None = None
     replace: bool = False
     teacher_cache: Path | None = None
 
@@ -113,6 +115,7 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
         CheckpointError: student or teacher cannot be read.
         TrainingError: there is too little data, the vocabularies differ, the loss is no number, or
             memory does not hold a single sequence.
+        CloudError: the endpoint that teaches does not answer; the same job goes on from there.
     """
     if job.destination.exists() and not job.replace:
         raise RequestError(
@@ -148,6 +151,8 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
         training, held_out = map(start.vocabulary.renumbered, (training, held_out))
     with processes.main_process_first():
         cached = CachedTeacher(teacher, job.teacher_cache or work / "teacher.sqlite")
+    # All probabilities would fill the disk; the few of an endpoint are dear.
+    judge = cached if teacher.most_tokens < teacher.vocab_size else teacher
     try:
         with processes.main_process_first():
             quantized = quantized_student(student.model, folder, recipe.quantize, training)
@@ -155,7 +160,7 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
         before, written = None, []
         if main:
             progress.stage("Measuring the student", 1)
-            before = measure(student.model, teacher, held_out)
+            before = measure(student.model, judge, held_out)
             written = [_continued(student.model, ids) for ids in given]
             progress.advance(1)
         learned_by = processes.num_processes
@@ -166,7 +171,7 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
         found: list[Distilled | None] = [None]
         if before is not None:
             progress.stage("Measuring what it learned", 1)
-            after = measure(trained.student.model, teacher, held_out)
+            after = measure(trained.student.model, judge, held_out)
             progress.advance(1)
             made = Distilled(job.destination, before, after, layers, trained.losses)
             found = [made]
@@ -174,7 +179,7 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
             writings = [
                 Writing(
                     decode(ids),
-                    decode(_taught(teacher, ids)),
+                    decode(_taught(judge, ids)),
                     decode(earlier),
                     decode(_continued(trained.student.model, ids)),
                 )
@@ -183,6 +188,8 @@ def distill(job: DistillJob, progress: ExportProgress) -> Distilled:
             _seal(job, trained, made, writings, work)
     finally:
         cached.close()
+        if isinstance(teacher, EndpointTeacher):
+            teacher.close()
     (result,) = broadcast_object_list(found)
     assert isinstance(result, Distilled)
     return result
@@ -228,7 +235,8 @@ def _taught(teacher: Teacher, ids: list[int]) -> list[int]:
     """The teacher's continuation: it may run on any engine, so it is asked token by token."""
     whole = list(ids)
     for _ in range(_SHOWN_TOKENS):
-        whole.append(int(teacher.tokens(whole, 1).ids[-1, 0]))
+        # An endpoint tells nothing after the last token, so there is one more.
+        whole.append(int(teacher.tokens([*whole, whole[-1]], 1).ids[-2, 0]))
     return whole[len(ids) :]
 
 
@@ -239,7 +247,7 @@ def _work_folder(job: DistillJob, *, writes: bool) -> Path:
         return work
     inputs = {
         "checkpoint": str(job.checkpoint.resolve()),
-        "teacher": None if job.teacher is None else str(job.teacher.resolve()),
+        "teacher": _teacher_name(job.teacher),
         "data": [hashlib.sha256(path.read_bytes()).hexdigest() for path in job.data],
         "recipe": job.recipe.model_dump(mode="json"),
     }
@@ -252,11 +260,20 @@ def _work_folder(job: DistillJob, *, writes: bool) -> Path:
     return work
 
 
+def _teacher_name(teacher: Path | Cloud | None) -> str | None:
+    if isinstance(teacher, Cloud):
+        return f"{teacher.base_url} {teacher.model}"
+    return None if teacher is None else str(teacher.resolve())
+
+
 def _teacher(job: DistillJob, student: TrainableModel) -> Teacher:
     if job.teacher is None:
         return ModelTeacher(
             copy.deepcopy(student.model), f"transformers {student.checkpoint.sha256()}"
         )
+    if isinstance(job.teacher, Cloud):
+        vocab_size = int(student.model.config.vocab_size)
+        return EndpointTeacher(job.teacher, student.text.tokenizer_json, vocab_size)
     source: Bundle | Path = open_bundle(job.teacher) if is_bundle(job.teacher) else job.teacher
     if isinstance(source, Bundle):
         require_same_vocabulary(
@@ -288,20 +305,15 @@ def _seal(
         save_blocks(folder, trained.blocks, job.recipe.quantize)
     if (work / ADAPTER_FOLDER).is_dir():
         (work / ADAPTER_FOLDER).rename(folder / ADAPTER_FOLDER)
-    report = result.to_json() | {"recipe": job.recipe.model_dump(mode="json")}
+    report = {
+        **result.to_json(),
+        "title": trained.student.checkpoint.name,
+        "recipe": job.recipe.model_dump(mode="json"),
+        "writings": [dataclasses.asdict(one) for one in writings],
+    }
     # The folder may be moved.
     del report["path"]
-    (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
-    page = report_html(
-        trained.student.checkpoint.name,
-        layers=result.layers,
-        before=result.before,
-        after=result.after,
-        losses=result.losses,
-        writings=writings,
-        recipe=json.dumps(report["recipe"], indent=2),
-    )
-    (folder / PAGE_FILE).write_text(page, encoding="utf-8")
+    write_report(folder, report)
     if job.destination.exists():
         shutil.rmtree(job.destination)
     folder.rename(job.destination)

@@ -49,9 +49,13 @@ class CachedTeacher:
     def vocab_size(self) -> int:
         return self._teacher.vocab_size
 
+    @property
+    def most_tokens(self) -> int:
+        return self._teacher.most_tokens
+
     def tokens(self, ids: Sequence[int], k: int) -> TeacherTokens:
         """See `Teacher.tokens`; the teacher is asked only for what it has not read before."""
-        k = min(k, self.vocab_size)
+        k = min(k, self.most_tokens)
         key = self._key(ids, k)
         found = self._read(key, len(ids))
         if found is None:

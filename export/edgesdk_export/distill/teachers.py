@@ -1,7 +1,8 @@
 """Ask teachers for their next-token distributions.
 
 A teacher is a transformers model, or whatever the runtime runs: a bundle or a GGUF, so that a
-quantized model of 7 billion parameters can teach on a laptop.
+quantized model of 7 billion parameters can teach on a laptop. `endpoint_teacher` has those that run
+elsewhere.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ class Teacher(Protocol):
     def vocab_size(self) -> int:
         """How many tokens its logits have."""
 
+    @property
+    def most_tokens(self) -> int:
+        """How many of its likeliest tokens it gives at most; `vocab_size` where it gives all."""
+
     def tokens(self, ids: Sequence[int], k: int) -> TeacherTokens:
-        """Its `k` likeliest tokens after each token of `ids`; all tokens where it knows fewer."""
+        """Its `k` likeliest tokens after each token of `ids`; `most_tokens` where that is fewer."""
 
 
 class ModelTeacher:
@@ -50,6 +55,10 @@ class ModelTeacher:
     @property
     def vocab_size(self) -> int:
         return int(self.model.config.vocab_size)
+
+    @property
+    def most_tokens(self) -> int:
+        return self.vocab_size
 
     def tokens(self, ids: Sequence[int], k: int) -> TeacherTokens:
         """See `Teacher.tokens`."""
@@ -74,6 +83,10 @@ class EngineTeacher:
     @property
     def vocab_size(self) -> int:
         return self._engine.info.vocab_size
+
+    @property
+    def most_tokens(self) -> int:
+        return self.vocab_size
 
     def tokens(self, ids: Sequence[int], k: int) -> TeacherTokens:
         """See `Teacher.tokens`."""

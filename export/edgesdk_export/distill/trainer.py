@@ -62,7 +62,7 @@ class TeacherCollator:
         self._teacher = teacher
         # Cross-entropy alone needs no teacher.
         alone = objective.cross_entropy == 1 and objective.cross_entropy_end in (None, 1)
-        self._k = 0 if alone else min(objective.teacher_tokens, teacher.vocab_size)
+        self._k = 0 if alone else min(objective.teacher_tokens, teacher.most_tokens)
         self._pad = pad
 
     def __call__(self, items: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:

@@ -169,6 +169,10 @@ class TrimmedTeacher:
     def vocab_size(self) -> int:
         return len(self._old)
 
+    @property
+    def most_tokens(self) -> int:
+        return self.vocab_size
+
     def tokens(self, ids: Sequence[int], k: int) -> TeacherTokens:
         """See `Teacher.tokens`.
 

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from edgesdk.errors import RequestError
 from edgesdk.system.atomic_files import write_atomically
@@ -22,6 +26,7 @@ from edgesdk.system.atomic_files import write_atomically
 # Of a turn: what was learned, and the confidence of the model that came of it.
 LEARNED, PROFILE = "learned", "profile"
 _CURRENT, _HISTORY, _JOB = "current.json", "history.jsonl", "job.json"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class PromotedModel:
 
 
 class FlywheelFolder:
-    """Reads and writes the folder of a flywheel. One process at a time may turn it.
+    """Reads and writes the folder of a flywheel. One process at a time turns it: see `locked`.
 
     Raises:
         RequestError: `current.json` is damaged.
@@ -83,6 +88,27 @@ class FlywheelFolder:
                 f"{self.path} is no flywheel's folder.", hint="Begin with: edgesdk flywheel turn"
             )
         return promoted[-1]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep others from turning it or rolling it back; a process that ends gives it free.
+
+        Raises:
+            RequestError: another one is at it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / _LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RequestError(
+                f"The flywheel in {self.path} is being turned already.",
+                hint="Wait until that turn has ended, or stop it: it goes on where it was.",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def begin(self, model: PromotedModel) -> None:
         """Make the folder, with the model that the flywheel begins with."""

@@ -104,13 +104,21 @@ def turn(job: FlywheelJob, progress: ExportProgress) -> TurnResult:
     """Turn the flywheel once; the same job after a stop or a kill goes on where that was.
 
     Raises:
-        RequestError: there is no model to begin with, or a journal cannot be read.
+        RequestError: there is no model to begin with, a journal cannot be read, or another process
+            turns this flywheel.
         TooLittleData: the journals have too few escalated prompts with text.
         TrainingError: the loss is no number.
     """
     folder = FlywheelFolder(job.folder)
-    if not folder.promoted():
-        folder.begin(_first_model(job))
+    # Before the folder is made: a flywheel without a model is none.
+    first = None if folder.promoted() else _first_model(job)
+    with folder.locked():
+        if first is not None and not folder.promoted():
+            folder.begin(first)
+        return _turned(job, folder, progress)
+
+
+def _turned(job: FlywheelJob, folder: FlywheelFolder, progress: ExportProgress) -> TurnResult:
     current = folder.current
     state = folder.open_turn(_inputs(job, current))
     examples = _collect(job, state, progress)
