@@ -137,7 +137,7 @@ def test_what_claude_code_sends(client: anthropic.Anthropic, script: ScriptEngin
     tools = [WEATHER, *({**WEATHER, "name": f"Tool{i}"} for i in range(12))]
     messages: list[Any] = [
         {"role": "user", "content": [{"type": "text", "text": "<system-reminder>"}]},
-        {"role": "user", "content": [{"type": "text", "text": "The weather in Lima?", **mark}]},
+        {"role": "user", "content": [{"type": "text", "text": "How warm is it?", **mark}]},
     ]
 
     def turn(nonce: str) -> Any:
