@@ -283,13 +283,22 @@ def keep_alive_seconds(request: BaseRequest) -> float | None:
     """How long the model is to stay loaded; below 0 is for ever. None where nothing is said.
 
     Raises:
-        ApiError: 400; it is no duration, as "10m" or 600.
+        ApiError: 400; it is no duration.
     """
     given = request.ttl if request.keep_alive is None else request.keep_alive
-    if not isinstance(given, str):
-        return given
-    parts = list(_DURATION.finditer(given))
-    if not parts or "".join(part[0] for part in parts) != given:
+    return None if given is None else seconds_of(given)
+
+
+def seconds_of(keep_alive: str | float) -> float:
+    """The seconds of a duration, as "10m" or 600.
+
+    Raises:
+        ApiError: 400; it is none.
+    """
+    if not isinstance(keep_alive, str):
+        return keep_alive
+    parts = list(_DURATION.finditer(keep_alive))
+    if not parts or "".join(part[0] for part in parts) != keep_alive:
         raise ApiError(
             400,
             'keep_alive is a duration, as "10m" or 600.',

@@ -81,19 +81,32 @@ class Service:
             self.queue.check_open()
             return self._run(RunningAnswer(loaded, source), held)
 
-    async def use(self, model: str, work: Callable[[LoadedModel], _Result]) -> _Result:
+    async def use(
+        self,
+        model: str,
+        work: Callable[[LoadedModel], _Result],
+        *,
+        keep_alive: float | None = None,
+    ) -> _Result:
         """Run something short with a model, loaded or not, in a worker thread; it needs no turn.
+
+        Args:
+            keep_alive: see `ModelPool.enter`.
 
         Raises:
             ApiError: the server is shutting down, or the model is unknown or cannot be loaded.
         """
         self.queue.check_open()
-        entry = await self._pool.enter(model)
+        entry = await self._pool.enter(model, keep_alive)
         try:
             loaded = await asyncio.shield(entry.loading)
             return await self.in_thread(lambda: work(loaded))
         finally:
             self._pool.leave(entry)
+
+    def loaded_models(self) -> list[LoadedModel]:
+        """The models that are in memory."""
+        return self._pool.loaded_models()
 
     def is_loaded(self, model: str) -> bool:
         """Whether a model is in memory."""

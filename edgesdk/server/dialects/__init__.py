@@ -12,5 +12,8 @@ and builds the response in its own API's form.
     responses_requests   `/v1/responses`
     responses_answers    its responses
     responses_routes     its paths
+    ollama_requests      `/api/chat` and `/api/generate`
+    ollama_answers       their responses
+    ollama_routes        their paths, and what Ollama tells of models
     response_store       what `previous_response_id` goes on with
 """

@@ -14,7 +14,7 @@ from edgesdk.server.dialects.conversation import Json
 from edgesdk.server.dialects.response_store import ResponseStore
 from edgesdk.server.dialects.responses_answers import ResponsesAnswer
 from edgesdk.server.dialects.responses_requests import ResponsesInput, ResponsesRequest
-from edgesdk.server.dialects.translation import Translated, answering, counting
+from edgesdk.server.dialects.translation import Translated, answer_endpoint, counting_endpoint
 from edgesdk.server.hybrid_routing import HybridClients
 from edgesdk.server.service import Service
 
@@ -62,12 +62,12 @@ def responses_routes(service: Service, hybrid: HybridClients | None) -> list[Rou
     def counted(tokens: int) -> Json:
         return {"object": "response.input_tokens", "input_tokens": tokens}
 
+    answer = answer_endpoint(translate, service, hybrid)
+    count = counting_endpoint(lambda body: read(body).chat_body(), counted, service)
     one = "/v1/responses/{key}"
     return [
-        answering("/v1/responses", translate, service, hybrid),
-        counting(
-            "/v1/responses/input_tokens", lambda body: read(body).chat_body(), counted, service
-        ),
+        Route("/v1/responses", answer, methods=["POST"]),
+        Route("/v1/responses/input_tokens", count, methods=["POST"]),
         Route(one, get, methods=["GET"]),
         Route(one, delete, methods=["DELETE"]),
         Route(f"{one}/input_items", items, methods=["GET"]),

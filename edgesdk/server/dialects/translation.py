@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 from pydantic_core import to_json
 from starlette.datastructures import Headers
-from starlette.routing import Route
 
 from edgesdk.server.answer_endpoint import AnswerEndpoint
 from edgesdk.server.api_requests import ChatRequest, parse
@@ -18,7 +17,7 @@ from edgesdk.server.dialects.conversation import Json
 from edgesdk.server.hybrid_routing import HybridClients
 from edgesdk.server.model_pool import LoadedModel
 from edgesdk.server.request_body import JsonEndpoint
-from edgesdk.server.request_parsing import ParsedRequest, parse_chat
+from edgesdk.server.request_parsing import ParsedRequest, parse_chat, parse_completion
 from edgesdk.server.responses import ResponseBuilder, ResponseMetadata
 from edgesdk.server.service import Service
 
@@ -26,13 +25,13 @@ from edgesdk.server.service import Service
 Translated: TypeAlias = tuple[Json, Callable[[ResponseMetadata], ResponseBuilder]]
 
 
-def answering(
-    path: str,
+def answer_endpoint(
     translate: Callable[[bytes], Translated],
     service: Service,
     hybrid: HybridClients | None,
-) -> Route:
-    """A path whose requests take the way of chat completions.
+) -> AnswerEndpoint:
+    """An endpoint whose requests take the way of chat completions; of completions, where what is
+    translated has a prompt.
 
     Args:
         translate: reads a body; raises `ApiError` where it is wrong.
@@ -40,28 +39,28 @@ def answering(
 
     def parsed(body: bytes, headers: Headers, started: float) -> ParsedRequest:
         chat, builder = translate(body)
+        parse_body = parse_completion if "prompt" in chat else parse_chat
         settings = service.settings
-        request = parse_chat(to_json(chat), headers, started, settings=settings, hybrid=hybrid)
+        request = parse_body(to_json(chat), headers, started, settings=settings, hybrid=hybrid)
         # No other API has a way to withdraw what was shown.
         hold = "decision" if request.hold == "nothing" else request.hold
         return replace(request, builder=builder, hold=hold)
 
-    return Route(path, AnswerEndpoint(service, parsed), methods=["POST"])
+    return AnswerEndpoint(service, parsed)
 
 
-def counting(
-    path: str,
+def counting_endpoint(
     chat_body: Callable[[bytes], Json],
     written: Callable[[int], Json],
     service: Service,
-) -> Route:
-    """A path that says how many tokens the prompt of a request has."""
+) -> JsonEndpoint:
+    """An endpoint that says how many tokens the prompt of a request has."""
 
     async def count(body: bytes) -> Json:
         chat = await service.in_thread(partial(chat_body, body))
         return written(len(await prompt_of(service, chat)))
 
-    return Route(path, JsonEndpoint(count, service.settings.body_limit), methods=["POST"])
+    return JsonEndpoint(count, service.settings.body_limit)
 
 
 async def prompt_of(service: Service, chat: Json) -> list[int]:
