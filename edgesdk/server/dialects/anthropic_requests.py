@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from edgesdk.server.api_errors import ApiError
+from edgesdk.server.chat_messages import MessageModel, StrictModel
 from edgesdk.server.dialects.conversation import ConversationWriter, Json
 
 # Claude Code's first block of the system prompt says who pays, and is another one in each request:
@@ -20,20 +21,14 @@ from edgesdk.server.dialects.conversation import ConversationWriter, Json
 _BILLING = "x-anthropic-billing-header:"
 
 
-class _Fields(BaseModel):
-    """A part of a request. Fields that are not here say nothing to a model on this machine."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-class AnthropicText(_Fields):
+class AnthropicText(MessageModel):
     """Text."""
 
     type: Literal["text"]
     text: str
 
 
-class AnthropicSource(_Fields):
+class AnthropicSource(MessageModel):
     """Where a picture or a document is."""
 
     type: Literal["base64", "url", "text", "content", "file"]
@@ -43,14 +38,14 @@ class AnthropicSource(_Fields):
     file_id: str = ""
 
 
-class AnthropicImage(_Fields):
+class AnthropicImage(MessageModel):
     """A picture."""
 
     type: Literal["image"]
     source: AnthropicSource
 
 
-class AnthropicDocument(_Fields):
+class AnthropicDocument(MessageModel):
     """A document."""
 
     type: Literal["document"]
@@ -58,20 +53,20 @@ class AnthropicDocument(_Fields):
     title: str | None = None
 
 
-class AnthropicThinking(_Fields):
+class AnthropicThinking(MessageModel):
     """What the assistant thought; `signature` is Anthropic's own seal."""
 
     type: Literal["thinking"]
     thinking: str
 
 
-class AnthropicRedactedThinking(_Fields):
+class AnthropicRedactedThinking(MessageModel):
     """What the assistant thought, and nobody but Anthropic can read."""
 
     type: Literal["redacted_thinking"]
 
 
-class AnthropicToolUse(_Fields):
+class AnthropicToolUse(MessageModel):
     """A call of a tool."""
 
     type: Literal["tool_use"]
@@ -80,7 +75,7 @@ class AnthropicToolUse(_Fields):
     input: dict[str, Any]
 
 
-class AnthropicToolResult(_Fields):
+class AnthropicToolResult(MessageModel):
     """The result of a call."""
 
     type: Literal["tool_result"]
@@ -109,14 +104,14 @@ AnthropicBlock = Annotated[
 ]
 
 
-class AnthropicMessage(_Fields):
+class AnthropicMessage(MessageModel):
     """A message of a conversation."""
 
     role: Literal["user", "assistant", "system"]
     content: str | list[AnthropicBlock]
 
 
-class AnthropicTool(_Fields):
+class AnthropicTool(MessageModel):
     """A tool. Those of a type other than "custom" are Anthropic's own."""
 
     name: str = ""
@@ -126,7 +121,7 @@ class AnthropicTool(_Fields):
     strict: bool | None = None
 
 
-class AnthropicToolChoice(_Fields):
+class AnthropicToolChoice(MessageModel):
     """Whether the answer must call a tool."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -134,7 +129,7 @@ class AnthropicToolChoice(_Fields):
     disable_parallel_tool_use: bool | None = None
 
 
-class AnthropicOutputFormat(_Fields):
+class AnthropicOutputFormat(MessageModel):
     """The JSON Schema of an answer."""
 
     type: Literal["json_schema"]
@@ -142,24 +137,22 @@ class AnthropicOutputFormat(_Fields):
     definition: Annotated[dict[str, Any], Field(alias="schema")]
 
 
-class AnthropicOutput(_Fields):
+class AnthropicOutput(MessageModel):
     """How the answer is to be."""
 
     effort: str | None = None
     format: AnthropicOutputFormat | None = None
 
 
-class AnthropicThinkingChoice(_Fields):
+class AnthropicThinkingChoice(MessageModel):
     """Whether the model thinks before it answers."""
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: int | None = None
 
 
-class AnthropicRequest(BaseModel):
+class AnthropicRequest(StrictModel):
     """The body of `/v1/messages`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     model: str = ""
     messages: Annotated[list[AnthropicMessage], Field(min_length=1)]

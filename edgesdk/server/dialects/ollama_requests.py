@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from edgesdk.server.api_errors import ApiError
+from edgesdk.server.chat_messages import MessageModel, StrictModel
 from edgesdk.server.dialects.conversation import ConversationWriter, Json
 
 # Options that Ollama itself reads no more.
@@ -18,27 +19,21 @@ _DEAD_OPTIONS = frozenset({"penalize_newline", "logits_all", "embedding_only"})
 _NO_LIMIT = -1
 
 
-class _Fields(BaseModel):
-    """A part of a request. Fields that are not here say nothing to a model on this machine."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-class OllamaFunction(_Fields):
+class OllamaFunction(MessageModel):
     """The function that an assistant called."""
 
     name: str
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
-class OllamaCall(_Fields):
+class OllamaCall(MessageModel):
     """A call in an assistant's message."""
 
     id: str = ""
     function: OllamaFunction
 
 
-class OllamaMessage(_Fields):
+class OllamaMessage(MessageModel):
     """A message of a conversation; `images` are pictures in base64."""
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -50,10 +45,8 @@ class OllamaMessage(_Fields):
     tool_call_id: str | None = None
 
 
-class OllamaRequest(BaseModel):
+class OllamaRequest(StrictModel):
     """What the bodies of `/api/chat` and `/api/generate` share."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     model: str = ""
     stream: bool | None = None

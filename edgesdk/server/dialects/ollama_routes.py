@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from pydantic import BaseModel, ConfigDict
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -12,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgesdk.server.api_errors import api_error
 from edgesdk.server.api_requests import seconds_of, validated
+from edgesdk.server.chat_messages import MessageModel
 from edgesdk.server.dialects.conversation import Json
 from edgesdk.server.dialects.ollama_answers import OllamaAnswer, as_time, now
 from edgesdk.server.dialects.ollama_requests import OllamaChatRequest, OllamaGenerateRequest
@@ -28,10 +28,8 @@ _OLLAMA_VERSION = "0.13.0"
 _NOT_TOLD = frozenset({"chat"})
 
 
-class OllamaShowRequest(BaseModel):
+class OllamaShowRequest(MessageModel):
     """The body of `/api/show`; `name` is an older name of `model`."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
     model: str = ""
     name: str = ""

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from edgesdk.server.api_errors import ApiError
+from edgesdk.server.chat_messages import StrictModel
 from edgesdk.server.dialects.conversation import ConversationWriter, Json
 
 # Codex and others offer these in every request, whoever they ask. They run at OpenAI, or in ways
@@ -29,10 +30,8 @@ _CUSTOM_INPUT = "input"
 _log = logging.getLogger("edgesdk.server")
 
 
-class ResponsesRequest(BaseModel):
+class ResponsesRequest(StrictModel):
     """The body of `/v1/responses`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     model: str = ""
     input: str | list[dict[str, Any]]
