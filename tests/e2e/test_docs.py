@@ -8,11 +8,14 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
+import click
 import pytest
 
 import edgesdk
+import edgesdk.hybrid
+from edgesdk.cli.command_group import group
 
 pytestmark = pytest.mark.e2e
 
@@ -28,7 +31,20 @@ def test_it_builds_without_warnings(tmp_path: Path) -> None:
     page = (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
     assert 'id="edgesdk.loading.load"' in page
     commands = (tmp_path / "reference" / "command-line.html").read_text(encoding="utf-8")
-    assert "edgesdk export" in commands
+    assert [
+        name
+        for name in group.list_commands(click.Context(group))
+        if f"edgesdk {name}" not in commands
+    ] == []
+
+
+@pytest.mark.parametrize("package", [edgesdk, edgesdk.hybrid])
+def test_each_public_name_is_in_the_reference(package: ModuleType) -> None:
+    """The text comes from the docstrings and from `--help` when the pages are built."""
+    pages = [page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md")]
+    written = {name for page in pages for name in re.findall(r"^::: [\w.]+\.(\w+)$", page, re.M)}
+    written |= set(vars(edgesdk.errors)) | {"hybrid", "__version__"}
+    assert set(package.__all__) - written == set()
 
 
 def test_the_drawing_shows_the_imports_that_there_are() -> None:
