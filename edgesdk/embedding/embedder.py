@@ -76,15 +76,17 @@ class Embedder(Closeable):
             InvalidText: a text has a lone surrogate.
             EngineError: the engine failed, or is closed.
         """
-        given = [texts] if isinstance(texts, str) else list(texts)
+        rows = self.tokenize(texts, prompt=prompt, truncate=truncate)
+        return self.embed_tokens(rows, dimensions=dimensions)
+
+    def tokenize(
+        self, texts: str | Sequence[str], *, prompt: str | None = None, truncate: bool = False
+    ) -> list[tuple[int, ...]]:
+        """The token ids of texts, as `embed_tokens` takes them; see `embed`."""
         before = self._prompt(prompt)
-        rows = rows_of(
-            self._tokenizer,
-            [before + text for text in given],
-            limit=self.max_tokens,
-            truncate=truncate,
-        )
-        return self.embed_tokens([row.ids for row in rows], dimensions=dimensions)
+        given = [before + text for text in ([texts] if isinstance(texts, str) else texts)]
+        rows = rows_of(self._tokenizer, given, limit=self.max_tokens, truncate=truncate)
+        return [row.ids for row in rows]
 
     def embed_tokens(
         self, rows: Sequence[Sequence[int]], *, dimensions: int | None = None

@@ -13,7 +13,7 @@ from edgesdk.errors import AdapterMismatch, EngineError, InvalidOption
 from edgesdk.loading import find
 from edgesdk.model import Model
 from edgesdk.server.model_pool import StoreModels
-from edgesdk.server.model_source import ModelInfo
+from edgesdk.server.model_source import AnyModel, ModelInfo
 
 
 class AdaptedModels:
@@ -68,11 +68,14 @@ class AdaptedModels:
         base, adapter, _ = self._adapted[name]
         return self._models.memory(base) + adapter.size
 
-    def load(self, name: str) -> Model:
+    def load(self, name: str) -> AnyModel:
         base, adapter, _ = self._adapted.get(name, (name, None, None))
         model = None if adapter is None else self._joined(base, adapter)
         if model is None:
-            model = self._models.load(base, None if adapter is None else adapter.path)
+            found = self._models.load(base, None if adapter is None else adapter.path)
+            if not isinstance(found, Model):
+                return found
+            model = found
         self._loaded.setdefault(base, weakref.WeakSet()).add(model)
         return model
 

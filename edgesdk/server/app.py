@@ -36,6 +36,7 @@ from edgesdk.server.request_parsing import parse_chat, parse_completion
 from edgesdk.server.responses import REASON_HEADER, ROUTE_HEADER, model_entry
 from edgesdk.server.service import Service
 from edgesdk.server.settings import ANY_ORIGIN, ServerSettings
+from edgesdk.server.vector_endpoints import vector_routes
 from edgesdk.system.checks import is_loopback
 
 # A health check has no key, and it shows no more than that the server runs.
@@ -155,6 +156,7 @@ def create_app(service: Service, hybrid: HybridClients | None = None) -> ASGIApp
         Route("/v1/chat/completions", AnswerEndpoint(service, chat), methods=["POST"]),
         Route("/v1/completions", AnswerEndpoint(service, completion), methods=["POST"]),
         *dialect_routes(service, hybrid),
+        *vector_routes(service),
     ]
     known = {route.path for route in routes}
     middleware = [Middleware(_RequestCounter, metrics=service.metrics, known=known)]

@@ -14,12 +14,15 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from edgesdk.bundle.opening import Bundle
+from edgesdk.embedding.embedder import Embedder
+from edgesdk.embedding.loading import load_embedder, load_reranker
+from edgesdk.embedding.reranker import Reranker
 from edgesdk.engines.registry import footprint
 from edgesdk.errors import EdgeError, InvalidOption
 from edgesdk.loading import find, load
 from edgesdk.model import Model
 from edgesdk.server.api_errors import ApiError, model_not_loaded
-from edgesdk.server.model_source import ModelInfo, ModelSource, find_model
+from edgesdk.server.model_source import AnyModel, ModelInfo, ModelSource, find_model
 from edgesdk.server.settings import ServerSettings
 from edgesdk.server.state_pool import StatePool
 from edgesdk.store import Store, StoreEntry
@@ -57,6 +60,7 @@ class StoreModels:
         self._store = store or Store()
         self._device = device
         self._context = context
+        self._threads = threads
         self._warm_start = warm_start
         self._load = partial(
             load,
@@ -108,10 +112,16 @@ class StoreModels:
             total += need.total - need.process
         return total
 
-    def load(self, name: str, adapter: Path | None = None) -> Model:
+    def load(self, name: str, adapter: Path | None = None) -> AnyModel:
         """Load a model, with an adapter or without; adapters are not warm-started."""
         if adapter is None:
-            return self._load(self.place(name))
+            place = self.place(name)
+            source = find(place)
+            if isinstance(source, Bundle) and source.manifest.embedding is not None:
+                return load_embedder(place, device=self._device, threads=self._threads)
+            if isinstance(source, Bundle) and source.manifest.reranking is not None:
+                return load_reranker(place, device=self._device, threads=self._threads)
+            return self._load(place)
         return self._load(self.place(name), adapter=adapter, warm_start=False)
 
     def place(self, name: str) -> str | Path:
@@ -139,6 +149,10 @@ class StoreModels:
         abilities = ["completion"]
         abilities += [] if template is None else ["chat"]
         abilities += ["tools"] if template is not None and "tools" in template else []
+        if isinstance(source, Bundle) and source.manifest.embedding is not None:
+            length, abilities = source.manifest.embedding.max_tokens, ["embedding"]
+        if isinstance(source, Bundle) and source.manifest.reranking is not None:
+            length, abilities = source.manifest.reranking.max_tokens, ["rerank"]
         return {
             "context_length": min(self._context or length, length),
             "capabilities": tuple(abilities),
@@ -162,6 +176,7 @@ def _source_info(source: Bundle | Path) -> ModelInfo:
 
 
 _Result = TypeVar("_Result")
+_Kind = TypeVar("_Kind", Model, Embedder, Reranker)
 _log = logging.getLogger("edgesdk.server")
 
 
@@ -171,20 +186,46 @@ class LoadedModel:
 
     Attributes:
         memory: the bytes that it is reckoned to take.
+        content: the model itself, which answers prompts, makes vectors or scores.
         states: its idle decode states.
         answer_slots: lets so many answers run at once, first come first served.
     """
 
     model_info: ModelInfo
     memory: int
-    model: Model
+    content: AnyModel
     states: StatePool
     answer_slots: asyncio.Semaphore
+
+    @property
+    def model(self) -> Model:
+        """The model that answers prompts; raises ApiError where it is none."""
+        return self._require(Model, "answers no prompts")
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model that makes vectors; raises ApiError where it is none."""
+        return self._require(Embedder, "makes no vectors of texts")
+
+    @property
+    def reranker(self) -> Reranker:
+        """The model that scores documents; raises ApiError where it is none."""
+        return self._require(Reranker, "scores no documents")
 
     def close(self) -> None:
         """Free it."""
         self.states.close()
-        self.model.close()
+        self.content.close()
+
+    def _require(self, kind: type[_Kind], lacks: str) -> _Kind:
+        if isinstance(self.content, kind):
+            return self.content
+        raise ApiError(
+            400,
+            f"The model {self.model_info.name!r} {lacks}; /v1/models lists what each can do.",
+            code="model_not_supported",
+            param="model",
+        )
 
 
 @dataclass(eq=False)

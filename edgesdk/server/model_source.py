@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from edgesdk.embedding.embedder import Embedder
+from edgesdk.embedding.reranker import Reranker
 from edgesdk.model import Model
 from edgesdk.server.api_errors import ApiError, unknown_model
 
 _LATEST = ":latest"
+AnyModel: TypeAlias = Model | Embedder | Reranker
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class ModelSource(Protocol):
             EdgeError: the model cannot be opened.
         """
 
-    def load(self, name: str) -> Model:
+    def load(self, name: str) -> AnyModel:
         """Load a model; raises as `edgesdk.load` does."""
 
 

@@ -108,6 +108,26 @@ class Service:
         """The models that are in memory."""
         return self._pool.loaded_models()
 
+    async def compute(self, model: str, work: Callable[[LoadedModel], _Result]) -> _Result:
+        """Run something with a model in a worker thread when its turn has come.
+
+        Raises:
+            ApiError: as `start`.
+            EdgeError: `work` raised it.
+        """
+        self._refuse_forks()
+        with ExitStack() as held:
+            waiting = held.enter_context(ExitStack())
+            waiting.enter_context(self.queue.wait())
+            entry = await self._pool.enter(model)
+            held.callback(self._pool.leave, entry)
+            loaded = await asyncio.shield(entry.loading)
+            await loaded.answer_slots.acquire()
+            held.callback(loaded.answer_slots.release)
+            waiting.close()
+            held.enter_context(self.queue.run())
+            return await self.in_thread(lambda: work(loaded))
+
     def is_loaded(self, model: str) -> bool:
         """Whether a model is in memory."""
         return self._pool.is_loaded(model)

@@ -114,7 +114,7 @@ def ollama_routes(service: Service, hybrid: HybridClients | None) -> list[Route]
     async def running(request: Request) -> Response:
         models = [
             {**_listed(each.model_info), "size": each.memory, "size_vram": 0}
-            | {"context_length": each.model.info.context_length}
+            | {"context_length": each.content.info.context_length}
             for each in service.loaded_models()
         ]
         return JSONResponse({"models": models})
