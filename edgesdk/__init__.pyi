@@ -21,6 +21,7 @@ from .model import Model as Model
 from .options import Options as Options
 from .receipt import Receipt as Receipt
 from .reply import AsyncReplyStream as AsyncReplyStream
+from .reply import ReasoningDelta as ReasoningDelta
 from .reply import Reply as Reply
 from .reply import ReplyStream as ReplyStream
 from .store import Store as Store

@@ -40,7 +40,8 @@ class Chat(Session[Turn, ReplyStream, Reply]):
     the receipt's `cached_tokens` says how much it held.
 
     A turn joins the history when its answer ends by itself, at `max_tokens`, or at its deadline.
-    One that was cancelled, left before its end or failed leaves the history as it was.
+    One that was cancelled, left before its end or failed, or that ended in its reasoning, leaves
+    the history as it was.
 
     One turn at a time: asking while an answer is under way raises `RequestError`.
 
@@ -270,9 +271,9 @@ class Chat(Session[Turn, ReplyStream, Reply]):
             self._runtime = latest
 
     def _ends_turn(self, reply: Reply) -> bool:
-        return reply.finish_reason != "cancelled" and (
-            bool(reply.tokens) or reply.finish_reason == "stop"
-        )
+        if reply.finish_reason == "cancelled" or reply.receipt.ended_in_reasoning:
+            return False
+        return bool(reply.tokens) or reply.finish_reason == "stop"
 
     def _held_state(self) -> DecodeState:
         if self._state is None:

@@ -15,6 +15,7 @@ from edgesdk.errors import InvalidOption
 from edgesdk.system.checks import checked_choice
 
 Speculation = Literal["auto", "lookup", "off"]
+Reasoning = Literal["auto", "off", "low", "medium", "high"]
 
 
 class OptionsKwargs(TypedDict, total=False):
@@ -44,6 +45,8 @@ class OptionsKwargs(TypedDict, total=False):
     min_tokens: int
     ignore_eos: bool
     stop_token_ids: Sequence[int]
+    reasoning: Reasoning
+    max_reasoning_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Options:
 
     Attributes:
         max_tokens: most tokens of the answer; None for as many as the context holds.
-        stop: the answer ends before the first of these texts.
+        stop: the answer ends before the first of these texts. In its reasoning they do not count.
         temperature: divides the logits; 0 is greedy, and the four sampling fields after it are
             then without effect.
         top_k: sample among the k likeliest tokens; 0 for all.
@@ -93,6 +96,13 @@ class Options:
             has an output format, which ends where its format does.
         ignore_eos: no token ends the answer at all, for measurements; as for `min_tokens`.
         stop_token_ids: tokens that end the answer, besides the model's own.
+        reasoning: whether the model reasons before it answers: "auto" is what its chat template
+            does by itself, "off" and the efforts are what the template has a switch for. A model
+            that only knows on and off takes an effort for on. A model that cannot do without
+            reasoning, or cannot reason, refuses with InvalidOption. See
+            docs/explanation/reasoning.md.
+        max_reasoning_tokens: the reasoning is closed after so many tokens, and the answer begins;
+            None for any number. `max_tokens` counts both.
 
     Raises:
         InvalidOption: a value is of a wrong type or out of its range.
@@ -122,6 +132,8 @@ class Options:
     min_tokens: int = 0
     ignore_eos: bool = False
     stop_token_ids: Sequence[int] = ()
+    reasoning: Reasoning = "auto"
+    max_reasoning_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1, optional=True)
@@ -144,6 +156,8 @@ class Options:
         _number("priority", self.priority, -10, 10)
         if self.speculate is not None:
             checked_choice("speculate", self.speculate, get_args(Speculation))
+        checked_choice("reasoning", self.reasoning, get_args(Reasoning))
+        _whole("max_reasoning_tokens", self.max_reasoning_tokens, 1, optional=True)
         for name in ("stop_on_repetition", "ignore_eos"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidOption(f"{name} must be True or False, not {getattr(self, name)!r}.")

@@ -110,6 +110,8 @@ class Receipt(Finish):
                 "drafted_tokens",
                 "accepted_tokens",
                 "generic_tools",
+                "reasoning_tokens",
+                "reasoning_seconds",
             )
         } | {
             "placement": self.placement.figures(),
@@ -124,6 +126,9 @@ class Receipt(Finish):
         if self.drafted_tokens:
             guessed = f" · {self.accepted_tokens:,} of {self.drafted_tokens:,} guesses right"
         cached = f" ({self.cached_tokens:,} cached)" if self.cached_tokens else ""
+        thought = ""
+        if self.reasoning_tokens:
+            thought = f" ({self.reasoning_tokens:,} of reasoning)"
         first, speed, memory = "not measured", "not measured", "not measured"
         if self.time_to_first_token is not None and not self.placement.in_software:
             first = f"{self.time_to_first_token:.2f} s"
@@ -136,7 +141,7 @@ class Receipt(Finish):
         generic = " · generic tools" if self.generic_tools else ""
         shortened = "" if self.overflow is None else f" · {self.overflow.phrase()}"
         return (
-            f"{self.prompt_tokens:,} tokens in{cached}, {self.output_tokens:,} out"
+            f"{self.prompt_tokens:,} tokens in{cached}, {self.output_tokens:,} out{thought}"
             f"{waited} · first token {first} · speed {speed}{guessed}{paused}"
             f" · peak memory {memory} · {self._where()} · {self.engine}{adapted}{generic}"
             f"{shortened}{ended}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
@@ -22,7 +23,8 @@ class Reply:
     """An answer.
 
     Attributes:
-        text: all of it; where it calls tools, the calls as the model wrote them.
+        text: all of it; where it calls tools, the calls as the model wrote them. Empty where the
+            answer ended in the reasoning before it (see the receipt's `ended_in_reasoning`).
         finish_reason: why it ended; also on the receipt. "tool_calls" where it ended by itself
             and waits for the results of `tool_calls`.
         tokens: its ids, the end token left out.
@@ -30,6 +32,8 @@ class Reply:
             type, a JSON value, or the text. None without a format, and of a cancelled answer.
         tool_calls: the calls of tools that were offered. Arguments fit the tool, unless `problem`
             says otherwise.
+        reasoning: what the model thought before it answered; "" where it did not. It is no part of
+            `text`.
     """
 
     text: str
@@ -38,13 +42,31 @@ class Reply:
     tokens: tuple[int, ...]
     parsed: Any = None
     tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
 
     @property
     def message(self) -> dict[str, Any]:
-        """The answer as a message of the conversation, in the form of OpenAI's API."""
+        """The answer as a message of the conversation, in the form of OpenAI's API.
+
+        It has the reasoning too, as `reasoning_content`; a chat template leaves out what it does
+        not want.
+        """
         calls = self.tool_calls
         words = calls.words if isinstance(calls, ToolCalls) and calls else self.text
-        return call_message(words, self.tool_calls)
+        return call_message(words, self.tool_calls, self.reasoning)
+
+
+@dataclass(frozen=True)
+class ReasoningDelta:
+    """The model's reasoning goes on with `text`; `route` says whose. It is no part of the reply's
+    text."""
+
+    text: str
+    route: Literal["local", "cloud"] = "cloud"
+
+
+# What an answer is made of while it comes: its text, and the reasoning before it.
+ReplyPart: TypeAlias = str | ReasoningDelta
 
 
 class StepSource(Protocol):
@@ -63,7 +85,7 @@ class StepSource(Protocol):
 
 
 class ReplyStream(Closeable, Iterator[str]):
-    """Pieces of an answer's text, none of them empty.
+    """Pieces of an answer's text, none of them empty. `parts` has its reasoning too.
 
     Iterate it in one thread; `cancel` may be called from any. Leaving it before its end (its
     `with` block, or the last reference to it) cancels the answer.
@@ -91,18 +113,38 @@ class ReplyStream(Closeable, Iterator[str]):
         self._receipt = receipt
         self._on_end = on_end
         self._parse = parse
-        self._pieces: list[str] = []
+        self._parts: list[ReplyPart] = []
+        # Made, and not given out yet.
+        self._waiting: deque[ReplyPart] = deque()
         self._reply: Reply | None = None
         self._ended = False
 
+    def parts(self) -> PartStream:
+        """The same stream with the reasoning, in place of iterating this one."""
+        return PartStream(self)
+
     def __next__(self) -> str:
+        while True:
+            part = self.next_part()
+            if isinstance(part, str):
+                return part
+
+    def next_part(self) -> ReplyPart:
+        """The next piece of the text or of the reasoning; raises StopIteration at the end."""
         if self._ended:
             raise StopIteration
         try:
-            for step in self._generation:
+            while not self._waiting:
+                step = next(self._generation, None)
+                if step is None:
+                    break
+                if step.reasoning:
+                    self._waiting.append(ReasoningDelta(step.reasoning, "local"))
                 if step.text:
-                    self._pieces.append(step.text)
-                    return step.text
+                    self._waiting.append(step.text)
+            if self._waiting:
+                self._parts.append(self._waiting.popleft())
+                return self._parts[-1]
             parsed = self._parsed()
         except BaseException:
             self._ended = True
@@ -145,21 +187,27 @@ class ReplyStream(Closeable, Iterator[str]):
         assert finish is not None, "a generation that ended has a finish"
         if self._parse is None or (finish.reason == "deadline" and not finish.tokens):
             return None
-        return self._parse("".join(self._pieces), finish.reason)
+        return self._parse(self._text, finish.reason)
+
+    @property
+    def _text(self) -> str:
+        return "".join(part for part in self._parts if isinstance(part, str))
 
     def _end(self, parsed: Any = None) -> Reply:
         self._ended = True
+        self._parts += self._waiting
         finish = self._generation.finish
         assert finish is not None, "a generation that ended has a finish"
         receipt = self._receipt(finish)
         calls = parsed if isinstance(parsed, ToolCalls) else ()
         self._reply = Reply(
-            "".join(self._pieces),
+            self._text,
             "tool_calls" if calls and finish.reason == "stop" else finish.reason,
             receipt,
             finish.tokens,
             None if isinstance(parsed, ToolCalls) else parsed,
             calls,
+            "".join(part.text for part in self._parts if isinstance(part, ReasoningDelta)),
         )
         self._on_end(self._reply)
         return self._reply
@@ -168,4 +216,36 @@ class ReplyStream(Closeable, Iterator[str]):
         self.close()
 
 
-AsyncReplyStream: TypeAlias = AsyncStream[str, Reply]
+class PartStream(Closeable, Iterator[ReplyPart]):
+    """The pieces of an answer with its reasoning: texts, and `ReasoningDelta`s before them."""
+
+    def __init__(self, stream: ReplyStream) -> None:
+        self._stream = stream
+
+    def __next__(self) -> ReplyPart:
+        return self._stream.next_part()
+
+    @property
+    def reply(self) -> Reply:
+        """See `ReplyStream.reply`."""
+        return self._stream.reply
+
+    def cancel(self) -> None:
+        """See `ReplyStream.cancel`."""
+        self._stream.cancel()
+
+    def close(self) -> None:
+        """See `ReplyStream.close`."""
+        self._stream.close()
+
+
+class AsyncReplyStream(AsyncStream[str, Reply]):
+    """`ReplyStream` for asyncio; see `edgesdk.generation.streaming.AsyncStream`."""
+
+    def __init__(self, stream: ReplyStream) -> None:
+        super().__init__(stream)
+        self._texts = stream
+
+    def parts(self) -> AsyncStream[ReplyPart, Reply]:
+        """The same stream with the reasoning, in place of iterating this one."""
+        return AsyncStream(self._texts.parts())

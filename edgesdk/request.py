@@ -9,6 +9,8 @@ from time import perf_counter
 from typing import Any, TypeAlias
 
 from edgesdk.errors import InvalidOption
+from edgesdk.generation.constraint import Constraint
+from edgesdk.generation.repetition import RepetitionFinder
 from edgesdk.options import Options, options_from
 from edgesdk.structured.output_format import OUTPUT_FORMATS, OutputFormat, format_from_kwargs
 from edgesdk.system.cancellation import CancellationToken
@@ -96,6 +98,19 @@ class Request:
         if self.tools is None:
             return tokenizer
         return ShownTokens(tokenizer, partial(is_call_mark, syntax=self.tools.syntax))
+
+    def repetition_finder(
+        self, tokenizer: Tokenizer, constraint: Constraint | None
+    ) -> RepetitionFinder | None:
+        """What ends an answer that goes in a cycle; an answer with a format may repeat itself."""
+        if not self.options.stop_on_repetition or constraint is not None:
+            return None
+        token_bytes = self.shown(tokenizer).token_bytes
+        question = self.question
+        if not self.messages:
+            # A text is continued; what it repeats may go on.
+            question = b"".join(map(token_bytes, self.tokens)).decode("utf-8", "replace")
+        return RepetitionFinder(token_bytes, question=question, is_call=self.is_call)
 
     def read(self, text: str) -> Any:
         """The value of a whole answer of the device: its calls where there are tools."""

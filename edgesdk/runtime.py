@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from edgesdk.bundle.adapter import Adapter
@@ -19,7 +20,7 @@ from edgesdk.generation.loop import Generation, Step, StepCallback, generate
 from edgesdk.generation.prefill import prefill, reusable_prefix
 from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.generation.prompt_logprobs import prompt_steps
-from edgesdk.generation.repetition import RepetitionFinder
+from edgesdk.generation.reasoning_of_answer import reasoning_of_answer
 from edgesdk.generation.scheduling import EngineScheduler, ScheduledDecodeState
 from edgesdk.generation.speculation import (
     AdaptiveDraftLength,
@@ -39,6 +40,7 @@ from edgesdk.structured.grammar_constraint import EndedConstraint, GrammarVocabu
 from edgesdk.structured.output_format import OutputFormat, read_answer
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.text.prompts import PromptEncoder, shared_prefix
+from edgesdk.text.reasoning_format import Variables
 from edgesdk.tools.call_messages import Message
 from edgesdk.tools.tool_format import ToolFormat, detect_tool_format
 
@@ -97,7 +99,7 @@ class Runtime:
         started: float | None = None,
     ) -> Request:
         """The request of keyword arguments; see `edgesdk.request.request_from`."""
-        return request_from(
+        request = request_from(
             messages,
             kwargs,
             encode=self.encode,
@@ -106,6 +108,10 @@ class Runtime:
             sampling=self.sampling,
             started=started,
         )
+        level = request.options.reasoning
+        if level == "auto":
+            return request
+        return request.replaced(encode=partial(self.encode, reasoning=level))
 
     def options(self, kwargs: Mapping[str, object]) -> Options:
         """The options of a free text that keyword arguments and the model's sampling make.
@@ -171,10 +177,15 @@ class Runtime:
 
         Args:
             constraint: from `constraint_for`, or a wrapper of it.
-            on_step: see `edgesdk.generation.loop.generate`, whose errors this raises.
+            on_step: sees the answer without its reasoning; see `edgesdk.generation.loop.generate`.
         """
         options = request.options
         cancellation = request.cancellation.child(options.deadline, started=request.started)
+        reasoning = reasoning_of_answer(
+            self.encoder, request.tokens, request.specs, chats=bool(request.messages)
+        )
+        finder = request.repetition_finder(self.encoder.tokenizer, constraint)
+        constraint = reasoning.constraint(constraint, options.max_reasoning_tokens)
         # Drafts that run ahead of a constraint would not know what it allows.
         speculator = None
         if constraint is None:
@@ -182,7 +193,7 @@ class Runtime:
         return generate(
             ScheduledDecodeState(state, self.scheduler, options.priority, cancellation),
             request.tokens,
-            request.shown(self.encoder.tokenizer),
+            reasoning.shown(request.shown(self.encoder.tokenizer)),
             options,
             info=self.engine.info,
             cancellation=cancellation,
@@ -192,9 +203,10 @@ class Runtime:
             restore_prefix=None if self.prefix_cache is None else self._restore_prefix,
             speculator=speculator,
             constraint=constraint,
-            repetition=self._repetition_finder(request, constraint),
+            repetition=finder,
             stops=StopFilter(options.stops, is_call=request.is_call),
-            on_step=on_step,
+            reader=reasoning.reader(),
+            on_step=None if on_step is None else reasoning.steps_of_answer(on_step),
         )
 
     def prompt_steps(self, state: DecodeState, request: Request) -> Iterator[Step]:
@@ -248,6 +260,8 @@ class Runtime:
         specs: Sequence[dict[str, Any]] = (),
         *,
         continues: bool = False,
+        reasoning: str = "auto",
+        variables: Variables = MappingProxyType({}),
     ) -> list[int]:
         """Ids of a conversation, which may have tool calls and results.
 
@@ -255,9 +269,12 @@ class Runtime:
             messages, specs: in the form of OpenAI's API; see
                 `edgesdk.tools.tool_format.ToolFormat`.
             continues: the last message is the beginning of the answer.
+            reasoning: see `edgesdk.options.Options`.
+            variables: further ones of the chat template.
 
         Raises:
             TemplateError, InvalidText, RequestError: see `PromptEncoder.chat`.
+            InvalidOption: the model cannot reason like that.
         """
         begun = str(messages[-1]["content"]) if continues else ""
         messages = messages[:-1] if continues else messages
@@ -266,8 +283,12 @@ class Runtime:
             tool_format = self.tool_format
             # Said once, when it comes to that.
             _ = self._has_generic_tools
+        level = self.encoder.reasoning_for(specs).variables(reasoning)
         return self.encoder.chat(
-            tool_format.conversation(messages, specs), tools=list(specs) or None, begun=begun
+            tool_format.conversation(messages, specs),
+            tools=list(specs) or None,
+            begun=begun,
+            variables={**level, **variables},
         )
 
     def stream(
@@ -373,19 +394,6 @@ class Runtime:
         self.engine.close()
         if self.draft is not None:
             self.draft.close()
-
-    def _repetition_finder(
-        self, request: Request, constraint: Constraint | None
-    ) -> RepetitionFinder | None:
-        """What ends an answer that goes in a cycle; an answer with a format may repeat itself."""
-        if not request.options.stop_on_repetition or constraint is not None:
-            return None
-        token_bytes = request.shown(self.encoder.tokenizer).token_bytes
-        question = request.question
-        if not request.messages:
-            # A text is continued; what it repeats may go on.
-            question = b"".join(map(token_bytes, request.tokens)).decode("utf-8", "replace")
-        return RepetitionFinder(token_bytes, question=question, is_call=request.is_call)
 
     def _speculator(
         self, prompt: list[int], options: Options, cancellation: CancellationToken

@@ -31,6 +31,9 @@ class Finish:
         paused_seconds: time that a power policy rested; a part of prefill and decode.
         stop_text: of the request's stop texts the one that ended it, which is no part of the
             answer; None where none did.
+        reasoning_tokens: how many of `tokens` are reasoning before the answer, its marks included.
+        reasoning_seconds: time from its first token to its last.
+        ended_in_reasoning: it ended before there was an answer, which is then empty.
     """
 
     reason: FinishReason
@@ -46,3 +49,6 @@ class Finish:
     queue_seconds: float = 0.0
     paused_seconds: float = 0.0
     stop_text: str | None = None
+    reasoning_tokens: int = 0
+    reasoning_seconds: float = 0.0
+    ended_in_reasoning: bool = False

@@ -14,6 +14,7 @@ from edgesdk.errors import EngineError
 from edgesdk.generation.constraint import Constraint
 from edgesdk.generation.finish import Finish, FinishReason
 from edgesdk.generation.prefill import check_fits, prefill, reusable_prefix
+from edgesdk.generation.reasoning_reader import ReadText, ReasoningReader
 from edgesdk.generation.repetition import RepetitionFinder
 from edgesdk.generation.sampling import Sampler, log_probability, top_log_probabilities, without
 from edgesdk.generation.speculation import Speculator
@@ -31,12 +32,15 @@ class Step(NamedTuple):
         text: what can be shown now; "" while a character or a possible stop text is incomplete.
         logprob: natural log-probability under the model's own logits; None if not asked for.
         likeliest: the likeliest ids with theirs, the best first; empty if not asked for.
+        reasoning: what can be shown now of the reasoning before the answer; None where the token
+            is no part of it.
     """
 
     token: int | None
     text: str
     logprob: float | None
     likeliest: tuple[tuple[int, float], ...] = ()
+    reasoning: str | None = None
 
 
 # A token, its log-probability if asked for, and the likeliest ids with theirs.
@@ -72,6 +76,7 @@ class Generation(Iterator[Step]):
         constraint: Constraint | None,
         repetition: RepetitionFinder | None,
         stops: StopFilter | None,
+        reader: ReasoningReader | None,
         on_step: StepCallback | None,
     ) -> None:
         self.finish: Finish | None = None
@@ -92,12 +97,13 @@ class Generation(Iterator[Step]):
         self._ends = tokenizer.eos_token_ids | set(options.stop_token_ids)
         self._repetition = repetition
         self._stops = stops or StopFilter(options.stops)
+        self._reader = reader or ReasoningReader(None)
         self._on_step = on_step
         self._answer: list[int] = []
         # Of the answer, and not given out yet, because it may be a turn of a cycle.
         self._held: deque[Step] = deque()
-        # Characters of the steps that were given out.
-        self._num_shown = 0
+        # Characters of the steps that were given out: of the reasoning, and of the answer.
+        self._num_reasoned = self._num_shown = 0
         # Chosen already, by a verified draft, and not given out yet.
         self._ahead: deque[_Choice] = deque()
         self._cached = 0
@@ -141,8 +147,9 @@ class Generation(Iterator[Step]):
                 answer.append(token)
                 if constraint is not None:
                     constraint.accept(token)
-                text = stops.feed(decoder.decode(token_bytes(token)))
-                self._held.append(Step(token, text, logprob, likeliest))
+                reasoning, text = self._read(decoder.decode(token_bytes(token)), begun)
+                text = stops.feed(text)
+                self._held.append(Step(token, text, logprob, likeliest, reasoning))
                 if stops.stopped or (constraint is not None and constraint.finished):
                     reason = "stop"
                 elif self._goes_in_a_cycle(token):
@@ -162,14 +169,26 @@ class Generation(Iterator[Step]):
                 yield self._give()
             raise
         # An incomplete character at the end stays in the decoder: it would show as U+FFFD.
-        rest = stops.flush()
+        rest = self._reader.flush()
+        rest = rest._replace(answer=stops.finish(rest.answer))
         if reason == "repetition":
             rest = self._cut(self._num_held)
         while self._held:
             yield self._give()
         self._end(reason)
-        if rest:
-            yield Step(None, rest, None)
+        if rest.reasoning or rest.answer:
+            yield Step(None, rest.answer, None, reasoning=rest.reasoning or None)
+
+    def _read(self, text: str, begun: float) -> tuple[str | None, str]:
+        """Read a token that was computed since `begun`: its part of the reasoning, None where it
+        has none, and its part of the answer."""
+        reader = self._reader
+        reasoned, tokens = reader.reasons, reader.tokens
+        reasoning, answer = reader.feed(text, (begun, self._clock()))
+        if reasoned and not reader.reasons and self._repetition is not None:
+            # The answer may well repeat what was thought.
+            self._repetition.restart()
+        return reasoning if reader.tokens > tokens or not reader.answers else None, answer
 
     @property
     def _num_held(self) -> int:
@@ -193,16 +212,21 @@ class Generation(Iterator[Step]):
     def _give(self) -> Step:
         step = self._held.popleft()
         self._num_shown += len(step.text)
+        self._num_reasoned += len(step.reasoning or "")
         return step
 
-    def _cut(self, count: int) -> str:
+    def _cut(self, count: int) -> ReadText:
         """Leave out the latest tokens; return what the others have of text that no step has."""
         for _ in range(count):
             self._held.pop()
             self._answer.pop()
         text = b"".join(map(self._tokenizer.token_bytes, self._answer))
         whole = codecs.getincrementaldecoder("utf-8")("replace").decode(text)
-        return whole[self._num_shown + sum(len(step.text) for step in self._held) :]
+        reader = self._reader.restarted()
+        reasoning, answer = map("".join, zip(reader.feed(whole), reader.flush(), strict=True))
+        reasoned = self._num_reasoned + sum(len(step.reasoning or "") for step in self._held)
+        shown = self._num_shown + sum(len(step.text) for step in self._held)
+        return ReadText(reasoning[reasoned:], answer[shown:])
 
     def _next(self, room: int) -> _Choice:
         """The token after the answer so far, which may still get `room` tokens."""
@@ -308,6 +332,9 @@ class Generation(Iterator[Step]):
             queue_seconds=self._cancellation.queue_seconds,
             paused_seconds=self._cancellation.paused_seconds,
             stop_text=self._stops.stop_text,
+            reasoning_tokens=self._reader.tokens,
+            reasoning_seconds=self._reader.seconds,
+            ended_in_reasoning=self._reader.reasons,
         )
 
 
@@ -327,6 +354,7 @@ def generate(
     constraint: Constraint | None = None,
     repetition: RepetitionFinder | None = None,
     stops: StopFilter | None = None,
+    reader: ReasoningReader | None = None,
     on_step: StepCallback | None = None,
 ) -> Generation:
     """Start an answer to `prompt`; nothing is computed until it is iterated.
@@ -350,6 +378,7 @@ def generate(
             loop.
         constraint: holds the answer to its format; at its start.
         stops: finds the stop texts; at its start. None for one that looks for them everywhere.
+        reader: tells the reasoning from the answer; at its start. None where all is answer.
         on_step: called with the logits, float32 [vocab], the token chosen by them, and the hidden
             state behind them, float32 [hidden] or None, for each token of the answer and the one
             that ends it; the arrays are valid during the call.
@@ -378,5 +407,6 @@ def generate(
         constraint=constraint,
         repetition=repetition,
         stops=stops,
+        reader=reader,
         on_step=on_step,
     )

@@ -82,11 +82,15 @@ class RepetitionFinder:
         question: str = "",
         is_call: Callable[[str], bool] | None = None,
     ) -> None:
-        self.held = 0
         self._token_bytes = token_bytes
         self._question = question
         self._is_call = is_call
         self._asked_runs = _runs_asked_for(question) if _ASKS_TO_REPEAT.search(question) else None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the tokens so far: what comes now is a text of its own."""
+        self.held = 0
         self._answer = bytearray()
         self._texts: list[bytes] = []
         self._words: dict[bytes, int] = {}

@@ -50,10 +50,14 @@ class StopFilter:
             self.stop_text = held[start:end]
             self._held = ""
             return held[:start]
-        keep = max(_overlap(held, stop) for stop in self._stops)
+        keep = max(overlap(held, stop) for stop in self._stops)
         shown = len(held) - keep
         self._held = held[shown:]
         return held[:shown]
+
+    def finish(self, text: str) -> str:
+        """What may be shown of the last `text`, and of what was held back."""
+        return "" if self.stopped else self.feed(text) + self.flush()
 
     def flush(self) -> str:
         """What was held back as the possible start of a stop text that never came."""
@@ -61,7 +65,7 @@ class StopFilter:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that is a start of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -24,7 +24,7 @@ from edgesdk.errors import (
 )
 from edgesdk.hybrid.cloud.attempt import BAD_REQUEST_STATUSES
 from edgesdk.hybrid.cloud.client import CloudClient
-from edgesdk.hybrid.cloud.cloud_reply import CloudReply, ReasoningDelta, Restart, TextDelta
+from edgesdk.hybrid.cloud.cloud_reply import CloudReply, Restart, TextDelta
 from edgesdk.hybrid.cloud.endpoint import Cloud
 from edgesdk.hybrid.cloud.failover import OnBreak
 from edgesdk.hybrid.cloud.spending import Budget, CallSpending, Cost
@@ -34,6 +34,7 @@ from edgesdk.hybrid.privacy.redaction import StreamRestorer, restore, restore_js
 from edgesdk.hybrid.reply import HybridReply, cut_phrase
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.hybrid.stream import HybridEvent
+from edgesdk.reply import ReasoningDelta
 from edgesdk.request import Request
 from edgesdk.system.cancellation import Cancelled
 from edgesdk.system.checks import checked_choice

@@ -9,9 +9,10 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 
 from edgesdk.errors import RequestError
 from edgesdk.generation.streaming import AsyncStream
-from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart, TextDelta
+from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.reply import HybridReply, Timing
 from edgesdk.receipt import peak_memory_bytes
+from edgesdk.reply import ReasoningDelta
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
 

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from edgesdk.generation.loop import Step
-from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart
+from edgesdk.hybrid.cloud.cloud_reply import Restart
 from edgesdk.hybrid.reply import HybridReply
 from edgesdk.receipt import Receipt
-from edgesdk.reply import Reply
+from edgesdk.reply import ReasoningDelta, Reply
 from edgesdk.server.api_errors import ApiError
 from edgesdk.server.callable_tools import AnswerPart
 from edgesdk.server.model_source import ModelInfo

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from edgesdk.bundle.manifest import TokenizerEntry
 from edgesdk.errors import EmptyPrompt, RequestError, TemplateError
 from edgesdk.text.control_tokens import ControlTokens, control_tokens
+from edgesdk.text.reasoning_format import ReasoningFormat, Variables, detect_reasoning
 from edgesdk.text.template import ChatTemplate, Message
-from edgesdk.text.template_text import TemplateText, concat, from_assistant
+from edgesdk.text.template_text import TemplateText, concat, from_assistant, from_template
 from edgesdk.text.tokenizer import Tokenizer
 
 Prompt: TypeAlias = str | Sequence[Message]
@@ -46,6 +48,7 @@ class PromptEncoder:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         begun: str = "",
+        variables: Variables = MappingProxyType({}),
     ) -> list[int]:
         """Encode a conversation that the assistant is to continue; `tools` as in `render`.
 
@@ -53,7 +56,9 @@ class PromptEncoder:
         llama.cpp does.
 
         Args:
-            begun: how the assistant's answer begins.
+            begun: how the assistant's answer begins; reasoning that the template opens before it
+                is closed.
+            variables: further ones of the template.
 
         Raises:
             TemplateError: there is no template, or it failed.
@@ -72,12 +77,35 @@ class PromptEncoder:
             bos_token=self.bos_token,
             eos_token=self.eos_token,
             special_tokens=self.special_tokens,
+            **variables,
         )
-        return self._encode(concat((text, from_assistant(begun))) if begun else text)
+        if begun:
+            marks = self.reasoning_for(tools).marks
+            closed = marks is not None and marks.is_open(text.plain)
+            closing = f"{marks.closing}\n\n" if marks is not None and closed else ""
+            text = concat((text, from_template(closing), from_assistant(begun)))
+        return self._encode(text)
 
     def template_for(self, tools: Sequence[Mapping[str, Any]] | None) -> ChatTemplate | None:
         """The template of a prompt with these tools: with some, it may be one of its own."""
         return self.tool_template if tools and self.tool_template is not None else self.template
+
+    def reasoning_for(self, tools: Sequence[Mapping[str, Any]] | None) -> ReasoningFormat:
+        """How the model reasons in answers to a prompt with these tools."""
+        own = tools and self.tool_template is not None
+        return self._reasoning_with_tools if own else self._reasoning
+
+    @cached_property
+    def _reasoning(self) -> ReasoningFormat:
+        return detect_reasoning(self.template)
+
+    @cached_property
+    def _reasoning_with_tools(self) -> ReasoningFormat:
+        return detect_reasoning(self.tool_template)
+
+    def mark_ids(self, text: str) -> list[int]:
+        """Encode a text as the template writes it in the midst of others."""
+        return self._ids(from_template(text)) if text else []
 
     @cached_property
     def control_tokens(self) -> ControlTokens:

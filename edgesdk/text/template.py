@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from jinja2 import TemplateError as JinjaError
-from jinja2 import TemplateSyntaxError, nodes
+from jinja2 import TemplateSyntaxError, meta, nodes
 
 from edgesdk.errors import RequestError, TemplateError
 from edgesdk.text.sandbox import TemplateSandbox
@@ -21,8 +21,10 @@ _HINT = "The template belongs to the model: try messages of other roles, or anot
 
 Message = Mapping[str, Any]
 
-# What the model itself has written of an assistant's message.
-_ASSISTANT_TEXTS = frozenset({"content", "reasoning_content", "reasoning", "thinking"})
+# What templates call the reasoning of an assistant's message.
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+# What the model itself has written of it.
+_ASSISTANT_TEXTS = frozenset({"content", *_REASONING_KEYS})
 _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -58,6 +60,11 @@ class ChatTemplate:
         """The texts that stand in the source, joined by zero characters."""
         constants = self._sandbox.parse(self.source).find_all(nodes.Const)
         return "\0".join(node.value for node in constants if isinstance(node.value, str))
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """The names that the source reads and does not make itself, as `enable_thinking`."""
+        return frozenset(meta.find_undeclared_variables(self._sandbox.parse(self.source)))
 
     def render(
         self,
@@ -114,6 +121,8 @@ def _message(message: Message, where: str) -> dict[str, Any]:
     copied: dict[str, Any] = to_json_values(values, where)
     role = copied.get("role")
     if role == "assistant":
+        if reasoning := next(filter(None, map(copied.get, _REASONING_KEYS)), None):
+            copied = dict.fromkeys(_REASONING_KEYS, reasoning) | copied
         for key in _ASSISTANT_TEXTS & copied.keys():
             copied[key] = _from_assistant(copied[key])
     # Some templates make a token of it: '<|' + message.role + '|>'.

@@ -12,10 +12,17 @@ from edgesdk.tools.calls import ToolCall
 Message = dict[str, Any]
 
 
-def call_message(content: str, calls: Sequence[ToolCall]) -> Message:
-    """Write the assistant's message that makes `calls`, after the words `content`."""
+def call_message(content: str, calls: Sequence[ToolCall], reasoning: str = "") -> Message:
+    """Write the assistant's message that makes `calls`, after the words `content`.
+
+    Args:
+        reasoning: what came before them.
+    """
+    message: Message = {"role": "assistant", "content": content}
+    if reasoning:
+        message["reasoning_content"] = reasoning
     if not calls:
-        return {"role": "assistant", "content": content}
+        return message
     written = [
         {
             "id": call.id,
@@ -24,7 +31,7 @@ def call_message(content: str, calls: Sequence[ToolCall]) -> Message:
         }
         for call in calls
     ]
-    return {"role": "assistant", "content": content, "tool_calls": written}
+    return {**message, "tool_calls": written}
 
 
 def result_message(call: ToolCall, result: str) -> Message:

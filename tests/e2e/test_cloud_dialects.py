@@ -11,8 +11,9 @@ from support.talking_cloud import TalkingCloud, said
 
 from edgesdk.errors import CloudBroken, CloudBusy, CloudError, CloudRefused, RequestError
 from edgesdk.hybrid.cloud.client import CloudClient
-from edgesdk.hybrid.cloud.cloud_reply import CloudReply, ReasoningDelta, Restart, TextDelta
+from edgesdk.hybrid.cloud.cloud_reply import CloudReply, Restart, TextDelta
 from edgesdk.hybrid.cloud.endpoint import Cloud, preset_names
+from edgesdk.reply import ReasoningDelta
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]
 

@@ -36,12 +36,12 @@ from edgesdk.hybrid.cloud.client import CloudClient
 from edgesdk.hybrid.cloud.cloud_reply import (
     CloudEvent,
     CloudReply,
-    ReasoningDelta,
     Restart,
     TextDelta,
 )
 from edgesdk.hybrid.cloud.endpoint import Cloud, Timeouts
 from edgesdk.hybrid.cloud.failover import OnBreak
+from edgesdk.reply import ReasoningDelta
 from edgesdk.system.cancellation import CancellationToken
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("short_pauses")]

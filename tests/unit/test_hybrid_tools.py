@@ -15,12 +15,13 @@ from support.talking_cloud import Answers, TalkingCloud, called, last, said
 
 from edgesdk.errors import ContextOverflow, IncompleteStructure
 from edgesdk.hybrid.client import HybridClient
-from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart, TextDelta
+from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.cloud.spending import Budget, SpendingLimits
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.privacy.builtin_detectors import BUILTIN_DETECTORS
 from edgesdk.hybrid.privacy.detectors import Terms
 from edgesdk.hybrid.privacy.policy import Policy
+from edgesdk.reply import ReasoningDelta
 
 # The fake engine's tokens have a probability of 0.39, and its answers that of all their tokens.
 SURE, UNSURE = Confidence(threshold=0.0, abort_below=0.0), Confidence(threshold=0.5)

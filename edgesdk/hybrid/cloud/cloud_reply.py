@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from edgesdk.errors import FailedAttempt
 from edgesdk.hybrid.cloud.wire import ChunkDelta, InvalidChunk, ToolCallDelta, Usage, parse_json
+from edgesdk.reply import ReasoningDelta as ReasoningDelta
 from edgesdk.tools.calls import ToolCall
 
 
@@ -17,13 +18,6 @@ class TextDelta:
 
     text: str
     route: Literal["local", "cloud"] = "cloud"
-
-
-@dataclass(frozen=True)
-class ReasoningDelta:
-    """The model's reasoning goes on with `text`. It is no part of the reply."""
-
-    text: str
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgesdk.generation.loop import Step
-from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart
+from edgesdk.hybrid.cloud.cloud_reply import Restart
+from edgesdk.reply import ReasoningDelta
 from edgesdk.server.api_errors import ApiError
 from edgesdk.server.dialects.wire_formats import wire_format_of
 from edgesdk.server.responses import (

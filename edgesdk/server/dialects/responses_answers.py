@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from edgesdk.generation.loop import Step
-from edgesdk.hybrid.cloud.cloud_reply import ReasoningDelta, Restart
+from edgesdk.hybrid.cloud.cloud_reply import Restart
+from edgesdk.reply import ReasoningDelta
 from edgesdk.server.api_errors import ApiError
 from edgesdk.server.dialects.responses_requests import ResponsesRequest
 from edgesdk.server.responses import (
