@@ -14,6 +14,7 @@ from edgesdk_export.progress import SilentProgress
 from support.fake_engine import fake_model
 from support.sure_engine import SureEngine
 from support.talking_cloud import TalkingCloud, said
+from support.tiny_encoders import make_encoder
 from support.tiny_models import make_tiny
 
 import edgesdk
@@ -104,6 +105,48 @@ def test_a_device_is_chosen(smollm2_gguf: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert "onnxruntime" in printed
     assert "It runs on cpu" in printed
+
+
+def notes(folder: Path) -> Path:
+    """A folder of notes on three matters."""
+    folder.mkdir()
+    (folder / "passport.md").write_text(
+        "The passport office is in Oslo.\n\nTo renew a passport, bring the old one and a photo."
+    )
+    (folder / "bread.txt").write_text("Bread: flour, water, salt and yeast. Bake it for an hour.")
+    (folder / "bike.md").write_text("The bicycle's chain was replaced in May.")
+    return folder
+
+
+def test_notes_are_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By a model that makes vectors of letters: it finds a note by its own words."""
+    make_encoder("bert", tmp_path / "tiny")
+    job = ExportJob(tmp_path / "tiny", tmp_path / "bundle", "tiny", scheme="fp32")
+    folder, bundle = notes(tmp_path / "notes"), str(export(job, SilentProgress()).path)
+    module = sample("search_notes")
+    module.main(folder, "The bicycle's chain was replaced in May.", bundle)
+    counted, first, *_ = capsys.readouterr().out.splitlines()
+    assert counted == "[3 pieces, 3 of them new]"
+    assert first == "1.00  bike.md: The bicycle's chain was replaced in May."
+    (folder / "tea.md").write_text("Tea wants four minutes.")
+    module.main(folder, "tea", bundle)
+    assert capsys.readouterr().out.startswith("[4 pieces, 1 of them new]")
+
+
+@pytest.mark.nightly
+def test_notes_are_searched_by_meaning(
+    minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = ExportJob(minilm, tmp_path / "bundle", "minilm", scheme="int8")
+    bundle = str(export(job, SilentProgress()).path)
+    folder, module = notes(tmp_path / "notes"), sample("search_notes")
+    for question, file in (
+        ("What do I need to extend my travel document?", "passport.md"),
+        ("how to make a loaf", "bread.txt"),
+        ("When did I repair my two-wheeler?", "bike.md"),
+    ):
+        module.main(folder, question, bundle)
+        assert file in capsys.readouterr().out.splitlines()[1], question
 
 
 @pytest.fixture(scope="module")
