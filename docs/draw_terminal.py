@@ -22,8 +22,6 @@ QUESTIONS = (
     "/help",
 )
 PICTURE = Path(__file__).parent / "images" / "terminal.svg"
-# As pyte names colours and rich does not.
-_COLOURS = {"brown": "yellow", "default": None}
 
 
 def main(model: str) -> None:
@@ -73,10 +71,11 @@ class _Row:
 
 def _style(cell: pyte.screens.Char) -> Style:
     def colour(name: str) -> str | None:
-        name = _COLOURS.get(name, name)
-        if name is None:
+        if name == "default":
             return None
-        return f"#{name}" if re.fullmatch(r"[0-9a-f]{6}", name) else name
+        if re.fullmatch(r"[0-9a-f]{6}", name):
+            return f"#{name}"
+        return name.replace("bright", "bright_").replace("brown", "yellow")
 
     return Style(
         color=colour(cell.fg), bgcolor=colour(cell.bg), bold=cell.bold, italic=cell.italics,
