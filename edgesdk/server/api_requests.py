@@ -46,6 +46,7 @@ class StreamOptions(StrictModel):
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+    continuous_usage_stats: Literal[False] | None = None
 
 
 class JsonSchemaFormat(MessageModel):
@@ -92,8 +93,8 @@ class BaseRequest(StrictModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
-    # -1 is another one each time.
-    seed: int | None = None
+    # 64 bits with a sign, as OpenAI's; -1 is another one each time.
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1, le=_MAX_ANSWERS)] | None = None
     response_format: ResponseFormat | None = None
     # Not OpenAI's, but known to other servers of its API. In top_k, -1 is all tokens.
@@ -155,7 +156,6 @@ class BaseRequest(StrictModel):
             top_p=own.get("top_p", 1.0) if self.top_p is None else self.top_p,
             min_p=own.get("min_p", 0.0) if self.min_p is None else self.min_p,
             logit_bias=self.logit_bias or {},
-            # OpenAI's seeds are 64 bits with a sign.
             seed=None if self.seed in (None, -1) else (self.seed + index) % 2**64,
             deadline=deadline,
             stop_on_repetition=not goes_on
@@ -244,9 +244,8 @@ class CompletionRequest(BaseRequest):
     prompt: (
         str
         | Annotated[list[int], Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1, max_length=_MAX_ANSWERS)]
         | Annotated[
-            list[Annotated[list[int], Field(min_length=1)]],
+            list[str | Annotated[list[int], Field(min_length=1)]],
             Field(min_length=1, max_length=_MAX_ANSWERS),
         ]
     )

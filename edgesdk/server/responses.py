@@ -102,7 +102,8 @@ class OpenAiBuilder(ABC):
         if not self._metadata.usage_follows:
             return None
         usage = {"usage": answer_usage(reply)}
-        return self._body(self._chunk_object, []) | usage | answer_report(reply)
+        counts = usage | answer_report(reply) | answer_timings(reply)
+        return self._body(self._chunk_object, []) | counts
 
     def error_chunk(self, error: ApiError) -> Json:
         return error.body()
@@ -237,9 +238,11 @@ class CompletionResponseBuilder(OpenAiBuilder):
             text = self._metadata.text_of(step.token)
             columns["tokens"].append(text)
             columns["token_logprobs"].append(step.logprob)
+            # As OpenAI's, they have the token that was chosen too.
+            listed = [*step.likeliest, (step.token, step.logprob or 0.0)]
             likeliest = {
                 self._metadata.text_of(token): max(logprob, _MIN_LOGPROB)
-                for token, logprob in step.likeliest
+                for token, logprob in listed
             }
             # Nothing tells how likely the first token of a prompt is.
             columns["top_logprobs"].append(None if step.logprob is None else likeliest)

@@ -87,6 +87,7 @@ def test_other_names_of_a_field(client: openai.OpenAI) -> None:
         ("text", {"prompt": []}, "prompt"),
         ("text", {"prompt": "a", "best_of": 3}, "best_of"),
         ("text", {"n": 129}, "n"),
+        ("chat", {"seed": 2**63}, "seed"),
     ],
 )
 def test_the_field_that_is_wrong_is_named(
@@ -152,6 +153,8 @@ def test_several_prompts(client: openai.OpenAI) -> None:
     assert reply.usage.completion_tokens == 6 * 5
     ids = continued(client, [[97, 2], [98, 2]], max_tokens=5)
     assert [choice.text for choice in ids.choices] == ["Hello", "Hello"]
+    mixed = continued(client, ["a \x02", [98, 2]], max_tokens=5)
+    assert [choice.text for choice in mixed.choices] == ["Hello", "Hello"]
     # More than may wait: they take turns.
     many = continued(client, ["a \x02"] * 100, max_tokens=1)
     assert len(many.choices) == 100

@@ -10,6 +10,8 @@ from edgesdk.errors import ContextOverflow, EmptyPrompt, EngineError
 from edgesdk.generation.finish import Finish
 from edgesdk.generation.loop import Generation, Step, generate
 from edgesdk.generation.prefill import PREFILL_CHUNK
+from edgesdk.generation.prompt_logprobs import prompt_steps
+from edgesdk.generation.sampling import log_probability
 from edgesdk.options import Options
 from edgesdk.system.cancellation import CancellationToken
 from tests.support.fake_engine import OPEN, ByteTokenizer, FakeDecodeState, FakeEngine
@@ -240,3 +242,28 @@ def test_penalties_see_the_answer_so_far() -> None:
     generation = _generation(FakeEngine(b"aaa"), presence_penalty=0.6)
 
     assert _text(list(generation))[:2] == "ab"
+
+
+def test_tokens_that_end_an_answer() -> None:
+    def ended(**options: object) -> tuple[str, str]:
+        generation = _generation(FakeEngine(), **options)
+        text = "".join(step.text for step in generation)
+        return text, _finish(generation).reason
+
+    plain, _ = ended()
+    assert ended(min_tokens=len(plain) - 2) == (plain, "stop")
+    longer, _ = ended(min_tokens=len(plain) + 3, max_tokens=len(plain) + 9)
+    assert len(plain) + 3 <= len(longer.encode())
+    assert ended(ignore_eos=True, max_tokens=40)[1] == "length"
+    assert ended(stop_token_ids=[ord(plain[3])]) == (plain[: plain.index(plain[3])], "stop")
+
+
+def test_a_prompt_token_by_token() -> None:
+    steps = list(prompt_steps(FakeEngine().new_state(), PROMPT, ByteTokenizer(), logprobs=True))
+    assert [step.token for step in steps] == PROMPT
+    assert "".join(step.text for step in steps) == "Say it."
+    assert steps[0].logprob is None
+    # In one piece the engine gives the same.
+    logits = FakeEngine().new_state().extend(PROMPT[:-1], logits="all")
+    wanted = [log_probability(row, token) for row, token in zip(logits, PROMPT[1:], strict=True)]
+    assert [step.logprob for step in steps[1:]] == wanted

@@ -19,6 +19,7 @@ import edgesdk
 from edgesdk.errors import EngineError
 from edgesdk.server.api_errors import ApiError
 from edgesdk.server.model_pool import ModelPool, PoolEntry, StoreModels
+from edgesdk.server.model_source import find_model
 from edgesdk.server.settings import ServerSettings
 from edgesdk.server.state_pool import StatePool
 from edgesdk.store import Store
@@ -284,3 +285,12 @@ def test_the_memory_of_a_file_is_that_of_its_plan(
     need = edgesdk.plan(path, context=planned).need
     assert models.memory("tiny") == need.runtime + need.weights + need.kv_cache + need.scratch
     assert models.memory("tiny") > path.stat().st_size
+
+
+def test_what_a_file_says_of_its_model(tmp_path: Path) -> None:
+    path = write_untrained_gguf(tmp_path / "tiny.gguf")
+    for context, length in ((None, 512), (64, 64)):
+        models = StoreModels([str(path)], store=Store(tmp_path / "store"), context=context)
+        info = find_model(models, "")
+        assert (info.name, info.context_length, info.named) == ("tiny", length, True)
+        assert info.capabilities == ("completion",)

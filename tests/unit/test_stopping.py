@@ -66,3 +66,11 @@ def test_the_stop_text_that_ended_an_answer_is_named() -> None:
     assert stops.stop_text is None
     assert stops.feed("here.") == ""
     assert stops.stop_text == " there"
+
+
+def test_no_stop_text_counts_in_a_call() -> None:
+    stops = StopFilter(("Lima", "<t"), is_call=lambda text: "<call>" in text)
+    # What was held back as the beginning of a stop text comes out with the call.
+    pieces = [stops.feed(piece) for piece in ("I look <", "call>", '{"city": "Lima"}')]
+    assert pieces == ["I look ", "<call>", '{"city": "Lima"}']
+    assert not stops.stopped
