@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -20,7 +23,7 @@ from edgesdk_export.onnx.stored_weights import matrix_parts, read_stored
 from edgesdk_export.pipeline import ExportJob, export
 from edgesdk_export.progress import SilentProgress
 from edgesdk_quantize.formats.blocks import PackedMatrix, dequantize
-from support.command_line import edgesdk_here
+from support.command_line import MAIN, edgesdk_here, environment
 from support.peft_adapters import save_lora
 from support.served import served
 from support.tiny_models import make_tiny
@@ -369,10 +372,43 @@ def test_the_command_line_makes_an_adapter_and_answers_with_it(tiny, tmp_path):
     asked = ("run", bundle, "--device", "cpu", "--adapter", str(folder), "--json", "Hello")
     said = json.loads(edgesdk_here(*asked, "--max-tokens", "2", home=tmp_path).stdout)
     assert said["receipt"]["adapter"] == "mine"
+    more = ("--device", "cpu", "--max-tokens", "8")
+    alone, changed = (
+        edgesdk_here("chat", bundle, *more, *adapter, home=tmp_path, stdin=b"Hello\n").stdout
+        for adapter in ((), ("--adapter", str(folder)))
+    )
+    assert alone != changed
+    assert said["text"] in changed
     refused = edgesdk_here(
         *("export", "--adapter", str(peft), bundle, "--bits", "4"), home=tmp_path, expect=2
     )
     assert "--bits is of bundles" in refused.stderr
+
+
+def test_a_server_process_answers_with_an_adapter(tiny, tmp_path):
+    folder = tiny.adapters[0].path
+    command = [*MAIN, "serve", str(tiny.bundle.path), "--device", "cpu", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--adapter", str(folder)],
+        env=environment(EDGESDK_HOME=str(tmp_path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        try:
+            url = re.search(r"http://127.0.0.1:\d+", process.stdout.readline())[0]
+            names = [each["id"] for each in httpx.get(f"{url}/v1/models").json()["data"]]
+            adapted_name = f"{names[0]}:{tiny.adapters[0].name}"
+            assert adapted_name in names
+            body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+            answers = [
+                httpx.post(f"{url}/v1/chat/completions", json=body | {"model": name}).json()
+                for name in (names[0], adapted_name)
+            ]
+        finally:
+            process.terminate()
+    alone, changed = (each["choices"][0]["message"]["content"] for each in answers)
+    assert alone != changed
 
 
 def test_a_server_lists_adapters_and_answers_with_them(tiny, tmp_path):
