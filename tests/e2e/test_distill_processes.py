@@ -72,8 +72,9 @@ def alone(places, tmp_path_factory) -> list[float]:
 
 
 def test_two_processes_learn_what_one_does(places, alone, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launch, "-m", "edgesdk", *arguments(places, tmp_path / "student")]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
+    launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    command = [*launch, "--module", "edgesdk", *arguments(places, tmp_path / "student")]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment(), timeout=300, check=False
     )
