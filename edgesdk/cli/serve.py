@@ -60,7 +60,11 @@ _BODY_LIMIT_WITH_MEDIA = 32 * 2**20
     help="A web origin whose pages may use the server, or '*' for all; can be given several times.",
 )
 @click.option("--max-models", default=2, show_default=True, help="Maximum of loaded models.")
-@click.option("--memory", type=click.FloatRange(min=0), help="Maximum of GB for all models.")
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0),
+    help="Maximum of GB for all models, with the conversations of each full.",
+)
 @click.option(
     "--idle", default=300.0, show_default=True, help="Seconds until an unused model is unloaded."
 )
@@ -165,6 +169,7 @@ def command(
         threads=threads,
         warm_start=warm_start,
         batch_invariant=batch_invariant or parallel == 1,
+        conversations=settings.parallel + settings.max_idle_states,
     )
     source = AdaptedModels(stored, adapters) if adapters else stored
 

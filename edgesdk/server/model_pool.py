@@ -39,6 +39,7 @@ class StoreModels:
             before models of the store that have the same name.
         device, allow_fallback, context, threads, warm_start, batch_invariant: as for
             `edgesdk.load`.
+        conversations: that a model has in memory at once; `memory` counts as many KV caches.
 
     Raises:
         InvalidOption: two of `named` have the same name.
@@ -56,12 +57,14 @@ class StoreModels:
         threads: int | None = None,
         warm_start: bool = False,
         batch_invariant: bool = True,
+        conversations: int = 1,
     ) -> None:
         self._store = store or Store()
         self._device = device
         self._context = context
         self._threads = threads
         self._warm_start = warm_start
+        self._more_conversations = conversations - 1
         self._load = partial(
             load,
             device=device,
@@ -110,6 +113,7 @@ class StoreModels:
             need = found.need(min(self._context or found.context_length, found.context_length))
             # The server's own process is there whichever model it loads.
             total += need.total - need.process
+            total += self._more_conversations * (need.kv_cache + need.scratch)
         return total
 
     def load(self, name: str, adapter: Path | None = None) -> AnyModel:
@@ -365,9 +369,9 @@ class ModelPool:
         if limit is not None and memory > limit:
             raise ApiError(
                 503,
-                f"The model {model_info.name!r} needs {memory:,} bytes with a full context; this"
-                f" server may use {limit:,}. Its --context makes that less, its --memory allows"
-                " more.",
+                f"The model {model_info.name!r} needs {memory:,} bytes when all its conversations"
+                f" are full; this server may use {limit:,}. Its --context and --parallel make that"
+                " less, its --memory allows more.",
                 code="model_too_large",
                 param="model",
             )

@@ -44,9 +44,9 @@ class ModelSource(Protocol):
         """The model of that name, if there is one."""
 
     def memory(self, name: str) -> int:
-        """The bytes that a loaded model needs when one conversation fills its context.
+        """The bytes that a loaded model needs when its conversations fill their contexts.
 
-        They count the weights in the engine's own layout, the engine itself, the KV cache and
+        They count the weights in the engine's own layout, the engine itself, the KV caches and
         scratch memory; see `edgesdk.system.plan`.
 
         Raises:

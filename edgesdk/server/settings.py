@@ -22,8 +22,8 @@ class ServerSettings:
         origins: web origins, such as "http://localhost:3000", whose pages may use the server
             besides its own pages; "*" is all.
         max_models: most models that are loaded at the same time.
-        memory_limit: most bytes that all loaded models may need together, each with one
-            conversation that fills its context; None for no limit.
+        memory_limit: most bytes that all loaded models may need together, when the conversations
+            of each fill their contexts; None for no limit.
         idle_seconds: a model is unloaded when nobody used it for so long.
         parallel: most answers that one model gives at the same time.
         max_idle_states: idle KV caches that a model keeps for the next turns of its conversations.

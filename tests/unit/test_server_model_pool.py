@@ -285,6 +285,10 @@ def test_the_memory_of_a_file_is_that_of_its_plan(
     need = edgesdk.plan(path, context=planned).need
     assert models.memory("tiny") == need.runtime + need.weights + need.kv_cache + need.scratch
     assert models.memory("tiny") > path.stat().st_size
+    several = StoreModels(
+        [str(path)], store=Store(tmp_path / "store"), context=context, conversations=3
+    )
+    assert several.memory("tiny") - models.memory("tiny") == 2 * (need.kv_cache + need.scratch)
 
 
 def test_what_a_file_says_of_its_model(tmp_path: Path) -> None:
