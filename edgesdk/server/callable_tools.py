@@ -240,16 +240,26 @@ class ToolCallReader:
 
     Args:
         syntax: how the model writes calls; None where that is not known.
+        answered: whether the answer is held to calls, or else to a form of its own.
     """
 
-    def __init__(self, callable_tools: CallableTools, syntax: CallSyntax | None = None) -> None:
+    def __init__(
+        self,
+        callable_tools: CallableTools,
+        syntax: CallSyntax | None = None,
+        *,
+        answered: bool = False,
+    ) -> None:
         self._tools = callable_tools
         self._syntax = syntax
         self._marks = call_marks(syntax)
         self._held = ""
         self._mark = self._close = ""
         # Mistral's calls begin with a name, where their mark has no text.
-        self._whole_call = (*_WHOLE_CALL_PREFIXES, *(f"{name}{{" for name in callable_tools.checks))
+        names = (f"{name}{{" for name in callable_tools.checks)
+        # Where calls are held to their mark, what begins otherwise is the answer: it comes at once.
+        held_to_mark = answered and syntax is not None and bool(syntax.mark)
+        self._whole_call = () if held_to_mark else (*_WHOLE_CALL_PREFIXES, *names)
         self._state: Callable[[], list[AnswerPart] | None] = self._at_start
         self._calls: tuple[ToolCall, ...] = ()
 

@@ -178,7 +178,8 @@ def chat_request(
     def reader(loaded: LoadedModel) -> AnswerReader:
         if tools is None:
             return PlainTextReader()
-        return ToolCallReader(tools, loaded.model.runtime.tool_format.syntax)
+        syntax = loaded.model.runtime.tool_format.syntax
+        return ToolCallReader(tools, syntax, answered=output_format is not None)
 
     return ParsedRequest(
         request.model,

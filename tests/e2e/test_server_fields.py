@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from support.fake_engine import FakeEngine
-from support.served import EchoEngine, FakeModels, Served, client_of, served, user
+from support.served import EchoEngine, FakeModels, Gate, Served, client_of, served, user
 
 from edgesdk.server.api_requests import ChatRequest, CompletionRequest, parse
 from edgesdk.server.request_fields import ALIASES, IGNORED, REFUSED
@@ -158,6 +159,18 @@ def test_several_prompts(client: openai.OpenAI) -> None:
     # More than may wait: they take turns.
     many = continued(client, ["a \x02"] * 100, max_tokens=1)
     assert len(many.choices) == 100
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_ends_all_of_its_answers(stream: bool) -> None:
+    gate = Gate(shut=True)
+    models = FakeModels(slow=lambda: FakeEngine(before_extend=gate))
+    with served(models, parallel=2) as server:
+        asked = {"model": "slow", "prompt": ["a \x02"] * 9, "stream": stream}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/completions", json=asked, timeout=0.5)
+        gate.open()
+        server.until(running=0, waiting=0)
 
 
 def test_a_request_of_several_fails_as_a_whole(client: openai.OpenAI, server: Served) -> None:

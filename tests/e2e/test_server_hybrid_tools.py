@@ -183,3 +183,41 @@ def test_what_cannot_be_taken_back_is_an_error() -> None:
         with pytest.raises(openai.APIError, match="withdrawn"):
             read()
     assert "".join(shown) == "Let me see. "
+
+
+class Sky(BaseModel):
+    city: str
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("calls", [False, True])
+@pytest.mark.parametrize("model", ["sure", "unsure"])
+def test_tools_with_a_form_on_the_device_and_in_the_cloud(
+    model: str, calls: bool, streams: bool
+) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "sky", "schema": FORM_OF_SKY}}
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+    asked: list[dict[str, Any]] = []
+
+    def answers(body: dict[str, Any]) -> Script:
+        asked.append(body)
+        return called(("weather", {"city": "Rome"})) if calls else said('{"city":"Rome"}')
+
+    with TalkingCloud(answers) as cloud, hybrid_server(cloud) as (_, client):
+        text = call if calls else '{"city":"Rome"}'
+        more = {"model": model, "tools": [WEATHER], "response_format": form}
+        if streams:
+            chunks = stream(client, text, **more)[1]
+            found, content = calls_in(chunks), text_of(chunks)
+        else:
+            message = ask(client, text, **more).parse().choices[0].message
+            found = [(c.function.name, c.function.arguments) for c in message.tool_calls or []]
+            content = message.content or ""
+    assert found == ([("weather", '{"city": "Rome"}')] if calls else [])
+    assert content == ("" if calls else '{"city":"Rome"}')
+    assert [(bool(body["tools"]), body["response_format"]) for body in asked] == (
+        [(True, form)] if model == "unsure" else []
+    )
+
+
+FORM_OF_SKY = {**Sky.model_json_schema(), "additionalProperties": False}

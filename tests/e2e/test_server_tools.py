@@ -281,6 +281,23 @@ def test_tools_with_a_form_are_calls_or_else_an_answer_of_the_form(
     assert (choice.message.content, said(choice)) == (content, calls)
 
 
+def test_an_answer_of_the_form_is_streamed_although_there_are_tools(client: openai.OpenAI) -> None:
+    schema = {"name": "form", "schema": {"type": "object", "additionalProperties": {}}}
+    text = '{"a":"<tool_call> is no call","b":[1,2]}'
+    chunks: Any = client.chat.completions.create(
+        model="echo",
+        messages=user(text),
+        temperature=0,
+        stream=True,
+        tools=[tool(), NOW],
+        response_format={"type": "json_schema", "json_schema": schema},
+    )
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert not any(delta.tool_calls for delta in deltas)
+    pieces = [delta.content for delta in deltas if delta.content]
+    assert ("".join(pieces), pieces[:2]) == (text, ["{", '"'])
+
+
 def test_stop_texts_count_before_calls_and_not_in_them(client: openai.OpenAI) -> None:
     assert said(ask(client, f"I look.\n{call()}", stop=["Lima", "arguments"]))
     stopped = ask(client, f"I look.\n{call()}", stop="look")
