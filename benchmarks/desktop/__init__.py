@@ -1,0 +1,1 @@
+"""How quickly the desktop chat answers a person."""
