@@ -65,6 +65,7 @@ class Desktop:
         return self.window.parts.view.message_views()[-1]
 
     def texts(self) -> list[str]:
+        self.until(lambda: self.window.parts.view.complete)
         return [view.text for view in self.window.parts.view.message_views()]
 
     def picture(self, name: str, widget: QWidget | None = None) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from edgesdk_desktop.markdown_blocks import Code, Prose, markdown_blocks
+import re
+
+from edgesdk_desktop import markdown_blocks as module
+from edgesdk_desktop.markdown_blocks import Code, GrowingMarkdown, Prose, markdown_blocks
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,3 +48,43 @@ def test_any_text_has_blocks_and_loses_no_code(text: str) -> None:
         assert isinstance(block, Prose | Code)
         if isinstance(block, Prose):
             assert "<script" not in block.html
+
+
+def test_a_long_list_is_cut_between_items_and_keeps_its_numbers() -> None:
+    text = "".join(f"{n}. {'word ' * 20}\n" for n in range(1, 31))
+    blocks = markdown_blocks(text)
+    html = "".join(block.html for block in blocks if isinstance(block, Prose))
+    assert len(blocks) > 2
+    assert html.count("<li>") == 30
+    assert html.count("<ol") == len(blocks)
+    assert '<ol start="9">' in html
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["- a\n", "- b\n\n", "2. c\n", "para\n", "\n", "# h\n", "```\n", "    x\n", "> q\n",
+             "| a | b |\n", "|---|---|\n", "---\n", "**b", "** c\n", "- ", "`d` \r\n"]
+        ),
+        max_size=14,
+    )
+)  # fmt: skip
+def test_a_text_that_grows_loses_nothing(pieces: list[str]) -> None:
+    growing = GrowingMarkdown()
+    text = ""
+    for piece in pieces:
+        text += piece
+        blocks = growing.read(text)
+    if pieces:
+        words = "abcdhpqx"
+        whole = markdown_blocks(text)
+        assert _letters(blocks, words) == _letters(whole, words)
+
+
+def _letters(blocks: tuple[module.Block, ...], words: str) -> str:
+    """The letters that a reader sees."""
+    parts = [
+        block.text if isinstance(block, Code) else re.sub(r"<[^>]*>", "", block.html)
+        for block in blocks
+    ]
+    return "".join(c for c in "".join(parts) if c in words)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from PySide6.QtCore import Qt, QTimer, Signal
-from PySide6.QtWidgets import QLabel, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
 
 from edgesdk_desktop.conversations import StoredMessage
 from edgesdk_desktop.message_view import MessageView
-from edgesdk_desktop.theme import SPACE, Theme
+from edgesdk_desktop.theme import LIGHT, SPACE, Theme
 
-# Pieces come faster than a person reads; each time that they are shown, markdown is read anew.
+# Pieces come faster than a person reads.
 _SHOW_MS = 60
+# Messages that are shown at first, and with each scrolling to the start.
+_PAGE = 12
+_BUILD_SECONDS = 0.008
 _MAX_WIDTH = 860
 # So near to the end, a reader follows what is written.
 _FOLLOWING = 60
@@ -43,6 +47,15 @@ class ConversationView(QScrollArea):
         self._timer.setSingleShot(True)
         self._timer.setInterval(_SHOW_MS)
         self._timer.timeout.connect(self._show_text)
+        self._builder = QTimer(self)
+        self._builder.setInterval(0)
+        self._builder.timeout.connect(self._make_some)
+        self._build: Iterator[None] = iter(())
+        self._branches: Callable[[StoredMessage], Sequence[str]] = lambda _: ()
+        # The messages, of which the views begin with the one at `_first`; how many are wanted.
+        self._path: list[StoredMessage] = []
+        self._first = self._wanted = self._below = 0
+        self._clear(LIGHT)
         self._follow = True
         bar = self.verticalScrollBar()
         bar.valueChanged.connect(self._look)
@@ -51,42 +64,53 @@ class ConversationView(QScrollArea):
     def show_messages(
         self,
         messages: Sequence[StoredMessage],
-        branches: Sequence[Sequence[str]],
+        branches: Callable[[StoredMessage], Sequence[str]],
         theme: Theme,
         writing: StoredMessage | None,
     ) -> None:
-        """Show messages; the answer `writing` is under way, where it is among them."""
-        whole = QWidget()
-        whole.setObjectName("conversation")
-        outer = QVBoxLayout(whole)
-        outer.setContentsMargins(2 * SPACE, 2 * SPACE, 2 * SPACE, 2 * SPACE)
-        column = QWidget()
-        column.setMaximumWidth(_MAX_WIDTH)
-        layout = QVBoxLayout(column)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2 * SPACE)
-        self._messages, self._writing = [], None
-        for message, others in zip(messages, branches, strict=True):
-            view = MessageView(message, others, theme)
-            view.retry_wanted.connect(self.retry_wanted)
-            view.edit_wanted.connect(self.edit_wanted)
-            view.branch_wanted.connect(self.branch_wanted)
-            layout.addWidget(view)
+        """Show the end of a conversation; what is before it comes when somebody scrolls there.
+
+        Views that stay as they are stay. Others are made from the last one on, little by little, so
+        that the window answers meanwhile.
+
+        Args:
+            branches: gives the ids of the messages beside one.
+            writing: the answer that is under way, where it is among them.
+        """
+        self._build = iter(())
+        old, self._path = self._path, list(messages)
+        same = 0
+        if theme is self._theme:
+            while same < min(len(old), len(messages)) and old[same].id == messages[same].id:
+                same += 1
+        if same <= self._first or len(messages) - same > _PAGE:
+            self._clear(theme)
+            if writing is not None:
+                # The answer that is under way, and its question, are there at once.
+                self._first = max(0, len(messages) - 2)
+        else:
+            for view in self._messages[same - self._first :]:
+                view.hide()
+                view.deleteLater()
+            del self._messages[same - self._first :]
+        self._branches = branches
+        self._empty.setVisible(not messages)
+        self._writing = None
+        for message in self._path[self._first + len(self._messages) :]:
+            view = self._made(message)
             self._messages.append(view)
-            if writing is not None and message.id == writing.id:
-                # More of it has come than was written down.
-                self._writing = view
-                view.show_text(self.text)
-                view.show_waiting(_WRITING if self.text else "Waiting for the first word…")
-        if not messages:
-            layout.addStretch()
-            layout.addWidget(_empty())
-        layout.addStretch()
-        row = QVBoxLayout()
-        row.addWidget(column)
-        outer.addLayout(row)
+            self._column.insertWidget(len(self._messages), view)
+            view.show_text(message.text)
+            if message.role == "assistant":
+                view.show_end(message.state, message.badge)
+        if writing is not None and self._messages and self._messages[-1].message.id == writing.id:
+            self._writing = self._messages[-1]
+            # More of it has come than was written down.
+            self._writing.show_text(self.text)
+            self._writing.show_waiting(_WRITING if self.text else "Waiting for the first word…")
         self._follow = True
-        self.setWidget(whole)
+        self._wanted = min(len(messages), max(_PAGE, len(self._messages)))
+        self._builder.start()
 
     def add_piece(self, text: str) -> None:
         """Add a piece to the answer that is under way."""
@@ -110,6 +134,11 @@ class ConversationView(QScrollArea):
             self._writing.show_end(state, badge)
         self._writing, self.text = None, ""
 
+    @property
+    def complete(self) -> bool:
+        """Whether all views that were wanted are made."""
+        return not self._builder.isActive()
+
     def message_views(self) -> tuple[MessageView, ...]:
         """The messages that are shown."""
         return tuple(self._messages)
@@ -120,11 +149,61 @@ class ConversationView(QScrollArea):
             self._writing.show_waiting(_WRITING)
 
     def _look(self, value: int) -> None:
-        self._follow = value >= self.verticalScrollBar().maximum() - _FOLLOWING
+        bar = self.verticalScrollBar()
+        self._follow = value >= bar.maximum() - _FOLLOWING
+        if value < bar.pageStep() and self._first > 0 and self.complete and bar.maximum() > 0:
+            self._wanted = min(len(self._path), len(self._messages) + _PAGE)
+            self._builder.start()
 
     def _scroll(self, _least: int, end: int) -> None:
+        bar = self.verticalScrollBar()
         if self._follow:
-            self.verticalScrollBar().setValue(end)
+            bar.setValue(end)
+        elif not self.complete:
+            # What is made above pushes down what is read.
+            bar.setValue(end - self._below)
+        self._below = end - bar.value()
+
+    def _made(self, message: StoredMessage) -> MessageView:
+        view = MessageView(message, self._branches(message), self._theme)
+        view.retry_wanted.connect(self.retry_wanted)
+        view.edit_wanted.connect(self.edit_wanted)
+        view.branch_wanted.connect(self.branch_wanted)
+        return view
+
+    def _make_some(self) -> None:
+        """Make views, for as long as nobody notices."""
+        end = time.perf_counter() + _BUILD_SECONDS
+        self._below = self.verticalScrollBar().maximum() - self.verticalScrollBar().value()
+        while time.perf_counter() < end:
+            if next(self._build, self) is self:
+                if len(self._messages) >= self._wanted:
+                    self._builder.stop()
+                    return
+                self._first -= 1
+                view = self._made(self._path[self._first])
+                self._messages.insert(0, view)
+                self._column.insertWidget(1, view)
+                self._build = view.build()
+
+    def _clear(self, theme: Theme) -> None:
+        """Begin with an empty column."""
+        self._theme = theme
+        self._messages, self._first = [], len(self._path)
+        whole = QWidget()
+        whole.setObjectName("conversation")
+        row = QHBoxLayout(whole)
+        row.setContentsMargins(2 * SPACE, 2 * SPACE, 2 * SPACE, 2 * SPACE)
+        column = QWidget()
+        column.setMaximumWidth(_MAX_WIDTH)
+        row.addWidget(column)
+        self._column = QVBoxLayout(column)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(2 * SPACE)
+        self._empty = _empty()
+        self._column.addWidget(self._empty)
+        self._column.addStretch()
+        self.setWidget(whole)
 
 
 def _empty() -> QLabel:

@@ -169,11 +169,15 @@ class ConversationStore:
 
     def path(self, head: str | None) -> list[StoredMessage]:
         """The messages from the first one to `head`."""
-        found: list[StoredMessage] = []
-        while head is not None:
-            found.append(self.message(head))
-            head = found[-1].parent
-        return found[::-1]
+        rows = self._database.execute(
+            "WITH RECURSIVE path (id, parent, depth) AS ("
+            " SELECT id, parent, 0 FROM message WHERE id = ?"
+            " UNION ALL SELECT message.id, message.parent, depth + 1"
+            " FROM message JOIN path ON message.id = path.parent)"
+            " SELECT message.* FROM path JOIN message USING (id) ORDER BY depth DESC",
+            (head,),
+        )
+        return [_message(row) for row in rows]
 
     def branches(self, message: StoredMessage) -> list[str]:
         """The ids of the messages that have the same parent, in the order of their making."""

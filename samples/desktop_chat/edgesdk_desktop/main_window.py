@@ -345,8 +345,7 @@ class MainWindow(QMainWindow):
 
     def _show_messages(self) -> None:
         path = self._path()
-        branches = [self.store.branches(message) for message in path]
-        self.parts.view.show_messages(path, branches, self._theme, self._writing)
+        self.parts.view.show_messages(path, self.store.branches, self._theme, self._writing)
         self._count()
 
     def _update(self) -> None:

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
-from pygments.lexers import get_lexer_by_name
-from pygments.util import ClassNotFound
-from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtGui import QGuiApplication, QResizeEvent, QTextOption, QWheelEvent
-from PySide6.QtWidgets import (
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QSizePolicy,
-    QTextBrowser,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtCore import Signal
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout
 
+from edgesdk_desktop.block_views import CodeView, DocumentView, action_button, small_label
 from edgesdk_desktop.conversations import StoredMessage
-from edgesdk_desktop.markdown_blocks import Block, Code, Prose, markdown_blocks
-from edgesdk_desktop.theme import SPACE, Theme, document_css
+from edgesdk_desktop.markdown_blocks import Block, Code, GrowingMarkdown, Prose
+from edgesdk_desktop.theme import SPACE, Theme
+
+# Of a message that somebody wrote: the rest of an attached file is shown when it is asked for.
+_MAX_SHOWN = 4000
 
 _STATES = {
     "writing": "This answer was interrupted.",
@@ -53,7 +44,8 @@ class MessageView(QFrame):
         self.message = message
         self.text = message.text
         self._theme = theme
-        self._blocks: list[tuple[Block, QWidget]] = []
+        self._markdown = GrowingMarkdown()
+        self._blocks: list[tuple[Block, DocumentView | CodeView]] = []
         self.setObjectName(message.role)
         who = "You" if message.role == "user" else "Answer"
         self.setAccessibleName(who)
@@ -63,20 +55,32 @@ class MessageView(QFrame):
         self._body = QVBoxLayout()
         self._body.setSpacing(SPACE)
         layout.addLayout(self._body)
-        self._badge = _label("badge")
-        self._note = _label("warning")
+        self._badge = small_label("badge")
+        self._note = small_label("warning")
         for label in (self._note, self._badge):
             label.setVisible(False)
             layout.addWidget(label)
         layout.addLayout(self._actions(branches))
-        self.show_text(message.text)
-        if message.role == "assistant":
-            self.show_end(message.state, message.badge)
+
+    @property
+    def characters_read(self) -> int:
+        """How much markdown was parsed for what is shown now; what is settled is not."""
+        return self._markdown.characters_read
 
     def show_text(self, text: str) -> None:
         """Show a text; blocks that stay as they were are left alone."""
+        for _ in self._shown_in_steps(text):
+            pass
+
+    def build(self) -> Iterator[None]:
+        """Show the message that was given, one block at a time."""
+        yield from self._shown_in_steps(self.message.text)
+        if self.message.role == "assistant":
+            self.show_end(self.message.state, self.message.badge)
+
+    def _shown_in_steps(self, text: str) -> Iterator[None]:
         self.text = text
-        new = markdown_blocks(text) if self.message.role == "assistant" else (_plain(text),)
+        new = self._markdown.read(text) if self.message.role == "assistant" else self._typed(text)
         same = 0
         while same < min(len(new), len(self._blocks)) and new[same] == self._blocks[same][0]:
             same += 1
@@ -87,7 +91,8 @@ class MessageView(QFrame):
             widget.deleteLater()
         del self._blocks[same:]
         for block in new[same:]:
-            widget = _widget_of(block, self._theme)
+            yield
+            widget = _view_of(block, self._theme)
             self._body.addWidget(widget)
             self._blocks.append((block, widget))
 
@@ -100,6 +105,9 @@ class MessageView(QFrame):
             note = "Do not rely on this answer: nobody was sure of it."
         self._note.setText(note)
         self._note.setVisible(bool(note))
+        for _, widget in self._blocks:
+            if isinstance(widget, CodeView):
+                widget.recolour()
         self._badge.setText(badge_text(badge))
         self._badge.setVisible(bool(self._badge.text()))
 
@@ -112,28 +120,37 @@ class MessageView(QFrame):
     def _updated(self, number: int, block: Block) -> bool:
         """Show a block in the widget of another one, where that is of the same kind."""
         _, widget = self._blocks[number]
-        if isinstance(block, Prose) and isinstance(widget, _Document):
-            widget.setHtml(block.html)
-        elif isinstance(block, Code) and isinstance(widget, _CodeView):
+        if isinstance(block, Prose) and isinstance(widget, DocumentView):
+            widget.show_prose(block)
+        elif isinstance(block, Code) and isinstance(widget, CodeView):
             widget.show_code(block)
         else:
             return False
         self._blocks[number] = (block, widget)
         return True
 
+    def _typed(self, text: str) -> tuple[Prose, ...]:
+        """What a person typed, as it was typed; not all of a long text."""
+        hidden = len(text) - _MAX_SHOWN
+        if hidden > 0:
+            self._note.setText(f"{hidden:,} more characters are not shown. Copy takes them too.")
+            self._note.setVisible(True)
+        escaped = html.escape(text[:_MAX_SHOWN])
+        return (Prose(f'<p style="white-space: pre-wrap; margin: 0">{escaped}</p>'),)
+
     def _actions(self, branches: Sequence[str]) -> QHBoxLayout:
         row = QHBoxLayout()
         row.setSpacing(SPACE // 2)
         message = self.message
-        copy = _action("Copy", "Copy this message")
+        copy = action_button("Copy", "Copy this message")
         copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(self.text))
         row.addWidget(copy)
         if message.role == "user":
-            edit = _action("Edit", "Change this message and ask again")
+            edit = action_button("Edit", "Change this message and ask again")
             edit.clicked.connect(lambda: self.edit_wanted.emit(message.id))
             row.addWidget(edit)
         else:
-            retry = _action("Retry", "Ask for another answer")
+            retry = action_button("Retry", "Ask for another answer")
             retry.clicked.connect(lambda: self.retry_wanted.emit(message.id))
             row.addWidget(retry)
         if len(branches) > 1:
@@ -142,11 +159,11 @@ class MessageView(QFrame):
                 ("‹", "Show the branch before", at - 1),
                 ("›", "Show the next branch", at + 1),
             ):
-                button = _action(words, name)
+                button = action_button(words, name)
                 button.setEnabled(0 <= to < len(branches))
                 button.clicked.connect(lambda _=False, to=to: self.branch_wanted.emit(branches[to]))
                 row.addWidget(button)
-            place = _label("muted")
+            place = small_label("muted")
             place.setText(f"{at + 1} of {len(branches)}")
             row.addWidget(place)
         row.addStretch()
@@ -174,107 +191,9 @@ def badge_text(badge: Mapping[str, Any]) -> str:
     return " · ".join(part for part in parts if part)
 
 
-class _Document(QTextBrowser):
-    """Rich text that is as high as it needs to be; what is around it scrolls."""
-
-    def __init__(self, theme: Theme, *, wrap: bool = True) -> None:
-        super().__init__()
-        self.setFrameShape(QFrame.Shape.NoFrame)
-        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setOpenExternalLinks(True)
-        self.setTabChangesFocus(True)
-        self.document().setDocumentMargin(0)
-        self.document().setDefaultStyleSheet(document_css(theme))
-        if not wrap:
-            self.setWordWrapMode(QTextOption.WrapMode.NoWrap)
-        self.document().contentsChanged.connect(self._fit)
-
-    def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
-        return QSize(super().sizeHint().width(), self.height())
-
-    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
-        super().resizeEvent(event)
-        self._fit()
-
-    def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802 - Qt's name
-        # The conversation scrolls, not the block in it.
-        event.ignore()
-
-    def _fit(self) -> None:
-        height = int(self.document().size().height()) + 2
-        bar = self.horizontalScrollBar()
-        if bar.maximum() > 0:
-            height += bar.sizeHint().height()
-        if height != self.height():
-            self.setFixedHeight(height)
-
-
-class _CodeView(QFrame):
-    """Highlighted code with its language and a button that copies it."""
-
-    def __init__(self, code: Code, theme: Theme) -> None:
-        super().__init__()
-        self.setObjectName("code")
-        self._theme = theme
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(SPACE, SPACE // 2, SPACE, SPACE)
-        head = QHBoxLayout()
-        self._language = _label("codehead")
-        copy = _action("Copy code", "Copy this code")
-        copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(self._code.text))
-        head.addWidget(self._language)
-        head.addStretch()
-        head.addWidget(copy)
-        layout.addLayout(head)
-        self._document = _Document(theme, wrap=False)
-        layout.addWidget(self._document)
-        self.show_code(code)
-
-    def show_code(self, code: Code) -> None:
-        """Show other code."""
-        self._code = code
-        self._language.setText(code.language or "text")
-        self._document.setHtml(_highlighted(code, self._theme))
-
-
-def _widget_of(block: Block, theme: Theme) -> QWidget:
+def _view_of(block: Block, theme: Theme) -> DocumentView | CodeView:
     if isinstance(block, Code):
-        return _CodeView(block, theme)
-    document = _Document(theme)
-    document.setHtml(block.html)
+        return CodeView(block, theme)
+    document = DocumentView(theme)
+    document.show_prose(block)
     return document
-
-
-def _plain(text: str) -> Prose:
-    """What a person typed, as it was typed."""
-    escaped = html.escape(text)
-    return Prose(f'<p style="white-space: pre-wrap; margin: 0">{escaped}</p>')
-
-
-def _highlighted(code: Code, theme: Theme) -> str:
-    try:
-        lexer = get_lexer_by_name(code.language or "text", stripnl=False)
-    except ClassNotFound:
-        lexer = get_lexer_by_name("text", stripnl=False)
-    formatter = HtmlFormatter(
-        noclasses=True, style=theme.code_style, nobackground=True,
-        prestyles="font-family: monospace; margin: 0",
-    )  # fmt: skip
-    return str(highlight(code.text, lexer, formatter))
-
-
-def _label(name: str) -> QLabel:
-    made = QLabel()
-    made.setObjectName(name)
-    made.setWordWrap(True)
-    made.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    return made
-
-
-def _action(words: str, name: str) -> QToolButton:
-    made = QToolButton()
-    made.setText(words)
-    made.setToolTip(name)
-    made.setAccessibleName(name)
-    return made
