@@ -151,7 +151,14 @@ class ConversationView(QScrollArea):
     def _look(self, value: int) -> None:
         bar = self.verticalScrollBar()
         self._follow = value >= bar.maximum() - _FOLLOWING
-        if value < bar.pageStep() and self._first > 0 and self.complete and bar.maximum() > 0:
+        if self.complete:
+            self._want_more()
+
+    def _want_more(self) -> None:
+        """Make another page where somebody reads near the first message that is shown."""
+        bar = self.verticalScrollBar()
+        near = not self._follow and bar.value() < bar.pageStep()
+        if self._first > 0 and self.isVisible() and (near or bar.maximum() == 0):
             self._wanted = min(len(self._path), len(self._messages) + _PAGE)
             self._builder.start()
 
@@ -179,6 +186,7 @@ class ConversationView(QScrollArea):
             if next(self._build, self) is self:
                 if len(self._messages) >= self._wanted:
                     self._builder.stop()
+                    self._want_more()
                     return
                 self._first -= 1
                 view = self._made(self._path[self._first])
