@@ -158,6 +158,12 @@ def create_app(service: Service, hybrid: HybridClients | None = None) -> ASGIApp
         *dialect_routes(service, hybrid),
         *vector_routes(service),
     ]
+    # llama.cpp's clients leave the version out.
+    routes += [
+        Route(route.path.removeprefix("/v1"), route.endpoint, methods=route.methods)
+        for route in routes
+        if route.path.startswith("/v1/")
+    ]
     known = {route.path for route in routes}
     middleware = [Middleware(_RequestCounter, metrics=service.metrics, known=known)]
     if service.settings.origins:

@@ -153,7 +153,7 @@ def test_a_model_is_loaded_and_unloaded_without_a_question() -> None:
         assert models.loads == []
         assert client.chat("hello").done_reason == "load"
         [loaded] = client.ps().models
-        assert (loaded.model, loaded.context_length) == ("hello", 4096)
+        assert (loaded.model, loaded.size) == ("hello", 1000)
         assert client.generate("hello", keep_alive=-1).done_reason == "load"
         assert models.loads == ["hello"]
         assert client.generate("hello", keep_alive="0s").done_reason == "unload"

@@ -8,7 +8,7 @@ from typing import Any
 from edgesdk.chat import Chat
 from edgesdk.engines.base import Logits
 from edgesdk.overflow import OverflowPolicy
-from tests.support.fake_engine import OPEN, FakeEngine, fake_model
+from tests.support.fake_engine import END, OPEN, FakeEngine, fake_model
 
 # A template that knows tools and results, and writes calls like Hermes.
 HERMES_TEMPLATE = (
@@ -44,7 +44,8 @@ class ScriptEngine(FakeEngine):
         self.prompts: list[str] = []
 
     def logits(self, tokens: list[int]) -> Logits:
-        if tokens[-1] == OPEN:
+        # Within an answer it is a drafted token, which is verified.
+        if tokens[-1] == OPEN and tokens.count(OPEN) == tokens.count(END) + 1:
             self.answer = self.answers[min(len(self.prompts), len(self.answers) - 1)]
             self.prompts.append(bytes(tokens).decode())
         return super().logits(tokens)

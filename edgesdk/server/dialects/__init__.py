@@ -15,5 +15,6 @@ and builds the response in its own API's form.
     ollama_requests      `/api/chat` and `/api/generate`
     ollama_answers       their responses
     ollama_routes        their paths, and what Ollama tells of models
+    tokenizing_routes    what llama.cpp's server and vLLM's tell of tokens
     response_store       what `previous_response_id` goes on with
 """

@@ -12,6 +12,7 @@ from edgesdk.server.dialects.anthropic_requests import AnthropicRequest, chat_bo
 from edgesdk.server.dialects.conversation import Json
 from edgesdk.server.dialects.ollama_routes import ollama_routes
 from edgesdk.server.dialects.responses_routes import responses_routes
+from edgesdk.server.dialects.tokenizing_routes import tokenizing_routes
 from edgesdk.server.dialects.translation import Translated, answer_endpoint, counting_endpoint
 from edgesdk.server.hybrid_routing import HybridClients
 from edgesdk.server.service import Service
@@ -35,4 +36,5 @@ def dialect_routes(service: Service, hybrid: HybridClients | None) -> list[Route
         post("/v1/messages/count_tokens", counting_endpoint(anthropic, counted, service)),
         *responses_routes(service, hybrid),
         *ollama_routes(service, hybrid),
+        *tokenizing_routes(service),
     ]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from pydantic_core import to_json
 from starlette.datastructures import Headers
@@ -21,6 +20,7 @@ from edgesdk.server.request_parsing import ParsedRequest, parse_chat, parse_comp
 from edgesdk.server.responses import ResponseBuilder, ResponseMetadata
 from edgesdk.server.service import Service
 
+_Result = TypeVar("_Result")
 # A request as a chat completion, and what builds its response.
 Translated: TypeAlias = tuple[Json, Callable[[ResponseMetadata], ResponseBuilder]]
 
@@ -57,23 +57,25 @@ def counting_endpoint(
     """An endpoint that says how many tokens the prompt of a request has."""
 
     async def count(body: bytes) -> Json:
-        chat = await service.in_thread(partial(chat_body, body))
-        return written(len(await prompt_of(service, chat)))
+        request = await service.in_thread(lambda: parse(ChatRequest, to_json(chat_body(body))))
+        return await prompt_of(service, request, lambda loaded, tokens: written(len(tokens)))
 
     return JsonEndpoint(count, service.settings.body_limit)
 
 
-async def prompt_of(service: Service, chat: Json) -> list[int]:
-    """The tokens that a chat completion would give its model.
+async def prompt_of(
+    service: Service, request: ChatRequest, work: Callable[[LoadedModel, list[int]], _Result]
+) -> _Result:
+    """Do something with the tokens that a chat completion would give its model.
 
     Raises:
-        ApiError, EdgeError: it has none.
+        ApiError, EdgeError: there are none.
     """
-    request = parse(ChatRequest, to_json(chat))
     messages = template_messages(request.messages)
     specs = [tool.for_template() for tool in request.tools or ()]
 
-    def encode(loaded: LoadedModel) -> list[int]:
-        return loaded.model.runtime.encode(messages, specs, continues=request.continues)
+    def encoded(loaded: LoadedModel) -> _Result:
+        encode = loaded.model.runtime.encode
+        return work(loaded, encode(messages, specs, continues=request.continues))
 
-    return await service.use(request.model, encode)
+    return await service.use(request.model, encoded)
