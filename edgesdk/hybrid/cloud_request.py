@@ -8,14 +8,11 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgesdk.hybrid.content import is_data, is_media, text_groups
+from edgesdk.hybrid.content import is_data, is_media, text_groups, without_reasoning
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.request import HybridRequest
 from edgesdk.tools.call_messages import calls_of
 from edgesdk.tools.tool_set import ToolSet
-
-# What a model thought at earlier answers. It says more than the answers do, and helps no cloud.
-_NEVER_SENT = frozenset({"reasoning_content", "reasoning", "thinking"})
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ def cloud_request(
     request, options = hybrid.request, hybrid.request.options
     hiding = _Redactor(hybrid.redactor, hide)
     body: dict[str, Any] = {
-        "messages": hiding.messages(request.messages),
+        "messages": hiding.messages(without_reasoning(request.messages)),
         "max_tokens": options.max_tokens or max_output_tokens,
         "temperature": options.temperature,
     }
@@ -88,7 +85,7 @@ class _Redactor:
         plain = {
             key: self._content(item, texts) if key == "content" else self._part(key, item)
             for key, item in message.items()
-            if key != "tool_calls" and key not in _NEVER_SENT
+            if key != "tool_calls"
         }
         written = [
             {

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from edgesdk.text.template import REASONING_KEYS
+
 # By the types that OpenAI's API has for them.
 _TEXT = frozenset({"text", "input_text"})
 
@@ -63,6 +65,15 @@ def text_groups(messages: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """
     groups = groupby(messages, key=lambda message: message.get("role"))
     return [[text for message in group for text in texts_of(message)] for _, group in groups]
+
+
+def without_reasoning(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the messages without what models thought before they answered. It is the device's
+    own: it is not sent to a cloud, nor written down."""
+    return [
+        {key: item for key, item in message.items() if key not in REASONING_KEYS}
+        for message in messages
+    ]
 
 
 def without_texts(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from edgesdk.hybrid.reply import LocalDraft
 from edgesdk.hybrid.request import ConversationState, HybridRequest, Messages
 from edgesdk.hybrid.router import Preflight, function_name
 from edgesdk.hybrid.self_consistency import SelfConsistency, sample_until_agreed
-from edgesdk.hybrid.stream import Steps
+from edgesdk.hybrid.stream import HybridEvent, Steps
 from edgesdk.model import Model
 from edgesdk.options import Options
 from edgesdk.overflow import Overflow
 from edgesdk.receipt import receipt_of
+from edgesdk.reply import ReasoningDelta
 from edgesdk.request import Encode, Request
 from edgesdk.runtime import Runtime
 from edgesdk.structured.output_format import read_answer
@@ -73,7 +74,7 @@ class LocalModel:
         *,
         cloud_allowed: bool,
         threshold: float = 0.0,
-    ) -> Generator[TextDelta | Restart, None, LocalDraft]:
+    ) -> Generator[HybridEvent, None, LocalDraft]:
         """Yield the device's answer as it comes; return the draft.
 
         Args:
@@ -118,7 +119,7 @@ class LocalModel:
         self_consistency: SelfConsistency | None,
         *,
         cloud_allowed: bool,
-    ) -> Generator[TextDelta | Restart | None, None, LocalDraft]:
+    ) -> Generator[HybridEvent | None, None, LocalDraft]:
         """Do the work of `answer`; yield None while there is nothing to show."""
         self._preflight.require_text(hybrid)
         request = hybrid.for_device
@@ -161,6 +162,8 @@ class LocalModel:
             states.give_back(lender)
         if best.text != first.text:
             yield Restart("the device's answers agree on another")
+            if best.reasoning:
+                yield ReasoningDelta(best.reasoning, "local")
             yield TextDelta(best.text, "local")
         return best
 
@@ -174,7 +177,7 @@ def _draft(
     prompt_log_odds: float,
     overflow: Overflow | None,
     may_abort: bool,
-) -> Generator[TextDelta, None, LocalDraft]:
+) -> Generator[TextDelta | ReasoningDelta, None, LocalDraft]:
     """Yield the pieces of an answer; return the draft.
 
     Args:
@@ -184,6 +187,7 @@ def _draft(
     constraint = runtime.constraint_for(request.answer_format)
     state = states.take(runtime.engine, request.tokens)
     pieces: list[str] = []
+    thoughts: list[str] = []
     partial_signals: list[Signals] = []
     next_check = confidence.decide_after
     predicted_wrong = False
@@ -196,6 +200,9 @@ def _draft(
         )
         try:
             for step in generation:
+                if step.reasoning:
+                    thoughts.append(step.reasoning)
+                    yield ReasoningDelta(step.reasoning, "local")
                 if step.text:
                     pieces.append(step.text)
                     yield TextDelta(step.text, "local")
@@ -244,6 +251,7 @@ def _draft(
         format_error=format_error,
         hidden_state=meter.hidden_state,
         partial_signals=tuple(partial_signals),
+        reasoning="".join(thoughts),
     )
 
 

@@ -52,6 +52,8 @@ class LocalDraft:
         format_error: why it does not fit the output format.
         hidden_state: that it ended in, float32 [hidden]; None where the engine gives none.
         partial_signals: its signals each time that aborting it was considered.
+        reasoning: what the model thought before it answered. Nothing else here knows of it: an
+            answer is judged by itself.
     """
 
     text: str
@@ -67,12 +69,14 @@ class LocalDraft:
     format_error: StructureError | None = None
     hidden_state: HiddenStates | None = field(default=None, compare=False, repr=False)
     partial_signals: tuple[Signals, ...] = field(default=(), repr=False)
+    reasoning: str = ""
 
     @property
     def complete(self) -> bool:
         """Whether it is a whole answer: nothing ended it but the model, a stop text or its output
-        format."""
-        return self.receipt.finish_reason == "stop" and not self.aborted
+        format, and not in its reasoning."""
+        ended = self.receipt.finish_reason == "stop" and not self.receipt.ended_in_reasoning
+        return ended and not self.aborted
 
     @property
     def decidable(self) -> bool:
@@ -108,6 +112,8 @@ class LocalDraft:
     def rejection(self) -> str | None:
         """Why the draft is not kept, whatever the threshold, in words; None where the threshold
         decides."""
+        if self.receipt.ended_in_reasoning:
+            return "the device's answer ended in its reasoning"
         if self.confidence is None:
             return "the device said nothing"
         if self.problem is not None:
@@ -159,7 +165,9 @@ class HybridReply:
 
     @property
     def reasoning(self) -> str:
-        """The reasoning of the cloud's model, where the endpoint gives it."""
+        """What the model thought before it answered; a cloud's, where the endpoint gives it."""
+        if self.route == "local":
+            return "" if self.local is None else self.local.reasoning
         return "" if self.cloud is None else self.cloud.reasoning
 
     @property
@@ -190,12 +198,13 @@ class HybridReply:
 
     @property
     def message(self) -> dict[str, Any]:
-        """The answer as a message of the conversation, in the form of OpenAI's API."""
+        """The answer as a message of the conversation, in the form of OpenAI's API; see
+        `edgesdk.reply.Reply.message`."""
         words = self.text
         calls = self.tool_calls
         if calls and self.route == "local":
             words = calls.words if isinstance(calls, ToolCalls) else ""
-        return call_message(words, calls)
+        return call_message(words, calls, self.reasoning)
 
     @property
     def receipt(self) -> HybridReceipt:
@@ -275,6 +284,11 @@ class HybridReceipt:
         if self._on_device is not None:
             return self._on_device.output_tokens
         return None if self._usage is None else self._usage.completion_tokens
+
+    @property
+    def reasoning_tokens(self) -> int | None:
+        """Of `output_tokens`, those of the reasoning; None where a cloud does not count them."""
+        return None if self._on_device is None else self._on_device.reasoning_tokens
 
     @property
     def cached_tokens(self) -> int | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgesdk.errors import EdgeError, RequestError
 from edgesdk.hybrid.confidence.confidence import Confidence
+from edgesdk.hybrid.content import without_reasoning
 from edgesdk.hybrid.local import LocalModel
 from edgesdk.hybrid.offline.queue import (
     DeferredReply,
@@ -74,7 +75,10 @@ class RequestPath:
     ) -> UploadVerdict:
         """Whether a request may leave the device; see `Policy.evaluate`."""
         return self._policy.evaluate(
-            hybrid.request.messages, call=upload, tags=tags, extras=hybrid.extras
+            without_reasoning(hybrid.request.messages),
+            call=upload,
+            tags=tags,
+            extras=hybrid.extras,
         )
 
     def preview(self, hybrid: HybridRequest, verdict: UploadVerdict) -> UploadQuestion:
@@ -174,7 +178,7 @@ class RequestPath:
         The pieces after the last `Restart` are the text of the reply, whoever gave it.
         """
         request, (rejected_by, reason) = hybrid.request, rejection
-        screen = Screen("" if local is None else local.text, append_only=hybrid.append_only)
+        screen = Screen(local, append_only=hybrid.append_only)
         # Of all that is sent; the device may have seen less.
         tokens = self._preflight.count(hybrid)
         unanswered = local is None or local.aborted
@@ -285,7 +289,7 @@ def record_decision(
 ) -> None:
     """Write a decision down; where that fails, only the log hears of it."""
     local, cloud = reply.local, reply.cloud
-    prompt = json.dumps(messages, ensure_ascii=False)
+    prompt = json.dumps(without_reasoning(messages), ensure_ascii=False)
     texts = RecordedTexts(
         prompt, local.text if local else None, cloud.text if cloud else None, decision.agreed
     )

@@ -10,7 +10,7 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 from edgesdk.errors import RequestError
 from edgesdk.generation.streaming import AsyncStream
 from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
-from edgesdk.hybrid.reply import HybridReply, Timing
+from edgesdk.hybrid.reply import HybridReply, LocalDraft, Timing
 from edgesdk.receipt import peak_memory_bytes
 from edgesdk.reply import ReasoningDelta
 from edgesdk.system.cancellation import CancellationToken
@@ -51,7 +51,7 @@ class Screen:
     """Follows what the reader of a stream has on the screen, to replace it by a better answer.
 
     Args:
-        draft: what the device said so far.
+        draft: what the device said so far; None for nothing.
         append_only: nothing can be withdrawn, so reasoning and blanks stay before another answer.
 
     Attributes:
@@ -59,10 +59,10 @@ class Screen:
         route: who said that; None before the first piece.
     """
 
-    def __init__(self, draft: str, *, append_only: bool) -> None:
-        self.text = draft
-        self.route: _Route | None = "local" if draft else None
-        self._reasoned = False
+    def __init__(self, draft: LocalDraft | None, *, append_only: bool) -> None:
+        self.text = "" if draft is None else draft.text
+        self._reasoned = draft is not None and bool(draft.reasoning)
+        self.route: _Route | None = "local" if self.text or self._reasoned else None
         self._append_only = append_only
 
     def replace_by(
@@ -81,7 +81,7 @@ class Screen:
                 elif isinstance(event, TextDelta):
                     self.text, self.route = self.text + event.text, event.route
                 else:
-                    self.route, self._reasoned = "cloud", True
+                    self.route, self._reasoned = event.route, True
                 yield event
             return steps.result
 
@@ -102,7 +102,7 @@ class Screen:
 class HybridStream(Closeable, Iterator[HybridEvent]):
     """The pieces of an answer. After a `Restart`, all pieces before it are void.
 
-    A `ReasoningDelta` is what the cloud's model reasons, and no part of the answer. Iterate it in
+    A `ReasoningDelta` is what the model reasons, and no part of the answer. Iterate it in
     one thread; `cancel` may be called from any.
 
     Args:

@@ -25,7 +25,7 @@ With a cloud, clients learn more than OpenAI's API has:
 - In a stream the field is in the chunk with the `finish_reason`, and in the one with the usage.
   Headers come before the first piece, so the route is "undecided" where it is not known by then
   (only with hold "nothing"), and the reason is missing.
-- `reasoning_content` has what a cloud's model thinks.
+- `reasoning_content` has what the model thought, the device's or a cloud's.
 - Half an answer is given only where nobody has a whole one, and where a stream has shown it
   already. It has the `finish_reason` "length" (or "content_filter"); `whole` is false and
   `low_confidence` true.

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from edgesdk.generation.loop import Step
 from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
+from edgesdk.reply import ReasoningDelta
 from edgesdk.server.answers import AnswerEvent, AnswerSource, RunningAnswer
 from edgesdk.server.api_errors import ApiError, api_error, deadline_passed, shutting_down
 from edgesdk.server.callable_tools import AnswerReader
@@ -252,7 +253,8 @@ def _is_cut(reply: AnswerReply) -> bool:
 def _parts_of(event: AnswerEvent, reader: AnswerReader) -> list[ResponsePart]:
     """What of an answer is certain after one more event."""
     if isinstance(event, Step):
-        return [*reader.feed(event.text)]
+        thought = [ReasoningDelta(event.reasoning, "local")] if event.reasoning else []
+        return [*thought, *reader.feed(event.text)]
     if isinstance(event, TextDelta):
         # What a cloud says in words is never a call.
         return [*reader.feed(event.text)] if event.route == "local" else [event.text]

@@ -120,7 +120,7 @@ class DeviceSource:
     def answer(self) -> Generator[AnswerEvent, None, AnswerReply | None]:
         states, runtime = self.loaded.states, self.loaded.model.runtime
         state = states.take(runtime.engine, self.request.tokens)
-        text = ""
+        text = reasoning = ""
         try:
             for step in runtime.prompt_steps(state, self.request) if self.echo else ():
                 text += step.text
@@ -129,6 +129,7 @@ class DeviceSource:
             for step in generation:
                 if self.answers:
                     text += step.text
+                    reasoning += step.reasoning or ""
                     yield step
         except BaseException:
             # After an error nothing is known of the cache for sure.
@@ -145,8 +146,10 @@ class DeviceSource:
             generic_tools=runtime.uses_generic_tools(self.request),
         )
         if self.reason is None:
-            return Reply(text, finish.reason, receipt, finish.tokens)
-        draft = LocalDraft(text, receipt, signals=None, confidence=None, aborted=False)
+            return Reply(text, finish.reason, receipt, finish.tokens, reasoning=reasoning)
+        draft = LocalDraft(
+            text, receipt, signals=None, confidence=None, aborted=False, reasoning=reasoning
+        )
         timing = Timing(perf_counter() - self.request.started, receipt.time_to_first_token)
         return replace(local_reply(draft, self.reason), timing=timing)
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import from_json, to_json
 from typing_extensions import TypedDict
 
-from edgesdk.options import Options
+from edgesdk.options import Options, Reasoning
 from edgesdk.server.api_errors import ApiError, missing_parameter
 from edgesdk.server.callable_tools import ToolDefinition
 from edgesdk.server.chat_messages import ChatMessage, MessageModel, StrictModel
@@ -27,6 +27,10 @@ _DEFAULT_COMPLETION_TOKENS = 16
 # Several answers to one prompt are to differ.
 _TEMPERATURE_OF_SEVERAL = 1.0
 _MAX_ANSWERS = 128
+# What a chat template is given anyway.
+_TEMPLATE_NAMES = frozenset(
+    ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token")
+)
 
 
 class _Penalties(TypedDict, total=False):
@@ -210,6 +214,11 @@ class ChatRequest(BaseRequest):
     # vLLM's; without them, a last message of the assistant is continued, as on llama-server.
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
+    # Whether and how much the model reasons. The variables are the chat template's, as
+    # `enable_thinking`; those that it does not read change nothing.
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    max_reasoning_tokens: Annotated[int, Field(ge=1)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     @property
     def continues(self) -> bool:
@@ -218,8 +227,31 @@ class ChatRequest(BaseRequest):
         fits = last.role == "assistant" and bool(last.text) and not last.tool_calls
         return fits and self.continue_final_message is not False
 
+    @property
+    def reasoning(self) -> Reasoning:
+        """The effort as an option."""
+        match self.reasoning_effort:
+            case None:
+                return "auto"
+            case "none":
+                return "off"
+            case "minimal":
+                return "low"
+            case "xhigh":
+                return "high"
+            case effort:
+                return effort
+
     def check(self) -> None:
         super().check()
+        taken = _TEMPLATE_NAMES & (self.chat_template_kwargs or {}).keys()
+        if taken:
+            raise ApiError(
+                400,
+                f"{sorted(taken)[0]!r} is no variable that a request sets.",
+                param="chat_template_kwargs",
+                code="invalid_value",
+            )
         if self.max_tokens == 0:
             message = "max_tokens must not be 0."
             raise ApiError(400, message, param="max_tokens", code="invalid_value")

@@ -108,7 +108,8 @@ class ChatMessage(MessageModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     name: str | None = None
-    # The reasoning of a cloud's model, in DeepSeek's API and in OpenRouter's.
+    # What the model thought before, in DeepSeek's API and in OpenRouter's. The chat template takes
+    # of it what it wants; a cloud is not sent it.
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[MessageToolCall] | None = None
@@ -136,6 +137,8 @@ class ChatMessage(MessageModel):
         """
         role = "system" if self.role == "developer" else self.role
         named = {} if self.name is None else {"name": self.name}
+        if self.role == "assistant" and (reasoning := self.reasoning_content or self.reasoning):
+            named["reasoning_content"] = reasoning
         content: Any = self.text
         if isinstance(self.content, list) and self.first_media is not None:
             content = [part.model_dump(exclude_none=True) for part in self.content]

@@ -22,6 +22,8 @@ ALIASES = {
     "num_predict": "max_tokens",
     "repeat_penalty": "repetition_penalty",
     "random_seed": "seed",
+    "thinking_budget": "max_reasoning_tokens",
+    "thinking_token_budget": "max_reasoning_tokens",
 }
 
 # What clients keep for themselves, hints on speed, and switches of other engines.

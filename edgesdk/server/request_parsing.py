@@ -9,6 +9,7 @@ from functools import partial
 
 from starlette.datastructures import Headers
 
+from edgesdk.errors import InvalidOption
 from edgesdk.generation.prefill import check_fits
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.request import HybridRequest
@@ -147,6 +148,10 @@ def chat_request(
         options = request.options(
             deadline=settings.deadline, sampling=runtime.sampling if plain else None, index=index
         )
+        _check_reasoning(request, runtime)
+        options = replace(
+            options, reasoning=request.reasoning, max_reasoning_tokens=request.max_reasoning_tokens
+        )
         if output_format is not None and tools is None:
             # An answer with a format ends where its format does; a stop text would cut it short.
             options = replace(options, stop=())
@@ -156,7 +161,12 @@ def chat_request(
         generation_request = Request(
             messages,
             options,
-            partial(runtime.encode, continues=request.continues),
+            partial(
+                runtime.encode,
+                continues=request.continues,
+                reasoning=request.reasoning,
+                variables=request.chat_template_kwargs or {},
+            ),
             # What holds the answer to calls, or to the format, is one.
             output_format if tool_set is None or clients is not None else None,
             tool_set,
@@ -268,6 +278,16 @@ def _device_reason(request: ChatRequest) -> str | None:
     if request.continues or several or ends:
         return "it asks for what only the device's own model can do"
     return None
+
+
+def _check_reasoning(request: ChatRequest, runtime: Runtime) -> None:
+    """Raise 400 where a request wants another effort than the model can make."""
+    try:
+        runtime.encoder.reasoning_for(request.tools).variables(request.reasoning)
+    except InvalidOption as error:
+        raise ApiError(
+            400, error.message, param="reasoning_effort", code="unsupported_parameter"
+        ) from None
 
 
 def _check_context(request: BaseRequest, loaded: LoadedModel) -> None:

@@ -188,7 +188,8 @@ class ChatResponseBuilder(OpenAiBuilder):
             self._logprob_entry(step.token, step.logprob)
             | {"top_logprobs": [self._logprob_entry(*likely) for likely in step.likeliest]}
             for step in steps
-            if step.token is not None and step.logprob is not None
+            # Reasoning is no content.
+            if step.token is not None and step.logprob is not None and step.reasoning is None
         ]
         return {"content": entries, "refusal": None} if entries else None
 
@@ -308,6 +309,8 @@ def answer_usage(reply: AnswerReply) -> Json | None:
         "completion_tokens": receipt.output_tokens,
         "total_tokens": receipt.prompt_tokens + receipt.output_tokens,
     }
+    if receipt.reasoning_tokens:
+        usage["completion_tokens_details"] = {"reasoning_tokens": receipt.reasoning_tokens}
     if receipt.cached_tokens is not None:
         usage["prompt_tokens_details"] = {"cached_tokens": receipt.cached_tokens}
     return usage
@@ -315,7 +318,7 @@ def answer_usage(reply: AnswerReply) -> Json | None:
 
 def answer_reasoning(reply: AnswerReply) -> str:
     """What the one who answered thought before; "" where it did not, or nobody knows."""
-    return reply.reasoning if isinstance(reply, HybridReply) else ""
+    return reply.reasoning
 
 
 def local_receipt(reply: AnswerReply) -> Receipt | None:

@@ -6,6 +6,7 @@ from edgesdk.errors import CloudBroken
 from edgesdk.generation.loop import Step
 from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.storage.journal import Route
+from edgesdk.reply import ReasoningDelta
 from edgesdk.server.answers import AnswerEvent
 from edgesdk.server.hybrid_routing import HoldPolicy
 
@@ -62,4 +63,4 @@ class StreamBuffer:
 def _route_of(event: AnswerEvent) -> Route:
     if isinstance(event, Step):
         return "local"
-    return event.route if isinstance(event, TextDelta) else "cloud"
+    return event.route if isinstance(event, TextDelta | ReasoningDelta) else "cloud"

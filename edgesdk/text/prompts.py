@@ -90,7 +90,7 @@ class PromptEncoder:
         """The template of a prompt with these tools: with some, it may be one of its own."""
         return self.tool_template if tools and self.tool_template is not None else self.template
 
-    def reasoning_for(self, tools: Sequence[Mapping[str, Any]] | None) -> ReasoningFormat:
+    def reasoning_for(self, tools: Sequence[Any] | None) -> ReasoningFormat:
         """How the model reasons in answers to a prompt with these tools."""
         own = tools and self.tool_template is not None
         return self._reasoning_with_tools if own else self._reasoning

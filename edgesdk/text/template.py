@@ -22,9 +22,9 @@ _HINT = "The template belongs to the model: try messages of other roles, or anot
 Message = Mapping[str, Any]
 
 # What templates call the reasoning of an assistant's message.
-_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 # What the model itself has written of it.
-_ASSISTANT_TEXTS = frozenset({"content", *_REASONING_KEYS})
+_ASSISTANT_TEXTS = frozenset({"content", *REASONING_KEYS})
 _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -121,8 +121,8 @@ def _message(message: Message, where: str) -> dict[str, Any]:
     copied: dict[str, Any] = to_json_values(values, where)
     role = copied.get("role")
     if role == "assistant":
-        if reasoning := next(filter(None, map(copied.get, _REASONING_KEYS)), None):
-            copied = dict.fromkeys(_REASONING_KEYS, reasoning) | copied
+        if reasoning := next(filter(None, map(copied.get, REASONING_KEYS)), None):
+            copied = dict.fromkeys(REASONING_KEYS, reasoning) | copied
         for key in _ASSISTANT_TEXTS & copied.keys():
             copied[key] = _from_assistant(copied[key])
     # Some templates make a token of it: '<|' + message.role + '|>'.

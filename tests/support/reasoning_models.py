@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from support.fake_engine import fake_model
+from support.script_engine import ScriptEngine
+
 from edgesdk.model import Model
-from tests.support.fake_engine import fake_model
-from tests.support.script_engine import ScriptEngine
 
 # As Qwen3's: the model opens the reasoning itself, and a switch has an empty one written for it.
 # Reasoning of earlier turns is left out; that since the user's latest message stays, for tools.

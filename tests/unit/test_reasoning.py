@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support.reasoning_models import OPENED, reasoning_model
 
 from edgesdk.errors import InvalidOption
 from edgesdk.reply import ReasoningDelta
-from tests.support.reasoning_models import OPENED, reasoning_model
 
 THOUGHT = "<think>\nTwo and two.\n</think>\n\nFour."
 LONG = "One plus one is two. Then add two more."

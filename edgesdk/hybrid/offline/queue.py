@@ -16,6 +16,7 @@ from typing import Any
 
 from edgesdk.errors import EdgeError, InvalidOption, RequestError
 from edgesdk.hybrid.cloud.spending import Cost
+from edgesdk.hybrid.content import without_reasoning
 from edgesdk.hybrid.offline.cipher import DecryptionFailed, QueueCipher, key_of_keyring
 from edgesdk.hybrid.privacy.policy import Upload, UploadVerdict
 from edgesdk.hybrid.remote import NoAnswerCause, NoCloudAnswer
@@ -73,7 +74,9 @@ def queued_request(
     messages: list[dict[str, Any]], options: Options, verdict: UploadVerdict
 ) -> QueuedRequest:
     """Make a request with the verdict on it."""
-    return QueuedRequest(messages, options, verdict.upload, verdict.call, verdict.tags)
+    return QueuedRequest(
+        without_reasoning(messages), options, verdict.upload, verdict.call, verdict.tags
+    )
 
 
 def from_bytes(data: bytes) -> QueuedRequest:
