@@ -26,6 +26,17 @@ To call {how}:
 {example}
 The results come in <tool_response></tool_response>; then answer the user in words."""
 _RESULT = from_template("<tool_response>\n{}\n</tool_response>")
+_OBJECT = '{"name": <function-name>, "arguments": <args-json-object>}'
+_WORDS = {
+    HERMES: (
+        "one, answer with only this, one for each call",
+        f"<tool_call>\n{_OBJECT}\n</tool_call>",
+    ),
+    SMOLLM: (
+        "them, answer with only this, a list of all calls",
+        f"<tool_call>[{_OBJECT}]</tool_call>",
+    ),
+}
 _EXAMPLE = ToolCall("<function-name>", {"<argument-name>": "<argument-value>"}, id="<call-id>")
 
 
@@ -90,8 +101,10 @@ class ToolFormat:
     ) -> list[Message]:
         syntax = self.syntax or HERMES
         several = "one or more" if syntax.between is not None else "one"
-        how = f"{several}, answer with only this, and write it in this way"
-        example = syntax.write([_EXAMPLE])
+        how, example = _WORDS.get(syntax) or (
+            f"{several}, answer with only this, and write each call in this way",
+            syntax.write([_EXAMPLE]).plain,
+        )
         listed = "\n".join(json.dumps(spec["function"], ensure_ascii=False) for spec in specs)
         before, after = _SYSTEM.format(specs="{specs}", how=how, example=example).split("{specs}")
         words = concat((from_template(before), listed, from_template(after)))

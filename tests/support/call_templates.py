@@ -157,6 +157,16 @@ def _answering(call: str, *, opening: str = "", between: str = "", closing: str 
     )
 
 
+# As DeepSeek-V3.1: it lists no tools, and joins the arguments of calls as texts.
+UNLISTED = (
+    "{% for m in messages %}{% if m.role == 'tool' %}<result>{{ m.content }}</result>"
+    "{% else %}<｜{{ m.role }}｜>{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ '<｜tool▁calls▁begin｜>' if loop.first }}"
+    "{{ '<｜tool▁call▁begin｜>' + c.function.name + '<｜tool▁sep｜>' + c.function.arguments"
+    " + '<｜tool▁call▁end｜>' }}{{ '<｜tool▁calls▁end｜>' if loop.last }}{% endfor %}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<｜assistant｜>{% endif %}"
+)
+
 # One template for each syntax that models are known to write, and what it writes of a call of
 # `weather` with a text, a list, a truth value and nothing.
 SYNTAXES = {

@@ -180,6 +180,18 @@ def test_tools_join_the_system_message_where_the_template_knows_none() -> None:
     )
 
 
+def test_a_model_that_calls_and_is_listed_no_tools_is_told_of_them_in_its_own_syntax() -> None:
+    tool_format = detect_tool_format(ChatTemplate(call_templates.UNLISTED))
+    assert (tool_format.tools, tool_format.calls, tool_format.results) == (False, 2, True)
+    results = [result_message(LIMA, "21"), result_message(OSLO, "3")]
+    told = _render(call_templates.UNLISTED, [ASKED, call_message("", [LIMA, OSLO]), *results])
+    assert json.dumps(SPEC["function"]) in told
+    assert '<｜tool▁call▁begin｜><function-name><｜tool▁sep｜>{"<argument-name>"' in told
+    # Such templates take the arguments for a text.
+    assert 'weather<｜tool▁sep｜>{"city": "Lima", "days": [1, 2]}<｜tool▁call▁end｜>' in told
+    assert "<result>21</result><result>3</result>" in told
+
+
 def test_without_tools_or_calls_messages_stay_as_they_are() -> None:
     messages = [ASKED, {"role": "assistant", "content": "Hm.", "tool_calls": None}]
     for source in FAMILIES.values():
