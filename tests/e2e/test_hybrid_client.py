@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.fake_engine import FakeEngine, fake_model
+from support.other_process import run_python
 from support.scripted_server import (
     HEAD,
     Reset,
@@ -342,3 +343,17 @@ def test_leaving_a_stream_early_ends_both() -> None:
                 if one == TextDelta("The "):
                     break
         assert all(state.closed for state in engine.states)
+
+
+_LEFT_OPEN = """
+import sys
+from edgesdk.hybrid.cloud.client import CloudClient
+from edgesdk.hybrid.cloud.endpoint import Cloud
+client = CloudClient([Cloud(sys.argv[1], "big")])
+print("true" if list(client.stream({"messages": []})) else "false")
+"""
+
+
+def test_a_program_ends_that_leaves_its_client_open() -> None:
+    with ScriptedServer([answer("Hello")]) as server:
+        assert run_python(_LEFT_OPEN, server.url, timeout=60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, aclosing
@@ -144,7 +145,15 @@ class CloudClient(Closeable):
             if self._portal is None:
                 self._portal = self._stack.enter_context(start_blocking_portal())
                 never_freed_in_forks(self._stack)
+                # Later, when modules are torn down, it would wait for a thread that is frozen.
+                weakref.finalize(self, _end_in_process, self._stack, os.getpid())
             return self._portal
+
+
+def _end_in_process(stack: ExitStack, process: int) -> None:
+    """Close what a client left open at the process's exit; a fork has no such thread."""
+    if os.getpid() == process:
+        stack.close()
 
 
 def _http_client(cloud: Cloud) -> httpx.AsyncClient:
