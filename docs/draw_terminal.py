@@ -6,6 +6,7 @@ A pseudo-terminal runs it, pyte says what stands on the screen, and rich draws t
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from pathlib import Path
@@ -31,8 +32,14 @@ def main(model: str) -> None:
     command = [
         "-c", "from edgesdk.cli import main; main()", "chat", model, "--max-tokens", "90",
     ]  # fmt: skip
+    colours = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
     chat = pexpect.spawn(
-        sys.executable, command, dimensions=(ROWS, COLUMNS), encoding="utf-8", timeout=1_200
+        sys.executable,
+        command,
+        dimensions=(ROWS, COLUMNS),
+        env=colours,
+        encoding="utf-8",
+        timeout=1_200,
     )
     prompt = r"(\x1b\[\?2004h)?> "
     chat.expect(prompt)
@@ -66,7 +73,7 @@ class _Row:
         self._segments = segments
 
     def __rich_console__(self, console: Console, options: object) -> list[Segment]:
-        return list(Segment.simplify(self._segments))
+        return [*Segment.simplify(self._segments), Segment.line()]
 
 
 def _style(cell: pyte.screens.Char) -> Style:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ def test_its_code_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
     blocks = blocks_of(README, README.parent)
     assert [block.language for block in blocks].count("python") > 1
     run_page(blocks, tmp_path, monkeypatch)
+
+
+def test_its_pictures_and_pages_exist() -> None:
+    linked = re.findall(r"\]\(((?!http)[^)#]+)", README.read_text(encoding="utf-8"))
+    assert len(linked) > 10
+    assert [name for name in linked if not (README.parent / name).is_file()] == []
 
 
 def test_it_is_short() -> None:
