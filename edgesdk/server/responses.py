@@ -253,7 +253,8 @@ class CompletionResponseBuilder(OpenAiBuilder):
 
 
 def merged(bodies: Sequence[Json], *, per_prompt: int) -> Json:
-    """One body of the bodies of several answers; each prompt is counted once.
+    """One body of the bodies of several answers; each prompt is counted once, and timings, which
+    are those of one answer, are left out.
 
     Args:
         per_prompt: how many of the answers, which follow each other, are to one prompt.
@@ -266,7 +267,8 @@ def merged(bodies: Sequence[Json], *, per_prompt: int) -> Json:
     usage = {"prompt_tokens": prompt, "completion_tokens": answers}
     choices = [choice for body in bodies for choice in body["choices"]]
     total = {"usage": {**usage, "total_tokens": prompt + answers}}
-    return {**bodies[0], "choices": choices, **total}
+    shared = {key: value for key, value in bodies[0].items() if key != "timings"}
+    return {**shared, "choices": choices, **total}
 
 
 def reply_headers(reply: AnswerReply) -> dict[str, str]:

@@ -137,6 +137,7 @@ def test_several_answers(client: openai.OpenAI, stream: bool) -> None:
         assert [choice.index for choice in reply.choices] == [0, 1, 2]
         texts = [str(choice.message.content) for choice in reply.choices]
         counted, ids = reply.usage, {reply.id}
+        assert "timings" not in (reply.model_extra or {})
     assert len(ids) == 1
     # They are sampled, each by a seed of its own.
     assert len(set(texts)) == 3
