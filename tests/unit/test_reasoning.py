@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from support.reasoning_models import OPENED, reasoning_model
+from pydantic import BaseModel
+from support.reasoning_models import OPENED, SWITCHED, reasoning_model
+from support.script_engine import call
 
-from edgesdk.errors import InvalidOption
+from edgesdk.errors import IncompleteStructure, InvalidOption
 from edgesdk.reply import ReasoningDelta
 
 THOUGHT = "<think>\nTwo and two.\n</think>\n\nFour."
@@ -151,3 +153,57 @@ def test_reasoning_stays_within_a_turn_that_calls_tools() -> None:
     result = chat.act("2+2?", [add])
     assert result.reply.text == "Four."
     assert "\x02<think>\nI add.\n</think>\n\n<tool_call>" in engine.prompts[1]
+
+
+class Sum(BaseModel):
+    total: int
+
+
+@pytest.mark.parametrize(
+    ("template", "answer", "reasoning"),
+    [
+        (SWITCHED, '<think>Hm {"a</think>{"total":4}', 'Hm {"a'),
+        (OPENED, 'Hm {"a</think>{"total":4}', 'Hm {"a'),
+        (SWITCHED, '{"total":4}', ""),
+    ],
+)
+def test_a_format_holds_for_the_answer_after_the_reasoning(
+    template: str, answer: str, reasoning: str
+) -> None:
+    model, _ = reasoning_model(answer, template=template)
+    reply = model.respond("2+2?", schema=Sum)
+    assert (reply.parsed, reply.text) == (Sum(total=4), '{"total":4}')
+    assert reply.reasoning == reasoning
+
+
+def test_a_format_holds_against_the_models_wishes() -> None:
+    # Written after the reasoning: words, of which only a value is let through.
+    model, _ = reasoning_model("<think>Hm</think>four!")
+    assert model.respond("2+2?", choices=["four", "five"]).text == "four"
+
+
+def test_reasoning_that_is_too_long_for_a_format_leaves_it_incomplete() -> None:
+    model, _ = reasoning_model("<think>Hm, hm, hm</think>four")
+    with pytest.raises(IncompleteStructure, match="tokens ran out"):
+        model.respond("2+2?", choices=["four", "five"], max_tokens=12)
+
+
+def test_a_model_with_a_format_does_not_end_in_its_reasoning() -> None:
+    # The script ends there; what is likeliest next is another byte, until the room is full.
+    model, _ = reasoning_model("<think>Hm")
+    with pytest.raises(IncompleteStructure, match="tokens ran out"):
+        model.respond("2+2?", choices=["four", "five"], max_tokens=30)
+
+
+def test_a_demanded_call_comes_after_the_reasoning() -> None:
+    def add(left: int, right: int) -> int:
+        """Add two numbers."""
+        return left + right
+
+    written = call("add", left=2, right=2)
+    opened = SWITCHED.replace("\x02{% endif %}", "<think>\n\x02{% endif %}")
+    model, _ = reasoning_model(f"I add.</think>{written}", template=opened)
+    reply = model.respond("2+2?", tools=[add], tool_choice="required")
+    assert [each.arguments for each in reply.tool_calls] == [{"left": 2, "right": 2}]
+    assert (reply.text, reply.reasoning) == (written, "I add.")
+    assert reply.message["content"] == ""
