@@ -11,8 +11,10 @@ from edgesdk.bundle.adapter import adapted_name, open_adapter
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.bundle.sampling import Sampling, sampling_of_metadata
 from edgesdk.engines.base import Engine, LoadSettings
+from edgesdk.engines.gguf.header_checks import read_header
 from edgesdk.engines.paced import PacedEngine
 from edgesdk.engines.registry import footprint, open_engine
+from edgesdk.engines.selection import place_of
 from edgesdk.errors import BundleError, EngineError, InvalidOption, MissingExtra, UnknownModel
 from edgesdk.generation.prefix_cache import PrefixCache
 from edgesdk.generation.speculation import LoadedDraftModel, check_same_tokens
@@ -177,10 +179,22 @@ def load(
 
 
 def _refuse_encoder(source: Bundle | Path) -> None:
-    if isinstance(source, Bundle) and "encoder" in source.manifest.roles:
-        loader = "load_embedder" if source.manifest.reranking is None else "load_reranker"
+    loader = "load_embedder"
+    if isinstance(source, Bundle):
+        encodes = "encoder" in source.manifest.roles
+        if source.manifest.reranking is not None:
+            loader = "load_reranker"
+    else:
+        try:
+            values = read_header(source).metadata
+        except EngineError:
+            # Its engine says best what is wrong with it.
+            return
+        # llama.cpp would load it, and answer with noise.
+        encodes = values.get(f"{values.get('general.architecture')}.attention.causal") is False
+    if encodes:
         raise BundleError(
-            f"The bundle {source.path} is an encoder; it cannot generate text.",
+            f"{place_of(source)} is an encoder; it cannot generate text.",
             hint=f"Load it with edgesdk.{loader}.",
         )
 

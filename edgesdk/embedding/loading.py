@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgesdk.bundle.manifest import EmbeddingEntry, Pooling
@@ -9,11 +10,15 @@ from edgesdk.bundle.opening import Bundle
 from edgesdk.embedding.embedder import Embedder
 from edgesdk.embedding.pooled_decoder import PooledDecoder
 from edgesdk.embedding.reranker import Reranker
-from edgesdk.embedding.token_rows import DecoderRowTokenizer, FileRowTokenizer
+from edgesdk.embedding.token_rows import DecoderRowTokenizer, FileRowTokenizer, RowTokenizer
 from edgesdk.engines.registry import footprint, open_encoder, open_engine
 from edgesdk.errors import BundleError, EdgeError
 from edgesdk.loading import bundle_encoder, find
+from edgesdk.system.gguf_header import read_gguf_header
 from edgesdk.system.plan import require_memory
+
+# As llama.cpp counts them; 0 is none, 4 a score.
+_POOLINGS: Mapping[object, Pooling] = {1: "mean", 2: "cls", 3: "last"}
 
 
 def load_embedder(
@@ -27,7 +32,7 @@ def load_embedder(
     """Load a model that makes vectors of texts.
 
     Args:
-        what: a bundle folder, or a name in the store.
+        what: a bundle folder, a `.gguf` file, or a name in the store.
         device: as for `edgesdk.load`.
         threads: CPU threads; None for one per physical core.
         pooling: of a bundle that says nothing of it: "last" makes vectors with the last hidden
@@ -42,6 +47,8 @@ def load_embedder(
         NotEnoughMemory: the device's free memory cannot hold it.
     """
     source = _found(what, check_memory=check_memory, device=device)
+    if isinstance(source, Path):
+        return _load_file(source, device, threads, pooling)
     manifest = source.manifest
     if manifest.reranking is not None:
         raise _other_kind(source, "scores pairs of texts", "edgesdk.load_reranker")
@@ -73,6 +80,11 @@ def load_reranker(
 ) -> Reranker:
     """Load a cross-encoder, which scores documents for a query; see `load_embedder`."""
     source = _found(what, check_memory=check_memory, device=device)
+    if isinstance(source, Path):
+        raise BundleError(
+            f"{source} is a bare .gguf file, which scores nothing here.",
+            hint="Export the original checkpoint: edgesdk export FOLDER.",
+        )
     entry = source.manifest.reranking
     if entry is None:
         embeds = source.manifest.embedding is not None
@@ -83,13 +95,26 @@ def load_reranker(
     return Reranker(source.manifest.name, encoder, tokens, entry)
 
 
-def _found(what: str | Path, *, check_memory: bool, device: str) -> Bundle:
-    source = find(what)
-    if not isinstance(source, Bundle):
+def _load_file(path: Path, device: str, threads: int | None, pooling: Pooling | None) -> Embedder:
+    """A bare `.gguf` file: its header says how vectors are made, and its tokenizer is its own."""
+    values = read_gguf_header(path).metadata
+    kind = values.get("general.architecture")
+    pooling = pooling or _POOLINGS.get(values.get(f"{kind}.pooling_type"))
+    if pooling is None:
         raise BundleError(
-            f"{source} is a bare .gguf file, which makes no vectors here.",
-            hint="Export the original checkpoint: edgesdk export FOLDER.",
+            f"{path} does not say how its hidden states become a vector.",
+            hint='Where it answers prompts, edgesdk.load runs it; pooling="last" makes vectors of'
+            " it all the same.",
         )
+    engine = open_encoder(path, device, threads=threads)
+    assert isinstance(engine, RowTokenizer)
+    entry = EmbeddingEntry(pooling=pooling, max_tokens=engine.info.context_length)
+    dimensions = int(str(values[f"{kind}.embedding_length"]))
+    return Embedder(path.stem, engine, engine, entry, dimensions=dimensions)
+
+
+def _found(what: str | Path, *, check_memory: bool, device: str) -> Bundle | Path:
+    source = find(what)
     if check_memory:
         try:
             needed = footprint(source, device)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import tokenizers
 
@@ -20,6 +20,7 @@ from edgesdk.text.prompts import PromptEncoder
 Text = str | tuple[str, str]
 
 
+@runtime_checkable
 class RowTokenizer(Protocol):
     """Texts to rows, with a model's special tokens around each. May be used by several threads."""
 

@@ -30,17 +30,17 @@ class EngineOpener(Protocol):
 
 
 class EncoderOpener(Protocol):
-    """Loads the encoder of a bundle."""
+    """Loads an encoder: a bundle's, or a bare model file where the format allows that."""
 
     def __call__(
-        self, source: Bundle, *, record: DeviceRecord, settings: LoadSettings
+        self, source: Bundle | Path, *, record: DeviceRecord, settings: LoadSettings
     ) -> EncoderEngine: ...
 
 
 def open_encoder(
-    source: Bundle, device: str = AUTO, *, threads: int | None = None
+    source: Bundle | Path, device: str = AUTO, *, threads: int | None = None
 ) -> EncoderEngine:
-    """Load the encoder of an opened bundle.
+    """Load the encoder of an opened bundle, or a bare `.gguf` file for its hidden states.
 
     Raises:
         InvalidOption: no engine runs such an encoder on `device`.

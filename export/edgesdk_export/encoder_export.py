@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import edgesdk
 from edgesdk.bundle.encoder_spec import EncoderSpec
 from edgesdk.bundle.manifest import (
+    BundleFormat,
     EmbeddingEntry,
     Manifest,
     ModelShape,
@@ -28,6 +29,7 @@ from edgesdk.errors import RequestError
 from edgesdk_export.checkpoint import Checkpoint
 from edgesdk_export.embedding_settings import max_tokens, read_embedding
 from edgesdk_export.families.encoder_reader import read_encoder
+from edgesdk_export.gguf.encoder import write_gguf_encoder
 from edgesdk_export.onnx.encoder_writer import quantized_weights, write_encoder
 from edgesdk_export.onnx.scheme import WeightScheme
 from edgesdk_export.progress import ExportProgress
@@ -64,10 +66,8 @@ class _EncoderExport:
         progress: Callable[[int], object],
     ) -> Quantization:
         """Write a bundle's files but the manifest; `progress` is told how many layers are done."""
-        written = write_encoder(encoder, folder, scheme, progress)
         (folder / _TOKENIZER).write_bytes(self.tokenizer_json)
-        resolved = self.recipe.resolved_for("onnx", encoder.spec.parameters)
-        (folder / _RECIPE).write_bytes(resolved.to_toml().encode())
+        written = write_encoder(encoder, folder, scheme, progress)
         return Quantization(
             weights=scheme.linear.name,
             head=scheme.embedding.name,
@@ -76,16 +76,44 @@ class _EncoderExport:
             source_blocks=written.source_blocks,
         )
 
+    def write_gguf(
+        self, encoder: Encoder, folder: Path, progress: Callable[[int], object]
+    ) -> Quantization:
+        """`write` for llama.cpp."""
+        (folder / _TOKENIZER).write_bytes(self.tokenizer_json)
+        file_type = self.recipe.gguf_type(encoder.spec.parameters)
+        bits = write_gguf_encoder(
+            encoder,
+            folder,
+            file_type,
+            progress,
+            name=self.job.name,
+            tokenizer_json=self.tokenizer_json,
+            entry=self.embedding or EmbeddingEntry(max_tokens=encoder.spec.context_length),
+        )
+        return Quantization(
+            weights=file_type.name,
+            head=file_type.name,
+            method="stored as it is" if file_type.is_float else "ggml's quantizers",
+            bits_per_weight=round(bits, 3),
+        )
+
     def seal(
-        self, folder: Path, spec: EncoderSpec, stored: Quantization, note: str | None = None
+        self,
+        folder: Path,
+        spec: EncoderSpec,
+        stored: Quantization,
+        *,
+        model_format: BundleFormat = "onnx",
+        note: str | None = None,
     ) -> None:
         """Write the manifest."""
         source = self.checkpoint
         manifest = Manifest.model_construct(
             name=self.job.name,
-            format="onnx",
+            format=model_format,
             target=self.job.target,
-            roles={"encoder": "model.onnx"},
+            roles={"encoder": f"model.{model_format}"},
             shape=_shape(spec),
             spec=json.loads(json.dumps(dataclasses.asdict(spec))),
             tokenizer=TokenizerEntry(file=_TOKENIZER),
@@ -130,12 +158,18 @@ def export_encoder(
         reranking=reranking,
         notes=checkpoint.notes + notes,
     )
-    scheme = recipe.onnx_scheme(spec.parameters)
+    gguf = job.format == "gguf"
     exact = WeightScheme.named("fp32")
     with staged_folder(job.destination, replace=job.replace) as folder:
-        progress.stage(f"Writing {scheme.name} layers", spec.layers)
-        stored = whole.write(encoder, folder, scheme, progress.advance)
-        whole.seal(folder, spec, stored)
+        progress.stage("Writing layers", spec.layers)
+        if gguf:
+            stored = whole.write_gguf(encoder, folder, progress.advance)
+        else:
+            scheme = recipe.onnx_scheme(spec.parameters)
+            stored = whole.write(encoder, folder, scheme, progress.advance)
+        resolved = recipe.resolved_for(job.format, spec.parameters)
+        (folder / _RECIPE).write_bytes(resolved.to_toml().encode())
+        whole.seal(folder, spec, stored, model_format=job.format)
         errors = weight_errors_of(stored)
         sizes = {
             name: errors.head if embeds else errors.linear
@@ -151,16 +185,17 @@ def export_encoder(
                 progress.advance(done + 1)
             note = check_encoder(folder, *compared)
         progress.stage("Hashing", 1)
-        whole.seal(folder, spec, stored, note)
+        whole.seal(folder, spec, stored, model_format=job.format, note=note)
         progress.advance(1)
         check_opens_encoder(folder)
     return open_bundle(job.destination)
 
 
 def _require_plain(job: ExportJob, recipe: Recipe) -> None:
-    if job.format != "onnx" or graph_for(job.target, job.format) != FUSED_OPERATORS:
+    graphs = {"onnx": FUSED_OPERATORS, "gguf": "llama.cpp"}
+    if graph_for(job.target, job.format) != graphs.get(job.format, ""):
         raise RequestError(
-            "Encoders are exported to ONNX for graphs of any length only.",
+            "Encoders are exported to ONNX for graphs of any length, and BERT to GGUF.",
             hint="Leave out --format and --target.",
         )
     if job.via == "optimum" or job.merge_adapter is not None:
@@ -168,7 +203,7 @@ def _require_plain(job: ExportJob, recipe: Recipe) -> None:
             "Encoders are exported by edgesdk itself, without adapters.",
             hint="Leave out --via and --merge-adapter.",
         )
-    if recipe.calibrates("onnx"):
+    if recipe.calibrates(job.format):
         raise RequestError(
             f"The recipe {recipe.name} calibrates, which encoders cannot be.",
             hint="Choose --recipe fast.",

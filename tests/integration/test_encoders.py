@@ -19,7 +19,15 @@ from support.tiny_models import END, make_tiny
 from tokenizers import Tokenizer, processors
 
 import edgesdk
-from edgesdk.errors import BundleError, ConfigMismatch, ContextOverflow, InvalidOption, RequestError
+from edgesdk.errors import (
+    BundleError,
+    ConfigMismatch,
+    ContextOverflow,
+    EngineError,
+    ExportError,
+    InvalidOption,
+    RequestError,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -173,6 +181,29 @@ def test_int8_stays_near_and_is_smaller(tmp_path):
     assert edgesdk.open_bundle(bundle).manifest.quantization.weights == "int8"
 
 
+@pytest.mark.parametrize(("scheme", "least"), [("f32", 0.99999), ("q8_0", 0.99)])
+def test_llama_cpp_gives_the_same_vectors(scheme, least, tmp_path):
+    model = make_encoder("bert", tmp_path / "checkpoint")
+    sentence_transformers_files(tmp_path / "checkpoint", pooling="cls")
+    bundle = exported(tmp_path / "checkpoint", tmp_path / "bundle", scheme=scheme, format="gguf")
+    expected = reference(model, TEXTS, "cls")
+    found = []
+    # As a bundle, and as a bare file with a tokenizer of its own.
+    for path in (bundle, bundle / "model.gguf"):
+        with edgesdk.load_embedder(path) as embedder:
+            vectors = embedder.embed(TEXTS)
+            found.append(embedder.tokenize(TEXTS))
+            cut = embedder.embed("a" * 300, truncate=True)
+        cosines = np.diagonal(embedder.similarity(vectors, expected))
+        assert (cosines >= least).all(), (path.name, cosines)
+        assert np.isfinite(cut).all()
+        with pytest.raises(BundleError, match=r"edgesdk\.load_embedder"):
+            edgesdk.load(path)
+        with pytest.raises(EngineError, match="closed"):
+            embedder.embed("hi")
+    assert found[0] == found[1]
+
+
 def test_a_decoder_makes_vectors_of_its_last_hidden_states(tmp_path):
     model = make_tiny("qwen3", tmp_path / "checkpoint")
     bundle = exported(tmp_path / "checkpoint", tmp_path / "bundle")
@@ -237,9 +268,12 @@ def test_a_checkpoint_that_cannot_be_computed_is_refused(change, words, tmp_path
 
 
 def test_what_has_no_place_in_an_encoders_bundle_is_refused(tmp_path):
+    make_encoder("modernbert", tmp_path / "other")
+    with pytest.raises(ExportError, match="Only BERT"):
+        exported(tmp_path / "other", tmp_path / "bundle", scheme="q8_0", format="gguf")
     make_encoder("bert", tmp_path / "checkpoint")
     with pytest.raises(RequestError, match="ONNX"):
-        exported(tmp_path / "checkpoint", tmp_path / "bundle", scheme="q8_0", format="gguf")
+        exported(tmp_path / "checkpoint", tmp_path / "bundle", target="qualcomm")
     sentence_transformers_files(tmp_path / "checkpoint", pooling="max")
     with pytest.raises(ConfigMismatch, match="pooling 'max'"):
         exported(tmp_path / "checkpoint", tmp_path / "bundle")

@@ -183,5 +183,8 @@ def _load(library: LlamaLibrary, path: Path) -> NativeWeights:
         )
     weights = NativeWeights(library, model)
     if not library.api.llama_model_has_decoder(model):
-        raise EngineError(f"{path} is an encoder; it cannot generate text.")
+        raise EngineError(
+            f"{path} is an encoder; it cannot generate text.",
+            hint="Load it with edgesdk.load_embedder.",
+        )
     return weights

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgesdk.bundle.manifest import Role
 from edgesdk.bundle.opening import Bundle
 from edgesdk.engines.gguf.batching import BATCH_ROWS, BATCH_TOKENS
 from edgesdk.engines.gguf.header_checks import HINT, read_header
@@ -78,7 +79,7 @@ def footprint(source: Bundle | Path) -> GgufFootprint:
     Raises:
         EngineError: the file cannot be read, or is damaged.
     """
-    path = source.role_file("decoder") if isinstance(source, Bundle) else source
+    path = source if isinstance(source, Path) else source.role_file(_role(source))
     header = read_header(path)
     hidden = _count(header, "embedding_length", 0)
     names = {tensor.name for tensor in header.tensors}
@@ -102,6 +103,10 @@ def footprint(source: Bundle | Path) -> GgufFootprint:
         intermediate_size=_count(header, "feed_forward_length", 0),
         vocab_size=_length(header, "tokenizer.ggml.tokens"),
     )
+
+
+def _role(bundle: Bundle) -> Role:
+    return "encoder" if "encoder" in bundle.manifest.roles else "decoder"
 
 
 def _packs() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -73,13 +74,17 @@ class OnnxEncoder:
             yield places, values
 
 
-def open_encoder(source: Bundle, *, record: DeviceRecord, settings: LoadSettings) -> OnnxEncoder:
+def open_encoder(
+    source: Bundle | Path, *, record: DeviceRecord, settings: LoadSettings
+) -> OnnxEncoder:
     """Load the encoder of an ONNX bundle.
 
     Raises:
         DamagedBundle: the graph is no encoder's.
         DeviceUnavailable, EngineError: see `edgesdk.engines.onnx.providers.open_session`.
     """
+    if not isinstance(source, Bundle):
+        raise EngineError(f"{source} is not a bundle.", hint="Export the model to a bundle first.")
     started = time.perf_counter()
     path, shape = source.role_file("encoder"), source.manifest.shape
     loaded = open_session(path, record, settings)
