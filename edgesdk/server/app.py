@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgesdk.server.answer_endpoint import AnswerEndpoint
 from edgesdk.server.api_errors import ApiError
+from edgesdk.server.chat_page import chat_page
 from edgesdk.server.dialects.routes import dialect_routes
 from edgesdk.server.dialects.wire_formats import wire_format_of
 from edgesdk.server.hybrid_routing import HybridClients
@@ -39,8 +40,9 @@ from edgesdk.server.settings import ANY_ORIGIN, ServerSettings
 from edgesdk.server.vector_endpoints import vector_routes
 from edgesdk.system.checks import is_loopback
 
-# A health check has no key, and it shows no more than that the server runs.
-_OPEN_PATHS = frozenset({"/health"})
+# Neither a health check nor a browser that opens the page has a key, and both learn no more than
+# that the server runs.
+_OPEN_PATHS = frozenset({"/health", "/"})
 REQUEST_ID = "x-request-id"
 _MAX_ID_CHARACTERS = 128
 
@@ -149,6 +151,7 @@ def create_app(service: Service, hybrid: HybridClients | None = None) -> ASGIApp
     chat = partial(parse_chat, settings=service.settings, hybrid=hybrid)
     completion = partial(parse_completion, settings=service.settings, hybrid=hybrid)
     routes = [
+        Route("/", chat_page),
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/v1/models", models),
