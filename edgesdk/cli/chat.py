@@ -177,9 +177,9 @@ def _answer(console: Console, chat: Chat, line: str, options: OptionsKwargs) -> 
         stream,
         _interruptible(stream),
         terminal_without_echo(),
-        contextlib.closing(iterate_in_thread(stream)) as pieces,
+        contextlib.closing(iterate_in_thread(stream.parts())) as parts,
     ):
-        show_answer(console, pieces)
+        show_answer(console, parts)
     reply = stream.reply
     if reply.finish_reason == "cancelled":
         console.print("Stopped; this turn is forgotten.", style="dim")

@@ -18,7 +18,7 @@ from edgesdk.engines.registry import device_names
 from edgesdk.engines.selection import AUTO
 from edgesdk.loading import load
 from edgesdk.model import Model
-from edgesdk.options import OptionsKwargs, Speculation
+from edgesdk.options import OptionsKwargs, Reasoning, Speculation
 from edgesdk.reply import Reply
 
 # Some pages: long answers fit, and one that never ends costs seconds or a minute, no hours.
@@ -136,6 +136,17 @@ _DECODING = (
         help="Draft tokens and verify them together. auto (the default): only where the answer"
         " stays the same. lookup: also where a near tie may go the other way.",
     ),
+    click.option(
+        "--reasoning",
+        type=click.Choice(get_args(Reasoning)),
+        help="Whether the model reasons before it answers, and how much (default: as it does by"
+        " itself).",
+    ),
+    click.option(
+        "--max-reasoning-tokens",
+        type=click.IntRange(min=1),
+        help="Close the reasoning after so many tokens.",
+    ),
     click.option("--stop", multiple=True, help="End before this text; can be given several times."),
 )
 
@@ -182,13 +193,16 @@ def option_kwargs(given: dict[str, Any]) -> OptionsKwargs:
 
 def print_cut_note(console: Console, reply: Reply, options: OptionsKwargs) -> None:
     """Tell the user where an answer was ended before its end, and how to get more."""
+    no_answer = reply.receipt.ended_in_reasoning
     if reply.finish_reason == "repetition":
         note = (
             "The answer went in a cycle and was ended. Ask otherwise, use a larger model, or see"
             " --dry-multiplier, --repetition-penalty and --no-stop-on-repetition."
         )
     elif reply.finish_reason != "length":
-        return
+        if not no_answer:
+            return
+        note = "The model ended the answer."
     elif len(reply.tokens) == options["max_tokens"]:
         note = (
             f"The answer was cut after {len(reply.tokens):,} tokens; --max-tokens allows more"
@@ -196,6 +210,11 @@ def print_cut_note(console: Console, reply: Reply, options: OptionsKwargs) -> No
         )
     else:
         note = "The answer was cut because the context is full; --context may allow more."
+    if no_answer:
+        note += (
+            " It ended in its reasoning: --max-reasoning-tokens closes that, --reasoning off leaves"
+            " it out, where the model can."
+        )
     console.print(note, style="yellow")
 
 

@@ -25,7 +25,7 @@ from edgesdk.errors import InvalidOption, InvalidText
 from edgesdk.generation.streaming import iterate_in_thread
 from edgesdk.model import Model
 from edgesdk.options import OptionsKwargs
-from edgesdk.reply import ReplyStream
+from edgesdk.reply import ReplyPart, ReplyStream
 
 _EPILOG = """\b
 Examples:
@@ -77,16 +77,17 @@ def command(
             adapter=adapter,
         ) as opened,
         _started(opened, text, system, options) as stream,
-        contextlib.closing(iterate_in_thread(stream)) as pieces,
+        contextlib.closing(iterate_in_thread(stream.parts())) as parts,
     ):
         if as_json:
-            for _ in pieces:
+            for _ in parts:
                 pass
         else:
-            _print(pieces)
+            _print(parts)
     reply = stream.reply
     if as_json:
-        print_json({"text": reply.text, "receipt": reply.receipt.figures()})
+        thought = {"reasoning": reply.reasoning} if reply.reasoning else {}
+        print_json({"text": reply.text, **thought, "receipt": reply.receipt.figures()})
     elif not no_receipt:
         message_console().print(reply.receipt.line(), style="dim")
         print_cut_note(message_console(), reply, options)
@@ -123,12 +124,23 @@ def _prompt(given: str | None) -> str:
         ) from None
 
 
-def _print(pieces: Iterable[str]) -> None:
-    show = printable if sys.stdout.isatty() else str
+def _print(parts: Iterable[ReplyPart]) -> None:
+    """Print the answer; on a terminal its reasoning too, dimmed, as a remark."""
+    shown = sys.stdout.isatty()
+    show = printable if shown else str
+    remarks = message_console()
+    thinks = False
     try:
-        for piece in pieces:
-            sys.stdout.write(show(piece))
-            sys.stdout.flush()
+        for part in parts:
+            if isinstance(part, str):
+                if thinks:
+                    remarks.print()
+                    thinks = False
+                sys.stdout.write(show(part))
+                sys.stdout.flush()
+            elif shown:
+                remarks.print(printable(part.text), style="dim", end="")
+                thinks = True
         sys.stdout.write("\n")
         sys.stdout.flush()
     except BrokenPipeError:

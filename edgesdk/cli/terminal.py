@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+
+    from edgesdk.reply import ReplyPart
 
 # All control characters but tab and newline: a model's text must not move the cursor, retitle the
 # window or paste into the shell.
@@ -50,54 +52,61 @@ def terminal_without_echo() -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-class MarkdownTail:
-    """The last lines of a Markdown text, as many as the screen holds.
+class ScreenTail:
+    """The last lines of something to show, as many as the screen holds.
 
     A live display cannot redraw what has scrolled away, so it never grows past the screen.
     """
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, shown: RenderableType) -> None:
+        self._shown = shown
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.markdown import Markdown
         from rich.segment import Segment
 
-        lines = console.render_lines(Markdown(self._text), options, pad=False)
+        lines = console.render_lines(self._shown, options, pad=False)
         for line in lines[-max(1, console.height - 2) :]:
             yield from line
             yield Segment.line()
 
 
-def show_answer(console: Console, pieces: Iterable[str]) -> None:
-    """Show an answer while it streams.
+def show_answer(console: Console, parts: Iterable[ReplyPart]) -> None:
+    """Show an answer while it streams, its reasoning dimmed; elsewhere than on a terminal the
+    answer alone.
 
     On a terminal what streams is a preview that gives way to the whole answer at the end: Markdown
     that was incomplete, such as a table's head, may have been laid out otherwise. Elsewhere the
     plain text is written.
     """
     if not console.is_terminal:
-        for piece in pieces:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+        for part in parts:
+            if isinstance(part, str):
+                sys.stdout.write(part)
+                sys.stdout.flush()
         sys.stdout.write("\n")
         return
     from rich.live import Live
     from rich.markdown import Markdown
     from rich.text import Text
 
-    text, next_frame = "", 0.0
+    thought, text, next_frame = "", "", 0.0
     try:
         with Live(
             Text("...", style="dim"), console=console, auto_refresh=False, transient=True
         ) as live:
-            for piece in pieces:
-                text += printable(piece)
+            for part in parts:
+                if isinstance(part, str):
+                    text += printable(part)
+                else:
+                    thought += printable(part.text)
                 begun = time.monotonic()
                 if begun >= next_frame:
-                    live.update(MarkdownTail(text), refresh=True)
+                    shown = Markdown(text) if text else Text(thought, style="dim")
+                    live.update(ScreenTail(shown), refresh=True)
                     spent = time.monotonic() - begun
                     next_frame = begun + max(_FRAME_SECONDS, spent / _DRAWING_SHARE)
     finally:
+        if thought:
+            console.print(Text(thought, style="dim"))
         if text:
             console.print(Markdown(text))
