@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from edgesdk.errors import DeadlineExceeded, RequestError
 from edgesdk.generation.finish import Finish, FinishReason
 from edgesdk.generation.loop import Step
 from edgesdk.generation.streaming import AsyncStream
 from edgesdk.receipt import Receipt
-from edgesdk.system.cancellation import CancellationToken
 from edgesdk.system.closing import Closeable
 from edgesdk.tools.call_messages import call_message
 from edgesdk.tools.calls import ToolCall, ToolCalls
+
+if TYPE_CHECKING:
+    from edgesdk.request import Request
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ class ReplyStream(Closeable, Iterator[str]):
 
     Args:
         generation: the answer.
-        cancellation: what `generation` looks at.
+        request: what it is an answer to. Where it has tools, calls are held back: they are no
+            pieces.
         receipt: makes the receipt from how it ended.
         on_end: called once, with the reply, or with None where an error ended it.
         parse: makes the reply's `parsed`, or its `tool_calls`, from the whole text and why it
@@ -102,17 +105,19 @@ class ReplyStream(Closeable, Iterator[str]):
     def __init__(
         self,
         generation: StepSource,
-        cancellation: CancellationToken,
+        request: Request,
         *,
         receipt: Callable[[Finish], Receipt],
         on_end: Callable[[Reply | None], None],
         parse: Callable[[str, FinishReason], Any] | None = None,
     ) -> None:
         self._generation = generation
-        self._cancellation = cancellation
+        self._cancellation = request.cancellation
         self._receipt = receipt
         self._on_end = on_end
         self._parse = parse
+        self._finder = request.call_finder()
+        self._texts: list[str] = []
         self._parts: list[ReplyPart] = []
         # Made, and not given out yet.
         self._waiting: deque[ReplyPart] = deque()
@@ -141,11 +146,16 @@ class ReplyStream(Closeable, Iterator[str]):
                 if step.reasoning:
                     self._waiting.append(ReasoningDelta(step.reasoning, "local"))
                 if step.text:
-                    self._waiting.append(step.text)
+                    self._texts.append(step.text)
+                    words = step.text if self._finder is None else self._finder.feed(step.text)
+                    self._waiting += [words] if words else []
             if self._waiting:
                 self._parts.append(self._waiting.popleft())
                 return self._parts[-1]
             parsed = self._parsed()
+            if rest := self._held_words(parsed):
+                self._parts.append(rest)
+                return rest
         except BaseException:
             self._ended = True
             self._on_end(None)
@@ -189,9 +199,18 @@ class ReplyStream(Closeable, Iterator[str]):
             return None
         return self._parse(self._text, finish.reason)
 
+    def _held_words(self, parsed: Any) -> str:
+        """What was held back as a possible call, and is none; "" where it is one, whole or cut."""
+        finder, self._finder = self._finder, None
+        finish = self._generation.finish
+        is_cut = finish is not None and finish.reason != "stop"
+        if finder is None or parsed or (is_cut and finder.is_marked):
+            return ""
+        return finder.held
+
     @property
     def _text(self) -> str:
-        return "".join(part for part in self._parts if isinstance(part, str))
+        return "".join(self._texts)
 
     def _end(self, parsed: Any = None) -> Reply:
         self._ended = True

@@ -16,6 +16,7 @@ from edgesdk.structured.output_format import OUTPUT_FORMATS, OutputFormat, forma
 from edgesdk.system.cancellation import CancellationToken
 from edgesdk.text.shown_tokens import ShownTokens
 from edgesdk.text.tokenizer import Tokenizer
+from edgesdk.tools.call_finder import CallFinder
 from edgesdk.tools.call_messages import Message, used_ids
 from edgesdk.tools.calls import ToolCalls, has_begun_calls, is_call_mark, parse_calls
 from edgesdk.tools.cut_calls import distinct_calls, whole_calls
@@ -92,6 +93,12 @@ class Request:
         if self.tools is None:
             return None
         return partial(has_begun_calls, syntax=self.tools.syntax)
+
+    def call_finder(self) -> CallFinder | None:
+        """What holds the calls of one answer back; None where it may make none."""
+        if self.tools is None:
+            return None
+        return CallFinder(self.tools.syntax, [spec["function"]["name"] for spec in self.specs])
 
     def shown(self, tokenizer: Tokenizer) -> Tokenizer:
         """The tokenizer of the answer, in whose text the marks of calls are seen."""

@@ -312,7 +312,7 @@ class Runtime:
             )
 
         read = None if request.is_plain else partial(read_answer, request.read, constraint)
-        return ReplyStream(answer, request.cancellation, receipt=receipt, on_end=on_end, parse=read)
+        return ReplyStream(answer, request, receipt=receipt, on_end=on_end, parse=read)
 
     def shared_tokens(self, request: Request) -> int:
         """How many tokens at the start come from the system message; 0 where none is kept."""

@@ -19,8 +19,9 @@ from edgesdk.errors import InvalidOption
 from edgesdk.server.api_errors import ApiError
 from edgesdk.server.chat_messages import MessageModel
 from edgesdk.structured.schema_check import SchemaChecker
+from edgesdk.tools.call_finder import CallFinder
 from edgesdk.tools.call_syntax import CallSyntax
-from edgesdk.tools.calls import ToolCall, call_marks, end_of_calls, first_call_mark, parse_calls
+from edgesdk.tools.calls import ToolCall, end_of_calls, parse_calls
 from edgesdk.tools.cut_calls import distinct_calls, whole_calls
 
 # Compiling and checking a schema take about a second up to here, and some more in proportion.
@@ -211,8 +212,6 @@ def _tool_name(tool: Any) -> str:
 AnswerPart: TypeAlias = str | ToolCall
 
 _DECODER = json.JSONDecoder()
-# What an answer starts with that is a call as a whole, as Llama and models without tags have it.
-_WHOLE_CALL_PREFIXES = ("{", "[", "<|python_tag|>", "```json", "```\n")
 
 
 class AnswerReader(Protocol):
@@ -252,27 +251,27 @@ class ToolCallReader:
     ) -> None:
         self._tools = callable_tools
         self._syntax = syntax
-        self._marks = call_marks(syntax)
-        self._held = ""
-        self._mark = self._close = ""
-        # Mistral's calls begin with a name, where their mark has no text.
-        names = (f"{name}{{" for name in callable_tools.checks)
         # Where calls are held to their mark, what begins otherwise is the answer: it comes at once.
         held_to_mark = answered and syntax is not None and bool(syntax.mark)
-        self._whole_call = () if held_to_mark else (*_WHOLE_CALL_PREFIXES, *names)
-        self._state: Callable[[], list[AnswerPart] | None] = self._at_start
+        self._finder = CallFinder(syntax, callable_tools.checks, only_marked=held_to_mark)
         self._calls: tuple[ToolCall, ...] = ()
+        self._drops_the_rest = False
 
     def feed(self, text: str) -> list[AnswerPart]:
-        self._held += text
         parts: list[AnswerPart] = []
-        while (found := self._state()) is not None:
-            parts += found
+        while not self._drops_the_rest:
+            words = self._finder.feed(text)
+            parts += [words] if words else []
+            ended = self._ended_call()
+            if ended is None:
+                break
+            parts += ended
+            text = ""
         return parts
 
     def flush(self, *, cut: bool = False) -> list[AnswerPart]:
-        held, self._held = self._held, ""
-        calls = self._read_calls(held)
+        held = "" if self._drops_the_rest else self._finder.held
+        calls = self._checked(parse_calls(held, self._tools.specs, self._syntax))
         if calls:
             return calls
         if self._tools.must_call or (cut and self._has_begun_call(held)):
@@ -285,66 +284,28 @@ class ToolCallReader:
         names = "|".join(map(re.escape, self._tools.checks))
         bare = re.match(rf'[\s\[{{`a-z]*"(?:name|function)"\s*:\s*"(?:{names})"', held)
         held = held.strip()
-        partial = len(held) > 1 and any(mark.startswith(held) for mark in self._marks)
-        marked = held.startswith(self._marks)
-        return self._state == self._in_call or bool(bare) or partial or marked
+        partial = len(held) > 1 and any(mark.startswith(held) for mark in self._finder.marks)
+        return self._finder.is_marked or bool(bare) or partial
 
-    def _at_start(self) -> list[AnswerPart] | None:
-        """Before the first character: tell whether all of the answer may be a call."""
-        beginning = self._held.lstrip()
-        if beginning.startswith(self._whole_call):
-            self._state = self._until_the_end
-        elif not any(start.startswith(beginning) for start in self._whole_call):
-            self._state = self._in_text
-        else:
+    def _ended_call(self) -> list[AnswerPart] | None:
+        """What the calls are that have come to their end; None where none has."""
+        mark, held = self._finder.mark, self._finder.held
+        close = end_of_calls(mark, self._syntax) if mark else ""
+        if not mark or not close:
             return None
-        return []
-
-    def _until_the_end(self) -> list[AnswerPart] | None:
-        return None
-
-    def _in_text(self) -> list[AnswerPart] | None:
-        """Let text go up to where a call may start, without the space before that."""
-        found = first_call_mark(self._held, self._syntax)
-        certain = self._held[: found[0]] if found else self._without_partial_mark(self._held)
-        text = certain.rstrip()
-        self._held = self._held[len(text) :]
-        if found:
-            self._mark = found[1]
-            self._close = end_of_calls(self._mark, self._syntax)
-            self._state = self._in_call if self._close else self._until_the_end
-        return [text] if text else [] if found else None
-
-    def _in_call(self) -> list[AnswerPart] | None:
-        begun = self._held.index(self._mark) + len(self._mark)
-        end = self._held.find(self._close, begun)
-        while end >= 0 and _ends_inside_a_string(self._held[begun:end]):
-            end = self._held.find(self._close, end + 1)
+        begun = held.index(mark) + len(mark)
+        end = held.find(close, begun)
+        while end >= 0 and _ends_inside_a_string(held[begun:end]):
+            end = held.find(close, end + 1)
         if end < 0:
             return None
-        end += len(self._close)
-        block, self._held = self._held[:end], self._held[end:]
-        self._state = self._in_text
-        calls = parse_calls(block, self._tools.specs, self._syntax)
+        end += len(close)
+        self._finder.resume(held[end:])
+        calls = parse_calls(held[:end], self._tools.specs, self._syntax)
         if any(call.problem for call in calls):
             # A malformed call is neither a call nor something for the user.
             return []
-        return self._checked(calls) or [block]
-
-    def _without_partial_mark(self, text: str) -> str:
-        """A text without what may be the beginning of a mark at its end."""
-        cut = max(
-            (n for mark in self._marks for n in range(1, len(mark)) if text.endswith(mark[:n])),
-            default=0,
-        )
-        return text[: len(text) - cut]
-
-    def _drop_the_rest(self) -> list[AnswerPart] | None:
-        self._held = ""
-        return None
-
-    def _read_calls(self, text: str) -> list[AnswerPart]:
-        return self._checked(parse_calls(text, self._tools.specs, self._syntax))
+        return self._checked(calls) or [held[:end]]
 
     def _checked(self, calls: Sequence[ToolCall]) -> list[AnswerPart]:
         """Calls that can be run. Where the model must call, those that it repeats are left out."""
@@ -352,7 +313,7 @@ class ToolCallReader:
         if found is None:
             return []
         if not self._tools.parallel:
-            self._state = self._drop_the_rest
+            self._drops_the_rest = True
         if self._tools.must_call:
             before = len(self._calls)
             self._calls = distinct_calls([*self._calls, *found])

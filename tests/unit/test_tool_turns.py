@@ -134,14 +134,18 @@ def test_ids_differ_over_a_whole_chat() -> None:
 
 
 def test_a_stream_ends_with_the_calls_and_a_cancelled_one_makes_none() -> None:
-    chat, _ = script_chat(SUM, SUM)
+    chat, _ = script_chat(f"I add.\n{SUM}", f"I add.\n{SUM}", "{x} is no call.")
     with chat.stream("?", tools=[add]) as stream:
         next(stream)
     assert stream.reply.tool_calls == ()
     assert chat.messages == []
     with chat.stream("?", tools=[add]) as stream:
-        assert "".join(stream) == SUM
+        assert "".join(stream) == "I add."
     assert len(stream.reply.tool_calls) == 1
+    assert stream.reply.text == f"I add.\n{SUM}"
+    chat.add_tool_result(stream.reply.tool_calls[0], 5)
+    with chat.stream(tools=[add]) as stream:
+        assert "".join(stream) == "{x} is no call."
 
 
 def test_a_call_that_is_cut_is_an_error_and_no_call() -> None:
