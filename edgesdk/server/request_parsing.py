@@ -13,6 +13,7 @@ from edgesdk.errors import InvalidOption
 from edgesdk.generation.prefill import check_fits
 from edgesdk.hybrid.privacy.redaction import Redactor
 from edgesdk.hybrid.request import HybridRequest
+from edgesdk.options import Reasoning
 from edgesdk.request import Request
 from edgesdk.runtime import Runtime
 from edgesdk.server.answers import AnswerSource, DeviceSource, HybridSource
@@ -100,20 +101,23 @@ def parse_chat(
     *,
     settings: ServerSettings,
     hybrid: HybridClients | None,
+    effort_is_hint: bool = False,
 ) -> ParsedRequest:
     """Read a request to `/v1/chat/completions`.
 
     Args:
         started: `time.perf_counter()` when it came.
+        effort_is_hint: a model that cannot make the effort goes without it, in place of refusing.
 
     Raises:
         ApiError, InvalidOption, RequestError: it asks for something that cannot be done.
     """
+    chat = partial(chat_request, started=started, settings=settings, effort_is_hint=effort_is_hint)
     if hybrid is None:
-        return chat_request(parse(ChatRequest, body), started, settings=settings)
+        return chat(parse(ChatRequest, body))
     request = parse(HybridChatRequest, body)
     routing = requested_routing(request.edgesdk, headers, hybrid.policy)
-    return chat_request(request, started, settings=settings, hybrid=hybrid, routing=routing)
+    return chat(request, hybrid=hybrid, routing=routing)
 
 
 def chat_request(
@@ -123,6 +127,7 @@ def chat_request(
     settings: ServerSettings,
     hybrid: HybridClients | None = None,
     routing: RequestRouting | None = None,
+    effort_is_hint: bool = False,
 ) -> ParsedRequest:
     """What a chat request asks for, whichever API it came by; see `parse_chat`."""
     routing = routing or RequestRouting()
@@ -148,9 +153,9 @@ def chat_request(
         options = request.options(
             deadline=settings.deadline, sampling=runtime.sampling if plain else None, index=index
         )
-        _check_reasoning(request, runtime)
+        reasoning = reasoning_for(request, runtime, effort_is_hint=effort_is_hint)
         options = replace(
-            options, reasoning=request.reasoning, max_reasoning_tokens=request.max_reasoning_tokens
+            options, reasoning=reasoning, max_reasoning_tokens=request.max_reasoning_tokens
         )
         if output_format is not None and tools is None:
             # An answer with a format ends where its format does; a stop text would cut it short.
@@ -164,7 +169,7 @@ def chat_request(
             partial(
                 runtime.encode,
                 continues=request.continues,
-                reasoning=request.reasoning,
+                reasoning=reasoning,
                 variables=request.chat_template_kwargs or {},
             ),
             # What holds the answer to calls, or to the format, is one.
@@ -280,14 +285,21 @@ def _device_reason(request: ChatRequest) -> str | None:
     return None
 
 
-def _check_reasoning(request: ChatRequest, runtime: Runtime) -> None:
-    """Raise 400 where a request wants another effort than the model can make."""
+def reasoning_for(request: ChatRequest, runtime: Runtime, *, effort_is_hint: bool) -> Reasoning:
+    """How the model is to reason.
+
+    Raises:
+        ApiError: 400; it cannot, and the effort is no hint.
+    """
     try:
         runtime.encoder.reasoning_for(request.tools).variables(request.reasoning)
     except InvalidOption as error:
+        if effort_is_hint:
+            return "auto"
         raise ApiError(
             400, error.message, param="reasoning_effort", code="unsupported_parameter"
         ) from None
+    return request.reasoning
 
 
 def _check_context(request: BaseRequest, loaded: LoadedModel) -> None:

@@ -140,7 +140,7 @@ class AnthropicOutputFormat(MessageModel):
 class AnthropicOutput(MessageModel):
     """How the answer is to be."""
 
-    effort: str | None = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: AnthropicOutputFormat | None = None
 
 
@@ -208,6 +208,7 @@ def chat_body(request: AnthropicRequest) -> Json:
         "tools": [_tool(tool, index) for index, tool in enumerate(request.tools or ())] or None,
         **_tool_choice(request.tool_choice if request.tools else None),
         "response_format": _response_format(output.format or request.output_format),
+        **_reasoning(request.thinking, output.effort),
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -300,6 +301,16 @@ def _tool_choice(choice: AnthropicToolChoice | None) -> Json:
         chosen = {"type": "function", "function": {"name": choice.name or ""}}
     parallel = {"parallel_tool_calls": False} if choice.disable_parallel_tool_use else {}
     return {"tool_choice": chosen, **parallel}
+
+
+def _reasoning(thinking: AnthropicThinkingChoice | None, effort: str | None) -> Json:
+    effort = "xhigh" if effort == "max" else effort
+    if thinking is not None and thinking.type == "disabled":
+        return {"reasoning_effort": "none"}
+    if thinking is not None and thinking.type == "enabled":
+        budget = thinking.budget_tokens
+        return {"reasoning_effort": effort or "medium", "max_reasoning_tokens": budget}
+    return {"reasoning_effort": effort}
 
 
 def _response_format(wanted: AnthropicOutputFormat | None) -> Json | None:

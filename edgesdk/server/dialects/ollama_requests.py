@@ -18,6 +18,9 @@ _DEAD_OPTIONS = frozenset({"penalize_newline", "logits_all", "embedding_only"})
 # Ollama fills the context with -2, and knows no limit with -1: here both end at the context's end.
 _NO_LIMIT = -1
 
+# A switch as an effort; `think` may be an effort itself.
+_EFFORTS: dict[Any, str] = {True: "medium", False: "none"}
+
 
 class OllamaFunction(MessageModel):
     """The function that an assistant called."""
@@ -76,6 +79,7 @@ class OllamaRequest(StrictModel):
             "stream": self.streams,
             "keep_alive": self.keep_alive,
             "response_format": self._response_format(),
+            "reasoning_effort": _EFFORTS.get(self.think, self.think),
         }
         return {name: value for name, value in fields.items() if value is not None}
 

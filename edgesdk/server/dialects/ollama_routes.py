@@ -104,7 +104,7 @@ def ollama_routes(service: Service, hybrid: HybridClients | None) -> list[Route]
             builder = partial(OllamaAnswer, chats=kind is OllamaChatRequest)
             return validated(kind, body).chat_body(), builder
 
-        answer = answer_endpoint(translate, service, hybrid)
+        answer = answer_endpoint(translate, service, hybrid, effort_is_hint=False)
         return Route(path, LoadOrAnswer(service, kind, answer), methods=["POST"])
 
     async def tags(request: Request) -> Response:

@@ -138,6 +138,7 @@ class ResponsesInput:
             "tool_choice": _tool_choice(request.tool_choice, any_tools=bool(tools)),
             "parallel_tool_calls": request.parallel_tool_calls if tools else None,
             "response_format": _response_format(request.text or {}),
+            "reasoning_effort": (request.reasoning or {}).get("effort"),
         }
         return {name: value for name, value in fields.items() if value is not None}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 from pydantic_core import to_json
@@ -16,7 +17,12 @@ from edgesdk.server.dialects.conversation import Json
 from edgesdk.server.hybrid_routing import HybridClients
 from edgesdk.server.model_pool import LoadedModel
 from edgesdk.server.request_body import JsonEndpoint
-from edgesdk.server.request_parsing import ParsedRequest, parse_chat, parse_completion
+from edgesdk.server.request_parsing import (
+    ParsedRequest,
+    parse_chat,
+    parse_completion,
+    reasoning_for,
+)
 from edgesdk.server.responses import ResponseBuilder, ResponseMetadata
 from edgesdk.server.service import Service
 
@@ -29,19 +35,23 @@ def answer_endpoint(
     translate: Callable[[bytes], Translated],
     service: Service,
     hybrid: HybridClients | None,
+    *,
+    effort_is_hint: bool = True,
 ) -> AnswerEndpoint:
     """An endpoint whose requests take the way of chat completions; of completions, where what is
     translated has a prompt.
 
     Args:
         translate: reads a body; raises `ApiError` where it is wrong.
+        effort_is_hint: see `parse_chat`. Agents ask any model for an effort.
     """
+    settings = service.settings
+    chats = partial(parse_chat, settings=settings, hybrid=hybrid, effort_is_hint=effort_is_hint)
+    completes = partial(parse_completion, settings=settings, hybrid=hybrid)
 
     def parsed(body: bytes, headers: Headers, started: float) -> ParsedRequest:
         chat, builder = translate(body)
-        parse_body = parse_completion if "prompt" in chat else parse_chat
-        settings = service.settings
-        request = parse_body(to_json(chat), headers, started, settings=settings, hybrid=hybrid)
+        request = (completes if "prompt" in chat else chats)(to_json(chat), headers, started)
         # No other API has a way to withdraw what was shown.
         hold = "decision" if request.hold == "nothing" else request.hold
         return replace(request, builder=builder, hold=hold)
@@ -75,7 +85,14 @@ async def prompt_of(
     specs = [tool.for_template() for tool in request.tools or ()]
 
     def encoded(loaded: LoadedModel) -> _Result:
-        encode = loaded.model.runtime.encode
-        return work(loaded, encode(messages, specs, continues=request.continues))
+        runtime = loaded.model.runtime
+        tokens = runtime.encode(
+            messages,
+            specs,
+            continues=request.continues,
+            reasoning=reasoning_for(request, runtime, effort_is_hint=True),
+            variables=request.chat_template_kwargs or {},
+        )
+        return work(loaded, tokens)
 
     return await service.use(request.model, encoded)
