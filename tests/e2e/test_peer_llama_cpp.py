@@ -55,8 +55,14 @@ def test_server_start_with_host_family(server: PeerServer) -> None:
     assert server.get("/health").json()["status"] == "ok"
 
 
+def test_server_props(server: PeerServer) -> None:
+    props = server.get("/props").json()
+    assert props["total_slots"] >= 1
+    assert props["default_generation_settings"]["n_ctx"] == 512
+
+
 def test_server_models(server: PeerServer) -> None:
-    [model] = server.get("/v1/models").json()["data"]
+    [model] = server.get("/models").json()["data"]
     assert model["id"].startswith("SmolLM2")
     assert model["context_length"] == 512
 
@@ -111,6 +117,23 @@ def test_chat_template_assistant_prefill(server: PeerServer) -> None:
     anew = chat(server, messages=asked[0], continue_final_message=False).json()
     # The template closes no turn after it.
     assert bodies[0]["usage"]["prompt_tokens"] < anew["usage"]["prompt_tokens"]
+
+
+def test_chat_template(server: PeerServer) -> None:
+    prompt = server.post("/apply-template", {"messages": BOOK}).json()["prompt"]
+    assert prompt == (
+        "<|im_start|>system\nBook<|im_end|>\n<|im_start|>user\nWhat is the best book<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    begun = [*BOOK, {"role": "assistant", "content": "Whill"}]
+    assert server.post("/apply-template", {"messages": begun}).json()["prompt"] == f"{prompt}Whill"
+
+
+def test_apply_chat_template(server: PeerServer) -> None:
+    messages = [{"role": "system", "content": "You are a test."}, BOOK[1]]
+    prompt = server.post("/apply-template", {"messages": messages}).json()["prompt"]
+    assert prompt.startswith("<|im_start|>system\nYou are a test.<|im_end|>\n")
+    assert prompt.endswith("<|im_start|>assistant\n")
 
 
 def test_completion_with_response_format(server: PeerServer) -> None:
@@ -466,6 +489,33 @@ def test_hello_world(coder: PeerServer) -> None:
     assert "print" in made["function"]["arguments"]
 
 
+# test_tokenize.py
+
+
+def test_tokenize_detokenize(server: PeerServer) -> None:
+    content = "What is the capital of France ?"
+    tokens = server.post("/tokenize", {"content": content}).json()["tokens"]
+    assert len(tokens) > 5
+    text = server.post("/detokenize", {"tokens": tokens}).json()["content"]
+    assert text.strip() == content
+
+
+def test_tokenize_with_bos(server: PeerServer) -> None:
+    content = "What is the capital of France ?"
+    plain, begun = (
+        server.post("/tokenize", {"content": content, "add_special": special}).json()["tokens"]
+        for special in (False, True)
+    )
+    # This model has no token that begins a text.
+    assert begun[-len(plain) :] == plain
+
+
+def test_tokenize_with_pieces(server: PeerServer) -> None:
+    content = "This is a test string with unicode 媽 and emoji 🤗"
+    found = server.post("/tokenize", {"content": content, "with_pieces": True}).json()["tokens"]
+    assert all(token["id"] >= 0 and token["piece"] for token in found)
+
+
 # test_security.py
 
 
@@ -571,7 +621,6 @@ LEFT_OUT = {
     "names and templates are the bundle's": (
         *("test_server_model_aliases_and_tags", "test_system_message_prefix"),
     ),
-    "answers do not show the prompt": ("test_chat_template",),
     "batches are not set from outside": ("test_consistent_result_different_batch_size",),
     "a context that is full ends the answer": ("test_ctx_shift_enabled",),
     "no pictures": ("test_local_media_file",),
