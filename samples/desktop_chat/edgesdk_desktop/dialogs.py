@@ -1,4 +1,4 @@
-"""The dialogs: models, the cloud endpoint, and what an upload would send."""
+"""The dialogs of the models, and of what an upload would send."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import (
     QDialog,
-    QDialogButtonBox,
-    QFormLayout,
     QHBoxLayout,
     QLabel,
     QLineEdit,
@@ -22,7 +20,8 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from edgesdk_desktop.protocol import Messages, ModelsListed, PullProgress, SetCloud, UploadShown
+from edgesdk_desktop.export_dialog import ExportDialog
+from edgesdk_desktop.protocol import Messages, ModelsListed, PullProgress, UploadShown
 from edgesdk_desktop.theme import SPACE
 
 _MODEL = Qt.ItemDataRole.UserRole
@@ -34,10 +33,12 @@ class ModelsDialog(QDialog):
     Signals:
         load_wanted: the name of a model.
         pull_wanted: a reference.
+        exported: the name of a new bundle.
     """
 
     load_wanted = Signal(str)
     pull_wanted = Signal(str)
+    exported = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -70,11 +71,18 @@ class ModelsDialog(QDialog):
         row.addWidget(self.reference)
         row.addWidget(pull)
         layout.addLayout(row)
+        self._export = QPushButton("Export…")
+        self._export.setToolTip("Make a bundle of a checkpoint")
+        self._export.clicked.connect(self.export)
         self.use = QPushButton("Use this model")
         self.use.setObjectName("primary")
         self.use.setEnabled(False)
         self.use.clicked.connect(self._use)
-        layout.addWidget(self.use, alignment=Qt.AlignmentFlag.AlignRight)
+        ends = QHBoxLayout()
+        ends.addWidget(self._export)
+        ends.addStretch()
+        ends.addWidget(self.use)
+        layout.addLayout(ends)
 
     def show_models(self, listed: ModelsListed) -> None:
         """Show the models."""
@@ -91,6 +99,15 @@ class ModelsDialog(QDialog):
             if listed.models
             else "There is no model, and the catalogue is empty."
         )
+
+    def export(self) -> ExportDialog:
+        """Open the dialog that exports the checkpoint that is chosen, or another one."""
+        model = self._chosen()
+        is_checkpoint = model is not None and model["kind"] == "checkpoint" and model["pulled"]
+        dialog = ExportDialog(model["name"] if model and is_checkpoint else "", self)
+        dialog.exported.connect(self.exported)
+        dialog.open()
+        return dialog
 
     def show_progress(self, progress: PullProgress) -> None:
         """Show how far a pull is."""
@@ -132,43 +149,6 @@ class ModelsDialog(QDialog):
         if reference:
             self.show_progress(PullProgress(reference, "starting", 0, 0))
             self.pull_wanted.emit(reference)
-
-
-class CloudDialog(QDialog):
-    """Settings of the cloud endpoint. The key goes to the system's keyring."""
-
-    def __init__(self, base_url: str, model: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setWindowTitle("Cloud endpoint")
-        self.resize(520, 0)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(2 * SPACE, 2 * SPACE, 2 * SPACE, 2 * SPACE)
-        layout.addWidget(_title("Cloud endpoint"))
-        layout.addWidget(
-            _muted("Any OpenAI-compatible endpoint. Without one, all answers are made here.")
-        )
-        form = QFormLayout()
-        self.base_url, self.model, self.key = QLineEdit(base_url), QLineEdit(model), QLineEdit()
-        self.base_url.setPlaceholderText("https://host/v1, or a preset as groq:llama-3.3-70b")
-        self.key.setEchoMode(QLineEdit.EchoMode.Password)
-        self.key.setPlaceholderText("leave empty to use the key in the keyring")
-        for words, field in (
-            ("Base URL", self.base_url), ("Model", self.model), ("API key", self.key),
-        ):  # fmt: skip
-            field.setAccessibleName(words)
-            form.addRow(words, field)
-        layout.addLayout(form)
-        buttons = QDialogButtonBox(
-            QDialogButtonBox.StandardButton.Save | QDialogButtonBox.StandardButton.Cancel
-        )
-        buttons.accepted.connect(self.accept)
-        buttons.rejected.connect(self.reject)
-        layout.addWidget(buttons)
-
-    def request(self) -> SetCloud:
-        """What was set."""
-        key = self.key.text().strip()
-        return SetCloud(self.base_url.text().strip(), self.model.text().strip(), key or None)
 
 
 class UploadDialog(QDialog):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
-import os
-import sys
+from PySide6.QtCore import QObject, QTimer, Signal
 
-from PySide6.QtCore import QObject, QProcess, QProcessEnvironment, QTimer, Signal
-
-from edgesdk_desktop.protocol import Event, Failed, Request, from_line, to_line
+from edgesdk_desktop.event_process import EventProcess
+from edgesdk_desktop.protocol import Request, to_line
 
 _PATIENCE_MS = 5000
 
@@ -28,24 +25,14 @@ class EngineClient(QObject):
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._process = QProcess(self)
-        environment = QProcessEnvironment.systemEnvironment()
-        # The engine process finds what this one finds.
-        environment.insert("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        environment.insert("PYTHONUNBUFFERED", "1")
-        self._process.setProcessEnvironment(environment)
-        self._process.setProcessChannelMode(QProcess.ProcessChannelMode.ForwardedErrorChannel)
-        self._process.readyReadStandardOutput.connect(self._read)
+        self._process = EventProcess(self)
+        self._process.event_came.connect(self.event_came)
         self._process.finished.connect(self._ended)
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._unread = ""
         self._closing = False
 
     def start(self) -> None:
         """Start the process; requests may be sent at once."""
-        frozen = getattr(sys, "frozen", False)
-        arguments = ["--engine"] if frozen else ["-m", "edgesdk_desktop", "--engine"]
-        self._process.start(sys.executable, arguments)
+        self._process.run("--engine")
 
     def send(self, request: Request) -> None:
         """Ask for something; what comes of it is an event."""
@@ -59,17 +46,9 @@ class EngineClient(QObject):
             self._process.kill()
             self._process.waitForFinished(_PATIENCE_MS)
 
-    def _read(self) -> None:
-        arrived = bytes(self._process.readAllStandardOutput().data())
-        *lines, self._unread = (self._unread + self._decoder.decode(arrived)).split("\n")
-        for line in lines:
-            self.event_came.emit(_event(line))
-
     def _ended(self) -> None:
         if self._closing:
             return
-        self._unread = ""
-        self._decoder.reset()
         self.died.emit()
         # Not in a circle where it cannot start at all.
         QTimer.singleShot(500, self._restart)
@@ -78,10 +57,3 @@ class EngineClient(QObject):
         if not self._closing:
             self.start()
             self.restarted.emit()
-
-
-def _event(line: str) -> Event:
-    try:
-        return from_line(line)  # type: ignore[return-value]
-    except ValueError as error:
-        return Failed("", f"The engine said something that is no event: {error}.")

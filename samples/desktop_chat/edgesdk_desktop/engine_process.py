@@ -7,7 +7,6 @@ standard input, events go to standard output; see `edgesdk_desktop.protocol`.
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import sys
 import threading
@@ -17,9 +16,18 @@ from typing import Any, Literal
 
 import edgesdk
 from edgesdk.errors import EdgeError, RequestError
-from edgesdk.hybrid import HybridReply, HybridStream, ReasoningDelta, Restart, TextDelta
+from edgesdk.hybrid import (
+    Budget,
+    HybridReply,
+    HybridStream,
+    ReasoningDelta,
+    Restart,
+    SpendingLimits,
+    TextDelta,
+)
 from edgesdk.hybrid import UploadQuestion as Upload
 from edgesdk_desktop.chats import ChatCache
+from edgesdk_desktop.event_process import event_writer
 from edgesdk_desktop.models import known_models, pull_model
 from edgesdk_desktop.protocol import (
     Answered,
@@ -45,7 +53,6 @@ from edgesdk_desktop.protocol import (
     Stop,
     UploadShown,
     from_line,
-    to_line,
 )
 
 _LOG = logging.getLogger("edgesdk_desktop")
@@ -66,6 +73,7 @@ class EngineProcess:
         self._client: edgesdk.HybridClient | None = None
         self._chats: ChatCache | None = None
         self._cloud: edgesdk.Cloud | None = None
+        self._budget: Budget | None = None
         self._guard = threading.Lock()
         self._stream: HybridStream | None = None
         self._stopped = False
@@ -152,7 +160,9 @@ class EngineProcess:
             return
         cloud = () if self._cloud is None else self._cloud
         policy = edgesdk.Policy("local_only", ask=self._ask_permission)
-        self._client = edgesdk.HybridClient(self._model, cloud=cloud, policy=policy)
+        self._client = edgesdk.HybridClient(
+            self._model, cloud=cloud, policy=policy, budget=self._budget
+        )
         self._chats = ChatCache(self._client)
 
     def _disconnect(self) -> None:
@@ -164,11 +174,21 @@ class EngineProcess:
             client.close()
 
     def _set_cloud(self, request: SetCloud) -> None:
-        cloud, note = None, ""
+        cloud, budget, note = None, None, ""
         if request.base_url.strip():
             key, note = _stored_key(request)
-            cloud = edgesdk.Cloud(request.base_url.strip(), request.model.strip(), key)
-        self._cloud = cloud
+            cloud = edgesdk.Cloud(
+                request.base_url.strip(),
+                request.model.strip(),
+                key,
+                input_price=request.input_price,
+                output_price=request.output_price,
+            )
+            if request.daily_limit is not None:
+                limits = SpendingLimits(money_per_day=request.daily_limit)
+                limits.check_prices([cloud])
+                budget = Budget(limits, request.budget_file or None)
+        self._cloud, self._budget = cloud, budget
         self._connect()
         self._send(CloudSet("" if cloud is None else cloud.name, note))
 
@@ -297,16 +317,7 @@ def _stored_key(request: SetCloud) -> tuple[str | None, str]:
 
 def main() -> int:
     """Do the window's requests until it closes the line."""
-    # What libraries print must not get between the events.
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    guard = threading.Lock()
-
-    def send(event: Event) -> None:
-        with guard:
-            events.write(to_line(event))
-            events.flush()
-
+    send = event_writer()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     process = EngineProcess(send)
     for line in sys.stdin:

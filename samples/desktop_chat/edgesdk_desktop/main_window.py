@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from PySide6.QtCore import QSettings, QTimer
+from PySide6.QtCore import QTimer
 from PySide6.QtGui import QCloseEvent, QKeySequence, QShortcut
 from PySide6.QtWidgets import QMainWindow
 
 from edgesdk_desktop import protocol
+from edgesdk_desktop.cloud_dialog import CloudDialog
 from edgesdk_desktop.conversations import (
     ConversationStore,
     StoredMessage,
     messages_for_model,
     strictest_privacy,
 )
-from edgesdk_desktop.dialogs import CloudDialog, ModelsDialog, UploadDialog
+from edgesdk_desktop.dialogs import ModelsDialog, UploadDialog
 from edgesdk_desktop.engine_client import EngineClient
 from edgesdk_desktop.protocol import Privacy
+from edgesdk_desktop.settings import WindowSettings
 from edgesdk_desktop.theme import DARK, LIGHT, Theme, palette, style_sheet
 from edgesdk_desktop.window_parts import WindowParts
 
@@ -52,7 +54,7 @@ class MainWindow(QMainWindow):
         self._ask_upload = ask_upload or self._upload_dialog
         self.max_tokens = max_tokens
         self.store = ConversationStore(folder / "conversations.db")
-        self._settings = QSettings(str(folder / "settings.ini"), QSettings.Format.IniFormat)
+        self._settings = WindowSettings(folder)
         self._current: str | None = None
         self._writing: StoredMessage | None = None
         self._replaced_head: str | None = None
@@ -61,7 +63,7 @@ class MainWindow(QMainWindow):
         self._loaded = ""
         # The model that was asked for last, loaded or not.
         self._wanted = ""
-        self._theme = DARK if self._settings.value("theme") == "dark" else LIGHT
+        self._theme = DARK if self._settings.get("theme") == "dark" else LIGHT
         self.models = ModelsDialog(self)
         self.parts = WindowParts()
         self.setCentralWidget(self.parts)
@@ -146,14 +148,13 @@ class MainWindow(QMainWindow):
 
     def set_cloud(self) -> None:
         """Open the settings of the cloud endpoint."""
-        dialog = CloudDialog(self._setting("cloud_url"), self._setting("cloud_model"), self)
+        dialog = CloudDialog(self._settings.cloud, self)
         if dialog.exec():
             self.use_cloud(dialog.request())
 
     def use_cloud(self, cloud: protocol.SetCloud) -> None:
         """Use an endpoint, from now on and after a restart."""
-        self._settings.setValue("cloud_url", cloud.base_url)
-        self._settings.setValue("cloud_model", cloud.model)
+        self._settings.cloud = cloud
         self._engine.send(cloud)
 
     def preview(self) -> None:
@@ -167,9 +168,11 @@ class MainWindow(QMainWindow):
 
     def toggle_theme(self) -> None:
         """Light or dark."""
-        self._apply_theme(LIGHT if self._theme is DARK else DARK)
-        self._settings.setValue("theme", self._theme.name)
+        self._theme = LIGHT if self._theme is DARK else DARK
+        self._settings.set("theme", self._theme.name)
+        # Messages are made anew: what is taken away first is not styled again.
         self._show_messages()
+        self._apply_theme(self._theme)
 
     def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802 - Qt's name
         """Write everything down, and end the engine."""
@@ -198,7 +201,7 @@ class MainWindow(QMainWindow):
                 self._end(event.answer, event.text, event.state, event.badge)
             case protocol.Loaded():
                 self._loaded = event.model
-                self._settings.setValue("model", event.model)
+                self._settings.set("model", event.model)
                 self.parts.show_model(event.model, event.placement)
                 self._update()
                 self._count()
@@ -242,9 +245,9 @@ class MainWindow(QMainWindow):
 
     def _begin(self) -> None:
         """Tell a new engine what is set."""
-        if url := self._setting("cloud_url"):
-            self._engine.send(protocol.SetCloud(url, self._setting("cloud_model")))
-        if name := self._setting("model"):
+        if self._settings.cloud.base_url:
+            self._engine.send(self._settings.cloud)
+        if name := self._settings.get("model"):
             self.load(name)
         else:
             self._engine.send(protocol.ListModels())
@@ -317,9 +320,6 @@ class MainWindow(QMainWindow):
     def _is_writing(self, answer: str) -> bool:
         return self._writing is not None and self._writing.id == answer
 
-    def _setting(self, name: str) -> str:
-        return str(self._settings.value(name) or "")
-
     def _count(self) -> None:
         if self._loaded and self._writing is None:
             path = messages_for_model(self._path())
@@ -390,18 +390,19 @@ class MainWindow(QMainWindow):
         parts.view.edit_wanted.connect(self.edit)
         parts.view.branch_wanted.connect(self.show_branch)
         parts.cancel_edit.clicked.connect(self._cancel_edit)
-        composer.set_privacy(self._setting("privacy"))
+        composer.set_privacy(self._settings.get("privacy"))
         composer.send_wanted.connect(self.send)
         composer.stop_wanted.connect(self.stop)
         composer.preview_wanted.connect(self.preview)
         composer.text_changed.connect(self._count)
         composer.problem_found.connect(lambda words: parts.tell(words, wrong=True))
         composer.privacy_box.currentIndexChanged.connect(
-            lambda: self._settings.setValue("privacy", composer.privacy)
+            lambda: self._settings.set("privacy", composer.privacy)
         )
         parts.model_button.clicked.connect(self.choose_model)
         parts.cloud_button.clicked.connect(self.set_cloud)
         parts.theme_button.clicked.connect(self.toggle_theme)
+        self.models.exported.connect(lambda _: self._engine.send(protocol.ListModels()))
         self.models.load_wanted.connect(self.load)
         self.models.pull_wanted.connect(lambda name: self._engine.send(protocol.Pull(name)))
         for keys, slot in (

@@ -101,6 +101,8 @@ class MessageView(QFrame):
         note = _STATES.get(state, "")
         if badge.get("problem"):
             note = f"{note} {badge['problem']}"
+        elif "budget" in str(badge.get("reason")) and state == "complete":
+            note = "The limit of spending is reached: this is the device's own answer."
         elif badge.get("low_confidence") and state == "complete":
             note = "Do not rely on this answer: nobody was sure of it."
         self._note.setText(note)

@@ -49,7 +49,7 @@ def _fit(entry: StoreEntry) -> dict[str, Any]:
     if entry.problem is not None:
         return {"usable": False, "note": entry.problem}
     if entry.kind == "checkpoint" and entry.path.suffix != ".gguf":
-        return {"usable": False, "note": f"a checkpoint; run: edgesdk export {entry.name}"}
+        return {"usable": False, "note": "a checkpoint: export it first"}
     try:
         plan = edgesdk.plan(entry.name)
     except EdgeError as error:

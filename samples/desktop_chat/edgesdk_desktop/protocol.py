@@ -43,11 +43,18 @@ class SetCloud:
     Attributes:
         base_url: of an OpenAI-compatible endpoint, or a preset and a model as "groq:llama-3.3".
         api_key: to store in the system's keyring; None for the one that is stored there.
+        daily_limit: what it may cost in 24 hours; None for no limit.
+        input_price, output_price: of a million tokens; None where the preset knows it.
+        budget_file: where spending is counted; "" for memory.
     """
 
     base_url: str = ""
     model: str = ""
     api_key: str | None = field(default=None, repr=False)
+    daily_limit: float | None = None
+    input_price: float | None = None
+    output_price: float | None = None
+    budget_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,24 @@ class Pulled:
 
     reference: str
     model: str
+
+
+@dataclass(frozen=True)
+class ExportProgress:
+    """How far an export is; total is 0 where it is not known."""
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export has ended well; `quality` is one line."""
+
+    name: str
+    quality: str
 
 
 @dataclass(frozen=True)
@@ -221,8 +246,8 @@ Request: TypeAlias = (
     ListModels | Pull | Load | SetCloud | Ask | Stop | Permit | Preview | Count | SaveSession
 )
 Event: TypeAlias = (
-    ModelsListed | PullProgress | Pulled | Loaded | CloudSet | AnswerPiece | Restarted | Answered
-    | UploadShown | Counted | Failed
+    ModelsListed | PullProgress | Pulled | ExportProgress | Exported | Loaded | CloudSet
+    | AnswerPiece | Restarted | Answered | UploadShown | Counted | Failed
 )  # fmt: skip
 _CLASSES = {cls.__name__: cls for cls in (*Request.__args__, *Event.__args__)}
 
