@@ -97,7 +97,7 @@ class ExportDialog(QDialog):
 
     def _begin(self) -> None:
         self._ended = False
-        self._on_event(protocol.ExportProgress("Starting", 0, 0))
+        self._on_event(protocol.ExportAdvanced("Starting", 0, 0))
         self._process.run("--export", self.checkpoint.text().strip())
         self._update()
 
@@ -116,11 +116,11 @@ class ExportDialog(QDialog):
         if self._ended:
             return
         match event:
-            case protocol.ExportProgress():
+            case protocol.ExportAdvanced():
                 self.progress.setText(" · ".join(p for p in (event.stage, event.note) if p))
                 self.bar.setRange(0, event.total)
                 self.bar.setValue(event.done)
-            case protocol.Exported():
+            case protocol.CheckpointExported():
                 self._finish(f"{event.name} is in the store: {event.quality}.")
                 self.exported.emit(event.name)
             case protocol.Failed():

@@ -11,7 +11,7 @@ from edgesdk.cli.export import resolve_checkpoint
 from edgesdk.errors import EdgeError, requires_extra
 from edgesdk.store import Store
 from edgesdk_desktop.event_process import event_writer
-from edgesdk_desktop.protocol import Event, Exported, ExportProgress, Failed
+from edgesdk_desktop.protocol import CheckpointExported, Event, ExportAdvanced, Failed
 
 _LOG = logging.getLogger("edgesdk_desktop")
 _SECONDS_BETWEEN_EVENTS = 0.1
@@ -30,7 +30,7 @@ def main(checkpoint: str) -> int:
     return 0
 
 
-def _exported(checkpoint: str, send: Callable[[Event], None]) -> Exported:
+def _exported(checkpoint: str, send: Callable[[Event], None]) -> CheckpointExported:
     with requires_extra("export", needed_for="Exporting"):
         from edgesdk_export.pipeline import ExportJob, export
     store = Store()
@@ -38,7 +38,7 @@ def _exported(checkpoint: str, send: Callable[[Event], None]) -> Exported:
     job = ExportJob(source, store.bundle_path(name), name, licence=licence)
     bundle = export(job, _ExportReporter(send))
     quality = bundle.manifest.quality
-    return Exported(name, "quality not measured" if quality is None else quality.line())
+    return CheckpointExported(name, "quality not measured" if quality is None else quality.line())
 
 
 class _ExportReporter:
@@ -67,4 +67,4 @@ class _ExportReporter:
 
     def _tell(self) -> None:
         self._sent = time.monotonic()
-        self._send(ExportProgress(**self._values))
+        self._send(ExportAdvanced(**self._values))

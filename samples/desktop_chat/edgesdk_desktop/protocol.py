@@ -139,7 +139,7 @@ class Pulled:
 
 
 @dataclass(frozen=True)
-class ExportProgress:
+class ExportAdvanced:
     """How far an export is; total is 0 where it is not known."""
 
     stage: str
@@ -149,7 +149,7 @@ class ExportProgress:
 
 
 @dataclass(frozen=True)
-class Exported:
+class CheckpointExported:
     """An export has ended well; `quality` is one line."""
 
     name: str
@@ -246,7 +246,7 @@ Request: TypeAlias = (
     ListModels | Pull | Load | SetCloud | Ask | Stop | Permit | Preview | Count | SaveSession
 )
 Event: TypeAlias = (
-    ModelsListed | PullProgress | Pulled | ExportProgress | Exported | Loaded | CloudSet
+    ModelsListed | PullProgress | Pulled | ExportAdvanced | CheckpointExported | Loaded | CloudSet
     | AnswerPiece | Restarted | Answered | UploadShown | Counted | Failed
 )  # fmt: skip
 _CLASSES = {cls.__name__: cls for cls in (*Request.__args__, *Event.__args__)}
