@@ -71,7 +71,8 @@ class OllamaRequest(StrictModel):
     def fields(self) -> Json:
         """Of a chat completion: all but what is said."""
         options = {k: v for k, v in (self.options or {}).items() if k not in _DEAD_OPTIONS}
-        if (options.get("num_predict") or 0) < 0:
+        predicts = options.get("num_predict")
+        if isinstance(predicts, int) and predicts < 0:
             options["num_predict"] = _NO_LIMIT
         fields = {
             **options,

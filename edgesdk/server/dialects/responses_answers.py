@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import BaseModel
+
 from edgesdk.generation.loop import Step
 from edgesdk.hybrid.cloud.cloud_reply import Restart
 from edgesdk.reply import ReasoningDelta
@@ -108,10 +110,10 @@ class ResponsesAnswer:
             "metadata": request.metadata or {},
             "parallel_tool_calls": request.parallel_tool_calls is not False,
             "previous_response_id": request.previous_response_id,
-            "reasoning": request.reasoning or {},
+            "reasoning": _given(request.reasoning),
             "store": request.store is not False,
             "temperature": request.temperature,
-            "text": request.text or {"format": {"type": "text"}},
+            "text": {"format": {"type": "text"}} | _given(request.text),
             "tool_choice": request.tool_choice or "auto",
             "tools": request.known_tools,
             "top_p": request.top_p,
@@ -189,6 +191,11 @@ class ResponsesAnswer:
             self._item_event(f"{event}.done", self._open, **{field: written}),
             self._done(**{field: written}),
         ]
+
+
+def _given(part: BaseModel | None) -> Json:
+    """The fields of a part of the request that it was given."""
+    return {} if part is None else part.model_dump(exclude_none=True)
 
 
 def _part(kind: str, text: str) -> Json:

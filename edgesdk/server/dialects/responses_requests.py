@@ -5,15 +5,16 @@ Source: https://platform.openai.com/docs/api-reference/responses/create.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from edgesdk.server.api_errors import ApiError
-from edgesdk.server.chat_messages import StrictModel
+from edgesdk.server.chat_messages import MessageModel, StrictModel
 from edgesdk.server.dialects.conversation import ConversationWriter, Json
 
 # Codex and others offer these in every request, whoever they ask. They run at OpenAI, or in ways
@@ -28,6 +29,20 @@ _TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
 # The only argument of a tool whose input is any text.
 _CUSTOM_INPUT = "input"
 _log = logging.getLogger("edgesdk.server")
+
+
+class ResponsesReasoning(MessageModel):
+    """How much the model reasons, and what of that is told."""
+
+    effort: str | None = None
+    summary: str | None = None
+
+
+class ResponsesText(MessageModel):
+    """The form of the answer's text."""
+
+    format: dict[str, Any] | None = None
+    verbosity: str | None = None
 
 
 class ResponsesRequest(StrictModel):
@@ -45,8 +60,8 @@ class ResponsesRequest(StrictModel):
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    text: dict[str, Any] | None = None
-    reasoning: dict[str, Any] | None = None
+    text: ResponsesText | None = None
+    reasoning: ResponsesReasoning | None = None
     metadata: dict[str, str] | None = None
     # Extras of OpenAI's own models and tools; nothing here has them.
     include: list[str] | None = None
@@ -68,6 +83,13 @@ class ResponsesRequest(StrictModel):
     conversation: None = None
     prompt: None = None
 
+    @field_validator("input", "tools", "tool_choice")
+    @classmethod
+    def _is_json(cls, given: Any) -> Any:
+        """Raise where a number is none of JSON's: these are sent back with the response."""
+        json.dumps(given, allow_nan=False)
+        return given
+
     @property
     def items(self) -> list[Json]:
         """The input as a list of items."""
@@ -79,15 +101,17 @@ class ResponsesRequest(StrictModel):
     def known_tools(self) -> list[Json]:
         """The tools that the model hears of."""
         given = self.tools or []
-        left_out = sorted({str(t.get("type")) for t in given if t.get("type") in _IGNORED_TOOLS})
+        left_out = {_type_of(tool) for tool in given} & _IGNORED_TOOLS
         if left_out:
-            _log.info("Tools that nobody here can run are left out: %s", ", ".join(left_out))
-        return [tool for tool in given if tool.get("type") not in _IGNORED_TOOLS]
+            _log.info(
+                "Tools that nobody can run here are left out: %s", ", ".join(sorted(left_out))
+            )
+        return [tool for tool in given if _type_of(tool) not in _IGNORED_TOOLS]
 
     @property
     def custom_tools(self) -> frozenset[str]:
         """The names of the tools whose input is any text."""
-        return frozenset(tool["name"] for tool in self.known_tools if tool["type"] == "custom")
+        return frozenset(tool["name"] for tool in self.known_tools if _type_of(tool) == "custom")
 
 
 @dataclass(frozen=True)
@@ -137,8 +161,8 @@ class ResponsesInput:
             "tools": tools or None,
             "tool_choice": _tool_choice(request.tool_choice, any_tools=bool(tools)),
             "parallel_tool_calls": request.parallel_tool_calls if tools else None,
-            "response_format": _response_format(request.text or {}),
-            "reasoning_effort": (request.reasoning or {}).get("effort"),
+            "response_format": _response_format(request.text),
+            "reasoning_effort": None if request.reasoning is None else request.reasoning.effort,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -164,12 +188,11 @@ def _write(item: Json, writer: ConversationWriter, at: str) -> None:
         }:
             writer.add_result(key, _content(output, f"{at}.output"))
         case {"type": "reasoning"}:
-            parts = [*(item.get("content") or item.get("summary") or ())]
-            writer.add_reasoning("".join(str(part.get("text", "")) for part in parts))
+            writer.add_reasoning(_reasoning_text(item, at))
         case {"role": str(role), "content": content} if item.get("type") in (None, "message"):
             _write_message(role, _content(content, f"{at}.content"), writer, at)
         case _:
-            raise _unsupported(at, str(item.get("type")))
+            raise _unsupported(at, _type_of(item))
 
 
 def _write_message(
@@ -202,7 +225,7 @@ def _content(content: Any, at: str) -> str | list[Json]:
 
 def _part(part: Any, at: str) -> Json:
     match part:
-        case {"type": kind, "text": str(text)} if kind in _TEXT_PARTS:
+        case {"type": str(kind), "text": str(text)} if kind in _TEXT_PARTS:
             return {"type": "text", "text": text}
         case {"type": "refusal", "refusal": str(text)}:
             return {"type": "text", "text": text}
@@ -211,7 +234,20 @@ def _part(part: Any, at: str) -> Json:
         case {"type": "input_file"}:
             names = ("file_data", "file_id", "filename")
             return {"type": "file", "file": {n: part[n] for n in names if part.get(n)}}
-    raise _unsupported(at, str(part.get("type") if isinstance(part, dict) else part))
+    raise _unsupported(at, _type_of(part) if isinstance(part, dict) else "a part without a type")
+
+
+def _reasoning_text(item: Json, at: str) -> str:
+    """The text of a reasoning item: of its content, or of its summary."""
+    parts = item.get("content") or item.get("summary") or []
+    if not isinstance(parts, list):
+        raise ApiError(400, f"{at}.content is no list of parts.", param=f"{at}.content")
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _type_of(given: Json) -> str:
+    return str(given.get("type"))
 
 
 def _tool(tool: Json, at: str) -> Json:
@@ -225,7 +261,7 @@ def _tool(tool: Json, at: str) -> Json:
                 "required": [_CUSTOM_INPUT],
             }
         case _:
-            raise _unsupported(f"{at}.type", str(tool.get("type")))
+            raise _unsupported(f"{at}.type", _type_of(tool))
     function = {"name": name, "parameters": parameters or {"type": "object", "properties": {}}}
     function |= {key: tool[key] for key in ("description", "strict") if tool.get(key) is not None}
     return {"type": "function", "function": function}
@@ -243,12 +279,12 @@ def _tool_choice(choice: Any, *, any_tools: bool) -> Any:
     return choice
 
 
-def _response_format(text: Json) -> Any:
-    wanted = text.get("format")
-    if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
-        schema = {key: value for key, value in wanted.items() if key != "type"}
-        return {"type": "json_schema", "json_schema": schema}
-    return wanted
+def _response_format(text: ResponsesText | None) -> Json | None:
+    wanted = None if text is None else text.format
+    if wanted is None or wanted.get("type") != "json_schema":
+        return wanted
+    schema = {key: value for key, value in wanted.items() if key != "type"}
+    return {"type": "json_schema", "json_schema": schema}
 
 
 def _unsupported(param: str, value: str) -> ApiError:
