@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.fake_engine import FakeEngine
+from support.reasoning_models import SWITCHED
 from support.script_engine import HERMES_TEMPLATE, ScriptEngine, call
 from support.served import EchoEngine, FakeModels, Gate, Served, served, wait_for
 
@@ -152,6 +153,18 @@ class TestInBrowser:
         assert "GMT" in page.one("details.call pre").text
         assert page.all(".assistant")[1].text.startswith("It is late.")
         assert page.problems() == []
+
+    def test_reasoning_is_folded_and_no_part_of_the_answer(self, browser: Any) -> None:
+        thought = ScriptEngine(("<think>\nTwo and two.\n</think>\n\nFour.",))
+        with served(FakeModels(template=SWITCHED, thinker=lambda: thought)) as running:
+            page = Page(browser, running.url, "thinker")
+            page.ask("2+2?")
+            page.until_idle()
+            assert page.one("details.reasoning").get_attribute("open") is None
+            shown = page.script("return document.querySelector('.reasoning > div').textContent")
+            assert shown == "Two and two."
+            assert page.one(".assistant p").text == "Four."
+            assert page.script("return messages[1].content") == "Four."
 
     def test_an_answer_is_stopped_by_the_button_and_by_a_key(
         self, browser: Any, server: Served, gate: Gate
