@@ -44,6 +44,7 @@ def tool_call_format(
             instead of them, or the name of the one tool that is to be called. Where a family's
             calls open with no mark of their own, free text may not start with "{". Where it is
             not known how the model writes calls, "auto" allows any text, and others are refused.
+            It does so too where a call is a message with a header of its own.
         parallel: whether one answer may make several calls, where the family can.
         answer: what an answer without calls must look like, for "auto"; None for any text. It may
             be read as calls where it looks like them.
@@ -74,6 +75,9 @@ def tool_call_format(
             "A call cannot be demanded: the chat template does not show how to write one.",
             hint="Use tool_choice='auto', or a model whose template writes calls.",
         )
+    if syntax.is_header and choice == "auto" and answer is None:
+        # Words have a header of their own, of control tokens that no rule for text allows.
+        return OutputFormat(None, read=read)
     rules = CallRules(tokenizer)
     _add_start(rules, syntax, free=choice == "auto", answered=answer is not None)
     several = syntax.between is not None and parallel

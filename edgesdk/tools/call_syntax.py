@@ -81,6 +81,11 @@ class CallSyntax:
         return "\0".join((self.opening, *self.texts, self.between or "", self.closing, notation))
 
     @property
+    def is_header(self) -> bool:
+        """Whether a call begins in the header of a message, as gpt-oss names its recipient."""
+        return self.mark.startswith("to=")
+
+    @property
     def is_json(self) -> bool:
         """Whether a call is one JSON object, with its name in it."""
         before = self.texts[self.fields.index("name")]

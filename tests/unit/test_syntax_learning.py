@@ -84,7 +84,10 @@ def test_a_template_shows_how_its_model_writes_calls(name: str) -> None:
 
 def _allows(tool_format: ToolFormat, text: str, choice: str, *, whole: bool = True) -> bool:
     structure = tool_call_format(tool_format, [SPEC], TOKENIZER, choice=choice)
-    assert structure.grammar is not None
+    if structure.grammar is None:
+        # A call that is a message of its own is checked, and not held to its tool.
+        assert choice == "auto"
+        return True
     constraint = VOCABULARY.constraint(structure.grammar)
     for token in TOKENIZER.encode(text):
         if not np.isfinite(constraint.masked(LOGITS)[token]):
@@ -146,6 +149,18 @@ def test_a_call_that_is_cut_off_is_neither_text_nor_run(name: str) -> None:
         reader = ToolCallReader(tools, syntax)
         parts = [*reader.feed(text[:end]), *reader.flush(cut=True)]
         assert not [part for part in parts if isinstance(part, str)]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        " to=functions.weather<|channel|>commentary json<|message|>",
+        "<|channel|>commentary to=functions.weather <|constrain|>json<|message|>",
+    ],
+)
+def test_gpt_oss_may_name_the_recipient_before_or_after_the_channel(written: str) -> None:
+    text = f'{written}{{"city": "Oslo"}}'
+    assert _said(parse_calls(text, [SPEC], _syntax("a recipient"))) == _said([OSLO])
 
 
 def weather(city: Literal["Lima", "Oslo"], days: int, wind: bool) -> None:
