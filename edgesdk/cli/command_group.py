@@ -89,6 +89,7 @@ _SUBCOMMANDS = {
     "bench": Subcommand("edgesdk.cli.bench:command", "Measure how fast a model is."),
     "eval": Subcommand("edgesdk.cli.eval:command", "Run benchmarks' tasks on a model."),
     "run": Subcommand("edgesdk.cli.run:command", "Answer one prompt."),
+    "embed": Subcommand("edgesdk.cli.embed:command", "Make vectors of texts."),
     "chat": Subcommand("edgesdk.cli.chat:command", "Chat with a model."),
     "desktop": Subcommand("edgesdk.cli.desktop:command", "Chat in a window."),
     "fit": Subcommand("edgesdk.cli.fit:command", "Check whether a model fits this device."),

@@ -60,6 +60,7 @@ def _show_bundle(folder: Path, as_json: bool) -> None:
 def _bundle_rows(manifest: Manifest) -> list[tuple[str, str]]:
     shape, stored, source = manifest.shape, manifest.quantization, manifest.source
     window = f", window {shape.sliding_window:,}" if shape.sliding_window else ""
+    encodes = "encoder" in manifest.roles
     cache = format_bytes(shape.kv_bytes_per_token())
     return [
         ("kind", f"bundle, {manifest.format} for {manifest.target}"),
@@ -69,7 +70,12 @@ def _bundle_rows(manifest: Manifest) -> list[tuple[str, str]]:
             f"{shape.layers} layers, hidden {shape.hidden_size}, {shape.heads} heads"
             f" ({shape.kv_heads} KV) of {shape.head_size}, vocabulary {shape.vocab_size:,}",
         ),
-        ("context", f"{shape.context_length:,} tokens{window}, {cache} of KV cache each"),
+        (
+            "context",
+            f"{shape.context_length:,} tokens{window}"
+            + ("" if encodes else f", {cache} of KV cache each"),
+        ),
+        *_purpose_rows(manifest),
         *(() if manifest.static is None else (("graphs", manifest.static.line()),)),
         (
             "weights",
@@ -78,12 +84,26 @@ def _bundle_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ),
         *(("blocks", entry.line()) for entry in stored.source_blocks),
         ("quality", manifest.quality.line() if manifest.quality else "not measured"),
-        ("sampling", _sampling_line(manifest)),
-        ("template", _template_line(manifest.tokenizer)),
+        *(() if encodes else (("sampling", _sampling_line(manifest)),)),
+        *(() if encodes else (("template", _template_line(manifest.tokenizer)),)),
         ("licence", manifest.licence or "not stated"),
         ("source", f"{source.name} ({source.container}, {', '.join(source.dtypes)})"),
         ("exporter", manifest.exporter),
         *(("note", note) for note in manifest.notes),
+    ]
+
+
+def _purpose_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """What a model is for that makes vectors or scores."""
+    if manifest.reranking is not None:
+        return [("scores", f"a query and a document, {manifest.reranking.max_tokens:,} tokens")]
+    entry = manifest.embedding
+    if entry is None:
+        return []
+    which = {"mean": "the mean", "cls": "the first", "last": "the last"}[entry.pooling]
+    prompts = f", prompts: {', '.join(entry.prompts)}" if entry.prompts else ""
+    return [
+        ("vectors", f"{which} hidden state, of texts up to {entry.max_tokens:,} tokens{prompts}")
     ]
 
 

@@ -203,6 +203,11 @@ def _require_plain(job: ExportJob, recipe: Recipe) -> None:
             "Encoders are exported by edgesdk itself, without adapters.",
             hint="Leave out --via and --merge-adapter.",
         )
+    if job.text is not None or job.calibration_text is not None:
+        raise RequestError(
+            "No text is used for encoders: their vectors are compared on a built-in one.",
+            hint="Leave out --text and --calibration.",
+        )
     if recipe.calibrates(job.format):
         raise RequestError(
             f"The recipe {recipe.name} calibrates, which encoders cannot be.",

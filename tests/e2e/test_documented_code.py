@@ -105,8 +105,13 @@ def test_commands_and_their_options_exist() -> None:
 
 
 @pytest.fixture
-def store(documented_store: Path, tmp_path: Path) -> Path:
-    """What the pages find, and a tiny model."""
+def store(page: str, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """What the pages find, and a tiny model; MiniLM for the page about vectors."""
+    # Looked for in the machine's store, before the pages get one of their own.
+    pulled = [request.getfixturevalue("minilm")] if page == "docs/how-to/embeddings.md" else []
+    documented_store: Path = request.getfixturevalue("documented_store")
+    for checkpoint in pulled:
+        Store().pull(checkpoint, name="all-minilm-l6-v2")
     make_tiny("llama", tmp_path / "tiny", num_hidden_layers=4)
     Store().pull(tmp_path / "tiny")
     return documented_store

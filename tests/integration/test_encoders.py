@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from edgesdk_export.pipeline import ExportJob, export
 from edgesdk_export.progress import SilentProgress
 from support.tiny_encoders import (
@@ -19,6 +20,7 @@ from support.tiny_models import END, make_tiny
 from tokenizers import Tokenizer, processors
 
 import edgesdk
+from edgesdk.cli.command_group import group
 from edgesdk.errors import (
     BundleError,
     ConfigMismatch,
@@ -170,6 +172,17 @@ def test_nomic_bert_as_it_was_published_gives_the_same_vectors(tmp_path):
         save_file(renamed, path)
     with edgesdk.load_embedder(exported(tmp_path / "checkpoint", tmp_path / "bundle")) as embedder:
         np.testing.assert_allclose(embedder.embed(TEXTS), reference(model, TEXTS), atol=1e-4)
+
+
+def test_the_command_line_makes_the_same_vectors(tmp_path):
+    make_encoder("bert", tmp_path / "checkpoint")
+    bundle = str(exported(tmp_path / "checkpoint", tmp_path / "bundle"))
+    with edgesdk.load_embedder(bundle) as embedder:
+        expected = embedder.embed(["hi", "a text"])
+    for texts, lines in ((["hi", "a text"], ""), ([], "hi\na text\n")):
+        result = CliRunner().invoke(group, ["embed", bundle, *texts], input=lines)
+        found = [json.loads(line) for line in result.output.splitlines()]
+        np.testing.assert_array_equal(np.float32(found), expected)
 
 
 def test_int8_stays_near_and_is_smaller(tmp_path):

@@ -46,7 +46,7 @@ def error_line(result: Result) -> str:
     return line
 
 
-@pytest.mark.parametrize("name", ["pull", "list", "show", "verify", "remove", "doctor"])
+@pytest.mark.parametrize("name", ["pull", "list", "show", "verify", "remove", "embed", "doctor"])
 def test_the_help_of_each_subcommand_shows_examples_unwrapped(edgesdk: Run, name: str) -> None:
     result = edgesdk(name, "--help")
     assert result.status == 0
