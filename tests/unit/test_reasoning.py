@@ -142,6 +142,15 @@ def test_earlier_reasoning_is_left_out_as_the_template_wants() -> None:
     assert reply.receipt.prompt_tokens == len(second) == len(f"{first}Four.\x03user: and 1?\n\x02")
 
 
+def test_where_the_template_keeps_it_nothing_is_computed_again() -> None:
+    kept = SWITCHED.replace(" and loop.index0 > ns.last", "")
+    model, engine = reasoning_model(THOUGHT, "Five.", template=kept)
+    chat = model.chat()
+    chat.respond("2+2?")
+    reply = chat.respond("and 1?")
+    assert reply.receipt.cached_tokens == len(engine.prompts[0] + THOUGHT)
+
+
 def test_reasoning_stays_within_a_turn_that_calls_tools() -> None:
     def add(left: int, right: int) -> int:
         """Add two numbers."""
