@@ -14,13 +14,12 @@ from edgesdk.cli.cloud_options import cloud_options, clouds_of
 from edgesdk.cli.export import (
     bundle_name_for,
     report_bundle,
-    resolve_checkpoint,
     scheme_of,
 )
 from edgesdk.cli.output import print_json, result_console, stage_progress_bar
 from edgesdk.engines.devices import DEFAULT_TARGET
 from edgesdk.errors import requires_extra
-from edgesdk.store import Store
+from edgesdk.store import Store, find_checkpoint
 
 if TYPE_CHECKING:
     from edgesdk_export.distill.run import Distilled
@@ -128,7 +127,7 @@ def command(
         raise click.UsageError("--teacher and --cloud name a teacher each; give one of them.")
     if bits is not None and not bundle_formats:
         raise click.UsageError("--bits goes with --export only.")
-    source, _, _ = resolve_checkpoint(Store(), checkpoint)
+    source, _, _ = find_checkpoint(Store(), checkpoint)
     job = DistillJob(source, data, output, recipe, clouds[0] if clouds else teacher, replace=force)
     try:
         with stage_progress_bar() as progress:
@@ -157,7 +156,7 @@ def _export(student: Path, bundle_format: BundleFormat, bits: str | None, *, for
     trained = student / EXPORT_RECIPE_FILE
     recipe = str(trained) if trained.is_file() else "fast"
     scheme = scheme_of(bundle_format, recipe, bits, None)
-    _, base, _ = resolve_checkpoint(Store(), str(student))
+    _, base, _ = find_checkpoint(Store(), str(student))
     name = bundle_name_for(base, bundle_format, DEFAULT_TARGET, recipe, scheme, None)
     job = ExportJob(
         student,

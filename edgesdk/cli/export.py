@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from edgesdk.bundle.manifest import BundleFormat, checkpoint_name
+from edgesdk.bundle.manifest import BundleFormat
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
 from edgesdk.cli.adapter_export import adapter_stem, export_adapter_for, refuse_bundle_options
 from edgesdk.cli.output import (
@@ -21,7 +21,7 @@ from edgesdk.cli.output import (
 from edgesdk.engines.devices import DEFAULT_TARGET, first_format, graph_for
 from edgesdk.engines.registry import target_names
 from edgesdk.errors import requires_extra
-from edgesdk.store import Store
+from edgesdk.store import Store, find_checkpoint
 from edgesdk.store.reference import derive_name, is_model_name
 
 _EPILOG = """\b
@@ -168,7 +168,7 @@ def command(
         )
         return
     store = Store()
-    source, base, licence = resolve_checkpoint(store, checkpoint)
+    source, base, licence = find_checkpoint(store, checkpoint)
     bundle_format = bundle_format or first_format(target)
     scheme = scheme_of(bundle_format, recipe, bits, gguf_type)
     bundle_name = name or bundle_name_for(
@@ -261,16 +261,6 @@ def bundle_name_for(
         endings.append(scheme)
     ending = "".join(f"-{part}" for part in endings)
     return base[: 96 - len(ending)] + ending
-
-
-def resolve_checkpoint(store: Store, checkpoint: str) -> tuple[Path, str, str | None]:
-    """Find the checkpoint: its path, the name for its bundle, and the licence in the store."""
-    path = Path(checkpoint)
-    if path.exists() or not is_model_name(checkpoint):
-        stem = path.stem if path.suffix == ".gguf" else checkpoint_name(path)
-        return path, derive_name(stem), None
-    entry = store.get(checkpoint, "checkpoint")
-    return entry.path, entry.name, entry.licence
 
 
 def report_bundle(bundle: Bundle, *, as_json: bool) -> None:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from edgesdk.cli.cloud_options import cloud_options, clouds_of
-from edgesdk.cli.export import resolve_checkpoint
 from edgesdk.cli.output import message_console, print_json, result_console, stage_progress_bar
 from edgesdk.errors import requires_extra
-from edgesdk.store import Store
+from edgesdk.store import Store, find_checkpoint
 
 if TYPE_CHECKING:
     from edgesdk_export.flywheel.state import FlywheelFolder
@@ -131,7 +130,7 @@ def turn_command(
     job = FlywheelJob(
         folder,
         journals,
-        None if checkpoint is None else resolve_checkpoint(Store(), checkpoint)[0],
+        None if checkpoint is None else find_checkpoint(Store(), checkpoint)[0],
         bundle,
         recipe,
         RegressionSet(

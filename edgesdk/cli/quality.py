@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesdk.bundle.opening import Bundle, is_bundle, open_bundle
-from edgesdk.cli.export import resolve_checkpoint
 from edgesdk.cli.output import format_bytes, print_json, result_console, stage_progress_bar
 from edgesdk.errors import requires_extra
-from edgesdk.store import Store
+from edgesdk.store import Store, find_checkpoint
 
 if TYPE_CHECKING:
     from edgesdk_export.quality.report import BundleQuality
@@ -72,7 +71,7 @@ def command(
         raise click.UsageError(f"--plot draws a .png file, not {plot_file.name}.")
     store = Store()
     opened = [_open(store, name) for name in bundles]
-    source, _, _ = resolve_checkpoint(store, checkpoint)
+    source, _, _ = find_checkpoint(store, checkpoint)
     with requires_extra("export", needed_for="Measuring quality"):
         from edgesdk_export.quality.evaluation_text import default_text, text_from_file
         from edgesdk_export.quality.plot import draw_quality, require_plotting

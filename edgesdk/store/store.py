@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from edgesdk.bundle.manifest import checkpoint_name
 from edgesdk.bundle.opening import open_bundle, verify_bundle
 from edgesdk.errors import DamagedBundle, DamagedCheckpoint, InvalidOption, UnknownModel
 from edgesdk.store.disk import SILENT, StoreProgress
@@ -20,6 +21,7 @@ from edgesdk.store.layout import (
     read_record,
     verify_record,
 )
+from edgesdk.store.reference import derive_name, is_model_name
 from edgesdk.system.checks import suggestion
 from edgesdk.system.home import default_root
 
@@ -199,3 +201,23 @@ def require_usable(entry: StoreEntry) -> StoreEntry:
         return entry
     error = DamagedBundle if entry.kind == "bundle" else DamagedCheckpoint
     raise error(entry.problem, hint=f"Run: edgesdk remove {entry.name}, then get it again.")
+
+
+def find_checkpoint(store: Store, what: str) -> tuple[Path, str, str | None]:
+    """Where a checkpoint is, the name for its bundle, and its licence if the store knows it.
+
+    Args:
+        what: a path, or the name of a checkpoint in the store.
+
+    Raises:
+        UnknownModel: the store has no checkpoint of that name.
+    """
+    path = Path(what)
+    if path.exists() or not is_model_name(what):
+        return (
+            path,
+            derive_name(path.stem if path.suffix == ".gguf" else checkpoint_name(path)),
+            None,
+        )
+    entry = store.get(what, "checkpoint")
+    return entry.path, entry.name, entry.licence

@@ -25,6 +25,7 @@ PAGES = {
 # What may be left out, and what each command of such a block has to be about.
 REASONS = {
     "installs packages": r"pip install|venv|activate|apt-get|make|compiler",
+    "builds an app": r"pyinstaller|^dist/",
     "opens a window": r"edgesdk desktop",
     "needs a key of the endpoint": r"cloud|Cloud|api_key|preset|HybridClient|generate|curl",
     "needs the network": r"edgesdk pull|hf:|curl",

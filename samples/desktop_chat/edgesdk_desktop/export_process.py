@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edgesdk.cli.export import resolve_checkpoint
 from edgesdk.errors import EdgeError, requires_extra
-from edgesdk.store import Store
+from edgesdk.store import Store, find_checkpoint
 from edgesdk_desktop.event_process import event_writer
 from edgesdk_desktop.protocol import CheckpointExported, Event, ExportAdvanced, Failed
 
@@ -34,7 +33,7 @@ def _exported(checkpoint: str, send: Callable[[Event], None]) -> CheckpointExpor
     with requires_extra("export", needed_for="Exporting"):
         from edgesdk_export.pipeline import ExportJob, export
     store = Store()
-    source, name, licence = resolve_checkpoint(store, checkpoint)
+    source, name, licence = find_checkpoint(store, checkpoint)
     job = ExportJob(source, store.bundle_path(name), name, licence=licence)
     bundle = export(job, _ExportReporter(send))
     quality = bundle.manifest.quality
