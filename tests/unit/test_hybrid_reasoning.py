@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from edgesdk.hybrid.cloud.cloud_reply import Restart, TextDelta
 from edgesdk.hybrid.confidence.confidence import Confidence
 from edgesdk.hybrid.offline.queue import queued_request
 from edgesdk.hybrid.privacy.policy import Policy, UploadVerdict
+from edgesdk.hybrid.storage.journal import Journal
 from edgesdk.options import Options
 from edgesdk.reply import ReasoningDelta
 
@@ -83,3 +86,17 @@ def test_what_waits_for_the_cloud_has_no_thoughts_either() -> None:
     message = {"role": "assistant", "content": "Four.", "reasoning_content": "Two and two."}
     queued = queued_request([message], Options(), UploadVerdict("allow", ""))
     assert queued.messages == [{"role": "assistant", "content": "Four."}]
+
+
+def test_the_journal_has_answers_and_no_thoughts(tmp_path: Path) -> None:
+    with (
+        closing(Journal(tmp_path / "journal.sqlite3", keep_texts=True)) as journal,
+        TalkingCloud(from_cloud) as cloud,
+        client_with(cloud, THOUGHT, journal=journal) as client,
+    ):
+        chat = client.chat()
+        chat.respond("2+2?")
+        chat.respond("Really?")
+        texts = [entry.texts for entry in journal.entries()]
+    assert [each.local for each in texts if each is not None] == ["Four.", "Four."]
+    assert "Two and two" not in str(texts)
