@@ -51,7 +51,7 @@ class CloudDialog(QDialog):
         )  # fmt: skip
         self.base_url.setPlaceholderText("https://host/v1, or a preset as groq:llama-3.3-70b")
         self.key.setEchoMode(QLineEdit.EchoMode.Password)
-        self.key.setPlaceholderText("Leave empty to use the key in the keyring")
+        self.key.setPlaceholderText("Empty: the key in the keyring")
         self.daily_limit = _amount(cloud.daily_limit, "No limit")
         self.input_price = _amount(cloud.input_price, "Known for presets")
         self.output_price = _amount(cloud.output_price, "Known for presets")
@@ -67,6 +67,7 @@ class CloudDialog(QDialog):
         buttons = QDialogButtonBox(
             QDialogButtonBox.StandardButton.Save | QDialogButtonBox.StandardButton.Cancel
         )
+        buttons.button(QDialogButtonBox.StandardButton.Save).setObjectName("primary")
         buttons.accepted.connect(self.accept)
         buttons.rejected.connect(self.reject)
         layout.addWidget(buttons)

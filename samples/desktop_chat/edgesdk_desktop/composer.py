@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,8 +153,8 @@ class Composer(QWidget):
         try:
             if path.stat().st_size > _MAX_FILE_BYTES:
                 raise ValueError("it is larger than 1 MB")
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
+            text = _decoded(path.read_bytes())
+        except UnicodeError:
             self.problem_found.emit(f"{path.name} cannot be attached: it is no UTF-8 text.")
             return
         except (OSError, ValueError) as error:
@@ -214,6 +215,15 @@ class _Field(QPlainTextEdit):
             self.entered.emit()
             return
         super().keyPressEvent(event)
+
+
+def _decoded(data: bytes) -> str:
+    """The text of a file: UTF-8, or UTF-16 where a mark says so; raises UnicodeError."""
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if marked else "utf-8-sig")
+    if "\0" in text:
+        raise UnicodeError("binary data")
+    return text
 
 
 def _longest_run(text: str) -> int:

@@ -132,6 +132,7 @@ class ConversationView(QScrollArea):
         if self._writing is not None:
             self._writing.show_text(text)
             self._writing.show_end(state, badge)
+            self._order_tab_stops()
         self._writing, self.text = None, ""
 
     @property
@@ -171,6 +172,14 @@ class ConversationView(QScrollArea):
             bar.setValue(end - self._below)
         self._below = end - bar.value()
 
+    def _order_tab_stops(self) -> None:
+        """Let the Tab key go through the messages before it comes to the composer."""
+        before: QWidget = self
+        for view in self._messages:
+            for widget in view.tab_stops():
+                QWidget.setTabOrder(before, widget)
+                before = widget
+
     def _made(self, message: StoredMessage) -> MessageView:
         view = MessageView(message, self._branches(message), self._theme)
         view.retry_wanted.connect(self.retry_wanted)
@@ -186,6 +195,7 @@ class ConversationView(QScrollArea):
             if next(self._build, self) is self:
                 if len(self._messages) >= self._wanted:
                     self._builder.stop()
+                    self._order_tab_stops()
                     self._want_more()
                     return
                 self._first -= 1

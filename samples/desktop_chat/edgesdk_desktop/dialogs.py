@@ -57,6 +57,7 @@ class ModelsDialog(QDialog):
         layout.addWidget(self.list)
         self.bar = QProgressBar()
         self.bar.setAccessibleName("Progress of the pull")
+        self.bar.setTextVisible(False)
         self.bar.setVisible(False)
         self.progress = _muted("")
         self.progress.setVisible(False)

@@ -35,7 +35,7 @@ class ExportDialog(QDialog):
     def __init__(self, checkpoint: str = "", parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setWindowTitle("Export a checkpoint")
-        self.resize(560, 0)
+        self.setMinimumWidth(560)
         self._process = EventProcess(self)
         self._process.event_came.connect(self._on_event)
         self._process.finished.connect(self._on_end)
@@ -150,3 +150,5 @@ class ExportDialog(QDialog):
         self.cancel.setText("Stop" if running else "Close")
         self.bar.setVisible(running)
         self.progress.setVisible(bool(self.progress.text()))
+        # What has just come into view needs room.
+        self.adjustSize()

@@ -6,9 +6,9 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QToolButton, QVBoxLayout, QWidget
 
 from edgesdk_desktop.block_views import CodeView, DocumentView, action_button, small_label
 from edgesdk_desktop.conversations import StoredMessage
@@ -95,6 +95,15 @@ class MessageView(QFrame):
             widget = _view_of(block, self._theme)
             self._body.addWidget(widget)
             self._blocks.append((block, widget))
+
+    def tab_stops(self) -> list[QWidget]:
+        """What the Tab key leads to, in the order of reading: the blocks, then the buttons."""
+        buttons = self.findChildren(QToolButton, options=Qt.FindChildOption.FindDirectChildrenOnly)
+        found: list[QWidget] = []
+        for _, block in self._blocks:
+            found += [block, *block.findChildren(QToolButton), *block.findChildren(DocumentView)]
+        tabbed = Qt.FocusPolicy.TabFocus
+        return [widget for widget in (*found, *buttons) if tabbed in widget.focusPolicy()]
 
     def show_end(self, state: str, badge: Mapping[str, Any]) -> None:
         """Show how an answer ended and how it came about."""

@@ -47,7 +47,7 @@ DARK = Theme(
 )  # fmt: skip
 
 _SHEET = Template("""
-* { font-size: ${body}px; color: $text; }
+* { font-size: ${body}px; color: $text; placeholder-text-color: $muted; }
 QMainWindow, QDialog, QScrollArea, #conversation { background: $window; border: none; }
 #sidebar, #status { background: $panel; }
 #sidebar { border-right: 1px solid $border; }
@@ -67,6 +67,14 @@ QLineEdit, QPlainTextEdit, QListWidget { background: $window; border: 1px solid 
   selection-color: $on_accent; }
 QLineEdit:focus, QPlainTextEdit:focus, QListWidget:focus {
   border: 1px solid $accent; }
+QListWidget { outline: none; }
+QComboBox { background: $panel; border: 1px solid $border; border-radius: 6px;
+  padding: 6px 14px; }
+QComboBox:hover, QComboBox:focus { border-color: $accent; }
+QTabWidget::pane { border: none; }
+QTabBar::tab { background: $panel; color: $muted; border: 1px solid $border; border-radius: 6px;
+  padding: 6px 14px; margin: 0 ${space}px ${space}px 0; }
+QTabBar::tab:selected { color: $text; border-color: $accent; }
 QComboBox QAbstractItemView { background: $window; selection-background-color: $accent;
   selection-color: $on_accent; }
 QListWidget::item { padding: 8px; border-radius: 6px; }
@@ -109,7 +117,7 @@ def palette(theme: Theme) -> QPalette:
 
 def style_sheet(theme: Theme) -> str:
     """The window's style sheet."""
-    return _SHEET.substitute(vars(theme), body=BODY, small=SMALL, title=TITLE)
+    return _SHEET.substitute(vars(theme), body=BODY, small=SMALL, title=TITLE, space=SPACE)
 
 
 def document_css(theme: Theme) -> str:
