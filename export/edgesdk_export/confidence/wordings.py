@@ -22,7 +22,7 @@ else:
 class CapitalFact:
     """A country and its capital, in one language.
 
-    The facts are the CIA World Factbook's, which is in the public domain; the tiers are our own.
+    Names and tiers were written down by hand for this table; no collection was copied.
 
     Attributes:
         tier: how well it is known, 0 best.
