@@ -76,10 +76,30 @@ class StoredMessage:
 
 
 class ConversationStore:
-    """Conversations in a SQLite file. One thread uses it."""
+    """Conversations in a SQLite file. One thread uses it.
+
+    Attributes:
+        damaged: where a file was put that could not be read; None where it could. Nothing of it is
+            deleted.
+
+    Raises:
+        OSError, sqlite3.OperationalError: the file cannot be opened or written.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.damaged: Path | None = None
+        try:
+            self._open(path)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            self._database.close()
+            self.damaged = path.with_name(f"{path.stem}-damaged-{time.time_ns()}{path.suffix}")
+            path.rename(self.damaged)
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
         self._database = sqlite3.connect(path, isolation_level=None)
         self._database.row_factory = sqlite3.Row
         self._database.execute("PRAGMA journal_mode = WAL")

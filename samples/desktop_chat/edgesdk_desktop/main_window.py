@@ -80,6 +80,9 @@ class MainWindow(QMainWindow):
         latest = self.store.find()
         self.open(latest[0].id if latest else None)
         self._begin()
+        if self.store.damaged is not None:
+            words = f"Your conversations could not be read. They are kept as {self.store.damaged}."
+            self.parts.tell(words, wrong=True)
 
     def open(self, conversation: str | None) -> None:
         """Show a conversation; None for one that begins with the next message."""
@@ -334,10 +337,6 @@ class MainWindow(QMainWindow):
         self._editing, self._replaced_head = False, None
         self.parts.cancel_edit.setVisible(False)
 
-    def _cancel_edit(self) -> None:
-        self._stop_editing()
-        self._show_messages()
-
     def _show_list(self) -> None:
         self.parts.sidebar.show_conversations(
             self.store.find(self.parts.sidebar.search.text()), self._current
@@ -389,7 +388,8 @@ class MainWindow(QMainWindow):
         parts.view.retry_wanted.connect(self.retry)
         parts.view.edit_wanted.connect(self.edit)
         parts.view.branch_wanted.connect(self.show_branch)
-        parts.cancel_edit.clicked.connect(self._cancel_edit)
+        parts.cancel_edit.clicked.connect(self._stop_editing)
+        parts.cancel_edit.clicked.connect(self._show_messages)
         composer.set_privacy(self._settings.get("privacy"))
         composer.send_wanted.connect(self.send)
         composer.stop_wanted.connect(self.stop)
