@@ -58,7 +58,7 @@ def _draw(screen: pyte.Screen) -> None:
     for row in range(last + 1):
         cells = [screen.buffer[row][column] for column in range(COLUMNS)]
         segments = [Segment(cell.data, _style(cell)) for cell in cells]
-        console.print(_Row(segments))
+        console.print(_ScreenRow(segments))
     PICTURE.parent.mkdir(exist_ok=True)
     svg = console.export_svg(title="edgesdk chat")
     # Readers fetch no font from elsewhere.
@@ -66,7 +66,7 @@ def _draw(screen: pyte.Screen) -> None:
     PICTURE.write_text(svg, encoding="utf-8")
 
 
-class _Row:
+class _ScreenRow:
     """One line of the screen."""
 
     def __init__(self, segments: list[Segment]) -> None:

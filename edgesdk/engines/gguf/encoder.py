@@ -19,7 +19,8 @@ from edgesdk.engines.encoder_engine import Scores, TokenRow, check_rows
 from edgesdk.engines.gguf.header_checks import check_header, read_header
 from edgesdk.engines.gguf.library import LlamaLibrary, load_library
 from edgesdk.engines.gguf.native_weights import NativeWeights
-from edgesdk.errors import EngineError, InvalidText
+from edgesdk.engines.gguf.tokenizer import tokenized
+from edgesdk.errors import EngineError
 
 # llama.cpp reads a text of an encoder in one batch, and has room for it from the start.
 _MAX_TOKENS = 2048
@@ -53,21 +54,9 @@ class GgufEncoder:
         """A text's row by the file's own tokenizer; see `embedding.token_rows.RowTokenizer`."""
         assert isinstance(text, str), "a GGUF model reads no pairs"
         vocab = self._api.llama_model_get_vocab(self._open_weights().pointer)
-        try:
-            data = text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidText(
-                f"The text has a lone surrogate at position {error.start}.",
-                hint="Decode the bytes that it came from as UTF-8 with errors='replace'.",
-            ) from None
-        room = len(data) + 8
-        ids = (self._api.llama_token * room)()
         # Special tokens around the text, and none for what it says.
-        count = self._api.llama_tokenize(vocab, data, len(data), ids, room, True, False)
-        if count < 0:
-            raise EngineError(f"llama.cpp could not tokenize {len(data)} bytes of text.")
-        found = tuple(ids[:count])
-        if limit is None or count <= limit:
+        found = tuple(tokenized(self._api, vocab, text, add_special=True, parse_special=False))
+        if limit is None or len(found) <= limit:
             return TokenRow(found)
         api = self._api
         ends = api.llama_vocab_get_add_sep(vocab) or api.llama_vocab_get_add_eos(vocab)

@@ -14,6 +14,36 @@ from edgesdk.errors import EngineError, InvalidText
 _LONGEST_PIECE = 256
 
 
+def tokenized(
+    api: Any, vocab: Any, text: str, *, add_special: bool, parse_special: bool
+) -> list[int]:
+    """Token ids of a text by llama.cpp's own tokenizer.
+
+    Args:
+        api: llama.cpp's functions; `vocab` is one of its vocabularies.
+        add_special: whether the file's tokens around a text are added.
+        parse_special: whether names of control tokens in the text become those tokens.
+
+    Raises:
+        InvalidText: the text has a lone surrogate.
+        EngineError: llama.cpp failed.
+    """
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidText(
+            f"The text has a lone surrogate at position {error.start}.",
+            hint="Decode the bytes that it came from as UTF-8 with errors='replace'.",
+        ) from None
+    room = len(data) + 8
+    ids = (api.llama_token * room)()
+    count = api.llama_tokenize(vocab, data, len(data), ids, room, add_special, parse_special)
+    if count < 0:
+        raise EngineError(f"llama.cpp could not tokenize {len(data)} bytes of text.")
+    encoded: list[int] = ids[:count]
+    return encoded
+
+
 class LlamaCppTokenizer:
     """Implements `edgesdk.text.tokenizer.Tokenizer` with llama.cpp's own vocabulary functions.
 
@@ -156,23 +186,10 @@ class LlamaCppTokenizer:
 
     def _encode(self, text: str, *, parse_special: bool) -> list[int]:
         self._check_open()
-        try:
-            data = text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidText(
-                f"The text has a lone surrogate at position {error.start}.",
-                hint="Decode the bytes that it came from as UTF-8 with errors='replace'.",
-            ) from None
-        room = len(data) + 8
-        ids = (self._api.llama_token * room)()
         # add_special would append EOS too where a file asks for that, which ends the answer.
-        count = self._api.llama_tokenize(
-            self._vocab, data, len(data), ids, room, False, parse_special
+        return tokenized(
+            self._api, self._vocab, text, add_special=False, parse_special=parse_special
         )
-        if count < 0:
-            raise EngineError(f"llama.cpp could not tokenize {len(data)} bytes of text.")
-        encoded: list[int] = ids[:count]
-        return encoded
 
     def token_bytes(self, token: int) -> bytes:
         piece = self._pieces.get(token)
